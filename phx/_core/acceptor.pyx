@@ -1,0 +1,210 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""The acceptor; see acceptor.pxd."""
+
+from libc.string cimport memcpy, memset
+
+from phx._core.ballot cimport ballot_node
+from phx._core.batch cimport body_check
+from phx._core.codec cimport RECORD_ACCEPT, RECORD_CHOSEN, RECORD_PROMISE, RecordHeader
+from phx._core.effects cimport LANE_LATER, LANE_NOW, emit_record, send
+from phx._core.learner cimport want
+from phx._core.native cimport *
+from phx._core.state cimport *
+from phx._core.window cimport SLOT_CHOSEN, Slot, window_find, window_slot
+from phx._core.wire cimport (
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, MSG_ACCEPTED, MSG_PROMISE, MSG_REFUSE,
+    AcceptBody, AcceptedBody, HoldRange, PrepareBody, PromiseBody, RefuseBody, ReportedEntry,
+)
+
+cdef enum:
+    PAGE_BYTES = 262144          # a page of a Promise is closed at this size
+    REPLAY_AHEAD_MAX = 33554432  # unsettled instances of a group that a journal can hold
+
+
+cdef void promise(Engine* e, Replica* r, u64 ballot) noexcept nogil:
+    r.promised = ballot
+    if ballot > r.highest_seen:
+        r.highest_seen = ballot
+    r.promise_lsn = emit_record(e, RECORD_PROMISE, r.group, 0, ballot, NULL, 0, NULL)
+
+
+cdef void refuse(Engine* e, Replica* r, Peer* p, u64 ballot, u32 reason, u32 leader) noexcept nogil:
+    cdef RefuseBody body
+    body.promised = r.promised
+    body.reason = reason
+    body.leader = leader
+    e.counters.refused_messages += 1
+    # `promised` is exposed, so this waits for it too.
+    send(e, p, LANE_LATER, MSG_REFUSE, 0, r.group, ballot, &body, sizeof(body), NULL, 0)
+
+
+cdef bint held(const PrepareBody* ask, const u8* holds, u64 instance, u64 ballot) noexcept nogil:
+    cdef HoldRange hold
+    cdef u32 i
+    for i in range(ask.holds):
+        memcpy(&hold, holds + i * sizeof(hold), sizeof(hold))
+        if hold.ballot == ballot and hold.first <= instance <= hold.last:
+            return True
+    return False
+
+
+cdef void send_page(Engine* e, Replica* r, Peer* p, u64 ballot, PromiseBody* head, Block* page, bint last) noexcept nogil:
+    send(e, p, LANE_LATER, MSG_PROMISE, FLAG_LAST if last else 0, r.group, ballot,
+         head, sizeof(PromiseBody), page.data, page.size)
+    head.page += 1
+    head.entries = 0
+    page.size = 0
+
+
+cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask, const u8* holds) noexcept nogil:
+    cdef PromiseBody head
+    cdef ReportedEntry entry
+    cdef Block* page = block_new(1024)
+    cdef Slot* slot
+    cdef u64 instance = max(ask.first, r.chosen_through + 1)
+    e.replies += 1
+    head.reply = e.replies
+    head.first = ask.first
+    head.chosen_through = r.chosen_through
+    head.floor = 1
+    head.page = 0
+    head.entries = 0
+    while instance <= r.accepted_last:
+        slot = window_find(&r.window, instance)
+        if slot != NULL:
+            entry.instance = instance
+            entry.ballot = slot.ballot
+            entry.flags = ENTRY_CHOSEN if slot.flags & SLOT_CHOSEN else 0
+            entry.body_bytes = <u32>slot.value.size
+            if entry.flags == 0 and held(ask, holds, instance, slot.ballot):
+                # One ballot carries one value per instance (U6), so the asker's copy is this value.
+                entry.flags = ENTRY_ELIDED
+                entry.body_bytes = 0
+            page = block_append(page, &entry, sizeof(entry))
+            if entry.body_bytes:
+                page = block_append(page, slot.value.data, entry.body_bytes)
+                page = block_pad8(page)
+            head.entries += 1
+            if page.size >= PAGE_BYTES:
+                send_page(e, r, p, ballot, &head, page, False)
+        instance += 1
+    send_page(e, r, p, ballot, &head, page, True)
+    block_unref(page)
+
+
+cdef u64 accept(Engine* e, Replica* r, u64 ballot, u64 instance, Block* body) noexcept nogil:
+    cdef Slot* slot = window_slot(&r.window, instance)
+    cdef u64 lsn_end
+    if slot.value != body:
+        block_unref(slot.value)
+        slot.value = block_ref(body)
+    slot.ballot = ballot
+    slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, ballot, body.data, <u32>body.size, &lsn_end)
+    if instance > r.accepted_last:
+        r.accepted_last = instance
+    return lsn_end
+
+
+cdef void follow(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a, const u8* body) noexcept nogil:
+    cdef Slot* slot
+    cdef Block* value
+    if ballot > r.promised:
+        promise(e, r, ballot)
+    if r.ack_ballot != ballot:
+        r.ack_ballot = ballot
+        r.ack_first = a.first
+        r.ack_through = a.first - 1
+    r.ack_due = True
+    touch(e, r)
+    if a.instance <= r.chosen_through:
+        return
+    if a.instance > r.chosen_through + e.options.window:
+        # Beyond the window: neither accepted nor acknowledged. What lies between is asked for.
+        want(e, r, min(a.watermark, a.instance - 1), p.node)
+        return
+    slot = window_find(&r.window, a.instance)
+    if slot != NULL and (slot.ballot == ballot or slot.flags & SLOT_CHOSEN):
+        return
+    if not body_check(body, a.body_bytes):
+        e.counters.hostile_messages += 1
+        return
+    value = block_copy(body, a.body_bytes)
+    accept(e, r, ballot, a.instance, value)
+    block_unref(value)
+
+
+cdef void acknowledge(Engine* e, Replica* r) noexcept nogil:
+    """For every instance from first to through: accepted in exactly this ballot, or known chosen."""
+    cdef AcceptedBody ack
+    cdef Slot* slot
+    cdef int to = member_index(e, ballot_node(r.ack_ballot))
+    r.ack_due = False
+    if to < 0 or r.ack_ballot != r.promised or r.halted or e.poisoned:
+        return
+    if r.ack_through < r.chosen_through:
+        r.ack_through = r.chosen_through
+    while True:
+        slot = window_find(&r.window, r.ack_through + 1)
+        if slot == NULL or not (slot.ballot == r.ack_ballot or slot.flags & SLOT_CHOSEN):
+            break
+        r.ack_through += 1
+    ack.first = r.ack_first
+    ack.through = r.ack_through
+    ack.chosen_through = r.chosen_through
+    r.confirm_due = False
+    send(e, &e.peers[to], LANE_LATER, MSG_ACCEPTED, 0, r.group, r.ack_ballot, &ack, sizeof(ack), NULL, 0)
+
+
+cdef int replay(Engine* e, Replica* r, const RecordHeader* header, const u8* body, u64 lsn) noexcept nogil:
+    """The highest promise and the highest accepted ballot of an instance win, whatever the order of records."""
+    cdef Slot* slot
+    if header.kind == RECORD_PROMISE or header.kind == RECORD_ACCEPT:
+        if header.ballot > r.promised:
+            r.promised = header.ballot
+        if r.promised > r.highest_seen:
+            r.highest_seen = r.promised
+        r.promise_lsn = lsn
+    if header.kind == RECORD_PROMISE:
+        return 0
+    if header.index == 0 or not body_check(body, header.body_bytes):
+        return -1
+    if header.index <= r.chosen_through:
+        return 0
+    if header.index - r.chosen_through > REPLAY_AHEAD_MAX:
+        return -1
+    slot = window_slot(&r.window, header.index)
+    if header.kind == RECORD_ACCEPT:
+        if slot.value != NULL and (slot.flags & SLOT_CHOSEN or slot.ballot >= header.ballot):
+            if slot.ballot <= header.ballot:
+                slot.ballot = header.ballot
+                slot.lsn = lsn if not slot.flags & SLOT_CHOSEN else slot.lsn
+            return 0
+        slot.ballot = header.ballot
+    else:
+        slot.flags |= SLOT_CHOSEN
+    block_unref(slot.value)
+    slot.value = block_copy(body, header.body_bytes)
+    slot.lsn = lsn
+    if header.index > r.accepted_last:
+        r.accepted_last = header.index
+    return 0
+
+
+cdef void carry_over(Engine* e, Replica* r, u64 lsn) noexcept nogil:
+    cdef u64 instance
+    cdef Slot* slot
+    if r.promised and r.promise_lsn < lsn:
+        r.promise_lsn = emit_record(e, RECORD_PROMISE, r.group, 0, r.promised, NULL, 0, NULL)
+    instance = r.chosen_through + 1
+    while instance <= r.accepted_last:
+        slot = window_find(&r.window, instance)
+        if slot != NULL and slot.lsn < lsn:
+            if slot.flags & SLOT_CHOSEN:
+                slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, 0, slot.value.data,
+                                       <u32>slot.value.size, NULL)
+            else:
+                slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, slot.ballot, slot.value.data,
+                                       <u32>slot.value.size, NULL)
+        instance += 1

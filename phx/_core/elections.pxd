@@ -1,0 +1,21 @@
+"""Who should lead a group, and when it is this node's turn to try.
+
+Every group has its own order of preference over the members, a permutation computed from its id, so
+that leaders are spread evenly, and the groups of a node that fails spread evenly over the others.
+A node tries the later, the more live nodes stand before it; every failed attempt doubles the pause,
+with jitter, so that duels end (Kirsch & Amir 2008: liveness rests on the election).
+"""
+
+from phx._core.native cimport *
+from phx._core.state cimport *
+
+# This node may campaign in this group now.
+cdef bint can_lead(Engine* e, Replica* r) noexcept nogil
+# The live member that should lead this group (this node counts as live); 0: none.
+cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil
+# Set the time of the next attempt, or none where somebody leads.
+cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil
+# Pause before the next step of an attempt that has failed `failures` times.
+cdef u64 backoff_us(Engine* e, Replica* r) noexcept nogil
+# Set the leader from the claims heard; callers and campaigns follow it.
+cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil

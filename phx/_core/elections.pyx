@@ -1,0 +1,98 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""Who should lead, and when to try; see elections.pxd."""
+
+from phx._core.ballot cimport ballot_node
+from phx._core.effects cimport random_below, role_timer, tell_leader
+from phx._core.leases cimport hears_leader
+from phx._core.native cimport *
+from phx._core.proposals cimport callers_requeue
+from phx._core.state cimport *
+
+cdef enum:
+    BACKOFF_DOUBLINGS = 5
+
+
+cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
+    return (e.started and not e.poisoned and not e.resigned and e.pressure == 0
+            and not r.stopped and not r.halted and e.now_us >= e.quiet_until_us)
+
+
+cdef bint live(Engine* e, u32 index) noexcept nogil:
+    return index == e.self_index or (e.peers[index].connected and e.peers[index].alive)
+
+
+cdef void preference(Engine* e, u32 group, u32* order) noexcept nogil:
+    """The group's permutation of the members: its id read in the factorial number system."""
+    cdef u32 left[MEMBERS_MAX]
+    cdef u32 n = e.options.n_members, i, k, at
+    cdef u32 code = group
+    for i in range(n):
+        left[i] = i
+    for i in range(n):
+        at = code % (n - i)
+        code //= (n - i)
+        order[i] = left[at]
+        for k in range(at, n - i - 1):
+            left[k] = left[k + 1]
+
+
+cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil:
+    cdef u32 order[MEMBERS_MAX]
+    cdef u32 i
+    preference(e, r.group, order)
+    for i in range(e.options.n_members):
+        if live(e, order[i]) and e.options.members[order[i]] != besides:
+            return e.options.members[order[i]]
+    return 0
+
+
+cdef u64 backoff_us(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 base = <u64>e.options.election_us << min(r.failures, <u32>BACKOFF_DOUBLINGS)
+    return base + random_below(e, base)
+
+
+cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
+    cdef u32 order[MEMBERS_MAX]
+    cdef u32 i, before = 0
+    cdef u64 at
+    if r.role != ROLE_FOLLOWER:
+        return
+    if hears_leader(e, r) or r.stopped or r.halted or e.poisoned or e.resigned:
+        role_timer(e, r, 0)
+        return
+    preference(e, r.group, order)
+    for i in range(e.options.n_members):
+        if order[i] == e.self_index:
+            break
+        if live(e, order[i]):
+            before += 1
+    at = e.now_us + extra_us + <u64>before * e.options.election_us + random_below(e, e.options.election_us // 4 + 1)
+    if r.failures:
+        at += backoff_us(e, r)
+    if at < e.quiet_until_us:
+        at = e.quiet_until_us + <u64>before * e.options.election_us
+    role_timer(e, r, at)
+
+
+cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil:
+    cdef u32 leader = 0
+    if r.role == ROLE_LEADING:
+        leader = e.options.node
+    elif hears_leader(e, r):
+        leader = ballot_node(r.claim)
+    if leader == r.leader:
+        if leader == 0 and r.role == ROLE_FOLLOWER and r.role_at_us == 0:
+            schedule_campaign(e, r, 0)
+        return
+    r.leader = leader
+    tell_leader(e, r)
+    # Whoever had our values may have lost them with its leadership.
+    callers_requeue(e, r)
+    touch(e, r)
+    if leader == 0:
+        schedule_campaign(e, r, 0)
+    elif r.role == ROLE_FOLLOWER:
+        r.failures = 0
+        role_timer(e, r, 0)

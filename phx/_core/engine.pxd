@@ -1,0 +1,71 @@
+"""The engine: every group of a node, as one pure function of its inputs.
+
+Inputs are bytes, time and durable positions; effects are journal records, frames, chosen ranges,
+requests for old entries and events for callers. There is no clock, socket, file, thread or random
+source in here: same inputs, byte-identical effects (DESIGN, rule 2). One thread at a time.
+
+A turn is: any number of input calls, then one engine_turn(), whose effects are valid until the
+next input call. The cost of a turn depends on the groups that have work.
+"""
+
+from phx._core.native cimport *
+from phx._core.codec cimport RecordHeader
+from phx._core.state cimport *
+
+cdef Engine* engine_new(const EngineOptions* options) noexcept nogil
+cdef void engine_free(Engine* e) noexcept nogil
+
+# --- before the start, in this order
+# `settled_through`: every instance up to it is in the store, chosen.
+cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept nogil
+# Every record the journal still has, in order. 0, or -1 for a record that cannot be (damage).
+cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body, u64 lsn) noexcept nogil
+# Emits the replayed live state again, from position next_lsn on (first turn), raises the
+# incarnation, and sends nothing before that is durable. Returns the incarnation.
+cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept nogil
+
+# --- inputs
+# Payload of one ENGINE frame from a peer whose connection was announced; bytes borrowed for the call.
+cdef void engine_receive(Engine* e, u32 peer, const u8* data, u64 count) noexcept nogil
+# Values of this node's callers: `items` (batch.pxd) at block.data[offset:offset+nbytes]; takes its own
+# reference. first_seq must continue the group's sequence. 0, or a Verdict: rejected.
+cdef int engine_submit(Engine* e, u32 group, u64 first_seq, u32 count, Block* block, u64 offset,
+                       u64 nbytes, u64 deadline_us) noexcept nogil
+cdef void engine_durable(Engine* e, u64 lsn) noexcept nogil
+# Monotonic time that counts suspension; wall time only for stamping values.
+cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil
+# A peer's handshake: 0, or -1 when it must be refused (another store id under the same node id).
+cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil
+cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil
+# Answer to a Fetch: `entries` is a sequence of {instance u64, bytes u32, pad u32, body, zeros to 8}
+# starting with instance `first`; nbytes 0 says that there is nothing to be had.
+cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries, u64 nbytes) noexcept nogil
+# The state machine has applied everything up to `instance`.
+cdef void engine_applied(Engine* e, u32 group, u64 instance) noexcept nogil
+# Everything of the group up to `through` is now in the store, synced.
+cdef void engine_settled(Engine* e, u32 group, u64 through) noexcept nogil
+# Emit what is still live below `lsn` again and move the floor there (floor_lsn of the next turn).
+# Every chosen entry below lsn must be settled. 0, or -1 if one is not.
+cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil
+# apply failed: this node stops leading and proposing in the group; its acceptor goes on.
+cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil
+# The journal failed: no vote, no claim, no grant any more, in any group.
+cdef void engine_poison(Engine* e) noexcept nogil
+# 0: normal; 1: journal at its limit: no new Accept is taken and leadership is handed over.
+cdef void engine_pressure(Engine* e, int level) noexcept nogil
+# Hand all leaderships over (a node that closes); they are not taken back.
+cdef void engine_resign(Engine* e) noexcept nogil
+
+# --- effects
+cdef Effects* engine_turn(Engine* e) noexcept nogil
+
+# --- questions
+# The body of a chosen instance if it is in memory, else NULL. The caller takes its own reference.
+cdef Block* engine_entry(Engine* e, u32 group, u64 instance) noexcept nogil
+# Journal position of the record that holds a chosen, unsettled instance; 0 when there is none.
+cdef u64 engine_location(Engine* e, u32 group, u64 instance) noexcept nogil
+cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept nogil
+cdef EngineCounters* engine_counters(Engine* e) noexcept nogil
+# For settling: appends, for every group, the chosen and unsettled entries up to the last one whose
+# record lies below `lsn`, in order of group and instance.
+cdef void engine_settle_plan(Engine* e, u64 lsn, vector[SettleItem]* out) noexcept nogil

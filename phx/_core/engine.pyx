@@ -1,0 +1,521 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""The engine; see engine.pxd."""
+
+from libc.string cimport memcmp, memcpy, memset
+
+from phx._core.acceptor cimport acknowledge, carry_over, replay
+from phx._core.codec cimport (
+    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RecordHeader,
+)
+from phx._core.effects cimport (
+    LANE_NOW, emit_event, emit_idle_mark, emit_record, random_below, seal_frames, send,
+)
+from phx._core.elections cimport refresh_leader, schedule_campaign
+from phx._core.learner cimport advance_known, learn_tick, settled, supply, tail_entry
+from phx._core.leases cimport claims_forget, heartbeats
+from phx._core.liveness cimport hand_over, watch, watch_at
+from phx._core.native cimport *
+from phx._core.phase2 cimport lead_free
+from phx._core.proposals cimport callers_free, callers_requeue, callers_stop, callers_submit, callers_tick
+from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
+from phx._core.elections cimport preferred_leader
+from phx._core.routing cimport route
+from phx._core.state cimport *
+from phx._core.window cimport ring_at, ring_free, timer_pop, window_free, window_init
+from phx._core.wire cimport MSG_CONFIRM, ChosenBody, message_check
+
+cdef enum:
+    GROUP_MAX = 1048575
+    MARK_IDLE_US = 20000         # a busy period has ended after this long without a record
+
+
+# --- life
+
+cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
+    cdef Engine* e = phx_new[Engine]()
+    cdef u32 i
+    e.options = options[0]
+    e.quorum = options.n_members // 2 + 1
+    for i in range(options.n_members):
+        e.peers[i].node = options.members[i]
+        if options.members[i] == options.node:
+            e.self_index = i
+    e.random_state = options.seed ^ (<u64>options.node * <u64>0x9E3779B97F4A7C15)
+    if e.random_state == 0:
+        e.random_state = 1
+    e.lease_bound_us = options.lease_us
+    e.claim_version = 1
+    for i in range(8):
+        random_below(e, 2)
+    return e
+
+
+cdef void engine_free(Engine* e) noexcept nogil:
+    cdef size_t i
+    cdef Replica* r
+    if e == NULL:
+        return
+    for i in range(e.replicas.size()):
+        r = e.replicas[i]
+        lead_free(r)
+        callers_free(r)
+        window_free(&r.window)
+        while r.tail.size:
+            r.tail.size -= 1
+            block_unref(<Block*><size_t>ring_at(&r.tail, r.tail.size))
+        ring_free(&r.tail)
+        ring_free(&r.locations)
+        phx_delete[Replica](r)
+    ring_free(&e.cached)
+    effects_drop(e)
+    block_unref(e.records)
+    block_unref(e.broadcast_now)
+    block_unref(e.broadcast_later)
+    for i in range(MEMBERS_MAX):
+        block_unref(e.peers[i].now)
+        block_unref(e.peers[i].later)
+    phx_delete[Engine](e)
+
+
+cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept nogil:
+    cdef Replica* r
+    if group > GROUP_MAX or find_group(e, group) != NULL:
+        return -1
+    r = phx_new[Replica]()
+    r.group = group
+    r.index = <u32>e.replicas.size()
+    r.settled_through = settled_through
+    r.chosen_through = settled_through
+    r.accepted_last = settled_through
+    window_init(&r.window, settled_through + 1)
+    e.replicas.push_back(r)
+    while e.by_group.size() <= group:
+        e.by_group.push_back(NULL)
+    e.by_group[group] = r
+    return 0
+
+
+cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body, u64 lsn) noexcept nogil:
+    cdef Replica* r
+    cdef int at
+    if header.kind == RECORD_NODE:
+        e.incarnation = max(e.incarnation, <u32>header.index)
+        # Grants that this node gave in its former life may still run.
+        e.quiet_until_us = max(e.quiet_until_us, header.ballot)
+        return 0
+    if header.kind == RECORD_PEER:
+        at = member_index(e, header.group)
+        if header.body_bytes != 16:
+            return -1
+        if at >= 0:
+            e.peers[at].known = True
+            memcpy(e.peers[at].store_id, body, 16)
+        return 0
+    if header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT and header.kind != RECORD_CHOSEN:
+        return 0
+    r = find_group(e, header.group)
+    if r == NULL:
+        return 0
+    return replay(e, r, header, body, lsn)
+
+
+cdef void emit_node_state(Engine* e, u64 lsn) noexcept nogil:
+    """What stands in no group: the incarnation, the longest grant, the peers' store ids."""
+    cdef u32 i
+    if e.node_lsn < lsn:
+        e.node_lsn = emit_record(e, RECORD_NODE, 0, e.incarnation, e.lease_bound_us, NULL, 0, NULL)
+    for i in range(e.options.n_members):
+        if e.peers[i].known and e.peers[i].peer_lsn < lsn:
+            e.peers[i].peer_lsn = emit_record(e, RECORD_PEER, e.peers[i].node, 0, 0, e.peers[i].store_id, 16, NULL)
+
+
+cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept nogil:
+    cdef size_t i
+    e.now_us = now_us
+    e.wall_us = wall_us
+    e.lsn_end = next_lsn
+    e.durable = next_lsn
+    e.marked = next_lsn
+    e.incarnation += 1
+    if e.quiet_until_us:
+        e.quiet_until_us += now_us
+    # What was replayed may have been page cache that a power failure still takes: it is written
+    # again, and nothing leaves before that is durable (PROTOCOL, "Journal").
+    emit_node_state(e, ~<u64>0)
+    for i in range(e.replicas.size()):
+        carry_over(e, e.replicas[i], ~<u64>0)
+        advance_known(e, e.replicas[i])
+    if next_lsn:
+        emit_record(e, RECORD_FLOOR, 0, next_lsn, 0, NULL, 0, NULL)
+        e.effects.floor_lsn = next_lsn
+        e.effects.floor_after = e.lsn_end
+    e.start_lsn = e.lsn_end
+    e.started = True
+    e.beat_at_us = now_us
+    e.balance_at_us = now_us
+    for i in range(e.replicas.size()):
+        e.replicas[i].announce_due = True
+        schedule_campaign(e, e.replicas[i], 0)
+        touch(e, e.replicas[i])
+    return e.incarnation
+
+
+# --- inputs
+
+cdef void engine_receive(Engine* e, u32 peer, const u8* data, u64 count) noexcept nogil:
+    cdef int at = member_index(e, peer)
+    cdef u64 used = 0
+    cdef u32 length
+    # Until it is durable which store stands behind this node id, nothing from it counts.
+    if at < 0 or not e.peers[at].connected or e.peers[at].store_lsn > e.durable:
+        return
+    while used < count:
+        length = message_check(data + used, count - used)
+        if length == 0:
+            e.counters.hostile_messages += 1
+            return
+        route(e, &e.peers[at], data + used, length)
+        used += length
+
+
+cdef int engine_submit(Engine* e, u32 group, u64 first_seq, u32 count, Block* block, u64 offset,
+                       u64 nbytes, u64 deadline_us) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL:
+        return VERDICT_STOPPED_REJECTED
+    return callers_submit(e, r, first_seq, count, block, offset, nbytes, deadline_us)
+
+
+cdef void engine_durable(Engine* e, u64 lsn) noexcept nogil:
+    cdef Vote vote
+    if e.poisoned or lsn <= e.durable:
+        return
+    e.durable = lsn
+    while not e.votes.empty() and e.votes.front().lsn_end <= lsn:
+        vote = e.votes.front()
+        e.votes.pop_front()
+        vote_durable(e, &vote)
+    if e.durable >= e.lsn_needed and e.marked < e.lsn_needed:
+        e.mark_due_us = e.now_us + MARK_IDLE_US
+
+
+cdef void run_timers(Engine* e) noexcept nogil:
+    cdef Timer timer
+    cdef Replica* r
+    while not e.timers.empty() and e.timers.front().at_us <= e.now_us:
+        timer = timer_pop(&e.timers)
+        r = e.replicas[timer.index]
+        if timer.kind == TIMER_ROLE and r.role_at_us == timer.at_us:
+            r.role_at_us = 0
+            role_tick(e, r)
+        elif timer.kind == TIMER_CALLERS and r.callers_at_us == timer.at_us:
+            r.callers_at_us = 0
+            callers_tick(e, r)
+            touch(e, r)
+        elif timer.kind == TIMER_LEARN and r.learn_at_us == timer.at_us:
+            r.learn_at_us = 0
+            learn_tick(e, r)
+
+
+cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil:
+    if now_us > e.now_us:
+        e.now_us = now_us
+    e.wall_us = wall_us
+    if not e.started:
+        return
+    watch(e)
+    run_timers(e)
+    if e.mark_due_us and e.now_us >= e.mark_due_us:
+        emit_idle_mark(e)
+
+
+cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
+    cdef int at = member_index(e, peer)
+    cdef Peer* p
+    cdef size_t i
+    if at < 0 or peer == e.options.node:
+        return -1
+    p = &e.peers[at]
+    if p.known and memcmp(p.store_id, store_id, 16) != 0:
+        emit_event(e, EVENT_PEER_REFUSED, 0, peer, 0, 0, 0)
+        return -1
+    if incarnation < p.incarnation:
+        return -1
+    if not p.known:
+        p.known = True
+        memcpy(p.store_id, store_id, 16)
+        p.peer_lsn = emit_record(e, RECORD_PEER, peer, 0, 0, store_id, 16, &p.store_lsn)
+    if p.connected:
+        engine_disconnected(e, peer)
+    if incarnation != p.incarnation:
+        # Another life: all its leaderships are over, and so is what it granted.
+        claims_forget(e, p)
+        p.incarnation = incarnation
+        p.lease_until_us = 0
+        p.alive = False
+        for i in range(e.replicas.size()):
+            refresh_leader(e, e.replicas[i])
+    p.connected = True
+    p.connected_us = e.now_us
+    p.acked_version = 0
+    e.connected += 1
+    e.beat_now = True
+    for i in range(e.replicas.size()):
+        peer_returned(e, e.replicas[i], p)
+    return 0
+
+
+cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
+    cdef int at = member_index(e, peer)
+    cdef Peer* p
+    cdef size_t i
+    if at < 0 or not e.peers[at].connected:
+        return
+    p = &e.peers[at]
+    p.connected = False
+    e.connected -= 1
+    block_unref(p.now)
+    block_unref(p.later)
+    p.now = NULL
+    p.later = NULL
+    for i in range(e.replicas.size()):
+        if e.replicas[i].leader == peer:
+            callers_requeue(e, e.replicas[i])
+
+
+cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries, u64 nbytes) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    cdef int at = member_index(e, peer)
+    if r != NULL and at >= 0:
+        supply(e, r, &e.peers[at], first, entries, nbytes)
+
+
+cdef void engine_applied(Engine* e, u32 group, u64 instance) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r != NULL and instance > r.applied_through:
+        r.applied_through = instance
+
+
+cdef void engine_settled(Engine* e, u32 group, u64 through) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r != NULL:
+        settled(e, r, through)
+
+
+cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:
+    """Entries chosen since the settle plan was made still stand below `lsn`: emit them from memory."""
+    cdef u32 i
+    cdef u64 instance
+    cdef Block* body
+    for i in range(r.locations.size):
+        if ring_at(&r.locations, i) >= lsn:
+            continue
+        instance = r.settled_through + 1 + i
+        body = tail_entry(r, instance)
+        if body == NULL:
+            return -1
+        if emit:
+            r.locations.items[(r.locations.head + i) & (r.locations.capacity - 1)] = emit_record(
+                e, RECORD_CHOSEN, r.group, instance, 0, body.data, <u32>body.size, NULL)
+    return 0
+
+
+cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil:
+    cdef size_t i
+    if e.poisoned or lsn > e.lsn_end:
+        return -1
+    for i in range(e.replicas.size()):
+        if carry_chosen(e, e.replicas[i], lsn, False) < 0:
+            return -1
+    emit_node_state(e, lsn)
+    for i in range(e.replicas.size()):
+        carry_chosen(e, e.replicas[i], lsn, True)
+        carry_over(e, e.replicas[i], lsn)
+    e.floor_lsn = lsn
+    emit_record(e, RECORD_FLOOR, 0, lsn, 0, NULL, 0, NULL)
+    e.effects.floor_lsn = lsn
+    e.effects.floor_after = e.lsn_end
+    return 0
+
+
+cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    cdef u32 to
+    if r == NULL or r.stopped:
+        return
+    r.stopped = True
+    to = preferred_leader(e, r, e.options.node)
+    if r.role == ROLE_LEADING and to != 0:
+        transfer(e, r, to)
+    else:
+        step_down(e, r)
+    callers_stop(e, r)
+
+
+cdef void engine_poison(Engine* e) noexcept nogil:
+    """Nothing that is not durable now will ever be: no vote, no claim, no grant any more."""
+    cdef size_t i
+    if e.poisoned:
+        return
+    e.poisoned = True
+    e.votes.clear()
+    for i in range(e.replicas.size()):
+        step_down(e, e.replicas[i])
+        callers_stop(e, e.replicas[i])
+    e.claims.clear()
+
+
+cdef void engine_pressure(Engine* e, int level) noexcept nogil:
+    cdef size_t i
+    if e.pressure == level:
+        return
+    e.pressure = level
+    if level:
+        hand_over(e)
+    else:
+        for i in range(e.replicas.size()):
+            refresh_leader(e, e.replicas[i])
+            if e.replicas[i].want_through > e.replicas[i].chosen_through:
+                learn_tick(e, e.replicas[i])
+
+
+cdef void engine_resign(Engine* e) noexcept nogil:
+    e.resigned = True
+    hand_over(e)
+
+
+# --- effects
+
+cdef void effects_drop(Engine* e) noexcept nogil:
+    """Frames that no turn has handed out."""
+    cdef size_t i
+    for i in range(e.effects.outgoing.size()):
+        block_unref(e.effects.outgoing[i].frame)
+
+
+cdef void hand_effects(Engine* e) noexcept nogil:
+    """What was filled goes out; the vectors of the turn before, drained by now, are filled next."""
+    cdef Effects* out = &e.handed
+    out.outgoing.clear()
+    out.chosen.clear()
+    out.fetches.clear()
+    out.events.clear()
+    out.outgoing.swap(e.effects.outgoing)
+    out.chosen.swap(e.effects.chosen)
+    out.fetches.swap(e.effects.fetches)
+    out.events.swap(e.effects.events)
+    out.records = e.records
+    out.lsn_first = e.effects.lsn_first
+    out.lsn_end = e.lsn_end
+    out.sync = e.effects.sync
+    out.floor_lsn = e.effects.floor_lsn
+    out.floor_after = e.effects.floor_after
+    out.wake_at_us = wake_at(e)
+    e.records = NULL
+    e.effects.sync = False
+    e.effects.floor_lsn = 0
+    e.effects.floor_after = 0
+
+
+cdef void flush(Engine* e, Replica* r) noexcept nogil:
+    cdef ChosenRange range_
+    cdef ChosenBody confirm
+    cdef int to
+    pump(e, r)
+    if r.ack_due:
+        acknowledge(e, r)
+    if r.confirm_due:
+        r.confirm_due = False
+        to = member_index(e, r.leader)
+        if to >= 0 and r.leader != e.options.node and r.claim:
+            confirm.through = r.chosen_through
+            send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, 0, r.group, r.claim, &confirm, sizeof(confirm), NULL, 0)
+    if r.announce_due and r.chosen_through > r.announced_through:
+        range_.group = r.group
+        range_.first = r.announced_through + 1
+        range_.last = r.chosen_through
+        r.announced_through = r.chosen_through
+        e.effects.chosen.push_back(range_)
+    r.announce_due = False
+
+
+cdef Effects* engine_turn(Engine* e) noexcept nogil:
+    cdef size_t i = 0
+    cdef Replica* r
+    while i < e.dirty.size():
+        r = e.replicas[e.dirty[i]]
+        r.dirty = False
+        flush(e, r)
+        i += 1
+    e.dirty.clear()
+    if e.started and not e.poisoned and e.durable >= e.start_lsn:
+        heartbeats(e)
+    seal_frames(e)
+    hand_effects(e)
+    return &e.handed
+
+
+cdef u64 wake_at(Engine* e) noexcept nogil:
+    cdef u64 at = watch_at(e)
+    if not e.timers.empty():
+        at = min(at, e.timers.front().at_us)
+    if e.mark_due_us:
+        at = min(at, e.mark_due_us)
+    return at
+
+
+# --- questions
+
+cdef Block* engine_entry(Engine* e, u32 group, u64 instance) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    return tail_entry(r, instance) if r != NULL else NULL
+
+
+cdef u64 engine_location(Engine* e, u32 group, u64 instance) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or instance <= r.settled_through or instance > r.chosen_through:
+        return 0
+    return ring_at(&r.locations, <u32>(instance - r.settled_through - 1))
+
+
+cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL:
+        return False
+    memset(out, 0, sizeof(GroupStatus))
+    out.leader = r.leader
+    out.leading = r.role == ROLE_LEADING
+    out.stopped = r.stopped
+    out.halted = r.halted
+    out.promised = r.promised
+    out.ballot = r.lead.ballot if r.lead != NULL else 0
+    out.chosen_through = r.chosen_through
+    out.applied_through = r.applied_through
+    out.settled_through = r.settled_through
+    out.accepted_last = r.accepted_last
+    out.waiting_values = r.callers.values if r.callers != NULL else 0
+    return True
+
+
+cdef EngineCounters* engine_counters(Engine* e) noexcept nogil:
+    return &e.counters
+
+
+cdef void engine_settle_plan(Engine* e, u64 lsn, vector[SettleItem]* out) noexcept nogil:
+    cdef size_t i
+    cdef u32 k, count
+    cdef Replica* r
+    cdef SettleItem item
+    for i in range(e.replicas.size()):
+        r = e.replicas[i]
+        count = r.locations.size
+        while count > 0 and ring_at(&r.locations, count - 1) >= lsn:
+            count -= 1
+        for k in range(count):
+            item.group = r.group
+            item.pad = 0
+            item.instance = r.settled_through + 1 + k
+            item.lsn = ring_at(&r.locations, k)
+            out.push_back(item)

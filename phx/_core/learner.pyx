@@ -1,0 +1,244 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""The learner; see learner.pxd."""
+
+from libc.string cimport memcmp, memcpy
+
+from phx._core.batch cimport body_check
+from phx._core.codec cimport RECORD_CHOSEN, align8
+from phx._core.effects cimport (
+    HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, emit_record, halt_group, learn_timer, send,
+)
+from phx._core.native cimport *
+from phx._core.proposals cimport callers_chosen
+from phx._core.state cimport *
+from phx._core.window cimport (
+    SLOT_CHOSEN, Slot, ring_at, ring_pop, ring_push, window_advance, window_find, window_slot,
+)
+from phx._core.wire cimport (
+    MSG_LEARN, MSG_LEARN_ASK, LearnAskBody, LearnBody, SuppliedEntry, entry_stride,
+)
+
+cdef enum:
+    LEARN_BYTES = 524288         # an answer is closed at this size
+    LEARN_ENTRIES = 4096
+
+
+cdef void cache_evict(Engine* e) noexcept nogil:
+    cdef Replica* r
+    cdef Block* body
+    while e.cached_bytes > e.options.cache_bytes_max and e.cached.size > 0:
+        r = e.replicas[<size_t>ring_pop(&e.cached)]
+        if r.tail.size == 0:
+            continue
+        body = <Block*><size_t>ring_pop(&r.tail)
+        e.cached_bytes -= body.size
+        block_unref(body)
+
+
+cdef void advance_chosen(Engine* e, Replica* r, u64 through) noexcept nogil:
+    cdef Slot* slot
+    cdef Block* body
+    while r.chosen_through < through:
+        slot = window_find(&r.window, r.chosen_through + 1)
+        if slot == NULL:
+            halt_group(e, r, HALT_CHOSEN_EMPTY)
+            return
+        body = slot.value
+        ring_push(&r.locations, slot.lsn)
+        ring_push(&r.tail, <u64><size_t>body)
+        ring_push(&e.cached, r.index)
+        e.cached_bytes += body.size
+        if r.lead != NULL and r.chosen_through + 1 < r.lead.next and r.lead.open_bytes >= body.size:
+            r.lead.open_bytes -= body.size
+        slot.value = NULL
+        window_advance(&r.window)
+        r.chosen_through += 1
+        callers_chosen(e, r, body)
+    if r.accepted_last < r.chosen_through:
+        r.accepted_last = r.chosen_through
+    r.announce_due = True
+    touch(e, r)
+    cache_evict(e)
+    advance_known(e, r)
+
+
+cdef void advance_known(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 through = r.chosen_through
+    cdef Slot* slot
+    while True:
+        slot = window_find(&r.window, through + 1)
+        if slot == NULL or not slot.flags & SLOT_CHOSEN:
+            break
+        through += 1
+    if through > r.chosen_through:
+        advance_chosen(e, r, through)
+
+
+cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcept nogil:
+    cdef u64 known = r.chosen_through
+    cdef Slot* slot
+    if through <= known:
+        return
+    while known < through:
+        slot = window_find(&r.window, known + 1)
+        if slot == NULL or not (slot.ballot >= ballot or slot.flags & SLOT_CHOSEN):
+            break
+        known += 1
+    if known > r.chosen_through:
+        advance_chosen(e, r, known)
+    if through > r.chosen_through:
+        want(e, r, through, r.leader)
+
+
+cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil:
+    if through > r.want_through:
+        r.want_through = through
+    if r.want_through <= r.chosen_through or e.pressure or e.poisoned or r.halted or r.asked_us != 0:
+        return
+    ask(e, r, prefer)
+
+
+# One request at a time, to `prefer` if it is there, else to the next connected peer after the last asked.
+cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
+    cdef LearnAskBody body
+    cdef u32 i
+    cdef int start = member_index(e, r.asked_node)
+    cdef int at = member_index(e, prefer) if prefer != 0 else -1
+    cdef Peer* p = NULL
+    if at >= 0 and e.peers[at].connected and prefer != e.options.node:
+        p = &e.peers[at]
+    else:
+        for i in range(e.options.n_members):
+            at = <int>((start + 1 + <int>i) % <int>e.options.n_members)
+            if e.peers[at].connected and e.peers[at].node != e.options.node:
+                p = &e.peers[at]
+                break
+    learn_timer(e, r, e.now_us + e.options.resend_us)
+    if p == NULL:
+        return
+    r.asked_us = e.now_us
+    r.asked_node = p.node
+    body.first = r.chosen_through + 1
+    body.last = r.want_through
+    send(e, p, LANE_NOW, MSG_LEARN_ASK, 0, r.group, 0, &body, sizeof(body), NULL, 0)
+
+
+cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
+    """No answer in time: ask somebody else."""
+    r.asked_us = 0
+    if r.want_through > r.chosen_through and not e.pressure and not e.poisoned and not r.halted:
+        ask(e, r, 0)
+
+
+cdef Block* tail_entry(Replica* r, u64 instance) noexcept nogil:
+    cdef u64 first = r.chosen_through + 1 - r.tail.size
+    if instance < first or instance > r.chosen_through:
+        return NULL
+    return <Block*><size_t>ring_at(&r.tail, <u32>(instance - first))
+
+
+cdef Block* entries_append(Block* out, u64 instance, const u8* body, u32 nbytes) noexcept nogil:
+    cdef SuppliedEntry entry
+    entry.instance = instance
+    entry.body_bytes = nbytes
+    entry.pad = 0
+    out = block_append(out, &entry, sizeof(entry))
+    out = block_append(out, body, nbytes)
+    return block_pad8(out)
+
+
+cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) noexcept nogil:
+    """Answer from memory; what is older is fetched from the journal or the store."""
+    cdef Block* out
+    cdef Block* body
+    cdef Fetch fetch
+    cdef u64 instance = ask.first
+    cdef u64 last = min(min(ask.last, r.chosen_through), ask.first + LEARN_ENTRIES)
+    if ask.first == 0 or ask.first > r.chosen_through:
+        supply(e, r, p, ask.first, NULL, 0)
+        return
+    if tail_entry(r, instance) == NULL:
+        fetch.group = r.group
+        fetch.peer = p.node
+        fetch.first = instance
+        fetch.last = last
+        e.effects.fetches.push_back(fetch)
+        return
+    out = block_new(4096)
+    while instance <= last and out.size < LEARN_BYTES:
+        body = tail_entry(r, instance)
+        out = entries_append(out, instance, body.data, <u32>body.size)
+        instance += 1
+    supply(e, r, p, ask.first, out.data, out.size)
+    block_unref(out)
+
+
+cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries, u64 nbytes) noexcept nogil:
+    cdef LearnBody learn
+    cdef u64 at = 0, stride
+    learn.first = first
+    learn.chosen_through = r.chosen_through
+    learn.entries = 0
+    learn.pad = 0
+    while at < nbytes:
+        stride = entry_stride(entries + at, nbytes - at, sizeof(SuppliedEntry), 8)
+        if stride == 0:
+            break
+        learn.entries += 1
+        at += stride
+    send(e, p, LANE_NOW, MSG_LEARN, 0, r.group, 0, &learn, sizeof(learn), entries, at)
+
+
+cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nbytes) noexcept nogil:
+    """The next chosen value, told by a peer."""
+    cdef Slot* slot = window_slot(&r.window, instance)
+    if slot.value != NULL and slot.value.size == nbytes and memcmp(slot.value.data, body, nbytes) == 0:
+        # The record that we have holds this very value: no need to write it again.
+        slot.flags |= SLOT_CHOSEN
+    else:
+        if slot.value != NULL and slot.flags & SLOT_CHOSEN:
+            halt_group(e, r, HALT_CHOSEN_DIFFERS)
+            return
+        block_unref(slot.value)
+        slot.value = block_copy(body, nbytes)
+        slot.flags |= SLOT_CHOSEN
+        slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, 0, body, nbytes, NULL)
+    e.counters.learned_values += 1
+    advance_chosen(e, r, instance)
+
+
+cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries, u64 nbytes) noexcept nogil:
+    cdef SuppliedEntry entry
+    cdef u64 at = 0, stride
+    cdef u32 i
+    if p.node == r.asked_node:
+        r.asked_us = 0
+    for i in range(learn.entries):
+        stride = entry_stride(entries + at, nbytes - at, sizeof(SuppliedEntry), 8)
+        if stride == 0 or e.pressure or e.poisoned or r.halted:
+            break
+        memcpy(&entry, entries + at, sizeof(entry))
+        if entry.instance > r.chosen_through + 1:
+            break
+        if entry.instance == r.chosen_through + 1:
+            if not body_check(entries + at + sizeof(entry), entry.body_bytes):
+                e.counters.hostile_messages += 1
+                break
+            learn_one(e, r, entry.instance, entries + at + sizeof(entry), entry.body_bytes)
+        at += stride
+    r.confirm_due = True
+    touch(e, r)
+    if r.want_through <= r.chosen_through:
+        learn_timer(e, r, 0)
+    elif r.asked_us == 0:
+        # An empty answer from one peer: somebody else is asked when the timer runs out.
+        if learn.entries > 0:
+            want(e, r, r.want_through, p.node)
+
+
+cdef void settled(Engine* e, Replica* r, u64 through) noexcept nogil:
+    while r.settled_through < through and r.locations.size > 0:
+        ring_pop(&r.locations)
+        r.settled_through += 1

@@ -1,0 +1,268 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""Heartbeats, claims, grants; see leases.pxd."""
+
+from libc.string cimport memcpy
+
+from phx._core.ballot cimport ballot_hostile, ballot_node
+from phx._core.effects cimport LANE_NOW, send
+from phx._core.native cimport *
+from phx._core.state cimport *
+from phx._core.wire cimport (
+    FLAG_NEED_WHOLE, FLAG_WHOLE, MSG_HEARTBEAT, MSG_HEARTBEAT_ACK, ClaimChange, HeartbeatAckBody, HeartbeatBody,
+)
+
+cdef enum:
+    CLAIM_LOG_MAX = 65536        # changes kept; a peer further behind gets the whole set
+
+
+# --- sorted claim tables
+
+cdef size_t claim_find(vector[Claim]* claims, u32 group) noexcept nogil:
+    cdef size_t low = 0, high = claims.size(), middle
+    while low < high:
+        middle = (low + high) // 2
+        if claims[0][middle].group < group:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void claim_set(vector[Claim]* claims, u32 group, u64 ballot) noexcept nogil:
+    """ballot 0 takes the claim out."""
+    cdef size_t at = claim_find(claims, group)
+    cdef size_t i
+    cdef bint there = at < claims.size() and claims[0][at].group == group
+    cdef Claim claim
+    if there and ballot:
+        claims[0][at].ballot = ballot
+    elif there:
+        for i in range(at, claims.size() - 1):
+            claims[0][i] = claims[0][i + 1]
+        claims.pop_back()
+    elif ballot:
+        claim.group = group
+        claim.ballot = ballot
+        claims.push_back(claim)
+        i = claims.size() - 1
+        while i > at:
+            claims[0][i] = claims[0][i - 1]
+            i -= 1
+        claims[0][at] = claim
+
+
+# --- our claims
+
+cdef void claim_change(Engine* e, u32 group, u64 ballot) noexcept nogil:
+    cdef ClaimLog log
+    claim_set(&e.claims, group, ballot)
+    e.claim_version += 1
+    log.version = e.claim_version
+    log.group = group
+    log.ballot = ballot
+    e.claim_log.push_back(log)
+    while e.claim_log.size() > CLAIM_LOG_MAX:
+        e.claim_log.pop_front()
+    e.beat_now = True
+
+
+cdef void claim_add(Engine* e, u32 group, u64 ballot) noexcept nogil:
+    claim_change(e, group, ballot)
+
+
+cdef void claim_drop(Engine* e, u32 group) noexcept nogil:
+    cdef size_t at = claim_find(&e.claims, group)
+    if at < e.claims.size() and e.claims[at].group == group:
+        claim_change(e, group, 0)
+
+
+cdef Block* changes_append(Block* out, u32 group, u64 ballot) noexcept nogil:
+    cdef ClaimChange change
+    change.group = group
+    change.pad = 0
+    change.ballot = ballot
+    return block_append(out, &change, sizeof(change))
+
+
+cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
+    cdef HeartbeatBody beat
+    cdef Block* out = block_new(256)
+    cdef size_t i, start
+    cdef u8 flags = 0
+    cdef u64 version
+    if p.acked_version == 0 or e.claim_log.empty() or p.acked_version + 1 < e.claim_log.front().version:
+        flags = FLAG_WHOLE
+    if p.acked_version == e.claim_version and p.acked_version != 0:
+        flags = 0
+    if flags & FLAG_WHOLE:
+        for i in range(e.claims.size()):
+            out = changes_append(out, e.claims[i].group, e.claims[i].ballot)
+    elif p.acked_version < e.claim_version:
+        version = e.claim_log.front().version
+        start = <size_t>(p.acked_version + 1 - version)
+        for i in range(start, e.claim_log.size()):
+            out = changes_append(out, e.claim_log[i].group, e.claim_log[i].ballot)
+    p.beat_seq += 1
+    p.beat_sent_us[p.beat_seq % SENT_TIMES] = e.now_us
+    beat.seq = p.beat_seq
+    beat.version = e.claim_version
+    beat.base_version = p.acked_version
+    beat.incarnation = e.incarnation
+    beat.lease_us = e.options.lease_us
+    beat.claims = <u32>(out.size // sizeof(ClaimChange))
+    beat.pad = 0
+    send(e, p, LANE_NOW, MSG_HEARTBEAT, flags, 0, 0, &beat, sizeof(beat), out.data, out.size)
+    block_unref(out)
+
+
+cdef void heartbeats(Engine* e) noexcept nogil:
+    cdef u32 i
+    if not e.beat_now and e.now_us < e.beat_at_us:
+        return
+    e.beat_now = False
+    e.beat_at_us = e.now_us + e.options.heartbeat_us
+    for i in range(e.options.n_members):
+        if e.peers[i].connected:
+            heartbeat(e, &e.peers[i])
+
+
+cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack) noexcept nogil:
+    cdef u64 until
+    if ack.seq > p.beat_seq or ack.seq + SENT_TIMES <= p.beat_seq or ack.version > e.claim_version:
+        e.counters.hostile_messages += 1
+        return
+    if flags & FLAG_NEED_WHOLE:
+        p.acked_version = 0
+        e.beat_now = True
+        return
+    if ack.version > p.acked_version:
+        p.acked_version = ack.version
+    until = p.beat_sent_us[ack.seq % SENT_TIMES] + min(ack.lease_us, e.options.lease_us)
+    if until > p.lease_until_us:
+        p.lease_until_us = until
+
+
+cdef u64 lease_until(Engine* e) noexcept nogil:
+    """The quorum-th largest of the members' times; this node's own never ends."""
+    cdef u64 times[MEMBERS_MAX]
+    cdef u32 n = e.options.n_members, i, j
+    cdef u64 swapped
+    for i in range(n):
+        times[i] = ~<u64>0 if i == e.self_index else e.peers[i].lease_until_us
+        j = i
+        while j > 0 and times[j - 1] < times[j]:
+            swapped = times[j]
+            times[j] = times[j - 1]
+            times[j - 1] = swapped
+            j -= 1
+    return times[e.quorum - 1]
+
+
+# --- claims of others, and our grants
+
+cdef void claim_heard(Engine* e, Peer* p, u32 group, u64 ballot) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if ballot == 0:
+        if r != NULL and r.claim != 0 and ballot_node(r.claim) == p.node:
+            r.claim = 0
+        claim_set(&p.claims, group, 0)
+        return
+    if r == NULL or ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen):
+        e.counters.hostile_messages += 1
+        return
+    claim_set(&p.claims, group, ballot)
+    if ballot > r.highest_seen:
+        r.highest_seen = ballot
+    if ballot >= r.claim:
+        r.claim = ballot
+
+
+cdef void claims_forget(Engine* e, Peer* p) noexcept nogil:
+    cdef size_t i
+    cdef Replica* r
+    for i in range(p.claims.size()):
+        r = find_group(e, p.claims[i].group)
+        if r != NULL and r.claim != 0 and ballot_node(r.claim) == p.node:
+            r.claim = 0
+    p.claims.clear()
+    p.claim_version = 0
+
+
+cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat, bint need_whole) noexcept nogil:
+    cdef HeartbeatAckBody ack
+    cdef Block* out = block_new(64)
+    cdef size_t i
+    cdef Replica* r
+    ack.seq = beat.seq
+    ack.version = p.claim_version
+    ack.lease_us = <u32>min(<u64>beat.lease_us, e.lease_bound_us)
+    if need_whole:
+        ack.version = 0
+        ack.refused = 0
+        send(e, p, LANE_NOW, MSG_HEARTBEAT_ACK, FLAG_NEED_WHOLE, 0, 0, &ack, sizeof(ack), NULL, 0)
+    else:
+        for i in range(p.claims.size()):
+            r = find_group(e, p.claims[i].group)
+            if r == NULL or r.halted or r.promised != p.claims[i].ballot:
+                out = block_append(out, &p.claims[i].group, 4)
+        ack.refused = <u32>(out.size // 4)
+        # This need not wait for the promise to be durable: a node that forgets it by a crash
+        # promises nothing to anybody for the longest lease that it may have granted.
+        send(e, p, LANE_NOW, MSG_HEARTBEAT_ACK, 0, 0, 0, &ack, sizeof(ack), out.data, out.size)
+    block_unref(out)
+
+
+cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const u8* changes) noexcept nogil:
+    cdef ClaimChange change
+    cdef u32 i
+    cdef u64 until
+    cdef bint changed = False
+    if beat.incarnation != p.incarnation:
+        e.counters.hostile_messages += 1
+        return False
+    if not p.alive:
+        p.alive = True
+        p.alive_since_us = e.now_us
+        changed = True
+    until = e.now_us + min(<u64>beat.lease_us, e.lease_bound_us)
+    if until > p.grant_until_us:
+        p.grant_until_us = until
+    if e.poisoned or e.pressure:
+        return changed
+    if flags & FLAG_WHOLE:
+        claims_forget(e, p)
+    elif beat.base_version != p.claim_version:
+        if beat.version != p.claim_version:
+            acknowledge(e, p, beat, True)
+            return changed
+    if flags & FLAG_WHOLE or beat.version != p.claim_version:
+        for i in range(beat.claims):
+            memcpy(&change, changes + i * sizeof(change), sizeof(change))
+            claim_heard(e, p, change.group, change.ballot)
+        changed = True
+    p.claim_version = beat.version
+    acknowledge(e, p, beat, False)
+    return changed
+
+
+cdef bint grant_runs(Engine* e, Replica* r, u32 candidate, u64 released) noexcept nogil:
+    cdef u32 holder = ballot_node(r.promised)
+    cdef int at
+    if r.promised == 0 or holder == candidate or released == r.promised:
+        return False
+    if holder == e.options.node:
+        return r.role == ROLE_LEADING and r.lead.ballot == r.promised and lease_until(e) > e.now_us
+    at = member_index(e, holder)
+    if at < 0:
+        return False
+    return r.claim == r.promised and e.peers[at].grant_until_us > e.now_us
+
+
+cdef bint hears_leader(Engine* e, Replica* r) noexcept nogil:
+    cdef int at
+    if r.claim == 0:
+        return False
+    at = member_index(e, ballot_node(r.claim))
+    return at >= 0 and e.peers[at].alive and e.peers[at].grant_until_us > e.now_us

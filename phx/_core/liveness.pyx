@@ -1,0 +1,153 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""Liveness of nodes; see liveness.pxd."""
+
+from libc.string cimport memcpy
+
+from phx._core.effects cimport role_timer
+from phx._core.elections cimport can_lead, preferred_leader, refresh_leader, schedule_campaign
+from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbeat, on_heartbeat_ack
+from phx._core.native cimport *
+from phx._core.proposer cimport prepare_again, step_down, transfer
+from phx._core.state cimport *
+from phx._core.wire cimport FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody
+
+cdef enum:
+    BALANCE_US = 500000          # how often misplaced leaderships are looked for
+    SETTLED_US = 1000000         # a node must have been alive this long before it gets any back
+    TRANSFERS_MAX = 128          # in one look
+
+
+cdef void refresh_all(Engine* e) noexcept nogil:
+    cdef size_t i
+    for i in range(e.replicas.size()):
+        refresh_leader(e, e.replicas[i])
+
+
+cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const u8* changes) noexcept nogil:
+    cdef ClaimChange change
+    cdef bint was_alive = p.alive
+    cdef Replica* r
+    cdef u32 i
+    cdef size_t k
+    if not on_heartbeat(e, p, flags, beat, changes):
+        return
+    if not was_alive or flags & FLAG_WHOLE:
+        if not was_alive:
+            # More nodes: attempts that failed for want of a quorum start afresh.
+            for k in range(e.replicas.size()):
+                r = e.replicas[k]
+                r.failures = 0
+                if r.role == ROLE_FOLLOWER and r.leader == 0 and r.role_at_us:
+                    schedule_campaign(e, r, 0)
+        refresh_all(e)
+        return
+    for i in range(beat.claims):
+        memcpy(&change, changes + i * sizeof(change), sizeof(change))
+        r = find_group(e, change.group)
+        if r != NULL:
+            refresh_leader(e, r)
+
+
+cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack, const u8* refused) noexcept nogil:
+    cdef u32 i, group
+    cdef Replica* r
+    on_heartbeat_ack(e, p, flags, ack)
+    if ack.version != e.claim_version:
+        return
+    for i in range(ack.refused):
+        memcpy(&group, refused + i * 4, 4)
+        r = find_group(e, group)
+        if r != NULL:
+            prepare_again(e, r, p)
+
+
+cdef void watch_peers(Engine* e) noexcept nogil:
+    cdef u32 i
+    cdef bint lost = False
+    for i in range(e.options.n_members):
+        if e.peers[i].alive and e.peers[i].grant_until_us <= e.now_us:
+            e.peers[i].alive = False
+            claims_forget(e, &e.peers[i])
+            lost = True
+    if lost:
+        refresh_all(e)
+
+
+cdef void watch_lease(Engine* e) noexcept nogil:
+    """A leader that cannot reach a quorum steps down."""
+    cdef size_t i = 0
+    cdef Replica* r
+    if e.claims.empty() or e.quorum == 1 or lease_until(e) > e.now_us:
+        return
+    while i < e.claims.size():
+        r = find_group(e, e.claims[i].group)
+        if r.role == ROLE_LEADING and r.lead.since_us + e.options.lease_us > e.now_us:
+            i += 1
+            continue
+        r.failures += 1
+        step_down(e, r)
+
+
+cdef bint caught_up(Engine* e, Replica* r, u32 node) noexcept nogil:
+    cdef int at = member_index(e, node)
+    return (at >= 0 and e.peers[at].alive and e.peers[at].connected
+            and e.peers[at].alive_since_us + SETTLED_US <= e.now_us
+            and r.lead.progress[at].confirmed + e.options.window // 4 >= r.chosen_through)
+
+
+cdef void balance(Engine* e) noexcept nogil:
+    cdef size_t i = e.claims.size()
+    cdef Replica* r
+    cdef u32 to, moved = 0
+    if not e.options.balance or e.now_us < e.balance_at_us:
+        return
+    e.balance_at_us = e.now_us + BALANCE_US
+    # From the end: a transfer takes its claim out of the table.
+    while i > 0 and moved < TRANSFERS_MAX:
+        i -= 1
+        r = find_group(e, e.claims[i].group)
+        if r.role != ROLE_LEADING or e.now_us < r.no_transfer_until_us:
+            continue
+        to = preferred_leader(e, r, 0)
+        if to != e.options.node and to != 0 and caught_up(e, r, to):
+            transfer(e, r, to)
+            moved += 1
+
+
+cdef void watch(Engine* e) noexcept nogil:
+    watch_peers(e)
+    watch_lease(e)
+    balance(e)
+
+
+cdef u64 watch_at(Engine* e) noexcept nogil:
+    cdef u64 at = ~<u64>0
+    cdef u64 lease
+    cdef u32 i
+    for i in range(e.options.n_members):
+        if e.peers[i].alive:
+            at = min(at, e.peers[i].grant_until_us)
+    if e.connected:
+        at = min(at, e.beat_at_us)
+    if not e.claims.empty() and e.quorum > 1:
+        lease = lease_until(e)
+        at = min(at, lease if lease > e.now_us else e.now_us + e.options.heartbeat_us)
+        if e.options.balance:
+            at = min(at, e.balance_at_us)
+    return at
+
+
+cdef void hand_over(Engine* e) noexcept nogil:
+    cdef size_t i = e.claims.size()
+    cdef Replica* r
+    cdef u32 to
+    while i > 0:
+        i -= 1
+        r = find_group(e, e.claims[i].group)
+        if r.role != ROLE_LEADING:
+            continue
+        to = preferred_leader(e, r, e.options.node)
+        if to != 0:
+            transfer(e, r, to)

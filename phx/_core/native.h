@@ -1,0 +1,112 @@
+/* What Cython cannot say: byte order, atomics, reference-counted blocks, nothrow construction.
+ *
+ * A Block is an owned run of bytes with a reference count. One reference is one duty to call
+ * block_unref. Blocks are grown only while there is a single reference; once shared they are
+ * immutable. phx_blocks_live() counts them, so that tests can show that nothing leaks.
+ * Out of memory aborts: a replica that has lost part of its state must not go on.
+ */
+#ifndef PHX_NATIVE_H
+#define PHX_NATIVE_H
+
+#include <new>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "phx stores and sends little-endian words and runs on little-endian machines only"
+#endif
+
+typedef struct Block {
+    int64_t refs;
+    uint64_t size;      /* bytes used */
+    uint64_t capacity;  /* bytes allocated in data */
+    uint8_t data[];     /* `capacity` bytes */
+} Block;
+
+/* One counter for the process; a test asks that it returns to zero. */
+extern "C" {
+__attribute__((weak, visibility("default"))) int64_t phx_live_blocks_counter = 0;
+}
+
+static inline void phx_fatal(const char *what) {
+    fprintf(stderr, "phx: fatal: %s\n", what);
+    fflush(stderr);
+    abort();
+}
+
+static inline int64_t phx_blocks_live(void) {
+    return __atomic_load_n(&phx_live_blocks_counter, __ATOMIC_RELAXED);
+}
+
+static inline Block *block_new(uint64_t capacity) {
+    if (capacity < 8) capacity = 8;
+    Block *b = (Block *)malloc(sizeof(Block) + capacity);
+    if (b == NULL) phx_fatal("out of memory");
+    b->refs = 1;
+    b->size = 0;
+    b->capacity = capacity;
+    __atomic_add_fetch(&phx_live_blocks_counter, 1, __ATOMIC_RELAXED);
+    return b;
+}
+
+static inline Block *block_ref(Block *b) {
+    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+    return b;
+}
+
+static inline void block_unref(Block *b) {
+    if (b != NULL && __atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+        __atomic_sub_fetch(&phx_live_blocks_counter, 1, __ATOMIC_RELAXED);
+        free(b);
+    }
+}
+
+/* Room for `extra` more bytes; the block may move. Only for a block with one reference. */
+static inline Block *block_reserve(Block *b, uint64_t extra) {
+    if (b->capacity - b->size >= extra) return b;
+    uint64_t capacity = b->capacity * 2;
+    if (capacity < b->size + extra) capacity = b->size + extra;
+    if (b->refs != 1) phx_fatal("a shared block was to grow");
+    b = (Block *)realloc(b, sizeof(Block) + capacity);
+    if (b == NULL) phx_fatal("out of memory");
+    b->capacity = capacity;
+    return b;
+}
+
+static inline Block *block_append(Block *b, const void *bytes, uint64_t count) {
+    b = block_reserve(b, count);
+    if (count) memcpy(b->data + b->size, bytes, count);
+    b->size += count;
+    return b;
+}
+
+/* Zero bytes up to the next multiple of eight. */
+static inline Block *block_pad8(Block *b) {
+    uint64_t pad = (8 - (b->size & 7)) & 7;
+    b = block_reserve(b, 8);
+    memset(b->data + b->size, 0, pad);
+    b->size += pad;
+    return b;
+}
+
+static inline Block *block_copy(const void *bytes, uint64_t count) {
+    return block_append(block_new(count), bytes, count);
+}
+
+template <typename T> static inline T *phx_new() {
+    T *made = new (std::nothrow) T();
+    if (made == NULL) phx_fatal("out of memory");
+    return made;
+}
+
+template <typename T> static inline void phx_delete(T *made) { delete made; }
+
+/* Flags shared by two threads. */
+static inline int64_t phx_load(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void phx_store(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline int64_t phx_add(int64_t *p, int64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }
+static inline int64_t phx_exchange(int64_t *p, int64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+
+#endif

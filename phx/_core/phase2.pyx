@@ -1,0 +1,245 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""Phase 2 at the leader; see phase2.pxd."""
+
+from libc.string cimport memcpy, memset
+
+from phx._core.acceptor cimport accept
+from phx._core.batch cimport (
+    BODY_BATCH, BODY_HEADER_BYTES, BODY_VERSION, RUN_HEADER_BYTES, BodyHeader, RunHeader, body_noop, items_fit,
+)
+from phx._core.effects cimport LANE_NOW, broadcast, role_timer, send
+from phx._core.learner cimport advance_chosen, tail_entry
+from phx._core.native cimport *
+from phx._core.proposals cimport callers_entered, callers_low_water
+from phx._core.state cimport *
+from phx._core.window cimport Slot, window_find
+from phx._core.wire cimport MSG_ACCEPT, MSG_CHOSEN, AcceptBody, ChosenBody
+
+cdef enum:
+    RESEND_BYTES = 1048576       # sent again to one member per tick
+    RUNS_MAX = 4096              # runs in one body
+
+
+cdef void phase1_free(Lead* lead) noexcept nogil:
+    cdef size_t i
+    if lead.phase1 == NULL:
+        return
+    for i in range(lead.phase1.reported.size()):
+        block_unref(lead.phase1.reported[i].value)
+    phx_delete[Phase1](lead.phase1)
+    lead.phase1 = NULL
+
+
+cdef void lead_free(Replica* r) noexcept nogil:
+    """Whatever is pending must have been dropped."""
+    if r.lead == NULL:
+        return
+    phase1_free(r.lead)
+    while not r.lead.pending.empty():
+        block_unref(r.lead.pending.front().block)
+        r.lead.pending.pop_front()
+    phx_delete[Lead](r.lead)
+    r.lead = NULL
+
+
+cdef bint room(Engine* e, Replica* r) noexcept nogil:
+    return (r.lead.next <= r.chosen_through + e.options.window
+            and (r.lead.open_bytes < e.options.window_bytes or r.lead.next == r.chosen_through + 1))
+
+
+cdef void send_accept(Engine* e, Replica* r, Peer* only, u64 instance, Block* body) noexcept nogil:
+    cdef AcceptBody a
+    a.instance = instance
+    a.first = r.lead.first
+    a.watermark = r.chosen_through
+    a.body_bytes = <u32>body.size
+    a.pad = 0
+    # `now`: nothing of ours is exposed, since this ballot's promise is durable, and a restarted
+    # node never uses an old ballot (PROTOCOL, "Ballots, phase 1").
+    if only != NULL:
+        send(e, only, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data, body.size)
+    else:
+        r.lead.watermark_sent = r.chosen_through
+        broadcast(e, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data, body.size)
+
+
+cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
+    cdef Vote vote
+    vote.lsn_end = accept(e, r, r.lead.ballot, r.lead.next, body)
+    vote.ballot = r.lead.ballot
+    vote.instance = r.lead.next
+    vote.index = r.index
+    e.votes.push_back(vote)
+    send_accept(e, r, NULL, r.lead.next, body)
+    r.lead.open_bytes += body.size
+    r.lead.next += 1
+    e.counters.proposed_instances += 1
+    if r.role_at_us == 0:
+        role_timer(e, r, e.now_us + e.options.resend_us)
+
+
+cdef void recover(Engine* e, Replica* r) noexcept nogil:
+    """Values that phase 1 found are proposed again, byte-identical; gaps become no-ops."""
+    cdef Lead* lead = r.lead
+    cdef Reported* found
+    cdef Block* body
+    while lead.next <= lead.recover_through and room(e, r):
+        found = &lead.phase1.reported[lead.next - lead.phase1.first]
+        if found.value != NULL:
+            e.counters.adopted_values += 1
+            propose(e, r, found.value)
+        else:
+            e.counters.gap_fills += 1
+            body = body_noop(lead.ballot, e.wall_us)
+            propose(e, r, body)
+            block_unref(body)
+    if lead.next > lead.recover_through:
+        phase1_free(lead)
+
+
+cdef void pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_at, BodyHeader* head) noexcept nogil:
+    """Move values from the front of the queue into the body: into the open run where they follow it, else a new one."""
+    cdef Pending* first = &r.lead.pending.front()
+    cdef u64 used = 0, budget = 0
+    cdef u32 count
+    if out[0].size < e.options.batch_bytes_max:
+        budget = e.options.batch_bytes_max - out[0].size
+    count = items_fit(first.block.data + first.offset, first.nbytes, first.count, budget, &used)
+    if not (head.runs and run.node == first.node and run.incarnation == first.incarnation
+            and run.first_seq + run.count == first.first_seq):
+        run.node = first.node
+        run.incarnation = first.incarnation
+        run.low_water = first.low_water
+        run.first_seq = first.first_seq
+        run.count = 0
+        run.bytes = 0
+        run_at[0] = out[0].size
+        out[0] = block_append(out[0], run, sizeof(RunHeader))
+        head.runs += 1
+    out[0] = block_append(out[0], first.block.data + first.offset, used)
+    run.count += count
+    run.bytes += <u32>used
+    run.low_water = max(run.low_water, first.low_water)
+    memcpy(out[0].data + run_at[0], run, sizeof(RunHeader))
+    head.values += count
+    if first.node == e.options.node:
+        callers_entered(r, first.first_seq, count)
+    first.first_seq += count
+    first.count -= count
+    first.offset += used
+    first.nbytes -= used
+    r.lead.pending_bytes -= used
+    e.pending_bytes -= used
+    if first.count == 0:
+        block_unref(first.block)
+        r.lead.pending.pop_front()
+
+
+cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
+    cdef BodyHeader head
+    cdef RunHeader run
+    cdef u64 run_at = 0
+    cdef Block* out = block_new(min(r.lead.pending_bytes, <u64>e.options.batch_bytes_max) + 128)
+    memset(&head, 0, sizeof(head))
+    memset(&run, 0, sizeof(run))
+    head.kind = BODY_BATCH
+    head.version = BODY_VERSION
+    head.epoch = r.lead.ballot
+    head.time_us = e.wall_us
+    out = block_append(out, &head, sizeof(head))
+    while not r.lead.pending.empty() and out.size < e.options.batch_bytes_max and head.runs < RUNS_MAX:
+        pack_run(e, r, &out, &run, &run_at, &head)
+    memcpy(out.data, &head, sizeof(head))
+    e.counters.proposed_values += head.values
+    return out
+
+
+cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
+    cdef Lead* lead = r.lead
+    cdef Block* body
+    if lead.next <= r.chosen_through:
+        # Somebody else's watermark has made chosen what we had not yet proposed again.
+        lead.next = r.chosen_through + 1
+    if lead.durable_through < r.chosen_through:
+        lead.durable_through = r.chosen_through
+    if lead.phase1 != NULL:
+        recover(e, r)
+    while not lead.pending.empty() and lead.next > lead.recover_through and room(e, r):
+        if (lead.next - 1 > max(lead.durable_through, r.chosen_through)
+                and lead.pending_bytes < e.options.batch_bytes_max):
+            break
+        body = pack(e, r)
+        propose(e, r, body)
+        block_unref(body)
+
+
+cdef void compute_chosen(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 through[MEMBERS_MAX]
+    cdef u64 swapped, chosen
+    cdef u32 i, j
+    for i in range(e.options.n_members):
+        through[i] = r.lead.durable_through if i == e.self_index else r.lead.progress[i].through
+        j = i
+        while j > 0 and through[j - 1] < through[j]:
+            swapped = through[j]
+            through[j] = through[j - 1]
+            through[j - 1] = swapped
+            j -= 1
+    chosen = min(through[e.quorum - 1], r.lead.next - 1)
+    if chosen > r.chosen_through:
+        advance_chosen(e, r, chosen)
+
+
+cdef void send_watermark(Engine* e, Replica* r, Peer* only) noexcept nogil:
+    cdef ChosenBody body
+    body.through = r.chosen_through
+    if only != NULL:
+        send(e, only, LANE_NOW, MSG_CHOSEN, 0, r.group, r.lead.ballot, &body, sizeof(body), NULL, 0)
+    else:
+        broadcast(e, LANE_NOW, MSG_CHOSEN, 0, r.group, r.lead.ballot, &body, sizeof(body), NULL, 0)
+
+
+cdef void tell_watermark(Engine* e, Replica* r) noexcept nogil:
+    if r.chosen_through > r.lead.watermark_sent:
+        r.lead.watermark_sent = r.chosen_through
+        send_watermark(e, r, NULL)
+        if r.role_at_us == 0:
+            role_timer(e, r, e.now_us + e.options.resend_us)
+
+
+cdef void resend_to(Engine* e, Replica* r, Peer* p, Progress* progress) noexcept nogil:
+    cdef u64 instance = max(progress.through, r.chosen_through) + 1
+    cdef u64 sent = 0
+    cdef Slot* slot
+    if progress.confirmed < r.chosen_through:
+        send_watermark(e, r, p)
+    while instance < r.lead.next and sent < RESEND_BYTES:
+        slot = window_find(&r.window, instance)
+        if slot == NULL:
+            break
+        send_accept(e, r, p, instance, slot.value)
+        sent += slot.value.size
+        instance += 1
+    progress.seen_us = e.now_us
+    e.counters.resends += 1
+
+
+cdef void resend_what_is_missing(Engine* e, Replica* r) noexcept nogil:
+    """Members that are connected and behind; a silent, finished group sets no timer."""
+    cdef u32 i
+    cdef Progress* progress
+    cdef bint waiting = False
+    for i in range(e.options.n_members):
+        progress = &r.lead.progress[i]
+        if i == e.self_index or not e.peers[i].connected:
+            continue
+        if progress.confirmed >= r.chosen_through and progress.through >= r.lead.next - 1:
+            continue
+        if r.lead.next == r.chosen_through + 1 and progress.confirmed >= r.chosen_through:
+            continue
+        waiting = True
+        if progress.seen_us + e.options.resend_us <= e.now_us:
+            resend_to(e, r, &e.peers[i], progress)
+    role_timer(e, r, e.now_us + e.options.resend_us if waiting else 0)

@@ -1,0 +1,371 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""Values of this node's callers; see proposals.pxd."""
+
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+
+from phx._core.batch cimport (
+    ITEM_HEADER_BYTES, RunIterator, items_check, items_fit, items_prefix, run_begin, run_next,
+)
+from phx._core.effects cimport LANE_NOW, callers_timer, emit_event, send
+from phx._core.native cimport *
+from phx._core.state cimport *
+from phx._core.wire cimport (
+    MSG_FORWARD, MSG_FORWARD_REPLY, ForwardBody, ForwardReplyBody,
+)
+
+cdef enum:
+    FORWARD_BYTES = 262144       # a forwarded run is cut at this size
+    RETRY_US = 1000000           # a forward without news is repeated after this
+
+
+cdef u64 callers_low_water(Replica* r) noexcept nogil:
+    if r.callers == NULL:
+        return 1
+    if r.callers.head < r.callers.runs.size():
+        return r.callers.runs[r.callers.head].first_seq
+    return r.callers.next_seq
+
+
+cdef void compact(Callers* c) noexcept nogil:
+    cdef size_t i, left
+    if c.head == c.runs.size():
+        c.runs.clear()
+        c.head = 0
+    elif c.head > 64 and c.head * 2 > c.runs.size():
+        left = c.runs.size() - c.head
+        for i in range(left):
+            c.runs[i] = c.runs[c.head + i]
+        c.runs.resize(left)
+        c.head = 0
+
+
+# Index of the first run that ends after `seq`.
+cdef size_t find_run(Callers* c, u64 seq) noexcept nogil:
+    cdef size_t low = c.head, high = c.runs.size(), middle
+    while low < high:
+        middle = (low + high) // 2
+        if c.runs[middle].first_seq + c.runs[middle].count <= seq:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# Cut run i in two, the first part `count` values long.
+cdef void split_run(Callers* c, size_t i, u32 count) noexcept nogil:
+    cdef OwnRun rest = c.runs[i]
+    cdef u64 cut = items_prefix(rest.block.data + rest.offset, rest.nbytes, count)
+    cdef size_t at
+    block_ref(rest.block)
+    rest.offset += cut
+    rest.nbytes -= cut
+    rest.first_seq += count
+    rest.count -= count
+    c.runs[i].nbytes = cut
+    c.runs[i].count = count
+    c.runs.push_back(rest)
+    at = c.runs.size() - 1
+    while at > i + 1:
+        c.runs[at] = c.runs[at - 1]
+        at -= 1
+    c.runs[i + 1] = rest
+
+
+# Take run i out.
+cdef void remove_run(Callers* c, size_t i) noexcept nogil:
+    block_unref(c.runs[i].block)
+    c.values -= c.runs[i].count
+    if i == c.head:
+        c.head += 1
+        return
+    while i + 1 < c.runs.size():
+        c.runs[i] = c.runs[i + 1]
+        i += 1
+    c.runs.pop_back()
+
+
+cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* block, u64 offset,
+                        u64 nbytes, u64 deadline_us) noexcept nogil:
+    cdef Callers* c
+    cdef OwnRun run
+    if r.callers == NULL:
+        r.callers = phx_new[Callers]()
+        r.callers.next_seq = 1
+    c = r.callers
+    # Rejected sequences are skipped: a gap is as good as a value given up.
+    if first_seq < c.next_seq or count == 0:
+        return VERDICT_OVERLOADED
+    c.next_seq = first_seq + count
+    if r.stopped or r.halted or e.resigned or e.poisoned:
+        return VERDICT_STOPPED_REJECTED
+    run.block = block_ref(block)
+    run.offset = offset
+    run.nbytes = nbytes
+    run.first_seq = first_seq
+    run.count = count
+    run.deadline_us = deadline_us
+    run.sent_us = 0
+    run.sent = False
+    run.maybe = False
+    c.runs.push_back(run)
+    c.values += count
+    if r.callers_at_us == 0 or deadline_us < r.callers_at_us:
+        callers_timer(e, r, min(deadline_us, e.now_us + RETRY_US))
+    touch(e, r)
+    return 0
+
+
+cdef void done(Engine* e, Replica* r, u64 first_seq, u32 count) noexcept nogil:
+    cdef Callers* c = r.callers
+    cdef u64 last = first_seq + count
+    cdef size_t i = find_run(c, first_seq)
+    while i < c.runs.size() and c.runs[i].first_seq < last:
+        if c.runs[i].first_seq < first_seq:
+            split_run(c, i, <u32>(first_seq - c.runs[i].first_seq))
+            i += 1
+        if c.runs[i].first_seq + c.runs[i].count > last:
+            split_run(c, i, <u32>(last - c.runs[i].first_seq))
+        if i == c.head:
+            remove_run(c, i)
+            i = c.head
+        else:
+            remove_run(c, i)
+    compact(c)
+
+
+cdef void callers_chosen(Engine* e, Replica* r, Block* body) noexcept nogil:
+    cdef RunIterator it
+    if r.callers == NULL or r.callers.head == r.callers.runs.size():
+        return
+    run_begin(&it, body.data, body.size)
+    while run_next(&it):
+        if it.run.node == e.options.node and it.run.incarnation == e.incarnation:
+            done(e, r, it.run.first_seq, it.run.count)
+
+
+cdef void callers_entered(Replica* r, u64 first_seq, u32 count) noexcept nogil:
+    cdef size_t i
+    if r.callers == NULL:
+        return
+    i = find_run(r.callers, first_seq)
+    while i < r.callers.runs.size() and r.callers.runs[i].first_seq < first_seq + count:
+        r.callers.runs[i].maybe = True
+        i += 1
+
+
+cdef void forward(Engine* e, Replica* r, Peer* p, OwnRun* run) noexcept nogil:
+    cdef ForwardBody f
+    cdef u64 offset = run.offset, left = run.nbytes, used = 0
+    cdef u32 count = run.count, taken
+    f.low_water = callers_low_water(r)
+    f.first_seq = run.first_seq
+    f.incarnation = e.incarnation
+    f.pad = 0
+    while count:
+        taken = items_fit(run.block.data + offset, left, count, FORWARD_BYTES, &used)
+        if taken == 0:
+            break
+        f.count = taken
+        f.items_bytes = <u32>used
+        send(e, p, LANE_NOW, MSG_FORWARD, 0, r.group, 0, &f, sizeof(f), run.block.data + offset, used)
+        f.first_seq += taken
+        offset += used
+        left -= used
+        count -= taken
+    e.counters.forwards += 1
+
+
+cdef void hand_to_proposer(Engine* e, Replica* r, OwnRun* run) noexcept nogil:
+    cdef Pending pending
+    pending.block = block_ref(run.block)
+    pending.offset = run.offset
+    pending.nbytes = run.nbytes
+    pending.low_water = callers_low_water(r)
+    pending.first_seq = run.first_seq
+    pending.count = run.count
+    pending.node = e.options.node
+    pending.incarnation = e.incarnation
+    pending.pad = 0
+    r.lead.pending.push_back(pending)
+    r.lead.pending_bytes += run.nbytes
+    e.pending_bytes += run.nbytes
+
+
+cdef void callers_flush(Engine* e, Replica* r) noexcept nogil:
+    cdef Callers* c = r.callers
+    cdef size_t i
+    cdef int to
+    cdef OwnRun* run
+    if c == NULL or c.head == c.runs.size() or r.leader == 0:
+        return
+    to = member_index(e, r.leader)
+    if r.leader != e.options.node and (to < 0 or not e.peers[to].connected or not e.peers[to].alive):
+        return
+    if r.leader == e.options.node and (r.lead == NULL or r.role != ROLE_LEADING):
+        return
+    # Runs are handed out in order, so whatever is not sent yet stands at the end, but for repeats.
+    for i in range(c.head, c.runs.size()):
+        run = &c.runs[i]
+        if run.sent:
+            continue
+        run.sent = True
+        run.sent_us = e.now_us
+        if r.leader == e.options.node:
+            hand_to_proposer(e, r, run)
+        else:
+            forward(e, r, &e.peers[to], run)
+
+
+cdef void callers_requeue(Engine* e, Replica* r) noexcept nogil:
+    cdef Callers* c = r.callers
+    cdef size_t i
+    if c == NULL or c.head == c.runs.size():
+        return
+    for i in range(c.head, c.runs.size()):
+        if c.runs[i].sent:
+            c.runs[i].sent = False
+            c.runs[i].maybe = True
+    touch(e, r)
+
+
+cdef void give_up(Engine* e, Replica* r, OwnRun* run, bint stopped) noexcept nogil:
+    cdef u8 verdict
+    if stopped:
+        verdict = VERDICT_STOPPED_UNKNOWN if run.maybe or run.sent else VERDICT_STOPPED_REJECTED
+    elif run.maybe or run.sent:
+        verdict = VERDICT_TIMED_OUT_UNKNOWN
+    else:
+        verdict = VERDICT_NO_QUORUM if r.leader == 0 else VERDICT_TIMED_OUT_REJECTED
+    emit_event(e, EVENT_FAILED, verdict, r.group, run.first_seq, run.count, r.leader)
+
+
+cdef void callers_tick(Engine* e, Replica* r) noexcept nogil:
+    """Deadlines, and forwards that brought no news."""
+    cdef Callers* c = r.callers
+    cdef size_t i
+    cdef u64 nearest = ~<u64>0
+    if c == NULL:
+        return
+    i = c.head
+    while i < c.runs.size():
+        if c.runs[i].deadline_us <= e.now_us:
+            give_up(e, r, &c.runs[i], False)
+            if i == c.head:
+                remove_run(c, i)
+                i = c.head
+            else:
+                remove_run(c, i)
+            continue
+        if c.runs[i].sent and r.leader != e.options.node and c.runs[i].sent_us + RETRY_US <= e.now_us:
+            c.runs[i].sent = False
+            c.runs[i].maybe = True
+            touch(e, r)
+        nearest = min(nearest, c.runs[i].deadline_us)
+        i += 1
+    compact(c)
+    if c.runs.size() == 0:
+        callers_timer(e, r, 0)
+    else:
+        callers_timer(e, r, min(nearest, e.now_us + RETRY_US))
+
+
+cdef void callers_stop(Engine* e, Replica* r) noexcept nogil:
+    cdef Callers* c = r.callers
+    if c == NULL:
+        return
+    while c.head < c.runs.size():
+        give_up(e, r, &c.runs[c.head], True)
+        remove_run(c, c.head)
+    compact(c)
+
+
+cdef void callers_free(Replica* r) noexcept nogil:
+    cdef Callers* c = r.callers
+    if c == NULL:
+        return
+    while c.head < c.runs.size():
+        remove_run(c, c.head)
+    phx_delete[Callers](c)
+    r.callers = NULL
+
+
+cdef void answer(Engine* e, Replica* r, Peer* p, u64 first_seq, u32 incarnation, u32 count, u32 verdict) noexcept nogil:
+    cdef ForwardReplyBody reply
+    reply.first_seq = first_seq
+    reply.incarnation = incarnation
+    reply.count = count
+    reply.verdict = verdict
+    reply.leader = r.leader
+    send(e, p, LANE_NOW, MSG_FORWARD_REPLY, 0, r.group, 0, &reply, sizeof(reply), NULL, 0)
+
+
+cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f, const u8* items) noexcept nogil:
+    cdef Pending pending
+    if not items_check(items, f.items_bytes, f.count):
+        e.counters.hostile_messages += 1
+        return
+    # A forwarded value is not forwarded again: its origin is told who leads.
+    if r.role != ROLE_LEADING or r.stopped:
+        answer(e, r, p, f.first_seq, f.incarnation, f.count, VERDICT_NOT_LEADER)
+        return
+    if e.pending_bytes + f.items_bytes > e.options.pending_bytes_max:
+        answer(e, r, p, f.first_seq, f.incarnation, f.count, VERDICT_OVERLOADED)
+        return
+    pending.block = block_copy(items, f.items_bytes)
+    pending.offset = 0
+    pending.nbytes = f.items_bytes
+    pending.low_water = f.low_water
+    pending.first_seq = f.first_seq
+    pending.count = f.count
+    pending.node = p.node
+    pending.incarnation = f.incarnation
+    pending.pad = 0
+    r.lead.pending.push_back(pending)
+    r.lead.pending_bytes += pending.nbytes
+    e.pending_bytes += pending.nbytes
+    touch(e, r)
+
+
+cdef void on_forward_reply(Engine* e, Replica* r, Peer* p, const ForwardReplyBody* f) noexcept nogil:
+    cdef Callers* c = r.callers
+    cdef size_t i
+    if c == NULL or f.incarnation != e.incarnation:
+        return
+    i = find_run(c, f.first_seq)
+    while i < c.runs.size() and c.runs[i].first_seq < f.first_seq + f.count:
+        if c.runs[i].sent and not c.runs[i].maybe and f.verdict == VERDICT_OVERLOADED \
+                and c.runs[i].first_seq >= f.first_seq \
+                and c.runs[i].first_seq + c.runs[i].count <= f.first_seq + f.count:
+            emit_event(e, EVENT_FAILED, VERDICT_OVERLOADED, r.group, c.runs[i].first_seq, c.runs[i].count, r.leader)
+            remove_run(c, i)
+            i = max(i, c.head)
+            continue
+        # Not taken in this attempt. `maybe` says whether an earlier one may have been; a run of
+        # which only a part is refused is unknown as a whole.
+        if c.runs[i].sent:
+            c.runs[i].sent = False
+            if not (c.runs[i].first_seq >= f.first_seq
+                    and c.runs[i].first_seq + c.runs[i].count <= f.first_seq + f.count):
+                c.runs[i].maybe = True
+        i += 1
+    compact(c)
+    # Not flushed at once: the same leader would be asked again. The next tick, or news of a
+    # leader, does it.
+    callers_timer(e, r, e.now_us + e.options.heartbeat_us)
+
+
+cdef void pending_drop(Engine* e, Replica* r) noexcept nogil:
+    cdef Pending* first
+    cdef int origin
+    while not r.lead.pending.empty():
+        first = &r.lead.pending.front()
+        origin = member_index(e, first.node)
+        if first.node != e.options.node and origin >= 0:
+            answer(e, r, &e.peers[origin], first.first_seq, first.incarnation, first.count, VERDICT_NOT_LEADER)
+        e.pending_bytes -= first.nbytes
+        block_unref(first.block)
+        r.lead.pending.pop_front()
+    r.lead.pending_bytes = 0

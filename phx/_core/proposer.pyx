@@ -1,0 +1,530 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""The proposer: phase 1 and the course of a leadership; see proposer.pxd. Phase 2 is in phase2."""
+
+from libc.string cimport memcpy, memset
+
+from phx._core.acceptor cimport follow, promise, refuse, report
+from phx._core.ballot cimport ballot_hostile, ballot_next, ballot_node
+from phx._core.effects cimport (
+    HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, broadcast, emit_record, halt_group, role_timer, send, tell_leader,
+)
+from phx._core.elections cimport backoff_us, can_lead, refresh_leader, schedule_campaign
+from phx._core.leases cimport claim_add, claim_drop, grant_runs, hears_leader, lease_until
+from phx._core.learner cimport note_watermark, want
+from phx._core.native cimport *
+from phx._core.phase2 cimport (
+    compute_chosen, lead_free, phase1_free, propose_what_can_be, resend_what_is_missing, tell_watermark,
+)
+from phx._core.proposals cimport callers_flush, callers_requeue, pending_drop
+from phx._core.state cimport *
+from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
+from phx._core.wire cimport (
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, HOLDS_MAX, MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_REFUSE,
+    MSG_TRANSFER, PREVOTE_BEHIND, PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED, REFUSE_STOPPED,
+    AcceptBody, AcceptedBody, HoldRange, PrepareBody, PrevoteBody, PrevoteReplyBody, PromiseBody, RefuseBody,
+    ReportedEntry, entry_stride,
+)
+
+cdef enum:
+    PREPARE_TRIES = 4            # an unanswered Prepare is repeated this often before starting over
+    REPORTED_MAX = 33554432      # instances that a phase 1 may tell of
+
+
+# --- pre-vote
+
+cdef void campaign(Engine* e, Replica* r) noexcept nogil:
+    """Ask without durable effect whether this node could lead: nobody is disturbed by a node that cannot."""
+    cdef PrevoteBody ask
+    if not can_lead(e, r) or hears_leader(e, r):
+        schedule_campaign(e, r, e.options.election_us)
+        return
+    r.role = ROLE_PREVOTING
+    r.votes = <u64>1 << e.self_index
+    e.counters.prevotes += 1
+    if e.quorum == 1:
+        prepare(e, r, 0)
+        return
+    ask.chosen_through = r.chosen_through
+    broadcast(e, LANE_NOW, MSG_PREVOTE, 0, r.group, r.highest_seen, &ask, sizeof(ask), NULL, 0)
+    role_timer(e, r, e.now_us + 2 * e.options.election_us)
+
+
+cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteBody* ask) noexcept nogil:
+    cdef PrevoteReplyBody reply
+    reply.chosen_through = r.chosen_through
+    reply.promised = r.highest_seen
+    reply.leader = 0
+    reply.verdict = PREVOTE_OK
+    if r.role == ROLE_LEADING and lease_until(e) > e.now_us:
+        reply.verdict = PREVOTE_HEARS_LEADER
+        reply.leader = e.options.node
+    elif hears_leader(e, r) and ballot_node(r.claim) != p.node:
+        reply.verdict = PREVOTE_HEARS_LEADER
+        reply.leader = ballot_node(r.claim)
+    elif r.chosen_through > ask.chosen_through + e.options.window and can_lead(e, r):
+        reply.verdict = PREVOTE_BEHIND
+    elif e.now_us < e.quiet_until_us or grant_runs(e, r, p.node, 0):
+        reply.verdict = PREVOTE_HEARS_LEADER
+    send(e, p, LANE_NOW, MSG_PREVOTE_REPLY, 0, r.group, ballot, &reply, sizeof(reply), NULL, 0)
+
+
+cdef u32 bits(u64 votes) noexcept nogil:
+    cdef u32 count = 0
+    while votes:
+        votes &= votes - 1
+        count += 1
+    return count
+
+
+cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteReplyBody* reply) noexcept nogil:
+    if r.role != ROLE_PREVOTING or ballot_hostile(reply.promised, r.highest_seen):
+        return
+    if reply.promised > r.highest_seen:
+        r.highest_seen = reply.promised
+    if reply.verdict == PREVOTE_BEHIND:
+        want(e, r, reply.chosen_through, p.node)
+        r.role = ROLE_FOLLOWER
+        schedule_campaign(e, r, 5 * <u64>e.options.election_us)
+    elif reply.verdict == PREVOTE_OK:
+        r.votes |= <u64>1 << member_index(e, p.node)
+        if bits(r.votes) >= e.quorum:
+            prepare(e, r, 0)
+
+
+# --- phase 1
+
+cdef u32 hold_ranges(Engine* e, Replica* r, HoldRange* out) noexcept nogil:
+    """What this node has accepted, so that nobody sends it again: same (instance, ballot), same value (U6)."""
+    cdef u32 count = 0
+    cdef u64 instance = r.chosen_through + 1
+    cdef Slot* slot
+    while instance <= r.accepted_last:
+        slot = window_find(&r.window, instance)
+        if slot != NULL and slot.ballot and not slot.flags & SLOT_CHOSEN:
+            if count and out[count - 1].last + 1 == instance and out[count - 1].ballot == slot.ballot:
+                out[count - 1].last = instance
+            elif count == HOLDS_MAX:
+                break
+            else:
+                out[count].first = instance
+                out[count].last = instance
+                out[count].ballot = slot.ballot
+                count += 1
+        instance += 1
+    return count
+
+
+cdef void send_prepare(Engine* e, Replica* r, Peer* only) noexcept nogil:
+    cdef PrepareBody ask
+    cdef HoldRange holds[HOLDS_MAX]
+    ask.first = r.lead.phase1.first
+    ask.released = r.lead.phase1.released
+    ask.holds = hold_ranges(e, r, holds)
+    ask.pad = 0
+    # `later`: a Prepare leaves only after the sender's own promise of this ballot is durable.
+    if only != NULL:
+        send(e, only, LANE_LATER, MSG_PREPARE, 0, r.group, r.lead.ballot, &ask, sizeof(ask),
+             holds, ask.holds * sizeof(HoldRange))
+    else:
+        broadcast(e, LANE_LATER, MSG_PREPARE, 0, r.group, r.lead.ballot, &ask, sizeof(ask),
+                  holds, ask.holds * sizeof(HoldRange))
+
+
+cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
+    cdef u64 ballot = ballot_next(max(r.highest_seen, r.promised), e.options.node)
+    cdef Lead* lead
+    cdef Vote vote
+    if ballot == 0:
+        halt_group(e, r, HALT_NEXT_BALLOT)
+        return
+    if grant_runs(e, r, e.options.node, released):
+        # Our own grant to somebody else binds us as it binds any acceptor.
+        r.role = ROLE_FOLLOWER
+        schedule_campaign(e, r, e.options.election_us)
+        return
+    if r.lead == NULL:
+        r.lead = phx_new[Lead]()
+    lead = r.lead
+    phase1_free(lead)
+    lead.phase1 = phx_new[Phase1]()
+    lead.phase1.first = r.chosen_through + 1
+    lead.phase1.released = released
+    lead.phase1.promised[e.self_index].chosen_through = r.chosen_through
+    lead.ballot = ballot
+    lead.first = r.chosen_through + 1
+    lead.next = lead.first
+    lead.recover_through = 0
+    lead.durable_through = r.chosen_through
+    lead.watermark_sent = 0
+    lead.open_bytes = 0
+    memset(lead.progress, 0, sizeof(lead.progress))
+    r.role = ROLE_PREPARING
+    e.counters.elections += 1
+    promise(e, r, ballot)
+    vote.lsn_end = e.lsn_end
+    vote.ballot = ballot
+    vote.instance = 0
+    vote.index = r.index
+    e.votes.push_back(vote)
+    send_prepare(e, r, NULL)
+    role_timer(e, r, e.now_us + 4 * e.options.election_us + backoff_us(e, r))
+
+
+cdef bint may_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u64 released) noexcept nogil:
+    """This ballot is higher than our promise: may it be followed? If not, says why."""
+    if e.now_us < e.quiet_until_us:
+        refuse(e, r, p, ballot, REFUSE_LEASED, 0)
+        return False
+    if grant_runs(e, r, p.node, released):
+        refuse(e, r, p, ballot, REFUSE_LEASED, ballot_node(r.promised))
+        return False
+    if r.lead != NULL:
+        step_down(e, r)
+    return True
+
+
+cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask, const u8* holds) noexcept nogil:
+    if ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen):
+        e.counters.hostile_messages += 1
+        return
+    if ballot > r.highest_seen:
+        r.highest_seen = ballot
+    if ballot < r.promised:
+        refuse(e, r, p, ballot, REFUSE_BALLOT, r.leader)
+        return
+    if ballot > r.promised:
+        if not may_promise(e, r, p, ballot, ask.released):
+            return
+        promise(e, r, ballot)
+        if r.role <= ROLE_PREVOTING and not hears_leader(e, r):
+            # Somebody is at it: give it time.
+            r.role = ROLE_FOLLOWER
+            schedule_campaign(e, r, 4 * <u64>e.options.election_us)
+    report(e, r, p, ballot, ask, holds)
+
+
+cdef Reported* reported_at(Phase1* phase1, u64 instance) noexcept nogil:
+    cdef Reported empty
+    memset(&empty, 0, sizeof(empty))
+    while phase1.reported.size() <= instance - phase1.first:
+        phase1.reported.push_back(empty)
+    return &phase1.reported[instance - phase1.first]
+
+
+cdef void weigh(Reported* best, u64 ballot, bint chosen, Block* value) noexcept nogil:
+    """P2c: the value of the highest ballot; a chosen one beats any. Takes its own reference."""
+    if best.chosen or (not chosen and best.value != NULL and ballot <= best.ballot):
+        return
+    block_unref(best.value)
+    best.value = block_ref(value)
+    best.ballot = ballot
+    best.chosen = chosen
+
+
+cdef bint take_reported(Engine* e, Replica* r, const ReportedEntry* entry, const u8* body) noexcept nogil:
+    cdef Slot* slot
+    cdef Block* value
+    if entry.instance < r.lead.phase1.first or entry.instance - r.lead.phase1.first > REPORTED_MAX:
+        return False
+    if entry.instance <= r.chosen_through:
+        return True
+    if entry.flags & ENTRY_ELIDED:
+        slot = window_find(&r.window, entry.instance)
+        if slot == NULL or slot.ballot != entry.ballot:
+            return False
+        weigh(reported_at(r.lead.phase1, entry.instance), entry.ballot, False, slot.value)
+        return True
+    value = block_copy(body, entry.body_bytes)
+    weigh(reported_at(r.lead.phase1, entry.instance), entry.ballot, entry.flags & ENTRY_CHOSEN, value)
+    block_unref(value)
+    return True
+
+
+cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const PromiseBody* head,
+                     const u8* entries, u64 nbytes) noexcept nogil:
+    """A Promise counts when all of its pages, of one reply, have come in order."""
+    cdef Promised* promised
+    cdef ReportedEntry entry
+    cdef u64 at = 0, stride
+    cdef u32 i
+    if r.role != ROLE_PREPARING or r.lead.ballot != ballot or head.first != r.lead.phase1.first:
+        return
+    promised = &r.lead.phase1.promised[member_index(e, p.node)]
+    if promised.whole:
+        return
+    if head.page == 0:
+        promised.reply = head.reply
+        promised.pages = 0
+    if head.page != promised.pages or head.reply != promised.reply:
+        return
+    for i in range(head.entries):
+        stride = entry_stride(entries + at, nbytes - at, sizeof(ReportedEntry), 16)
+        if stride == 0:
+            return
+        memcpy(&entry, entries + at, sizeof(entry))
+        if not take_reported(e, r, &entry, entries + at + sizeof(entry)):
+            e.counters.hostile_messages += 1
+            return
+        at += stride
+    promised.pages += 1
+    if head.chosen_through > promised.chosen_through:
+        promised.chosen_through = head.chosen_through
+    if flags & FLAG_LAST:
+        promised.whole = True
+        count_promises(e, r)
+
+
+cdef void count_promises(Engine* e, Replica* r) noexcept nogil:
+    """A quorum of whole promises ends phase 1."""
+    cdef Phase1* phase1 = r.lead.phase1
+    cdef u32 i, whole = 0
+    for i in range(e.options.n_members):
+        if phase1.promised[i].whole:
+            whole += 1
+    if whole < e.quorum:
+        return
+    phase1.quorum = True
+    for i in range(e.options.n_members):
+        if phase1.promised[i].whole and phase1.promised[i].chosen_through > phase1.max_chosen:
+            phase1.max_chosen = phase1.promised[i].chosen_through
+            phase1.max_chosen_node = e.options.members[i]
+    r.role = ROLE_LEARNING
+    if phase1.max_chosen > r.chosen_through:
+        # What others know chosen is learned before anything is proposed: a floor read as
+        # "nothing accepted here" would be filled with no-ops.
+        want(e, r, phase1.max_chosen, phase1.max_chosen_node)
+        role_timer(e, r, e.now_us + 10 * <u64>e.options.resend_us)
+    touch(e, r)
+
+
+cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
+    cdef Lead* lead = r.lead
+    cdef u64 instance = r.chosen_through + 1
+    cdef Slot* slot
+    cdef size_t i
+    while instance <= r.accepted_last:
+        slot = window_find(&r.window, instance)
+        if slot != NULL:
+            weigh(reported_at(lead.phase1, instance), slot.ballot, slot.flags & SLOT_CHOSEN, slot.value)
+        instance += 1
+    for i in range(lead.phase1.reported.size()):
+        if lead.phase1.reported[i].value != NULL:
+            lead.recover_through = lead.phase1.first + i
+    lead.next = r.chosen_through + 1
+    lead.durable_through = r.chosen_through
+    lead.since_us = e.now_us
+    for i in range(e.options.n_members):
+        lead.progress[i].seen_us = e.now_us
+    r.role = ROLE_LEADING
+    r.failures = 0
+    claim_add(e, r.group, lead.ballot)
+    if r.leader != e.options.node:
+        # (If it was us already, our callers' values wait in `pending` or stand in adopted slots.)
+        r.leader = e.options.node
+        tell_leader(e, r)
+        callers_requeue(e, r)
+    role_timer(e, r, e.now_us + e.options.resend_us)
+    touch(e, r)
+
+
+# --- phase 2, as far as roles change
+
+cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a, const u8* body) noexcept nogil:
+    if ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen) or a.instance == 0 or a.first == 0:
+        e.counters.hostile_messages += 1
+        return
+    if ballot > r.highest_seen:
+        r.highest_seen = ballot
+    if ballot < r.promised:
+        refuse(e, r, p, ballot, REFUSE_BALLOT, r.leader)
+        return
+    if e.pressure or e.poisoned:
+        return
+    if ballot > r.promised and not may_promise(e, r, p, ballot, 0):
+        return
+    follow(e, r, p, ballot, a, body)
+    note_watermark(e, r, ballot, a.watermark)
+
+
+cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptedBody* a) noexcept nogil:
+    """Only the leader of this very ballot counts its acceptances."""
+    cdef Progress* progress
+    if r.role != ROLE_LEADING or ballot != r.lead.ballot or a.first != r.lead.first:
+        return
+    progress = &r.lead.progress[member_index(e, p.node)]
+    if a.through > progress.through:
+        progress.through = a.through
+        progress.seen_us = e.now_us
+    if a.chosen_through > progress.confirmed:
+        progress.confirmed = a.chosen_through
+    compute_chosen(e, r)
+
+
+cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) noexcept nogil:
+    if r.role == ROLE_LEADING and ballot == r.lead.ballot:
+        r.lead.progress[member_index(e, p.node)].confirmed = min(through, r.chosen_through)
+
+
+cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot, const RefuseBody* refusal) noexcept nogil:
+    if ballot_hostile(refusal.promised, r.highest_seen):
+        e.counters.hostile_messages += 1
+        return
+    if refusal.promised > r.highest_seen:
+        r.highest_seen = refusal.promised
+    if refusal.reason == REFUSE_STOPPED:
+        r.no_transfer_until_us = e.now_us + 60000000
+        return
+    if r.lead == NULL or r.lead.ballot != ballot:
+        return
+    if r.role == ROLE_LEADING:
+        if refusal.reason != REFUSE_BALLOT or refusal.promised <= ballot:
+            return
+        if r.claim == refusal.promised and hears_leader(e, r):
+            step_down(e, r)
+        elif can_lead(e, r):
+            # The higher ballot is of somebody who does not lead: a node that comes back must not
+            # cost an election. Phase 1 again, above it, with everything that waits kept.
+            e.counters.re_prepares += 1
+            prepare(e, r, 0)
+    elif refusal.reason == REFUSE_LEASED:
+        role_timer(e, r, min(r.role_at_us, e.now_us + e.options.heartbeat_us // 2))
+    elif refusal.promised > ballot:
+        r.failures += 1
+        step_down(e, r)
+
+
+cdef void vote_durable(Engine* e, const Vote* vote) noexcept nogil:
+    cdef Replica* r = e.replicas[vote.index]
+    if r.lead == NULL or r.lead.ballot != vote.ballot:
+        return
+    if vote.instance == 0:
+        if r.role == ROLE_PREPARING:
+            r.lead.phase1.promised[e.self_index].whole = True
+            count_promises(e, r)
+    elif vote.instance > r.lead.durable_through:
+        r.lead.durable_through = vote.instance
+        compute_chosen(e, r)
+        touch(e, r)
+
+
+# --- timers
+
+cdef void prepare_tick(Engine* e, Replica* r) noexcept nogil:
+    cdef u32 i
+    r.failures += 1
+    if r.failures % PREPARE_TRIES == 0 or not can_lead(e, r):
+        step_down(e, r)
+        return
+    # The same ballot again to whoever has not answered: the answer is the same as the first.
+    for i in range(e.options.n_members):
+        if i != e.self_index and not r.lead.phase1.promised[i].whole:
+            send_prepare(e, r, &e.peers[i])
+    role_timer(e, r, e.now_us + backoff_us(e, r))
+
+
+cdef void role_tick(Engine* e, Replica* r) noexcept nogil:
+    if r.halted:
+        return
+    if r.role == ROLE_FOLLOWER:
+        campaign(e, r)
+    elif r.role == ROLE_PREVOTING:
+        r.role = ROLE_FOLLOWER
+        r.failures += 1
+        schedule_campaign(e, r, 0)
+    elif r.role == ROLE_PREPARING:
+        prepare_tick(e, r)
+    elif r.role == ROLE_LEARNING:
+        # Those who know more do not answer: let somebody else try.
+        r.failures += 1
+        step_down(e, r)
+    else:
+        resend_what_is_missing(e, r)
+
+
+cdef void pump(Engine* e, Replica* r) noexcept nogil:
+    if r.halted:
+        return
+    if r.role == ROLE_LEARNING and r.chosen_through >= r.lead.phase1.max_chosen:
+        lead_begin(e, r)
+    callers_flush(e, r)
+    if r.role == ROLE_LEADING:
+        if r.promised != r.lead.ballot:
+            step_down(e, r)
+            return
+        propose_what_can_be(e, r)
+        tell_watermark(e, r)
+
+
+# --- the end of a leadership
+
+cdef void step_down(Engine* e, Replica* r) noexcept nogil:
+    if r.lead == NULL:
+        return
+    if r.role == ROLE_LEADING:
+        e.counters.step_downs += 1
+    claim_drop(e, r.group)
+    r.role = ROLE_FOLLOWER
+    if r.leader == e.options.node:
+        r.leader = 0
+    pending_drop(e, r)
+    lead_free(r)
+    callers_requeue(e, r)
+    role_timer(e, r, 0)
+    refresh_leader(e, r)
+    tell_leader(e, r)
+    touch(e, r)
+
+
+cdef void transfer(Engine* e, Replica* r, u32 to) noexcept nogil:
+    cdef int at = member_index(e, to)
+    cdef u64 ballot
+    if at < 0 or r.role != ROLE_LEADING:
+        return
+    ballot = r.lead.ballot
+    e.counters.transfers += 1
+    # The lease is given up first (the claim goes in this turn's heartbeat, and step_down forgets
+    # the leadership); the member named may then prepare although grants of this ballot run.
+    step_down(e, r)
+    schedule_campaign(e, r, 4 * <u64>e.options.election_us)
+    send(e, &e.peers[at], LANE_NOW, MSG_TRANSFER, 0, r.group, ballot, NULL, 0, NULL, 0)
+
+
+cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot) noexcept nogil:
+    if ballot_node(ballot) != p.node:
+        e.counters.hostile_messages += 1
+        return
+    if r.stopped or r.halted:
+        refuse(e, r, p, ballot, REFUSE_STOPPED, 0)
+        return
+    if not can_lead(e, r) or r.role >= ROLE_PREPARING or r.promised > ballot:
+        return
+    prepare(e, r, ballot)
+
+
+cdef void prepare_again(Engine* e, Replica* r, Peer* p) noexcept nogil:
+    cdef Progress* progress
+    cdef PrepareBody ask
+    if r.role != ROLE_LEADING:
+        return
+    progress = &r.lead.progress[member_index(e, p.node)]
+    if progress.prepared_us + e.options.resend_us > e.now_us:
+        return
+    progress.prepared_us = e.now_us
+    ask.first = r.lead.next
+    ask.released = 0
+    ask.holds = 0
+    ask.pad = 0
+    send(e, p, LANE_LATER, MSG_PREPARE, 0, r.group, r.lead.ballot, &ask, sizeof(ask), NULL, 0)
+
+
+cdef void peer_returned(Engine* e, Replica* r, Peer* p) noexcept nogil:
+    cdef Progress* progress
+    if r.role == ROLE_LEADING:
+        progress = &r.lead.progress[member_index(e, p.node)]
+        progress.confirmed = 0
+        progress.seen_us = 0
+        resend_what_is_missing(e, r)
+    elif r.role == ROLE_PREPARING and not r.lead.phase1.promised[member_index(e, p.node)].whole:
+        send_prepare(e, r, p)

@@ -1,0 +1,118 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+"""Routing of messages; see routing.pxd."""
+
+from libc.string cimport memcpy
+
+from phx._core.learner cimport note_watermark, on_learn, on_learn_ask
+from phx._core.liveness cimport on_beat, on_beat_ack
+from phx._core.native cimport *
+from phx._core.proposals cimport on_forward, on_forward_reply
+from phx._core.proposer cimport (
+    on_accept, on_accepted, on_confirm, on_prepare, on_prevote, on_prevote_reply, on_promise, on_refuse, on_transfer,
+)
+from phx._core.state cimport *
+from phx._core.wire cimport *
+
+# The fixed part of a message, copied out: bytes may be unaligned.
+cdef union Fixed:
+    PrevoteBody prevote
+    PrevoteReplyBody prevote_reply
+    PrepareBody prepare
+    PromiseBody promise
+    AcceptBody accept
+    AcceptedBody accepted
+    RefuseBody refuse
+    ChosenBody chosen
+    LearnAskBody learn_ask
+    LearnBody learn
+    ForwardBody forward
+    ForwardReplyBody forward_reply
+    HeartbeatBody heartbeat
+    HeartbeatAckBody heartbeat_ack
+
+
+cdef u64 rest_wanted(u8 kind, Fixed* f) noexcept nogil:
+    """Bytes that must follow the fixed part."""
+    if kind == MSG_PREPARE:
+        return <u64>f.prepare.holds * sizeof(HoldRange)
+    if kind == MSG_ACCEPT:
+        return f.accept.body_bytes
+    if kind == MSG_FORWARD:
+        return f.forward.items_bytes
+    if kind == MSG_HEARTBEAT:
+        return <u64>f.heartbeat.claims * sizeof(ClaimChange)
+    if kind == MSG_HEARTBEAT_ACK:
+        return <u64>f.heartbeat_ack.refused * 4
+    return 0
+
+
+cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest, u64 left) noexcept nogil:
+    """Messages of phase 1 and 2: only for a node that may vote."""
+    if h.kind == MSG_PREVOTE:
+        on_prevote(e, r, p, h.ballot, &f.prevote)
+    elif h.kind == MSG_PREVOTE_REPLY:
+        on_prevote_reply(e, r, p, h.ballot, &f.prevote_reply)
+    elif h.kind == MSG_PREPARE:
+        on_prepare(e, r, p, h.ballot, &f.prepare, rest)
+    elif h.kind == MSG_PROMISE:
+        on_promise(e, r, p, h.ballot, h.flags, &f.promise, rest, left)
+    elif h.kind == MSG_ACCEPT:
+        on_accept(e, r, p, h.ballot, &f.accept, rest)
+    elif h.kind == MSG_ACCEPTED:
+        on_accepted(e, r, p, h.ballot, &f.accepted)
+    elif h.kind == MSG_REFUSE:
+        on_refuse(e, r, p, h.ballot, &f.refuse)
+    elif h.kind == MSG_CONFIRM:
+        on_confirm(e, r, p, h.ballot, f.chosen.through)
+    elif h.kind == MSG_TRANSFER:
+        on_transfer(e, r, p, h.ballot)
+
+
+cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest, u64 left) noexcept nogil:
+    if h.kind == MSG_LEARN_ASK:
+        on_learn_ask(e, r, p, &f.learn_ask)
+    elif h.kind == MSG_LEARN:
+        # A leader learns nothing from elsewhere: what it has proposed, it hears of by acceptances.
+        if r.role != ROLE_LEADING:
+            on_learn(e, r, p, &f.learn, rest, left)
+    elif h.kind == MSG_CHOSEN:
+        if r.role != ROLE_LEADING and not r.halted:
+            note_watermark(e, r, h.ballot, f.chosen.through)
+            r.confirm_due = True
+            touch(e, r)
+    elif h.kind == MSG_FORWARD:
+        on_forward(e, r, p, &f.forward, rest)
+    elif h.kind == MSG_FORWARD_REPLY:
+        on_forward_reply(e, r, p, &f.forward_reply)
+    elif not r.halted and not e.poisoned:
+        route_vote(e, r, p, h, f, rest, left)
+
+
+cdef void route(Engine* e, Peer* p, const u8* data, u32 length) noexcept nogil:
+    cdef MessageHeader h
+    cdef Fixed f
+    cdef u32 fixed
+    cdef const u8* rest
+    cdef u64 left
+    cdef Replica* r
+    memcpy(&h, data, sizeof(h))
+    fixed = message_fixed_bytes(h.kind)
+    memcpy(&f, data + MESSAGE_HEADER_BYTES, fixed)
+    rest = data + MESSAGE_HEADER_BYTES + fixed
+    left = length - MESSAGE_HEADER_BYTES - fixed
+    if rest_wanted(h.kind, &f) > left:
+        e.counters.hostile_messages += 1
+        return
+    if h.kind == MSG_HEARTBEAT:
+        on_beat(e, p, h.flags, &f.heartbeat, rest)
+        return
+    if h.kind == MSG_HEARTBEAT_ACK:
+        on_beat_ack(e, p, h.flags, &f.heartbeat_ack, rest)
+        return
+    r = find_group(e, h.group)
+    if r == NULL or h.space != 0 or h.config != 1:
+        e.counters.hostile_messages += 1
+        return
+    route_group(e, r, p, &h, &f, rest, left)

@@ -1,0 +1,364 @@
+"""What the engine remembers: one Engine, a Replica per group, a Peer per other node.
+
+Structs only. Which module may change what:
+
+    acceptor   promised, slots' accepted ballot and value, acknowledgements
+    learner    chosen_through, tail, locations, catch-up
+    proposer   role, ballot, phase 1, window, batches, progress of followers
+    sessions   runs of this node's callers, forwarding, deadlines
+    liveness   peers, heartbeats, claims, grants, elections' timing
+    engine     all of it, by routing inputs
+"""
+
+from phx._core.native cimport *
+from phx._core.window cimport Ring, Timer, Window
+
+cdef enum:
+    MEMBERS_MAX = 15
+
+cdef struct EngineOptions:
+    u32 node
+    u64 cluster
+    u32 n_members
+    u32 members[MEMBERS_MAX]     # ascending node ids, this node among them
+    u64 seed
+    u32 window                   # open instances per group
+    u64 window_bytes             # and their bytes
+    u32 batch_bytes_max          # an instance's body is closed at this size
+    u32 heartbeat_us
+    u32 lease_us
+    u32 election_us              # base of back-off between attempts
+    u32 resend_us
+    u64 pending_bytes_max        # values waiting at a leader, over all groups, forwarded ones included
+    u64 cache_bytes_max          # chosen entries kept for peers and appliers
+    u32 frame_bytes_max          # a frame is closed at this size
+    u32 value_bytes_max
+    bint balance                 # leaderships move back to their preferred node
+
+cdef struct GroupStatus:
+    u32 leader                   # 0: none known
+    bint leading
+    bint stopped                 # apply failed here
+    bint halted                  # a protocol invariant broke here
+    u64 promised
+    u64 ballot
+    u64 chosen_through
+    u64 applied_through
+    u64 settled_through
+    u64 accepted_last            # highest instance with an acceptance
+    u32 waiting_values           # of this node's callers
+
+cdef struct EngineCounters:
+    u64 elections
+    u64 adopted_values
+    u64 gap_fills
+    u64 step_downs
+    u64 forwards
+    u64 refused_messages
+    u64 resends
+    u64 learned_values
+    u64 transfers
+    u64 proposed_instances
+    u64 proposed_values
+    u64 prevotes
+    u64 hostile_messages
+    u64 re_prepares
+
+# ---------------------------------------------------------------------------------------- effects
+
+cdef struct Outgoing:
+    u32 peer             # 0: every connected peer
+    u64 after            # send once the journal is durable up to here; 0: at once
+    Block* frame         # sealed frame; the reference belongs to whoever drains the effects
+
+cdef struct ChosenRange:
+    u32 group
+    u64 first            # contiguous with what the group announced before
+    u64 last
+
+cdef struct Fetch:       # older chosen entries are wanted, to be given back with engine_supply
+    u32 group
+    u32 peer             # for whom
+    u64 first
+    u64 last
+
+cdef enum EventKind:
+    EVENT_FAILED = 1     # values first_seq .. first_seq+count-1 of this node will not be waited for any longer
+    EVENT_LEADER = 2     # the leader of the group is now `leader` (0: none known)
+    EVENT_HALTED = 3     # the group stopped voting here: a protocol invariant broke; `verdict` says which
+    EVENT_PEER_REFUSED = 4  # group: peer node; its store id is not the one it had
+
+cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
+    VERDICT_TIMED_OUT_REJECTED = 1   # never entered a record or an Accept
+    VERDICT_TIMED_OUT_UNKNOWN = 2    # may still be chosen
+    VERDICT_OVERLOADED = 3           # rejected
+    VERDICT_NOT_LEADER = 4           # rejected (used on the wire; the origin tries elsewhere)
+    VERDICT_STOPPED_REJECTED = 5     # this node does not propose in the group any more
+    VERDICT_STOPPED_UNKNOWN = 6
+    VERDICT_NO_QUORUM = 7            # rejected: deadline passed with no leader to be found
+
+cdef struct Event:
+    u8 kind
+    u8 verdict
+    u32 group
+    u32 count
+    u32 leader
+    u64 first_seq
+
+cdef struct Effects:
+    Block* records       # NULL when there are none; the reference belongs to whoever drains
+    u64 lsn_first        # position of the first byte of `records`
+    u64 lsn_end          # position after the last byte (of this or an earlier turn)
+    bint sync            # records hold something that somebody waits for; False: write lazily (a mark)
+    vector[Outgoing] outgoing
+    vector[ChosenRange] chosen
+    vector[Fetch] fetches
+    vector[Event] events
+    u64 wake_at_us       # call engine_advance at the latest then
+    u64 floor_lsn        # records below are dead as soon as the journal is durable up to floor_after
+    u64 floor_after
+
+cdef struct SettleItem:
+    u32 group
+    u32 pad
+    u64 instance
+    u64 lsn
+
+# ------------------------------------------------------------------------------- a group's replica
+
+cdef enum Role:
+    ROLE_FOLLOWER = 0
+    ROLE_PREVOTING = 1       # asking, without durable effect, whether a campaign makes sense
+    ROLE_PREPARING = 2       # phase 1 under way
+    ROLE_LEARNING = 3        # phase 1 done, but somebody knows more chosen instances: learn them first
+    ROLE_LEADING = 4
+
+cdef struct Reported:        # what phase 1 found for one instance
+    u64 ballot               # highest accepted ballot reported
+    Block* value
+    bint chosen
+
+cdef struct Promised:        # one member's promise
+    u64 reply                # which of its answers
+    u32 pages                # pages seen so far, in order
+    bint whole               # the last page has arrived
+    u64 chosen_through
+
+cdef struct Phase1:
+    u64 first                # s: instances from here on are asked for
+    u64 released             # ballot given up in our favour by a Transfer
+    u64 max_chosen           # highest chosen_through that a promise told
+    u32 max_chosen_node
+    bint quorum
+    Promised promised[MEMBERS_MAX]
+    vector[Reported] reported  # reported[i] is instance first + i
+
+cdef struct Progress:        # what the leader knows of one member
+    u64 through              # it has accepted up to here in the leader's ballot, or knows it chosen
+    u64 confirmed            # it knows everything up to here chosen
+    u64 seen_us              # last time either grew, or was sent again
+    u64 prepared_us          # last Prepare sent again to it
+
+cdef struct Pending:         # values at a leader, waiting for an instance; `block` is a reference
+    Block* block
+    u64 offset
+    u64 nbytes
+    u64 low_water
+    u64 first_seq
+    u32 count
+    u32 node
+    u32 incarnation
+    u32 pad
+
+cdef struct Lead:            # exists from the start of phase 1 until stepping down
+    u64 ballot
+    u64 first                # where this ballot's phase 1 began
+    u64 next                 # next instance to propose
+    u64 recover_through      # instances up to here are adopted or filled, not new
+    u64 durable_through      # own votes, contiguous
+    u64 watermark_sent       # highest watermark that some Accept or Chosen carried
+    u64 open_bytes
+    u64 pending_bytes
+    u64 since_us
+    Phase1* phase1           # NULL once everything found by it has been proposed
+    deque[Pending] pending
+    Progress progress[MEMBERS_MAX]
+
+cdef struct OwnRun:          # values of this node's callers, not yet known to be chosen
+    Block* block
+    u64 offset
+    u64 nbytes
+    u64 first_seq
+    u64 deadline_us
+    u64 sent_us
+    u32 count
+    bint sent                # handed to a leader (or to our own proposer); no answer yet
+    bint maybe               # may stand in a record or an Accept: its outcome is unknown
+
+cdef struct Callers:
+    vector[OwnRun] runs      # by sequence, from `head` on
+    size_t head
+    u64 next_seq
+    u64 nearest_us           # earliest deadline, or earlier
+    u32 values
+
+cdef struct Replica:
+    u32 group
+    u32 index                # in Engine.replicas
+    u8 role
+    bint dirty               # in Engine.dirty: has something to flush at the end of the turn
+    bint ack_due
+    bint announce_due
+    bint confirm_due
+    bint stopped
+    bint halted
+    # acceptor
+    u64 promised
+    u64 promise_lsn
+    u64 highest_seen
+    u64 ack_first
+    u64 ack_through
+    u64 ack_ballot
+    Window window            # base: chosen_through + 1
+    u64 accepted_last
+    # learner
+    u64 chosen_through
+    u64 announced_through
+    u64 applied_through
+    u64 settled_through
+    Ring tail                # Block*: bodies of the last chosen instances, up to chosen_through
+    Ring locations           # lsn of instances settled_through + 1 .. chosen_through
+    u64 want_through         # known to be chosen elsewhere
+    u64 asked_us             # when the running request was sent; 0: none
+    u32 asked_node
+    u32 failures             # attempts to lead since the last success
+    u64 no_transfer_until_us # the preferred node said that it cannot lead
+    # who leads
+    u64 claim                # highest ballot that a live node claims to lead with
+    u32 leader               # its node, or this node, or 0
+    u32 told_leader          # the leader that callers were last told of
+    # proposer
+    u64 votes                # members that answered a pre-vote with OK, as bits
+    Lead* lead
+    Callers* callers
+    # timers: a popped timer counts only if its time is the one noted here
+    u64 role_at_us
+    u64 callers_at_us
+    u64 learn_at_us
+
+cdef enum TimerKind:
+    TIMER_ROLE = 1
+    TIMER_CALLERS = 2
+    TIMER_LEARN = 3
+
+# ------------------------------------------------------------------------------------------- peers
+
+cdef enum:
+    SENT_TIMES = 64
+
+cdef struct Claim:
+    u32 group
+    u64 ballot
+
+cdef struct ClaimLog:
+    u64 version
+    u32 group
+    u64 ballot
+
+cdef struct Peer:
+    u32 node
+    bint connected
+    bint known               # store_id is set
+    u8 store_id[16]
+    u64 store_lsn            # position after the record that remembers the store id
+    u32 incarnation
+    u64 connected_us
+    u64 peer_lsn             # position of that record
+    # what it claims, and what we granted it
+    bint alive               # its grant has not run out
+    u64 alive_since_us
+    u64 grant_until_us
+    u64 claim_version
+    vector[Claim] claims     # by group
+    # what it granted us
+    u64 lease_until_us       # from the sending time of the last acknowledged heartbeat
+    u64 acked_version
+    u64 beat_seq
+    u64 beat_sent_us[SENT_TIMES]
+    # frames being filled
+    Block* now
+    Block* later
+
+cdef struct Vote:
+    u64 lsn_end
+    u64 ballot
+    u64 instance                # 0: the promise itself
+    u32 index
+
+cdef struct Engine:
+    EngineOptions options
+    u32 self_index           # among the members
+    u32 quorum
+    u32 incarnation
+    bint started
+    bint poisoned
+    bint resigned
+    int pressure
+    u64 now_us
+    u64 wall_us
+    u64 random_state
+    u64 replies                 # Promise replies given
+    u64 quiet_until_us       # after a restart: promise nothing before
+    u64 lease_bound_us       # longest lease that this node may grant (durable)
+    # positions
+    u64 lsn_end              # of everything emitted
+    u64 lsn_needed           # of everything that somebody may wait for
+    u64 durable
+    u64 marked               # highest durable position that a mark says
+    u64 mark_due_us
+    u64 start_lsn            # nothing is sent before the journal is durable up to here
+    u64 node_lsn
+    u64 floor_lsn
+    # groups and peers
+    vector[Replica*] replicas
+    vector[Replica*] by_group   # direct table; NULL where there is none
+    Peer peers[MEMBERS_MAX]     # one for each member, in order; the own one is idle
+    u32 connected
+    vector[u32] dirty
+    vector[Timer] timers
+    deque[Vote] votes           # own acceptances and promises waiting to become durable
+    Ring cached                 # replica index of each chosen entry in memory, oldest first
+    u64 cached_bytes
+    u64 pending_bytes
+    # our claims
+    u64 claim_version
+    vector[Claim] claims        # by group
+    deque[ClaimLog] claim_log
+    u64 beat_at_us
+    bint beat_now
+    u64 balance_at_us
+    # effects of the turn
+    Effects effects             # being filled
+    Effects handed              # of the last turn, with whoever drains them
+    Block* records
+    Block* broadcast_now
+    Block* broadcast_later
+    EngineCounters counters
+
+cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:
+    if group >= e.by_group.size():
+        return NULL
+    return e.by_group[group]
+
+cdef inline void touch(Engine* e, Replica* r) noexcept nogil:
+    if not r.dirty:
+        r.dirty = True
+        e.dirty.push_back(r.index)
+
+# Position of `node` among the members, or -1.
+cdef inline int member_index(Engine* e, u32 node) noexcept nogil:
+    cdef u32 i
+    for i in range(e.options.n_members):
+        if e.options.members[i] == node:
+            return <int>i
+    return -1

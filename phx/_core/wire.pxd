@@ -1,0 +1,188 @@
+"""Engine messages: what stands in the payload of an ENGINE frame.
+
+A payload is any number of messages, each a header, the fixed part of its kind, and a body, padded
+with zeros to a multiple of eight. Messages of one frame belong to many groups.
+
+Message header (24 bytes):
+
+    offset  size  field
+    0       4     length   of the whole message, a multiple of eight
+    4       1     kind     MSG_*
+    5       1     flags
+    6       2     space    0
+    8       4     group
+    12      4     config   configuration version of the group at the sender
+    16      8     ballot
+
+What each message promises is said in PROTOCOL's words beside the function that sends it
+(acceptor, proposer, learner, proposals, liveness).
+"""
+
+from phx._core.native cimport *
+
+cdef enum:
+    MESSAGE_HEADER_BYTES = 24
+    HOLDS_MAX = 64           # ballot ranges that a Prepare may list
+
+cdef enum MessageKind:
+    MSG_PREVOTE = 1
+    MSG_PREVOTE_REPLY = 2
+    MSG_PREPARE = 3
+    MSG_PROMISE = 4
+    MSG_ACCEPT = 5
+    MSG_ACCEPTED = 6
+    MSG_REFUSE = 7
+    MSG_CHOSEN = 8
+    MSG_CONFIRM = 9
+    MSG_LEARN_ASK = 10
+    MSG_LEARN = 11
+    MSG_FORWARD = 12
+    MSG_FORWARD_REPLY = 13
+    MSG_TRANSFER = 14
+    MSG_HEARTBEAT = 15
+    MSG_HEARTBEAT_ACK = 16
+
+cdef enum RefuseReason:
+    REFUSE_BALLOT = 1        # a higher ballot is promised: `promised`
+    REFUSE_LEASED = 2        # a grant to `leader` still runs here
+    REFUSE_STOPPED = 3       # answer to a Transfer: cannot lead this group
+    REFUSE_CONFIG = 4        # another configuration version is known here
+
+cdef enum PrevoteVerdict:
+    PREVOTE_OK = 1
+    PREVOTE_HEARS_LEADER = 2
+    PREVOTE_BEHIND = 3       # the candidate is more than a window behind the answerer
+
+cdef enum MessageFlag:
+    FLAG_LAST = 1            # Promise: last page
+    FLAG_WHOLE = 2           # Heartbeat: the whole led set, not changes
+    FLAG_NEED_WHOLE = 4      # HeartbeatAck: the changes did not fit what is known here
+    FLAG_TRANSFER = 8        # Prepare: answers a Transfer; `released` says which ballot
+
+cdef enum EntryFlag:
+    ENTRY_CHOSEN = 1         # this value is chosen: beats any ballot
+    ENTRY_ELIDED = 2         # the asker holds the same (instance, ballot), hence the same value
+
+cdef packed struct MessageHeader:
+    u32 length
+    u8 kind
+    u8 flags
+    u16 space
+    u32 group
+    u32 config
+    u64 ballot
+
+cdef packed struct PrevoteBody:
+    u64 chosen_through
+
+cdef packed struct PrevoteReplyBody:
+    u64 chosen_through
+    u64 promised
+    u32 verdict
+    u32 leader
+
+cdef packed struct PrepareBody:      # then `holds` × HoldRange
+    u64 first                        # instances from here on are to be reported
+    u64 released                     # ballot whose holder gave its lease up in favour of the sender; 0: none
+    u32 holds
+    u32 pad
+
+cdef packed struct HoldRange:        # the sender has accepted first .. last in exactly `ballot`
+    u64 first
+    u64 last
+    u64 ballot
+
+cdef packed struct PromiseBody:      # then `entries` × (ReportedEntry, body, zeros to 8)
+    u64 first                        # as in the Prepare
+    u64 chosen_through
+    u64 floor                        # lowest instance that this node can still supply
+    u64 reply                        # pages of different replies must not be mixed
+    u32 page                         # from 0
+    u32 entries
+
+cdef packed struct ReportedEntry:
+    u64 instance
+    u64 ballot
+    u32 body_bytes
+    u32 flags
+
+cdef packed struct AcceptBody:       # then the value
+    u64 instance
+    u64 first                        # where this ballot's phase 1 began
+    u64 watermark                    # everything up to here is chosen (label: the ballot of this message)
+    u32 body_bytes
+    u32 pad
+
+cdef packed struct AcceptedBody:
+    u64 first
+    u64 through
+    u64 chosen_through
+
+cdef packed struct RefuseBody:
+    u64 promised
+    u32 reason
+    u32 leader
+
+cdef packed struct ChosenBody:
+    u64 through
+
+cdef packed struct LearnAskBody:
+    u64 first
+    u64 last
+
+cdef packed struct LearnBody:        # then `entries` × (SuppliedEntry, body, zeros to 8), contiguous from first
+    u64 first
+    u64 chosen_through
+    u32 entries
+    u32 pad
+
+cdef packed struct SuppliedEntry:
+    u64 instance
+    u32 body_bytes
+    u32 pad
+
+cdef packed struct ForwardBody:      # then the items
+    u64 low_water
+    u64 first_seq
+    u32 incarnation
+    u32 count
+    u32 items_bytes
+    u32 pad
+
+cdef packed struct ForwardReplyBody:
+    u64 first_seq
+    u32 incarnation
+    u32 count
+    u32 verdict
+    u32 leader
+
+cdef packed struct HeartbeatBody:    # then `claims` × ClaimChange
+    u64 seq
+    u64 version                      # of the led set after these changes
+    u64 base_version                 # and before them (FLAG_WHOLE: ignored)
+    u32 incarnation
+    u32 lease_us
+    u32 claims
+    u32 pad
+
+cdef packed struct ClaimChange:
+    u32 group
+    u32 pad
+    u64 ballot                       # 0: no longer led
+
+cdef packed struct HeartbeatAckBody: # then `refused` × u32 group: not granted
+    u64 seq
+    u64 version
+    u32 lease_us                     # granted length
+    u32 refused
+
+# Append a message to `out`; returns `out`, which may have moved.
+cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,
+                           const void* fixed, u32 fixed_bytes, const void* body, u64 body_bytes) noexcept nogil
+# Bytes of the fixed part of a message of this kind; huge for a kind that does not exist.
+cdef u32 message_fixed_bytes(u8 kind) noexcept nogil
+# Length of the sound message at data[0:count] (header, length, fixed part), or 0.
+cdef u32 message_check(const u8* data, u64 count) noexcept nogil
+# Walks (entry header, body, pad) sequences; the entry header is `header_bytes` long with its body length
+# at `length_offset`. Bytes of the entry at data[0:count], or 0 when it does not fit.
+cdef u64 entry_stride(const u8* data, u64 count, u32 header_bytes, u32 length_offset) noexcept nogil
