@@ -83,8 +83,10 @@ cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, const Pre
         return
     if reply.promised > r.highest_seen:
         r.highest_seen = reply.promised
-    if reply.verdict == PREVOTE_BEHIND:
+    # A node that is cut off from the leader still learns from whoever hears it.
+    if reply.chosen_through > r.chosen_through:
         want(e, r, reply.chosen_through, p.node)
+    if reply.verdict == PREVOTE_BEHIND:
         r.role = ROLE_FOLLOWER
         schedule_campaign(e, r, 5 * <u64>e.options.election_us)
     elif reply.verdict == PREVOTE_OK:

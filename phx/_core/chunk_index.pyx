@@ -1,0 +1,379 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""The index of the store in memory: see chunk_index.pxd."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.string cimport memcpy, memmove
+
+from phx._core.chunk cimport (
+    CHUNK_BAD_GROUPS, CHUNK_BAD_ID, CHUNK_GAP, CHUNK_LARGE, CHUNK_MIDDLE, CHUNK_OK,
+    CHUNK_PAGE_HEADER, CHUNK_SMALL, ChunkRow, ChunkView, ChunkWriter, chunk_open_tail, raise_damage,
+)
+from phx._core.codec cimport phx_crc32c
+from phx._core.native cimport *
+
+ctypedef const u8[::1] Bytes
+
+cdef enum:
+    GROUPS_VERSION = 1
+    NO_SLOT = 0xFFFFFFFF
+
+cdef packed struct GroupsHeader:
+    u32 crc
+    u32 version
+    u64 groups
+
+cdef packed struct GroupsRow:
+    u32 group
+    u32 flags
+    u64 kept_from
+    u64 settled_through
+
+cdef extern from "<algorithm>" namespace "std" nogil:
+    void sort(StretchRow* begin, StretchRow* end,
+              bint (*before)(const StretchRow&, const StretchRow&) noexcept nogil)
+
+
+cdef bint stretch_before(const StretchRow& a, const StretchRow& b) noexcept nogil:
+    return a.group < b.group or (a.group == b.group and a.first < b.first)
+
+
+cdef void append_stretches(vector[StretchRow]* out, const ChunkRow* rows, u32 count,
+                           u32 slot) noexcept nogil:
+    """The rows of one chunk, neighbours of one group joined."""
+    cdef u32 n
+    cdef StretchRow made
+    cdef StretchRow* last = NULL
+    for n in range(count):
+        if (last != NULL and last.group == rows[n].group
+                and last.first + last.count == rows[n].first):
+            last.count += rows[n].count
+            continue
+        made.group = rows[n].group
+        made.slot = slot
+        made.row = n
+        made.first = rows[n].first
+        made.count = rows[n].count
+        out.push_back(made)
+        last = &out.back()
+
+
+cdef size_t row_at(const IndexGroup* g, u64 instance) noexcept nogil:
+    """Number of rows that begin at or before `instance`."""
+    cdef size_t low = 0, high = g.rows.size(), middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if g.rows[middle].first <= instance:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef class ChunkIndex:
+    def __cinit__(self, bytes store_id not None):
+        if len(store_id) != 16:
+            raise ValueError("a store id has 16 bytes")
+        self.store_id = store_id
+        memcpy(self.sid, PyBytes_AS_STRING(store_id), 16)
+        self.next_id = 1
+
+    def __dealloc__(self):
+        cdef size_t n
+        for n in range(self.groups.size()):
+            phx_delete[IndexGroup](self.groups[n])
+
+    # --- groups and slots
+
+    cdef IndexGroup* lookup(self, u32 group) noexcept nogil:
+        cdef size_t low = 0, high = self.groups.size(), middle
+        while low < high:
+            middle = low + (high - low) // 2
+            if self.groups[middle].group < group:
+                low = middle + 1
+            else:
+                high = middle
+        if low < self.groups.size() and self.groups[low].group == group:
+            return self.groups[low]
+        return NULL
+
+    cdef IndexGroup* obtain(self, u32 group) noexcept nogil:
+        cdef IndexGroup* g = self.lookup(group)
+        if g != NULL:
+            return g
+        g = phx_new[IndexGroup]()
+        g.group = group
+        g.kept_from = 1
+        g.settled_through = 0
+        g.staged_through = 0
+        cdef size_t at = self.groups.size()
+        self.groups.push_back(g)
+        while at > 0 and self.groups[at - 1].group > group:
+            self.groups[at] = self.groups[at - 1]
+            at -= 1
+        self.groups[at] = g
+        return g
+
+    cdef u32 slot_of(self, u64 id) noexcept nogil:
+        cdef size_t n
+        for n in range(self.chunks.size()):
+            if self.chunks[n].id == id:
+                return <u32>n
+        return NO_SLOT
+
+    cdef u32 take_slot(self, const IndexChunk* chunk) noexcept nogil:
+        cdef u32 slot
+        if not self.free_slots.empty():
+            slot = self.free_slots.back()
+            self.free_slots.pop_back()
+            self.chunks[slot] = chunk[0]
+            return slot
+        self.chunks.push_back(chunk[0])
+        return <u32>(self.chunks.size() - 1)
+
+    # --- what a transaction changes
+
+    cdef void stage(self, const ChunkWriter* w) noexcept nogil:
+        cdef IndexChunk chunk
+        cdef size_t n = self.staged.size()
+        cdef IndexGroup* g
+        cdef u64 through
+        chunk.id = w.id
+        chunk.value_bytes = w.value_bytes
+        chunk.used_bytes = w.at + w.rows.size() * sizeof(ChunkRow)
+        chunk.entries = w.entries
+        cdef u32 slot = self.take_slot(&chunk)
+        self.next_id = w.id + 1
+        self.staged_slots.push_back(slot)
+        append_stretches(&self.staged, w.rows.data(), <u32>w.rows.size(), slot)
+        while n < self.staged.size():
+            g = self.obtain(self.staged[n].group)
+            through = self.staged[n].first + self.staged[n].count - 1
+            g.staged_through = max(g.staged_through, through)
+            n += 1
+
+    cdef void stage_drop(self, u32 slot) noexcept nogil:
+        self.dropped_slots.push_back(slot)
+
+    cdef void put_row(self, const StretchRow* row) noexcept nogil:
+        """At the end of its group, or in the place of the rows that held the same instances."""
+        cdef IndexGroup* g = self.obtain(row.group)
+        cdef IndexRow fresh
+        fresh.first = row.first
+        fresh.slot = row.slot
+        fresh.row = row.row
+        cdef size_t size = g.rows.size()
+        if row.first > g.settled_through:
+            g.rows.push_back(fresh)
+            g.settled_through = row.first + row.count - 1
+            return
+        cdef size_t begin = row_at(g, row.first) - 1
+        cdef size_t end = row_at(g, row.first + row.count - 1)
+        if g.rows[begin].first != row.first:
+            phx_fatal("a chunk replaces part of a stretch")
+        g.rows[begin] = fresh
+        if end > begin + 1:
+            memmove(&g.rows[begin + 1], g.rows.data() + end, (size - end) * sizeof(IndexRow))
+            g.rows.resize(size - (end - begin - 1))
+
+    def commit(self):
+        cdef size_t n
+        with nogil:
+            for n in range(self.staged.size()):
+                self.put_row(&self.staged[n])
+            for n in range(self.dropped_slots.size()):
+                self.chunks[self.dropped_slots[n]].id = 0
+                self.free_slots.push_back(self.dropped_slots[n])
+            self.forget_staged()
+
+    def rollback(self):
+        cdef size_t n
+        with nogil:
+            for n in range(self.staged.size()):
+                self.obtain(self.staged[n].group).staged_through = \
+                    self.obtain(self.staged[n].group).settled_through
+            for n in range(self.staged_slots.size()):
+                self.chunks[self.staged_slots[n]].id = 0
+                self.free_slots.push_back(self.staged_slots[n])
+            self.forget_staged()
+
+    cdef void forget_staged(self) noexcept nogil:
+        self.staged.clear()
+        self.staged_slots.clear()
+        self.dropped_slots.clear()
+
+    def groups_packed(self):
+        """The table of groups as it will be once what is staged is committed."""
+        cdef size_t n, count = 0
+        for n in range(self.groups.size()):
+            if self.groups[n].staged_through > 0:
+                count += 1
+        cdef u64 total = sizeof(GroupsHeader) + count * sizeof(GroupsRow)
+        cdef bytes packed = PyBytes_FromStringAndSize(NULL, total)
+        cdef u8* at = <u8*>PyBytes_AS_STRING(packed)
+        cdef GroupsHeader* header = <GroupsHeader*>at
+        cdef GroupsRow* row = <GroupsRow*>(at + sizeof(GroupsHeader))
+        with nogil:
+            header.version = GROUPS_VERSION
+            header.groups = count
+            for n in range(self.groups.size()):
+                if self.groups[n].staged_through > 0:
+                    row.group = self.groups[n].group
+                    row.flags = 0
+                    row.kept_from = self.groups[n].kept_from
+                    row.settled_through = self.groups[n].staged_through
+                    row += 1
+            header.crc = phx_crc32c(0, at + 4, total - 4)
+        return packed
+
+    # --- open
+
+    def load(self, u64 id, Bytes tail):
+        """Take over the packed index of a chunk. In ascending order of ids."""
+        cdef ChunkView view
+        cdef IndexChunk chunk
+        cdef int verdict
+        with nogil:
+            verdict = chunk_open_tail(&view, &tail[0] if tail.shape[0] else NULL, tail.shape[0],
+                                      id, self.sid)
+            if verdict == CHUNK_OK and id < self.next_id:
+                verdict = CHUNK_BAD_ID
+            if verdict == CHUNK_OK:
+                chunk.id = id
+                chunk.value_bytes = view.footer.value_bytes
+                chunk.used_bytes = view.entries_bytes + view.n_rows * sizeof(ChunkRow)
+                chunk.entries = view.footer.entries
+                append_stretches(&self.staged, view.rows, view.n_rows, self.take_slot(&chunk))
+                self.next_id = id + 1
+        if verdict != CHUNK_OK:
+            raise_damage(verdict, id, 0, 0)
+
+    def seal(self, Bytes groups):
+        """All chunks are loaded: they must hold, without gap, what the table of groups says."""
+        cdef u32 bad_group = 0
+        cdef u64 bad_instance = 0, bad_chunk = 0
+        cdef int verdict
+        cdef size_t n
+        cdef StretchRow* row
+        cdef IndexGroup* g
+        with nogil:
+            verdict = self.read_groups(&groups[0] if groups.shape[0] else NULL, groups.shape[0])
+            if not self.staged.empty():
+                sort(self.staged.data(), self.staged.data() + self.staged.size(), &stretch_before)
+            for n in range(self.staged.size()):
+                if verdict != CHUNK_OK:
+                    break
+                row = &self.staged[n]
+                g = self.lookup(row.group)
+                if g == NULL or row.first != g.settled_through + 1:
+                    verdict = CHUNK_GAP if g != NULL else CHUNK_BAD_GROUPS
+                    bad_group = row.group
+                    bad_instance = row.first
+                    bad_chunk = self.chunks[row.slot].id
+                else:
+                    self.put_row(row)
+            for n in range(self.groups.size()):
+                g = self.groups[n]
+                if verdict == CHUNK_OK and g.settled_through != g.staged_through:
+                    verdict = CHUNK_GAP
+                    bad_group = g.group
+                    bad_instance = g.settled_through + 1
+            self.forget_staged()
+        if verdict != CHUNK_OK:
+            raise_damage(verdict, bad_chunk, bad_group, bad_instance)
+
+    cdef int read_groups(self, const u8* data, u64 count) noexcept nogil:
+        """Groups with staged_through as told, and settled_through just below what is kept."""
+        cdef const GroupsHeader* header = <const GroupsHeader*>data
+        cdef const GroupsRow* row
+        cdef IndexGroup* g
+        cdef u64 n, before = 0
+        if count < sizeof(GroupsHeader) or header.version != GROUPS_VERSION:
+            return CHUNK_BAD_GROUPS
+        if (header.groups > count
+                or count != sizeof(GroupsHeader) + header.groups * sizeof(GroupsRow)):
+            return CHUNK_BAD_GROUPS
+        if phx_crc32c(0, data + 4, count - 4) != header.crc:
+            return CHUNK_BAD_GROUPS
+        row = <const GroupsRow*>(data + sizeof(GroupsHeader))
+        for n in range(header.groups):
+            if (n > 0 and row.group <= before) or row.kept_from == 0 \
+                    or row.settled_through < row.kept_from - 1:
+                return CHUNK_BAD_GROUPS
+            before = row.group
+            g = self.obtain(row.group)
+            g.kept_from = row.kept_from
+            g.settled_through = row.kept_from - 1
+            g.staged_through = row.settled_through
+            row += 1
+        return CHUNK_OK
+
+    # --- questions
+
+    def find(self, u32 group, u64 instance):
+        """(chunk id, row) that holds the instance, or None."""
+        cdef IndexGroup* g = self.lookup(group)
+        if g == NULL or instance < g.kept_from or instance > g.settled_through:
+            return None
+        cdef IndexRow row = g.rows[row_at(g, instance) - 1]
+        return self.chunks[row.slot].id, row.row
+
+    def bounds(self, u32 group):
+        """(lowest instance kept, settled through)."""
+        cdef IndexGroup* g = self.lookup(group)
+        if g == NULL:
+            return 1, 0
+        return g.kept_from, g.settled_through
+
+    def settled(self):
+        cdef size_t n
+        return {self.groups[n].group: self.groups[n].settled_through
+                for n in range(self.groups.size()) if self.groups[n].settled_through > 0}
+
+    def rows(self):
+        """For tests: every (group, first, chunk id, row)."""
+        cdef size_t n, k
+        cdef IndexRow row
+        found = []
+        for n in range(self.groups.size()):
+            for k in range(self.groups[n].rows.size()):
+                row = self.groups[n].rows[k]
+                found.append((self.groups[n].group, row.first, self.chunks[row.slot].id, row.row))
+        return found
+
+    def chunk_list(self):
+        """Every chunk as (id, value bytes, used bytes, entries), by id."""
+        cdef size_t n
+        return sorted((self.chunks[n].id, self.chunks[n].value_bytes, self.chunks[n].used_bytes,
+                       self.chunks[n].entries)
+                      for n in range(self.chunks.size()) if self.chunks[n].id != 0)
+
+    def row_count(self):
+        cdef size_t n, total = 0
+        for n in range(self.groups.size()):
+            total += self.groups[n].rows.size()
+        return total
+
+    def mergeable(self, u32 chunks_max):
+        """Ids of small chunks worth joining, oldest first; [] when there is nothing to gain.
+
+        Worth it: together they fill most of a chunk of the next class, or they are many.
+        """
+        cdef u64 low = 0, total, limit, value
+        for class_bytes, next_bytes in ((CHUNK_SMALL, CHUNK_MIDDLE), (CHUNK_MIDDLE, CHUNK_LARGE)):
+            limit = next_bytes - next_bytes // 16
+            total = 0
+            ids = []
+            value = class_bytes - CHUNK_PAGE_HEADER
+            for id, value_bytes, used_bytes, _ in self.chunk_list():
+                if value_bytes != value or len(ids) >= chunks_max:
+                    continue
+                if total + used_bytes > limit:
+                    break
+                ids.append(id)
+                total += used_bytes
+            if len(ids) >= 2 and (len(ids) >= chunks_max or total >= next_bytes // 4 * 3):
+                return ids
+        return []

@@ -1,0 +1,35 @@
+"""Python's door to a node's native half: queues, commands and questions; see driver.pyi.
+
+Nothing here touches the engine, a socket or the journal: that is the poll thread's, and this side
+only queues, wakes and asks.
+"""
+
+from phx._core.delivery cimport Sessions
+from phx._core.driver_state cimport DriverOptions, DriverState
+from phx._core.native cimport *
+from phx._core.queues cimport Command, Question, Submission
+
+cdef class Driver:
+    cdef DriverState* s
+    cdef DriverOptions options
+    cdef vector[u32] groups              # ascending
+    cdef vector[u64] settled_through     # of each
+    cdef vector[u64] next_seq            # of each
+    cdef dict index_of
+    cdef bytes journal_dir
+    cdef bint create
+    cdef bint started                    # start() has been called
+    cdef bint starting                   # inside start()
+    cdef bint stopped
+    cdef bint forked
+    cdef Block* shared                   # block of small submissions, or NULL
+    cdef readonly Sessions sessions
+    cdef readonly int port
+    cdef readonly u32 incarnation
+
+    cdef int check(self) except -1
+    cdef Block* room(self, u64 need, u64 remaining) noexcept
+    cdef void pack(self, list values, u16 machine, u64 total, vector[Submission]* runs) noexcept
+    cdef int command(self, Command* command, bint wake) except -1
+    cdef int ask(self, Question* question) except -1
+    cdef int entries_command(self, u8 kind, u32 group, u32 peer, u64 first, bytes entries) except -1

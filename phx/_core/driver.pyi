@@ -1,0 +1,137 @@
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+from phx._core.delivery import Batch, Sessions
+from phx._core.plan import SettlePlan
+
+# codes of DriverError
+ERROR_CLOSED: Final = 1  # stopped, or not started
+ERROR_OVERLOADED: Final = 2  # a queue is full: nothing was taken
+ERROR_UNKNOWN_GROUP: Final = 3
+ERROR_TOO_LARGE: Final = 4  # a value above value_bytes_max
+ERROR_OPTION: Final = 5  # an option, address or member that cannot be
+ERROR_BIND: Final = 6  # message: the system's reason
+ERROR_SYSTEM: Final = 7  # thread, descriptor
+ERROR_TIMED_OUT: Final = 8  # stop() could not join in time; it may be called again
+ERROR_FORKED: Final = 9  # this process is a fork of the one that made the driver
+# -JournalError is added to this: 101 I/O, 102 damaged, 103 foreign, 104 version, 105 full,
+# 106 poisoned, 108 exists, 109 missing
+ERROR_JOURNAL: Final = 100
+
+# kinds of events() beyond those of the engine (engine.pxd: 1 failed, 2 leader, 3 halted,
+# 4 peer refused)
+EVENT_FAILED: Final = 1
+EVENT_LEADER: Final = 2
+EVENT_HALTED: Final = 3
+EVENT_PEER_REFUSED: Final = 4
+EVENT_POISONED: Final = 64  # the journal failed: this node votes no more
+
+OPTIONS: dict[str, int]  # every option with its default
+
+class DriverError(Exception):
+    code: int
+    message: str
+    def __init__(self, code: int, message: str) -> None: ...
+
+class Driver:
+    """A node's native half: engine, journal, sockets and the threads that run them.
+
+    Every method may be called from any thread. None of them blocks for longer than one turn of
+    the poll thread, except ``start``, ``stop`` and ``store_work``, which release the GIL.
+    """
+
+    sessions: Sessions
+    port: int
+    incarnation: int
+    def __init__(
+        self,
+        *,
+        cluster: int,
+        node: int,
+        store_id: bytes,
+        members: Sequence[tuple[int, str, int]],
+        bind: tuple[str, int] | None,
+        groups: Sequence[int],
+        settled: Mapping[int, int],
+        journal_dir: str,
+        create: bool,
+        options: Mapping[str, int],
+    ) -> None:
+        """Prepare a node; nothing is opened before ``start``.
+
+        Args:
+            members: ``(node id, numeric address, port)`` of every member, this node among them.
+                An empty address is not dialled until ``set_address`` gives one.
+            bind: numeric address and port to listen at; None: the node's own member address.
+            settled: group to the highest instance in the store; absent: 0.
+            options: see ``phx.config``; unknown names are refused.
+
+        Raises:
+            DriverError: an argument that cannot be (ERROR_OPTION).
+        """
+    @staticmethod
+    def now_us() -> int:
+        """The clock of deadlines: microseconds that count suspension."""
+    def start(self) -> None:
+        """Open and replay the journal, bind, start the threads."""
+    def submit(self, group: int, machine: int, values: Sequence[bytes], deadline_us: int) -> int:
+        """Hand values over to be proposed; returns the first of their consecutive sequences.
+
+        Raises:
+            DriverError: nothing was taken: CLOSED, OVERLOADED, UNKNOWN_GROUP, TOO_LARGE.
+        """
+    def fileno(self) -> int:
+        """Descriptor that is readable when take(), events() or messages() has something."""
+    def clear_wake(self) -> None:
+        """Make ``fileno`` unreadable; call before taking."""
+    def take(self, bytes_max: int) -> list[Batch]:
+        """Chosen entries to apply, in order within each group, at most about ``bytes_max``.
+
+        What is left over makes ``fileno`` readable again.
+        """
+    def events(self) -> list[tuple[int, int, int, int, int, int]]:
+        """``(kind, verdict, group, first_seq, count, leader)`` of everything since the last call."""
+    def messages(self) -> list[tuple[int, str]]:
+        """Log lines of the native threads since the last call: ``(logging level, text)``."""
+    def applied(self, group: int, instance: int) -> None: ...
+    def stop_group(self, group: int) -> None: ...
+    def set_address(self, node: int, host: str, port: int) -> None:
+        """Dial ``node`` at this numeric address from now on."""
+    def status(self) -> dict[str, object]: ...
+    def group_status(self, group: int) -> dict[str, int | bool]: ...
+    def group_statuses(self) -> list[dict[str, int | bool]]: ...
+    def read(self, group: int, instance: int) -> bytes | int:
+        """Body of a chosen instance; 0: not chosen yet, 1: in the store, 2: no such group."""
+    def store_work(
+        self, timeout_us: int
+    ) -> (
+        tuple[Literal["settle"], SettlePlan, int]
+        | tuple[Literal["fetch"], int, int, int, int]
+        | tuple[Literal["load"], int, int, int]
+        | tuple[Literal["closing"]]
+        | None
+    ):
+        """Wait, GIL released, for work of the store thread.
+
+        ``("settle", plan, upto_lsn)``: answer with ``settled``.
+        ``("fetch", group, peer, first, last)``: answer with ``supply``, also with b"".
+        ``("load", group, first, last)``: answer with ``loaded``, also with b"".
+        ``("closing",)``: the driver stops; there is nothing more. None: timeout.
+        """
+    def settled(self, plan: SettlePlan, upto_lsn: int) -> None:
+        """The plan's entries are committed and synced in the store."""
+    def settle_failed(self, plan: SettlePlan) -> None:
+        """The store could not take the plan; its entries will be in a later one."""
+    def supply(self, group: int, peer: int, first: int, entries: bytes) -> None: ...
+    def loaded(self, group: int, first: int, entries: bytes) -> None: ...
+    def settle_now(self) -> None:
+        """Settle all that is chosen; done when ``status()["settle"]["pending"]`` is False."""
+    def resign(self) -> None: ...
+    def stop(self, timeout_us: int) -> None:
+        """Stop and join the native threads and free what they used. Idempotent.
+
+        Raises:
+            DriverError: ERROR_TIMED_OUT when a thread is stuck in a system call; call again.
+        """
+    def after_fork_in_child(self) -> None:
+        """Close the descriptors inherited by a forked child, without joining or unlocking."""

@@ -1,0 +1,625 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Python's door to a node's native half; what it guarantees stands in driver.pyi."""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy, memset
+
+from phx._core.batch cimport ITEM_HEADER_BYTES, ItemHeader
+from phx._core.delivery cimport Delivered, Sessions
+from phx._core.driver_state cimport *
+from phx._core.journal cimport journal_abandon, journal_prepare_spare
+from phx._core.life cimport *
+from phx._core.native cimport *
+from phx._core.plan cimport JournalHold, SettlePlan, hold_ref, hold_unref
+from phx._core.port cimport (
+    PhxAddress, phx_address, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns,
+    phx_thread_cpu_ns, phx_waker_clear,
+)
+from phx._core.queues cimport *
+from phx._core.state cimport MEMBERS_MAX, Event
+
+ERROR_CLOSED = 1
+ERROR_OVERLOADED = 2
+ERROR_UNKNOWN_GROUP = 3
+ERROR_TOO_LARGE = 4
+ERROR_OPTION = 5
+ERROR_BIND = LIFE_BIND
+ERROR_SYSTEM = LIFE_SYSTEM
+ERROR_TIMED_OUT = 8
+ERROR_FORKED = 9
+ERROR_JOURNAL = LIFE_JOURNAL
+
+EVENT_FAILED = 1
+EVENT_LEADER = 2
+EVENT_HALTED = 3
+EVENT_PEER_REFUSED = 4
+EVENT_POISONED = 64
+
+_MIB = 1 << 20
+
+# Every option with its default; what they mean stands in phx.config.
+OPTIONS = {
+    "heartbeat_us": 100_000, "lease_us": 800_000, "election_us": 100_000, "resend_us": 300_000,
+    "connect_timeout_us": 2_000_000, "silence_us": 0, "backoff_min_us": 20_000,
+    "backoff_max_us": 1_000_000,
+    "value_bytes_max": _MIB, "window": 1024, "window_bytes": 16 * _MIB, "batch_bytes_max": _MIB // 4,
+    "frame_bytes_max": _MIB, "pending_bytes_max": 64 * _MIB, "cache_bytes_max": 64 * _MIB,
+    "delivery_bytes_max": 64 * _MIB, "peer_queue_bytes_max": 32 * _MIB,
+    "segment_bytes": 32 * _MIB, "journal_bytes_max": 1024 * _MIB, "settle_bytes": 128 * _MIB,
+    "settle_idle_us": 2_000_000, "journal_queue_bytes_max": 64 * _MIB, "inline_bytes_max": 65536,
+    "balance": 1, "seed": 0,
+}
+
+_LAYER_NAMES = ("network", "submit", "engine", "send", "deliver", "journal")
+
+cdef enum:
+    SPARE_RETRY_US = 1000000
+    BODY_OVERHEAD = 4096         # of a batch beyond its largest value: headers of body, run, item
+    FORWARD_BYTES = 262144       # a forwarded run, see proposals
+
+
+class DriverError(Exception):
+    """What the native half refuses; ``code`` is one of ERROR_*."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+cdef int address_of(PhxAddress* out, host, port) except -1:
+    cdef bytes text = str(host).encode("ascii", "replace")
+    if not 0 <= port <= 65535:
+        raise DriverError(ERROR_OPTION, f"{port} is not a port")
+    if not text:
+        memset(out, 0, sizeof(PhxAddress))
+    elif phx_address(out, text, port) != 0:
+        raise DriverError(ERROR_OPTION, f"{host!r} is not a numeric address")
+    return 0
+
+
+cdef dict option_values(options):
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise DriverError(ERROR_OPTION, f"unknown options: {', '.join(unknown)}")
+    values = {**OPTIONS, **options}
+    for name, value in values.items():
+        if type(value) is not int or not 0 <= value < 1 << 62:
+            raise DriverError(ERROR_OPTION, f"{name}: {value!r} is not a number of that kind")
+    if values["seed"] == 0:
+        values["seed"] = int.from_bytes(os.urandom(7), "little")
+    if values["silence_us"] == 0:
+        values["silence_us"] = max(4 * values["lease_us"], 2_000_000)
+    return values
+
+
+cdef int engine_options(DriverOptions* o, dict v, list ids) except -1:
+    cdef u32 i
+    o.engine.n_members = <u32>len(ids)
+    for i in range(o.engine.n_members):
+        o.engine.members[i] = ids[i]
+    o.engine.seed = v["seed"]
+    o.engine.window = v["window"]
+    o.engine.window_bytes = v["window_bytes"]
+    o.engine.batch_bytes_max = v["batch_bytes_max"]
+    o.engine.heartbeat_us = v["heartbeat_us"]
+    o.engine.lease_us = v["lease_us"]
+    o.engine.election_us = v["election_us"]
+    o.engine.resend_us = v["resend_us"]
+    o.engine.pending_bytes_max = v["pending_bytes_max"]
+    o.engine.cache_bytes_max = v["cache_bytes_max"]
+    o.engine.frame_bytes_max = v["frame_bytes_max"]
+    o.engine.value_bytes_max = v["value_bytes_max"]
+    o.engine.balance = v["balance"] != 0
+    return 0
+
+
+cdef int driver_options(DriverOptions* o, dict v) except -1:
+    cdef u64 body_bytes_max = max(v["value_bytes_max"], v["batch_bytes_max"]) + BODY_OVERHEAD
+    o.transport.payload_bytes_max = v["frame_bytes_max"] + body_bytes_max + FORWARD_BYTES
+    o.transport.peer_queue_bytes_max = v["peer_queue_bytes_max"]
+    o.transport.handshake_us = v["connect_timeout_us"]
+    o.transport.silence_us = v["silence_us"]
+    o.transport.backoff_min_us = v["backoff_min_us"]
+    o.transport.backoff_max_us = v["backoff_max_us"]
+    o.transport.seed = v["seed"]
+    o.journal.segment_bytes = v["segment_bytes"]
+    o.journal.journal_bytes_max = v["journal_bytes_max"]
+    o.journal.body_bytes_max = body_bytes_max
+    o.inbox_bytes_max = v["pending_bytes_max"]
+    o.delivery_bytes_max = v["delivery_bytes_max"]
+    o.settle_bytes = v["settle_bytes"]
+    o.settle_idle_us = v["settle_idle_us"]
+    o.journal_queue_bytes_max = v["journal_queue_bytes_max"]
+    o.inline_bytes_max = v["inline_bytes_max"]
+    return 0
+
+
+cdef int identity(DriverOptions* o, u64 cluster, u32 node, bytes store_id) except -1:
+    if len(store_id) != 16:
+        raise DriverError(ERROR_OPTION, "a store id has 16 bytes")
+    o.engine.cluster = cluster
+    o.engine.node = node
+    o.transport.cluster = cluster
+    o.transport.node = node
+    memcpy(o.transport.store_id, PyBytes_AS_STRING(store_id), 16)
+    o.journal.cluster = cluster
+    o.journal.node = node
+    memcpy(o.journal.store_id, PyBytes_AS_STRING(store_id), 16)
+    return 0
+
+
+cdef int peer_addresses(DriverOptions* o, u32 node, members, bind) except -1:
+    cdef u32 n = 0
+    for member, host, port in members:
+        if member != node:
+            o.peers[n] = member
+            address_of(&o.addresses[n], host, port)
+            if port == 0:
+                o.addresses[n].bytes = 0
+            n += 1
+        elif bind is None:
+            bind = (host, port)
+    o.n_peers = n
+    address_of(&o.bind, bind[0], bind[1])
+    if o.bind.bytes == 0:
+        raise DriverError(ERROR_OPTION, "there is no address to listen at")
+    return 0
+
+
+cdef class Driver:
+    def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
+                 journal_dir, create, options):
+        cdef dict values = option_values(options)
+        cdef list ids = sorted(member for member, _, _ in members)
+        cdef u32 group
+        cdef u64 through, first = 1
+        if self.s != NULL:
+            raise TypeError("a driver is made once")
+        if node not in ids or len(set(ids)) != len(ids) or not 1 <= len(ids) <= MEMBERS_MAX:
+            raise DriverError(ERROR_OPTION, f"the node must be one of 1 to {MEMBERS_MAX} members")
+        memset(&self.options, 0, sizeof(DriverOptions))
+        identity(&self.options, cluster, node, store_id)
+        engine_options(&self.options, values, ids)
+        driver_options(&self.options, values)
+        peer_addresses(&self.options, node, members, bind)
+        self.index_of = {}
+        for index, one in enumerate(sorted(set(groups))):
+            group = one
+            through = settled.get(one, 0)
+            self.index_of[one] = index
+            self.groups.push_back(group)
+            self.settled_through.push_back(through)
+            self.next_seq.push_back(first)
+        self.sessions = Sessions(node, sorted(set(groups)))
+        self.journal_dir = os.fsencode(journal_dir)
+        self.create = create
+        self.s = life_new(&self.options, &self.groups)
+
+    def __dealloc__(self):
+        # A forked child has the memory, but neither the threads nor a right to the locks.
+        if self.s != NULL and not self.forked:
+            with nogil:
+                life_free(self.s)
+            block_unref(self.shared)
+
+    @staticmethod
+    def now_us():
+        return phx_now_us()
+
+    # --- life
+
+    def start(self):
+        cdef char text[LIFE_TEXT_BYTES]
+        cdef const char* folder = PyBytes_AS_STRING(self.journal_dir)
+        cdef int code
+        if self.forked:
+            raise DriverError(ERROR_FORKED, "this process is a fork of the driver's")
+        if self.started or self.stopped:
+            raise DriverError(ERROR_CLOSED, "a driver is started once")
+        self.started = True
+        self.starting = True
+        text[0] = 0
+        with nogil:
+            code = life_start(self.s, folder, self.create, &self.groups, &self.settled_through, text)
+        self.starting = False
+        if code != LIFE_OK:
+            self.stopped = True
+            with nogil:
+                life_release(self.s)
+            raise DriverError(code, text.decode("utf-8", "replace"))
+        self.port = self.s.port
+        self.incarnation = self.s.incarnation
+        self.sessions.incarnation = self.incarnation
+
+    def stop(self, u64 timeout_us):
+        cdef bint ended = True
+        if self.forked:
+            return
+        if self.starting:
+            raise DriverError(ERROR_SYSTEM, "the driver is being started by another thread")
+        with nogil:
+            ended = life_stop(self.s, timeout_us)
+        if not ended:
+            raise DriverError(ERROR_TIMED_OUT, "a native thread is stuck in a system call")
+        if not self.stopped:
+            # The threads have ended: what is left takes no time, and no other thread may come in.
+            self.stopped = True
+            life_release(self.s)
+            block_unref(self.shared)
+            self.shared = NULL
+
+    def after_fork_in_child(self):
+        self.forked = True
+        if self.s != NULL:
+            phx_fds_close_all(&self.s.fds)
+            if self.s.journal != NULL:
+                journal_abandon(self.s.journal)
+
+    cdef int check(self) except -1:
+        if self.forked:
+            raise DriverError(ERROR_FORKED, "this process is a fork of the driver's")
+        if not self.started or self.stopped:
+            raise DriverError(ERROR_CLOSED, "the driver does not run")
+        return 0
+
+    # --- values in
+
+    cdef Block* room(self, u64 need, u64 remaining) noexcept:
+        """A block with room for `need` bytes; the reference is the caller's."""
+        if remaining > SHARED_BLOCK_BYTES // 4:
+            return block_new(max(need, min(remaining, <u64>RUN_BLOCK_BYTES)))
+        if self.shared == NULL or self.shared.capacity - self.shared.size < need:
+            block_unref(self.shared)
+            self.shared = block_new(SHARED_BLOCK_BYTES)
+        return block_ref(self.shared)
+
+    # Copies each payload once. What stands in the shared block beyond what was queued before belongs
+    # to nobody else yet, so it may be written while others read the rest.
+    cdef void pack(self, list values, u16 machine, u64 total, vector[Submission]* runs) noexcept:
+        cdef Submission run
+        cdef ItemHeader item
+        cdef Submission* last = NULL
+        cdef u64 need
+        memset(&run, 0, sizeof(run))
+        item.machine = machine
+        item.flags = 0
+        for value in values:
+            item.bytes = <u32>PyBytes_GET_SIZE(value)
+            need = ITEM_HEADER_BYTES + <u64>item.bytes
+            if last == NULL or last.block.capacity - last.block.size < need:
+                run.block = self.room(need, total)
+                run.offset = run.block.size
+                runs.push_back(run)
+                last = &runs.back()
+            memcpy(last.block.data + last.block.size, &item, ITEM_HEADER_BYTES)
+            memcpy(last.block.data + last.block.size + ITEM_HEADER_BYTES,
+                   PyBytes_AS_STRING(value), item.bytes)
+            last.block.size += need
+            last.nbytes += need
+            last.count += 1
+            total -= need
+
+    def submit(self, group, u16 machine, values, u64 deadline_us):
+        cdef vector[Submission] runs
+        cdef list these = values if type(values) is list else list(values)
+        cdef u64 total = 0, first, seq, largest = self.options.engine.value_bytes_max
+        cdef size_t i
+        cdef int verdict
+        self.check()
+        index = self.index_of.get(group)
+        if index is None:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        for value in these:
+            if type(value) is not bytes:
+                raise TypeError("a value is bytes")
+            if <u64>PyBytes_GET_SIZE(value) > largest:
+                raise DriverError(ERROR_TOO_LARGE, f"a value of {len(value)} bytes, above {largest}")
+            total += ITEM_HEADER_BYTES + <u64>PyBytes_GET_SIZE(value)
+        first = self.next_seq[<size_t>index]
+        if not these:
+            return first
+        self.pack(these, machine, total, &runs)
+        seq = first
+        for i in range(runs.size()):
+            runs[i].group = group
+            runs[i].first_seq = seq
+            runs[i].deadline_us = deadline_us
+            seq += runs[i].count
+        verdict = inbox_submit(&self.s.inbox, runs.data(), runs.size())
+        if verdict == 0:
+            self.next_seq[<size_t>index] = seq
+            return first
+        for i in range(runs.size()):
+            block_unref(runs[i].block)
+        if verdict == 1:
+            raise DriverError(ERROR_OVERLOADED, "the submission queue is full")
+        raise DriverError(ERROR_CLOSED, "the driver does not run")
+
+    # --- what comes back
+
+    def fileno(self):
+        self.check()
+        return self.s.outbox.waker.read_fd
+
+    def clear_wake(self):
+        self.check()
+        phx_waker_clear(&self.s.outbox.waker)
+
+    def take(self, u64 bytes_max):
+        cdef vector[Delivered] taken
+        self.check()
+        outbox_take(&self.s.outbox, bytes_max, &taken)
+        phx_fence()
+        if phx_load(&self.s.outbox.starved) and \
+                phx_load(&self.s.outbox.handed_bytes) * 2 < <i64>self.options.delivery_bytes_max:
+            inbox_wake(&self.s.inbox)
+        return self.sessions.batches(&taken)
+
+    def events(self):
+        cdef vector[Event] events
+        cdef Event* event
+        cdef size_t i
+        self.check()
+        outbox_events(&self.s.outbox, &events)
+        found = []
+        for i in range(events.size()):
+            event = &events[i]
+            found.append((event.kind, event.verdict, event.group, event.first_seq, event.count,
+                          event.leader))
+        return found
+
+    def messages(self):
+        cdef vector[Message] messages
+        cdef u64 lost = 0
+        cdef size_t i
+        if self.forked or self.s == NULL:
+            return []
+        outbox_messages(&self.s.outbox, &messages, &lost)
+        found = []
+        for i in range(messages.size()):
+            text = (<bytes>messages[i].text).decode("utf-8", "replace")
+            found.append((messages[i].level, text))
+        if lost:
+            found.append((30, f"{lost} more messages were lost"))
+        return found
+
+    # --- commands
+
+    cdef int command(self, Command* command, bint wake) except -1:
+        """Queues it; the reference to its block goes along, or is given back here."""
+        cdef int verdict
+        verdict = 2 if self.stopped or not self.started or self.forked else \
+            inbox_command(&self.s.inbox, command, wake)
+        if verdict == 0:
+            return 0
+        block_unref(command.block)
+        self.check()
+        if verdict == 1:
+            raise DriverError(ERROR_OVERLOADED, "the command queue is full")
+        raise DriverError(ERROR_CLOSED, "the driver does not run")
+
+    def applied(self, group, u64 instance):
+        self.check()
+        index = self.index_of.get(group)
+        if index is None:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        inbox_applied(&self.s.inbox, index, instance)
+
+    def stop_group(self, u32 group):
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_STOP_GROUP
+        command.group = group
+        self.command(&command, True)
+
+    def set_address(self, u32 node, host, port):
+        cdef Command command
+        cdef PhxAddress address
+        address_of(&address, host, port)
+        if node not in [self.options.peers[i] for i in range(self.options.n_peers)]:
+            raise DriverError(ERROR_OPTION, f"node {node} is no peer of this one")
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_ADDRESS
+        command.peer = node
+        command.block = block_copy(&address, sizeof(PhxAddress))
+        self.command(&command, True)
+
+    def resign(self):
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_RESIGN
+        self.command(&command, True)
+
+    # --- the store thread
+
+    def store_work(self, u64 timeout_us):
+        cdef Chore chore
+        cdef JournalHold* hold
+        cdef bint found
+        cdef SettlePlan plan
+        if self.forked:
+            return ("closing",)
+        hold = hold_ref(self.s.hold) if self.s.hold != NULL else NULL
+        with nogil:
+            found = wait_for_chore(&self.s.chores, hold, timeout_us, &chore)
+            hold_unref(hold)
+        if not found:
+            return None
+        if chore.kind == CHORE_SETTLE:
+            plan = SettlePlan()
+            plan.items.swap(chore.items[0])
+            plan.upto_lsn = chore.first
+            plan.hold = hold_ref(self.s.hold) if self.s.hold != NULL else NULL
+            phx_delete(chore.items)
+            return ("settle", plan, plan.upto_lsn)
+        if chore.kind == CHORE_FETCH:
+            return ("fetch", chore.group, chore.peer, chore.first, chore.last)
+        if chore.kind == CHORE_LOAD:
+            return ("load", chore.group, chore.first, chore.last)
+        return ("closing",)
+
+    def settled(self, SettlePlan plan not None, u64 upto_lsn):
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_SETTLED
+        command.first = upto_lsn
+        self.command(&command, True)
+
+    def settle_failed(self, SettlePlan plan not None):
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_SETTLE_FAILED
+        self.command(&command, True)
+
+    def settle_now(self):
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_SETTLE_NOW
+        self.command(&command, True)
+
+    cdef int entries_command(self, u8 kind, u32 group, u32 peer, u64 first,
+                             bytes entries) except -1:
+        cdef Command command
+        cdef const char* data = PyBytes_AS_STRING(entries)
+        cdef u64 count = PyBytes_GET_SIZE(entries)
+        memset(&command, 0, sizeof(Command))
+        command.kind = kind
+        command.group = group
+        command.peer = peer
+        command.first = first
+        if count:
+            with nogil:
+                command.block = block_copy(data, count)
+        return self.command(&command, True)
+
+    def supply(self, u32 group, u32 peer, u64 first, bytes entries not None):
+        self.entries_command(COMMAND_SUPPLY, group, peer, first, entries)
+
+    def loaded(self, u32 group, u64 first, bytes entries not None):
+        self.entries_command(COMMAND_LOADED, group, 0, first, entries)
+
+    # --- questions
+
+    cdef int ask(self, Question* question) except -1:
+        cdef bint answered
+        self.check()
+        with nogil:
+            answered = inbox_ask(&self.s.inbox, question)
+        if not answered:
+            raise DriverError(ERROR_CLOSED, "the driver does not run")
+        return 0
+
+    def read(self, u32 group, u64 instance):
+        cdef Question question
+        question.kind = ASK_READ
+        question.group = group
+        question.instance = instance
+        question.body = NULL
+        self.ask(&question)
+        if question.verdict == READ_BODY:
+            body = PyBytes_FromStringAndSize(<char*>question.body.data, question.body.size)
+            block_unref(question.body)
+            return body
+        if question.verdict == READ_FAILED:
+            raise DriverError(ERROR_JOURNAL + 1, f"instance {instance} of group {group} is unreadable")
+        return question.verdict
+
+    def group_status(self, u32 group):
+        cdef Question question
+        question.kind = ASK_GROUP
+        question.group = group
+        self.ask(&question)
+        if question.rows.empty():
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        return row_of(&question.rows[0])
+
+    def group_statuses(self):
+        cdef Question question
+        cdef size_t i
+        question.kind = ASK_GROUPS
+        self.ask(&question)
+        return [row_of(&question.rows[i]) for i in range(question.rows.size())]
+
+    def status(self):
+        cdef Question question
+        cdef NodeStatus status
+        question.kind = ASK_STATUS
+        question.status = &status
+        self.ask(&question)
+        self.check()
+        return status_of(self.s, &status)
+
+
+# Makes spare segments by itself, without Python, until there is something for it.
+cdef bint wait_for_chore(Chores* chores, JournalHold* hold, u64 timeout_us,
+                         Chore* out) noexcept nogil:
+    cdef u64 until_us = phx_span_ns() // 1000 + timeout_us
+    cdef u64 now_us = 0
+    cdef int made
+    while True:
+        now_us = phx_span_ns() // 1000
+        if not chores_take(chores, until_us - now_us if until_us > now_us else 0, out):
+            return False
+        if out.kind != CHORE_SPARE:
+            return True
+        made = 0
+        if hold != NULL:
+            made = journal_prepare_spare(hold.journal)
+        now_us = phx_now_us()
+        chores_spare_done(chores, now_us + SPARE_RETRY_US if made < 0 else now_us)
+
+
+cdef dict row_of(GroupRow* row):
+    cdef dict found = row.status
+    found["group"] = row.group
+    found["handed_through"] = row.handed
+    return found
+
+
+cdef dict peer_of(PeerStatus* peer, u64 now_us):
+    return {
+        "node": peer.node, "connected": bool(peer.connected), "incarnation": peer.incarnation,
+        "heard_us_ago": now_us - peer.heard_us if peer.heard_us else None,
+        "queued_bytes": peer.queued_bytes, "frames_sent": peer.frames_sent,
+        "bytes_sent": peer.bytes_sent, "frames_received": peer.frames_received,
+        "bytes_received": peer.bytes_received, "frames_dropped": peer.frames_dropped,
+        "connects": peer.connects,
+    }
+
+
+cdef dict status_of(DriverState* s, NodeStatus* status):
+    cdef size_t i
+    cdef dict journal = status.journal
+    cdef dict cpu = {"poll": phx_thread_cpu_ns(s.thread), "journal": phx_load(&s.writer.cpu_ns)}
+    journal.update(
+        durable_lsn=status.durable_lsn, written_lsn=status.written_lsn, floor_lsn=status.floor_lsn,
+        poisoned=bool(status.poisoned), pressure=status.pressure,
+        queued_bytes=phx_load(&s.writer.queued_bytes), inlined=phx_load(&s.writer.inlined),
+    )
+    return {
+        "node": s.options.engine.node, "incarnation": s.incarnation, "port": s.port,
+        "peers": [peer_of(&status.peers[i], status.now_us) for i in range(status.n_peers)],
+        "engine": status.engine,
+        "journal": journal,
+        "queues": {
+            "handed_bytes": phx_load(&s.outbox.handed_bytes),
+            "backlog_groups": status.backlog_groups,
+            "submitted_bytes": s.inbox.submitted_bytes,
+        },
+        "settle": {
+            "pending": bool(status.settle_wanted or status.settle_running),
+            "plans": status.settle_plans, "entries": status.settle_entries,
+        },
+        "turns": status.turns,
+        "connections": status.connections,
+        "rejected_connections": status.rejected,
+        # of threads: CPU; of the poll thread's layers: time passed inside them
+        "cpu_ns": cpu,
+        "layers_ns": {name: status.layers_ns[i] for i, name in enumerate(_LAYER_NAMES)},
+    }

@@ -1,0 +1,164 @@
+"""What the native half of a node remembers. Structs only; which module may change what:
+
+    poller     the turn: engine, positions, times, what the layers cost
+    flow       flows, backlog: chosen entries on their way to the applier; old entries for peers
+    upkeep     floors, settling, pressure
+    driver     options, and everything before the threads start and after they have ended
+"""
+
+from phx._core.codec cimport RecordHeader
+from phx._core.journal cimport Journal, JournalCounters, JournalOptions
+from phx._core.native cimport *
+from phx._core.plan cimport JournalHold
+from phx._core.port cimport PhxAddress, PhxFds, pollfd, pthread_t
+from phx._core.queues cimport Chores, Command, Inbox, Outbox, Submission
+from phx._core.state cimport Engine, EngineCounters, EngineOptions, Fetch
+from phx._core.transport cimport PEERS_MAX, Transport, TransportOptions
+from phx._core.writer cimport JournalWriter
+
+cdef struct DriverOptions:
+    EngineOptions engine
+    TransportOptions transport
+    JournalOptions journal
+    PhxAddress bind
+    u32 n_peers
+    u32 peers[PEERS_MAX]
+    PhxAddress addresses[PEERS_MAX]
+    u64 inbox_bytes_max          # of values handed over and not yet seen by the poll thread
+    u64 delivery_bytes_max       # of chosen values that wait for the applier in memory
+    u64 settle_bytes             # of live journal: above, entries move to the store
+    u64 settle_idle_us           # nothing chosen for so long: everything moves
+    u64 journal_queue_bytes_max  # of records that wait for the disk: above, no Accept is taken
+    u64 inline_bytes_max         # larger writes are left to the journal thread
+
+cdef struct Flow:                # a group's way to the applier
+    u32 group
+    bint waiting                 # in DriverState.backlog
+    bint loading                 # the store thread has been asked
+    u64 next                     # next instance to hand over
+    u64 last                     # last one known to be chosen
+    u64 retry_us                 # after a failure: not before
+
+cdef struct Floor:               # nothing below `lsn` is live once the journal is durable up to `after`
+    u64 lsn
+    u64 after
+
+cdef struct Settled:
+    u32 group
+    u64 through
+
+cdef enum Layer:
+    LAYER_NETWORK = 0            # sockets, and what the engine does with received frames
+    LAYER_SUBMIT = 1             # values and commands of Python
+    LAYER_ENGINE = 2
+    LAYER_SEND = 3
+    LAYER_DELIVER = 4            # to the applier; old entries for peers
+    LAYER_JOURNAL = 5            # handing over, or writing and syncing inline
+    LAYERS = 6
+
+cdef struct PeerStatus:
+    u32 node
+    u32 incarnation
+    bint connected
+    u64 heard_us                 # 0: never
+    u64 queued_bytes
+    u64 frames_sent
+    u64 bytes_sent
+    u64 frames_received
+    u64 bytes_received
+    u64 frames_dropped
+    u64 connects
+
+cdef struct NodeStatus:
+    u64 now_us
+    EngineCounters engine
+    JournalCounters journal
+    u32 n_peers
+    PeerStatus peers[PEERS_MAX]
+    u64 rejected
+    u64 connections
+    bint poisoned
+    int pressure
+    u64 durable_lsn
+    u64 written_lsn
+    u64 floor_lsn
+    u64 backlog_groups
+    u64 turns
+    u64 layers_ns[LAYERS]
+    bint settle_wanted
+    bint settle_running
+    u64 settle_plans
+    u64 settle_entries
+
+cdef struct DriverState:
+    DriverOptions options
+    PhxFds fds
+    Inbox inbox
+    Outbox outbox
+    Chores chores
+    # --- made by start, freed by stop
+    Engine* engine
+    JournalHold* hold
+    Journal* journal
+    JournalWriter* writer
+    Transport* transport
+    pthread_t thread
+    bint running                 # the poll thread exists and is not joined
+    i64 stopping
+    i64 exited                   # the poll thread has done its last work
+    u32 incarnation
+    int port
+    # --- poll thread
+    u64 now_us
+    u64 engine_wake_us
+    bint again                   # there is more to do at once
+    vector[pollfd] watched
+    vector[Submission] submissions
+    vector[Command] commands
+    vector[u64] applied
+    vector[Fetch] fetches
+    u64 turns
+    u64 layers_ns[LAYERS]
+    # positions
+    u64 durable
+    u64 lsn_end                  # of everything the engine emitted
+    i64 syncs_seen
+    u64 sync_average_ns          # 0: not measured yet
+    bint poisoned
+    # flow
+    vector[Flow] flows           # ascending groups
+    deque[u32] backlog           # indexes of flows with something to hand over
+    u32 loads                    # asked of the store and not answered
+    deque[u32] loads_line        # flows that will be asked for next
+    # upkeep
+    deque[Floor] floors          # announced, and not yet durable
+    u64 floor_lsn
+    int pressure
+    u64 pressure_lsn             # lsn_end when it was last looked at
+    u64 chosen_us                # when something was last chosen
+    bint unsettled               # something was chosen since everything was settled
+    bint settle_wanted
+    bint settle_running
+    u64 settle_upto
+    u64 settle_retry_us
+    u64 retire_lsn               # lsn_end when the engine was last told to retire
+    u64 retire_bytes             # and how much that frees
+    vector[Settled] settling
+    u64 settle_plans
+    u64 settle_entries
+
+# The flow of a group, or NULL.
+cdef inline Flow* find_flow(DriverState* s, u32 group) noexcept nogil:
+    cdef size_t low = 0, high = s.flows.size(), middle
+    while low < high:
+        middle = (low + high) // 2
+        if s.flows[middle].group < group:
+            low = middle + 1
+        else:
+            high = middle
+    if low < s.flows.size() and s.flows[low].group == group:
+        return &s.flows[low]
+    return NULL
+
+cdef inline u32 flow_index(DriverState* s, Flow* flow) noexcept nogil:
+    return <u32>(flow - &s.flows[0])

@@ -1,0 +1,324 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Chosen entries on their way out of the engine; see flow.pxd."""
+
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from phx._core.driver_state cimport DriverState, Flow, find_flow, flow_index
+from phx._core.codec cimport RecordHeader, align8
+from phx._core.engine cimport engine_entry, engine_group_status, engine_location, engine_supply
+from phx._core.journal cimport JOURNAL_GONE, JOURNAL_NOT_YET, journal_read
+from phx._core.native cimport *
+from phx._core.port cimport phx_fence
+from phx._core.queues cimport (
+    CHORE_FETCH, CHORE_LOAD, READ_BODY, READ_FAILED, READ_NO_GROUP, READ_NOT_CHOSEN, READ_SETTLED,
+    Chore, Handed, Question, chores_push, outbox_hand, outbox_log,
+)
+from phx._core.state cimport ChosenRange, Fetch, GroupStatus
+from phx._core.transport cimport LOG_ERROR, LOG_WARNING
+from phx._core.wire cimport SuppliedEntry
+
+cdef enum:
+    STRETCH_MAX = 4096           # entries in one piece handed over
+    TURN_BYTES = 4194304         # handed over in one turn, so that the engine is not kept waiting
+    FETCH_BYTES = 1048576        # in one answer to a peer
+    ENTRY_COST = 48              # what an entry counts beside its body
+    LOADS_MAX = 4                # asked of the store at once
+    LOAD_ENTRIES = 65536
+    RETRY_US = 1000000
+
+cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
+
+
+# The body of a chosen instance as a reference of the caller's: READ_BODY. Otherwise READ_SETTLED (the
+# store has it), READ_NOT_CHOSEN (or its record is not written yet: soon), READ_FAILED.
+cdef int entry_body(DriverState* s, u32 group, u64 instance, Block** out) noexcept nogil:
+    cdef RecordHeader header
+    cdef Block* body = engine_entry(s.engine, group, instance)
+    cdef u64 lsn
+    cdef int got
+    cdef char line[160]
+    if body != NULL:
+        out[0] = block_ref(body)
+        return READ_BODY
+    lsn = engine_location(s.engine, group, instance)
+    if lsn == 0:
+        return READ_SETTLED
+    got = journal_read(s.journal, lsn, out, &header)
+    if got == 0 and header.group == group and header.index == instance:
+        return READ_BODY
+    if got == 0:
+        block_unref(out[0])
+    if got == JOURNAL_GONE:
+        return READ_SETTLED
+    if got == JOURNAL_NOT_YET:
+        return READ_NOT_CHOSEN
+    snprintf(line, 160, "group %u, instance %llu: its journal record at %llu cannot be read (%d)",
+             group, <unsigned long long>instance, <unsigned long long>lsn, got)
+    outbox_log(&s.outbox, LOG_ERROR, line)
+    return READ_FAILED
+
+
+# --- to the applier
+
+cdef void flow_add(DriverState* s, u32 group, u64 settled_through) noexcept nogil:
+    cdef Flow flow
+    cdef u32 index = <u32>s.flows.size()
+    memset(&flow, 0, sizeof(Flow))
+    flow.group = group
+    flow.next = 1
+    flow.last = settled_through
+    flow.waiting = settled_through != 0
+    s.flows.push_back(flow)
+    if flow.waiting:
+        s.backlog.push_back(index)
+
+
+cdef void wait_in_line(DriverState* s, Flow* flow) noexcept nogil:
+    cdef u32 index = flow_index(s, flow)
+    if not flow.waiting:
+        flow.waiting = True
+        s.backlog.push_back(index)
+
+
+cdef void flow_chosen(DriverState* s, const ChosenRange* chosen) noexcept nogil:
+    cdef Flow* flow = find_flow(s, chosen.group)
+    if flow == NULL or chosen.last <= flow.last:
+        return
+    flow.last = chosen.last
+    if not flow.loading:
+        wait_in_line(s, flow)
+
+
+cdef u64 room_left(DriverState* s) noexcept nogil:
+    cdef u64 used = <u64>phx_load(&s.outbox.handed_bytes)
+    if used >= s.options.delivery_bytes_max:
+        return 0
+    return s.options.delivery_bytes_max - used
+
+
+cdef void hand(DriverState* s, Flow* flow, Block** bodies, u32 count, u64 nbytes) noexcept nogil:
+    cdef Handed item
+    item.entries.group = flow.group
+    item.entries.first = flow.next
+    item.entries.count = count
+    item.entries.bodies = bodies
+    item.index = flow_index(s, flow)
+    item.bytes = nbytes
+    flow.next += count
+    outbox_hand(&s.outbox, &item)
+
+
+cdef bint ask_store(DriverState* s, Flow* flow) noexcept nogil:
+    cdef GroupStatus status
+    cdef Chore chore
+    memset(&chore, 0, sizeof(Chore))
+    chore.kind = CHORE_LOAD
+    chore.group = flow.group
+    chore.first = flow.next
+    chore.last = flow.last
+    if engine_group_status(s.engine, flow.group, &status):
+        chore.last = min(chore.last, max(status.settled_through, flow.next))
+    chore.last = min(chore.last, flow.next + LOAD_ENTRIES - 1)
+    return chores_push(&s.chores, &chore)
+
+
+# The store is asked for a few flows at a time; the others stand in a line of their own.
+cdef void load(DriverState* s, Flow* flow) noexcept nogil:
+    cdef u32 index = flow_index(s, flow)
+    if s.loads >= LOADS_MAX:
+        flow.loading = True
+        s.loads_line.push_back(index)
+    elif ask_store(s, flow):
+        flow.loading = True
+        s.loads += 1
+    else:
+        flow.loading = False
+        flow.retry_us = s.now_us + RETRY_US
+
+
+cdef void loads_next(DriverState* s) noexcept nogil:
+    cdef Flow* flow
+    while s.loads < LOADS_MAX and not s.loads_line.empty():
+        flow = &s.flows[s.loads_line.front()]
+        s.loads_line.pop_front()
+        load(s, flow)
+        if not flow.loading:
+            wait_in_line(s, flow)
+
+
+# Hand over one piece of a group's range; what it weighs, 0 when nothing could be.
+cdef u64 feed(DriverState* s, Flow* flow, u64 budget) noexcept nogil:
+    cdef u64 want = min(flow.last - flow.next + 1, <u64>STRETCH_MAX)
+    cdef Block** bodies = <Block**>malloc(want * sizeof(Block*))
+    cdef u64 nbytes = 0
+    cdef u32 count = 0
+    cdef int verdict = READ_BODY
+    if bodies == NULL:
+        phx_fatal("out of memory")
+    while count < want and nbytes < budget:
+        verdict = entry_body(s, flow.group, flow.next + count, &bodies[count])
+        if verdict != READ_BODY:
+            break
+        nbytes += bodies[count].size + ENTRY_COST
+        count += 1
+    if count:
+        hand(s, flow, bodies, count, nbytes)
+    else:
+        free(bodies)
+    if verdict == READ_SETTLED:
+        load(s, flow)
+    elif verdict == READ_FAILED:
+        flow.retry_us = s.now_us + RETRY_US
+    return nbytes
+
+
+# Flows take turns: each hands over one piece and goes to the end of the line.
+cdef void flow_feed(DriverState* s) noexcept nogil:
+    cdef u64 room, done, budget = TURN_BYTES
+    cdef size_t i, n = s.backlog.size()
+    cdef Flow* flow
+    cdef bint full = False
+    if n == 0:
+        return
+    phx_store(&s.outbox.starved, 0)
+    for i in range(n):
+        room = min(room_left(s), budget)
+        if room == 0:
+            full = budget != 0
+            break
+        flow = &s.flows[s.backlog.front()]
+        s.backlog.pop_front()
+        flow.waiting = False
+        if s.now_us >= flow.retry_us:
+            done = feed(s, flow, room)
+            budget -= min(done, budget)
+            if done and flow.next <= flow.last and not flow.loading:
+                s.again = True
+        if flow.next <= flow.last and not flow.loading:
+            wait_in_line(s, flow)
+    if full:
+        # From here on the taker wakes this thread; what it took before it saw the flag is seen here.
+        phx_store(&s.outbox.starved, 1)
+        phx_fence()
+        if room_left(s) * 2 > s.options.delivery_bytes_max:
+            s.again = True
+    elif budget == 0 and not s.backlog.empty():
+        s.again = True
+
+
+cdef u64 flow_deadline(DriverState* s) noexcept nogil:
+    cdef u64 at = NEVER
+    cdef size_t i
+    cdef Flow* flow
+    for i in range(min(s.backlog.size(), <size_t>64)):
+        flow = &s.flows[s.backlog[i]]
+        if flow.retry_us > s.now_us:
+            at = min(at, flow.retry_us)
+    return at
+
+
+# Bytes of the sound entry for `instance` at data[0:count] with its padding, or 0.
+cdef u64 loaded_entry(const u8* data, u64 count, u64 instance, u32* body_bytes) noexcept nogil:
+    cdef SuppliedEntry header
+    cdef u64 stride
+    if count < sizeof(SuppliedEntry):
+        return 0
+    memcpy(&header, data, sizeof(SuppliedEntry))
+    stride = align8(sizeof(SuppliedEntry) + <u64>header.body_bytes)
+    if header.instance != instance or stride > count:
+        return 0
+    body_bytes[0] = header.body_bytes
+    return stride
+
+
+cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noexcept nogil:
+    cdef Flow* flow = find_flow(s, group)
+    cdef vector[Block*] bodies
+    cdef Block** piece
+    cdef u64 at = 0, stride, nbytes = 0
+    cdef u32 body_bytes = 0
+    cdef char line[120]
+    if flow == NULL or not flow.loading:
+        return
+    flow.loading = False
+    s.loads -= 1
+    while entries != NULL and first == flow.next:
+        stride = loaded_entry(entries.data + at, entries.size - at, first + bodies.size(),
+                              &body_bytes)
+        if stride == 0:
+            break
+        bodies.push_back(block_copy(entries.data + at + sizeof(SuppliedEntry), body_bytes))
+        nbytes += body_bytes + ENTRY_COST
+        at += stride
+    if bodies.empty():
+        snprintf(line, 120, "group %u: the store gave no entry at instance %llu", group,
+                 <unsigned long long>flow.next)
+        outbox_log(&s.outbox, LOG_WARNING, line)
+        flow.retry_us = s.now_us + RETRY_US
+    else:
+        piece = <Block**>malloc(bodies.size() * sizeof(Block*))
+        if piece == NULL:
+            phx_fatal("out of memory")
+        memcpy(piece, bodies.data(), bodies.size() * sizeof(Block*))
+        hand(s, flow, piece, <u32>bodies.size(), nbytes)
+    if flow.next <= flow.last:
+        wait_in_line(s, flow)
+    loads_next(s)
+
+
+# --- to peers and readers
+
+cdef Block* supply_entry(Block* out, u64 instance, Block* body) noexcept nogil:
+    cdef SuppliedEntry header
+    header.instance = instance
+    header.body_bytes = <u32>body.size
+    header.pad = 0
+    out = block_append(out, &header, sizeof(SuppliedEntry))
+    out = block_append(out, body.data, body.size)
+    return block_pad8(out)
+
+
+cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil:
+    cdef Block* out = block_new(4096)
+    cdef Block* body = NULL
+    cdef u64 instance = fetch.first
+    cdef int verdict = READ_NOT_CHOSEN
+    cdef Chore chore
+    cdef bint asked = False
+    while instance <= fetch.last and out.size < FETCH_BYTES:
+        verdict = entry_body(s, fetch.group, instance, &body)
+        if verdict != READ_BODY:
+            break
+        out = supply_entry(out, instance, body)
+        block_unref(body)
+        instance += 1
+    if instance == fetch.first and verdict == READ_SETTLED:
+        memset(&chore, 0, sizeof(Chore))
+        chore.kind = CHORE_FETCH
+        chore.group = fetch.group
+        chore.peer = fetch.peer
+        chore.first = fetch.first
+        chore.last = fetch.last
+        asked = chores_push(&s.chores, &chore)
+    if not asked:
+        engine_supply(s.engine, fetch.group, fetch.peer, fetch.first, out.data, out.size)
+        s.again = True
+    block_unref(out)
+
+
+cdef void flow_read(DriverState* s, Question* question) noexcept nogil:
+    cdef GroupStatus status
+    memset(&status, 0, sizeof(GroupStatus))
+    if not engine_group_status(s.engine, question.group, &status):
+        question.verdict = READ_NO_GROUP
+    elif question.instance > status.chosen_through:
+        question.verdict = READ_NOT_CHOSEN
+    elif question.instance <= status.settled_through:
+        question.verdict = READ_SETTLED
+    else:
+        question.verdict = entry_body(s, question.group, question.instance, &question.body)

@@ -1,0 +1,201 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""The native half of a node from birth to death; see life.pxd."""
+
+from libc.stdio cimport snprintf
+from libc.string cimport memset, strerror
+
+from phx._core.codec cimport RecordHeader
+from phx._core.disk cimport DiskApi, disk_folder_open
+from phx._core.driver_state cimport DriverOptions, DriverState
+from phx._core.engine cimport (
+    engine_add_group, engine_free, engine_new, engine_replay, engine_start,
+)
+from phx._core.flow cimport flow_add
+from phx._core.journal cimport (
+    JOURNAL_IO, Journal, journal_new, journal_next_lsn, journal_open, journal_replay,
+)
+from phx._core.native cimport *
+from phx._core.plan cimport hold_new, hold_unref
+from phx._core.poller cimport poller_durable, poller_hooks, poller_run
+from phx._core.port cimport *
+from phx._core.queues cimport (
+    chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init, inbox_wake,
+    outbox_destroy, outbox_drop, outbox_init,
+)
+from phx._core.state cimport Engine
+from phx._core.transport cimport (
+    TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
+)
+from phx._core.writer cimport writer_free, writer_new, writer_start
+
+
+cdef DriverState* life_new(const DriverOptions* options, vector[u32]* groups) noexcept nogil:
+    cdef DriverState* s = phx_new[DriverState]()
+    s.options = options[0]
+    inbox_init(&s.inbox, <u32>groups.size(), options.inbox_bytes_max)
+    outbox_init(&s.outbox, groups)
+    chores_init(&s.chores)
+    return s
+
+
+# --- start, step by step
+
+cdef int replay_record(void* arg, const RecordHeader* header, const u8* body,
+                       u64 lsn) noexcept nogil:
+    return engine_replay(<Engine*>arg, header, body, lsn)
+
+
+cdef int journal_failed(DriverState* s, int code, char* text) noexcept nogil:
+    if s.journal.text[0]:
+        snprintf(text, LIFE_TEXT_BYTES, "%s", s.journal.text)
+    else:
+        snprintf(text, LIFE_TEXT_BYTES, "journal error %d, errno %d", code,
+                 <int>s.journal.errno_seen)
+    return LIFE_JOURNAL - code
+
+
+cdef int open_journal(DriverState* s, const char* folder, bint create, char* text) noexcept nogil:
+    cdef DiskApi disk
+    cdef const char* why
+    cdef int code
+    memset(&disk, 0, sizeof(DiskApi))
+    code = disk_folder_open(&disk, folder, create)
+    if code < 0:
+        why = strerror(-code)
+        if code == -EWOULDBLOCK:
+            why = "in use by another node"
+        snprintf(text, LIFE_TEXT_BYTES, "journal folder %s: %s", folder, why)
+        return LIFE_JOURNAL - JOURNAL_IO
+    s.journal = journal_new(&disk, &s.options.journal)
+    s.hold = hold_new(s.journal, True)
+    code = journal_open(s.journal, create)
+    if code == 0:
+        code = journal_replay(s.journal, replay_record, s.engine)
+    return journal_failed(s, code, text) if code != 0 else LIFE_OK
+
+
+cdef int open_wakers(DriverState* s, char* text) noexcept nogil:
+    cdef int code = phx_waker_open(&s.inbox.waker, &s.fds)
+    if code == 0:
+        code = phx_waker_open(&s.outbox.waker, &s.fds)
+    if code == 0:
+        return LIFE_OK
+    snprintf(text, LIFE_TEXT_BYTES, "no descriptor for a waker: %s", strerror(-code))
+    return LIFE_SYSTEM
+
+
+cdef int open_transport(DriverState* s, char* text) noexcept nogil:
+    cdef TransportHooks hooks
+    cdef char where[64]
+    cdef u32 i
+    poller_hooks(s, &hooks)
+    s.options.transport.incarnation = s.incarnation
+    s.transport = transport_new(&s.options.transport, &hooks, &s.fds)
+    s.transport.durable = s.durable
+    for i in range(s.options.n_peers):
+        transport_set_peer(s.transport, s.options.peers[i], &s.options.addresses[i])
+    s.port = transport_listen(s.transport, &s.options.bind)
+    if s.port >= 0:
+        return LIFE_OK
+    phx_address_text(&s.options.bind, where, 64)
+    snprintf(text, LIFE_TEXT_BYTES, "cannot listen at %s: %s", where, strerror(-s.port))
+    return LIFE_BIND
+
+
+cdef int start_threads(DriverState* s, char* text) noexcept nogil:
+    cdef int code
+    s.writer = writer_new(s.journal, poller_durable, s)
+    code = writer_start(s.writer)
+    if code == 0:
+        code = phx_thread_start(&s.thread, poller_run, s)
+        s.running = code == 0
+    if code == 0:
+        return LIFE_OK
+    snprintf(text, LIFE_TEXT_BYTES, "no thread: %s", strerror(-code))
+    return LIFE_SYSTEM
+
+
+cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
+                    vector[u64]* settled, char* text) noexcept nogil:
+    cdef size_t i
+    cdef int code
+    s.engine = engine_new(&s.options.engine)
+    for i in range(groups.size()):
+        if engine_add_group(s.engine, groups[0][i], settled[0][i]) != 0:
+            snprintf(text, LIFE_TEXT_BYTES, "group %u cannot be", groups[0][i])
+            return LIFE_SYSTEM
+        flow_add(s, groups[0][i], settled[0][i])
+    code = open_journal(s, journal_dir, create, text)
+    if code == LIFE_OK:
+        code = open_wakers(s, text)
+    if code != LIFE_OK:
+        return code
+    s.durable = journal_next_lsn(s.journal)
+    s.lsn_end = s.durable
+    s.now_us = phx_now_us()
+    s.chosen_us = s.now_us
+    s.incarnation = engine_start(s.engine, s.durable, s.now_us, phx_wall_us())
+    code = open_transport(s, text)
+    if code == LIFE_OK:
+        code = start_threads(s, text)
+    return code
+
+
+# --- stop
+
+cdef bint life_stop(DriverState* s, u64 timeout_us) noexcept nogil:
+    cdef u64 until_us = phx_span_ns() // 1000 + timeout_us
+    cdef u64 now_us
+    if not s.running:
+        return True
+    phx_store(&s.stopping, 1)
+    inbox_wake(&s.inbox)
+    pthread_mutex_lock(&s.inbox.lock)
+    while not phx_load(&s.exited):
+        now_us = phx_span_ns() // 1000
+        if now_us >= until_us:
+            break
+        phx_cond_wait_us(&s.inbox.answered, &s.inbox.lock, until_us - now_us)
+    pthread_mutex_unlock(&s.inbox.lock)
+    return phx_load(&s.exited) != 0
+
+
+cdef void life_release(DriverState* s) noexcept nogil:
+    if s.running:
+        pthread_join(s.thread, NULL)
+        s.running = False
+    inbox_close(&s.inbox)
+    chores_close(&s.chores)
+    if s.transport != NULL:
+        transport_free(s.transport)
+        s.transport = NULL
+    if s.writer != NULL:
+        writer_free(s.writer)
+        s.writer = NULL
+    if s.engine != NULL:
+        engine_free(s.engine)
+        s.engine = NULL
+    hold_unref(s.hold)
+    s.hold = NULL
+    s.journal = NULL
+    outbox_drop(&s.outbox)
+    if s.inbox.waker.read_fd >= 0:
+        phx_waker_close(&s.inbox.waker, &s.fds)
+    if s.outbox.waker.read_fd >= 0:
+        phx_waker_close(&s.outbox.waker, &s.fds)
+
+
+cdef void life_free(DriverState* s) noexcept nogil:
+    if s == NULL:
+        return
+    if s.running:
+        while not life_stop(s, 1000000):
+            pass
+    life_release(s)
+    inbox_destroy(&s.inbox)
+    outbox_destroy(&s.outbox)
+    chores_destroy(&s.chores)
+    phx_delete(s)

@@ -1,0 +1,1 @@
+"""The turn of a node: native code only, nothing for Python."""

@@ -1,0 +1,358 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""The turn of a node; see poller.pxd."""
+
+from libc.string cimport memcpy, memset
+
+from phx._core.driver_state cimport *
+from phx._core.engine cimport *
+from phx._core.flow cimport *
+from phx._core.journal cimport journal_counters
+from phx._core.native cimport *
+from phx._core.port cimport *
+from phx._core.queues cimport *
+from phx._core.state cimport (
+    ChosenRange, EVENT_FAILED, Effects, Event, Fetch, GroupStatus, Outgoing,
+)
+from phx._core.transport cimport *
+from phx._core.upkeep cimport *
+from phx._core.writer cimport (
+    writer_durable, writer_error, writer_inline, writer_push, writer_stop,
+)
+
+cdef enum:
+    INLINE_AVERAGE_NS = 1000000  # syncs are this quick on the average, and
+    INLINE_LAST_NS = 2000000     # the last one was: the poll thread syncs by itself
+    WAIT_MS_MAX = 60000
+
+cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
+
+
+# --- hooks of the transport
+
+cdef int peer_connected(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
+    return engine_connected((<DriverState*>context).engine, peer, incarnation, store_id)
+
+
+cdef void peer_disconnected(void* context, u32 peer) noexcept nogil:
+    engine_disconnected((<DriverState*>context).engine, peer)
+
+
+cdef void peer_frame(void* context, u32 peer, const u8* payload, u64 count) noexcept nogil:
+    engine_receive((<DriverState*>context).engine, peer, payload, count)
+
+
+cdef void peer_log(void* context, int level, const char* text) noexcept nogil:
+    outbox_log(&(<DriverState*>context).outbox, level, text)
+
+
+cdef void poller_hooks(DriverState* s, TransportHooks* out) noexcept nogil:
+    out.context = s
+    out.connected = peer_connected
+    out.disconnected = peer_disconnected
+    out.frame = peer_frame
+    out.log = peer_log
+
+
+cdef void poller_durable(void* context) noexcept nogil:
+    inbox_wake(&(<DriverState*>context).inbox)
+
+
+# --- waiting
+
+cdef bint journal_news(DriverState* s) noexcept nogil:
+    return writer_durable(s.writer) > s.durable or (writer_error(s.writer) != 0 and not s.poisoned)
+
+
+cdef int wait_ms(DriverState* s) noexcept nogil:
+    cdef u64 now_us = phx_now_us()
+    cdef u64 at = min(s.engine_wake_us, transport_deadline(s.transport))
+    at = min(at, min(upkeep_deadline(s), flow_deadline(s)))
+    if s.again or at <= now_us:
+        return 0
+    # Rounded up: poll() counts milliseconds, and a turn too early would be one for nothing.
+    return <int>min((at - now_us + 999) // 1000, <u64>WAIT_MS_MAX)
+
+
+cdef void wait_for_work(DriverState* s) noexcept nogil:
+    cdef pollfd waker
+    cdef int wait = wait_ms(s)
+    cdef size_t i
+    s.again = False
+    if wait and (not inbox_sleep(&s.inbox) or journal_news(s) or phx_load(&s.stopping)):
+        wait = 0
+    waker.fd = s.inbox.waker.read_fd
+    waker.events = POLLIN
+    waker.revents = 0
+    s.watched.clear()
+    s.watched.push_back(waker)
+    transport_watch(s.transport, &s.watched, s.now_us)
+    if poll(s.watched.data(), s.watched.size(), wait) < 0:
+        for i in range(s.watched.size()):
+            s.watched[i].revents = 0
+    inbox_awake(&s.inbox)
+    if s.watched[0].revents:
+        phx_waker_clear(&s.inbox.waker)
+
+
+# --- inputs
+
+cdef void reject(DriverState* s, const Submission* item, int verdict) noexcept nogil:
+    cdef Event event
+    cdef Flow* flow = find_flow(s, item.group)
+    memset(&event, 0, sizeof(Event))
+    event.kind = EVENT_FAILED
+    event.verdict = <u8>verdict
+    event.group = item.group
+    event.first_seq = item.first_seq
+    event.count = item.count
+    outbox_event(&s.outbox, flow_index(s, flow) if flow != NULL else 0, &event)
+
+
+cdef void do_address(DriverState* s, const Command* command) noexcept nogil:
+    cdef PhxAddress address
+    memcpy(&address, command.block.data, sizeof(PhxAddress))
+    transport_set_peer(s.transport, command.peer, &address)
+
+
+cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
+    if command.kind == COMMAND_STOP_GROUP:
+        engine_stop_group(s.engine, command.group)
+    elif command.kind == COMMAND_SETTLED:
+        upkeep_settled(s, command.first)
+    elif command.kind == COMMAND_SETTLE_FAILED:
+        upkeep_settle_failed(s)
+    elif command.kind == COMMAND_SETTLE_NOW:
+        s.settle_wanted = True
+    elif command.kind == COMMAND_SUPPLY:
+        engine_supply(s.engine, command.group, command.peer, command.first,
+                      command.block.data if command.block != NULL else NULL,
+                      command.block.size if command.block != NULL else 0)
+    elif command.kind == COMMAND_LOADED:
+        flow_loaded(s, command.group, command.first, command.block)
+    elif command.kind == COMMAND_RESIGN:
+        engine_resign(s.engine)
+    elif command.kind == COMMAND_ADDRESS:
+        do_address(s, command)
+    elif command.kind == COMMAND_ASK:
+        answer(s, command.question)
+    block_unref(command.block)
+
+
+cdef void take_inbox(DriverState* s) noexcept nogil:
+    cdef size_t i
+    cdef Submission* item
+    cdef int verdict
+    if not phx_load(&s.inbox.pending):
+        return
+    inbox_swap(&s.inbox, &s.submissions, &s.commands, &s.applied)
+    i = 0
+    while i < s.applied.size():
+        engine_applied(s.engine, s.flows[s.applied[i]].group, s.applied[i + 1])
+        i += 2
+    for i in range(s.submissions.size()):
+        item = &s.submissions[i]
+        verdict = engine_submit(s.engine, item.group, item.first_seq, item.count, item.block,
+                                item.offset, item.nbytes, item.deadline_us)
+        if verdict != 0:
+            reject(s, item, verdict)
+        block_unref(item.block)
+    for i in range(s.commands.size()):
+        do_command(s, &s.commands[i])
+    s.applied.clear()
+    s.submissions.clear()
+    s.commands.clear()
+
+
+cdef void take_durable(DriverState* s) noexcept nogil:
+    cdef u64 lsn = writer_durable(s.writer)
+    cdef int error = writer_error(s.writer)
+    if lsn > s.durable:
+        s.durable = lsn
+        engine_durable(s.engine, lsn)
+        transport_release(s.transport, lsn)
+    if error != 0:
+        upkeep_poison(s, error)
+
+
+# --- questions
+
+cdef void fill_row(DriverState* s, Flow* flow, vector[GroupRow]* rows) noexcept nogil:
+    cdef GroupRow row
+    memset(&row, 0, sizeof(GroupRow))
+    row.group = flow.group
+    row.handed = flow.next - 1
+    if engine_group_status(s.engine, flow.group, &row.status):
+        rows.push_back(row)
+
+
+cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:
+    out.node = link.node
+    out.incarnation = link.incarnation
+    out.connected = link.connection != NULL
+    out.heard_us = link.heard_us
+    out.queued_bytes = link.queued_bytes
+    out.frames_sent = link.frames_sent
+    out.bytes_sent = link.bytes_sent
+    out.frames_received = link.frames_received
+    out.bytes_received = link.bytes_received
+    out.frames_dropped = link.frames_dropped
+    out.connects = link.connects
+
+
+cdef void fill_status(DriverState* s, NodeStatus* out) noexcept nogil:
+    cdef u32 i
+    memset(out, 0, sizeof(NodeStatus))
+    out.now_us = s.now_us
+    out.engine = engine_counters(s.engine)[0]
+    journal_counters(s.journal, &out.journal)
+    out.n_peers = s.transport.n_links
+    for i in range(s.transport.n_links):
+        fill_peer(s, &s.transport.links[i], &out.peers[i])
+    out.rejected = s.transport.rejected
+    out.connections = s.transport.connections.size()
+    out.poisoned = s.poisoned
+    out.pressure = s.pressure
+    out.durable_lsn = s.durable
+    out.written_lsn = s.lsn_end
+    out.floor_lsn = s.floor_lsn
+    out.backlog_groups = s.backlog.size() + s.loads + s.loads_line.size()
+    out.turns = s.turns
+    memcpy(out.layers_ns, s.layers_ns, sizeof(s.layers_ns))
+    out.settle_wanted = s.settle_wanted
+    out.settle_running = s.settle_running
+    out.settle_plans = s.settle_plans
+    out.settle_entries = s.settle_entries
+
+
+cdef void answer(DriverState* s, Question* question) noexcept nogil:
+    cdef size_t i
+    cdef Flow* flow
+    if question.kind == ASK_STATUS:
+        fill_status(s, <NodeStatus*>question.status)
+    elif question.kind == ASK_GROUP:
+        flow = find_flow(s, question.group)
+        if flow != NULL:
+            fill_row(s, flow, &question.rows)
+    elif question.kind == ASK_GROUPS:
+        for i in range(s.flows.size()):
+            fill_row(s, &s.flows[i], &question.rows)
+    else:
+        flow_read(s, question)
+    inbox_answer(&s.inbox, question)
+
+
+# --- effects
+
+cdef bint sync_inline(DriverState* s, const Effects* effects) noexcept nogil:
+    cdef i64 syncs = phx_load(&s.journal.counters.syncs)
+    cdef i64 last = phx_load(&s.journal.counters.sync_last_ns)
+    if syncs != s.syncs_seen:
+        s.syncs_seen = syncs
+        if s.sync_average_ns == 0:
+            s.sync_average_ns = <u64>last
+        s.sync_average_ns = (s.sync_average_ns * 7 + <u64>last) // 8
+    if effects.records.size > s.options.inline_bytes_max or s.pressure:
+        return False
+    return s.sync_average_ns != 0 and s.sync_average_ns < INLINE_AVERAGE_NS \
+        and last < INLINE_LAST_NS
+
+
+# What leaves the node before this does not wait for it; see `after` of the frames.
+cdef void write_records(DriverState* s, const Effects* effects) noexcept nogil:
+    cdef bint urgent = s.pressure != 0
+    cdef int done = 0
+    if effects.records == NULL:
+        return
+    if sync_inline(s, effects):
+        done = writer_inline(s.writer, effects.records, effects.lsn_first, effects.lsn_end,
+                             effects.sync, urgent)
+    if done == 0:
+        writer_push(s.writer, effects.records, effects.lsn_first, effects.lsn_end, effects.sync,
+                    urgent)
+    elif journal_news(s):
+        s.again = True
+
+
+cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
+    cdef size_t i
+    cdef const Outgoing* out
+    for i in range(effects.outgoing.size()):
+        out = &effects.outgoing[i]
+        transport_send(s.transport, out.peer, out.after, out.frame)
+    transport_flush(s.transport, s.now_us)
+
+
+cdef void deliver(DriverState* s, const Effects* effects) noexcept nogil:
+    cdef size_t i
+    cdef Flow* flow
+    for i in range(effects.chosen.size()):
+        flow_chosen(s, &effects.chosen[i])
+    flow_feed(s)
+    for i in range(effects.events.size()):
+        flow = find_flow(s, effects.events[i].group)
+        outbox_event(&s.outbox, flow_index(s, flow) if flow != NULL else <u32>s.flows.size(),
+                     &effects.events[i])
+    outbox_signal(&s.outbox)
+
+
+# --- the turn
+
+cdef u64 spend(DriverState* s, int layer, u64 since_ns) noexcept nogil:
+    cdef u64 now_ns = phx_span_ns()
+    s.layers_ns[layer] += now_ns - since_ns
+    return now_ns
+
+
+cdef void turn(DriverState* s) noexcept nogil:
+    cdef Effects* effects
+    cdef size_t i
+    cdef u64 since
+    wait_for_work(s)
+    s.turns += 1
+    s.now_us = phx_now_us()
+    since = phx_span_ns()
+    # The engine's clock first: what arrives is judged at the time of its arrival.
+    engine_advance(s.engine, s.now_us, phx_wall_us())
+    transport_turn(s.transport, &s.watched, s.now_us)
+    since = spend(s, LAYER_NETWORK, since)
+    take_inbox(s)
+    since = spend(s, LAYER_SUBMIT, since)
+    take_durable(s)
+    effects = engine_turn(s.engine)
+    s.engine_wake_us = effects.wake_at_us
+    s.lsn_end = effects.lsn_end
+    since = spend(s, LAYER_ENGINE, since)
+    send_frames(s, effects)
+    since = spend(s, LAYER_SEND, since)
+    deliver(s, effects)
+    since = spend(s, LAYER_DELIVER, since)
+    write_records(s, effects)
+    since = spend(s, LAYER_JOURNAL, since)
+    # From here on the effects are gone as soon as the engine is told anything: fetches are copied.
+    s.fetches.clear()
+    for i in range(effects.fetches.size()):
+        s.fetches.push_back(effects.fetches[i])
+    upkeep_turn(s, effects)
+    for i in range(s.fetches.size()):
+        flow_fetch(s, &s.fetches[i])
+    spend(s, LAYER_DELIVER, since)
+    outbox_signal(&s.outbox)
+
+
+cdef void* poller_run(void* arg) noexcept nogil:
+    cdef DriverState* s = <DriverState*>arg
+    phx_thread_name("phx-poll")
+    while not phx_load(&s.stopping):
+        turn(s)
+    inbox_close(&s.inbox)
+    chores_close(&s.chores)
+    # What was emitted reaches the disk, so that a restart replays it; nobody is told any more.
+    writer_stop(s.writer)
+    pthread_mutex_lock(&s.inbox.lock)
+    phx_store(&s.exited, 1)
+    pthread_cond_broadcast(&s.inbox.answered)
+    pthread_mutex_unlock(&s.inbox.lock)
+    return NULL

@@ -1,0 +1,200 @@
+"""The queues between Python's threads and the poll thread.
+
+Inbox    Python → poll thread: values to propose, commands, questions
+Outbox   poll thread → event loop: chosen entries, events, log lines
+Chores   poll thread → store thread: settling, fetching, loading
+
+Each is bounded, each has one mutex that is held for a few moves of memory and never across a system
+call, a call into Python or into the engine. Who waits is woken once per batch: the poll thread only
+if it sleeps, Python only if it has cleared its descriptor.
+"""
+
+from phx._core.delivery cimport Delivered
+from phx._core.native cimport *
+from phx._core.port cimport PhxWaker, pthread_cond_t, pthread_mutex_t
+from phx._core.state cimport Event, GroupStatus, SettleItem
+
+cdef enum:
+    MESSAGES_MAX = 256           # log lines that wait for Python
+    MESSAGE_BYTES = 256
+    SHARED_BLOCK_BYTES = 65536   # payloads of small submissions share blocks of this size
+    RUN_BLOCK_BYTES = 262144     # a submission larger than that is cut into several
+    CHORES_MAX = 256
+    COMMANDS_MAX = 65536
+
+# ------------------------------------------------------------------------ Python → poll thread
+
+cdef struct Submission:          # `count` items (batch.pxd) at block.data[offset:offset+nbytes]
+    u32 group
+    u32 count
+    u64 first_seq
+    u64 offset
+    u64 nbytes
+    u64 deadline_us
+    Block* block                 # a reference
+
+cdef enum CommandKind:
+    COMMAND_STOP_GROUP = 1       # group
+    COMMAND_SETTLED = 2          # the plan up to `first` is in the store
+    COMMAND_SETTLE_FAILED = 3    # it is not; try again later
+    COMMAND_SETTLE_NOW = 4
+    COMMAND_SUPPLY = 5           # group, peer, first, block (NULL: nothing to be had)
+    COMMAND_LOADED = 6           # group, first, block (NULL: nothing to be had)
+    COMMAND_RESIGN = 7
+    COMMAND_ADDRESS = 8          # peer, block: a PhxAddress
+    COMMAND_ASK = 9              # question
+
+cdef struct Command:
+    u8 kind
+    u32 group
+    u32 peer
+    u64 first
+    Block* block
+    Question* question
+
+cdef enum QuestionKind:
+    ASK_STATUS = 1               # everything about the node
+    ASK_GROUP = 2                # rows: the one of `group`, or none
+    ASK_GROUPS = 3               # rows: all
+    ASK_READ = 4                 # body, or verdict
+
+cdef enum ReadVerdict:
+    READ_NOT_CHOSEN = 0
+    READ_SETTLED = 1
+    READ_NO_GROUP = 2
+    READ_BODY = 3
+    READ_FAILED = 4              # the journal could not be read: see the log lines
+
+cdef struct GroupRow:
+    u32 group
+    u64 handed                   # highest instance handed to the applier
+    GroupStatus status
+
+# Lives on the asker's stack until `done`; only the poll thread touches it between.
+cdef struct Question:
+    u8 kind
+    u32 group
+    u64 instance
+    bint done
+    int verdict
+    Block* body
+    vector[GroupRow] rows
+    void* status                 # ASK_STATUS: where the answer goes (poller.pxd, NodeStatus)
+
+cdef struct Inbox:
+    pthread_mutex_t lock
+    pthread_cond_t answered
+    vector[Submission] submissions
+    vector[Command] commands
+    vector[u64] applied          # by group index; 0: nothing new
+    vector[u32] applied_dirty    # group indexes
+    u64 submitted_bytes          # in `submissions`
+    u64 bytes_max
+    bint closed
+    i64 pending                  # something is in here (read without the lock)
+    i64 sleeping                 # the poll thread is in poll(), or about to be
+    PhxWaker waker
+
+cdef void inbox_init(Inbox* q, u32 n_groups, u64 bytes_max) noexcept nogil
+# Refuse everything from now on, and drop what is there; questions are answered with `closed`.
+cdef void inbox_close(Inbox* q) noexcept nogil
+cdef void inbox_destroy(Inbox* q) noexcept nogil
+# 0; 1: full, 2: closed. Takes the references of all or of none.
+cdef int inbox_submit(Inbox* q, Submission* items, size_t count) noexcept nogil
+# As inbox_submit. Takes command.block's reference only with 0.
+cdef int inbox_command(Inbox* q, Command* command, bint wake) noexcept nogil
+# Wakes nobody: there is no hurry.
+cdef void inbox_applied(Inbox* q, u32 index, u64 instance) noexcept nogil
+# Wait for the poll thread's answer. False: closed.
+cdef bint inbox_ask(Inbox* q, Question* question) noexcept nogil
+cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil
+# Everything queued, swapped with three empty vectors; the applied instances as (index, instance) pairs.
+cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]* commands,
+                     vector[u64]* applied) noexcept nogil
+# Wake the poll thread if it sleeps; any thread.
+cdef void inbox_wake(Inbox* q) noexcept nogil
+# The poll thread is about to sleep: False if it must not.
+cdef bint inbox_sleep(Inbox* q) noexcept nogil
+cdef void inbox_awake(Inbox* q) noexcept nogil
+
+# ------------------------------------------------------------------------ poll thread → event loop
+
+cdef struct Handed:
+    Delivered entries
+    u32 index                    # of the group
+    u64 bytes
+
+cdef struct Message:
+    int level
+    char text[MESSAGE_BYTES]
+
+cdef struct Outbox:
+    pthread_mutex_t lock
+    deque[Handed] handed
+    i64 handed_bytes             # of bodies in `handed` (read without the lock)
+    i64 starved                  # the poll thread has more as soon as some of it is taken
+    vector[Event] events
+    vector[u32] leaders          # by group index: last leader told
+    vector[u32] groups           # ids, ascending
+    vector[u8] leader_dirty
+    vector[u32] leaders_dirty    # group indexes
+    vector[u32] refused_peers    # told of as refused and not yet taken
+    vector[u32] slots            # scratch of outbox_take, by group index
+    vector[Message] messages
+    u64 messages_lost
+    bint signal                  # something was added since the last outbox_signal
+    PhxWaker waker
+
+cdef void outbox_init(Outbox* q, vector[u32]* groups) noexcept nogil
+# Entries that nobody takes any more.
+cdef void outbox_drop(Outbox* q) noexcept nogil
+cdef void outbox_destroy(Outbox* q) noexcept nogil
+# Poll thread. Takes the bodies' references and the array.
+cdef void outbox_hand(Outbox* q, Handed* item) noexcept nogil
+# Leaders and refused peers are kept as they last were; failures that follow each other are joined, and are
+# never more than the values that Python has outstanding.
+cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil
+cdef void outbox_log(Outbox* q, int level, const char* text) noexcept nogil
+# Wake Python if anything was added (end of a turn).
+cdef void outbox_signal(Outbox* q) noexcept nogil
+# Python. At least one, then up to about bytes_max; stretches of one group that follow each other are joined.
+cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil
+cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil
+cdef void outbox_messages(Outbox* q, vector[Message]* out, u64* lost) noexcept nogil
+
+# ------------------------------------------------------------------------ poll thread → store thread
+
+cdef enum ChoreKind:
+    CHORE_SETTLE = 1
+    CHORE_FETCH = 2
+    CHORE_LOAD = 3
+    CHORE_CLOSING = 4
+    CHORE_SPARE = 5              # the journal wants a spare segment made
+
+cdef struct Chore:
+    u8 kind
+    u32 group
+    u32 peer
+    u64 first                    # CHORE_SETTLE: upto_lsn
+    u64 last
+    vector[SettleItem]* items    # CHORE_SETTLE; owned
+
+cdef struct Chores:
+    pthread_mutex_t lock
+    pthread_cond_t wake
+    deque[Chore] queue
+    bint closing
+    i64 spare                    # 1: a spare segment is wanted, 2: it is being made
+    u64 spare_after_us           # after a failure: not before
+
+cdef void chores_init(Chores* q) noexcept nogil
+cdef void chores_close(Chores* q) noexcept nogil
+cdef void chores_destroy(Chores* q) noexcept nogil
+# False: full or closing; then nothing was taken.
+cdef bint chores_push(Chores* q, Chore* chore) noexcept nogil
+# A spare segment is wanted; said any number of times until it is made.
+cdef void chores_spare(Chores* q, u64 now_us) noexcept nogil
+# It is, or could not be: then nobody asks again before `after_us`.
+cdef void chores_spare_done(Chores* q, u64 after_us) noexcept nogil
+# False: nothing came in time. CHORE_CLOSING for ever once closed.
+cdef bint chores_take(Chores* q, u64 timeout_us, Chore* out) noexcept nogil

@@ -1,0 +1,52 @@
+"""The replicated de-duplication table of one group (PROTOCOL, "Exactly once").
+
+It is part of the replicated state: what it answers depends on the log alone, never on time or on
+this node, so that every replica leaves out the same duplicates. Keeping only the highest sequence
+of a session would lose 5 when 7 was chosen first; forgetting the session that was used least
+recently would apply an old retry twice. Sessions end by log position: by a newer incarnation.
+"""
+
+from phx._core.native cimport *
+
+cdef enum:
+    SEQUENCES_MAX = 65536        # of one node in one group, from the lowest outstanding one on
+    SESSION_ROWS_MAX = 64        # nodes that ever proposed in a group
+
+# What became of one sequence of one session (PROTOCOL, "Exactly once").
+cdef enum Admission:
+    ADMIT_APPLY = 0
+    ADMIT_DUPLICATE = 1          # it was applied before
+    ADMIT_STALE = 2              # below the low water, or of an older incarnation
+    ADMIT_BEYOND = 3             # further above the low water than the table reaches
+
+# One session: everything below `base` is done; above it, the ring of bits says what is.
+cdef struct SessionRow:
+    u32 node
+    u32 incarnation
+    u64 base                     # lowest sequence that may still be applied
+    u64 n_set                    # bits set above base
+    u64 capacity                 # bits: 0, or a power of two from 64 to SEQUENCES_MAX
+    u64* bits                    # sequence s stands at bit s & (capacity - 1)
+
+cdef struct SessionTable:
+    u32 group
+    u32 digest                   # CRC-32C chained over everything admitted, in log order
+    u64 next                     # instance expected next
+    vector[SessionRow] rows      # ascending nodes
+
+# Whether the ring says that `sequence` is done: base < sequence < base + capacity.
+cdef inline bint session_done(const SessionRow* row, u64 sequence) noexcept nogil:
+    cdef u64 at = sequence & (row.capacity - 1)
+    return (row.bits[at >> 6] >> (at & 63)) & 1
+
+# Everything below low_water is done with, applied or given up.
+cdef void session_raise(SessionRow* row, u64 low_water) noexcept nogil
+# An Admission; ADMIT_APPLY marks the sequence as done.
+cdef int session_admit(SessionRow* row, u64 sequence) noexcept nogil
+# The row of the run's session, renewed for a newer incarnation, its base raised to low_water.
+# NULL: an older incarnation (*why = ADMIT_STALE) or no room for one more node (ADMIT_BEYOND).
+cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u64 low_water,
+                               int* why) noexcept nogil
+
+# Frees every row of a table.
+cdef void sessions_free(SessionTable* table) noexcept nogil

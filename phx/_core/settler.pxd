@@ -1,0 +1,89 @@
+"""From a settle plan to chunks, and from small chunks to larger ones. GIL released throughout.
+
+A plan lists entries by (group, instance) that lie in the journal in the order in which they were
+written. A *pass* is as much of the journal as fits in pass_bytes: it is read in a few large reads,
+its entries are picked out of memory in the order of the plan, and the chunks built from them. Which
+entries a pass takes is decided by the highest position of any entry of the group up to that one, so
+that every pass carries every group on without a gap, whatever the order of positions.
+"""
+
+from phx._core.chunk cimport ChunkView, ChunkWriter
+from phx._core.chunk_index cimport ChunkIndex
+from phx._core.native cimport *
+from phx._core.state cimport SettleItem
+
+# Where records are read from: journal_read_span of an open journal, or of one in memory. As many
+# whole records from `lsn` on as are at hand and fit in bytes_max, at least one, unsalted, checked.
+cdef struct RecordSource:
+    void* context
+    int (*span)(void* context, u64 lsn, u64 bytes_max, Block** out) noexcept nogil
+
+cdef enum SettleVerdict:
+    SETTLE_OK = 0
+    SETTLE_DONE = 1          # nothing is left of the plan
+    SETTLE_GAP = 2           # the plan leaves an instance out, or is not in order
+    SETTLE_UNREADABLE = 3    # the journal could not give the record; `journal_error` says why
+    SETTLE_OTHER = 4         # another record stands there
+
+cdef struct Picked:
+    u32 item                 # of the plan
+    u32 bytes
+    const u8* body
+
+cdef struct Stretch:         # of the journal, in memory
+    u64 lsn
+    Block* block
+
+cdef class Settler:
+    cdef ChunkIndex index
+    cdef object plan                  # keeps the items and the journal alive
+    cdef const SettleItem* items
+    cdef size_t n_items
+    cdef RecordSource source
+    cdef u64 pass_bytes
+    cdef vector[u64] reach            # of each item: its pass is decided by this; REACH_SKIP: none
+    cdef u64 pass_from                # everything that reaches less is done
+    cdef vector[Stretch] stretches    # of this pass, ascending
+    cdef vector[Block*] singles       # records read one by one
+    cdef vector[Picked] picked        # of this pass, in order of the plan
+    cdef size_t at                    # next of picked
+    cdef u64 left_bytes               # entries and rows that picked[at:] will take, at most
+    cdef ChunkWriter writer
+    cdef u8* room
+    cdef u64 room_bytes
+    cdef int journal_error
+    cdef size_t bad_item
+    cdef readonly u64 skipped         # items that were settled already
+    cdef readonly u64 entries
+    cdef readonly u64 entry_bytes     # of their bodies
+    cdef readonly u64 read_bytes      # of the journal
+
+    cdef int check(self, int verdict) except -1
+    cdef int weigh(self) noexcept nogil
+    cdef int next_pass(self) noexcept nogil
+    cdef void read_stretches(self, u64 begin, u64 end) noexcept nogil
+    cdef int locate(self, size_t item, const u8** record, u64* room) noexcept nogil
+    cdef int pick(self, size_t item) noexcept nogil
+    cdef int build(self) noexcept nogil
+    cdef void end_pass(self) noexcept nogil
+
+cdef class Merger:
+    cdef ChunkIndex index
+    cdef list held                    # keeps the values alive
+    cdef vector[ChunkView] views
+    cdef vector[u32] slots
+    cdef ChunkWriter writer
+    cdef u8* room
+
+    cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil
+
+# A journal in memory, for tests and measurements: records one after another from position `base`.
+cdef struct MemoryRecords:
+    Block* records
+    u64 base
+    u64 segment_bytes                 # no span leads over a multiple of it
+    u64 damaged                       # offset of a record that cannot be read
+
+cdef class RecordStream:
+    cdef MemoryRecords memory
+    cdef vector[SettleItem] items

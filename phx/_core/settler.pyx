@@ -1,0 +1,462 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Settling and merging: see settler.pxd."""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.buffer cimport PyBUF_READ
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdlib cimport free, malloc
+
+from phx._core.chunk cimport (
+    CHUNK_BAD_ENTRY, CHUNK_OK, ChunkRow, ChunkView, ChunkWriter,
+    chunk_add, chunk_begin, chunk_end, chunk_entry, chunk_open, chunk_stride, chunk_tail_bytes,
+    chunk_value_bytes, raise_damage,
+)
+from phx._core.chunk_index cimport ChunkIndex, IndexGroup
+from phx._core.codec cimport (
+    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_HEADER_BYTES, RecordHeader, record_append, record_stride,
+)
+from phx._core.journal cimport (
+    JOURNAL_DAMAGED, JOURNAL_GONE, JOURNAL_OK, Journal, journal_read_span,
+)
+from phx._core.native cimport *
+from phx._core.plan cimport SettlePlan
+from phx._core.state cimport SettleItem
+
+ctypedef const u8[::1] Bytes
+
+cdef extern from * nogil:
+    void prefetch "__builtin_prefetch" (const void* at)
+
+cdef enum:
+    SPARSE_BYTES = 8192       # of journal for each entry wanted, and they are read one by one
+    AHEAD = 12                # entries between asking for a record's memory and looking at it
+
+cdef u64 REACH_SKIP = 0xFFFFFFFFFFFFFFFF
+cdef u64 NOWHERE = 0xFFFFFFFFFFFFFFFF
+
+
+cdef int journal_span(void* context, u64 lsn, u64 bytes_max, Block** out) noexcept nogil:
+    return journal_read_span(<Journal*>context, lsn, bytes_max, out)
+
+
+cdef object chunk_views(const ChunkWriter* w):
+    cdef u64 tail_bytes = chunk_tail_bytes(w)
+    return (w.id, PyMemoryView_FromMemory(<char*>w.data, w.value_bytes, PyBUF_READ),
+            PyMemoryView_FromMemory(<char*>w.data + w.value_bytes - tail_bytes, tail_bytes,
+                                    PyBUF_READ))
+
+
+cdef class Settler:
+    def __cinit__(self, ChunkIndex index not None, plan, u64 pass_bytes):
+        self.index = index
+        self.plan = plan
+        self.pass_bytes = pass_bytes
+        cdef vector[SettleItem]* items
+        if isinstance(plan, RecordStream):
+            items = &(<RecordStream>plan).items
+            self.source.context = &(<RecordStream>plan).memory
+            self.source.span = memory_span
+        else:
+            items = &(<SettlePlan?>plan).items
+            if (<SettlePlan>plan).hold == NULL:
+                raise ValueError("a plan without a journal cannot be settled")
+            self.source.context = (<SettlePlan>plan).hold.journal
+            self.source.span = journal_span
+        self.items = items.data()
+        self.n_items = items.size()
+        cdef int verdict
+        with nogil:
+            verdict = self.weigh()
+        self.check(verdict)
+
+    def __dealloc__(self):
+        self.end_pass()
+        free(self.room)
+
+    cdef int weigh(self) noexcept nogil:
+        """Which items are wanted, and how far into the journal each group must have been read."""
+        cdef size_t n
+        cdef u32 group = 0
+        cdef u64 expected = 0, reach = 0
+        cdef IndexGroup* g
+        cdef const SettleItem* item
+        self.reach.resize(self.n_items)
+        for n in range(self.n_items):
+            item = &self.items[n]
+            if n == 0 or item.group != group:
+                if n > 0 and item.group < group:
+                    self.bad_item = n
+                    return SETTLE_GAP
+                group = item.group
+                g = self.index.lookup(group)
+                expected = g.settled_through + 1 if g != NULL else 1
+                reach = 0
+            if item.instance < expected:
+                self.reach[n] = REACH_SKIP
+                self.skipped += 1
+                continue
+            if item.instance > expected:
+                self.bad_item = n
+                return SETTLE_GAP
+            expected += 1
+            reach = max(reach, item.lsn)
+            self.reach[n] = reach
+        return SETTLE_OK
+
+    # --- a pass
+
+    cdef int next_pass(self) noexcept nogil:
+        """Read the next part of the journal, and find what the plan wants of it."""
+        cdef size_t n, wanted = 0
+        cdef u64 low = REACH_SKIP, high = 0, begin = REACH_SKIP
+        cdef int verdict = SETTLE_OK
+        self.end_pass()
+        for n in range(self.n_items):
+            if self.reach[n] >= self.pass_from and self.reach[n] < low:
+                low = self.reach[n]
+        if low == REACH_SKIP:
+            return SETTLE_DONE
+        cdef u64 limit = low + self.pass_bytes
+        for n in range(self.n_items):
+            if low <= self.reach[n] < limit:
+                wanted += 1
+                if self.items[n].lsn >= low:    # others lie before this pass: one by one
+                    begin = min(begin, self.items[n].lsn)
+                    high = max(high, self.items[n].lsn)
+        if wanted * SPARSE_BYTES >= high - begin:
+            self.read_stretches(begin, high)
+        self.picked.reserve(wanted)
+        n = 0
+        while n < self.n_items and verdict == SETTLE_OK:
+            if low <= self.reach[n] < limit:
+                verdict = self.pick(n)
+            n += 1
+        self.pass_from = limit
+        return verdict
+
+    cdef void read_stretches(self, u64 begin, u64 end) noexcept nogil:
+        """Everything from the record at `begin` to the one that begins at `end`. What cannot be
+        read is left out: if it is wanted, it is asked for again by itself, and named then."""
+        cdef Stretch stretch
+        while begin <= end:
+            stretch.lsn = begin
+            stretch.block = NULL
+            if self.source.span(self.source.context, begin, max(end - begin, <u64>4096),
+                                &stretch.block) != 0:
+                break
+            self.stretches.push_back(stretch)
+            self.read_bytes += stretch.block.size
+            begin += stretch.block.size
+
+    cdef int locate(self, size_t item, const u8** record, u64* room) noexcept nogil:
+        """The record of an item, out of what was read or read for it alone; bytes from there on."""
+        cdef u64 lsn = self.items[item].lsn
+        cdef Block* block = NULL
+        cdef size_t n = self.stretches.size()
+        while n > 0:
+            n -= 1
+            if lsn >= self.stretches[n].lsn:
+                block = self.stretches[n].block
+                if lsn - self.stretches[n].lsn < block.size:
+                    record[0] = block.data + (lsn - self.stretches[n].lsn)
+                    room[0] = block.size - (lsn - self.stretches[n].lsn)
+                    return SETTLE_OK
+                break
+        block = NULL
+        self.journal_error = self.source.span(self.source.context, lsn, 1, &block)
+        if self.journal_error != 0:
+            self.bad_item = item
+            return SETTLE_UNREADABLE
+        self.singles.push_back(block)
+        self.read_bytes += block.size
+        record[0] = block.data
+        room[0] = block.size
+        return SETTLE_OK
+
+    cdef int pick(self, size_t item) noexcept nogil:
+        cdef const SettleItem* wanted = &self.items[item]
+        cdef const u8* record = NULL
+        cdef const RecordHeader* header
+        cdef u64 room = 0
+        cdef Picked picked
+        cdef int verdict = self.locate(item, &record, &room)
+        if verdict != SETTLE_OK:
+            return verdict
+        header = <const RecordHeader*>record
+        if (room < RECORD_HEADER_BYTES or record_stride(header.body_bytes) > room
+                or (header.kind != RECORD_ACCEPT and header.kind != RECORD_CHOSEN)
+                or header.space != 0 or header.group != wanted.group
+                or header.index != wanted.instance):
+            self.bad_item = item
+            return SETTLE_OTHER
+        if self.picked.empty() or self.items[self.picked.back().item].group != wanted.group:
+            self.left_bytes += sizeof(ChunkRow)
+        picked.item = <u32>item
+        picked.bytes = header.body_bytes
+        picked.body = record + RECORD_HEADER_BYTES
+        self.picked.push_back(picked)
+        self.left_bytes += chunk_stride(picked.bytes)
+        return SETTLE_OK
+
+    cdef void end_pass(self) noexcept nogil:
+        cdef size_t n
+        for n in range(self.stretches.size()):
+            block_unref(self.stretches[n].block)
+        for n in range(self.singles.size()):
+            block_unref(self.singles[n])
+        self.stretches.clear()
+        self.singles.clear()
+        self.picked.clear()
+        self.at = 0
+        self.left_bytes = 0
+
+    # --- a chunk
+
+    cdef int build(self) noexcept nogil:
+        cdef int verdict
+        cdef Picked* p
+        cdef u64 value_bytes
+        while self.at >= self.picked.size():
+            verdict = self.next_pass()
+            if verdict != SETTLE_OK:
+                return verdict
+        value_bytes = chunk_value_bytes(self.left_bytes, chunk_stride(self.picked[self.at].bytes))
+        if value_bytes > self.room_bytes:
+            free(self.room)
+            self.room = <u8*>malloc(value_bytes)
+            if self.room == NULL:
+                phx_fatal("out of memory")
+            self.room_bytes = value_bytes
+        chunk_begin(&self.writer, self.room, value_bytes, self.index.next_id)
+        while self.at < self.picked.size():
+            if self.at + AHEAD < self.picked.size():
+                prefetch(self.picked[self.at + AHEAD].body)
+            p = &self.picked[self.at]
+            if not chunk_add(&self.writer, self.items[p.item].group, self.items[p.item].instance,
+                             p.body, p.bytes):
+                break
+            self.entries += 1
+            self.entry_bytes += p.bytes
+            self.left_bytes -= min(self.left_bytes, chunk_stride(p.bytes))
+            self.at += 1
+        chunk_end(&self.writer, self.index.sid)
+        return SETTLE_OK
+
+    def next_chunk(self):
+        """(id, value, tail) of the next chunk, or None at the end; good until the next call."""
+        cdef int verdict
+        with nogil:
+            verdict = self.build()
+        if verdict == SETTLE_DONE:
+            return None
+        self.check(verdict)
+        return chunk_views(&self.writer)
+
+    def stage(self):
+        """The chunk that next_chunk gave belongs to the open transaction."""
+        self.index.stage(&self.writer)
+
+    cdef int check(self, int verdict) except -1:
+        cdef SettleItem item
+        if verdict == SETTLE_OK:
+            return 0
+        item.group = 0
+        item.instance = item.lsn = 0
+        if self.bad_item < self.n_items:
+            item = self.items[self.bad_item]
+        raise SettleError(verdict, self.journal_error, item.group, item.instance, item.lsn)
+
+
+class SettleError(Exception):
+    def __init__(self, verdict, journal_error, group, instance, lsn):
+        super().__init__(verdict, journal_error, group, instance, lsn)
+        self.verdict = verdict
+        self.journal_error = journal_error
+        self.group = group
+        self.instance = instance
+        self.lsn = lsn
+        self.damage = verdict == SETTLE_OTHER or (
+            verdict == SETTLE_UNREADABLE and journal_error in (JOURNAL_DAMAGED, JOURNAL_GONE))
+
+    def __str__(self):
+        where = f"group {self.group} instance {self.instance}" if self.instance else "a stretch"
+        if self.verdict == SETTLE_GAP:
+            return f"the plan does not go on from what is settled: {where}"
+        if self.verdict == SETTLE_UNREADABLE:
+            return f"{where} cannot be read from the journal (error {self.journal_error})"
+        return f"{where} is not what stands in the journal at position {self.lsn}"
+
+
+# ---------------------------------------------------------------------------------------- merging
+
+cdef class Merger:
+    def __cinit__(self, ChunkIndex index not None):
+        self.index = index
+        self.held = []
+
+    def __dealloc__(self):
+        free(self.room)
+
+    def add(self, u64 chunk, Bytes value):
+        cdef ChunkView view
+        cdef int verdict
+        cdef u32 slot = self.index.slot_of(chunk)
+        if slot == 0xFFFFFFFF:
+            raise KeyError(chunk)
+        with nogil:
+            verdict = chunk_open(&view, &value[0] if value.shape[0] else NULL, value.shape[0],
+                                 chunk, self.index.sid)
+        if verdict != CHUNK_OK:
+            raise_damage(verdict, chunk, 0, 0)
+        self.held.append(value)
+        self.views.push_back(view)
+        self.slots.push_back(slot)
+
+    cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil:
+        """Stretch by stretch in order of group and instance: the lowest head of all is next."""
+        cdef vector[u32] heads
+        cdef size_t n, best
+        cdef u64 k, total = 0
+        cdef u32 count = 0
+        cdef const ChunkRow* row
+        cdef const ChunkRow* lowest
+        cdef const u8* at
+        cdef const u8* body
+        for n in range(self.views.size()):
+            total += self.views[n].entries_bytes + self.views[n].n_rows * sizeof(ChunkRow)
+        heads.resize(self.views.size())
+        cdef u64 value_bytes = chunk_value_bytes(total, total)
+        self.room = <u8*>malloc(value_bytes)
+        if self.room == NULL:
+            phx_fatal("out of memory")
+        chunk_begin(&self.writer, self.room, value_bytes, self.index.next_id)
+        while True:
+            lowest = NULL
+            best = 0
+            for n in range(self.views.size()):
+                if heads[n] < self.views[n].n_rows:
+                    row = &self.views[n].rows[heads[n]]
+                    if lowest == NULL or row.group < lowest.group or (
+                            row.group == lowest.group and row.first < lowest.first):
+                        lowest = row
+                        best = n
+            if lowest == NULL:
+                break
+            heads[best] += 1
+            bad_group[0] = lowest.group
+            bad_view[0] = best
+            at = self.views[best].data + lowest.offset
+            for k in range(lowest.count):
+                bad_instance[0] = lowest.first + k
+                body = chunk_entry(at, self.views[best].data + lowest.offset + lowest.bytes,
+                                   lowest.group, lowest.first + k, &count)
+                if body == NULL:
+                    return CHUNK_BAD_ENTRY
+                if not chunk_add(&self.writer, lowest.group, lowest.first + k, body, count):
+                    phx_fatal("merged chunks do not fit the chunk made for them")
+                at += chunk_stride(count)
+        chunk_end(&self.writer, self.index.sid)
+        return CHUNK_OK
+
+    def merged(self):
+        """(id, value, tail) of the chunk that holds all entries of those added. Call once."""
+        cdef u32 group = 0
+        cdef u64 instance = 0
+        cdef size_t view = 0
+        cdef int verdict
+        with nogil:
+            verdict = self.build(&group, &instance, &view)
+        if verdict != CHUNK_OK:
+            raise_damage(verdict, self.views[view].footer.id, group, instance)
+        return chunk_views(&self.writer)
+
+    def stage(self):
+        cdef size_t n
+        self.index.stage(&self.writer)
+        for n in range(self.slots.size()):
+            self.index.stage_drop(self.slots[n])
+
+
+# ---------------------------------------------------------------------------- a journal in memory
+
+cdef int memory_span(void* context, u64 lsn, u64 bytes_max, Block** out) noexcept nogil:
+    cdef MemoryRecords* m = <MemoryRecords*>context
+    cdef u64 begin = lsn - m.base, end, stride, limit
+    if lsn < m.base or begin >= m.records.size:
+        return JOURNAL_GONE
+    limit = begin - begin % m.segment_bytes + m.segment_bytes
+    end = begin
+    while end < m.records.size and end < limit:
+        stride = record_stride((<const RecordHeader*>(m.records.data + end)).body_bytes)
+        if end > begin and end + stride - begin > bytes_max:
+            break
+        if end <= m.damaged < end + stride:
+            break
+        end += stride
+    if end == begin:
+        return JOURNAL_DAMAGED
+    out[0] = block_copy(m.records.data + begin, end - begin)
+    return JOURNAL_OK
+
+
+cdef class RecordStream:
+    def __cinit__(self, u64 base=4096, u64 segment_bytes=32 << 20):
+        self.memory.records = block_new(4096)
+        self.memory.base = base
+        self.memory.segment_bytes = segment_bytes
+        self.memory.damaged = NOWHERE
+
+    def __dealloc__(self):
+        block_unref(self.memory.records)
+
+    @property
+    def upto_lsn(self):
+        return self.memory.base + self.memory.records.size
+
+    def append(self, u32 group, u64 instance, bytes body not None, kind=RECORD_ACCEPT):
+        """Add a record; its position."""
+        cdef u64 lsn = self.upto_lsn
+        self.memory.records = record_append(self.memory.records, kind, group, instance, 1,
+                                            PyBytes_AS_STRING(body), <u32>len(body))
+        return lsn
+
+    def want(self, u32 group, u64 instance, u64 lsn):
+        """Add an item to the plan; in order of group and instance."""
+        cdef SettleItem item
+        item.group = group
+        item.pad = 0
+        item.instance = instance
+        item.lsn = lsn
+        self.items.push_back(item)
+
+    def damage(self, u64 lsn):
+        """The record at `lsn` cannot be read from now on."""
+        self.memory.damaged = lsn - self.memory.base
+
+    def fill(self, u32 groups, u64 first, u64 count, u32 body_bytes):
+        """Instances first .. first+count-1 of each of groups 1 .. groups, written instance by
+        instance, with noise for bodies; and the plan for all of them."""
+        cdef vector[u64] lsns
+        cdef Block* body = block_new(body_bytes + 8)
+        cdef u64 instance, noise = (first << 1) ^ <u64>0x9E3779B97F4A7C15
+        cdef u32 n, group
+        lsns.resize(groups * count)
+        with nogil:
+            for instance in range(first, first + count):
+                for group in range(1, groups + 1):
+                    for n in range(body_bytes // 8 + 1):
+                        noise ^= noise << 13
+                        noise ^= noise >> 7
+                        noise ^= noise << 17
+                        (<u64*>body.data)[n] = noise
+                    lsns[(group - 1) * count + instance - first] = \
+                        self.memory.base + self.memory.records.size
+                    self.memory.records = record_append(self.memory.records, RECORD_ACCEPT, group,
+                                                        instance, 1, body.data, body_bytes)
+            block_unref(body)
+        for group in range(1, groups + 1):
+            for n in range(count):
+                self.want(group, first + n, lsns[(group - 1) * count + n])

@@ -1,0 +1,159 @@
+"""One TCP connection per peer for all groups: listening, dialling, handshake, framing, queues.
+
+A frame is sent only once the journal is durable up to the frame's `after`; each peer's queue is
+bounded, and what finds it full is dropped (the engine sends again). Whatever arrives is hostile
+until checked: nothing is allocated from a length that was not, and a connection that says something
+wrong is closed with one log line. The node with the lower id dials the higher.
+
+All of it runs on the poll thread, and learns the time only from its arguments.
+
+Payload of a HELLO frame (40 bytes; more are ignored, for versions to come):
+
+    offset  size  field
+    0       2     version_min    protocol versions that the sender speaks
+    2       2     version_max
+    4       4     incarnation
+    8       16    store_id
+    24      8     now_us         the sender's clock; for people who read dumps
+    32      4     flags          0
+    36      4     pad            0
+
+Payload of a REFUSED frame: reason u32 (REFUSED_*), pad u32, then a text for people.
+"""
+
+from phx._core.native cimport *
+from phx._core.port cimport PhxAddress, PhxFds, pollfd
+
+cdef enum:
+    PEERS_MAX = 16
+    HELLO_BYTES = 40
+    HELLO_BYTES_MAX = 256        # longest payload that is believed before the handshake
+    PENDING_MAX = 64             # connections whose handshake is not done
+    LOG_INFO = 20                # levels of Python's logging
+    LOG_WARNING = 30
+    LOG_ERROR = 40
+
+cdef enum RefusedReason:
+    REFUSED_VERSION = 1          # no common protocol version
+    REFUSED_NODE = 2             # not a member, or the wrong side dialled
+    REFUSED_STORE = 3            # another store id under this node id
+
+cdef packed struct Hello:
+    u16 version_min
+    u16 version_max
+    u32 incarnation
+    u8 store_id[16]
+    u64 now_us
+    u32 flags
+    u32 pad
+
+cdef struct TransportHooks:
+    void* context
+    # A good handshake: 0 to take the peer, anything else to refuse it.
+    int (*connected)(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil
+    void (*disconnected)(void* context, u32 peer) noexcept nogil
+    # Payload of an ENGINE frame, borrowed for the call.
+    void (*frame)(void* context, u32 peer, const u8* payload, u64 count) noexcept nogil
+    void (*log)(void* context, int level, const char* text) noexcept nogil
+
+cdef struct TransportOptions:
+    u64 cluster
+    u32 node
+    u32 incarnation
+    u8 store_id[16]
+    u32 payload_bytes_max        # of a frame
+    u64 peer_queue_bytes_max     # of each peer, frames that wait for the journal included
+    u64 handshake_us             # from connect or accept to a good HELLO
+    u64 silence_us               # a connection on which nothing was heard for so long is closed
+    u64 backoff_min_us
+    u64 backoff_max_us
+    u64 seed                     # of the jitter
+
+cdef enum ConnectionState:
+    CONNECTION_DIALING = 1       # TCP handshake under way
+    CONNECTION_HELLO = 2         # the peer's HELLO is awaited
+    CONNECTION_UP = 3
+    CONNECTION_CLOSED = 4        # descriptor closed; freed at the end of the turn
+
+cdef struct Connection:
+    int fd
+    u8 state
+    bint inbound
+    bint want_write              # the socket's buffer was full
+    bint broken                  # a send failed: closed at the start of the next turn
+    u32 peer                     # 0: not known yet
+    i64 poll_index               # in the poll set of this turn, or -1
+    u64 heard_us
+    u64 deadline_us              # of the handshake
+    Block* control               # HELLO or REFUSED, goes before the frames
+    u64 control_sent
+    u8* buffer                   # received bytes are buffer[start:end]
+    u64 capacity
+    u64 start
+    u64 end
+    PhxAddress address
+
+cdef struct Queued:
+    u64 after
+    Block* frame
+
+cdef struct Link:                # everything about one peer
+    u32 node
+    bint quiet                   # its next failure to connect is not worth a line
+    PhxAddress address           # no bytes: not to be dialled
+    Connection* connection       # up, or NULL
+    Connection* dialing          # ours, before it is up, or NULL
+    u64 dial_at_us
+    u32 attempts                 # since the last good handshake
+    u32 incarnation
+    u64 heard_us                 # 0: never
+    deque[Queued] ready          # free to go; the first `sent` bytes of the first are gone
+    u64 sent
+    deque[Queued] held           # ascending `after`
+    u64 queued_bytes
+    u64 frames_sent
+    u64 bytes_sent
+    u64 frames_received
+    u64 bytes_received
+    u64 frames_dropped
+    u64 connects
+
+cdef struct Transport:
+    TransportOptions options
+    TransportHooks hooks
+    PhxFds* fds
+    int listener                 # -1: none
+    u64 listen_at_us             # out of descriptors: accept nothing before
+    i64 listener_index
+    u64 durable                  # frames with `after` up to here may leave
+    u64 random_state
+    u32 n_links
+    Link links[PEERS_MAX]
+    vector[Connection*] connections
+    # log lines about strangers: a bucket of tokens
+    u64 log_tokens
+    u64 log_refill_us
+    u64 log_skipped
+    u64 rejected                 # connections closed for what they said
+
+cdef Transport* transport_new(const TransportOptions* options, const TransportHooks* hooks,
+                              PhxFds* fds) noexcept nogil
+# Closes everything; calls no hook.
+cdef void transport_free(Transport* t) noexcept nogil
+# An address without bytes is not dialled. Before the first turn, or (a known node) at any time.
+cdef void transport_set_peer(Transport* t, u32 node, const PhxAddress* address) noexcept nogil
+# The port, or -errno.
+cdef int transport_listen(Transport* t, const PhxAddress* address) noexcept nogil
+cdef Link* transport_link(Transport* t, u32 node) noexcept nogil
+# Append what is to be watched.
+cdef void transport_watch(Transport* t, vector[pollfd]* fds, u64 now_us) noexcept nogil
+# When transport_turn has something to do without any descriptor being ready.
+cdef u64 transport_deadline(Transport* t) noexcept nogil
+# Accept, read, dial, time out; calls the hooks. `fds` as filled by transport_watch, after poll().
+cdef void transport_turn(Transport* t, vector[pollfd]* fds, u64 now_us) noexcept nogil
+# Takes the caller's reference. peer 0: every connected peer. Unconnected: dropped.
+cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexcept nogil
+# The journal is durable up to `lsn`: what waited for that may go.
+cdef void transport_release(Transport* t, u64 lsn) noexcept nogil
+# Write what is free to go, as far as the sockets take it.
+cdef void transport_flush(Transport* t, u64 now_us) noexcept nogil

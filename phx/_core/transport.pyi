@@ -1,0 +1,1 @@
+"""Connections to the peers: native code only, nothing for Python."""

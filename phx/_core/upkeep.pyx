@@ -1,0 +1,252 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Keeping the journal short; see upkeep.pxd."""
+
+from libc.stdio cimport snprintf
+from libc.string cimport memset
+
+from phx._core.disk cimport pthread_mutex_lock, pthread_mutex_unlock
+from phx._core.driver_state cimport DriverState, Floor, Settled
+from phx._core.engine cimport (
+    engine_poison, engine_pressure, engine_retire, engine_settle_plan, engine_settled,
+)
+from phx._core.journal cimport (
+    Journal, journal_pressure, journal_recycle, journal_wants_spare,
+)
+from phx._core.native cimport *
+from phx._core.queues cimport CHORE_SETTLE, Chore, chores_push, chores_spare, outbox_event, outbox_log
+from phx._core.state cimport Effects, Event, SettleItem
+from phx._core.transport cimport LOG_ERROR, LOG_WARNING
+from phx._core.writer cimport writer_idle, writer_retry
+
+cdef enum:
+    EVENT_POISONED = 64
+    NO_INDEX = 0xFFFFFFFF
+    RETRY_US = 1000000
+    CARRY_US = 5000000
+    BUSY_US = 5000
+
+cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
+
+
+# --- floors
+
+cdef void note_floor(DriverState* s, const Effects* effects) noexcept nogil:
+    cdef Floor floor
+    if effects.floor_lsn <= s.floor_lsn:
+        return
+    if not s.floors.empty() and s.floors.back().lsn >= effects.floor_lsn:
+        return
+    floor.lsn = effects.floor_lsn
+    floor.after = effects.floor_after
+    s.floors.push_back(floor)
+
+
+cdef void recycle(DriverState* s) noexcept nogil:
+    cdef bint moved = False
+    while not s.floors.empty() and s.floors.front().after <= s.durable:
+        s.floor_lsn = s.floors.front().lsn
+        s.floors.pop_front()
+        moved = True
+    if moved:
+        journal_recycle(s.journal, s.floor_lsn)
+        s.pressure_lsn = 0
+        if phx_load(&s.writer.full):
+            writer_retry(s.writer)
+
+
+# --- pressure
+
+# Accepts are refused a whole segment before the journal refuses them, so that what was emitted
+# before still fits; and while the disk is so slow that records pile up in memory.
+cdef void watch_pressure(DriverState* s) noexcept nogil:
+    cdef u64 live = 0, budget = 0
+    cdef u64 segment = s.options.journal.segment_bytes
+    cdef u64 queued = <u64>phx_load(&s.writer.queued_bytes)
+    cdef u64 queue_max = s.options.journal_queue_bytes_max
+    cdef int level = 0
+    cdef char line[160]
+    if s.pressure == 0 and queued <= queue_max and s.pressure_lsn != 0 \
+            and s.lsn_end < s.pressure_lsn + segment // 16:
+        return
+    s.pressure_lsn = s.lsn_end
+    journal_pressure(s.journal, &live, &budget)
+    if live + (3 + s.pressure) * segment > budget or phx_load(&s.writer.full):
+        level = 1
+    if queued > (queue_max // 2 if s.pressure else queue_max):
+        level = 1
+    if level == s.pressure:
+        return
+    s.pressure = level
+    engine_pressure(s.engine, level)
+    s.again = True
+    if level:
+        snprintf(line, 160, "journal at its limit (%llu of %llu bytes, %llu queued): no new values",
+                 <unsigned long long>live, <unsigned long long>budget, <unsigned long long>queued)
+        outbox_log(&s.outbox, LOG_WARNING, line)
+    else:
+        outbox_log(&s.outbox, LOG_WARNING, "journal below its limit again")
+
+
+cdef void upkeep_poison(DriverState* s, int error) noexcept nogil:
+    cdef Event event
+    cdef char line[400]
+    if s.poisoned:
+        return
+    s.poisoned = True
+    engine_poison(s.engine)
+    snprintf(line, 400, "the journal failed (%d): this node votes no more. %s", error,
+             s.journal.text)
+    outbox_log(&s.outbox, LOG_ERROR, line)
+    memset(&event, 0, sizeof(Event))
+    event.kind = EVENT_POISONED
+    outbox_event(&s.outbox, NO_INDEX, &event)
+    s.again = True
+
+
+# --- settling
+
+# End of the oldest segments that are to be freed, about two of them, more if the journal is long.
+cdef u64 old_segments_end(DriverState* s) noexcept nogil:
+    cdef Journal* j = s.journal
+    cdef u64 segment = s.options.journal.segment_bytes
+    cdef u64 live = s.lsn_end - s.floor_lsn
+    cdef u64 goal = 2 * segment
+    cdef u64 end = 0
+    cdef size_t i
+    if live > 2 * s.options.settle_bytes:
+        goal = 4 * segment
+    pthread_mutex_lock(&j.lock)
+    i = 0
+    while i + 1 < j.live.size():
+        if end == 0 or j.live[i].end_lsn <= s.floor_lsn + goal:
+            # A floor in the middle of a segment leaves less of it than a segment.
+            if j.live[i].end_lsn > s.floor_lsn and j.live[i].end_lsn <= s.durable:
+                end = j.live[i].end_lsn
+        i += 1
+    pthread_mutex_unlock(&j.lock)
+    return end
+
+
+# Moves the floor to settle_upto. What is not chosen yet is written again by that; when that is most
+# of it (a quorum is missing), doing it over and over would only wear the disk.
+cdef bint retire(DriverState* s) noexcept nogil:
+    s.settle_running = False
+    s.again = True
+    s.retire_lsn = s.lsn_end
+    s.retire_bytes = s.settle_upto - s.floor_lsn
+    return engine_retire(s.engine, s.settle_upto) == 0
+
+
+cdef void watch_retired(DriverState* s) noexcept nogil:
+    if s.retire_bytes == 0 or s.lsn_end == s.retire_lsn:
+        return
+    if s.lsn_end - s.retire_lsn > s.retire_bytes // 2 and s.pressure == 0:
+        s.settle_retry_us = s.now_us + CARRY_US
+    s.retire_bytes = 0
+
+
+cdef void start_plan(DriverState* s, u64 upto) noexcept nogil:
+    cdef Chore chore
+    cdef Settled settled
+    cdef size_t i
+    memset(&chore, 0, sizeof(Chore))
+    chore.kind = CHORE_SETTLE
+    chore.first = upto
+    chore.items = phx_new[vector[SettleItem]]()
+    engine_settle_plan(s.engine, upto, chore.items)
+    s.settle_upto = upto
+    s.settling.clear()
+    if chore.items.empty():
+        phx_delete(chore.items)
+        chore.items = NULL
+        if not retire(s):
+            outbox_log(&s.outbox, LOG_ERROR, "nothing to settle, and yet the journal is needed")
+            s.settle_retry_us = s.now_us + RETRY_US
+        return
+    for i in range(chore.items.size()):
+        settled.group = chore.items[0][i].group
+        settled.through = chore.items[0][i].instance
+        if s.settling.empty() or s.settling.back().group != settled.group:
+            s.settling.push_back(settled)
+        else:
+            s.settling.back().through = settled.through
+    s.settle_plans += 1
+    s.settle_entries += chore.items.size()
+    s.settle_running = True
+    if not chores_push(&s.chores, &chore):
+        phx_delete(chore.items)
+        upkeep_settle_failed(s)
+
+
+cdef void settle_all(DriverState* s) noexcept nogil:
+    s.unsettled = False
+    s.settle_wanted = False
+    start_plan(s, s.durable)
+
+
+cdef void upkeep_settled(DriverState* s, u64 upto) noexcept nogil:
+    cdef size_t i
+    if not s.settle_running or upto != s.settle_upto:
+        return
+    for i in range(s.settling.size()):
+        engine_settled(s.engine, s.settling[i].group, s.settling[i].through)
+    s.settling.clear()
+    # Something accepted below was chosen since the plan was made: another plan takes it along.
+    if not retire(s):
+        start_plan(s, s.settle_upto)
+
+
+cdef void upkeep_settle_failed(DriverState* s) noexcept nogil:
+    s.settle_running = False
+    s.settling.clear()
+    s.unsettled = True
+    s.settle_retry_us = s.now_us + RETRY_US
+
+
+cdef void settle(DriverState* s) noexcept nogil:
+    cdef u64 end
+    if s.settle_running or s.poisoned or s.now_us < s.settle_retry_us:
+        return
+    if s.settle_wanted:
+        # Everything that was chosen must be written, or it would be left out.
+        if writer_idle(s.writer):
+            settle_all(s)
+        return
+    if s.lsn_end - s.floor_lsn > s.options.settle_bytes and s.floors.empty():
+        end = old_segments_end(s)
+        if end > s.floor_lsn:
+            start_plan(s, end)
+            return
+    if s.unsettled and s.now_us >= s.chosen_us + s.options.settle_idle_us \
+            and writer_idle(s.writer):
+        settle_all(s)
+
+
+# --- the turn
+
+cdef void upkeep_turn(DriverState* s, const Effects* effects) noexcept nogil:
+    if not effects.chosen.empty():
+        s.chosen_us = s.now_us
+        s.unsettled = True
+    watch_retired(s)
+    note_floor(s, effects)
+    recycle(s)
+    watch_pressure(s)
+    settle(s)
+    if journal_wants_spare(s.journal):
+        chores_spare(&s.chores, s.now_us)
+
+
+cdef u64 upkeep_deadline(DriverState* s) noexcept nogil:
+    cdef u64 at = NEVER
+    if s.settle_running or s.poisoned:
+        return at
+    if s.settle_wanted:
+        at = s.settle_retry_us
+    elif s.unsettled:
+        at = max(s.settle_retry_us, s.chosen_us + s.options.settle_idle_us)
+    # Due, and yet waiting for the journal thread: look again in a moment.
+    return max(at, s.now_us + BUSY_US)

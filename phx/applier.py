@@ -1,0 +1,307 @@
+"""Takes chosen values from the driver, applies them, wakes callers. The only caller of machines.
+
+A turn is a slice of one or two milliseconds, however much there is to do: then the event loop, on
+which all this runs, gets to its other work. Between two turns nothing is lost: what was taken and
+not yet applied stays in a backlog of at most one slice.
+
+Order: entries of a group are applied in log order. A batch that holds entries of several machines
+is applied in stretches, so that the order of the log holds across the machines of a group, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch, Refusal, Waiters
+from phx.errors import (
+    GroupStopped,
+    NoQuorum,
+    NotApplied,
+    Overloaded,
+    PhxError,
+    StoppedUnknown,
+    TimedOut,
+    TimedOutUnknown,
+    UnknownMachine,
+)
+from phx.machine import StateMachine
+from phx.types import Entry
+
+log = logging.getLogger("phx")
+
+SLICE_NS = 1_500_000
+SLICE_BYTES = 256 << 10
+CHUNK_MAX = 1 << 16
+
+# kinds of events (engine.pxd, driver.pyi)
+EVENT_FAILED = 1
+EVENT_LEADER = 2
+EVENT_HALTED = 3
+EVENT_PEER_REFUSED = 4
+EVENT_POISONED = 64
+
+_NOT_APPLIED: dict[int, Callable[[], NotApplied]] = {
+    DUPLICATE: lambda: NotApplied("not applied again: a duplicate of a value that was applied"),
+    STALE: lambda: NotApplied("not applied: its place in its session had gone by"),
+    BEYOND: lambda: NotApplied("not applied: too far ahead of its session"),
+}
+
+
+class Source(Protocol):
+    """What the applier needs of the driver."""
+
+    def clear_wake(self) -> None: ...
+    def take(self, bytes_max: int) -> list[Batch]: ...
+    def events(self) -> list[tuple[int, int, int, int, int, int]]: ...
+    def messages(self) -> list[tuple[int, str]]: ...
+    def applied(self, group: int, instance: int) -> None: ...
+    def stop_group(self, group: int) -> None: ...
+
+
+class GroupState:
+    """What a node keeps of one group on the Python side."""
+
+    __slots__ = (
+        "applied", "chunk", "digest", "digest_at", "group", "leader", "led_since", "machines",
+        "stopped",
+    )
+
+    def __init__(self, group: int, machines: dict[int, StateMachine]) -> None:
+        self.group = group
+        self.machines = machines
+        self.stopped: GroupStopped | None = None
+        self.applied = 0         # every instance up to it is applied
+        self.digest = 0          # chained checksum after digest_at
+        self.digest_at = 0
+        self.chunk = 64          # entries that are likely to fit in half a slice
+        self.leader = 0          # 0: none known
+        self.led_since = 0.0     # monotonic seconds; 0: no leader was seen yet
+
+
+def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
+    """The error for a verdict of the engine (engine.pxd, Verdict)."""
+    match verdict:
+        case 1:
+            return TimedOut("the deadline passed before the value was written or sent")
+        case 2:
+            return TimedOutUnknown("the deadline passed; the value may still be chosen")
+        case 3:
+            return Overloaded("the leader has too many values waiting")
+        case 4:
+            return NoQuorum("the node asked is not the leader, and no leader was found in time")
+        case 5:
+            if stopped is not None:
+                return same_stop(stopped)
+            return GroupStopped(0, 0, None, "this node does not propose in the group any more")
+        case 6:
+            return StoppedUnknown("the group stopped here; the value may still be chosen")
+        case 7:
+            return NoQuorum("the deadline passed and no leader with a majority was found")
+    return TimedOutUnknown(f"the engine gave the value up, verdict {verdict}")
+
+
+def same_stop(stopped: GroupStopped) -> GroupStopped:
+    """A copy for one more caller: each raises its own, with its own traceback."""
+    copy = GroupStopped(stopped.group, stopped.instance, stopped.machine, stopped.why)
+    copy.__cause__ = stopped.__cause__
+    return copy
+
+
+class Applier:
+    """Applies what the driver delivers, in slices.
+
+    Guarantee: a machine that raises stops its own group on this node and nothing else; every
+    waiting caller is resolved at most once; no turn takes much longer than a slice unless a single
+    call of a machine does.
+
+    Thread-safety: one thread at a time.
+    """
+
+    def __init__(self, driver: Source, waiters: Waiters, groups: Mapping[int, GroupState]) -> None:
+        self._driver = driver
+        self._waiters = waiters
+        self._groups = groups
+        self._backlog: deque[Batch] = deque()
+        self.poisoned = False
+        self.turns = 0
+        self.batches = 0
+        self.values = 0
+        self.apply_ns = 0
+
+    def turn(self) -> bool:
+        """One slice of work; True when there may be more to do at once."""
+        self._driver.clear_wake()
+        self.turns += 1
+        self.tell()
+        until = perf_counter_ns() + SLICE_NS
+        backlog = self._backlog
+        while True:
+            if not backlog:
+                taken = self._driver.take(SLICE_BYTES)
+                if not taken:
+                    return False
+                backlog.extend(taken)
+            while backlog:
+                if self._apply(backlog[0], until):
+                    backlog.popleft()
+                if perf_counter_ns() >= until:
+                    return True
+
+    def tell(self) -> None:
+        """Pass on what the native side reports: failed proposals, leaders, log lines."""
+        for level, text in self._driver.messages():
+            log.log(level, "%s", text)
+        for event in self._driver.events():
+            self._event(*event)
+
+    def counters(self) -> dict[str, int]:
+        return {
+            "turns": self.turns, "batches": self.batches, "values": self.values,
+            "apply_ns": self.apply_ns, "backlog": len(self._backlog),
+        }
+
+    # --- events
+
+    def _event(
+        self, kind: int, verdict: int, group: int, first_seq: int, count: int, leader: int
+    ) -> None:
+        if kind == EVENT_FAILED:
+            stopped = self._groups[group].stopped
+            self._waiters.fail(group, first_seq, count, lambda: verdict_error(verdict, stopped))
+        elif kind == EVENT_LEADER:
+            self._groups[group].leader = leader
+        elif kind == EVENT_HALTED:
+            log.critical("group %d: invariant %d of the protocol broke: no vote in it any more",
+                         group, verdict)
+        elif kind == EVENT_PEER_REFUSED:
+            log.error("node %d is refused: its store is not the one that node had", group)
+        elif kind == EVENT_POISONED:
+            self.poisoned = True
+            log.critical("a write or sync of the journal failed: this node votes no more")
+
+    # --- applying
+
+    def _apply(self, batch: Batch, until: int) -> bool:
+        """Apply (more of) a batch; False when time was up before its end."""
+        state = self._groups[batch.group]
+        if state.stopped is not None:
+            return True
+        entries = batch.entries
+        end = len(entries)
+        while batch.done < end:
+            start = batch.done
+            stop = min(end, start + state.chunk)
+            machine = batch.machine
+            if machine < 0:
+                machine, stop = _stretch(entries, start, stop)
+            if not self._apply_chunk(state, batch, machine, start, stop):
+                return True
+            batch.done = stop
+            if stop < end and perf_counter_ns() >= until:
+                return False
+        self._finish(state, batch)
+        return True
+
+    def _apply_chunk(
+        self, state: GroupState, batch: Batch, machine: int, start: int, stop: int
+    ) -> bool:
+        """Apply entries[start:stop], all of one machine; False when that stopped the group."""
+        entries = batch.entries
+        chunk = entries if stop - start == len(entries) else entries[start:stop]
+        results: list[Any] = []
+        one = state.machines.get(machine)
+        began = perf_counter_ns()
+        try:
+            if one is None:
+                results = _unknown_machine(machine, chunk)
+            elif type(one).apply_batch is StateMachine.apply_batch:
+                apply, append = one.apply, results.append
+                for entry in chunk:
+                    append(apply(entry))
+            else:
+                results = _as_results(one.apply_batch(chunk), chunk)
+        except BaseException as error:
+            # Entries before the one that raised are applied, and their callers are told so.
+            self._waiters.complete(state.group, entries, results, start)
+            self._stop(state, chunk, len(results), machine, error)
+            if not isinstance(error, Exception):
+                raise
+            return False
+        took = perf_counter_ns() - began
+        self.apply_ns += took
+        if batch.own:
+            self._waiters.complete(state.group, entries, results, start)
+        self.values += stop - start
+        # Half a slice's worth, from what this chunk cost; a short one says little.
+        if took > 100_000:
+            state.chunk = max(1, min(CHUNK_MAX, (stop - start) * (SLICE_NS // 2) // took))
+        elif state.chunk < CHUNK_MAX:
+            state.chunk = min(CHUNK_MAX, state.chunk * 2)
+        return True
+
+    def _finish(self, state: GroupState, batch: Batch) -> None:
+        for sequence, why in batch.dropped:
+            self._waiters.fail(state.group, sequence, 1, _NOT_APPLIED[why])
+        self.batches += 1
+        if batch.last >= batch.first:
+            state.applied = state.digest_at = batch.last
+            state.digest = batch.digest
+            self._driver.applied(state.group, batch.last)
+        if batch.error is not None:
+            self._halt(state, GroupStopped(state.group, batch.last + 1, None, batch.error), None)
+
+    def _stop(
+        self, state: GroupState, chunk: list[Entry], at: int, machine: int, error: BaseException
+    ) -> None:
+        first, last = chunk[at], chunk[-1]
+        batched = type(state.machines[machine]).apply_batch is not StateMachine.apply_batch
+        span = ""
+        if batched and last.instance != first.instance:
+            span = f" in a batch of instances {first.instance} to {last.instance}"
+        why = f"apply raised {type(error).__name__}: {error}{span}"
+        self._halt(state, GroupStopped(state.group, first.instance, machine, why), error)
+
+    def _halt(
+        self, state: GroupState, stopped: GroupStopped, error: BaseException | None
+    ) -> None:
+        """Nothing more is applied or proposed in the group on this node; all else goes on."""
+        stopped.__cause__ = error
+        state.stopped = stopped
+        log.error("%s", stopped, exc_info=error)
+        self._driver.stop_group(state.group)
+        self._waiters.fail_group(state.group, lambda: _unknown_stop(stopped))
+
+
+def _unknown_stop(stopped: GroupStopped) -> StoppedUnknown:
+    error = StoppedUnknown(f"{stopped}; the value was on its way and may still be chosen")
+    error.__cause__ = stopped
+    return error
+
+
+def _stretch(entries: list[Entry], start: int, stop: int) -> tuple[int, int]:
+    """The machine of entries[start], and where its run of entries ends."""
+    machine = entries[start].machine
+    end = start + 1
+    while end < stop and entries[end].machine == machine:
+        end += 1
+    return machine, end
+
+
+def _unknown_machine(machine: int, chunk: list[Entry]) -> list[Any]:
+    # The same on every node that has no such machine; entries of the other machines go on.
+    return [
+        Refusal(UnknownMachine(f"group {entry.group} has no machine {machine}"))
+        if entry.sequence else None
+        for entry in chunk
+    ]
+
+
+def _as_results(results: object, chunk: list[Entry]) -> list[Any]:
+    made = results if isinstance(results, list) else list(results)  # type: ignore[call-overload]
+    if len(made) != len(chunk):
+        raise ValueError(f"apply_batch returned {len(made)} results for {len(chunk)} entries")
+    return made

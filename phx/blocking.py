@@ -1,0 +1,231 @@
+"""phx without an event loop: the same names, without ``await``.
+
+    with phx.blocking.Node(config, machines) as node:
+        result = node.group(7).propose(b"...")
+
+Machines are called on one thread of the node. Any number of threads may propose; each waits on a
+Python lock, so that Ctrl-C works.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from phx.config import Config
+from phx.errors import Closed, NotInCluster, NotReady
+from phx.group import TIMEOUT_S, GroupView
+from phx.machine import Machines
+from phx.node import CLOSE_S, READY_S
+from phx.node.room import Room
+from phx.types import Entry, NodeStatus, Result
+
+__all__ = ["Group", "Node"]
+
+
+class Cell:
+    """What one thread waits for: a result or an error, set once by the applier's thread."""
+
+    __slots__ = ("_error", "_lock", "_value")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def set_result(self, value: object) -> None:
+        self._value = value
+        self._lock.release()
+
+    def set_exception(self, error: BaseException) -> None:
+        self._error = error
+        self._lock.release()
+
+    def done(self) -> bool:
+        return not self._lock.locked()
+
+    def wait(self) -> Any:
+        # A Python lock: in the main thread a signal handler runs while it waits.
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            return self._value
+
+
+class Group(GroupView):
+    """One Paxos log and its machines. Thread-safe."""
+
+    def propose(
+        self, value: bytes, *, timeout: float | None = TIMEOUT_S, machine: int = 0
+    ) -> Result:
+        """Have `value` chosen and applied; blocks until it is. See ``phx.Group.propose``.
+
+        Ctrl-C while it waits only stops the waiting: the value may still be chosen.
+        """
+        cell = Cell()
+        with self._door.lock:
+            self._door.submit(self._state, cell, value, timeout, machine)
+        result: Result = cell.wait()
+        return result
+
+    def propose_many(
+        self, values: Iterable[bytes], *, timeout: float | None = TIMEOUT_S, machine: int = 0
+    ) -> list[Result]:
+        """Have several values chosen and applied, in order. See ``phx.Group.propose_many``."""
+        values = list(values)
+        if not values:
+            return []
+        cell = Cell()
+        with self._door.lock:
+            self._door.submit_many(self._state, cell, values, timeout, machine)
+        results: list[Result] = cell.wait()
+        return results
+
+    def entry(self, instance: int) -> list[Entry]:
+        """The values of an old instance. See ``phx.Group.entry``."""
+        return self._door.entry(self.id, instance)
+
+
+class ApplierThread(threading.Thread):
+    """Runs a room's applier whenever the driver has something, until it is told to stop."""
+
+    def __init__(self, room: Room) -> None:
+        super().__init__(name="phx-applier", daemon=True)
+        self._room = room
+        self._stop_out, self._stop_in = os.pipe()
+
+    def run(self) -> None:
+        applier, driver = self._room.applier, self._room.driver
+        poll = select.poll()
+        poll.register(driver.fileno(), select.POLLIN)
+        poll.register(self._stop_out, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if self._stop_out in ready:
+                return
+            while applier.turn():
+                time.sleep(0)        # callers that were woken get the GIL
+                if select.select([self._stop_out], [], [], 0)[0]:
+                    return
+
+    def stop(self) -> None:
+        """End the thread after its present slice, and wait until it has ended."""
+        if self._stop_in < 0:
+            return
+        os.write(self._stop_in, b".")
+        if self is not threading.current_thread():
+            self.join()
+        os.close(self._stop_in)
+        os.close(self._stop_out)
+        self._stop_in = -1
+
+
+class Node:
+    """``phx.Node`` for programs without an event loop. Thread-safe.
+
+    Args: as for ``phx.Node``.
+    """
+
+    def __init__(self, config: Config, machines: Machines, *, bootstrap: bool = False) -> None:
+        self.config = config
+        self._room = Room(config, machines, bootstrap=bootstrap)
+        self._groups: dict[int, Group] = {}
+        self._applier: ApplierThread | None = None
+        self._closing = threading.Lock()
+        self._finalizer: weakref.finalize[..., Node] | None = None
+
+    def open(self) -> None:
+        """Open the node. Raises as ``phx.Node.open``."""
+        room = self._room
+        room.open()
+        self._groups = {group: Group(room.door, room.states[group], self) for group in room.states}
+        applier = self._applier = ApplierThread(room)
+        room.before_abandon = applier.stop
+        applier.start()
+        self._finalizer = weakref.finalize(self, _abandon, room)
+
+    def close(self, *, timeout: float = CLOSE_S) -> None:
+        """Close the node; see ``phx.Node.close``. A second caller waits for the first."""
+        with self._closing:
+            if self._finalizer is None or not self._finalizer.detach():
+                return
+            assert self._applier is not None
+            room = self._room
+            room.refuse(lambda: Closed("the node is closed"))
+            if room.forked:
+                return
+            try:
+                room.quiesce(timeout)
+                self._applier.stop()
+                room.end_applying()
+            except BaseException:
+                room.abandon()       # Ctrl-C while it closes: at once, and still whole
+                raise
+            room.shut()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def group(self, group: int) -> Group:
+        """One of the groups of this node. Raises NotInCluster for any other."""
+        try:
+            return self._groups[group]
+        except KeyError:
+            self._room.opened()
+            raise NotInCluster(f"group {group} is not hosted by node {self.config.node}") from None
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """All groups of this node, by id."""
+        return list(self._groups.values())
+
+    @property
+    def port(self) -> int:
+        """The port that the node listens at."""
+        return self._room.opened().port
+
+    def status(self) -> NodeStatus:
+        """The node at this moment."""
+        return self._room.status()
+
+    def set_address(self, node: int, address: str) -> None:
+        """See ``phx.Node.set_address``."""
+        self._room.set_address(node, address)
+
+    def ready(self, groups: Iterable[int] | None = None) -> bool:
+        """See ``phx.Node.ready``."""
+        return not self._room.unready(groups)
+
+    def wait_ready(
+        self, groups: Iterable[int] | None = None, *, timeout: float = READY_S
+    ) -> None:
+        """See ``phx.Node.wait_ready``."""
+        until = time.monotonic() + timeout
+        waiting, pause = self._room.unready(groups), 0.005
+        while waiting:
+            if time.monotonic() > until:
+                raise NotReady(waiting)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+            waiting = self._room.unready(waiting)
+
+
+def _abandon(room: Room) -> None:
+    warnings.warn("a phx.blocking.Node was never closed", ResourceWarning, stacklevel=2)
+    room.abandon()
+

@@ -1,0 +1,5 @@
+"""``python -m phx.cli`` is ``phx``."""
+
+from phx.cli import main
+
+main()

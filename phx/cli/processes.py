@@ -1,0 +1,315 @@
+"""Worker processes: a real node in a process of its own, led over a pipe.
+
+Guarantee: no worker outlives the process that started it. A worker ends when its standard input
+does, and on Linux the kernel kills it with its parent.
+
+Protocol: one JSON object per line. To the worker: first the specification, then
+``{"id": 7, "do": "positions", …}``. From it: ``{"id": 7, "result": …}`` or ``{"id": 7, "error":
+…}``, and ``{"progress": {…}}`` at any time. Its standard error goes to a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import phx
+from phx.testing.proxy import Mesh
+
+START_TIMEOUT_S = 60.0
+LINE_BYTES_MAX = 1 << 26
+
+
+class WorkerFailed(Exception):
+    """A worker answered with an error, or died."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that a worker needs to know to run its node."""
+
+    node: int
+    config: dict[str, Any]  # what phx.Config.from_mapping takes
+    machine: str  # "kv" or "tally"
+    bootstrap: bool
+    loop: str = "auto"  # "uvloop", "asyncio", "auto"
+
+
+def now_us() -> int:
+    """CLOCK_MONOTONIC in microseconds: the same clock in every process of the machine."""
+    return time.monotonic_ns() // 1000
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, below the kernel's range for outgoing connections.
+
+    A node that redials a dead neighbour at a port inside that range ends up, sooner or later,
+    connected to itself; and any outgoing connection may take the port while the node is down.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+class Worker:
+    """One running worker, seen from its parent."""
+
+    def __init__(self, spec: Spec, process: asyncio.subprocess.Process, log: Path):
+        self.spec = spec
+        self.progress: dict[str, Any] = {}
+        self.stopped = False
+        self._process = process
+        self._log = log
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._next_id = 1
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, spec: Spec, log: Path) -> Worker:
+        """Start a worker; returns before its node runs, see `ready`."""
+        # The same phx as here, whatever stands in the current folder; the same hash of bytes.
+        root = str(Path(phx.__file__).parent.parent)
+        environment = dict(os.environ, PYTHONPATH=root, PYTHONSAFEPATH="1", PYTHONHASHSEED="0")
+        with open(log, "ab") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "phx.cli.worker",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                limit=LINE_BYTES_MAX,
+                start_new_session=True,  # Ctrl-C is for the parent to handle
+            )
+        worker = cls(spec, process, log)
+        worker._send(asdict(spec))
+        return worker
+
+    async def ready(self) -> None:
+        """Wait until the node runs (journal replayed, port bound)."""
+        await self.call("ready", START_TIMEOUT_S)
+
+    async def call(self, do: str, timeout_s: float = 30.0, /, **arguments: Any) -> Any:
+        """Have the worker do something; its result. Raises WorkerFailed, TimeoutError."""
+        if self._reader.done():
+            raise WorkerFailed(f"node {self.spec.node}: process is gone\n{self._tail()}")
+        number, self._next_id = self._next_id, self._next_id + 1
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._send({"id": number, "do": do, **arguments})
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise WorkerFailed(
+                f"node {self.spec.node}: no answer to {do} in {timeout_s} s"
+            ) from None
+        finally:
+            self._waiting.pop(number, None)
+
+    def kill(self) -> None:
+        """SIGKILL, as from outside."""
+        self._signal(signal.SIGKILL)
+
+    def pause(self) -> None:
+        self.stopped = True
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.stopped = False
+        self._signal(signal.SIGCONT)
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; its return code."""
+        await self._reader
+        return await self._process.wait()
+
+    async def close(self, timeout_s: float = 30.0) -> None:
+        """Close the node cleanly and end the process; kill it if that takes too long."""
+        if self._process.returncode is None and not self._reader.done():
+            try:
+                await self.call("close", timeout_s)
+            except (WorkerFailed, OSError):
+                self.kill()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self.wait(), 10.0)
+        except TimeoutError:
+            self.kill()
+            await self.wait()
+
+    def _signal(self, number: int) -> None:
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while line := await self._process.stdout.readline():
+                self._received(json.loads(line))
+        finally:
+            failure = WorkerFailed(f"node {self.spec.node}: process ended\n{self._tail()}")
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(failure)
+
+    def _received(self, message: dict[str, Any]) -> None:
+        if "progress" in message:
+            self.progress = message["progress"]
+            return
+        future = self._waiting.get(message["id"])
+        if future is None or future.done():
+            return
+        if "error" in message:
+            future.set_exception(WorkerFailed(f"node {self.spec.node}: {message['error']}"))
+        else:
+            future.set_result(message["result"])
+
+    def _tail(self, lines: int = 15) -> str:
+        try:
+            return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+
+class Cluster:
+    """Workers 1 … `nodes`, their folders and ports; nothing of it is left when the block ends.
+
+    `folder` given: node folders are made in it and stay. Not given: a temporary folder.
+    """
+
+    def __init__(
+        self,
+        nodes: int,
+        groups: int,
+        machine: str,
+        *,
+        folder: Path | None = None,
+        loop: str = "auto",
+        proxies: bool = False,
+        options: dict[str, Any] | None = None,
+    ):
+        self.ids = list(range(1, nodes + 1))
+        self.groups = list(range(groups))
+        self.workers: dict[int, Worker] = {}
+        self.mesh: Mesh | None = None
+        self._machine, self._loop, self._options = machine, loop, options or {}
+        self._want_proxies = proxies
+        self.scratch = Path(tempfile.mkdtemp(prefix="phx-"))
+        self.folder = folder if folder is not None else self.scratch
+        self._ports = dict(zip(self.ids, free_ports(nodes), strict=True))
+
+    async def __aenter__(self) -> Cluster:
+        if self._want_proxies:
+            self.mesh = Mesh(self._ports)
+            await self.mesh.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for worker in self.workers.values():
+            worker.kill()
+        for worker in self.workers.values():
+            await worker.wait()
+        if self.mesh is not None:
+            await self.mesh.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def __getitem__(self, node: int) -> Worker:
+        return self.workers[node]
+
+    async def start(self, *nodes: int) -> None:
+        """Start these nodes (all, when none is named) and wait until they run."""
+        wanted = nodes or tuple(self.ids)
+        for node in wanted:
+            log = self.scratch / f"node{node}.log"
+            self.workers[node] = await Worker.start(self._spec(node), log)
+        await asyncio.gather(*(self.workers[node].ready() for node in wanted))
+
+    async def close(self) -> None:
+        """Close every node cleanly."""
+        await asyncio.gather(*(worker.close() for worker in self.workers.values()))
+
+    async def call(self, do: str, timeout_s: float = 30.0, /, **arguments: Any) -> dict[int, Any]:
+        """Ask every node the same; results by node."""
+        answers = await asyncio.gather(
+            *(worker.call(do, timeout_s, **arguments) for worker in self.workers.values())
+        )
+        return dict(zip(self.workers, answers, strict=True))
+
+    async def led(self, timeout_s: float = 30.0) -> dict[int, list[int]]:
+        """Groups by the node that leads them, once every group is led and the spread is still.
+
+        Raises WorkerFailed when that takes too long.
+        """
+        deadline, before = time.monotonic() + timeout_s, None
+        while time.monotonic() < deadline:
+            led: dict[int, list[int]] = await self.call("led")
+            if led == before and sum(map(len, led.values())) == len(self.groups):
+                return led
+            before = led
+            await asyncio.sleep(0.5)
+        raise WorkerFailed(f"not every group has a leader after {timeout_s} s")
+
+    async def converged(self, timeout_s: float) -> bool:
+        """Wait until every node has applied the same instances in every group."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            positions = list((await self.call("positions")).values())
+            if all(one == positions[0] for one in positions) and all(
+                applied == chosen for applied, chosen in positions[0].values()
+            ):
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    def _spec(self, node: int) -> Spec:
+        folder = self.folder / f"node{node}"
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "cluster": "phx on loopback",
+            "node": node,
+            "members": {str(other): f"127.0.0.1:{self._port(node, other)}" for other in self.ids},
+            "bind": f"127.0.0.1:{self._ports[node]}",
+            "dir": str(folder),
+            "groups": len(self.groups),
+            **self._options,
+        }
+        bootstrap = not any(folder.iterdir())
+        return Spec(node, config, self._machine, bootstrap, self._loop)
+
+    def _port(self, node: int, other: int) -> int:
+        if self.mesh is None or node == other:
+            return self._ports[other]
+        return self.mesh.port(node, other)

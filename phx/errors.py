@@ -1,0 +1,237 @@
+"""Every error of phx, and what each one means for the caller.
+
+An error says one of two things in its class, and in ``outcome``:
+
+    rejected    the value was not proposed and never will be by this call: it is safe to try again
+    unknown     the value may have been chosen, or may still be: trying again may apply it twice,
+                unless the command itself can tell
+
+    class               outcome    when
+    ------------------  ---------  -----------------------------------------------------------------
+    NotInCluster        rejected   this node does not host that group, or is no member
+    UnknownMachine      rejected   no machine with that id in the group; nothing was applied
+    NoQuorum            rejected   the deadline passed and no leader with a majority was to be found
+    Overloaded          rejected   a limit on values or bytes in flight is reached: wait, then retry
+    ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
+    GroupStopped        rejected   apply failed in this group on this node; other nodes go on
+    TimedOut            rejected   the deadline passed before anything was written or sent
+    Closed              rejected   the node is closed, or not open yet
+    ForkedError         rejected   this process was forked from the one that opened the node
+    TimedOutUnknown     unknown    the deadline passed after the value had been sent or written
+    StoppedUnknown      unknown    the group stopped here while the value was on its way
+    ClosedUnknown       unknown    the node closed while the value was on its way
+    NotApplied          unknown    the value's place in its session had gone by; it may have been
+                                   applied before
+    PartlyDone          unknown    of a propose_many: some values are applied, others failed; see
+                                   ``results``
+    NotChosenYet        rejected   reading: that instance has no value yet
+    NoLongerKept        rejected   reading: that instance is not kept any more
+    NotReady            rejected   wait_ready: time was up before every group was ready
+    ConfigError         rejected   the configuration; ``problems`` lists everything that is wrong
+    StoreError          rejected   the node's folder cannot be opened or written
+      Damaged           rejected     something in it is missing or corrupt: never repaired silently
+      Foreign           rejected     it belongs to another cluster or node
+      Locked            rejected     another process, or another Node, has it open
+      NotBootstrapped   rejected     it is empty, and bootstrap=True was not given
+    SystemFailure       rejected   a thread, a socket or an address could not be had
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+Outcome = Literal["rejected", "unknown"]
+
+
+class PhxError(Exception):
+    """Anything that phx raises. ``outcome`` says what became of the value."""
+
+    outcome: ClassVar[Outcome] = "rejected"
+
+
+class Rejected(PhxError):
+    """Not proposed, and never will be by this call: safe to retry."""
+
+
+class Unknown(PhxError):
+    """May have been chosen, or may still be. Look before you retry."""
+
+    outcome: ClassVar[Outcome] = "unknown"
+
+
+# --- rejected
+
+
+class NotInCluster(Rejected):
+    """This node does not host that group, or is not a member. Ask a node that does."""
+
+
+class UnknownMachine(Rejected):
+    """The group has no machine with that id: nothing was applied, on any node."""
+
+
+class NoQuorum(Rejected, TimeoutError):
+    """The deadline passed while no leader with a majority was to be found. Retry later."""
+
+
+class Overloaded(Rejected):
+    """A limit on values or bytes in flight is reached. Await something, then retry."""
+
+
+class ValueTooLarge(Rejected, ValueError):
+    """The value is above ``limits.value_bytes_max``; it will never be taken."""
+
+
+class TimedOut(Rejected, TimeoutError):
+    """The deadline passed before the value was written or sent anywhere. Safe to retry."""
+
+
+class Closed(Rejected):
+    """The node is closed, or was never opened."""
+
+
+class ForkedError(Rejected):
+    """This process is a fork of the one that opened the node: open a new one, or use spawn."""
+
+
+class GroupStopped(Rejected):
+    """``apply`` failed: the group takes nothing more on this node, and applies nothing more.
+
+    The group goes on at other nodes. This node goes on voting in it, and in every other group;
+    after the machine is mended, close the node and open it again.
+
+    Attributes:
+        group: the group that stopped.
+        instance: the first instance that is not applied here.
+        machine: the id of the machine that failed; None when the library found the fault.
+    """
+
+    def __init__(self, group: int, instance: int, machine: int | None, why: str) -> None:
+        at = f"group {group} stopped at instance {instance}"
+        by = "" if machine is None else f", machine {machine}"
+        super().__init__(f"{at}{by}: {why}")
+        self.group = group
+        self.instance = instance
+        self.machine = machine
+        self.why = why
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group, self.instance, self.machine, self.why)
+
+
+# --- unknown
+
+
+class TimedOutUnknown(Unknown, TimeoutError):
+    """The deadline passed after the value had been sent or written: it may still be chosen."""
+
+
+class StoppedUnknown(Unknown):
+    """The group stopped on this node while the value was on its way: it may still be chosen."""
+
+
+class ClosedUnknown(Unknown):
+    """The node closed while the value was on its way: it may still be chosen."""
+
+
+class NotApplied(Unknown):
+    """The value was chosen when its place in its session had gone by, and was left out. If it was
+    applied, that was earlier, and its result is not kept.
+    """
+
+
+class PartlyDone(Unknown):
+    """Of the values of one ``propose_many`` some failed.
+
+    Attributes:
+        results: for each value, in order, its Result or the PhxError that it met.
+    """
+
+    def __init__(self, results: Sequence[object]) -> None:
+        failed = [result for result in results if isinstance(result, BaseException)]
+        first = f", first {type(failed[0]).__name__}: {failed[0]}" if failed else ""
+        super().__init__(f"{len(failed)} of {len(results)} values failed{first}")
+        self.results = list(results)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.results,)
+
+
+# --- reading and waiting
+
+
+class NotChosenYet(Rejected, LookupError):
+    """That instance has no value yet, as far as this node knows."""
+
+
+class NoLongerKept(Rejected, LookupError):
+    """That instance lies below what this node keeps."""
+
+
+class NotReady(Rejected, TimeoutError):
+    """Time was up before every group had a leader and was applied up to what had been chosen.
+
+    Attributes:
+        groups: those that were not ready.
+    """
+
+    def __init__(self, groups: Sequence[int]) -> None:
+        some = ", ".join(map(str, groups[:5])) + (", …" if len(groups) > 5 else "")
+        super().__init__(f"not ready: {len(groups)} groups ({some})")
+        self.groups = list(groups)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.groups,)
+
+
+# --- configuration, folder, system
+
+
+class ConfigError(Rejected, ValueError):
+    """The configuration cannot be.
+
+    Attributes:
+        problems: everything that is wrong with it, each as "path: what".
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.problems,)
+
+
+class StoreError(Rejected):
+    """The node's folder cannot be opened, read or written."""
+
+
+class Damaged(StoreError):
+    """Something in the folder is missing or corrupt. phx never repairs that silently."""
+
+
+class Foreign(StoreError):
+    """The folder belongs to another cluster or another node, or has another format version."""
+
+
+class Locked(StoreError):
+    """The folder is open already, in another process or as another Node of this one."""
+
+
+class NotBootstrapped(StoreError):
+    """The folder is empty. A new voter starts only with ``bootstrap=True``: it may be a disk that was
+    lost, and a node that forgot its promises must not vote under its old id.
+    """
+
+
+class SystemFailure(Rejected, OSError):
+    """A thread, a socket or an address could not be had."""
+
+
+def all_errors() -> list[type[PhxError]]:
+    """Every error class, base classes first."""
+    found: list[type[PhxError]] = [PhxError]
+    for kind in found:
+        found += [sub for sub in kind.__subclasses__() if sub not in found]
+    return found

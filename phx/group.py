@@ -1,0 +1,317 @@
+"""One group as its user sees it, and the door through which all groups of a node propose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from typing import Protocol
+
+from phx._core.delivery import IN_FLIGHT_MAX, Result, Waiters, entries_of
+from phx._core.driver import (
+    ERROR_CLOSED,
+    ERROR_FORKED,
+    ERROR_OVERLOADED,
+    ERROR_TOO_LARGE,
+    ERROR_UNKNOWN_GROUP,
+    Driver,
+    DriverError,
+)
+from phx.applier import GroupState, same_stop
+from phx.config import Limits
+from phx.errors import (
+    Closed,
+    ForkedError,
+    NoLongerKept,
+    NotChosenYet,
+    NotInCluster,
+    Overloaded,
+    PhxError,
+    SystemFailure,
+    TimedOut,
+    UnknownMachine,
+    ValueTooLarge,
+)
+from phx.machine import StateMachine
+from phx.types import Entry, GroupStatus
+
+__all__ = ["TIMEOUT_S", "Group"]
+
+TIMEOUT_S = 10.0
+"""How long ``propose`` tries unless it is told otherwise."""
+
+NEVER_US = 100 * 365 * 86_400 * 1_000_000
+
+READ_NOT_CHOSEN = 0
+READ_SETTLED = 1
+
+
+class Archive(Protocol):
+    """What reading needs of the store."""
+
+    def entry(self, group: int, instance: int) -> bytes | None: ...
+
+
+class Door:
+    """Everything between a caller and the driver: checks, limits, waiters, errors.
+
+    Attributes:
+        refusal: makes the error that every call gets; None while the node is open.
+    """
+
+    def __init__(
+        self, driver: Driver, waiters: Waiters, states: Mapping[int, GroupState], limits: Limits
+    ) -> None:
+        self.driver = driver
+        self.waiters = waiters
+        self.states = states
+        self.limits = limits
+        self.lock = Lock()           # held by callers that may propose from several threads
+        self.refusal: Callable[[], PhxError] | None = None
+        self.archive: Archive | None = None
+        self._value_bytes_max = limits.value_bytes_max
+
+    def submit(
+        self, state: GroupState, waiter: object, value: bytes, timeout: float | None, machine: int
+    ) -> None:
+        """Propose one value for `waiter`; raises what is known at once, and then takes nothing."""
+        if self.refusal is not None:
+            raise self.refusal()
+        if type(value) is not bytes:
+            value = _as_bytes(value)
+        if len(value) > self._value_bytes_max:
+            raise self._too_large(value)
+        if state.stopped is not None or machine not in state.machines or timeout is not None:
+            self._check(state, machine, timeout)
+        group = state.group
+        first = self.waiters.add(group, waiter, len(value))
+        if not first:
+            raise self._overloaded(group, 1, len(value))
+        self._hand_over(state, machine, [value], timeout, first)
+
+    def submit_many(
+        self, state: GroupState, future: object, values: list[bytes], timeout: float | None,
+        machine: int,
+    ) -> None:
+        """The same for a run of values with one future, whose result is a list of Result."""
+        if self.refusal is not None:
+            raise self.refusal()
+        self._check(state, machine, timeout)
+        limit = self._value_bytes_max
+        for at, value in enumerate(values):
+            if type(value) is not bytes:
+                values[at] = value = _as_bytes(value)
+            if len(value) > limit:
+                raise self._too_large(value)
+        group = state.group
+        first = self.waiters.add_many(group, future, values)
+        if not first:
+            raise self._overloaded(group, len(values), sum(map(len, values)))
+        self._hand_over(state, machine, values, timeout, first)
+
+    def _hand_over(
+        self, state: GroupState, machine: int, values: list[bytes], timeout: float | None,
+        first: int,
+    ) -> None:
+        driver = self.driver
+        wait_us = NEVER_US if timeout is None else int(timeout * 1_000_000)
+        try:
+            given = driver.submit(state.group, machine, values, driver.now_us() + wait_us)
+        except BaseException as error:
+            self.waiters.revoke(state.group, first)
+            if isinstance(error, DriverError):
+                raise self.error_of(error) from None
+            raise
+        if given != first:
+            raise AssertionError(f"sequence {given} was given for {first}")
+
+    def _check(self, state: GroupState, machine: int, timeout: float | None) -> None:
+        if state.stopped is not None:
+            raise same_stop(state.stopped)
+        if machine not in state.machines:
+            raise UnknownMachine(f"group {state.group} has no machine {machine}")
+        if timeout is not None and not timeout > 0:
+            raise TimedOut(f"a timeout of {timeout} s leaves no time")
+
+    def _too_large(self, value: bytes) -> ValueTooLarge:
+        return ValueTooLarge(
+            f"{len(value)} bytes are more than limits.value_bytes_max, {self._value_bytes_max}"
+        )
+
+    def _overloaded(self, group: int, count: int, nbytes: int) -> Overloaded:
+        limits, waiters = self.limits, self.waiters
+        waiting, waiting_bytes = waiters.waiting(group)
+        for name, used, more, limit in (
+            ("group_values_max", waiting, count, limits.group_values_max),
+            ("group_bytes_max", waiting_bytes, nbytes, limits.group_bytes_max),
+            ("node_values_max", waiters.count, count, limits.node_values_max),
+            ("node_bytes_max", waiters.bytes, nbytes, limits.node_bytes_max),
+        ):
+            if used + more > limit:
+                return Overloaded(f"limits.{name} is {limit}: {used} in flight and {more} more")
+        return Overloaded(
+            f"group {group} has a value in flight that is {IN_FLIGHT_MAX} sequences behind"
+        )
+
+    def error_of(self, error: DriverError) -> PhxError:
+        """The typed error for one of the driver's."""
+        match error.code:
+            case code if code == ERROR_CLOSED:
+                return Closed("the node is closed")
+            case code if code == ERROR_OVERLOADED:
+                return Overloaded(error.message)
+            case code if code == ERROR_UNKNOWN_GROUP:
+                return NotInCluster(error.message)
+            case code if code == ERROR_TOO_LARGE:
+                return ValueTooLarge(error.message)
+            case code if code == ERROR_FORKED:
+                return ForkedError(error.message)
+        return SystemFailure(f"{error.message} (driver error {error.code})")
+
+    # --- looking
+
+    def open_driver(self) -> Driver:
+        """The driver, if the node is open."""
+        if self.refusal is not None:
+            raise self.refusal()
+        return self.driver
+
+    def status(self, state: GroupState) -> GroupStatus:
+        found = self.open_driver().group_status(state.group)
+        waiting, waiting_bytes = self.waiters.waiting(state.group)
+        return GroupStatus(
+            group=state.group,
+            leader=int(found["leader"]) or None,
+            leading=bool(found["leading"]),
+            stopped=state.stopped is not None or bool(found["stopped"]),
+            halted=bool(found["halted"]),
+            promised=int(found["promised"]),
+            ballot=int(found["ballot"]),
+            chosen_through=int(found["chosen_through"]),
+            applied_through=state.applied,
+            settled_through=int(found["settled_through"]),
+            accepted_last=int(found["accepted_last"]),
+            waiting_values=waiting,
+            waiting_bytes=waiting_bytes,
+            digest=state.digest,
+            digest_at=state.digest_at,
+        )
+
+    def entry(self, group: int, instance: int) -> list[Entry]:
+        """The values of an instance, from memory, the journal or the store; may read from disk."""
+        if instance < 1:
+            raise ValueError("instances are counted from 1")
+        found = self.open_driver().read(group, instance)
+        if isinstance(found, bytes):
+            return entries_of(group, instance, found)
+        if found == READ_NOT_CHOSEN:
+            raise NotChosenYet(f"group {group}: instance {instance} is not known to be chosen")
+        if found == READ_SETTLED and self.archive is not None:
+            body = self.archive.entry(group, instance)
+            if body is not None:
+                return entries_of(group, instance, body)
+            raise NoLongerKept(f"group {group}: instance {instance} is not kept any more")
+        raise NotInCluster(f"group {group} is not hosted here")
+
+
+def _as_bytes(value: object) -> bytes:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"a value is bytes, not {type(value).__name__}")
+
+
+class GroupView:
+    """What both kinds of Group share: looking, without waiting."""
+
+    def __init__(self, door: Door, state: GroupState, node: object) -> None:
+        self._door = door
+        self._state = state
+        self._node = node            # a group in use keeps its node from being collected
+
+    @property
+    def id(self) -> int:
+        """The group's id."""
+        return self._state.group
+
+    def machine(self, machine: int = 0) -> StateMachine:
+        """This node's machine with that id: its state here and now, which may lag behind others."""
+        try:
+            return self._state.machines[machine]
+        except KeyError:
+            raise UnknownMachine(f"group {self.id} has no machine {machine}") from None
+
+    def status(self) -> GroupStatus:
+        """The group as this node sees it."""
+        return self._door.status(self._state)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.Group {self.id}>"
+
+
+class Group(GroupView):
+    """One Paxos log and its machines, for the event loop in which the node was opened.
+
+    Not thread-safe: use it from that loop only.
+    """
+
+    def __init__(
+        self, door: Door, state: GroupState, node: object, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(door, state, node)
+        self._loop = loop
+        self._future = loop.create_future
+
+    def propose(
+        self, value: bytes, *, timeout: float | None = TIMEOUT_S, machine: int = 0
+    ) -> asyncio.Future[Result]:
+        """Have `value` chosen and applied; a future for Result(instance, what apply returned).
+
+        A plain function: the value is on its way when it returns, awaited or not. Cancelling the
+        future only stops the waiting: the value may still be chosen, and no other caller notices.
+
+        Args:
+            value: the command, at most ``limits.value_bytes_max`` bytes. It is applied exactly once
+                however often it is sent; equal bytes proposed twice are two values.
+            timeout: seconds until the future fails with TimedOut, NoQuorum or TimedOutUnknown;
+                None: never. Kept by the engine's clock, which counts suspension.
+            machine: id of the machine in the group.
+
+        Raises:
+            Overloaded, ValueTooLarge, UnknownMachine, GroupStopped, Closed, ForkedError: at once;
+                the value was not taken.
+
+        The future may fail with: TimedOut, NoQuorum, Overloaded, GroupStopped (rejected: safe to
+        retry), TimedOutUnknown, StoppedUnknown, ClosedUnknown, NotApplied (unknown: may be
+        applied).
+        """
+        future = self._future()
+        self._door.submit(self._state, future, value, timeout, machine)
+        return future
+
+    def propose_many(
+        self, values: Iterable[bytes], *, timeout: float | None = TIMEOUT_S, machine: int = 0
+    ) -> asyncio.Future[list[Result]]:
+        """Have several values chosen and applied, in order; a future for the list of their Results.
+
+        Much cheaper per value than ``propose``. They share instances where they can, but this is no
+        transaction: when some fail, the future fails with PartlyDone, which has every outcome; when
+        all were rejected alike, with that error.
+
+        Args, Raises: as ``propose``; either all values are taken or none.
+        """
+        future = self._loop.create_future()
+        values = list(values)
+        if not values:
+            future.set_result([])
+            return future
+        self._door.submit_many(self._state, future, values, timeout, machine)
+        return future
+
+    async def entry(self, instance: int) -> list[Entry]:
+        """The values of an old instance, as they stand in the log, duplicates included.
+
+        Raises:
+            NotChosenYet: this node does not know it to be chosen.
+            NoLongerKept: it lies below what this node keeps.
+        """
+        return await self._loop.run_in_executor(None, self._door.entry, self.id, instance)

@@ -1,0 +1,6 @@
+"""Ready-made machines, and examples of how to write one."""
+
+from phx.machines.counter import Counter
+from phx.machines.kv import KeyValue
+
+__all__ = ["Counter", "KeyValue"]

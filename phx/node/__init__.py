@@ -1,0 +1,231 @@
+"""A node: its folder, its threads, its groups; for asyncio.
+
+    folder   who may open it, and whether what lies in it fits together
+    keeper   the store thread: the only one that writes to LMDB
+    room     everything that a node of either kind runs on, without an event loop
+    Node     the asyncio door to it; phx.blocking has the other one
+
+A node has four threads, however many groups: two native ones (poll, journal), the keeper, and the
+one that applies (here: the event loop's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from phx.config import Config
+from phx.errors import Closed, NotInCluster, NotReady
+from phx.group import Group
+from phx.machine import Machines
+from phx.node.room import Room
+from phx.types import NodeStatus
+
+__all__ = ["CLOSE_S", "READY_S", "Node"]
+
+log = logging.getLogger("phx")
+
+CLOSE_S = 5.0
+"""How long ``close`` lets the store settle what is chosen."""
+READY_S = 30.0
+"""How long ``wait_ready`` waits."""
+
+
+class Node:
+    """A member of a cluster: hosts its groups, proposes, applies.
+
+        async with phx.Node(config, machines) as node:
+            result = await node.group(7).propose(b"...")
+
+    Belongs to the event loop in which it is opened, and is not thread-safe. Several nodes may be
+    open in one process. After a fork the child's copy is dead: every use raises ForkedError.
+
+    Args:
+        config: see ``phx.Config``.
+        machines: factory(group) for the machine of each group, or for a mapping of machines by id;
+            or a mapping of machine id to factory.
+        bootstrap: start a new node if the folder is empty. Never give it to a node whose disk was
+            lost: a voter that forgot its promises may break what was agreed. Without effect where
+            the folder is not empty.
+    """
+
+    def __init__(self, config: Config, machines: Machines, *, bootstrap: bool = False) -> None:
+        self.config = config
+        self._room = Room(config, machines, bootstrap=bootstrap)
+        self._groups: dict[int, Group] = {}
+        self._pump: _Pump | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self._finalizer: weakref.finalize[..., Node] | None = None
+
+    async def open(self) -> None:
+        """Open the folder, replay the journal, listen, and start to take part.
+
+        Raises:
+            NotBootstrapped, Damaged, Foreign, Locked, StoreError: the folder.
+            SystemFailure: an address or thread could not be had.
+            Closed: it was opened before.
+        """
+        loop = asyncio.get_running_loop()
+        room = self._room
+        opening = loop.run_in_executor(None, room.open)
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on: whatever it opens is given back.
+            opening.add_done_callback(lambda done: _take_back(done, room))
+            raise
+        self._groups = {
+            group: Group(room.door, state, self, loop) for group, state in room.states.items()
+        }
+        self._pump = _Pump(room, loop)
+        room.before_abandon = self._pump.abandon
+        self._finalizer = weakref.finalize(self, _abandon, room)
+
+    async def close(self, *, timeout: float = CLOSE_S) -> None:
+        """Hand leaderships over, settle, stop and join every thread. Idempotent.
+
+        New proposals are refused at once (Closed); callers that still wait at the end get
+        ClosedUnknown. A node that was closed is not opened again: make a new one.
+
+        Args:
+            timeout: seconds for the store to settle what is chosen; what is left is replayed from
+                the journal at the next start.
+        """
+        if self._closed is None:
+            if self._finalizer is None:
+                return
+            self._closed = asyncio.ensure_future(self._close(timeout))
+        await asyncio.shield(self._closed)
+
+    async def _close(self, timeout: float) -> None:
+        assert self._finalizer is not None
+        assert self._pump is not None
+        self._finalizer.detach()
+        room, loop = self._room, asyncio.get_running_loop()
+        room.refuse(lambda: Closed("the node is closed"))
+        if room.forked:
+            return
+        await loop.run_in_executor(None, room.quiesce, timeout)
+        self._pump.stop()
+        try:
+            room.end_applying()
+        finally:
+            await loop.run_in_executor(None, room.shut)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def group(self, group: int) -> Group:
+        """One of the groups of this node. Raises NotInCluster for any other."""
+        try:
+            return self._groups[group]
+        except KeyError:
+            self._room.opened()
+            raise NotInCluster(f"group {group} is not hosted by node {self.config.node}") from None
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """All groups of this node, by id."""
+        return list(self._groups.values())
+
+    @property
+    def port(self) -> int:
+        """The port that the node listens at."""
+        return self._room.opened().port
+
+    def status(self) -> NodeStatus:
+        """The node at this moment."""
+        return self._room.status()
+
+    def set_address(self, node: int, address: str) -> None:
+        """Reach another member at this "host:port" from now on."""
+        self._room.set_address(node, address)
+
+    def ready(self, groups: Iterable[int] | None = None) -> bool:
+        """Whether these groups (default: all) have a leader, and all that is chosen is applied."""
+        return not self._room.unready(groups)
+
+    async def wait_ready(
+        self, groups: Iterable[int] | None = None, *, timeout: float = READY_S
+    ) -> None:
+        """Wait until ``ready``; groups that stopped are not waited for.
+
+        An aid at the start, not a linearizable read: what is chosen a moment later may not be
+        applied.
+
+        Raises:
+            NotReady: `timeout` seconds went by; ``groups`` says which were not ready.
+        """
+        until = time.monotonic() + timeout
+        waiting, pause = self._room.unready(groups), 0.005
+        while waiting:
+            if time.monotonic() > until:
+                raise NotReady(waiting)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+            waiting = self._room.unready(waiting)
+
+
+class _Pump:
+    """Runs a room's applier on an event loop: a slice, then the loop's other work, and so on."""
+
+    def __init__(self, room: Room, loop: asyncio.AbstractEventLoop) -> None:
+        self._applier = room.applier
+        self._loop = loop
+        self._descriptor = room.driver.fileno()
+        self._again: asyncio.Handle | None = None
+        self._stopped = False
+        loop.add_reader(self._descriptor, self._readable)
+
+    def _readable(self) -> None:
+        # With a turn already due there is nothing to add; that turn clears the descriptor.
+        if self._again is None:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._again = None
+        if not self._stopped and self._applier.turn():
+            self._again = self._loop.call_soon(self._turn)
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._loop.remove_reader(self._descriptor)
+
+    def abandon(self) -> None:
+        """From any thread, with the loop in any state."""
+        if self._stopped or self._loop.is_closed():
+            return
+        self._stopped = True
+        try:
+            if asyncio._get_running_loop() is self._loop or not self._loop.is_running():
+                self._loop.remove_reader(self._descriptor)
+            else:
+                self._loop.call_soon_threadsafe(self._loop.remove_reader, self._descriptor)
+        except RuntimeError as error:
+            log.debug("the reader stays: %s", error)
+
+
+def _abandon(room: Room) -> None:
+    if room._pid == os.getpid():
+        warnings.warn("a phx.Node was never closed", ResourceWarning, stacklevel=2)
+    room.abandon()
+
+
+def _take_back(opening: asyncio.Future[None], room: Room) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        room.abandon()

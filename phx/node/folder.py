@@ -1,0 +1,87 @@
+"""The folder of a node: who may open it, and whether what lies in it fits together."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
+
+
+class Folder:
+    """The folder of a node: ``lock``, ``journal/``, ``store/``, and ``bootstrap`` while it is new.
+
+    Guarantee: at most one Node, in any process, has it open; and what is missing is noticed: a
+    store without its journal, or a journal without its store, is damage.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "journal"
+        self.store = path / "store"
+        self._marker = path / "bootstrap"
+        self._lock = -1
+
+    def lock(self, *, create: bool) -> None:
+        try:
+            if create:
+                self.path.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._lock = os.open(self.path / "lock", flags, 0o644)
+        except FileNotFoundError:
+            raise NotBootstrapped(f"{self.path} does not exist: bootstrap=True starts a new node "
+                                  "there") from None
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.unlock()
+            raise Locked(f"{self.path} is open already, here or in another process") from None
+
+    def unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def examine(self, *, bootstrap: bool) -> bool:
+        """True: to be made new; False: it is whole. Raises StoreError for everything else."""
+        has_journal, has_store = _has_files(self.journal), _has_files(self.store)
+        # The journal is made last, and no promise is made before: a bootstrap that was cut short
+        # left nothing to remember.
+        begun = self._marker.exists()
+        if has_journal and has_store:
+            return False
+        if has_journal:
+            raise Damaged(f"{self.path} has a journal but no store")
+        if has_store and not begun:
+            raise Damaged(f"{self.path} has a store but no journal: its promises are lost")
+        if not bootstrap:
+            raise NotBootstrapped(
+                f"{self.path} is empty. If this node has never run, start it once with "
+                "bootstrap=True; if its disk was lost, it must not vote under its old id"
+            )
+        shutil.rmtree(self.store, ignore_errors=True)
+        self._marker.touch()
+        _sync_folder(self.path)
+        return True
+
+    def whole(self) -> None:
+        """Journal and store are made: the folder is not new any more."""
+        if self._marker.exists():
+            self._marker.unlink()
+            _sync_folder(self.path)
+
+
+def _has_files(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

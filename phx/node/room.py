@@ -1,0 +1,373 @@
+"""Everything that a node of either kind runs on, without an event loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from phx._core.delivery import Waiters
+from phx._core.driver import (
+    ERROR_BIND,
+    ERROR_JOURNAL,
+    ERROR_OPTION,
+    ERROR_SYSTEM,
+    ERROR_TIMED_OUT,
+    Driver,
+    DriverError,
+)
+from phx.applier import Applier, GroupState
+from phx.config import Config, split_address
+from phx.errors import (
+    Closed,
+    ClosedUnknown,
+    ConfigError,
+    Damaged,
+    Foreign,
+    ForkedError,
+    NotInCluster,
+    PartlyDone,
+    PhxError,
+    StoreError,
+    SystemFailure,
+    Unknown,
+)
+from phx.group import Door
+from phx.machine import Machines, machines_of
+from phx.node.folder import Folder
+from phx.node.keeper import Keeper
+from phx.store import Store
+from phx.types import NodeStatus, PeerStatus
+
+log = logging.getLogger("phx")
+
+STOP_US = 10_000_000
+# How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
+# unready.
+DOUBT_S = 1.0
+
+
+class Room:
+    """Folder, store, driver, machines, applier and door of one node; both kinds of Node run on it.
+
+    Life: ``open`` - (``refuse`` - ``quiesce`` - ``end_applying`` - ``shut``) or ``abandon``.
+    It never refers to its Node, so that a Node that nobody closed can be collected, and closed.
+    """
+
+    def __init__(self, config: Config, machines: Machines, *, bootstrap: bool) -> None:
+        self.config = config
+        self._bootstrap = bootstrap
+        self._folder = Folder(Path(config.dir))
+        self._keeper: Keeper | None = None
+        self._unresolved: dict[int, tuple[str, int]] = {}
+        self._pid = os.getpid()
+        self.forked = False
+        self.before_abandon: Callable[[], None] = lambda: None
+        self.states = {
+            group: GroupState(group, machines_of(machines, group)) for group in config.group_ids
+        }
+        self._store: Store
+        self.driver: Driver
+        self.waiters: Waiters
+        self.applier: Applier
+        self.door: Door
+        self._state = "new"
+
+    # --- opening
+
+    def open(self) -> None:
+        """Blocks: replays the journal, starts the threads."""
+        if self._state != "new":
+            raise Closed(f"the node is {self._state}; it is opened once")
+        self._state = "opening"
+        self._folder.lock(create=self._bootstrap)
+        try:
+            self._build()
+        except BaseException as error:
+            self._undo()
+            self._state = "closed"
+            if isinstance(error, DriverError):
+                raise _opening_error(error) from error
+            raise
+        self._state = "open"
+        _rooms.add(self)
+
+    def _build(self) -> None:
+        config, limits = self.config, self.config.limits
+        create = self._folder.examine(bootstrap=self._bootstrap)
+        self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
+        store = self._store = self._keeper.open()
+        self._folder.journal.mkdir(exist_ok=True)
+        self.driver = Driver(
+            cluster=config.cluster_id,
+            node=config.node,
+            store_id=store.identity.store_id,
+            members=self._addresses(),
+            bind=self._bind(),
+            groups=config.group_ids,
+            settled=store.settled(),
+            journal_dir=str(self._folder.journal),
+            create=create,
+            options=config.options(),
+        )
+        self.driver.start()
+        self._folder.whole()
+        self.waiters = Waiters(
+            config.group_ids,
+            group_values_max=limits.group_values_max,
+            group_bytes_max=limits.group_bytes_max,
+            node_values_max=limits.node_values_max,
+            node_bytes_max=limits.node_bytes_max,
+            partly=partly_done,
+        )
+        self.applier = Applier(self.driver, self.waiters, self.states)
+        self.door = Door(self.driver, self.waiters, self.states, limits)
+        self.door.archive = store
+        self._keeper.serve(self.driver)
+
+    def _addresses(self) -> list[tuple[int, str, int]]:
+        """Members with numeric addresses; an address that is not known yet is empty."""
+        found = []
+        for node, address in sorted(self.config.members.items()):
+            host, port = split_address(address)
+            numeric = resolve(host) if port or node == self.config.node else ""
+            if not numeric and port:
+                if node == self.config.node:
+                    raise SystemFailure(f"members.{node}: {host} has no address")
+                log.warning("node %d: %s has no address yet", node, host)
+                self._unresolved[node] = (host, port)
+            found.append((node, numeric, port if numeric else 0))
+        return found
+
+    def _resolve_late(self) -> bool:
+        """Look again for addresses that were not found; False while some are missing."""
+        for node, (host, port) in list(self._unresolved.items()):
+            if numeric := resolve(host):
+                self._unresolved.pop(node, None)
+                self.driver.set_address(node, numeric, port)
+        return not self._unresolved
+
+    def _bind(self) -> tuple[str, int]:
+        own = self.config.bind or self.config.members[self.config.node]
+        host, port = split_address(own)
+        numeric = resolve(host)
+        if not numeric:
+            raise SystemFailure(f"{own}: {host} has no address")
+        return numeric, port
+
+    def _undo(self) -> None:
+        """Take back a half-done opening."""
+        driver = getattr(self, "driver", None)
+        if driver is not None:
+            driver.stop(STOP_US)
+        if self._keeper is not None:
+            self._keeper.end()
+        self._folder.unlock()
+
+    # --- while it is open
+
+    def opened(self) -> Driver:
+        """The driver. Raises Closed or ForkedError unless the node is open."""
+        if self._state in ("new", "opening") or not hasattr(self, "door"):
+            raise Closed(f"the node is {self._state}, not open")
+        return self.door.open_driver()
+
+    def set_address(self, node: int, address: str) -> None:
+        if node not in self.config.members:
+            raise NotInCluster(f"node {node} is no member of {self.config.cluster}")
+        host, port = split_address(address)
+        numeric = resolve(host)
+        if not numeric:
+            raise SystemFailure(f"{address}: {host} has no address")
+        self.opened().set_address(node, numeric, port)
+        self._unresolved.pop(node, None)
+
+    def unready(self, groups: Iterable[int] | None) -> list[int]:
+        """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
+
+        An acceptance beyond everything known to be chosen may be chosen, too: it is given a second
+        to turn out so, counted from the first time that a leader was known.
+        """
+        wanted = set(self.states if groups is None else groups)
+        if unknown := wanted - set(self.states):
+            raise NotInCluster(f"group {min(unknown)} is not hosted by node {self.config.node}")
+        found, now = [], time.monotonic()
+        for status in self.opened().group_statuses():
+            group = int(status["group"])
+            state = self.states.get(group)
+            if state is None or group not in wanted or state.stopped is not None:
+                continue
+            doubt = status["accepted_last"] > status["chosen_through"]
+            if not status["leader"]:
+                state.led_since = 0.0
+            elif not state.led_since:
+                state.led_since = now
+            if (
+                not status["leader"]
+                or state.applied < status["chosen_through"]
+                or (doubt and now < state.led_since + DOUBT_S)
+            ):
+                found.append(group)
+        return found
+
+    def status(self) -> NodeStatus:
+        driver = self.opened()
+        found: dict[str, Any] = dict(driver.status())
+        leading = sum(bool(one["leading"]) for one in driver.group_statuses())
+        peers = {}
+        for peer in found["peers"]:
+            known = ("node", "connected", "heard_us_ago")
+            peers[peer["node"]] = PeerStatus(
+                node=peer["node"],
+                connected=peer["connected"],
+                heard_us_ago=peer["heard_us_ago"],
+                detail={name: value for name, value in peer.items() if name not in known},
+            )
+        assert self._keeper is not None
+        return NodeStatus(
+            cluster=self.config.cluster,
+            node=self.config.node,
+            incarnation=driver.incarnation,
+            port=driver.port,
+            groups=len(self.states),
+            leading=leading,
+            stopped=tuple(g for g, state in self.states.items() if state.stopped is not None),
+            waiting_values=self.waiters.count,
+            waiting_bytes=self.waiters.bytes,
+            poisoned=self.applier.poisoned,
+            store_error=self._keeper.error,
+            peers=peers,
+            counters=found["engine"],
+            journal=found["journal"],
+            queues=found["queues"],
+            cpu_ns={**found["cpu_ns"], **found["layers_ns"]},
+            settle=found["settle"],
+            store=asdict(self._store.stats()),
+            applier=self.applier.counters(),
+        )
+
+    # --- closing
+
+    def refuse(self, refusal: Callable[[], PhxError]) -> None:
+        """From now on every call gets this error."""
+        if hasattr(self, "door") and self.door.refusal is None:
+            self.door.refusal = refusal
+        self._state = "closed"
+
+    def quiesce(self, timeout: float) -> None:
+        """Hand leaderships over and settle what is chosen, in at most `timeout` seconds. Blocks."""
+        until = time.monotonic() + timeout
+        try:
+            self.driver.resign()
+            self.driver.settle_now()
+            while time.monotonic() < until:
+                settle: Any = self.driver.status()["settle"]
+                if not settle["pending"] or self.applier.poisoned:
+                    return
+                time.sleep(0.002)
+        except DriverError as error:
+            log.warning("closing: %s", error)
+
+    def end_applying(self) -> None:
+        """The last slice; then every caller that waits is told. On the thread that applies."""
+        try:
+            self.applier.turn()
+        finally:
+            self.waiters.fail_all(
+                lambda: ClosedUnknown("the node closed; the value may still be chosen")
+            )
+
+    def shut(self) -> None:
+        """Stop and join every thread, close every file. Blocks."""
+        _rooms.discard(self)
+        try:
+            while True:
+                try:
+                    self.driver.stop(STOP_US)
+                    break
+                except DriverError as error:
+                    if error.code != ERROR_TIMED_OUT:
+                        raise
+                    log.error("a native thread is stuck in a system call; still waiting")
+        finally:
+            if self._keeper is not None:
+                self._keeper.end()
+            self._folder.unlock()
+
+    def abandon(self) -> None:
+        """Close a node that its user never closed: at interpreter exit, or collected as garbage."""
+        if self.forked or self._pid != os.getpid():
+            return
+        self.refuse(lambda: Closed("the node is closed"))
+        self.before_abandon()
+        self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
+        _rooms.discard(self)
+        try:
+            self.driver.stop(STOP_US)
+        except DriverError as error:
+            log.error("closing: %s", error)
+            return
+        assert self._keeper is not None
+        self._keeper.end()
+        self._folder.unlock()
+
+    def forget(self) -> None:
+        """In a forked child: the threads are gone, the files belong to the parent."""
+        self.forked = True
+        self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
+        self._folder.unlock()      # closes our copy only: the parent's lock stays
+        self.driver.after_fork_in_child()
+        self._store.abandon()
+
+
+# Nodes that are open, so that a fork finds them; and in a child, what must never be collected.
+_rooms: weakref.WeakSet[Room] = weakref.WeakSet()
+_inherited: list[Room] = []
+
+
+def _forget_rooms() -> None:
+    for room in list(_rooms):
+        _inherited.append(room)
+        room.forget()
+
+
+os.register_at_fork(after_in_child=_forget_rooms)
+
+
+def resolve(host: str) -> str:
+    """The first numeric address of a host; "" if it has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return ""
+    return str(found[0][4][0]) if found else ""
+
+
+def partly_done(results: list[Any]) -> PhxError:
+    """The error of a run of which at least one value failed."""
+    first = results[0]
+    alike = all(type(one) is type(first) for one in results)
+    if alike and isinstance(first, PhxError) and not isinstance(first, Unknown):
+        return first
+    return PartlyDone(results)
+
+
+def _opening_error(error: DriverError) -> PhxError:
+    match error.code - ERROR_JOURNAL:
+        case 2 | 8 | 9:
+            return Damaged(error.message)
+        case 3 | 4:
+            return Foreign(error.message)
+        case code if code > 0:
+            return StoreError(error.message)
+    if error.code == ERROR_OPTION:
+        return ConfigError([error.message])
+    if error.code in (ERROR_BIND, ERROR_SYSTEM):
+        return SystemFailure(error.message)
+    return SystemFailure(f"{error.message} (driver error {error.code})")

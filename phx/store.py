@@ -1,0 +1,651 @@
+"""The settled store: what is chosen, moved out of the journal into LMDB, for good.
+
+Guarantees. What `settle` has returned for is on the device, whole, and is served by `read` and
+`entry` byte by byte or not at all: every entry is checked each time it is read, and one that fails
+raises `Damaged`. A crash at any moment leaves the state before a transaction or the one after it.
+For every group the settled instances are consecutive, from the lowest one kept up to
+`settled()[group]`; settling an instance again changes nothing.
+
+One thread writes (`settle`, `merge`), which is asserted; any thread may read. All that costs time
+(building chunks, checksums, copying, LMDB's own work) runs with the GIL released; a chunk costs two
+puts, because every put takes the GIL again.
+
+Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
+
+    table    key             value
+    -------  --------------  --------------------------------------------------------------------
+    meta     identity        IDENTITY below: format version, cluster, node, store id
+    meta     groups          what is settled, by group: chunk_index.pxd
+    chunks   id, 8 bytes     a chunk: chunk.pxd
+    indexes  id, 8 bytes     the tail of that chunk: its packed index
+
+Ids are big-endian and grow, so that a new chunk is always appended.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+
+from phx._core.chunk import ChunkDamage, Gather, verify_chunk
+from phx._core.chunk_index import ChunkIndex
+from phx._core.codec import crc32c
+from phx._core.settler import Merger, SettleError, Settler
+from phx.errors import Closed, Damaged, Foreign, ForkedError, Locked, NotBootstrapped, StoreError
+
+if TYPE_CHECKING:
+    from phx._core.plan import SettlePlan
+    from phx._core.settler import RecordStream
+
+__all__ = ["FORMAT_VERSION", "SettleStats", "Store", "StoreIdentity", "StoreStats"]
+
+FORMAT_VERSION = 1
+LMDB_MAJOR = 0
+"""LMDB's engine, always named: 0.9 and 1.0 refuse each other's files; unnamed, either is taken."""
+
+IDENTITY = struct.Struct("<8sIQI16sIII")
+IDENTITY_MAGIC = b"PHXSTORE"
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+MAP_BYTES = 256 * MIB
+MAP_STEP_BYTES_MAX = 16 * GIB
+PASS_BYTES = 64 * MIB
+COMMIT_BYTES = 32 * MIB
+COMMIT_SLACK_BYTES = 4 * MIB
+"""Room in the map for what a commit writes besides chunks: tables, groups, lists of free pages."""
+MERGE_CHUNKS_MAX = 16
+READ_ATTEMPTS = 16
+INSTANCE_MAX = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """Whose store it is; written once, when it is made.
+
+    Attributes:
+        cluster, node: ids of the cluster and of the node it was made for.
+        store_id: 16 random bytes; a node whose disk was lost and made anew has another one.
+        format_version: of everything that phx keeps in it.
+        lmdb_version: of the LMDB that made the file.
+    """
+
+    cluster: int
+    node: int
+    store_id: bytes
+    format_version: int
+    lmdb_version: tuple[int, int, int]
+
+    def pack(self) -> bytes:
+        body = IDENTITY.pack(IDENTITY_MAGIC, self.format_version, self.cluster, self.node,
+                             self.store_id, *self.lmdb_version)
+        return body + crc32c(body).to_bytes(4, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class SettleStats:
+    """What one `settle` did.
+
+    Attributes:
+        entries, entry_bytes: settled now; bytes of their bodies.
+        skipped: entries of the plan that were in the store already.
+        chunks, value_bytes: written; bytes of the chunks.
+        commits: synced transactions.
+        read_bytes: of the journal.
+        seconds: the whole call.
+    """
+
+    entries: int
+    entry_bytes: int
+    skipped: int
+    chunks: int
+    value_bytes: int
+    commits: int
+    read_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """The store at this moment.
+
+    Attributes:
+        groups, entries: settled.
+        chunks, value_bytes, used_bytes: of all chunks; used is what entries and indexes take.
+        small_chunks: of the two smaller size classes; `merge` works them off.
+        index_rows: of the index in memory, 16 bytes each.
+        file_bytes, map_bytes: of LMDB's file as used, and its map.
+        commits, settled_entries, settled_bytes, merges, reads: since the store was opened.
+        failed: why it cannot be written any more; None: it can.
+    """
+
+    groups: int
+    entries: int
+    chunks: int
+    value_bytes: int
+    used_bytes: int
+    small_chunks: int
+    index_rows: int
+    file_bytes: int
+    map_bytes: int
+    commits: int
+    settled_entries: int
+    settled_bytes: int
+    merges: int
+    reads: int
+    failed: str | None
+
+
+class Gate:
+    """Readers go through together; who needs the map to himself waits until all are out."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._closed = True
+            while self._inside:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
+
+
+def key_of(chunk: int) -> bytes:
+    return chunk.to_bytes(8, "big")
+
+
+class Store:
+    """The settled log of one node. Made by `Store.open` only."""
+
+    def __init__(self, path: Path, lock: int, env: lmdb.Environment, identity: StoreIdentity,
+                 pass_bytes: int, commit_bytes: int) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock_file = lock
+        self._env = env
+        self._meta = env.open_db(b"meta")
+        self._chunks = env.open_db(b"chunks")
+        self._indexes = env.open_db(b"indexes")
+        self._pass_bytes = pass_bytes
+        self._commit_bytes = commit_bytes
+        self._index = ChunkIndex(identity.store_id)
+        self._index_lock = threading.Lock()
+        self._gate = Gate()
+        self._writer: int | None = None
+        self._refusal: type[Closed] | type[ForkedError] | None = None
+        self._failed: str | None = None
+        self._map_bytes = env.info()["map_size"]
+        self._page_bytes = env.stat()["psize"]
+        self._commits = self._settled_entries = self._settled_bytes = 0
+        self._merges = self._reads = 0
+
+    # ------------------------------------------------------------------------------------- opening
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, cluster: int, node: int, create: bool = False,
+             map_bytes: int = MAP_BYTES, pass_bytes: int = PASS_BYTES,
+             commit_bytes: int = COMMIT_BYTES) -> Store:
+        """Open the store in the folder `path`, or make it there.
+
+        Args:
+            cluster, node: must be those it was made for.
+            create: make a new one; it must not exist. One whose making was cut short is made anew.
+            map_bytes: of LMDB's map to begin with; it grows by itself.
+            pass_bytes: how much of the journal is held in memory while settling.
+            commit_bytes: of chunks in one transaction, about; LMDB holds them in memory until then.
+
+        Raises:
+            NotBootstrapped: there is no store, and `create` is False.
+            Foreign: it was made for another cluster or node, or in another format version.
+            Damaged: something in it is missing or corrupt.
+            Locked: it is open already, here or in another process.
+            StoreError: it exists and `create` is True, or the folder cannot be used.
+        """
+        folder = Path(path)
+        lock = take_lock(folder, create)
+        env = None
+        try:
+            env = open_env(folder, map_bytes, create)
+            identity = obtain_identity(env, folder, cluster, node, create)
+            store = cls(folder, lock, env, identity, pass_bytes, commit_bytes)
+            store._load()
+            return store
+        except BaseException:
+            if env is not None:
+                env.close()
+            os.close(lock)
+            raise
+
+    def _load(self) -> None:
+        """Rebuild the index from the packed indexes."""
+        with self._env.begin(buffers=True) as txn, damage_named(self.path):
+            with txn.cursor(self._chunks) as cursor:
+                chunks = [int.from_bytes(key, "big") for key in cursor.iternext(values=False)]
+            with txn.cursor(self._indexes) as cursor:
+                indexes = []
+                for key, tail in cursor:
+                    indexes.append(int.from_bytes(key, "big"))
+                    self._index.load(indexes[-1], tail)
+            if chunks != indexes:
+                odd = min(set(chunks) ^ set(indexes))
+                raise Damaged(f"{self.path}: of chunk {odd} and its index one is missing")
+            groups = txn.get(b"groups", db=self._meta)
+            self._index.seal(groups if groups is not None else b"")
+
+    # ------------------------------------------------------------------------------------ settling
+
+    def settled(self) -> dict[int, int]:
+        """For every group with settled instances, the last of them."""
+        self._check_open()
+        with self._index_lock:
+            return self._index.settled()
+
+    def bounds(self, group: int) -> tuple[int, int]:
+        """Lowest instance kept and last instance settled; (1, 0) when there is nothing."""
+        self._check_open()
+        with self._index_lock:
+            return self._index.bounds(group)
+
+    def settle(self, plan: SettlePlan | RecordStream) -> SettleStats:
+        """Copy the entries of a plan out of the journal; all of them are durable on return.
+
+        Raises:
+            Damaged: an entry cannot be read from the journal as it was written.
+            StoreError: the plan leaves a gap, or the store cannot be written. What earlier
+                transactions of this call have settled stays settled; `settled()` says how far.
+        """
+        self._check_writer()
+        began = time.monotonic()
+        while True:
+            try:
+                settler = Settler(self._index, plan, self._pass_bytes)
+                chunks, value_bytes, commits = self._settle_all(settler)
+                break
+            except lmdb.MapFullError:   # _make_room's estimate was too low; what is done stays done
+                self._make_room(self._map_bytes)
+            except SettleError as error:
+                kind = Damaged if error.damage else StoreError
+                raise kind(f"{self.path}: settling: {error}") from error
+        self._settled_entries += settler.entries
+        self._settled_bytes += settler.entry_bytes
+        return SettleStats(
+            entries=settler.entries, entry_bytes=settler.entry_bytes, skipped=settler.skipped,
+            chunks=chunks, value_bytes=value_bytes, commits=commits,
+            read_bytes=settler.read_bytes, seconds=time.monotonic() - began)
+
+    def _settle_all(self, settler: Settler) -> tuple[int, int, int]:
+        chunks = total = commits = 0
+        made = settler.next_chunk()
+        while made is not None:
+            room = max(self._commit_bytes, len(made[1]))
+            self._make_room(room)
+            spent = 0
+            with self._transaction() as txn:
+                while made is not None and spent + len(made[1]) <= room:
+                    spent += len(made[1])
+                    chunks += 1
+                    self._put_chunk(txn, *made)
+                    with self._index_lock:
+                        settler.stage()
+                    made = settler.next_chunk()
+                with self._index_lock:
+                    groups = self._index.groups_packed()
+                txn.put(b"groups", groups, db=self._meta)
+            total += spent
+            commits += 1
+        return chunks, total, commits
+
+    def merge(self) -> bool:
+        """Join some small chunks into a larger one: at most one chunk's worth of work.
+
+        Returns:
+            True when something was joined: there may be more to do.
+
+        Raises:
+            Damaged: an entry on the way fails its checksum. Nothing was changed.
+            StoreError: the store cannot be written.
+        """
+        self._check_writer()
+        with self._index_lock:
+            ids = self._index.mergeable(MERGE_CHUNKS_MAX)
+        if not ids:
+            return False
+        self._make_room(8 * MIB)
+        with damage_named(self.path), self._transaction(alone=True) as txn:
+            merger = Merger(self._index)
+            for chunk in ids:
+                value = txn.get(key_of(chunk), db=self._chunks)
+                if value is None:
+                    raise Damaged(f"{self.path}: chunk {chunk} is missing")
+                merger.add(chunk, value)
+            self._put_chunk(txn, *merger.merged())
+            for chunk in ids:
+                txn.delete(key_of(chunk), db=self._chunks)
+                txn.delete(key_of(chunk), db=self._indexes)
+            with self._index_lock:
+                merger.stage()
+        self._merges += 1
+        return True
+
+    def _put_chunk(self, txn: lmdb.Transaction[Any], chunk: int, value: memoryview,
+                   tail: memoryview) -> None:
+        key = key_of(chunk)
+        for table, data in ((self._chunks, value), (self._indexes, tail)):
+            if not txn.put(key, data, db=table, append=True, overwrite=False):
+                raise Damaged(f"{self.path}: there is a chunk {chunk} already")
+
+    @contextmanager
+    def _transaction(self, *, alone: bool = False) -> Iterator[lmdb.Transaction[Any]]:
+        """A write transaction, and with it what is staged in the index: both or neither.
+
+        `alone`: lookups wait for the commit, because it removes chunks that the index still names.
+        """
+        try:
+            txn = self._env.begin(write=True, buffers=True)
+            try:
+                yield txn
+                if alone:
+                    with self._index_lock:
+                        txn.commit()
+                        self._index.commit()
+                else:
+                    txn.commit()
+                    with self._index_lock:
+                        self._index.commit()
+            except BaseException:
+                with suppress(lmdb.Error):   # a commit that failed has ended it already
+                    txn.abort()
+                with self._index_lock:
+                    self._index.rollback()
+                raise
+        except lmdb.MapFullError:
+            raise
+        except (lmdb.Error, OSError) as error:
+            raise self._write_failed(error) from error
+        self._commits += 1
+
+    def _write_failed(self, error: Exception) -> StoreError:
+        """A full disk can be tried again, as the transaction left nothing. Any other failure is
+        final: after a failed sync nobody knows what the device holds."""
+        code = getattr(error, "code", None) or getattr(error, "errno", None)
+        text = f"{self.path}: {error}"
+        if code not in (errno.ENOSPC, errno.EDQUOT):
+            self._failed = text
+        return StoreError(text)
+
+    def _make_room(self, value_bytes: int) -> None:
+        """Let the map hold value_bytes more, even if none of the free pages can be used."""
+        used = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        wanted = used + value_bytes + value_bytes // 16 + COMMIT_SLACK_BYTES
+        if wanted <= self._map_bytes:
+            return
+        bigger = self._map_bytes + min(self._map_bytes, MAP_STEP_BYTES_MAX)
+        bigger = max(bigger, wanted)
+        bigger += -bigger % MIB
+        with self._gate.alone():     # no transaction that is open meanwhile would survive
+            try:
+                self._env.set_mapsize(bigger)
+            except lmdb.Error as error:
+                raise self._write_failed(error) from error
+            self._map_bytes = bigger
+
+    # ------------------------------------------------------------------------------------- reading
+
+    def read(self, group: int, first: int, bytes_max: int, last: int = INSTANCE_MAX) -> bytes:
+        """Entries of a group from `first` on: {instance u64, bytes u32, 0 u32, body, zeros to 8}.
+
+        As many as are settled, end at `last` and fit in bytes_max; at least one, however long.
+        b"" when `first` is not in the store. Any thread; may read from the device.
+
+        Raises:
+            Damaged: an entry is not what was written. Nothing of this call is served.
+        """
+        self._check_open()
+        with damage_named(self.path):
+            for _ in range(READ_ATTEMPTS):
+                found = self._read_once(group, first, bytes_max, last)
+                if found is not None:
+                    self._reads += 1
+                    return found
+        raise Damaged(f"{self.path}: the chunk of group {group} instance {first} is missing")
+
+    def _read_once(self, group: int, first: int, bytes_max: int, last: int) -> bytes | None:
+        """None: the index named a chunk that is not in this snapshot; it has moved on meanwhile."""
+        gather = Gather(self.identity.store_id, group, first, last, bytes_max)
+        more = first <= last
+        with self._gate.shared():
+            self._check_open()
+            with self._env.begin(buffers=True) as txn:
+                while more:
+                    with self._index_lock:
+                        place = self._index.find(group, gather.wanted)
+                    if place is None:
+                        break
+                    value = txn.get(key_of(place[0]), db=self._chunks)
+                    if value is None:
+                        return None
+                    more = gather.add(place[0], value, place[1])
+                return gather.take()
+
+    def entry(self, group: int, instance: int) -> bytes | None:
+        """The body of an instance, or None if it is not in the store. Raises like `read`."""
+        found = self.read(group, instance, 0, instance)
+        if not found:
+            return None
+        return found[16:16 + int.from_bytes(found[8:12], "little")]
+
+    def verify(self) -> int:
+        """Check every entry of every chunk, and the index against them; the number of entries.
+
+        Raises:
+            Damaged: names the first fault.
+        """
+        self._check_open()
+        entries = 0
+        with self._index_lock:
+            chunks = [chunk for chunk, *_ in self._index.chunk_list()]
+        for chunk in chunks:
+            with self._gate.shared(), damage_named(self.path):
+                self._check_open()
+                with self._env.begin(buffers=True) as txn:
+                    value = txn.get(key_of(chunk), db=self._chunks)
+                    tail = txn.get(key_of(chunk), db=self._indexes)
+                    if value is None:
+                        continue    # merged meanwhile
+                    entries += verify_chunk(chunk, value, self.identity.store_id)
+                    if tail is None or value[len(value) - len(tail):] != tail:
+                        raise Damaged(f"{self.path}: chunk {chunk} and its index do not match")
+        return entries
+
+    def stats(self) -> StoreStats:
+        """Figures for reports; consistent enough."""
+        self._check_open()
+        with self._index_lock:
+            chunks = self._index.chunk_list()
+            groups = len(self._index.settled())
+            rows = self._index.row_count()
+        with self._gate.shared():
+            self._check_open()
+            pages = self._env.info()["last_pgno"] + 1
+        return StoreStats(
+            groups=groups, entries=sum(chunk[3] for chunk in chunks), chunks=len(chunks),
+            value_bytes=sum(chunk[1] for chunk in chunks),
+            used_bytes=sum(chunk[2] for chunk in chunks),
+            small_chunks=sum(chunk[1] < MIB for chunk in chunks), index_rows=rows,
+            file_bytes=pages * self._page_bytes, map_bytes=self._map_bytes, commits=self._commits,
+            settled_entries=self._settled_entries, settled_bytes=self._settled_bytes,
+            merges=self._merges, reads=self._reads, failed=self._failed)
+
+    # ------------------------------------------------------------------------------------- the end
+
+    def close(self) -> None:
+        """Wait for readers, then close. Idempotent. The writing thread must be out of its call."""
+        if self._refusal is not None:
+            return
+        with self._gate.alone():
+            self._refusal = Closed
+            self._env.close()
+            os.close(self._lock_file)
+
+    def abandon(self) -> None:
+        """In a forked child: give up what can be, and touch nothing that the parent still has."""
+        if self._refusal is None:
+            self._refusal = ForkedError
+            with suppress(OSError):
+                os.close(self._lock_file)    # the parent's copy keeps the lock
+
+    def _check_open(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal(f"{self.path}: the store is closed" if self._refusal is Closed
+                                else f"{self.path}: opened by the parent of this process")
+
+    def _check_writer(self) -> None:
+        """The first thread that writes is the only one that may: LMDB ties a write to its thread,
+        and py-lmdb lets another one use the transaction without a word."""
+        self._check_open()
+        if self._failed is not None:
+            raise StoreError(self._failed)
+        me = threading.get_ident()
+        if self._writer is None:
+            self._writer = me
+        if self._writer != me:
+            raise StoreError(f"{self.path}: only one thread may write, and this is another one")
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ChunkDamage as damage:
+        raise Damaged(f"{path}: {damage}") from damage
+    except (lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+        raise Damaged(f"{path}: {error}") from error
+
+
+def take_lock(folder: Path, create: bool) -> int:
+    """A descriptor that keeps every other opener out, of this process or another."""
+    if not create and not (folder / "data.mdb").exists():
+        raise NotBootstrapped(f"{folder}: there is no store")
+    try:
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if error.errno == errno.EWOULDBLOCK:
+            raise Locked(f"{folder}: the store is open already") from None
+        raise StoreError(f"{folder}: {error}") from error
+    return lock
+
+
+def open_env(folder: Path, map_bytes: int, create: bool) -> lmdb.Environment:
+    try:
+        env = lmdb.Environment(str(folder), map_size=map_bytes, max_dbs=3, create=create,
+                               lib_version=LMDB_MAJOR, metasync=True, sync=True, map_async=False,
+                               writemap=False, readahead=True, mode=0o644)
+    except lmdb.InvalidError as error:
+        raise Damaged(f"{folder}: the first pages of data.mdb are damaged, or were not written by "
+                      f"LMDB {LMDB_MAJOR}.x: {error}") from error
+    except (lmdb.Error, OSError) as error:
+        raise StoreError(f"{folder}: {error}") from error
+    # A file cut short would be a signal at some later read: its map reaches beyond its end.
+    used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    there = (folder / "data.mdb").stat().st_size
+    if there < used and env.info()["last_txnid"] > 0:
+        env.close()
+        raise Damaged(f"{folder}: data.mdb has {there} of {used} bytes")
+    return env
+
+
+def obtain_identity(env: lmdb.Environment, folder: Path, cluster: int, node: int,
+                    create: bool) -> StoreIdentity:
+    """Write the identity of a new store, or check that of an old one."""
+    try:
+        meta = env.open_db(b"meta", create=create)
+    except lmdb.NotFoundError:
+        raise NotBootstrapped(f"{folder}: the store was never completely made") from None
+    with env.begin() as txn:
+        packed = txn.get(b"identity", db=meta)
+    if create and packed is not None:
+        raise StoreError(f"{folder}: there is a store already")
+    if packed is None and not create:
+        raise NotBootstrapped(f"{folder}: the store was never completely made")
+    if packed is None:
+        identity = StoreIdentity(cluster, node, os.urandom(16), FORMAT_VERSION, env.lib_version())
+        make_tables(env, meta, identity)
+        sync_folder(folder)
+        sync_folder(folder.parent)
+        return identity
+    return check_identity(packed, folder, cluster, node)
+
+
+def make_tables(env: lmdb.Environment, meta: Any, identity: StoreIdentity) -> None:
+    """Everything that an opened store must have, in one synced transaction."""
+    with env.begin(write=True) as txn:
+        env.open_db(b"chunks", txn=txn)
+        env.open_db(b"indexes", txn=txn)
+        txn.put(b"groups", ChunkIndex(identity.store_id).groups_packed(), db=meta)
+        txn.put(b"identity", identity.pack(), db=meta)
+
+
+def check_identity(packed: bytes, folder: Path, cluster: int, node: int) -> StoreIdentity:
+    body, crc = packed[:-4], packed[-4:]
+    if len(packed) < 16 or crc32c(body).to_bytes(4, "little") != crc or body[:8] != IDENTITY_MAGIC:
+        raise Damaged(f"{folder}: the identity of the store is damaged")
+    version = int.from_bytes(body[8:12], "little")
+    if version != FORMAT_VERSION or len(body) != IDENTITY.size:
+        raise Foreign(f"{folder}: the store has format version {version}; this is phx for version "
+                      f"{FORMAT_VERSION}")
+    _, _, its_cluster, its_node, store_id, *lmdb_version = IDENTITY.unpack(body)
+    if (its_cluster, its_node) != (cluster, node):
+        raise Foreign(f"{folder}: the store belongs to node {its_node} of cluster "
+                      f"{its_cluster:#x}, not to node {node} of cluster {cluster:#x}")
+    major, minor, patch = lmdb_version
+    return StoreIdentity(its_cluster, its_node, store_id, version, (major, minor, patch))
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What users and phx itself use to test programs that are replicated."""

@@ -1,0 +1,117 @@
+"""Ids and frozen public values. Imports nothing of phx but compiled value types.
+
+    node id       1 .. 1,048,575; never used again for another node
+    group id      0 .. 1,048,575; one Paxos log each
+    machine id    0 .. 65,535; tells the machines of one group apart
+    instance      1 ..; a place in a group's log, holding a batch of values
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from phx._core.delivery import Entry, Result
+
+__all__ = [
+    "GROUP_ID_MAX", "MACHINE_ID_MAX", "MEMBERS_MAX", "NODE_ID_MAX", "Entry", "GroupStatus",
+    "NodeStatus", "PeerStatus", "Result",
+]
+
+NODE_ID_MAX = (1 << 20) - 1
+GROUP_ID_MAX = (1 << 20) - 1
+MACHINE_ID_MAX = (1 << 16) - 1
+MEMBERS_MAX = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStatus:
+    """One group as this node sees it at this moment.
+
+    Attributes:
+        leader: node id of the leader; None: none known.
+        leading: this node leads.
+        stopped: apply failed here: nothing is applied or proposed here any more.
+        halted: a protocol invariant broke here: this node does not vote in the group any more.
+        promised, ballot: packed ballots: the promise; the one this node leads with, or 0.
+        chosen_through: every instance up to it is known to be chosen.
+        applied_through: every instance up to it is applied to the machines here.
+        settled_through: every instance up to it is in the store.
+        accepted_last: the highest instance with an acceptance.
+        waiting_values, waiting_bytes: of this node's callers, not resolved yet.
+        digest: chained checksum over everything that was applied, as of ``digest_at``; equal on
+            every replica for an equal ``digest_at``.
+        digest_at: the instance up to which ``digest`` reaches.
+    """
+
+    group: int
+    leader: int | None
+    leading: bool
+    stopped: bool
+    halted: bool
+    promised: int
+    ballot: int
+    chosen_through: int
+    applied_through: int
+    settled_through: int
+    accepted_last: int
+    waiting_values: int
+    waiting_bytes: int
+    digest: int
+    digest_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    """Another node as this one sees it.
+
+    Attributes:
+        connected: there is a connection whose handshake is done.
+        heard_us_ago: microseconds since anything arrived from it; None: never.
+        detail: further numbers, by name.
+    """
+
+    node: int
+    connected: bool
+    heard_us_ago: int | None
+    detail: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """A node at this moment.
+
+    Attributes:
+        cluster: name of the cluster.
+        incarnation: grows with every start of the node.
+        port: the port that it listens at.
+        groups, leading: how many groups it hosts, and leads.
+        stopped: the groups whose apply failed here.
+        waiting_values, waiting_bytes: of its callers, not resolved yet.
+        poisoned: a write or sync of the journal failed: the node votes no more, until it is opened
+            again.
+        store_error: why the store cannot settle at the moment; None: it can.
+        peers: by node id.
+        counters: of the engine since the start, by name.
+        journal, queues, cpu_ns, settle, store, applier: further numbers, by name.
+    """
+
+    cluster: str
+    node: int
+    incarnation: int
+    port: int
+    groups: int
+    leading: int
+    stopped: tuple[int, ...]
+    waiting_values: int
+    waiting_bytes: int
+    poisoned: bool
+    store_error: str | None
+    peers: Mapping[int, PeerStatus]
+    counters: Mapping[str, int]
+    journal: Mapping[str, object]
+    queues: Mapping[str, object]
+    cpu_ns: Mapping[str, int]
+    settle: Mapping[str, object]
+    store: Mapping[str, object]
+    applier: Mapping[str, int]

@@ -1,0 +1,79 @@
+"""Builds every phx/_core/*.pyx as a C++ extension. All else stands in pyproject.toml.
+
+PHX_BUILD is for working on phx itself: one or several, with commas between, of
+
+    debug       assertions of the C++ library, no optimisation, bounds checks, annotated HTML
+    asan ubsan  AddressSanitizer, UndefinedBehaviorSanitizer (preload libasan and libstdc++)
+    tsan        ThreadSanitizer (preload libtsan)
+    coverage    counts executed lines of native code for gcov
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+CORE = Path("phx", "_core")
+JOBS = int(os.environ.get("PHX_BUILD_JOBS") or os.cpu_count() or 1)
+
+# compiler flags, linker flags; the last -O wins
+VARIANTS = {
+    "debug": (["-O0", "-UNDEBUG", "-DPHX_DEBUG", "-D_GLIBCXX_ASSERTIONS"], []),
+    "asan": (["-O1", "-fno-omit-frame-pointer", "-fsanitize=address"], ["-fsanitize=address"]),
+    "ubsan": (
+        ["-O1", "-fsanitize=undefined", "-fno-sanitize-recover=undefined"],
+        ["-fsanitize=undefined"],
+    ),
+    "tsan": (["-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"]),
+    "coverage": (["-O0", "--coverage"], ["--coverage"]),
+}
+
+
+VARIANT = [name for name in os.environ.get("PHX_BUILD", "").split(",") if name]
+if unknown := set(VARIANT) - set(VARIANTS):
+    sys.exit(f"PHX_BUILD is one of {', '.join(VARIANTS)}; not {', '.join(sorted(unknown))}")
+BUILD = Path("build", "-".join(VARIANT) or "release")  # objects of one are no use to another
+
+
+def extensions() -> list[Extension]:
+    compile_args = ["-std=c++17", "-O3", "-g" if VARIANT else "-g1", "-pthread"]
+    link_args = ["-pthread"]
+    for name in VARIANT:
+        compile_args += VARIANTS[name][0]
+        link_args += VARIANTS[name][1]
+    directives = {"language_level": 3}
+    if "debug" in VARIANT:
+        directives |= {"boundscheck": True, "wraparound": True, "initializedcheck": True}
+    modules = [
+        Extension(
+            ".".join(source.with_suffix("").parts),
+            [str(source)],
+            language="c++",
+            include_dirs=[str(CORE)],
+            depends=[str(header) for header in sorted(CORE.glob("*.h"))],
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+        )
+        for source in sorted(path.relative_to(ROOT) for path in (ROOT / CORE).glob("*.pyx"))
+    ]
+    if {"egg_info", "dist_info", "sdist"} & set(sys.argv):
+        return modules  # nothing will be compiled
+    return cythonize(
+        modules,
+        build_dir=str(BUILD / "cython"),
+        compiler_directives=directives,
+        annotate="debug" in VARIANT,
+        emit_linenums="coverage" in VARIANT,  # gcov then speaks of lines of the .pyx
+        # On macOS workers are spawned, and would run this file again.
+        nthreads=JOBS if sys.platform == "linux" else 0,
+        quiet=True,
+    )
+
+
+setup(
+    ext_modules=extensions(),
+    options={"build": {"build_base": str(BUILD)}, "build_ext": {"parallel": JOBS}},
+)

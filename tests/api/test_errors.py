@@ -1,0 +1,76 @@
+"""Every error says what became of the value."""
+
+import copy
+import pickle
+import re
+
+import pytest
+
+import phx
+from phx import errors
+from phx.errors import PhxError, Rejected, Unknown, all_errors
+
+MADE = {
+    errors.GroupStopped: (7, 12, 0, "apply raised"),
+    errors.ConfigError: (["node: missing"],),
+    errors.NotReady: ([1, 2],),
+    errors.PartlyDone: ([errors.TimedOut("late")],),
+}
+
+
+def make(kind):
+    return kind(*MADE.get(kind, ("why",)))
+
+
+@pytest.mark.parametrize("kind", all_errors())
+def test_every_error_is_rejected_or_unknown(kind):
+    assert kind.outcome in ("rejected", "unknown")
+    if kind not in (PhxError,):
+        assert issubclass(kind, Rejected) != issubclass(kind, Unknown)
+        assert (kind.outcome == "unknown") == issubclass(kind, Unknown)
+
+
+@pytest.mark.parametrize("kind", all_errors())
+def test_every_error_is_documented(kind):
+    assert kind.__doc__
+    if kind in (PhxError, Rejected, Unknown):
+        return
+    row = re.search(rf"^\s+{kind.__name__}\s+(rejected|unknown)\s", errors.__doc__, re.MULTILINE)
+    assert row, f"{kind.__name__} is not in the table"
+    assert row[1] == kind.outcome
+
+
+def test_the_table_names_no_error_that_is_not_there():
+    table = errors.__doc__.split("-----\n", 1)[1]
+    names = set(re.findall(r"^\s+([A-Z]\w+)\s+(?:rejected|unknown)\s", table, re.MULTILINE))
+    assert names == {kind.__name__ for kind in all_errors()} - {"PhxError", "Rejected", "Unknown"}
+
+
+@pytest.mark.parametrize("kind", all_errors())
+def test_every_error_can_be_pickled_and_copied(kind):
+    error = make(kind)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is kind
+        assert str(twin) == str(error)
+        assert twin.outcome == error.outcome
+
+
+def test_timeouts_are_timeout_errors():
+    for kind in (errors.TimedOut, errors.TimedOutUnknown, errors.NoQuorum, errors.NotReady):
+        assert issubclass(kind, TimeoutError)
+
+
+def test_a_stopped_group_names_group_instance_and_machine():
+    error = make(errors.GroupStopped)
+    assert (error.group, error.instance, error.machine) == (7, 12, 0)
+    assert "group 7" in str(error)
+    assert "instance 12" in str(error)
+    assert "machine 0" in str(error)
+
+
+def test_the_package_hands_out_what_it_promises():
+    for name in phx.__all__:
+        assert getattr(phx, name) is not None
+    assert set(dir(phx)) == set(phx.__all__)
+    with pytest.raises(AttributeError):
+        phx.no_such_thing  # noqa: B018

@@ -1,0 +1,318 @@
+"""Callers by sequence: resolved at most once, within limits, whatever happens to the others."""
+
+import asyncio
+import gc
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phx._core.delivery import IN_FLIGHT_MAX, Entry, Refusal, Result, Waiters
+from phx.errors import Closed, NoQuorum, PartlyDone, TimedOutUnknown
+
+GROUP = 3
+
+
+class Waiter:
+    """What a future is to the native loop."""
+
+    def __init__(self):
+        self.result = self.error = None
+        self.resolved = 0
+        self.cancelled = False
+
+    def set_result(self, value):
+        if self.cancelled:
+            raise RuntimeError("cancelled")
+        self.result = value
+        self.resolved += 1
+
+    def set_exception(self, error):
+        if self.cancelled:
+            raise RuntimeError("cancelled")
+        self.error = error
+        self.resolved += 1
+
+    def done(self):
+        return bool(self.resolved) or self.cancelled
+
+
+def waiters(**limits):
+    given = {"group_values_max": 1 << 20, "group_bytes_max": 1 << 30, "node_values_max": 1 << 30,
+             "node_bytes_max": 1 << 30, "partly": PartlyDone}
+    return Waiters([GROUP, 9], **(given | limits))
+
+
+def entry(sequence, instance=1, group=GROUP):
+    return Entry(group, instance, sequence=sequence)
+
+
+def test_sequences_count_from_one_in_each_group():
+    made = waiters()
+    assert [made.add(GROUP, Waiter(), 0) for _ in range(3)] == [1, 2, 3]
+    assert made.add(9, Waiter(), 0) == 1
+    assert made.add_many(GROUP, Waiter(), [b"a", b"b"]) == 4
+    assert made.add(GROUP, Waiter(), 0) == 6
+    with pytest.raises(KeyError):
+        made.add(4, Waiter(), 0)
+
+
+def test_results_reach_their_callers_in_any_order():
+    made, callers = waiters(), [Waiter() for _ in range(4)]
+    for caller in callers:
+        made.add(GROUP, caller, 10)
+    assert made.waiting(GROUP) == (4, 40)
+    entries = [entry(3, 7), entry(0, 7), entry(1, 8), entry(9, 8)]
+    assert made.complete(GROUP, entries, ["c", "other node", "a", "unknown"]) == 2
+    assert callers[2].result == Result(7, "c")
+    assert callers[0].result == Result(8, "a")
+    assert callers[1].resolved == callers[3].resolved == 0
+    assert made.waiting(GROUP) == (2, 20)
+    assert made.complete(GROUP, entries, ["again"] * 4) == 0
+    assert callers[0].resolved == 1
+
+
+def test_a_part_of_a_batch_is_resolved_from_where_it_starts():
+    made, callers = waiters(), [Waiter() for _ in range(3)]
+    entries = [entry(made.add(GROUP, caller, 0)) for caller in callers]
+    assert made.complete(GROUP, entries, ["b"], 1) == 1
+    assert [caller.resolved for caller in callers] == [0, 1, 0]
+    with pytest.raises(ValueError, match="more results"):
+        made.complete(GROUP, entries, ["b", "c"], 2)
+    with pytest.raises(TypeError):
+        made.complete(GROUP, ["no entry"], ["b"])
+
+
+def test_a_refusal_becomes_an_exception():
+    made, caller = waiters(), Waiter()
+    made.add(GROUP, caller, 0)
+    made.complete(GROUP, [entry(1)], [Refusal(error := NoQuorum("none"))])
+    assert caller.error is error
+    assert caller.result is None
+
+
+def test_an_exception_that_a_machine_returns_is_a_result():
+    made, caller = waiters(), Waiter()
+    made.add(GROUP, caller, 0)
+    made.complete(GROUP, [entry(1)], [returned := ValueError("expected")])
+    assert caller.result.value is returned
+
+
+def test_a_run_is_resolved_when_all_of_it_is():
+    made, caller = waiters(), Waiter()
+    first = made.add_many(GROUP, caller, [b"a", b"bb", b"ccc"])
+    assert made.waiting(GROUP) == (3, 6)
+    made.complete(GROUP, [entry(first + 2, 5), entry(first, 4)], ["c", "a"])
+    assert caller.resolved == 0
+    made.complete(GROUP, [entry(first + 1, 6)], ["b"])
+    assert caller.result == [Result(4, "a"), Result(6, "b"), Result(5, "c")]
+    assert caller.resolved == 1
+
+
+def test_a_run_that_failed_in_part_has_every_outcome():
+    made, caller = waiters(), Waiter()
+    made.add_many(GROUP, caller, [b"a", b"b", b"c"])
+    made.complete(GROUP, [entry(2, 5)], ["b"])
+    made.fail(GROUP, 1, 3, lambda: TimedOutUnknown("late"))
+    assert isinstance(caller.error, PartlyDone)
+    assert [type(one) for one in caller.error.results] == [TimedOutUnknown, Result, TimedOutUnknown]
+
+
+def test_failing_touches_only_what_is_named():
+    made, callers = waiters(), [Waiter() for _ in range(5)]
+    for caller in callers:
+        made.add(GROUP, caller, 1)
+    assert made.fail(GROUP, 2, 2, lambda: NoQuorum("none")) == 2
+    assert [caller.resolved for caller in callers] == [0, 1, 1, 0, 0]
+    assert callers[1].error is not callers[2].error
+    assert made.fail(GROUP, 2, 2, lambda: NoQuorum("again")) == 0
+    assert made.fail(GROUP, 5, 1 << 63, lambda: NoQuorum("far")) == 1
+    assert made.fail(GROUP, 1 << 63, 5, lambda: NoQuorum("far")) == 0
+    assert made.fail_group(GROUP, lambda: Closed("closed")) == 2
+    assert made.count == made.bytes == 0
+
+
+def test_everything_is_failed_at_the_end():
+    made, callers = waiters(), [Waiter() for _ in range(4)]
+    made.add(GROUP, callers[0], 0)
+    made.add(9, callers[1], 0)
+    made.add_many(9, callers[2], [b"", b""])
+    assert made.fail_all(lambda: Closed("closed")) == 4
+    assert [type(caller.error) for caller in callers[:3]] == [Closed, Closed, PartlyDone]
+
+
+@pytest.mark.parametrize(
+    ("limits", "adds"),
+    [
+        ({"group_values_max": 3}, [(GROUP, 0)] * 3),
+        ({"group_bytes_max": 10}, [(GROUP, 5)] * 2),
+        ({"node_values_max": 3}, [(GROUP, 0), (9, 0), (9, 0)]),
+        ({"node_bytes_max": 10}, [(GROUP, 4), (9, 6)]),
+    ],
+)
+def test_a_limit_is_exact_and_frees_up(limits, adds):
+    made = waiters(**limits)
+    caller = Waiter()
+    assert all(made.add(group, caller, nbytes) for group, nbytes in adds)
+    assert made.add(GROUP, caller, 1) == 0
+    assert made.add_many(GROUP, caller, [b"1"]) == 0
+    group, nbytes = adds[0]
+    made.complete(group, [entry(1, group=group)], [None])
+    assert made.add(GROUP, caller, min(nbytes, 1))
+
+
+def test_the_lowest_unresolved_sequence_bounds_the_highest():
+    """The replicated table tells 65,536 sequences apart: no more may be on their way, even with gaps."""
+    made, caller = waiters(), Waiter()
+    assert made.add_many(GROUP, caller, [b""] * IN_FLIGHT_MAX) == 1
+    made.complete(GROUP, [entry(2)], [None])
+    assert made.add(GROUP, caller, 0) == 0
+    made.complete(GROUP, [entry(1)], [None])
+    assert made.add(GROUP, caller, 0) == IN_FLIGHT_MAX + 1
+    assert made.add(GROUP, caller, 0) == IN_FLIGHT_MAX + 2
+    assert made.add(GROUP, caller, 0) == 0
+    assert made.add_many(GROUP, caller, [b""] * (IN_FLIGHT_MAX + 1)) == 0
+
+
+def test_what_was_not_submitted_is_taken_back():
+    made, caller = waiters(), Waiter()
+    made.add(GROUP, caller, 3)
+    made.revoke(GROUP, 1)
+    assert made.waiting(GROUP) == (0, 0)
+    assert made.add(GROUP, caller, 3) == 1
+    first = made.add_many(GROUP, caller, [b"a"] * 5)
+    made.revoke(GROUP, first)
+    assert made.add(GROUP, caller, 0) == first
+    assert caller.resolved == 0
+
+
+def test_a_cancelled_caller_disturbs_nobody():
+    made, callers = waiters(), [Waiter() for _ in range(3)]
+    entries = [entry(made.add(GROUP, caller, 0)) for caller in callers]
+    callers[1].cancelled = True
+    made.complete(GROUP, entries, ["a", "b", "c"])
+    assert [caller.resolved for caller in callers] == [1, 0, 1]
+    callers[1].cancelled = True
+    made.add_many(GROUP, callers[1], [b"x"])
+    assert made.fail_all(lambda: Closed("closed")) == 1
+
+
+def test_a_caller_that_cannot_be_resolved_is_reported():
+    class Broken(Waiter):
+        def set_result(self, value):
+            raise OSError("broken")
+
+    made = waiters()
+    made.add(GROUP, Broken(), 0)
+    with pytest.raises(OSError, match="broken"):
+        made.complete(GROUP, [entry(1)], ["a"])
+
+
+def test_a_caller_may_propose_while_it_is_resolved():
+    made = waiters()
+
+    class Again(Waiter):
+        def set_result(self, value):
+            super().set_result(value)
+            for _ in range(100):
+                made.add(GROUP, Waiter(), 1)
+
+    callers = [Again() for _ in range(20)]
+    entries = [entry(made.add(GROUP, caller, 1)) for caller in callers]
+    made.complete(GROUP, entries, [None] * 20)
+    assert all(caller.resolved == 1 for caller in callers)
+    assert made.waiting(GROUP) == (2000, 2000)
+
+
+def test_no_reference_is_leaked_or_lost():
+    caller, value = Waiter(), object()
+    before = sys.getrefcount(caller), sys.getrefcount(value)
+    made = waiters()
+    for _ in range(50):
+        made.add(GROUP, caller, 1)
+    made.add_many(GROUP, caller, [b"a"] * 50)
+    made.complete(GROUP, [entry(n) for n in range(1, 31)], [value] * 30)
+    made.fail(GROUP, 31, 30, lambda: Closed("closed"))
+    caller.result = caller.error = None
+    made.revoke(GROUP, 95)
+    del made
+    gc.collect()
+    assert (sys.getrefcount(caller), sys.getrefcount(value)) == before
+
+
+@given(st.data())
+def test_the_ring_agrees_with_a_dictionary(data):
+    made = waiters(group_values_max=40)
+    waiting, callers, next_sequence = {}, [], 1
+    for _ in range(data.draw(st.integers(1, 60))):
+        match data.draw(st.sampled_from(["add", "many", "complete", "fail"])):
+            case "add":
+                caller, nbytes = Waiter(), data.draw(st.integers(0, 9))
+                if made.add(GROUP, caller, nbytes):
+                    waiting[next_sequence] = (caller, nbytes)
+                    callers.append(caller)
+                    next_sequence += 1
+                else:
+                    assert len(waiting) == 40
+            case "many":
+                count = data.draw(st.integers(1, 20))
+                caller = Waiter()
+                if first := made.add_many(GROUP, caller, [b"xy"] * count):
+                    assert first == next_sequence
+                    for sequence in range(first, first + count):
+                        waiting[sequence] = (caller, 2)
+                    callers.append(caller)
+                    next_sequence += count
+                else:
+                    assert len(waiting) + count > 40
+            case "complete":
+                picked = data.draw(st.lists(st.integers(1, next_sequence + 2), max_size=20))
+                expected = len({sequence for sequence in picked if sequence in waiting})
+                found = made.complete(GROUP, [entry(s) for s in picked], [None] * len(picked))
+                assert found == expected
+                for sequence in picked:
+                    waiting.pop(sequence, None)
+            case "fail":
+                first, count = data.draw(st.integers(1, 99)), data.draw(st.integers(0, 99))
+                gone = [s for s in waiting if first <= s < first + count]
+                assert made.fail(GROUP, first, count, lambda: Closed("closed")) == len(gone)
+                for sequence in gone:
+                    del waiting[sequence]
+        assert made.waiting(GROUP) == (len(waiting), sum(nbytes for _, nbytes in waiting.values()))
+    assert made.fail_all(lambda: Closed("closed")) == len(waiting)
+    assert all(caller.resolved == 1 for caller in callers)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_futures_of_both_loops(loop):
+    async def run():
+        made = waiters()
+        running = asyncio.get_running_loop()
+        futures = [running.create_future() for _ in range(4)]
+        entries = [entry(made.add(GROUP, future, 1), 2) for future in futures]
+        futures[1].cancel()
+        made.complete(GROUP, entries[:3], list("abc"))
+        made.fail(GROUP, 4, 1, lambda: NoQuorum("none"))
+        assert await futures[0] == Result(2, "a")
+        assert await futures[2] == Result(2, "c")
+        assert futures[1].cancelled()
+        with pytest.raises(NoQuorum):
+            await futures[3]
+
+    factory = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run())
+
+
+def test_a_result_is_a_small_value():
+    one = Result(3, [1])
+    instance, value = one
+    assert (instance, value) == (3, [1])
+    assert one == Result(3, [1])
+    assert one != Result(4, [1])
+    assert one != (3, [1])
+    assert hash(Result(3, 1)) == hash(Result(3, 1))
+    assert repr(one) == "Result(instance=3, value=[1])"
+    with pytest.raises(AttributeError):
+        one.value = 2

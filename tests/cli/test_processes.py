@@ -1,0 +1,186 @@
+"""The commands with real processes: a node, the demo with each fault, the bench."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phx.cli.processes import free_ports
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = ["--groups", 5, "--json"]
+
+
+def demo(run: Run, *words: object) -> dict[str, object]:
+    done = run("demo", *SMALL, *words, timeout=150)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
+
+
+@pytest.mark.parametrize("fault", ["kill", "drop", "stop"])
+def test_demo_loses_nothing(run: Run, fault: str) -> None:
+    result = demo(run, "--seconds", 6 if fault == "kill" else 8, "--fault", fault)
+    assert result["lost"] == 0
+    assert result["divergent_groups"] == 0
+    assert result["findings"] == []
+    assert (result["groups"], result["nodes"]) == (5, 3)
+    assert result["acknowledged"] > 100  # type: ignore[operator]
+    assert result["read_back"] == 3 * result["acknowledged"]  # type: ignore[operator]
+    assert result["unknown_outcomes"] <= result["in_flight_at_fault"]  # type: ignore[operator]
+    assert result["groups_led_by_victim"] >= 1  # type: ignore[operator]
+    assert result["groups_not_failed_over"] == 0
+    assert 0 < result["failover_ms"]["p50"] <= result["failover_ms"]["max"]  # type: ignore[index]
+    assert result["values_per_s"] > 0  # type: ignore[operator]
+    assert result["fsyncs"] > 0  # type: ignore[operator]
+
+
+def test_demo_prints_a_table_and_progress_and_leaves_the_data_in_dir(
+    run: Run, tmp_path: Path
+) -> None:
+    done = run("demo", "--groups", 3, "--seconds", 3, "--dir", tmp_path / "data", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "values acknowledged" in done.stdout
+    assert "SIGKILL" in done.stderr
+    kept = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert kept == ["node1", "node2", "node3"]
+    assert not list(tmp_path.glob("phx-*"))  # the temporary folder is gone
+
+
+def test_demo_interrupted_leaves_no_process(mark: dict[str, str], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "phx.cli", "demo", "--groups", "3", "--seconds", "60"]
+    with subprocess.Popen(
+        words, env=mark, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        wait_for_line(process, "values acknowledged")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+
+
+def test_demo_killed_leaves_no_process(mark: dict[str, str], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "phx.cli", "demo", "--groups", "3", "--seconds", "60"]
+    with subprocess.Popen(
+        words, env=mark, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_line(process, "values acknowledged")
+        process.kill()
+
+
+def wait_for_line(process: subprocess.Popen[str], text: str, timeout_s: float = 60) -> str:
+    """The first line on the process's stderr with `text` in it."""
+    assert process.stderr is not None
+    timer = threading.Timer(timeout_s, process.kill)
+    timer.start()
+    try:
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"{text!r} was not written: {''.join(seen)}")
+    finally:
+        timer.cancel()
+
+
+@pytest.mark.parametrize("mode", ["propose", "propose_many"])
+def test_bench_measures_and_verifies(run: Run, mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    words = ["--groups", "2,5", "--mode", mode, "--inflight", 60, "--seconds", 1, "--warmup", 0.5]
+    done = run("bench", *words, "--json", path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "values/s" in done.stdout
+    result = json.loads(path.read_text())
+    assert [row["groups"] for row in result["rows"]] == [2, 5]
+    for row in result["rows"]:
+        assert row["verified"]
+        assert row["mode"] == mode
+        assert row["values_per_s"] > 0
+        assert row["acknowledged"] >= row["measured"] > 0
+        assert 0 < row["p50_us"] <= row["p99_us"]
+        assert row["values_per_sync"] > 0
+        assert row["cpu_ns_per_value"] > 0
+        spread = row["group_values_per_s"]
+        assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+        assert row["unknown"] == 0
+    assert result["environment"]["fdatasync_p50_us"] > 0
+
+
+def test_bench_at_any_node_forwards(run: Run) -> None:
+    words = ["--groups", 3, "--at", "any", "--inflight", 30, "--seconds", 1, "--warmup", 0.5]
+    done = run("bench", *words, "--json", "-", timeout=120)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["verified"]
+    assert row["counters"]["counters.forwards"] > 0
+
+
+def test_node_runs_until_it_is_told_to_stop_and_remembers(
+    mark: dict[str, str], tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'cluster = "t"\nnode = 1\ndir = "data"\ngroups = 4\n[members]\n1 = "127.0.0.1:{port}"\n'
+    )
+    for turn, number in enumerate((signal.SIGTERM, signal.SIGINT)):
+        words = [sys.executable, "-m", "phx.cli", "node", "--config", str(config), "--json"]
+        with subprocess.Popen(
+            words + (["--bootstrap"] if turn == 0 else []),
+            env=mark,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            ready = json.loads(process.stdout.readline())
+            assert ready == {
+                "event": "ready", "node": 1, "port": port, "incarnation": turn + 1, "groups": 4,
+            }  # fmt: skip
+            process.send_signal(number)
+            assert json.loads(process.stdout.readline()) == {"event": "closed", "node": 1}
+            assert process.wait(20) == 0, process.stderr.read()
+
+
+def test_ports_are_below_those_of_outgoing_connections() -> None:
+    path = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    lowest = int(path.read_text().split()[0]) if path.exists() else 32_768
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    assert max(ports) < max(lowest, 32_001)
+
+
+def test_worker_ends_with_its_input(mark: dict[str, str], tmp_path: Path) -> None:
+    """Without a parent there is no worker: end of input before and after the first line."""
+    words = [sys.executable, "-m", "phx.cli.worker"]
+    before = subprocess.run(words, env=mark, stdin=subprocess.DEVNULL, timeout=30, check=False)
+    assert before.returncode == 0
+    (port,) = free_ports(1)
+    (tmp_path / "data").mkdir()
+    spec = {
+        "node": 1,
+        "config": {
+            "cluster": "t", "node": 1, "members": {"1": f"127.0.0.1:{port}"},
+            "dir": str(tmp_path / "data"), "groups": 2,
+        },
+        "machine": "kv", "bootstrap": True, "loop": "asyncio",
+    }  # fmt: skip
+    began = time.monotonic()
+    done = subprocess.run(
+        words, env=mark, input=json.dumps(spec) + "\n", text=True, timeout=60,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 40
+    assert os.listdir(tmp_path / "data")

@@ -1,0 +1,93 @@
+"""What every test has: the right phx to import, a bounded time, nothing left behind.
+
+phx may be compiled in place, beside its sources, or installed. `python -m pytest` puts the
+checkout first on the path, where an installed phx would be hidden behind sources that are not
+compiled: so the checkout is taken if it is compiled, and otherwise kept off the path, here and in
+the processes that tests start.
+"""
+
+import ctypes
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def choose_phx() -> None:
+    """Make `import phx` mean the compiled checkout, else the installed package."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or os.getcwd()).resolve() != ROOT]
+    core = ROOT / "phx" / "_core"
+    if any((core / f"codec{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
+        sys.path.insert(0, str(ROOT))
+        inherited = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])
+    else:
+        os.environ["PYTHONSAFEPATH"] = "1"
+
+
+choose_phx()
+
+# Time limits belong to pytest-timeout: a slow machine is no failure of a property.
+hypothesis.settings.register_profile("phx", deadline=None, print_blob=True, database=None)
+for name, examples in {"short": 20, "long": 5000}.items():
+    hypothesis.settings.register_profile(
+        name, hypothesis.settings.get_profile("phx"), max_examples=examples
+    )
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "phx"))
+
+
+def blocks_live() -> int:
+    """Native blocks that somebody in this process still holds.
+
+    Every compiled module has the counter; where the loader did not make one of them all, a block
+    that one module made and another gave back has moved both, and only the sum is right.
+    """
+    gc.collect()
+    counters = {}
+    for name, module in sorted(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        if name.startswith("phx._core.") and path.endswith(tuple(EXTENSION_SUFFIXES)):
+            try:
+                counter = ctypes.c_int64.in_dll(ctypes.CDLL(path), "phx_live_blocks_counter")
+            except ValueError:  # a module without blocks
+                continue
+            counters[ctypes.addressof(counter)] = counter.value
+    return sum(counters.values())
+
+
+def holdings() -> tuple[int, int, int]:
+    tasks = Path("/proc/self/task")  # native threads too, where they can be counted
+    threads = len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+    return blocks_live(), threads, len(os.listdir("/dev/fd"))
+
+
+def left_behind(before: tuple[int, int, int]) -> list[str]:
+    names = ("blocks", "threads", "descriptors")
+    return [
+        f"{now - then} {name}"
+        for name, then, now in zip(names, before, holdings(), strict=True)
+        if now > then
+    ]
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """The test gives back every native block, thread and descriptor that it took.
+
+    Whatever ends a little later than the call that ends it is waited for, for two seconds.
+    """
+    before = holdings()
+    yield
+    until = time.monotonic() + 2
+    while (left := left_behind(before)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not left, "left behind: " + ", ".join(left)

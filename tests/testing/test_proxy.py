@@ -1,0 +1,166 @@
+"""A held link is silent: no bytes, no end, no refusal; released, nothing is missing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from phx.testing.proxy import Link, Mesh
+
+
+@asynccontextmanager
+async def echo_server() -> AsyncIterator[int]:
+    writers = []
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while data := await reader.read(4096):
+            writer.write(data)
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await close(*writers)
+
+
+async def close(*writers: asyncio.StreamWriter) -> None:
+    for writer in writers:
+        writer.transport.abort()
+    await asyncio.sleep(0.01)
+
+
+def through_a_link(body: Callable[[Link], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with echo_server() as port:
+            link = Link(lambda: port)
+            await link.start()
+            try:
+                async with asyncio.timeout(10):
+                    await body(link)
+            finally:
+                await link.close()
+
+    asyncio.run(run())
+
+
+async def silent(reader: asyncio.StreamReader) -> bool:
+    """Nothing arrives for a while, not even the end."""
+    try:
+        await asyncio.wait_for(reader.read(1), 0.2)
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_forwards_both_ways() -> None:
+    async def body(link: Link) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"x" * 100_000)
+        assert await reader.readexactly(100_000) == b"x" * 100_000
+        assert link.bytes_forwarded == 200_000
+        await close(writer)
+
+    through_a_link(body)
+
+
+def test_held_it_is_silent_and_released_it_delivers_everything() -> None:
+    async def body(link: Link) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"before")
+        assert await reader.readexactly(6) == b"before"
+        link.hold()
+        writer.write(b"during")
+        assert await silent(reader)
+        late_reader, late_writer = await asyncio.open_connection("127.0.0.1", link.port)
+        late_writer.write(b"late")
+        assert await silent(late_reader)
+        link.release()
+        assert await reader.readexactly(6) == b"during"
+        assert await late_reader.readexactly(4) == b"late"
+        await close(writer, late_writer)
+
+    through_a_link(body)
+
+
+def test_the_end_of_a_connection_is_held_too() -> None:
+    async def run() -> None:
+        ended = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            ended.set()
+            writer.transport.abort()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        link = Link(lambda: server.sockets[0].getsockname()[1])
+        await link.start()
+        _, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        link.hold()
+        writer.transport.abort()
+        await asyncio.sleep(0.2)
+        assert not ended.is_set()
+        link.release()
+        async with asyncio.timeout(5):
+            await ended.wait()
+        await link.close()
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_cut_resets_and_the_next_connection_works() -> None:
+    async def body(link: Link) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"a")
+        await reader.readexactly(1)
+        link.cut()
+        with suppress(ConnectionError):
+            assert await reader.read(1) == b""
+        await close(writer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"b")
+        assert await reader.readexactly(1) == b"b"
+        await close(writer)
+
+    through_a_link(body)
+
+
+def test_delay_delays() -> None:
+    async def body(link: Link) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        link.delay_us = 100_000
+        began = asyncio.get_running_loop().time()
+        writer.write(b"a")
+        await reader.readexactly(1)
+        assert asyncio.get_running_loop().time() - began >= 0.19  # both ways
+        await close(writer)
+
+    through_a_link(body)
+
+
+def test_a_mesh_isolates_one_node_and_leaves_the_others() -> None:
+    async def run() -> None:
+        async with echo_server() as port:
+            mesh = Mesh({1: port, 2: port, 3: port})
+            await mesh.start()
+            mesh.isolate(2)
+            readers, writers = {}, []
+            for pair in [(1, 2), (2, 1), (3, 2), (1, 3), (3, 1)]:
+                reader, writer = await asyncio.open_connection("127.0.0.1", mesh.port(*pair))
+                writer.write(b"x")
+                readers[pair] = reader
+                writers.append(writer)
+            quiet = {pair for pair, reader in readers.items() if await silent(reader)}
+            assert quiet == {(1, 2), (2, 1), (3, 2)}
+            mesh.heal(2)
+            async with asyncio.timeout(5):
+                for pair in quiet:
+                    assert await readers[pair].readexactly(1) == b"x"
+            await close(*writers)
+            await mesh.close()
+
+    asyncio.run(run())
