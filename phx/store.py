@@ -46,7 +46,6 @@ from phx.errors import Closed, Damaged, Foreign, ForkedError, Locked, NotBootstr
 
 if TYPE_CHECKING:
     from phx._core.plan import SettlePlan
-    from phx._core.settler import RecordStream
 
 __all__ = ["FORMAT_VERSION", "SettleStats", "Store", "StoreIdentity", "StoreStats"]
 
@@ -281,7 +280,7 @@ class Store:
         with self._index_lock:
             return self._index.bounds(group)
 
-    def settle(self, plan: SettlePlan | RecordStream) -> SettleStats:
+    def settle(self, plan: SettlePlan) -> SettleStats:
         """Copy the entries of a plan out of the journal; all of them are durable on return.
 
         Raises:

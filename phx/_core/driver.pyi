@@ -90,7 +90,7 @@ class Driver:
         What is left over makes ``fileno`` readable again.
         """
     def events(self) -> list[tuple[int, int, int, int, int, int]]:
-        """``(kind, verdict, group, first_seq, count, leader)`` of everything since the last call."""
+        """``(kind, verdict, group, first_seq, count, leader)`` of all since the last call."""
     def messages(self) -> list[tuple[int, str]]:
         """Log lines of the native threads since the last call: ``(logging level, text)``."""
     def applied(self, group: int, instance: int) -> None: ...

@@ -47,7 +47,8 @@ OPTIONS = {
     "heartbeat_us": 100_000, "lease_us": 800_000, "election_us": 100_000, "resend_us": 300_000,
     "connect_timeout_us": 2_000_000, "silence_us": 0, "backoff_min_us": 20_000,
     "backoff_max_us": 1_000_000,
-    "value_bytes_max": _MIB, "window": 1024, "window_bytes": 16 * _MIB, "batch_bytes_max": _MIB // 4,
+    "value_bytes_max": _MIB, "window": 1024, "window_bytes": 16 * _MIB,
+    "batch_bytes_max": _MIB // 4,
     "frame_bytes_max": _MIB, "pending_bytes_max": 64 * _MIB, "cache_bytes_max": 64 * _MIB,
     "delivery_bytes_max": 64 * _MIB, "peer_queue_bytes_max": 32 * _MIB,
     "segment_bytes": 32 * _MIB, "journal_bytes_max": 1024 * _MIB, "settle_bytes": 128 * _MIB,
@@ -226,7 +227,8 @@ cdef class Driver:
         self.starting = True
         text[0] = 0
         with nogil:
-            code = life_start(self.s, folder, self.create, &self.groups, &self.settled_through, text)
+            code = life_start(self.s, folder, self.create, &self.groups, &self.settled_through,
+                              text)
         self.starting = False
         if code != LIFE_OK:
             self.stopped = True
@@ -279,8 +281,8 @@ cdef class Driver:
             self.shared = block_new(SHARED_BLOCK_BYTES)
         return block_ref(self.shared)
 
-    # Copies each payload once. What stands in the shared block beyond what was queued before belongs
-    # to nobody else yet, so it may be written while others read the rest.
+    # Copies each payload once. What stands in the shared block beyond what was queued before
+    # belongs to nobody else yet, so it may be written while others read the rest.
     cdef void pack(self, list values, u16 machine, u64 total, vector[Submission]* runs) noexcept:
         cdef Submission run
         cdef ItemHeader item
@@ -319,7 +321,8 @@ cdef class Driver:
             if type(value) is not bytes:
                 raise TypeError("a value is bytes")
             if <u64>PyBytes_GET_SIZE(value) > largest:
-                raise DriverError(ERROR_TOO_LARGE, f"a value of {len(value)} bytes, above {largest}")
+                raise DriverError(ERROR_TOO_LARGE,
+                                  f"a value of {len(value)} bytes, above {largest}")
             total += ITEM_HEADER_BYTES + <u64>PyBytes_GET_SIZE(value)
         first = self.next_seq[<size_t>index]
         if not these:
@@ -527,7 +530,8 @@ cdef class Driver:
             block_unref(question.body)
             return body
         if question.verdict == READ_FAILED:
-            raise DriverError(ERROR_JOURNAL + 1, f"instance {instance} of group {group} is unreadable")
+            raise DriverError(ERROR_JOURNAL + 1,
+                              f"instance {instance} of group {group} is unreadable")
         return question.verdict
 
     def group_status(self, u32 group):

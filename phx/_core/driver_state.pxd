@@ -39,7 +39,7 @@ cdef struct Flow:                # a group's way to the applier
     u64 last                     # last one known to be chosen
     u64 retry_us                 # after a failure: not before
 
-cdef struct Floor:               # nothing below `lsn` is live once the journal is durable up to `after`
+cdef struct Floor:               # nothing below `lsn` is live once `after` is durable
     u64 lsn
     u64 after
 

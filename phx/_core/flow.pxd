@@ -1,8 +1,8 @@
 """Chosen entries on their way to the applier, and old entries for peers and readers.
 
-The applier gets every chosen instance of a group once, in order, from instance 1 of a start on. What
-waits for it in memory is bounded by delivery_bytes_max; the rest is a range per group, and is read
-again from the engine's memory, the journal or the store when the applier has room.
+The applier gets every chosen instance of a group once, in order, from instance 1 of a start on.
+What waits for it in memory is bounded by delivery_bytes_max; the rest is a range per group, and is
+read again from the engine's memory, the journal or the store when the applier has room.
 
 Poll thread only.
 """

@@ -34,8 +34,8 @@ cdef enum:
 cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
 
 
-# The body of a chosen instance as a reference of the caller's: READ_BODY. Otherwise READ_SETTLED (the
-# store has it), READ_NOT_CHOSEN (or its record is not written yet: soon), READ_FAILED.
+# The body of a chosen instance as a reference of the caller's: READ_BODY. Otherwise READ_SETTLED
+# (the store has it), READ_NOT_CHOSEN (or its record is not written yet: soon), READ_FAILED.
 cdef int entry_body(DriverState* s, u32 group, u64 instance, Block** out) noexcept nogil:
     cdef RecordHeader header
     cdef Block* body = engine_entry(s.engine, group, instance)
@@ -202,7 +202,8 @@ cdef void flow_feed(DriverState* s) noexcept nogil:
         if flow.next <= flow.last and not flow.loading:
             wait_in_line(s, flow)
     if full:
-        # From here on the taker wakes this thread; what it took before it saw the flag is seen here.
+        # From here on the taker wakes this thread; what it took before it saw the flag is seen
+        # here.
         phx_store(&s.outbox.starved, 1)
         phx_fence()
         if room_left(s) * 2 > s.options.delivery_bytes_max:

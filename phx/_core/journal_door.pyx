@@ -11,11 +11,12 @@ from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
 from phx._core.codec cimport RECORD_ACCEPT, RECORD_HEADER_BYTES, RecordHeader, record_append
-from phx._core.disk cimport DiskApi, disk_folder_open
+from phx._core.disk cimport (
+    DiskApi, disk_folder_open, pthread_mutex_lock, pthread_mutex_unlock)
 from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_EXISTS, JOURNAL_FOREIGN, JOURNAL_FULL, JOURNAL_GONE, JOURNAL_INVALID,
     JOURNAL_IO, JOURNAL_MISSING, JOURNAL_NOT_YET, JOURNAL_OK, JOURNAL_POISONED, JOURNAL_VERSION,
-    JournalCounters, JournalOptions, journal_abandon, journal_append, journal_close,
+    JournalCounters, JournalOptions, Segment, journal_abandon, journal_append, journal_close,
     journal_counters, journal_durable, journal_new, journal_next_lsn, journal_open,
     journal_poisoned, journal_prepare_spare, journal_pressure, journal_read, journal_read_span,
     journal_recycle, journal_replay, journal_sync, journal_wants_spare)
@@ -294,12 +295,26 @@ cdef class Journal:
     def segments(self):
         """(number, generation, base_lsn, end_lsn) of the live ones, oldest first."""
         cdef NativeJournal* j = self._open()
-        return [(j.live[at].number, j.live[at].generation, j.live[at].base_lsn, j.live[at].end_lsn)
-                for at in range(j.live.size())]
+        cdef vector[Segment] copied
+        cdef size_t at
+        with nogil:
+            pthread_mutex_lock(&j.lock)
+            for at in range(j.live.size()):
+                copied.push_back(j.live[at][0])
+            pthread_mutex_unlock(&j.lock)
+        return [(copied[at].number, copied[at].generation, copied[at].base_lsn, copied[at].end_lsn)
+                for at in range(copied.size())]
 
     def free_numbers(self):
         cdef NativeJournal* j = self._open()
-        return sorted(j.free[at].number for at in range(j.free.size()))
+        cdef vector[u32] copied
+        cdef size_t at
+        with nogil:
+            pthread_mutex_lock(&j.lock)
+            for at in range(j.free.size()):
+                copied.push_back(j.free[at].number)
+            pthread_mutex_unlock(&j.lock)
+        return sorted(copied[at] for at in range(copied.size()))
 
     def time_appends(self, double seconds, u32 records, u32 body_bytes, u32 keep=8):
         """Appends and syncs for so long; (syncs, ns). Every record is dead ``keep`` segments later."""

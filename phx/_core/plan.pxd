@@ -16,7 +16,8 @@ cdef struct JournalHold:
     Journal* journal
     bint owned
 
-# One reference, for the caller. The last one closes the journal, unless it is only borrowed (`owned` False: it belongs to somebody who outlives every reference).
+# One reference, for the caller. The last one closes the journal, unless it is only borrowed
+# (`owned` False: it belongs to somebody who outlives every reference).
 cdef JournalHold* hold_new(Journal* journal, bint owned) noexcept nogil
 cdef JournalHold* hold_ref(JournalHold* hold) noexcept nogil
 cdef void hold_unref(JournalHold* hold) noexcept nogil

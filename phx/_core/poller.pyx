@@ -32,7 +32,8 @@ cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
 
 # --- hooks of the transport
 
-cdef int peer_connected(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
+cdef int peer_connected(void* context, u32 peer, u32 incarnation,
+                        const u8* store_id) noexcept nogil:
     return engine_connected((<DriverState*>context).engine, peer, incarnation, store_id)
 
 

@@ -108,7 +108,8 @@ cdef void inbox_applied(Inbox* q, u32 index, u64 instance) noexcept nogil
 # Wait for the poll thread's answer. False: closed.
 cdef bint inbox_ask(Inbox* q, Question* question) noexcept nogil
 cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil
-# Everything queued, swapped with three empty vectors; the applied instances as (index, instance) pairs.
+# Everything queued, swapped with three empty vectors; the applied instances as pairs of
+# (index, instance).
 cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]* commands,
                      vector[u64]* applied) noexcept nogil
 # Wake the poll thread if it sleeps; any thread.
@@ -151,18 +152,19 @@ cdef void outbox_drop(Outbox* q) noexcept nogil
 cdef void outbox_destroy(Outbox* q) noexcept nogil
 # Poll thread. Takes the bodies' references and the array.
 cdef void outbox_hand(Outbox* q, Handed* item) noexcept nogil
-# Leaders and refused peers are kept as they last were; failures that follow each other are joined, and are
-# never more than the values that Python has outstanding.
+# Leaders and refused peers are kept as they last were; failures that follow each other are joined,
+# and are never more than the values that Python has outstanding.
 cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil
 cdef void outbox_log(Outbox* q, int level, const char* text) noexcept nogil
 # Wake Python if anything was added (end of a turn).
 cdef void outbox_signal(Outbox* q) noexcept nogil
-# Python. At least one, then up to about bytes_max; stretches of one group that follow each other are joined.
+# Python. At least one, then up to about bytes_max; stretches of one group that follow each other
+# are joined.
 cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil
 cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil
 cdef void outbox_messages(Outbox* q, vector[Message]* out, u64* lost) noexcept nogil
 
-# ------------------------------------------------------------------------ poll thread → store thread
+# ----------------------------------------------------------------------- poll thread → store thread
 
 cdef enum ChoreKind:
     CHORE_SETTLE = 1

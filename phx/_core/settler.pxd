@@ -9,14 +9,10 @@ that every pass carries every group on without a gap, whatever the order of posi
 
 from phx._core.chunk cimport ChunkView, ChunkWriter
 from phx._core.chunk_index cimport ChunkIndex
+from phx._core.journal cimport Journal
 from phx._core.native cimport *
+from phx._core.plan cimport SettlePlan
 from phx._core.state cimport SettleItem
-
-# Where records are read from: journal_read_span of an open journal, or of one in memory. As many
-# whole records from `lsn` on as are at hand and fit in bytes_max, at least one, unsalted, checked.
-cdef struct RecordSource:
-    void* context
-    int (*span)(void* context, u64 lsn, u64 bytes_max, Block** out) noexcept nogil
 
 cdef enum SettleVerdict:
     SETTLE_OK = 0
@@ -36,10 +32,10 @@ cdef struct Stretch:         # of the journal, in memory
 
 cdef class Settler:
     cdef ChunkIndex index
-    cdef object plan                  # keeps the items and the journal alive
+    cdef SettlePlan plan              # keeps the items and the journal alive
     cdef const SettleItem* items
     cdef size_t n_items
-    cdef RecordSource source
+    cdef Journal* journal
     cdef u64 pass_bytes
     cdef vector[u64] reach            # of each item: its pass is decided by this; REACH_SKIP: none
     cdef u64 pass_from                # everything that reaches less is done
@@ -76,14 +72,3 @@ cdef class Merger:
     cdef u8* room
 
     cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil
-
-# A journal in memory, for tests and measurements: records one after another from position `base`.
-cdef struct MemoryRecords:
-    Block* records
-    u64 base
-    u64 segment_bytes                 # no span leads over a multiple of it
-    u64 damaged                       # offset of a record that cannot be read
-
-cdef class RecordStream:
-    cdef MemoryRecords memory
-    cdef vector[SettleItem] items

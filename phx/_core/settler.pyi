@@ -1,4 +1,7 @@
+from collections.abc import Iterable
+
 from phx._core.chunk_index import ChunkIndex
+from phx._core.journal_door import Journal
 from phx._core.plan import SettlePlan
 
 class SettleError(Exception):
@@ -18,9 +21,7 @@ class Settler:
     entries: int
     entry_bytes: int
     read_bytes: int
-    def __init__(
-        self, index: ChunkIndex, plan: SettlePlan | RecordStream, pass_bytes: int
-    ) -> None: ...
+    def __init__(self, index: ChunkIndex, plan: SettlePlan, pass_bytes: int) -> None: ...
     def next_chunk(self) -> tuple[int, memoryview, memoryview] | None:
         """(id, value, tail) of the next chunk, or None at the end; good until the next call."""
     def stage(self) -> None:
@@ -36,18 +37,5 @@ class Merger:
     def stage(self) -> None:
         """The merged chunk belongs to the open transaction, and those added leave with it."""
 
-class RecordStream:
-    """A journal in memory and a plan over it, for tests and measurements."""
-
-    def __init__(self, base: int = 4096, segment_bytes: int = ...) -> None: ...
-    @property
-    def upto_lsn(self) -> int: ...
-    def append(self, group: int, instance: int, body: bytes, kind: int = 2) -> int:
-        """Add a record; its position."""
-    def want(self, group: int, instance: int, lsn: int) -> None:
-        """Add an item to the plan; in order of group and instance."""
-    def damage(self, lsn: int) -> None:
-        """The record at `lsn` cannot be read from now on."""
-    def fill(self, groups: int, first: int, count: int, body_bytes: int) -> None:
-        """Instances first .. first+count-1 of groups 1 .. groups, written instance by instance,
-        with noise for bodies; and the plan for all of them."""
+def plan_over(journal: Journal, items: Iterable[tuple[int, int, int]]) -> SettlePlan:
+    """For tests: a plan over (group, instance, lsn) items of a journal that outlives it."""

@@ -16,13 +16,14 @@ from phx._core.chunk cimport (
 )
 from phx._core.chunk_index cimport ChunkIndex, IndexGroup
 from phx._core.codec cimport (
-    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_HEADER_BYTES, RecordHeader, record_append, record_stride,
+    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_HEADER_BYTES, RecordHeader, record_stride,
 )
 from phx._core.journal cimport (
-    JOURNAL_DAMAGED, JOURNAL_GONE, JOURNAL_OK, Journal, journal_read_span,
+    JOURNAL_DAMAGED, JOURNAL_GONE, JOURNAL_OK, journal_read_span,
 )
+from phx._core.journal_door cimport Journal as NativeDoor
 from phx._core.native cimport *
-from phx._core.plan cimport SettlePlan
+from phx._core.plan cimport SettlePlan, hold_new
 from phx._core.state cimport SettleItem
 
 ctypedef const u8[::1] Bytes
@@ -35,11 +36,6 @@ cdef enum:
     AHEAD = 12                # entries between asking for a record's memory and looking at it
 
 cdef u64 REACH_SKIP = 0xFFFFFFFFFFFFFFFF
-cdef u64 NOWHERE = 0xFFFFFFFFFFFFFFFF
-
-
-cdef int journal_span(void* context, u64 lsn, u64 bytes_max, Block** out) noexcept nogil:
-    return journal_read_span(<Journal*>context, lsn, bytes_max, out)
 
 
 cdef object chunk_views(const ChunkWriter* w):
@@ -50,23 +46,15 @@ cdef object chunk_views(const ChunkWriter* w):
 
 
 cdef class Settler:
-    def __cinit__(self, ChunkIndex index not None, plan, u64 pass_bytes):
+    def __cinit__(self, ChunkIndex index not None, SettlePlan plan not None, u64 pass_bytes):
+        if plan.hold == NULL:
+            raise ValueError("a plan without a journal cannot be settled")
         self.index = index
         self.plan = plan
         self.pass_bytes = pass_bytes
-        cdef vector[SettleItem]* items
-        if isinstance(plan, RecordStream):
-            items = &(<RecordStream>plan).items
-            self.source.context = &(<RecordStream>plan).memory
-            self.source.span = memory_span
-        else:
-            items = &(<SettlePlan?>plan).items
-            if (<SettlePlan>plan).hold == NULL:
-                raise ValueError("a plan without a journal cannot be settled")
-            self.source.context = (<SettlePlan>plan).hold.journal
-            self.source.span = journal_span
-        self.items = items.data()
-        self.n_items = items.size()
+        self.journal = plan.hold.journal
+        self.items = plan.items.data()
+        self.n_items = plan.items.size()
         cdef int verdict
         with nogil:
             verdict = self.weigh()
@@ -144,8 +132,8 @@ cdef class Settler:
         while begin <= end:
             stretch.lsn = begin
             stretch.block = NULL
-            if self.source.span(self.source.context, begin, max(end - begin, <u64>4096),
-                                &stretch.block) != 0:
+            if journal_read_span(self.journal, begin, max(end - begin, <u64>4096),
+                                 &stretch.block) != JOURNAL_OK:
                 break
             self.stretches.push_back(stretch)
             self.read_bytes += stretch.block.size
@@ -166,8 +154,8 @@ cdef class Settler:
                     return SETTLE_OK
                 break
         block = NULL
-        self.journal_error = self.source.span(self.source.context, lsn, 1, &block)
-        if self.journal_error != 0:
+        self.journal_error = journal_read_span(self.journal, lsn, 1, &block)
+        if self.journal_error != JOURNAL_OK:
             self.bad_item = item
             return SETTLE_UNREADABLE
         self.singles.push_back(block)
@@ -380,83 +368,10 @@ cdef class Merger:
             self.index.stage_drop(self.slots[n])
 
 
-# ---------------------------------------------------------------------------- a journal in memory
+# ----------------------------------------------------------------------------------- by hand
 
-cdef int memory_span(void* context, u64 lsn, u64 bytes_max, Block** out) noexcept nogil:
-    cdef MemoryRecords* m = <MemoryRecords*>context
-    cdef u64 begin = lsn - m.base, end, stride, limit
-    if lsn < m.base or begin >= m.records.size:
-        return JOURNAL_GONE
-    limit = begin - begin % m.segment_bytes + m.segment_bytes
-    end = begin
-    while end < m.records.size and end < limit:
-        stride = record_stride((<const RecordHeader*>(m.records.data + end)).body_bytes)
-        if end > begin and end + stride - begin > bytes_max:
-            break
-        if end <= m.damaged < end + stride:
-            break
-        end += stride
-    if end == begin:
-        return JOURNAL_DAMAGED
-    out[0] = block_copy(m.records.data + begin, end - begin)
-    return JOURNAL_OK
-
-
-cdef class RecordStream:
-    def __cinit__(self, u64 base=4096, u64 segment_bytes=32 << 20):
-        self.memory.records = block_new(4096)
-        self.memory.base = base
-        self.memory.segment_bytes = segment_bytes
-        self.memory.damaged = NOWHERE
-
-    def __dealloc__(self):
-        block_unref(self.memory.records)
-
-    @property
-    def upto_lsn(self):
-        return self.memory.base + self.memory.records.size
-
-    def append(self, u32 group, u64 instance, bytes body not None, kind=RECORD_ACCEPT):
-        """Add a record; its position."""
-        cdef u64 lsn = self.upto_lsn
-        self.memory.records = record_append(self.memory.records, kind, group, instance, 1,
-                                            PyBytes_AS_STRING(body), <u32>len(body))
-        return lsn
-
-    def want(self, u32 group, u64 instance, u64 lsn):
-        """Add an item to the plan; in order of group and instance."""
-        cdef SettleItem item
-        item.group = group
-        item.pad = 0
-        item.instance = instance
-        item.lsn = lsn
-        self.items.push_back(item)
-
-    def damage(self, u64 lsn):
-        """The record at `lsn` cannot be read from now on."""
-        self.memory.damaged = lsn - self.memory.base
-
-    def fill(self, u32 groups, u64 first, u64 count, u32 body_bytes):
-        """Instances first .. first+count-1 of each of groups 1 .. groups, written instance by
-        instance, with noise for bodies; and the plan for all of them."""
-        cdef vector[u64] lsns
-        cdef Block* body = block_new(body_bytes + 8)
-        cdef u64 instance, noise = (first << 1) ^ <u64>0x9E3779B97F4A7C15
-        cdef u32 n, group
-        lsns.resize(groups * count)
-        with nogil:
-            for instance in range(first, first + count):
-                for group in range(1, groups + 1):
-                    for n in range(body_bytes // 8 + 1):
-                        noise ^= noise << 13
-                        noise ^= noise >> 7
-                        noise ^= noise << 17
-                        (<u64*>body.data)[n] = noise
-                    lsns[(group - 1) * count + instance - first] = \
-                        self.memory.base + self.memory.records.size
-                    self.memory.records = record_append(self.memory.records, RECORD_ACCEPT, group,
-                                                        instance, 1, body.data, body_bytes)
-            block_unref(body)
-        for group in range(1, groups + 1):
-            for n in range(count):
-                self.want(group, first + n, lsns[(group - 1) * count + n])
+def plan_over(NativeDoor journal not None, items):
+    """For tests: a plan over (group, instance, lsn) items of a journal that outlives it."""
+    plan = SettlePlan(items)
+    (<SettlePlan>plan).hold = hold_new(journal._open(), False)
+    return plan

@@ -257,10 +257,12 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
         return
     memcpy(&hello, payload, sizeof(Hello))
     if hello.version_min > PROTOCOL_VERSION or hello.version_max < PROTOCOL_VERSION:
-        connection_refuse(t, c, header.source, REFUSED_VERSION, "no common protocol version", now_us)
+        connection_refuse(t, c, header.source, REFUSED_VERSION, "no common protocol version",
+                          now_us)
         return
     if link == NULL or (c.inbound and header.source > t.options.node):
-        connection_refuse(t, c, header.source, REFUSED_NODE, "not a node that connects here", now_us)
+        connection_refuse(t, c, header.source, REFUSED_NODE, "not a node that connects here",
+                          now_us)
         return
     if link.connection != NULL:
         # The peer would not have come again if it still held the old one.

@@ -16,7 +16,8 @@ cdef enum:
     LOST = 0x80000000
 
 
-cdef int door_connected(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
+cdef int door_connected(void* context, u32 peer, u32 incarnation,
+                        const u8* store_id) noexcept nogil:
     cdef Door* door = <Door*>context
     if peer == door.refuse:
         return -1

@@ -16,7 +16,9 @@ from phx._core.journal cimport (
     Journal, journal_pressure, journal_recycle, journal_wants_spare,
 )
 from phx._core.native cimport *
-from phx._core.queues cimport CHORE_SETTLE, Chore, chores_push, chores_spare, outbox_event, outbox_log
+from phx._core.queues cimport (
+    CHORE_SETTLE, Chore, chores_push, chores_spare, outbox_event, outbox_log,
+)
 from phx._core.state cimport Effects, Event, SettleItem
 from phx._core.transport cimport LOG_ERROR, LOG_WARNING
 from phx._core.writer cimport writer_idle, writer_retry

@@ -155,7 +155,7 @@ class Log:
     def check(self) -> None:
         assert self.journal is not None
         found = replayed(self.journal)
-        cut = found[-1][0] + len(found[-1][1]) if found else self.durable
+        cut = found[-1][0] + len(found[-1][1]) if found else FIRST_LSN
         assert cut >= self.durable, "something acknowledged is lost"
         low = self.floor(cut)
         assert found == [(lsn, record) for lsn, record in self.records if low <= lsn < cut]

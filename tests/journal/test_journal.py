@@ -1,7 +1,9 @@
 """Appending, syncing, rolling, reading, fullness, failures."""
 
 import errno
+import operator
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from phx._core.memdisk import MemoryDisk
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-BIG = bytes(1500)  # two such records fill a segment
+BIG = b"\x77" * 1500  # two such records fill a segment
 STRIDE = len(accept(0, BIG))
 
 
@@ -176,7 +178,7 @@ def test_a_block_that_others_hold_is_not_changed(disk, journal) -> None:
 def test_a_block_is_split_at_records_over_as_many_segments_as_it_takes(disk, journal) -> None:
     journal.append(accept(0, bytes(1000)))
     lsn = journal.append(b"".join(accept(index, BIG) for index in range(1, 10)))
-    assert len(journal.segments()) == 6  # one of the big ones, then two each
+    assert len(journal.segments()) == 5  # one of the big ones, then two each
     journal.sync()
     journal.close()
     disk.power_loss(1)
@@ -365,7 +367,7 @@ def test_room_after_a_recycle(disk) -> None:
     journal.append(floor(lsn), urgent=True)
     journal.sync()
     assert journal.recycle(lsn) == 2
-    assert fill(journal) == 3  # half a segment, and one of the two
+    assert fill(journal) == 4  # two segments, and again one is left in reserve
     assert len(disk.names()) <= 4
 
 
@@ -436,7 +438,7 @@ def test_a_segment_is_reused_after_its_floor_is_durable_and_not_before(disk, jou
     assert journal.recycle(last + 1000) == 1
     assert journal.floor_lsn == last
     names = disk.names()
-    journal.append(b"".join(accept(index, BIG) for index in range(6, 10)))
+    journal.append(b"".join(accept(index, BIG) for index in range(6, 8)))
     assert disk.names() == names, "a free segment was left unused"
 
 
@@ -583,8 +585,14 @@ def test_reading_while_another_thread_appends_rolls_and_recycles(real, tmp_path:
         tmp_path / "journal" if real else MemoryDisk(), create=True, free_segments_max=2
     )
     written = [FIRST_LSN]  # what the appending thread has told
+    seen = [0, 0]
     failures: list[str] = []
     stop = threading.Event()
+
+    def wait_for_readers() -> None:
+        before, until = list(seen), time.monotonic() + 1
+        while time.monotonic() < until and not all(map(operator.gt, seen, before)):
+            time.sleep(0.0002)
 
     def append() -> None:
         try:
@@ -592,6 +600,7 @@ def test_reading_while_another_thread_appends_rolls_and_recycles(real, tmp_path:
                 journal.append(accept(index, index.to_bytes(8, "little") * (index % 150)))
                 written[0] = journal.next_lsn
                 if index % 100 == 99:
+                    wait_for_readers()
                     journal.sync()
                     low = journal.segments()[-4][2] if len(journal.segments()) > 4 else 0
                     if low:
@@ -602,8 +611,8 @@ def test_reading_while_another_thread_appends_rolls_and_recycles(real, tmp_path:
         finally:
             stop.set()
 
-    def read() -> None:
-        lsn, seen, last = FIRST_LSN, 0, -1
+    def read(reader: int) -> None:
+        lsn, last = FIRST_LSN, -1
         while not stop.is_set() or lsn < written[0]:
             known = written[0]
             try:
@@ -621,15 +630,14 @@ def test_reading_while_another_thread_appends_rolls_and_recycles(real, tmp_path:
                     return
                 last = index
             lsn += len(accept(index, body))
-            seen += 1
-        if seen < 100:
-            failures.append("nothing was read")
+            seen[reader] += 1
 
-    threads = [threading.Thread(target=read) for _ in range(2)]
+    threads = [threading.Thread(target=read, args=(reader,)) for reader in range(2)]
     threads.append(threading.Thread(target=append))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failures
+    assert min(seen) > 50
     journal.close()

@@ -1,0 +1,164 @@
+"""The same without a loop."""
+
+import gc
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+import phx
+from phx import errors
+from phx.blocking import Cell, Node
+
+from .cluster import Journal, config_of, introduce
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+@contextmanager
+def blocking_cluster(folder, machines=Journal, *, nodes=3, **changes):
+    made = [Node(config_of(folder, node, nodes, **changes), machines, bootstrap=True)
+            for node in range(1, nodes + 1)]
+    try:
+        for node in made:
+            node.open()
+        introduce(made)
+        for node in made:
+            node.wait_ready(timeout=20)
+        yield made
+    finally:
+        for node in made:
+            node.close()
+
+
+def wait(holds, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def test_the_same_names_without_await(tmp_path):
+    with blocking_cluster(tmp_path) as nodes:
+        group = nodes[0].group(0)
+        first = group.propose(b"a")
+        assert first.value == 1
+        assert [result.value for result in group.propose_many([b"b", b"c"])] == [2, 3]
+        assert group.propose_many([]) == []
+        assert [entry.value for entry in group.entry(first.instance)] == [b"a"]
+        with pytest.raises(errors.NotChosenYet):
+            group.entry(10_000)
+        assert nodes[0].ready([0])
+        assert group.status().leader in (1, 2, 3)
+        assert nodes[0].status().groups == 2
+        assert [one.id for one in nodes[0].groups] == [0, 1]
+        with pytest.raises(errors.NotInCluster):
+            nodes[0].group(5)
+        with pytest.raises(errors.ValueTooLarge):
+            group.propose(b"x" * (1 << 20) + b"x")
+        wait(lambda: all(node.group(0).machine().values == [b"a", b"b", b"c"] for node in nodes))
+
+
+def test_the_two_kinds_have_the_same_names():
+    for ours, twin in ((phx.Node, Node), (phx.Group, phx.blocking.Group)):
+        names = {name for name in dir(ours) if not name.startswith("_")}
+        assert names == {name for name in dir(twin) if not name.startswith("_")}
+
+
+def test_many_threads_propose_at_once(tmp_path):
+    with blocking_cluster(tmp_path) as nodes:
+        def write(thread):
+            group = nodes[thread % 3].group(thread % 2)
+            return [group.propose(b"%d %d" % (thread, n)).value for n in range(30)]
+
+        with ThreadPoolExecutor(12) as pool:
+            counts = list(pool.map(write, range(12)))
+        for parity in (0, 1):
+            assert sorted(sum(counts[parity::2], [])) == list(range(1, 181))
+            machines = [node.group(parity).machine() for node in nodes]
+            wait(lambda of=machines: all(len(one.values) == 180 for one in of))
+            assert machines[0].values == machines[1].values == machines[2].values
+
+
+def test_callers_that_wait_when_the_node_closes_are_told(tmp_path):
+    with blocking_cluster(tmp_path) as nodes:
+        nodes[1].close()
+        nodes[2].close()
+        told = []
+
+        def call():
+            try:
+                nodes[0].group(0).propose(b"x", timeout=None)
+            except errors.PhxError as error:
+                told.append(error)
+
+        threads = [threading.Thread(target=call) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        wait(lambda: nodes[0].group(0).status().waiting_values == 5)
+        nodes[0].close(timeout=0.2)
+        for thread in threads:
+            thread.join(5)
+        assert [type(error) for error in told] == [errors.ClosedUnknown] * 5
+        nodes[0].close()
+        with pytest.raises(errors.Closed):
+            nodes[0].group(0).propose(b"y")
+
+
+def test_a_failing_apply_stops_its_group(tmp_path):
+    with blocking_cluster(tmp_path) as nodes:
+        nodes[0].group(0).machine().raises = True
+        with pytest.raises(errors.StoppedUnknown):
+            nodes[0].group(0).propose(b"raise")
+        with pytest.raises(errors.GroupStopped):
+            nodes[0].group(0).propose(b"x")
+        assert nodes[0].group(1).propose(b"x").value == 1
+        assert nodes[1].group(0).propose(b"x").value == 2
+
+
+def test_time_is_up(tmp_path):
+    with Node(config_of(tmp_path, 1), Journal, bootstrap=True) as node:
+        with pytest.raises(errors.Rejected) as caught:
+            node.group(0).propose(b"x", timeout=0.3)
+        assert isinstance(caught.value, TimeoutError)
+        with pytest.raises(errors.NotReady):
+            node.wait_ready(timeout=0.1)
+
+
+def test_a_node_that_nobody_closed_is_closed_when_it_is_collected(tmp_path):
+    node = Node(config_of(tmp_path, 1, nodes=1), Journal, bootstrap=True)
+    node.open()
+    assert node.group(0).propose(b"x").value == 1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del node
+        gc.collect()
+    assert [one.category for one in caught] == [ResourceWarning]
+    with Node(config_of(tmp_path, 1, nodes=1), Journal) as node:
+        node.wait_ready()
+        assert node.group(0).machine().values == [b"x"]
+
+
+def test_opening_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(errors.NotBootstrapped):
+        Node(config_of(tmp_path, 1), Journal).open()
+    with Node(config_of(tmp_path, 1, nodes=1), Journal, bootstrap=True):
+        node = Node(config_of(tmp_path, 1, nodes=1), Journal)
+        with pytest.raises(errors.Locked):
+            node.open()
+        node.close()
+
+
+def test_a_cell_holds_one_outcome():
+    cell = Cell()
+    assert not cell.done()
+    cell.set_result(3)
+    assert cell.done()
+    assert cell.wait() == 3
+    failed = Cell()
+    failed.set_exception(ValueError("why"))
+    with pytest.raises(ValueError, match="why"):
+        failed.wait()

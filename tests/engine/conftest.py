@@ -1,0 +1,6 @@
+"""Makes harness, script and wire_text importable for the tests in this folder."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent))
