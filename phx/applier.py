@@ -67,12 +67,13 @@ class GroupState:
 
     __slots__ = (
         "applied", "chunk", "digest", "digest_at", "group", "leader", "led_since", "machines",
-        "stopped",
+        "stopped", "taking",
     )
 
     def __init__(self, group: int, machines: dict[int, StateMachine]) -> None:
         self.group = group
         self.machines = machines
+        self.taking = machines   # those that values are taken for: empty once stopped or closed
         self.stopped: GroupStopped | None = None
         self.applied = 0         # every instance up to it is applied
         self.digest = 0          # chained checksum after digest_at
@@ -271,6 +272,7 @@ class Applier:
         """Nothing more is applied or proposed in the group on this node; all else goes on."""
         stopped.__cause__ = error
         state.stopped = stopped
+        state.taking = {}
         log.error("%s", stopped, exc_info=error)
         self._driver.stop_group(state.group)
         self._waiters.fail_group(state.group, lambda: _unknown_stop(stopped))

@@ -70,6 +70,10 @@ class Door:
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
         self._value_bytes_max = limits.value_bytes_max
+        self._add = waiters.add
+        self._submit = driver.submit
+        self._now_us = driver.now_us
+        waiters.connect(driver.submit, driver.now_us, limits.value_bytes_max)
 
     def submit(
         self, state: GroupState, waiter: object, value: bytes, timeout: float | None, machine: int
@@ -79,15 +83,23 @@ class Door:
             raise self.refusal()
         if type(value) is not bytes:
             value = _as_bytes(value)
-        if len(value) > self._value_bytes_max:
-            raise self._too_large(value)
-        if state.stopped is not None or machine not in state.machines or timeout is not None:
-            self._check(state, machine, timeout)
+        size = len(value)
+        if size > self._value_bytes_max:
+            raise self._too_large(size)
+        if state.stopped is not None or machine not in state.machines:
+            self._check(state, machine)
+        due_us = self._now_us() + _span_us(timeout)
         group = state.group
-        first = self.waiters.add(group, waiter, len(value))
+        first = self._add(group, waiter, size)
         if not first:
-            raise self._overloaded(group, 1, len(value))
-        self._hand_over(state, machine, [value], timeout, first)
+            raise self._overloaded(group, 1, size)
+        try:
+            given = self._submit(group, machine, [value], due_us)
+        except BaseException as error:
+            self._taken_back(error, group, first)
+            raise
+        if given != first:
+            raise AssertionError(f"sequence {given} was given for {first}")
 
     def submit_many(
         self, state: GroupState, future: object, values: list[bytes], timeout: float | None,
@@ -96,46 +108,40 @@ class Door:
         """The same for a run of values with one future, whose result is a list of Result."""
         if self.refusal is not None:
             raise self.refusal()
-        self._check(state, machine, timeout)
-        limit = self._value_bytes_max
+        self._check(state, machine)
         for at, value in enumerate(values):
             if type(value) is not bytes:
                 values[at] = value = _as_bytes(value)
-            if len(value) > limit:
-                raise self._too_large(value)
+            if len(value) > self._value_bytes_max:
+                raise self._too_large(len(value))
+        due_us = self._now_us() + _span_us(timeout)
         group = state.group
         first = self.waiters.add_many(group, future, values)
         if not first:
             raise self._overloaded(group, len(values), sum(map(len, values)))
-        self._hand_over(state, machine, values, timeout, first)
-
-    def _hand_over(
-        self, state: GroupState, machine: int, values: list[bytes], timeout: float | None,
-        first: int,
-    ) -> None:
-        driver = self.driver
-        wait_us = NEVER_US if timeout is None else int(timeout * 1_000_000)
         try:
-            given = driver.submit(state.group, machine, values, driver.now_us() + wait_us)
+            given = self._submit(group, machine, values, due_us)
         except BaseException as error:
-            self.waiters.revoke(state.group, first)
-            if isinstance(error, DriverError):
-                raise self.error_of(error) from None
+            self._taken_back(error, group, first)
             raise
         if given != first:
             raise AssertionError(f"sequence {given} was given for {first}")
 
-    def _check(self, state: GroupState, machine: int, timeout: float | None) -> None:
+    def _taken_back(self, error: BaseException, group: int, first: int) -> None:
+        """Nothing of this call was submitted: nobody waits for it."""
+        self.waiters.revoke(group, first)
+        if isinstance(error, DriverError):
+            raise self.error_of(error) from None
+
+    def _check(self, state: GroupState, machine: int) -> None:
         if state.stopped is not None:
             raise same_stop(state.stopped)
         if machine not in state.machines:
             raise UnknownMachine(f"group {state.group} has no machine {machine}")
-        if timeout is not None and not timeout > 0:
-            raise TimedOut(f"a timeout of {timeout} s leaves no time")
 
-    def _too_large(self, value: bytes) -> ValueTooLarge:
+    def _too_large(self, size: int) -> ValueTooLarge:
         return ValueTooLarge(
-            f"{len(value)} bytes are more than limits.value_bytes_max, {self._value_bytes_max}"
+            f"{size} bytes are more than limits.value_bytes_max, {self._value_bytes_max}"
         )
 
     def _overloaded(self, group: int, count: int, nbytes: int) -> Overloaded:
@@ -145,7 +151,7 @@ class Door:
             ("group_values_max", waiting, count, limits.group_values_max),
             ("group_bytes_max", waiting_bytes, nbytes, limits.group_bytes_max),
             ("node_values_max", waiters.count, count, limits.node_values_max),
-            ("node_bytes_max", waiters.bytes, nbytes, limits.node_bytes_max),
+            ("node_bytes_max", waiters.held_bytes, nbytes, limits.node_bytes_max),
         ):
             if used + more > limit:
                 return Overloaded(f"limits.{name} is {limit}: {used} in flight and {more} more")
@@ -214,6 +220,14 @@ class Door:
         raise NotInCluster(f"group {group} is not hosted here")
 
 
+def _span_us(timeout: float | None) -> int:
+    if timeout is None:
+        return NEVER_US
+    if not timeout > 0:
+        raise TimedOut(f"a timeout of {timeout} s leaves no time")
+    return min(int(timeout * 1_000_000), NEVER_US)
+
+
 def _as_bytes(value: object) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
@@ -260,6 +274,7 @@ class Group(GroupView):
         super().__init__(door, state, node)
         self._loop = loop
         self._future = loop.create_future
+        self._propose = door.waiters.propose
 
     def propose(
         self, value: bytes, *, timeout: float | None = TIMEOUT_S, machine: int = 0
@@ -285,7 +300,11 @@ class Group(GroupView):
         applied).
         """
         future = self._future()
-        self._door.submit(self._state, future, value, timeout, machine)
+        state = self._state
+        if machine not in state.taking or not self._propose(
+            state.group, machine, value, timeout, future
+        ):
+            self._door.submit(state, future, value, timeout, machine)
         return future
 
     def propose_many(

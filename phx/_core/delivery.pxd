@@ -80,14 +80,18 @@ cdef struct WaiterRing:
 
 cdef class Waiters:
     cdef readonly u64 count
-    cdef readonly u64 bytes
+    cdef readonly u64 held_bytes
     cdef u64 group_values_max
     cdef u64 group_bytes_max
     cdef u64 node_values_max
     cdef u64 node_bytes_max
+    cdef u64 value_bytes_max
     cdef object partly
+    cdef object submit                   # of the driver, and its clock: set by connect()
+    cdef object now_us
     cdef vector[WaiterRing] rings        # ascending groups; never moves after __init__
     cdef WaiterRing* find(self, u32 group) except NULL
     cdef int grow(self, WaiterRing* ring, u64 count) except -1
+    cdef u64 enter(self, WaiterRing* ring, object waiter, u64 nbytes) except? 0
     cdef object take(self, WaiterRing* ring, u64 sequence, u32* index)
     cdef int settle(self, object waiter, u32 index, object value, bint failed) except -1

@@ -490,7 +490,7 @@ cdef class Waiters:
         ring.count -= 1
         ring.bytes -= slot.bytes
         self.count -= 1
-        self.bytes -= slot.bytes
+        self.held_bytes -= slot.bytes
         if sequence == ring.low:
             ring.low += 1
             while (ring.low < ring.next
@@ -504,13 +504,11 @@ cdef class Waiters:
         Py_DECREF(taken)              # the ring's reference; `taken` holds its own
         return taken
 
-    def add(self, u32 group, waiter not None, u64 nbytes):
-        """The sequence under which `waiter` waits from now on; 0 when a limit is reached."""
-        cdef WaiterRing* ring = self.find(group)
+    cdef u64 enter(self, WaiterRing* ring, object waiter, u64 nbytes) except? 0:
         cdef WaiterSlot* slot
         if (ring.count + 1 > self.group_values_max or ring.bytes + nbytes > self.group_bytes_max
                 or self.count + 1 > self.node_values_max
-                or self.bytes + nbytes > self.node_bytes_max or not self.grow(ring, 1)):
+                or self.held_bytes + nbytes > self.node_bytes_max or not self.grow(ring, 1)):
             return 0
         slot = &ring.slots[ring.next & (ring.capacity - 1)]
         Py_INCREF(waiter)
@@ -521,8 +519,46 @@ cdef class Waiters:
         ring.count += 1
         ring.bytes += nbytes
         self.count += 1
-        self.bytes += nbytes
+        self.held_bytes += nbytes
         return ring.next - 1
+
+    def add(self, u32 group, waiter not None, u64 nbytes):
+        """The sequence under which `waiter` waits from now on; 0 when a limit is reached."""
+        return self.enter(self.find(group), waiter, nbytes)
+
+    def connect(self, submit not None, now_us not None, u64 value_bytes_max):
+        """What propose() needs of the driver, and the largest value that it takes."""
+        self.submit = submit
+        self.now_us = now_us
+        self.value_bytes_max = value_bytes_max
+
+    def propose(self, u32 group, u16 machine, value, timeout, waiter not None):
+        """The short way in: adds `waiter` and submits `value`, which is then on its way: True.
+
+        False: something is out of the ordinary, nothing was done, and the long way (Door.submit)
+        says what it is.
+        """
+        cdef WaiterRing* ring = self.find(group)
+        cdef double seconds
+        cdef u64 first
+        if type(value) is not bytes or <u64>PyBytes_GET_SIZE(value) > self.value_bytes_max:
+            return False
+        if type(timeout) is not float and type(timeout) is not int:
+            return False
+        seconds = timeout
+        if not 0 < seconds < 1e9:
+            return False
+        first = self.enter(ring, waiter, PyBytes_GET_SIZE(value))
+        if first == 0:
+            return False
+        try:
+            given = self.submit(group, machine, [value], self.now_us() + <u64>(seconds * 1e6))
+        except Exception:
+            self.revoke(group, first)
+            return False
+        if given != first:
+            raise AssertionError(f"sequence {given} was given for {first}")
+        return True
 
     def add_many(self, u32 group, future not None, list values not None):
         """The first of the consecutive sequences for `values`, resolved together; 0 at a limit."""
@@ -535,7 +571,7 @@ cdef class Waiters:
             nbytes += len(<bytes?>value)
         if (ring.count + count > self.group_values_max or ring.bytes + nbytes > self.group_bytes_max
                 or self.count + count > self.node_values_max
-                or self.bytes + nbytes > self.node_bytes_max):
+                or self.held_bytes + nbytes > self.node_bytes_max):
             return 0
         many = Many(future, count)
         if not self.grow(ring, count):
@@ -550,7 +586,7 @@ cdef class Waiters:
         ring.count += count
         ring.bytes += nbytes
         self.count += count
-        self.bytes += nbytes
+        self.held_bytes += nbytes
         return ring.next - count
 
     def revoke(self, u32 group, u64 first):

@@ -60,7 +60,7 @@ _LAYER_NAMES = ("network", "submit", "engine", "send", "deliver", "journal")
 
 cdef enum:
     SPARE_RETRY_US = 1000000
-    BODY_OVERHEAD = 4096         # of a batch beyond its largest value: headers of body, run, item
+    BODY_OVERHEAD = 4096         # of a batch beyond its values: headers of body, run, item
     FORWARD_BYTES = 262144       # a forwarded run, see proposals
 
 
@@ -121,7 +121,8 @@ cdef int engine_options(DriverOptions* o, dict v, list ids) except -1:
 
 
 cdef int driver_options(DriverOptions* o, dict v) except -1:
-    cdef u64 body_bytes_max = max(v["value_bytes_max"], v["batch_bytes_max"]) + BODY_OVERHEAD
+    # A batch below its limit still takes one more value, whatever its size.
+    cdef u64 body_bytes_max = v["batch_bytes_max"] + v["value_bytes_max"] + BODY_OVERHEAD
     o.transport.payload_bytes_max = v["frame_bytes_max"] + body_bytes_max + FORWARD_BYTES
     o.transport.peer_queue_bytes_max = v["peer_queue_bytes_max"]
     o.transport.handshake_us = v["connect_timeout_us"]

@@ -22,5 +22,8 @@ cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noex
 cdef u64 flow_deadline(DriverState* s) noexcept nogil
 # Supply a peer from memory or the journal, or ask the store.
 cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil
+# The store's answer to a CHORE_FETCH, as far as it is sound and fits in a frame; NULL for none.
+cdef void flow_supply(DriverState* s, u32 group, u32 peer, u64 first,
+                      Block* entries) noexcept nogil
 # Fills in body and verdict.
 cdef void flow_read(DriverState* s, Question* question) noexcept nogil

@@ -284,6 +284,25 @@ cdef Block* supply_entry(Block* out, u64 instance, Block* body) noexcept nogil:
     return block_pad8(out)
 
 
+# An answer goes in one frame: entries up to a frame's size, and the one that crosses it.
+cdef u64 answer_bytes(DriverState* s) noexcept nogil:
+    return min(<u64>FETCH_BYTES, <u64>s.options.engine.frame_bytes_max)
+
+
+cdef void flow_supply(DriverState* s, u32 group, u32 peer, u64 first,
+                      Block* entries) noexcept nogil:
+    cdef u64 at = 0, stride, instance = first
+    cdef u32 body_bytes = 0
+    while entries != NULL and at < answer_bytes(s):
+        stride = loaded_entry(entries.data + at, entries.size - at, instance, &body_bytes)
+        if stride == 0:
+            break
+        at += stride
+        instance += 1
+    engine_supply(s.engine, group, peer, first, entries.data if at else NULL, at)
+    s.again = True
+
+
 cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil:
     cdef Block* out = block_new(4096)
     cdef Block* body = NULL
@@ -291,7 +310,7 @@ cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil:
     cdef int verdict = READ_NOT_CHOSEN
     cdef Chore chore
     cdef bint asked = False
-    while instance <= fetch.last and out.size < FETCH_BYTES:
+    while instance <= fetch.last and out.size < answer_bytes(s):
         verdict = entry_body(s, fetch.group, instance, &body)
         if verdict != READ_BODY:
             break

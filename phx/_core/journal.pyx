@@ -126,11 +126,13 @@ cdef int journal_open(Journal* j, bint create) noexcept nogil:
 
 # Spares of a create that was cut short are used up first; their size is not trusted.
 cdef int begin_new(Journal* j) noexcept nogil:
+    cdef Segment* s
     cdef int code
     while j.free.size() != 0:
-        if segment_remove(j, j.free.back()) < 0:
-            return journal_blame(j, JOURNAL_IO, 0, 0, b"an old spare cannot be removed")
+        s = j.free.back()
         j.free.pop_back()
+        if segment_remove(j, s) < 0:
+            return journal_blame(j, JOURNAL_IO, 0, 0, b"an old spare cannot be removed")
     j.next_lsn = JOURNAL_FIRST_LSN
     j.next_generation = 1
     code = shelf_take(j, True)

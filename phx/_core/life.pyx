@@ -15,7 +15,7 @@ from phx._core.engine cimport (
 )
 from phx._core.flow cimport flow_add
 from phx._core.journal cimport (
-    JOURNAL_IO, Journal, journal_new, journal_next_lsn, journal_open, journal_replay,
+    JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn, journal_open, journal_replay,
 )
 from phx._core.native cimport *
 from phx._core.plan cimport hold_new, hold_unref
@@ -68,7 +68,7 @@ cdef int open_journal(DriverState* s, const char* folder, bint create, char* tex
         if code == -EWOULDBLOCK:
             why = "in use by another node"
         snprintf(text, LIFE_TEXT_BYTES, "journal folder %s: %s", folder, why)
-        return LIFE_JOURNAL - JOURNAL_IO
+        return LIFE_JOURNAL - (JOURNAL_MISSING if code == -ENOENT else JOURNAL_IO)
     s.journal = journal_new(&disk, &s.options.journal)
     s.hold = hold_new(s.journal, True)
     code = journal_open(s.journal, create)

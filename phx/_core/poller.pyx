@@ -128,9 +128,7 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
     elif command.kind == COMMAND_SETTLE_NOW:
         s.settle_wanted = True
     elif command.kind == COMMAND_SUPPLY:
-        engine_supply(s.engine, command.group, command.peer, command.first,
-                      command.block.data if command.block != NULL else NULL,
-                      command.block.size if command.block != NULL else 0)
+        flow_supply(s, command.group, command.peer, command.first, command.block)
     elif command.kind == COMMAND_LOADED:
         flow_loaded(s, command.group, command.first, command.block)
     elif command.kind == COMMAND_RESIGN:

@@ -36,6 +36,7 @@ cdef extern from "port.h" nogil:
         EINTR
         EMFILE
         ENFILE
+        ENOENT
         EWOULDBLOCK
 
     u64 phx_now_us()

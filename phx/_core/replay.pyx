@@ -21,6 +21,7 @@ from phx._core.segment cimport (
 cdef enum:
     # A header that was lost may have been followed by others that were lost as well.
     GENERATIONS_TRIED = 64
+    READ_WORDS = 4096
 
 ctypedef vector[u32] Numbers
 
@@ -79,6 +80,23 @@ cdef void sort_segments(Segments* segments) noexcept nogil:
         at += 1
 
 
+# No record was ever written after that header: it was torn when the first one of a file was made.
+cdef bint nothing_stored(Journal* j, Segment* s) noexcept nogil:
+    cdef u64 words[READ_WORDS]
+    cdef u64 at = SEGMENT_HEADER_BYTES
+    cdef i64 got
+    cdef size_t word
+    while True:
+        memset(words, 0, sizeof(words))
+        got = j.disk.read(j.disk.context, s.file, <u8*>words, sizeof(words), at)
+        if got <= 0:
+            return got == 0
+        for word in range(<size_t>READ_WORDS):
+            if words[word] != 0:
+                return False
+        at += <u64>got
+
+
 cdef int sort_in(Journal* j, Segment* s, int verdict, SegmentHeader* header) noexcept nogil:
     cdef u32 number
     cdef i64 result
@@ -86,6 +104,8 @@ cdef int sort_in(Journal* j, Segment* s, int verdict, SegmentHeader* header) noe
         j.suspects.push_back(s)
         return journal_blame(j, JOURNAL_VERSION, s.number, 0,
                              b"written by another version of the format")
+    if verdict == SEGMENT_BAD and nothing_stored(j, s):
+        verdict = SEGMENT_BLANK
     if verdict == SEGMENT_BLANK:
         number = s.number
         result = segment_remove(j, s)
@@ -108,7 +128,8 @@ cdef int sort_in(Journal* j, Segment* s, int verdict, SegmentHeader* header) noe
             or memcmp(header.store_id, j.options.store_id, 16) != 0):
         return journal_blame(j, JOURNAL_FOREIGN, s.number, 0,
                              b"belongs to another cluster, node or store")
-    if s.bytes <= SEGMENT_HEADER_BYTES or s.bytes % 4096 != 0 or s.bytes > SEGMENT_BYTES_MOST:
+    if s.generation != 0 and (s.bytes <= SEGMENT_HEADER_BYTES or s.bytes % 4096 != 0
+                              or s.bytes > SEGMENT_BYTES_MOST):
         return journal_blame(j, JOURNAL_DAMAGED, s.number, 0, b"impossible size in its header")
     return JOURNAL_OK
 

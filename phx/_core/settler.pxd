@@ -37,8 +37,7 @@ cdef class Settler:
     cdef size_t n_items
     cdef Journal* journal
     cdef u64 pass_bytes
-    cdef vector[u64] reach            # of each item: its pass is decided by this; REACH_SKIP: none
-    cdef u64 pass_from                # everything that reaches less is done
+    cdef vector[u64] reach            # of each item: decides its pass; REACH_SKIP once it is done
     cdef vector[Stretch] stretches    # of this pass, ascending
     cdef vector[Block*] singles       # records read one by one
     cdef vector[Picked] picked        # of this pass, in order of the plan

@@ -103,8 +103,7 @@ cdef class Settler:
         cdef int verdict = SETTLE_OK
         self.end_pass()
         for n in range(self.n_items):
-            if self.reach[n] >= self.pass_from and self.reach[n] < low:
-                low = self.reach[n]
+            low = min(low, self.reach[n])
         if low == REACH_SKIP:
             return SETTLE_DONE
         cdef u64 limit = low + self.pass_bytes
@@ -117,12 +116,12 @@ cdef class Settler:
         if wanted * SPARSE_BYTES >= high - begin:
             self.read_stretches(begin, high)
         self.picked.reserve(wanted)
-        n = 0
-        while n < self.n_items and verdict == SETTLE_OK:
+        for n in range(self.n_items):
             if low <= self.reach[n] < limit:
                 verdict = self.pick(n)
-            n += 1
-        self.pass_from = limit
+                # What lies before this pass may be more than fits: the rest waits for the next one.
+                if verdict != SETTLE_OK or self.left_bytes >= self.pass_bytes:
+                    break
         return verdict
 
     cdef void read_stretches(self, u64 begin, u64 end) noexcept nogil:
@@ -186,6 +185,7 @@ cdef class Settler:
         picked.bytes = header.body_bytes
         picked.body = record + RECORD_HEADER_BYTES
         self.picked.push_back(picked)
+        self.reach[item] = REACH_SKIP
         self.left_bytes += chunk_stride(picked.bytes)
         return SETTLE_OK
 

@@ -2,8 +2,8 @@
 
 A segment is given up only when what it holds is settled, carried over or dead, and the floor that
 says so is durable. One plan is with the store at a time: while the journal holds more than
-settle_bytes, one for its oldest segments; when nothing was chosen for settle_idle_us, or on request,
-one for all.
+settle_bytes, one for its oldest segments; when nothing was chosen for settle_idle_us, or on
+request, one for all.
 
 Poll thread only.
 """

@@ -68,14 +68,14 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
     cdef u64 segment = s.options.journal.segment_bytes
     cdef u64 queued = <u64>phx_load(&s.writer.queued_bytes)
     cdef u64 queue_max = s.options.journal_queue_bytes_max
-    cdef int level = 0
+    cdef int level = 1 if phx_load(&s.writer.full) else 0
     cdef char line[160]
-    if s.pressure == 0 and queued <= queue_max and s.pressure_lsn != 0 \
+    if level == 0 and s.pressure == 0 and queued <= queue_max and s.pressure_lsn != 0 \
             and s.lsn_end < s.pressure_lsn + segment // 16:
         return
     s.pressure_lsn = s.lsn_end
     journal_pressure(s.journal, &live, &budget)
-    if live + (3 + s.pressure) * segment > budget or phx_load(&s.writer.full):
+    if live + queued + (3 + s.pressure) * segment > budget:
         level = 1
     if queued > (queue_max // 2 if s.pressure else queue_max):
         level = 1

@@ -26,6 +26,7 @@ from phx.cli.report import Progress, number, print_table
 
 PROPOSE_TIMEOUT_S = 30.0
 CONVERGE_TIMEOUT_S = 120.0
+READ_TIMEOUT_S = 600.0
 SUBSET_MAX = 12  # unknown outcomes whose every combination is tried
 BATCH_MAX = 1000
 
@@ -114,7 +115,7 @@ class Bench:
             self._progress.note(f"{groups} groups: starting {options.nodes} processes")
             await cluster.start()
             clients, batch = split(options, await cluster.led())
-            before = await cluster.call("tallies")
+            before = await cluster.call("positions")
             begin_us = now_us() + int((options.warmup + 0.2) * 1e6)
             end_us = begin_us + int(options.seconds * 1e6)
             for node, callers in clients.items():
@@ -127,11 +128,11 @@ class Bench:
                     measure_us=(begin_us, end_us),
                 )
             await self._watch(cluster, groups, end_us)
-            results = await cluster.call("stop_load", PROPOSE_TIMEOUT_S + 10)
+            results = await cluster.call("stop_load", PROPOSE_TIMEOUT_S + READ_TIMEOUT_S)
             converged = await cluster.converged(CONVERGE_TIMEOUT_S)
             finding = "" if converged else "nodes did not converge"
-            finding = finding or check(results, before, await cluster.call("tallies"))
             finding = finding or await self._differ(cluster)
+            finding = finding or await self._check(cluster, results, before)
             await cluster.close()
             return self._measured(groups, batch, results, finding)
 
@@ -150,6 +151,20 @@ class Bench:
         first, *rest = (await cluster.call("digests")).values()
         differing = [group for group in first if any(one[group] != first[group] for one in rest)]
         return f"replicas differ in groups {differing}" if differing else ""
+
+    async def _check(
+        self, cluster: Cluster, results: dict[int, Any], before: dict[int, Any]
+    ) -> str:
+        """Read every log back: "" when what was acknowledged is there, and applied."""
+        self._progress.note("reading back every acknowledged value on every node")
+        first = {group: min(one[group][1] for one in before.values()) + 1 for group in before[1]}
+        found = await cluster.call("tallies", READ_TIMEOUT_S, first=first)
+        logs = {node: {g: one[:2] for g, one in groups.items()} for node, groups in found.items()}
+        for node, groups in found.items():
+            for group, (count, _, applied) in groups.items():
+                if applied < count:
+                    return f"node {node}, group {group}: {applied} of {count} values applied"
+        return check(results, logs)
 
     def _measured(
         self,
@@ -201,8 +216,8 @@ class Bench:
         )
 
 
-def check(results: dict[int, Any], before: dict[int, Any], after: dict[int, Any]) -> str:
-    """Is each acknowledged value in every node's machine, once, unchanged? "", or what is wrong.
+def check(results: dict[int, Any], logs: dict[int, Any]) -> str:
+    """Is each acknowledged value in every node's log, once, unchanged? "", or what is wrong.
 
     Values whose outcome is unknown may be there or not: the sums must fit for some choice of them.
     """
@@ -213,13 +228,12 @@ def check(results: dict[int, Any], before: dict[int, Any], after: dict[int, Any]
             had_count, had_sum = wanted.get(group, (0, 0))
             wanted[group] = (had_count + count, had_sum + result["sum"][group])
             unknown.setdefault(group, []).extend(result["unknown"][group])
-    for node, tallies in after.items():
-        for group, (count, total) in tallies.items():
-            had_count, had_sum = before[node][group]
+    for node, groups in logs.items():
+        for group, (count, total) in groups.items():
             want_count, want_sum = wanted.get(group, (0, 0))
-            extra = (count - had_count - want_count, (total - had_sum - want_sum) & SUM_MASK)
+            extra = (count - want_count, (total - want_sum) & SUM_MASK)
             if not _explained(extra, unknown.get(group, [])):
-                return f"node {node}, group {group}: applied values are not the acknowledged ones"
+                return f"node {node}, group {group}: the log does not hold what was acknowledged"
     return ""
 
 

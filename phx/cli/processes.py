@@ -270,9 +270,9 @@ class Cluster:
         return dict(zip(self.workers, answers, strict=True))
 
     async def led(self, timeout_s: float = 60.0) -> dict[int, list[int]]:
-        """Groups by the node that leads them, once every group is led and none has moved for a while.
+        """Groups by the node that leads them, once all are led and none has moved for a while.
 
-        (Nodes look for misplaced leaderships twice a second.) Raises WorkerFailed after `timeout_s`.
+        (Nodes look for misplaced leaderships twice a second.) Raises WorkerFailed.
         """
         began = since = time.monotonic()
         before: dict[int, list[int]] = {}

@@ -17,7 +17,7 @@ from typing import Any
 
 import phx
 from phx.cli.ledger import ACKNOWLEDGED, Ledger, LedgerReader, key_of, value_of
-from phx.cli.load import SUM_MASK, Load, Tally
+from phx.cli.load import Load, Tally, read_back
 from phx.cli.loops import run_in_loop
 from phx.cli.writers import Writers
 from phx.machines.kv import KeyValue, encode_set
@@ -94,9 +94,14 @@ class WorkerNode:
             digests[group] = (status.digest_at, status.digest, machine.digest().hex())
         return digests
 
-    async def do_tallies(self) -> dict[int, tuple[int, int]]:
-        tallies = self.machines.items()
-        return {group: (tally.count, tally.sum & SUM_MASK) for group, tally in tallies}
+    async def do_tallies(self, first: dict[str, int]) -> dict[int, tuple[int, int, int]]:
+        """Per group: values in the log from `first` on, sum of hashes, values ever applied."""
+        tallies = {}
+        for group in self.groups:
+            door = self.node.group(group)
+            count, total = await read_back(door, first[str(group)], door.status().chosen_through)
+            tallies[group] = (count, total, self.machines[group].count)
+        return tallies
 
     async def do_status(self) -> Any:
         return jsonable(self.node.status())
@@ -149,7 +154,7 @@ class WorkerNode:
     async def do_stop_load(self) -> Any:
         assert self.load is not None
         await self.load.stop()
-        return self.load.result()
+        return await self.load.result()
 
     async def do_close(self) -> None:
         await self.node.close()

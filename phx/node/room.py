@@ -239,7 +239,7 @@ class Room:
             leading=leading,
             stopped=tuple(g for g, state in self.states.items() if state.stopped is not None),
             waiting_values=self.waiters.count,
-            waiting_bytes=self.waiters.bytes,
+            waiting_bytes=self.waiters.held_bytes,
             poisoned=self.applier.poisoned,
             store_error=self._keeper.error,
             peers=peers,
@@ -256,6 +256,8 @@ class Room:
 
     def refuse(self, refusal: Callable[[], PhxError]) -> None:
         """From now on every call gets this error."""
+        for state in self.states.values():
+            state.taking = {}
         if hasattr(self, "door") and self.door.refusal is None:
             self.door.refusal = refusal
         self._state = "closed"

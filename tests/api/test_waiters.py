@@ -130,7 +130,7 @@ def test_failing_touches_only_what_is_named():
     assert made.fail(GROUP, 5, 1 << 63, lambda: NoQuorum("far")) == 1
     assert made.fail(GROUP, 1 << 63, 5, lambda: NoQuorum("far")) == 0
     assert made.fail_group(GROUP, lambda: Closed("closed")) == 2
-    assert made.count == made.bytes == 0
+    assert made.count == made.held_bytes == 0
 
 
 def test_everything_is_failed_at_the_end():
@@ -282,6 +282,68 @@ def test_the_ring_agrees_with_a_dictionary(data):
         assert made.waiting(GROUP) == (len(waiting), sum(nbytes for _, nbytes in waiting.values()))
     assert made.fail_all(lambda: Closed("closed")) == len(waiting)
     assert all(caller.resolved == 1 for caller in callers)
+
+
+class Submit:
+    """The driver's submit and clock."""
+
+    def __init__(self):
+        self.calls = []
+        self.error = None
+        self.skip = 0
+
+    def __call__(self, group, machine, values, deadline_us):
+        if self.error is not None:
+            raise self.error
+        self.calls.append((group, machine, values, deadline_us))
+        return len(self.calls) + self.skip
+
+    def now_us(self):
+        return 1_000_000
+
+
+def connected(**limits):
+    made, submit = waiters(**limits), Submit()
+    made.connect(submit, submit.now_us, 100)
+    return made, submit
+
+
+def test_the_short_way_adds_and_submits():
+    made, submit = connected()
+    caller = Waiter()
+    assert made.propose(GROUP, 7, b"x" * 100, 2.5, caller) is True
+    assert made.propose(GROUP, 0, b"", 3, caller) is True
+    assert submit.calls == [(GROUP, 7, [b"x" * 100], 3_500_000), (GROUP, 0, [b""], 4_000_000)]
+    assert made.waiting(GROUP) == (2, 100)
+    made.complete(GROUP, [entry(1, 9)], ["a"])
+    assert caller.result == Result(9, "a")
+
+
+@pytest.mark.parametrize(
+    ("value", "timeout"),
+    [(b"x" * 101, 1.0), (bytearray(b"x"), 1.0), ("x", 1.0), (b"x", None), (b"x", 0), (b"x", -1.0),
+     (b"x", float("nan")), (b"x", float("inf")), (b"x", "1")],
+)
+def test_anything_out_of_the_ordinary_goes_the_long_way(value, timeout):
+    made, submit = connected()
+    assert made.propose(GROUP, 0, value, timeout, Waiter()) is False
+    assert not submit.calls
+    assert made.waiting(GROUP) == (0, 0)
+
+
+def test_the_short_way_takes_nothing_at_a_limit_or_after_an_error():
+    made, submit = connected(group_values_max=1)
+    submit.error = RuntimeError("closed")
+    assert made.propose(GROUP, 0, b"x", 1.0, Waiter()) is False
+    assert made.waiting(GROUP) == (0, 0)
+    submit.error = None
+    assert made.propose(GROUP, 0, b"x", 1.0, Waiter()) is True
+    assert made.propose(GROUP, 0, b"x", 1.0, Waiter()) is False
+    assert len(submit.calls) == 1
+    made.complete(GROUP, [entry(1)], [None])
+    submit.skip = 5
+    with pytest.raises(AssertionError, match="sequence 7 was given for 2"):
+        made.propose(GROUP, 0, b"x", 1.0, Waiter())
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

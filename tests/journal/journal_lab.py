@@ -82,7 +82,7 @@ class Log:
     journal: Journal | None = None
     records: list[tuple[int, bytes]] = field(default_factory=list)  # all that may be there
     durable: int = FIRST_LSN  # all below was acknowledged
-    highest: int = FIRST_LSN  # no position at or above was ever used
+    highest: int = FIRST_LSN  # no position at or above was written whole
     made: bool = False
     count: int = 0
 
@@ -109,17 +109,22 @@ class Log:
             # Before it is written: what fails half way may be there too.
             self.records.append((lsn, record))
             lsn += len(record)
-        self.highest = max(self.highest, lsn)
         try:
             self.journal.append(b"".join(batch), urgent=urgent)
         except JournalFailure as failure:
-            if failure.code == "full":
+            if failure.code in ("full", "poisoned"):
                 del self.records[before:]  # nothing was written
             raise
+        finally:
+            self.highest = max(self.highest, self.journal.next_lsn)
 
     def sync(self) -> None:
         assert self.journal is not None
-        self.durable = max(self.durable, self.journal.sync())
+        lsn = self.journal.sync()
+        if self.records:
+            last, record = self.records[-1]
+            assert lsn >= last + len(record)
+            self.durable = last + len(record)
 
     def retire(self, lsn: int) -> None:
         """A floor, and when it is durable, the recycling."""

@@ -344,7 +344,7 @@ def reused() -> tuple[MemoryDisk, str, dict[str, int]]:
     journal.append(floor(journal.segments()[-1][2]), urgent=True)
     journal.sync()
     assert journal.recycle(journal.next_lsn) == 4
-    journal.append(accept(100, BIG), urgent=True)
+    journal.append(accept(100, b"\x33" * 1500), urgent=True)
     journal.append(accept(101, bytes(72)), urgent=True)
     journal.sync()
     journal.close()

@@ -1,0 +1,475 @@
+"""One node: values in, entries out, restarts, limits, the end."""
+
+import ctypes
+import os
+import threading
+import time
+
+import pytest
+from driver_lab import US, Lab, entries
+
+from phx._core.driver import (
+    ERROR_BIND,
+    ERROR_CLOSED,
+    ERROR_FORKED,
+    ERROR_JOURNAL,
+    ERROR_OPTION,
+    ERROR_OVERLOADED,
+    ERROR_TOO_LARGE,
+    ERROR_UNKNOWN_GROUP,
+    EVENT_FAILED,
+    Driver,
+    DriverError,
+)
+
+
+@pytest.fixture
+def alone(lab) -> Lab:
+    one = lab(1, groups=3)
+    one.start()
+    one.wait_led([0, 1, 2])
+    return one
+
+
+def driver(tmp_path, **changes) -> Driver:
+    given = {
+        "cluster": 1, "node": 1, "store_id": b"s" * 16, "members": [(1, "127.0.0.1", 0)],
+        "bind": None, "groups": [0], "settled": {}, "journal_dir": str(tmp_path / "journal"),
+        "create": True, "options": {},
+    }  # fmt: skip
+    return Driver(**{**given, **changes})
+
+
+def error(code: int):
+    return pytest.raises(DriverError, check=lambda raised: raised.code == code)
+
+
+# --- values
+
+
+def test_values_come_back_in_order_and_once(alone):
+    values = [b"value %d" % number for number in range(5_000)]
+    member = alone.members[1]
+    first = member.submit(values[:1])
+    assert first == 1
+    assert member.submit(values[1:4_000]) == 2
+    assert member.submit(values[4_000:]) == 4_001
+    alone.until(lambda: len(member.values[0]) == 5_000)
+    assert member.values[0] == values
+    assert member.own[0] == set(range(1, 5_001))
+    assert member.instances[0] == sorted(member.instances[0])
+
+
+def test_groups_have_sequences_and_logs_of_their_own(alone):
+    member = alone.members[1]
+    for group in (0, 1, 2):
+        assert member.submit([b"to group %d" % group], group) == 1
+    alone.until(lambda: all(len(member.values[group]) == 1 for group in (0, 1, 2)))
+    assert [member.values[group] for group in (0, 1, 2)] == [
+        [b"to group 0"], [b"to group 1"], [b"to group 2"],
+    ]  # fmt: skip
+
+
+def test_values_of_all_sizes_survive_the_blocks_they_are_packed_in(alone):
+    sizes = [0, 1, 7, 100, 4_000, 16_383, 16_384, 60_000, 65_528, 65_536, 200_000, 262_144]
+    values = [os.urandom(size) for size in sizes for _ in range(3)]
+    member = alone.members[1]
+    for value in values[::-1]:
+        member.submit([value])
+    member.submit(values)
+    alone.until(lambda: len(member.values[0]) == 2 * len(values))
+    assert member.values[0] == values[::-1] + values
+
+
+def test_an_empty_submission_takes_no_sequence(alone):
+    member = alone.members[1]
+    assert member.submit([]) == 1
+    assert member.submit([b"x"]) == 1
+    assert member.submit([b"x"]) == 2
+
+
+def test_a_restart_delivers_the_whole_log_again_under_a_new_incarnation(alone):
+    member = alone.members[1]
+    values = [b"%d" % number for number in range(300)]
+    alone.commit(values, 1)
+    assert member.driver.incarnation == 1
+    for incarnation in (2, 3):
+        alone.stop()
+        alone.start()
+        assert member.driver.incarnation == incarnation
+        alone.wait_led()
+        alone.commit([b"of incarnation %d" % incarnation], 1)
+        values.append(b"of incarnation %d" % incarnation)
+        assert member.values[0] == values
+        assert len(member.own[0]) == 1, "older incarnations are nobody's callers"
+
+
+def test_read_tells_body_not_chosen_settled_and_unknown_group(alone):
+    member = alone.members[1]
+    alone.commit([b"the value"], 1)
+    body = member.driver.read(0, 1)
+    assert isinstance(body, bytes)
+    assert b"the value" in body
+    assert member.driver.read(0, 2) == 0
+    assert member.driver.read(99, 1) == 2
+    member.driver.settle_now()
+    alone.until(lambda: not member.driver.status()["settle"]["pending"])
+    assert member.driver.read(0, 1) == 1
+    assert member.kept[0] == [body]
+
+
+# --- limits
+
+
+def test_wrong_values_and_groups_are_refused_and_take_nothing(alone):
+    member = alone.members[1]
+    with error(ERROR_UNKNOWN_GROUP):
+        member.submit([b"x"], group=7)
+    with error(ERROR_TOO_LARGE):
+        member.submit([b"x", bytes((1 << 18) + 1)])
+    with pytest.raises(TypeError):
+        member.submit([bytearray(b"x")])
+    assert member.submit([b"first"]) == 1
+    alone.until(lambda: member.values[0] == [b"first"])
+
+
+def test_a_full_submission_queue_refuses(lab):
+    one = lab(1, pending_bytes_max=1 << 20)
+    one.start()
+    one.wait_led()
+    member = one.members[1]
+    taken, refused = [], 0
+    for number in range(400):
+        values = [b"%d/%d" % (number, part) + bytes(40_000) for part in range(20)]
+        try:
+            member.submit(values)
+            taken += values
+        except DriverError as problem:
+            refused += problem.code == ERROR_OVERLOADED
+        if refused > 5:
+            break
+    assert refused
+    failed = set()
+
+    def settled() -> bool:
+        failed.update(
+            seq for kind, _, _, first, count, _ in member.events if kind == EVENT_FAILED
+            for seq in range(first, first + count)
+        )  # fmt: skip
+        return len(member.own[0]) + len(failed) >= len(taken)
+
+    one.until(settled, 30)
+    assert member.values[0] == [v for s, v in enumerate(taken, 1) if s not in failed]
+
+
+def test_what_is_not_taken_is_bounded_and_read_again_from_the_journal(lab):
+    one = lab(1, delivery_bytes_max=100_000, cache_bytes_max=100_000, settle_idle_us=60 * US)
+    one.start()
+    one.wait_led()
+    member = one.members[1]
+    values = [b"%d " % number + os.urandom(1_000) for number in range(2_000)]
+    for at in range(0, 2_000, 100):
+        member.submit(values[at : at + 100])
+    end = time.monotonic() + 10
+    while member.driver.group_status(0)["waiting_values"] and time.monotonic() < end:
+        assert member.driver.status()["queues"]["handed_bytes"] <= 100_000 + (1 << 18)
+        time.sleep(0.005)
+    status = member.driver.group_status(0)
+    assert status["waiting_values"] == 0
+    assert status["handed_through"] < status["chosen_through"]
+    member.pump(bytes_max=30_000)
+    one.until(lambda: len(member.values[0]) == 2_000)
+    assert member.values[0] == values
+
+
+def test_consensus_goes_on_while_python_holds_the_gil(alone):
+    member = alone.members[1]
+    values = [b"%d" % number for number in range(20_000)]
+    for at in range(0, len(values), 500):
+        member.submit(values[at : at + 500])
+    ctypes.PyDLL(None).usleep(1_000_000)
+    assert member.driver.group_status(0)["waiting_values"] == 0
+    alone.until(lambda: len(member.values[0]) == len(values))
+    assert member.values[0] == values
+
+
+def test_threads_are_two_whatever_the_number_of_groups(lab):
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    before = threads()
+    one = lab(1, groups=200)
+    one.start()
+    one.wait_led(range(200))
+    names = set()
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/comm") as comm:
+            names.add(comm.read().strip())
+    assert threads() - before == 2 + 1  # and the store thread of this test
+    assert "phx-poll" in names
+
+
+def test_an_idle_node_sleeps(alone):
+    member = alone.members[1]
+    alone.commit([b"x"], 1)
+    alone.until(lambda: bool(member.kept))  # the idle settle is over
+    time.sleep(0.3)
+    before = member.driver.status()
+    time.sleep(1)
+    after = member.driver.status()
+    assert after["turns"] - before["turns"] < 40
+    assert after["cpu_ns"]["poll"] - before["cpu_ns"]["poll"] < 20_000_000
+
+
+# --- the store
+
+
+def test_an_idle_node_settles_and_a_restart_loads_from_the_store(lab):
+    one = lab(1, groups=2, settle_idle_us=100_000)
+    one.start()
+    one.wait_led([0, 1])
+    member = one.members[1]
+    values = [b"%d" % number for number in range(3_000)]
+    for at in range(0, 3_000, 50):
+        member.submit(values[at : at + 50], 0)
+        member.submit(values[at : at + 50], 1)
+    one.until(lambda: len(member.values[0]) == len(member.values[1]) == 3_000)
+    chosen = member.driver.group_status(0)["chosen_through"]
+    one.until(lambda: member.driver.group_status(0)["settled_through"] == chosen)
+    one.until(lambda: not member.driver.status()["settle"]["pending"])
+    one.stop()
+    one.start()
+    one.until(lambda: len(member.values[0]) == len(member.values[1]) == 3_000)
+    assert member.values[0] == member.values[1] == values
+    assert "load" in member.store.work
+    one.wait_led([0, 1])
+    one.commit([b"and on"], 1)
+    assert member.values[0] == [*values, b"and on"]
+
+
+def test_the_journal_stays_short_while_values_are_settled(lab):
+    one = lab(1, settle_idle_us=60 * US)
+    one.start()
+    one.wait_led()
+    member = one.members[1]
+    sent = 0
+    for _ in range(60):
+        values = [os.urandom(20_000) for _ in range(40)]
+        member.submit(values)
+        sent += len(values)
+        one.until(lambda sent=sent: len(member.values[0]) == sent)
+    journal = member.driver.status()["journal"]
+    assert journal["bytes_written"] > 40 << 20
+    assert journal["segments_live"] <= 12
+    assert len(member.kept[0]) > 20
+    assert member.driver.status()["journal"]["pressure"] == 0
+
+
+def test_a_stuck_store_stops_new_values_and_nothing_else(lab):
+    one = lab(1, journal_bytes_max=8 << 20, settle_bytes=2 << 20)
+    one.start()
+    one.wait_led()
+    member = one.members[1]
+    member.store.hold.clear()
+    values = [b"%d " % number + os.urandom(20_000) for number in range(600)]
+    for at in range(0, 600, 20):
+        member.submit(values[at : at + 20], timeout_s=30)
+    one.until(lambda: member.driver.status()["journal"]["pressure"] == 1)
+    journal = member.driver.status()["journal"]
+    assert journal["segments_live"] + journal["segments_free"] <= 8
+    one.until(lambda: any("journal at its limit" in line for line in member.lines))
+    member.store.hold.set()
+    one.until(lambda: len(member.values[0]) == 600, 30)
+    assert member.values[0] == values
+    assert member.driver.status()["journal"]["pressure"] == 0
+
+
+def test_a_store_that_fails_is_asked_again(lab):
+    one = lab(1, settle_idle_us=50_000)
+    member = one.members[1]
+    plans = []
+    member.of_store = lambda real: Refusing(real, plans)
+    one.start()
+    one.wait_led()
+    one.commit([b"x"], 1)
+    one.until(lambda: len(plans) >= 1)
+    one.until(lambda: bool(member.kept.get(0)))
+    assert member.kept[0] == [member.kept[0][0]]
+
+
+class Refusing:
+    """A driver whose first plan fails."""
+
+    def __init__(self, real: Driver, plans: list) -> None:
+        self.real = real
+        self.plans = plans
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def store_work(self, timeout_us):
+        work = self.real.store_work(timeout_us)
+        if work and work[0] == "settle" and not self.plans:
+            self.plans.append(work[1])
+            self.real.settle_failed(work[1])
+            return None
+        return work
+
+
+def test_nonsense_from_the_store_is_not_believed(alone):
+    member = alone.members[1]
+    member.driver.loaded(0, 1, b"")
+    member.driver.loaded(0, 5, entries(5, [b"never asked for"]))
+    member.driver.supply(0, 1, 1, b"nonsense")
+    member.driver.supply(9, 9, 1, entries(1, [b"x"]))
+    alone.commit([b"still here"], 1)
+    assert member.values[0] == [b"still here"]
+
+
+def test_store_work_waits_no_longer_than_it_is_told(alone):
+    started = time.monotonic()
+    assert alone.members[1].driver.store_work(50_000) is None
+    assert 0.04 < time.monotonic() - started < 2
+
+
+# --- life
+
+
+def test_stop_is_idempotent_and_everything_says_closed_afterwards(alone):
+    member = alone.members[1]
+    alone.commit([b"x"], 1)
+    taken = member.driver
+    alone.stop()
+    taken.stop(US)
+    for call in (
+        lambda: taken.submit(0, 0, [b"x"], 0), taken.fileno, taken.events, taken.status,
+        lambda: taken.take(1), lambda: taken.read(0, 1), taken.resign, taken.settle_now,
+        lambda: taken.applied(0, 1), lambda: taken.group_status(0), taken.start,
+    ):  # fmt: skip
+        with error(ERROR_CLOSED):
+            call()
+    assert taken.store_work(0) == ("closing",)
+    assert taken.messages() is not None
+
+
+def test_stop_frees_what_nobody_took(alone):
+    member = alone.members[1]
+    member.submit([os.urandom(1000) for _ in range(2_000)])
+    end = time.monotonic() + 5
+    while member.driver.group_status(0)["waiting_values"]:
+        assert time.monotonic() < end
+    # Not taken; no_leaks sees that the bodies are gone.
+
+
+def test_a_stop_wakes_whoever_waits_for_store_work(no_leaks, tmp_path):
+    one = driver(tmp_path)
+    one.start()
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(one.store_work(60 * US)))
+    waiter.start()
+    time.sleep(0.05)
+    one.stop(5 * US)
+    waiter.join(5)
+    assert found == [("closing",)]
+
+
+def test_drivers_that_were_never_started_or_never_stopped_are_freed(no_leaks, tmp_path):
+    never = driver(tmp_path)
+    never.stop(US)
+    del never
+    also = driver(tmp_path)
+    del also
+    running = driver(tmp_path)
+    running.start()
+    running.submit(0, 0, [b"x"] * 100, Driver.now_us() + US)
+    del running
+
+
+def test_a_failed_start_leaves_nothing_behind(no_leaks, tmp_path):
+    first = driver(tmp_path)
+    first.start()
+    try:
+        second = driver(tmp_path)
+        with error(ERROR_JOURNAL + 1):  # the folder is in use
+            second.start()
+        with error(ERROR_BIND):
+            driver(
+                tmp_path, journal_dir=str(tmp_path / "b"), bind=("127.0.0.1", first.port)
+            ).start()
+    finally:
+        first.stop(5 * US)
+    with error(ERROR_JOURNAL + 8):  # there is a journal already
+        driver(tmp_path).start()
+    with error(ERROR_JOURNAL + 9):  # there is none
+        driver(tmp_path, journal_dir=str(tmp_path / "none"), create=False).start()
+    with error(ERROR_JOURNAL + 3):  # of another node
+        driver(tmp_path, node=2, members=[(2, "127.0.0.1", 0)], create=False).start()
+    again = driver(tmp_path, create=False)
+    again.start()
+    assert again.incarnation == 2
+    again.stop(5 * US)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"options": {"no_such_option": 1}},
+        {"options": {"window": -1}},
+        {"options": {"window": "many"}},
+        {"members": []},
+        {"members": [(2, "127.0.0.1", 0)]},
+        {"members": [(1, "127.0.0.1", 0), (1, "127.0.0.1", 1)]},
+        {"members": [(1, "localhost", 0)]},
+        {"members": [(1, "127.0.0.1", 70_000)]},
+        {"members": [(1, "", 0)]},
+        {"store_id": b"short"},
+    ],
+    ids=str,
+)
+def test_impossible_arguments_are_refused_before_anything_is_opened(tmp_path, wrong):
+    with error(ERROR_OPTION):
+        driver(tmp_path, **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_listens_on_ipv6_too(no_leaks, tmp_path):
+    one = driver(tmp_path, bind=("::1", 0))
+    try:
+        one.start()
+    except DriverError as problem:
+        pytest.skip(f"no IPv6 here: {problem.message}")
+    assert one.port
+    one.stop(5 * US)
+
+
+def test_a_forked_child_has_no_driver_and_does_no_harm(alone):
+    member = alone.members[1]
+    alone.commit([b"before"], 1)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            member.driver.after_fork_in_child()
+            try:
+                member.driver.submit(0, 0, [b"x"], 0)
+            except DriverError as problem:
+                code = 0 if problem.code == ERROR_FORKED else 2
+            member.driver.stop(US)
+            if member.driver.store_work(US) != ("closing",):
+                code = 3
+            del member.driver, member.store
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    alone.commit([b"after"], 1)
+    assert member.values[0] == [b"before", b"after"]
+
+
+def test_signals_reach_python_only(alone):
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/status") as status:
+            fields = dict(line.split(":", 1) for line in status if ":" in line)
+        if fields["Name"].strip() == "phx-poll":
+            assert int(fields["SigBlk"], 16) & 0x7FFF == 0x7FFF & ~(1 << 8) & ~(1 << 18)
+            return
+    raise AssertionError("no poll thread")

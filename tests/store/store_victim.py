@@ -1,0 +1,59 @@
+"""A process that settles until it is told or made to stop; says on stdout how far it came.
+
+    store_victim.py FOLDER [--create] [--steps N]
+
+Prints "settled THROUGH" after each settle, "merged" after each merge, and "failed TEXT" for an
+error of the store, after which it tries that step once more.
+"""
+
+import argparse
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
+
+from store_lab import CLUSTER, MIB, NODE, Log, body_of  # noqa: E402
+
+from phx.errors import StoreError  # noqa: E402
+from phx.store import Store  # noqa: E402
+
+GROUPS = range(1, 8)
+SIZES = (30, 600, 100, 6000)
+
+
+def size_of(instance: int) -> int:
+    return SIZES[instance % len(SIZES)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--create", action="store_true")
+    parser.add_argument("--steps", type=int, default=1 << 30)
+    options = parser.parse_args()
+    store = Store.open(options.folder, cluster=CLUSTER, node=NODE, create=options.create,
+                       map_bytes=MIB, commit_bytes=MIB)
+    through = store.settled().get(GROUPS[0], 0)
+    print("settled", through, flush=True)
+    for step in range(options.steps):
+        log = Log(segment_bytes=4 * MIB)
+        last = through + 1 + step % 40
+        log.add((group, instance, body_of(group, instance, size_of(instance)))
+                for instance in range(through + 1, last + 1) for group in GROUPS)
+        for _ in range(2):
+            try:
+                store.settle(log.plan())
+            except StoreError as error:
+                print("failed", error, flush=True)
+            else:
+                through = last
+                print("settled", through, flush=True)
+                break
+        if store.stats().failed is None and store.merge():
+            print("merged", flush=True)
+    store.close()
+
+
+if __name__ == "__main__":
+    main()
