@@ -35,7 +35,7 @@ RECORD_ACCEPT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measurement. ``loop_slowdown``: steps per second of the loop alone over those beside it."""
+    """One measurement. ``loop_slowdown``: steps of the loop per second before to those during."""
 
     beside: str
     body_bytes: int
@@ -81,8 +81,9 @@ class Source:
     def _append(self, batch: list[bytes]) -> int:
         while self._journal.prepare_spare():
             pass
-        self._journal.append(b"".join(batch))
-        self._journal.sync()
+        if batch:
+            self._journal.append(b"".join(batch))
+            self._journal.sync()
         return self._journal.next_lsn
 
 
@@ -196,9 +197,9 @@ def main() -> None:
                 row = measure(Path(folder), beside, body_bytes, options.groups, options.mib * MIB)
             rows.append(row)
             loop = f"{row.loop_slowdown:5.2f}x" if row.loop_slowdown is not None else "     -"
-            print(f"{row.beside:8} {row.body_bytes:7} {row.mb_per_s:7.0f} {row.entries_per_s:11,.0f} "
-                  f"{row.cpu_us_per_entry:7.3f} {row.chunks:6} {row.commits:7} "
-                  f"{row.to_floor:5.2f}x {loop}", flush=True)
+            print(f"{row.beside:8} {row.body_bytes:7} {row.mb_per_s:7.0f} "
+                  f"{row.entries_per_s:11,.0f} {row.cpu_us_per_entry:7.3f} {row.chunks:6} "
+                  f"{row.commits:7} {row.to_floor:5.2f}x {loop}", flush=True)
     if options.json is not None:
         data = [{name: getattr(row, name) for name in Row.__slots__} for row in rows]
         options.json.write_text(json.dumps(data, indent=2) + "\n")

@@ -201,7 +201,6 @@ class Applier:
                 machine, stop = _stretch(entries, start, stop)
             if not self._apply_chunk(state, batch, machine, start, stop):
                 return True
-            batch.done = stop
             if stop < end and perf_counter_ns() >= until:
                 return False
         self._finish(state, batch)
@@ -232,6 +231,7 @@ class Applier:
             if not isinstance(error, Exception):
                 raise
             return False
+        batch.done = stop        # before anything else may fail: nothing is applied twice
         took = perf_counter_ns() - began
         self.apply_ns += took
         if batch.own:

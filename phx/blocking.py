@@ -9,6 +9,7 @@ Python lock, so that Ctrl-C works.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
@@ -19,15 +20,18 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from phx.applier import Applier
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import TIMEOUT_S, GroupView
 from phx.machine import Machines
-from phx.node import CLOSE_S, READY_S
+from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.room import Room
 from phx.types import Entry, NodeStatus, Result
 
 __all__ = ["Group", "Node"]
+
+log = logging.getLogger("phx")
 
 
 class Cell:
@@ -111,10 +115,19 @@ class ApplierThread(threading.Thread):
             ready = [descriptor for descriptor, _ in poll.poll()]
             if self._stop_out in ready:
                 return
-            while applier.turn():
+            while self._turn(applier):
                 time.sleep(0)        # callers that were woken get the GIL
                 if select.select([self._stop_out], [], [], 0)[0]:
                     return
+
+    def _turn(self, applier: Applier) -> bool:
+        try:
+            return applier.turn()
+        except BaseException:
+            # SystemExit of a machine has stopped its group; the thread serves all the others.
+            log.exception("an error on the applying thread")
+            time.sleep(AFTER_ERROR_S)
+            return True
 
     def stop(self) -> None:
         """End the thread after its present slice, and wait until it has ended."""

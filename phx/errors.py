@@ -220,8 +220,8 @@ class Locked(StoreError):
 
 
 class NotBootstrapped(StoreError):
-    """The folder is empty. A new voter starts only with ``bootstrap=True``: it may be a disk that was
-    lost, and a node that forgot its promises must not vote under its old id.
+    """The folder is empty. A new voter starts only with ``bootstrap=True``: it may be a lost disk,
+    and a node that forgot its promises must not vote under its old id.
     """
 
 

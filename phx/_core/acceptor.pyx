@@ -14,12 +14,13 @@ from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find, window_slot
 from phx._core.wire cimport (
-    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, MSG_ACCEPTED, MSG_PROMISE, MSG_REFUSE,
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, FLAG_MORE, MSG_ACCEPTED, MSG_PROMISE, MSG_REFUSE,
     AcceptBody, AcceptedBody, HoldRange, PrepareBody, PromiseBody, RefuseBody, ReportedEntry,
 )
 
 cdef enum:
     PAGE_BYTES = 262144          # a page of a Promise is closed at this size
+    REPLY_BYTES = 8388608        # a reply stops here, and the asker asks for the rest
     REPLAY_AHEAD_MAX = 33554432  # unsettled instances of a group that a journal can hold
 
 
@@ -45,13 +46,13 @@ cdef bint held(const PrepareBody* ask, const u8* holds, u64 instance, u64 ballot
     cdef u32 i
     for i in range(ask.holds):
         memcpy(&hold, holds + i * sizeof(hold), sizeof(hold))
-        if hold.ballot == ballot and hold.first <= instance <= hold.last:
+        if hold.ballot >= ballot and hold.first <= instance <= hold.last:
             return True
     return False
 
 
-cdef void send_page(Engine* e, Replica* r, Peer* p, u64 ballot, PromiseBody* head, Block* page, bint last) noexcept nogil:
-    send(e, p, LANE_LATER, MSG_PROMISE, FLAG_LAST if last else 0, r.group, ballot,
+cdef void send_page(Engine* e, Replica* r, Peer* p, u64 ballot, PromiseBody* head, Block* page, u8 flags) noexcept nogil:
+    send(e, p, LANE_LATER, MSG_PROMISE, flags, r.group, ballot,
          head, sizeof(PromiseBody), page.data, page.size)
     head.page += 1
     head.entries = 0
@@ -63,10 +64,12 @@ cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* 
     cdef ReportedEntry entry
     cdef Block* page = block_new(1024)
     cdef Slot* slot
-    cdef u64 instance = max(ask.first, r.chosen_through + 1)
+    cdef u64 instance = max(ask.start, r.chosen_through + 1)
+    cdef u64 sent = 0
     e.replies += 1
-    head.reply = e.replies
+    head.reply = (<u64>e.incarnation << 40) + e.replies
     head.first = ask.first
+    head.start = ask.start
     head.chosen_through = r.chosen_through
     head.floor = 1
     head.page = 0
@@ -79,7 +82,8 @@ cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* 
             entry.flags = ENTRY_CHOSEN if slot.flags & SLOT_CHOSEN else 0
             entry.body_bytes = <u32>slot.value.size
             if entry.flags == 0 and held(ask, holds, instance, slot.ballot):
-                # One ballot carries one value per instance (U6), so the asker's copy is this value.
+                # In the same ballot the asker's copy is this value (U6); in a higher one, this value
+                # loses against the asker's own (P2c). The body need not travel.
                 entry.flags = ENTRY_ELIDED
                 entry.body_bytes = 0
             page = block_append(page, &entry, sizeof(entry))
@@ -88,9 +92,14 @@ cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* 
                 page = block_pad8(page)
             head.entries += 1
             if page.size >= PAGE_BYTES:
-                send_page(e, r, p, ballot, &head, page, False)
+                sent += page.size
+                if sent >= REPLY_BYTES:
+                    send_page(e, r, p, ballot, &head, page, FLAG_MORE)
+                    block_unref(page)
+                    return
+                send_page(e, r, p, ballot, &head, page, 0)
         instance += 1
-    send_page(e, r, p, ballot, &head, page, True)
+    send_page(e, r, p, ballot, &head, page, FLAG_LAST)
     block_unref(page)
 
 

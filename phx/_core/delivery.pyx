@@ -366,7 +366,7 @@ cdef class Refusal:
 # --- callers
 
 @cython.final
-cdef class Many:
+cdef class _Many:
     """The waiter of a run: one future for the results of `count` consecutive sequences."""
 
     cdef object future
@@ -573,7 +573,7 @@ cdef class Waiters:
                 or self.count + count > self.node_values_max
                 or self.held_bytes + nbytes > self.node_bytes_max):
             return 0
-        many = Many(future, count)
+        many = _Many(future, count)
         if not self.grow(ring, count):
             return 0
         for i in range(count):
@@ -625,9 +625,9 @@ cdef class Waiters:
         return n_resolved
 
     cdef int settle(self, object waiter, u32 index, object value, bint failed) except -1:
-        cdef Many many
-        if type(waiter) is Many:
-            many = <Many>waiter
+        cdef _Many many
+        if type(waiter) is _Many:
+            many = <_Many>waiter
             many.results[index] = value
             many.failed |= failed
             many.left -= 1

@@ -148,4 +148,5 @@ cdef u64 random_below(Engine* e, u64 below) noexcept nogil:
 cdef void halt_group(Engine* e, Replica* r, u8 why) noexcept nogil:
     if not r.halted:
         r.halted = True
+        touch(e, r)
         emit_event(e, EVENT_HALTED, why, r.group, 0, 0, r.leader)

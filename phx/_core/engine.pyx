@@ -10,7 +10,8 @@ from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RecordHeader,
 )
 from phx._core.effects cimport (
-    LANE_NOW, emit_event, emit_idle_mark, emit_record, random_below, seal_frames, send,
+    LANE_NOW, emit_event, emit_idle_mark, emit_record, random_below, role_timer, seal_frames,
+    send,
 )
 from phx._core.elections cimport refresh_leader, schedule_campaign
 from phx._core.learner cimport advance_known, learn_tick, settled, supply, tail_entry
@@ -140,6 +141,8 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
     e.marked = next_lsn
     e.incarnation += 1
     if e.quiet_until_us:
+        # The longer of the two bounds stays in the new record until the quiet time is over.
+        e.lease_bound_us = max(e.lease_bound_us, e.quiet_until_us)
         e.quiet_until_us += now_us
     # What was replayed may have been page cache that a power failure still takes: it is written
     # again, and nothing leaves before that is durable (PROTOCOL, "Journal").
@@ -169,7 +172,7 @@ cdef void engine_receive(Engine* e, u32 peer, const u8* data, u64 count) noexcep
     cdef u64 used = 0
     cdef u32 length
     # Until it is durable which store stands behind this node id, nothing from it counts.
-    if at < 0 or not e.peers[at].connected or e.peers[at].store_lsn > e.durable:
+    if at < 0 or not e.started or not e.peers[at].connected or e.peers[at].store_lsn > e.durable:
         return
     while used < count:
         length = message_check(data + used, count - used)
@@ -235,7 +238,7 @@ cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_
     cdef int at = member_index(e, peer)
     cdef Peer* p
     cdef size_t i
-    if at < 0 or peer == e.options.node:
+    if at < 0 or peer == e.options.node or not e.started:
         return -1
     p = &e.peers[at]
     if p.known and memcmp(p.store_id, store_id, 16) != 0:
@@ -254,6 +257,7 @@ cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_
         claims_forget(e, p)
         p.incarnation = incarnation
         p.lease_until_us = 0
+        p.heard_seq = 0
         p.alive = False
         for i in range(e.replicas.size()):
             refresh_leader(e, e.replicas[i])
@@ -346,6 +350,9 @@ cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
     if r == NULL or r.stopped:
         return
     r.stopped = True
+    if r.role == ROLE_PREVOTING:
+        r.role = ROLE_FOLLOWER
+        role_timer(e, r, 0)
     to = preferred_leader(e, r, e.options.node)
     if r.role == ROLE_LEADING and to != 0:
         transfer(e, r, to)
@@ -377,6 +384,7 @@ cdef void engine_pressure(Engine* e, int level) noexcept nogil:
     else:
         for i in range(e.replicas.size()):
             refresh_leader(e, e.replicas[i])
+            touch(e, e.replicas[i])
             if e.replicas[i].want_through > e.replicas[i].chosen_through:
                 learn_tick(e, e.replicas[i])
 

@@ -259,14 +259,17 @@ cdef class Journal:
     def pin(self, u64 lsn, int by):
         """Pretends that a reader went into (1) or out of (-1) the segment that holds ``lsn``."""
         cdef NativeJournal* j = self._open()
+        cdef Segment* found = NULL
+        cdef Segment* s
         cdef size_t at
-        for segments in range(2):
-            for at in range(j.free.size() if segments else j.live.size()):
-                s = j.free[at] if segments else j.live[at]
-                if s.generation != 0 and s.base_lsn <= lsn < s.base_lsn + s.bytes - 4096:
-                    s.pins += by
-                    return
-        raise ValueError("no segment holds that position")
+        for at in range(j.live.size() + j.free.size()):
+            s = j.live[at] if at < j.live.size() else j.free[at - j.live.size()]
+            if s.generation != 0 and s.base_lsn <= lsn and (
+                    found == NULL or found.base_lsn < s.base_lsn):
+                found = s
+        if found == NULL:
+            raise ValueError("no segment holds that position")
+        found.pins += by
 
     def wants_spare(self):
         return bool(journal_wants_spare(self._open()))

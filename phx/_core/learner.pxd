@@ -1,8 +1,8 @@
 """The learner: what is chosen, in order; what a peer that lags is told; what is kept in memory.
 
-A watermark is (ballot b, instance c). It makes i <= c chosen here only where this node's accepted
-ballot at i is at least b; elsewhere the value is asked for. (Otherwise a follower that missed an
-Accept of b would apply the older value that it holds.) Catch-up carries only values that are
+A watermark is (ballot b, instance c). It makes i <= c chosen here only where this node accepted i in
+exactly ballot b; elsewhere the value is asked for. (Otherwise a follower that missed an Accept of
+b would apply the value of another ballot that it holds, older or newer.) Catch-up carries only values that are
 chosen; a learned value is stored as chosen and touches neither the promise nor the accepted
 ballot (PROTOCOL, "Phase 2, acknowledgements, chosen").
 """

@@ -83,7 +83,10 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
         return
     while known < through:
         slot = window_find(&r.window, known + 1)
-        if slot == NULL or not (slot.ballot >= ballot or slot.flags & SLOT_CHOSEN):
+        # Exactly b. With "at least b" two nodes can apply different values: the labeller may have
+        # learned i, before its own phase 1 ended, from a ballot above b, and what is held here in
+        # between may be another value (docs/design/protocol.md, "Watermarks").
+        if slot == NULL or not (slot.ballot == ballot or slot.flags & SLOT_CHOSEN):
             break
         known += 1
     if known > r.chosen_through:
@@ -211,10 +214,13 @@ cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nby
 
 cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries, u64 nbytes) noexcept nogil:
     cdef SuppliedEntry entry
-    cdef u64 at = 0, stride
+    cdef u64 at = 0, stride, before = r.chosen_through
     cdef u32 i
     if p.node == r.asked_node:
         r.asked_us = 0
+        # What was said to be chosen is no more than hearsay: whoever answers knows better.
+        if learn.chosen_through < r.want_through:
+            r.want_through = max(learn.chosen_through, r.chosen_through)
     for i in range(learn.entries):
         stride = entry_stride(entries + at, nbytes - at, sizeof(SuppliedEntry), 8)
         if stride == 0 or e.pressure or e.poisoned or r.halted:
@@ -233,8 +239,8 @@ cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const
     if r.want_through <= r.chosen_through:
         learn_timer(e, r, 0)
     elif r.asked_us == 0:
-        # An empty answer from one peer: somebody else is asked when the timer runs out.
-        if learn.entries > 0:
+        # An answer that brings nothing: somebody else is asked when the timer runs out.
+        if r.chosen_through > before:
             want(e, r, r.want_through, p.node)
 
 

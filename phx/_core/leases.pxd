@@ -22,8 +22,10 @@ cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody*
 cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const u8* changes) noexcept nogil
 # The peer's leaderships are over (grant run out, or a new incarnation): forget its claims.
 cdef void claims_forget(Engine* e, Peer* p) noexcept nogil
-# Time until which a quorum, this node included, has granted what we claim; 0: none.
+# Time until which a quorum, this node included, answers our heartbeats; 0: none.
 cdef u64 lease_until(Engine* e) noexcept nogil
+# Time until which a quorum has granted this very leadership: its claim acknowledged, not refused.
+cdef u64 group_lease_until(Engine* e, Replica* r) noexcept nogil
 # A grant of this node to somebody other than `candidate` still runs in this group.
 cdef bint grant_runs(Engine* e, Replica* r, u32 candidate, u64 released) noexcept nogil
 # Some live node other than this one leads this group, as far as is known here.

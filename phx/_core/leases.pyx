@@ -15,6 +15,7 @@ from phx._core.wire cimport (
 
 cdef enum:
     CLAIM_LOG_MAX = 65536        # changes kept; a peer further behind gets the whole set
+    GRANT_MARGIN = 8             # a granter waits an eighth longer than it says
 
 
 # --- sorted claim tables
@@ -119,9 +120,14 @@ cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
 
 cdef void heartbeats(Engine* e) noexcept nogil:
     cdef u32 i
-    if not e.beat_now and e.now_us < e.beat_at_us:
+    # Changes of the led set go out soon, but not with every turn: more heartbeats in flight than
+    # sending times are kept for would lose their acknowledgements.
+    if not e.beat_must and e.now_us < e.beat_at_us and not (
+            e.beat_now and e.now_us >= e.beat_last_us + e.options.heartbeat_us // 16):
         return
     e.beat_now = False
+    e.beat_must = False
+    e.beat_last_us = e.now_us
     e.beat_at_us = e.now_us + e.options.heartbeat_us
     for i in range(e.options.n_members):
         if e.peers[i].connected:
@@ -130,7 +136,7 @@ cdef void heartbeats(Engine* e) noexcept nogil:
 
 cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack) noexcept nogil:
     cdef u64 until
-    if ack.seq > p.beat_seq or ack.seq + SENT_TIMES <= p.beat_seq or ack.version > e.claim_version:
+    if ack.seq > p.beat_seq or ack.version > e.claim_version or ack.incarnation != e.incarnation:
         e.counters.hostile_messages += 1
         return
     if flags & FLAG_NEED_WHOLE:
@@ -139,18 +145,25 @@ cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody*
         return
     if ack.version > p.acked_version:
         p.acked_version = ack.version
+    if ack.seq + SENT_TIMES <= p.beat_seq:
+        return
     until = p.beat_sent_us[ack.seq % SENT_TIMES] + min(ack.lease_us, e.options.lease_us)
     if until > p.lease_until_us:
         p.lease_until_us = until
 
 
-cdef u64 lease_until(Engine* e) noexcept nogil:
+cdef u64 quorum_time(Engine* e, u64 leaving_out, u64 version) noexcept nogil:
     """The quorum-th largest of the members' times; this node's own never ends."""
     cdef u64 times[MEMBERS_MAX]
     cdef u32 n = e.options.n_members, i, j
     cdef u64 swapped
     for i in range(n):
-        times[i] = ~<u64>0 if i == e.self_index else e.peers[i].lease_until_us
+        if i == e.self_index:
+            times[i] = ~<u64>0
+        elif leaving_out & (<u64>1 << i) or e.peers[i].acked_version < version:
+            times[i] = 0
+        else:
+            times[i] = e.peers[i].lease_until_us
         j = i
         while j > 0 and times[j - 1] < times[j]:
             swapped = times[j]
@@ -158,6 +171,14 @@ cdef u64 lease_until(Engine* e) noexcept nogil:
             times[j - 1] = swapped
             j -= 1
     return times[e.quorum - 1]
+
+
+cdef u64 lease_until(Engine* e) noexcept nogil:
+    return quorum_time(e, 0, 0)
+
+
+cdef u64 group_lease_until(Engine* e, Replica* r) noexcept nogil:
+    return quorum_time(e, r.lead.refusing, r.lead.claim_version)
 
 
 # --- claims of others, and our grants
@@ -196,6 +217,8 @@ cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat, bint need_w
     cdef size_t i
     cdef Replica* r
     ack.seq = beat.seq
+    ack.incarnation = p.incarnation
+    ack.pad = 0
     ack.version = p.claim_version
     ack.lease_us = <u32>min(<u64>beat.lease_us, e.lease_bound_us)
     if need_whole:
@@ -205,7 +228,7 @@ cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat, bint need_w
     else:
         for i in range(p.claims.size()):
             r = find_group(e, p.claims[i].group)
-            if r == NULL or r.halted or r.promised != p.claims[i].ballot:
+            if r == NULL or r.halted or r.stopped or r.promised != p.claims[i].ballot:
                 out = block_append(out, &p.claims[i].group, 4)
         ack.refused = <u32>(out.size // 4)
         # This need not wait for the promise to be durable: a node that forgets it by a crash
@@ -219,31 +242,37 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, 
     cdef u32 i
     cdef u64 until
     cdef bint changed = False
-    if beat.incarnation != p.incarnation:
+    if beat.incarnation != p.incarnation or beat.seq <= p.heard_seq:
+        # An older heartbeat must not undo a claim that a newer one granted.
         e.counters.hostile_messages += 1
         return False
+    p.heard_seq = beat.seq
     if not p.alive:
         p.alive = True
         p.alive_since_us = e.now_us
         changed = True
+    # Time was read before the socket was: the margin keeps the granter the later of the two.
     until = e.now_us + min(<u64>beat.lease_us, e.lease_bound_us)
+    until += (until - e.now_us) // GRANT_MARGIN
     if until > p.grant_until_us:
         p.grant_until_us = until
-    if e.poisoned or e.pressure:
+    if e.poisoned:
         return changed
     if flags & FLAG_WHOLE:
         claims_forget(e, p)
-    elif beat.base_version != p.claim_version:
-        if beat.version != p.claim_version:
-            acknowledge(e, p, beat, True)
-            return changed
+    elif not (beat.base_version <= p.claim_version <= beat.version):
+        # (Changes already known are harmless: each says the whole truth of its group.)
+        acknowledge(e, p, beat, True)
+        return changed
     if flags & FLAG_WHOLE or beat.version != p.claim_version:
         for i in range(beat.claims):
             memcpy(&change, changes + i * sizeof(change), sizeof(change))
             claim_heard(e, p, change.group, change.ballot)
         changed = True
     p.claim_version = beat.version
-    acknowledge(e, p, beat, False)
+    if not e.pressure:
+        # Beyond its limit a node listens, and grants nothing.
+        acknowledge(e, p, beat, False)
     return changed
 
 
@@ -253,7 +282,7 @@ cdef bint grant_runs(Engine* e, Replica* r, u32 candidate, u64 released) noexcep
     if r.promised == 0 or holder == candidate or released == r.promised:
         return False
     if holder == e.options.node:
-        return r.role == ROLE_LEADING and r.lead.ballot == r.promised and lease_until(e) > e.now_us
+        return r.role == ROLE_LEADING and r.lead.ballot == r.promised and group_lease_until(e, r) > e.now_us
     at = member_index(e, holder)
     if at < 0:
         return False

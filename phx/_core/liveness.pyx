@@ -11,7 +11,7 @@ from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbe
 from phx._core.native cimport *
 from phx._core.proposer cimport prepare_again, step_down, transfer
 from phx._core.state cimport *
-from phx._core.wire cimport FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody
+from phx._core.wire cimport FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody
 
 cdef enum:
     BALANCE_US = 500000          # how often misplaced leaderships are looked for
@@ -52,14 +52,23 @@ cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const
 
 cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack, const u8* refused) noexcept nogil:
     cdef u32 i, group
+    cdef size_t k
     cdef Replica* r
+    cdef u64 bit = <u64>1 << member_index(e, p.node)
     on_heartbeat_ack(e, p, flags, ack)
-    if ack.version != e.claim_version:
+    if ack.incarnation != e.incarnation or flags & FLAG_NEED_WHOLE:
         return
+    if p.refused_any:
+        for k in range(e.claims.size()):
+            r = find_group(e, e.claims[k].group)
+            if r.lead != NULL:
+                r.lead.refusing &= ~bit
+    p.refused_any = ack.refused != 0
     for i in range(ack.refused):
         memcpy(&group, refused + i * 4, 4)
         r = find_group(e, group)
-        if r != NULL:
+        if r != NULL and r.lead != NULL:
+            r.lead.refusing |= bit
             prepare_again(e, r, p)
 
 
@@ -131,6 +140,8 @@ cdef u64 watch_at(Engine* e) noexcept nogil:
             at = min(at, e.peers[i].grant_until_us)
     if e.connected:
         at = min(at, e.beat_at_us)
+        if e.beat_now:
+            at = min(at, e.beat_last_us + e.options.heartbeat_us // 16)
     if not e.claims.empty() and e.quorum > 1:
         lease = lease_until(e)
         at = min(at, lease if lease > e.now_us else e.now_us + e.options.heartbeat_us)
@@ -151,3 +162,7 @@ cdef void hand_over(Engine* e) noexcept nogil:
         to = preferred_leader(e, r, e.options.node)
         if to != 0:
             transfer(e, r, to)
+    # Attempts under way are given up; (pump sees to one that has just succeeded).
+    for i in range(e.replicas.size()):
+        if e.replicas[i].role == ROLE_PREPARING or e.replicas[i].role == ROLE_LEARNING:
+            step_down(e, e.replicas[i])

@@ -7,9 +7,10 @@ from libc.string cimport memcpy, memset
 
 from phx._core.acceptor cimport accept
 from phx._core.batch cimport (
-    BODY_BATCH, BODY_HEADER_BYTES, BODY_VERSION, RUN_HEADER_BYTES, BodyHeader, RunHeader, body_noop, items_fit,
+    BODY_BATCH, BODY_HEADER_BYTES, BODY_VERSION, RUN_HEADER_BYTES, BodyHeader, RunHeader, body_check, body_noop,
+    items_fit,
 )
-from phx._core.effects cimport LANE_NOW, broadcast, role_timer, send
+from phx._core.effects cimport HALT_BAD_BODY, LANE_NOW, broadcast, halt_group, role_timer, send
 from phx._core.learner cimport advance_chosen, tail_entry
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_entered, callers_low_water
@@ -67,6 +68,9 @@ cdef void send_accept(Engine* e, Replica* r, Peer* only, u64 instance, Block* bo
 
 cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
     cdef Vote vote
+    if not body_check(body.data, body.size):
+        halt_group(e, r, HALT_BAD_BODY)
+        return
     vote.lsn_end = accept(e, r, r.lead.ballot, r.lead.next, body)
     vote.ballot = r.lead.ballot
     vote.instance = r.lead.next
@@ -85,7 +89,7 @@ cdef void recover(Engine* e, Replica* r) noexcept nogil:
     cdef Lead* lead = r.lead
     cdef Reported* found
     cdef Block* body
-    while lead.next <= lead.recover_through and room(e, r):
+    while lead.next <= lead.recover_through and room(e, r) and not r.halted:
         found = &lead.phase1.reported[lead.next - lead.phase1.first]
         if found.value != NULL:
             e.counters.adopted_values += 1
@@ -159,6 +163,9 @@ cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
 cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
     cdef Lead* lead = r.lead
     cdef Block* body
+    if e.pressure:
+        # The journal is at its limit: this node's own vote counts like anyone's.
+        return
     if lead.next <= r.chosen_through:
         # Somebody else's watermark has made chosen what we had not yet proposed again.
         lead.next = r.chosen_through + 1
@@ -166,7 +173,7 @@ cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
         lead.durable_through = r.chosen_through
     if lead.phase1 != NULL:
         recover(e, r)
-    while not lead.pending.empty() and lead.next > lead.recover_through and room(e, r):
+    while not lead.pending.empty() and lead.next > lead.recover_through and room(e, r) and not r.halted:
         if (lead.next - 1 > max(lead.durable_through, r.chosen_through)
                 and lead.pending_bytes < e.options.batch_bytes_max):
             break

@@ -87,6 +87,12 @@ cdef void remove_run(Callers* c, size_t i) noexcept nogil:
     c.runs.pop_back()
 
 
+cdef void callers_no_later(Engine* e, Replica* r, u64 at_us) noexcept nogil:
+    """The callers' timer may be brought forward, never put off: deadlines hang on it."""
+    if r.callers_at_us == 0 or at_us < r.callers_at_us:
+        callers_timer(e, r, at_us)
+
+
 cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* block, u64 offset,
                         u64 nbytes, u64 deadline_us) noexcept nogil:
     cdef Callers* c
@@ -109,11 +115,11 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
     run.deadline_us = deadline_us
     run.sent_us = 0
     run.sent = False
+    run.refused = False
     run.maybe = False
     c.runs.push_back(run)
     c.values += count
-    if r.callers_at_us == 0 or deadline_us < r.callers_at_us:
-        callers_timer(e, r, min(deadline_us, e.now_us + RETRY_US))
+    callers_no_later(e, r, min(deadline_us, e.now_us + RETRY_US))
     touch(e, r)
     return 0
 
@@ -209,9 +215,15 @@ cdef void callers_flush(Engine* e, Replica* r) noexcept nogil:
     # Runs are handed out in order, so whatever is not sent yet stands at the end, but for repeats.
     for i in range(c.head, c.runs.size()):
         run = &c.runs[i]
-        if run.sent:
+        if run.sent or (run.refused and run.sent_us + e.options.heartbeat_us // 2 > e.now_us):
             continue
+        if r.leader == e.options.node and e.pending_bytes and \
+                e.pending_bytes + run.nbytes > e.options.pending_bytes_max:
+            # The rest when there is room: the tick comes back to it.
+            callers_no_later(e, r, e.now_us + e.options.heartbeat_us)
+            break
         run.sent = True
+        run.refused = False
         run.sent_us = e.now_us
         if r.leader == e.options.node:
             hand_to_proposer(e, r, run)
@@ -228,6 +240,7 @@ cdef void callers_requeue(Engine* e, Replica* r) noexcept nogil:
         if c.runs[i].sent:
             c.runs[i].sent = False
             c.runs[i].maybe = True
+        c.runs[i].refused = False
     touch(e, r)
 
 
@@ -302,9 +315,16 @@ cdef void answer(Engine* e, Replica* r, Peer* p, u64 first_seq, u32 incarnation,
     send(e, p, LANE_NOW, MSG_FORWARD_REPLY, 0, r.group, 0, &reply, sizeof(reply), NULL, 0)
 
 
+cdef bint forward_sound(Engine* e, Peer* p, const ForwardBody* f, const u8* items) noexcept nogil:
+    """What enters a body here must be readable everywhere, and can only be of that peer's present session."""
+    return (f.count != 0 and f.first_seq != 0 and f.first_seq <= ~<u64>f.count and f.incarnation == p.incarnation
+            and f.items_bytes <= max(<u64>e.options.value_bytes_max + ITEM_HEADER_BYTES, <u64>FORWARD_BYTES)
+            and items_check(items, f.items_bytes, f.count))
+
+
 cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f, const u8* items) noexcept nogil:
     cdef Pending pending
-    if not items_check(items, f.items_bytes, f.count):
+    if not forward_sound(e, p, f, items):
         e.counters.hostile_messages += 1
         return
     # A forwarded value is not forwarded again: its origin is told who leads.
@@ -347,14 +367,31 @@ cdef void on_forward_reply(Engine* e, Replica* r, Peer* p, const ForwardReplyBod
         # which only a part is refused is unknown as a whole.
         if c.runs[i].sent:
             c.runs[i].sent = False
+            c.runs[i].sent_us = e.now_us
+            c.runs[i].refused = True
             if not (c.runs[i].first_seq >= f.first_seq
                     and c.runs[i].first_seq + c.runs[i].count <= f.first_seq + f.count):
                 c.runs[i].maybe = True
         i += 1
     compact(c)
-    # Not flushed at once: the same leader would be asked again. The next tick, or news of a
-    # leader, does it.
-    callers_timer(e, r, e.now_us + e.options.heartbeat_us)
+    # Not flushed at once: the same leader would be asked again.
+    if c.head < c.runs.size():
+        callers_no_later(e, r, e.now_us + e.options.heartbeat_us)
+
+
+cdef void pending_drop_own(Engine* e, Replica* r) noexcept nogil:
+    cdef size_t count = r.lead.pending.size()
+    cdef Pending first
+    while count:
+        count -= 1
+        first = r.lead.pending.front()
+        r.lead.pending.pop_front()
+        if first.node == e.options.node:
+            r.lead.pending_bytes -= first.nbytes
+            e.pending_bytes -= first.nbytes
+            block_unref(first.block)
+        else:
+            r.lead.pending.push_back(first)
 
 
 cdef void pending_drop(Engine* e, Replica* r) noexcept nogil:

@@ -7,21 +7,24 @@ from libc.string cimport memcpy, memset
 
 from phx._core.acceptor cimport follow, promise, refuse, report
 from phx._core.ballot cimport ballot_hostile, ballot_next, ballot_node
+from phx._core.batch cimport body_check
 from phx._core.effects cimport (
     HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, broadcast, emit_record, halt_group, role_timer, send, tell_leader,
 )
 from phx._core.elections cimport backoff_us, can_lead, refresh_leader, schedule_campaign
-from phx._core.leases cimport claim_add, claim_drop, grant_runs, hears_leader, lease_until
+from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
 from phx._core.learner cimport note_watermark, want
 from phx._core.native cimport *
 from phx._core.phase2 cimport (
     compute_chosen, lead_free, phase1_free, propose_what_can_be, resend_what_is_missing, tell_watermark,
 )
-from phx._core.proposals cimport callers_flush, callers_requeue, pending_drop
+from phx._core.proposals cimport (
+    callers_flush, callers_requeue, callers_stop, pending_drop, pending_drop_own,
+)
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
-    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, HOLDS_MAX, MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_REFUSE,
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_REFUSE,
     MSG_TRANSFER, PREVOTE_BEHIND, PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED, REFUSE_STOPPED,
     AcceptBody, AcceptedBody, HoldRange, PrepareBody, PrevoteBody, PrevoteReplyBody, PromiseBody, RefuseBody,
     ReportedEntry, entry_stride,
@@ -30,6 +33,7 @@ from phx._core.wire cimport (
 cdef enum:
     PREPARE_TRIES = 4            # an unanswered Prepare is repeated this often before starting over
     REPORTED_MAX = 33554432      # instances that a phase 1 may tell of
+    NO_TRANSFER_US = 15000000    # a member that cannot lead now is not asked again for so long
 
 
 # --- pre-vote
@@ -57,7 +61,7 @@ cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteBo
     reply.promised = r.highest_seen
     reply.leader = 0
     reply.verdict = PREVOTE_OK
-    if r.role == ROLE_LEADING and lease_until(e) > e.now_us:
+    if r.role == ROLE_LEADING and group_lease_until(e, r) > e.now_us:
         reply.verdict = PREVOTE_HEARS_LEADER
         reply.leader = e.options.node
     elif hears_leader(e, r) and ballot_node(r.claim) != p.node:
@@ -80,6 +84,10 @@ cdef u32 bits(u64 votes) noexcept nogil:
 
 cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteReplyBody* reply) noexcept nogil:
     if r.role != ROLE_PREVOTING or ballot_hostile(reply.promised, r.highest_seen):
+        return
+    if not can_lead(e, r) or hears_leader(e, r):
+        r.role = ROLE_FOLLOWER
+        schedule_campaign(e, r, e.options.election_us)
         return
     if reply.promised > r.highest_seen:
         r.highest_seen = reply.promised
@@ -122,6 +130,9 @@ cdef void send_prepare(Engine* e, Replica* r, Peer* only) noexcept nogil:
     cdef PrepareBody ask
     cdef HoldRange holds[HOLDS_MAX]
     ask.first = r.lead.phase1.first
+    ask.start = ask.first
+    if only != NULL and r.lead.phase1.promised[member_index(e, only.node)].start:
+        ask.start = r.lead.phase1.promised[member_index(e, only.node)].start
     ask.released = r.lead.phase1.released
     ask.holds = hold_ranges(e, r, holds)
     ask.pad = 0
@@ -225,19 +236,24 @@ cdef void weigh(Reported* best, u64 ballot, bint chosen, Block* value) noexcept 
     best.chosen = chosen
 
 
-cdef bint take_reported(Engine* e, Replica* r, const ReportedEntry* entry, const u8* body) noexcept nogil:
+cdef bint take_reported(Engine* e, Replica* r, Promised* promised, const ReportedEntry* entry, const u8* body) noexcept nogil:
+    """One entry of a Promise. Ascending, and never further apart than a window allows: so what is
+    kept here is bounded by the bytes received."""
     cdef Slot* slot
     cdef Block* value
-    if entry.instance < r.lead.phase1.first or entry.instance - r.lead.phase1.first > REPORTED_MAX:
+    if (entry.instance < r.lead.phase1.first or entry.instance <= promised.last
+            or entry.instance - promised.last > e.options.window
+            or entry.instance - r.lead.phase1.first > REPORTED_MAX):
         return False
+    promised.last = entry.instance
     if entry.instance <= r.chosen_through:
         return True
     if entry.flags & ENTRY_ELIDED:
         slot = window_find(&r.window, entry.instance)
-        if slot == NULL or slot.ballot != entry.ballot:
-            return False
-        weigh(reported_at(r.lead.phase1, entry.instance), entry.ballot, False, slot.value)
-        return True
+        # Our own acceptance is weighed when phase 1 ends.
+        return slot != NULL and slot.ballot >= entry.ballot
+    if not body_check(body, entry.body_bytes):
+        return False
     value = block_copy(body, entry.body_bytes)
     weigh(reported_at(r.lead.phase1, entry.instance), entry.ballot, entry.flags & ENTRY_CHOSEN, value)
     block_unref(value)
@@ -254,11 +270,12 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
     if r.role != ROLE_PREPARING or r.lead.ballot != ballot or head.first != r.lead.phase1.first:
         return
     promised = &r.lead.phase1.promised[member_index(e, p.node)]
-    if promised.whole:
+    if promised.whole or head.start != (promised.start if promised.start else head.first):
         return
     if head.page == 0:
         promised.reply = head.reply
         promised.pages = 0
+        promised.last = max(head.start - 1, head.chosen_through)
     if head.page != promised.pages or head.reply != promised.reply:
         return
     for i in range(head.entries):
@@ -266,7 +283,7 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
         if stride == 0:
             return
         memcpy(&entry, entries + at, sizeof(entry))
-        if not take_reported(e, r, &entry, entries + at + sizeof(entry)):
+        if not take_reported(e, r, promised, &entry, entries + at + sizeof(entry)):
             e.counters.hostile_messages += 1
             return
         at += stride
@@ -276,6 +293,11 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
     if flags & FLAG_LAST:
         promised.whole = True
         count_promises(e, r)
+    elif flags & FLAG_MORE:
+        # Nothing below our ballot is accepted there any more, so the rest can be asked for by itself.
+        promised.start = promised.last + 1
+        send_prepare(e, r, p)
+        role_timer(e, r, e.now_us + 4 * <u64>e.options.election_us + backoff_us(e, r))
 
 
 cdef void count_promises(Engine* e, Replica* r) noexcept nogil:
@@ -322,11 +344,15 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
     r.role = ROLE_LEADING
     r.failures = 0
     claim_add(e, r.group, lead.ballot)
+    lead.claim_version = e.claim_version
+    lead.refusing = 0
     if r.leader != e.options.node:
-        # (If it was us already, our callers' values wait in `pending` or stand in adopted slots.)
         r.leader = e.options.node
         tell_leader(e, r)
-        callers_requeue(e, r)
+    # An adopted slot may hold somebody else's value in place of ours, so our callers' values are
+    # handed out again; what is chosen twice is applied once.
+    pending_drop_own(e, r)
+    callers_requeue(e, r)
     role_timer(e, r, e.now_us + e.options.resend_us)
     touch(e, r)
 
@@ -376,7 +402,10 @@ cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot, const RefuseBody
     if refusal.promised > r.highest_seen:
         r.highest_seen = refusal.promised
     if refusal.reason == REFUSE_STOPPED:
-        r.no_transfer_until_us = e.now_us + 60000000
+        r.no_transfer_until_us = e.now_us + NO_TRANSFER_US
+        if r.role == ROLE_FOLLOWER and r.leader == 0:
+            # Take it back at once.
+            schedule_campaign(e, r, 0)
         return
     if r.lead == NULL or r.lead.ballot != ballot:
         return
@@ -391,7 +420,8 @@ cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot, const RefuseBody
             e.counters.re_prepares += 1
             prepare(e, r, 0)
     elif refusal.reason == REFUSE_LEASED:
-        role_timer(e, r, min(r.role_at_us, e.now_us + e.options.heartbeat_us // 2))
+        if r.role_at_us == 0 or r.role_at_us > e.now_us + e.options.heartbeat_us // 2:
+            role_timer(e, r, e.now_us + e.options.heartbeat_us // 2)
     elif refusal.promised > ballot:
         r.failures += 1
         step_down(e, r)
@@ -399,7 +429,7 @@ cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot, const RefuseBody
 
 cdef void vote_durable(Engine* e, const Vote* vote) noexcept nogil:
     cdef Replica* r = e.replicas[vote.index]
-    if r.lead == NULL or r.lead.ballot != vote.ballot:
+    if r.lead == NULL or r.lead.ballot != vote.ballot or r.halted:
         return
     if vote.instance == 0:
         if r.role == ROLE_PREPARING:
@@ -447,9 +477,16 @@ cdef void role_tick(Engine* e, Replica* r) noexcept nogil:
 
 cdef void pump(Engine* e, Replica* r) noexcept nogil:
     if r.halted:
+        # Here, and not where it broke: whoever found it still holds pointers into the leadership.
+        if r.lead != NULL:
+            step_down(e, r)
+        callers_stop(e, r)
         return
     if r.role == ROLE_LEARNING and r.chosen_through >= r.lead.phase1.max_chosen:
-        lead_begin(e, r)
+        if can_lead(e, r):
+            lead_begin(e, r)
+        else:
+            step_down(e, r)
     callers_flush(e, r)
     if r.role == ROLE_LEADING:
         if r.promised != r.lead.ballot:
@@ -489,6 +526,7 @@ cdef void transfer(Engine* e, Replica* r, u32 to) noexcept nogil:
     # The lease is given up first (the claim goes in this turn's heartbeat, and step_down forgets
     # the leadership); the member named may then prepare although grants of this ballot run.
     step_down(e, r)
+    e.beat_must = True
     schedule_campaign(e, r, 4 * <u64>e.options.election_us)
     send(e, &e.peers[at], LANE_NOW, MSG_TRANSFER, 0, r.group, ballot, NULL, 0, NULL, 0)
 
@@ -497,10 +535,10 @@ cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot) noexcept nogil
     if ballot_node(ballot) != p.node:
         e.counters.hostile_messages += 1
         return
-    if r.stopped or r.halted:
+    if not can_lead(e, r):
         refuse(e, r, p, ballot, REFUSE_STOPPED, 0)
         return
-    if not can_lead(e, r) or r.role >= ROLE_PREPARING or r.promised > ballot:
+    if r.role >= ROLE_PREPARING or r.promised > ballot:
         return
     prepare(e, r, ballot)
 
@@ -515,6 +553,7 @@ cdef void prepare_again(Engine* e, Replica* r, Peer* p) noexcept nogil:
         return
     progress.prepared_us = e.now_us
     ask.first = r.lead.next
+    ask.start = r.lead.next
     ask.released = 0
     ask.holds = 0
     ask.pad = 0

@@ -5,6 +5,7 @@
 
 from libc.string cimport memcpy
 
+from phx._core.ballot cimport ballot_node
 from phx._core.learner cimport note_watermark, on_learn, on_learn_ask
 from phx._core.liveness cimport on_beat, on_beat_ack
 from phx._core.native cimport *
@@ -72,13 +73,17 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
 
 cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest, u64 left) noexcept nogil:
     if h.kind == MSG_LEARN_ASK:
-        on_learn_ask(e, r, p, &f.learn_ask)
+        # A halted group may hold what others know to be wrong: it supplies nothing.
+        if not r.halted:
+            on_learn_ask(e, r, p, &f.learn_ask)
     elif h.kind == MSG_LEARN:
         # A leader learns nothing from elsewhere: what it has proposed, it hears of by acceptances.
         if r.role != ROLE_LEADING:
             on_learn(e, r, p, &f.learn, rest, left)
     elif h.kind == MSG_CHOSEN:
-        if r.role != ROLE_LEADING and not r.halted:
+        if ballot_node(h.ballot) != p.node:
+            e.counters.hostile_messages += 1
+        elif r.role != ROLE_LEADING and not r.halted:
             note_watermark(e, r, h.ballot, f.chosen.through)
             r.confirm_due = True
             touch(e, r)

@@ -140,6 +140,8 @@ cdef struct Reported:        # what phase 1 found for one instance
 
 cdef struct Promised:        # one member's promise
     u64 reply                # which of its answers
+    u64 last                 # highest instance told so far
+    u64 start                # from where it is to tell; 0: from the beginning
     u32 pages                # pages seen so far, in order
     bint whole               # the last page has arrived
     u64 chosen_through
@@ -180,6 +182,8 @@ cdef struct Lead:            # exists from the start of phase 1 until stepping d
     u64 open_bytes
     u64 pending_bytes
     u64 since_us
+    u64 claim_version        # of our led set, when this claim entered it
+    u64 refusing             # members whose last acknowledgement did not grant this group, as bits
     Phase1* phase1           # NULL once everything found by it has been proposed
     deque[Pending] pending
     Progress progress[MEMBERS_MAX]
@@ -193,6 +197,7 @@ cdef struct OwnRun:          # values of this node's callers, not yet known to b
     u64 sent_us
     u32 count
     bint sent                # handed to a leader (or to our own proposer); no answer yet
+    bint refused             # the last attempt was refused, at sent_us
     bint maybe               # may stand in a record or an Accept: its outcome is unknown
 
 cdef struct Callers:
@@ -278,10 +283,12 @@ cdef struct Peer:
     bint alive               # its grant has not run out
     u64 alive_since_us
     u64 grant_until_us
+    u64 heard_seq               # highest heartbeat heard of this incarnation
     u64 claim_version
     vector[Claim] claims     # by group
     # what it granted us
     u64 lease_until_us       # from the sending time of the last acknowledged heartbeat
+    bint refused_any         # the last acknowledgement named groups that it does not grant
     u64 acked_version
     u64 beat_seq
     u64 beat_sent_us[SENT_TIMES]
@@ -335,7 +342,9 @@ cdef struct Engine:
     vector[Claim] claims        # by group
     deque[ClaimLog] claim_log
     u64 beat_at_us
-    bint beat_now
+    u64 beat_last_us
+    bint beat_now               # soon: the claims changed
+    bint beat_must              # in this turn: a claim was given up in somebody's favour
     u64 balance_at_us
     # effects of the turn
     Effects effects             # being filled

@@ -57,11 +57,11 @@ cdef enum MessageFlag:
     FLAG_LAST = 1            # Promise: last page
     FLAG_WHOLE = 2           # Heartbeat: the whole led set, not changes
     FLAG_NEED_WHOLE = 4      # HeartbeatAck: the changes did not fit what is known here
-    FLAG_TRANSFER = 8        # Prepare: answers a Transfer; `released` says which ballot
+    FLAG_MORE = 8            # Promise: last page of this reply, but there is more to be asked for
 
 cdef enum EntryFlag:
     ENTRY_CHOSEN = 1         # this value is chosen: beats any ballot
-    ENTRY_ELIDED = 2         # the asker holds the same (instance, ballot), hence the same value
+    ENTRY_ELIDED = 2         # the asker has accepted this instance in this ballot or a higher one
 
 cdef packed struct MessageHeader:
     u32 length
@@ -82,7 +82,8 @@ cdef packed struct PrevoteReplyBody:
     u32 leader
 
 cdef packed struct PrepareBody:      # then `holds` × HoldRange
-    u64 first                        # instances from here on are to be reported
+    u64 first                        # where this phase 1 begins
+    u64 start                        # report from here on: first, or where the last reply stopped
     u64 released                     # ballot whose holder gave its lease up in favour of the sender; 0: none
     u32 holds
     u32 pad
@@ -94,6 +95,7 @@ cdef packed struct HoldRange:        # the sender has accepted first .. last in 
 
 cdef packed struct PromiseBody:      # then `entries` × (ReportedEntry, body, zeros to 8)
     u64 first                        # as in the Prepare
+    u64 start                        # likewise
     u64 chosen_through
     u64 floor                        # lowest instance that this node can still supply
     u64 reply                        # pages of different replies must not be mixed
@@ -175,6 +177,8 @@ cdef packed struct HeartbeatAckBody: # then `refused` × u32 group: not granted
     u64 version
     u32 lease_us                     # granted length
     u32 refused
+    u32 incarnation                  # of the node that is answered
+    u32 pad
 
 # Append a message to `out`; returns `out`, which may have moved.
 cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,

@@ -34,6 +34,7 @@ log = logging.getLogger("phx")
 
 CLOSE_S = 5.0
 """How long ``close`` lets the store settle what is chosen."""
+AFTER_ERROR_S = 0.1
 READY_S = 30.0
 """How long ``wait_ready`` waits."""
 
@@ -112,12 +113,14 @@ class Node:
         room.refuse(lambda: Closed("the node is closed"))
         if room.forked:
             return
-        await loop.run_in_executor(None, room.quiesce, timeout)
-        self._pump.stop()
         try:
+            await loop.run_in_executor(None, room.quiesce, timeout)
+            self._pump.stop()
             room.end_applying()
-        finally:
             await loop.run_in_executor(None, room.shut)
+        except BaseException:
+            room.abandon()           # cancelled, as a loop does that ends: at once, and still whole
+            raise
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -198,13 +201,23 @@ class _Pump:
 
     def _turn(self) -> None:
         self._again = None
-        if not self._stopped and self._applier.turn():
+        if self._stopped:
+            return
+        try:
+            more = self._applier.turn()
+        except BaseException:
+            # What was taken is still there, and nothing else would come back to it.
+            self._again = self._loop.call_later(AFTER_ERROR_S, self._turn)
+            raise
+        if more:
             self._again = self._loop.call_soon(self._turn)
 
     def stop(self) -> None:
         if not self._stopped:
             self._stopped = True
             self._loop.remove_reader(self._descriptor)
+            if self._again is not None:
+                self._again.cancel()
 
     def abandon(self) -> None:
         """From any thread, with the loop in any state."""

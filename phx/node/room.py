@@ -68,6 +68,7 @@ class Room:
         self._unresolved: dict[int, tuple[str, int]] = {}
         self._pid = os.getpid()
         self.forked = False
+        self._ended = False
         self.before_abandon: Callable[[], None] = lambda: None
         self.states = {
             group: GroupState(group, machines_of(machines, group)) for group in config.group_ids
@@ -240,7 +241,7 @@ class Room:
             stopped=tuple(g for g, state in self.states.items() if state.stopped is not None),
             waiting_values=self.waiters.count,
             waiting_bytes=self.waiters.held_bytes,
-            poisoned=self.applier.poisoned,
+            poisoned=bool(found["journal"]["poisoned"]),
             store_error=self._keeper.error,
             peers=peers,
             counters=found["engine"],
@@ -287,6 +288,7 @@ class Room:
 
     def shut(self) -> None:
         """Stop and join every thread, close every file. Blocks."""
+        self._ended = True
         _rooms.discard(self)
         try:
             while True:
@@ -304,8 +306,9 @@ class Room:
 
     def abandon(self) -> None:
         """Close a node that its user never closed: at interpreter exit, or collected as garbage."""
-        if self.forked or self._pid != os.getpid():
+        if self.forked or self._pid != os.getpid() or self._ended:
             return
+        self._ended = True
         self.refuse(lambda: Closed("the node is closed"))
         self.before_abandon()
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))

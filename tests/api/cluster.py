@@ -30,7 +30,7 @@ class Journal(StateMachine):
 def config_of(folder, node, nodes=3, groups=2, **changes):
     given = {
         "cluster": "test", "node": node, "dir": folder / f"node{node}", "groups": groups,
-        "members": {n: "127.0.0.1:0" for n in range(1, nodes + 1)}, "timing": TIMING,
+        "members": dict.fromkeys(range(1, nodes + 1), "127.0.0.1:0"), "timing": TIMING,
         "journal": {"segment_bytes": 2 << 20, "journal_bytes_max": 32 << 20,
                     "settle_bytes": 8 << 20},
     }

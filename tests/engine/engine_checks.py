@@ -236,6 +236,11 @@ class Checker:
         if self.leases.get(group, (0, 0))[0] == node:
             del self.leases[group]
 
+    def forget(self, node: int, incarnation: int) -> None:
+        for table in (self.submitted, self.verdicts):
+            for key in [k for k in table if k[1:3] == (node, incarnation)]:
+                del table[key]
+
     def died(self, node: int) -> None:
         self.holders.pop(node, None)
         for group in [g for g, (n, _) in self.leases.items() if n == node]:

@@ -128,6 +128,9 @@ class Node:
         self.count()
         self.engine = None
         c.checker.died(self.id)
+        if self.durable == self.first_lsn:
+            # Its incarnation was not durable, so nothing has left: the next life may have the same.
+            c.checker.forget(self.id, self.incarnation)
         for peer in sorted(self.links):
             c.unlink(self.id, peer)
         if not power:
@@ -186,10 +189,11 @@ class Node:
         if out["floor_lsn"]:
             self.floor.append((out["floor_after"], out["floor_lsn"]))
         self.watch_leadership()
-        for group, first, last in out["chosen"]:
-            self.chosen(group, first, last)
+        # A value may be given up and become known as chosen in one turn, in this order only.
         for event in out["events"]:
             self.event(*event)
+        for group, first, last in out["chosen"]:
+            self.chosen(group, first, last)
         for peer, frame, after in out["outgoing"]:
             for dest in [peer] if peer else c.nodes:
                 if dest != self.id:
@@ -395,7 +399,7 @@ class Cluster:
     ) -> None:  # fmt: skip
         self.seed = seed
         self.random = random.Random(seed)
-        self.faults = faults or Faults()
+        self.faults = self.worst = faults or Faults()
         self.options = {**OPTIONS, **options}
         self.nodes = list(range(1, nodes + 1))
         self.groups = list(range(groups))

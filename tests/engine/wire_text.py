@@ -48,7 +48,8 @@ KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
     14: ("Transfer", struct.Struct("<"), []),
     15: ("Heartbeat", struct.Struct("<QQQIIII"),
          ["seq", "version", "base", "incarnation", "lease_us", "count", "_"]),
-    16: ("HeartbeatAck", struct.Struct("<QQII"), ["seq", "version", "lease_us", "count"]),
+    16: ("HeartbeatAck", struct.Struct("<QQIIII"),
+         ["seq", "version", "lease_us", "count", "incarnation", "_"]),
 }  # fmt: skip
 NUMBERS = {name: kind for kind, (name, _, _) in KINDS.items()}
 SHOWN = {

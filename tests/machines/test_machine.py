@@ -22,7 +22,8 @@ def test_factories_by_id_and_a_factory_of_several_are_alike():
     by_id = machines_of({3: Counter, 1: KeyValue}, 4)
     of_several = machines_of(lambda group: {3: Counter(), 1: KeyValue()}, 4)
     for made in (by_id, of_several):
-        assert [(machine, type(one)) for machine, one in made.items()] == [(1, KeyValue), (3, Counter)]
+        kinds = [(machine, type(one)) for machine, one in made.items()]
+        assert kinds == [(1, KeyValue), (3, Counter)]
 
 
 def test_a_factory_is_told_its_group():

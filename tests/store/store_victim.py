@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
 
 from store_lab import CLUSTER, MIB, NODE, Log, body_of  # noqa: E402
