@@ -11,6 +11,8 @@ from phx._core.delivery import IN_FLIGHT_MAX, Result, Waiters, entries_of
 from phx._core.driver import (
     ERROR_CLOSED,
     ERROR_FORKED,
+    ERROR_JOURNAL,
+    ERROR_OPTION,
     ERROR_OVERLOADED,
     ERROR_TOO_LARGE,
     ERROR_UNKNOWN_GROUP,
@@ -21,12 +23,14 @@ from phx.applier import GroupState, same_stop
 from phx.config import Limits
 from phx.errors import (
     Closed,
+    ConfigError,
     ForkedError,
     NoLongerKept,
     NotChosenYet,
     NotInCluster,
     Overloaded,
     PhxError,
+    StoreError,
     SystemFailure,
     TimedOut,
     UnknownMachine,
@@ -172,6 +176,10 @@ class Door:
                 return ValueTooLarge(error.message)
             case code if code == ERROR_FORKED:
                 return ForkedError(error.message)
+            case code if code == ERROR_OPTION:
+                return ConfigError([error.message])
+            case code if code > ERROR_JOURNAL:
+                return StoreError(error.message)
         return SystemFailure(f"{error.message} (driver error {error.code})")
 
     # --- looking
@@ -207,7 +215,11 @@ class Door:
         """The values of an instance, from memory, the journal or the store; may read from disk."""
         if instance < 1:
             raise ValueError("instances are counted from 1")
-        found = self.open_driver().read(group, instance)
+        driver = self.open_driver()
+        try:
+            found = driver.read(group, instance)
+        except DriverError as error:
+            raise self.error_of(error) from error
         if isinstance(found, bytes):
             return entries_of(group, instance, found)
         if found == READ_NOT_CHOSEN:

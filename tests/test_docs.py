@@ -82,6 +82,16 @@ def test_protocol_page_has_every_invariant_and_names_what_exists() -> None:
             assert re.search(rf"\b{row[0]}\b", checker), row[0]
 
 
+def test_architecture_has_a_room_for_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = text.split("\n## Rooms\n")[1].split("\n## ")[0]
+    words = set(re.findall(r"[\w.]+", " ".join(re.findall(r"`([^`]+)`", rooms))))
+    native = {path.stem for path in CORE.glob("*.pyx") if not path.stem.endswith("_door")}
+    native |= {path.stem for path in CORE.glob("*.pxd") if not path.stem.endswith("_door")}
+    python = {path.name for path in (ROOT / "phx").glob("*.py") if path.name[0] != "_"}
+    assert sorted((native | python) - words) == []
+
+
 # --- byte layouts
 
 

@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """The acceptor; see acceptor.pxd."""
 
 from libc.string cimport memcpy, memset
@@ -51,7 +52,8 @@ cdef bint held(const PrepareBody* ask, const u8* holds, u64 instance, u64 ballot
     return False
 
 
-cdef void send_page(Engine* e, Replica* r, Peer* p, u64 ballot, PromiseBody* head, Block* page, u8 flags) noexcept nogil:
+cdef void send_page(Engine* e, Replica* r, Peer* p, u64 ballot, PromiseBody* head, Block* page,
+                    u8 flags) noexcept nogil:
     send(e, p, LANE_LATER, MSG_PROMISE, flags, r.group, ballot,
          head, sizeof(PromiseBody), page.data, page.size)
     head.page += 1
@@ -59,7 +61,8 @@ cdef void send_page(Engine* e, Replica* r, Peer* p, u64 ballot, PromiseBody* hea
     page.size = 0
 
 
-cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask, const u8* holds) noexcept nogil:
+cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask,
+                 const u8* holds) noexcept nogil:
     cdef PromiseBody head
     cdef ReportedEntry entry
     cdef Block* page = block_new(1024)
@@ -82,7 +85,8 @@ cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* 
             entry.flags = ENTRY_CHOSEN if slot.flags & SLOT_CHOSEN else 0
             entry.body_bytes = <u32>slot.value.size
             if entry.flags == 0 and held(ask, holds, instance, slot.ballot):
-                # In the same ballot the asker's copy is this value (U6); in a higher one, this value
+                # In the same ballot the asker's copy is this value (U6); in a higher one, this
+                # value
                 # loses against the asker's own (P2c). The body need not travel.
                 entry.flags = ENTRY_ELIDED
                 entry.body_bytes = 0
@@ -110,13 +114,15 @@ cdef u64 accept(Engine* e, Replica* r, u64 ballot, u64 instance, Block* body) no
         block_unref(slot.value)
         slot.value = block_ref(body)
     slot.ballot = ballot
-    slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, ballot, body.data, <u32>body.size, &lsn_end)
+    slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, ballot, body.data, <u32>body.size,
+                           &lsn_end)
     if instance > r.accepted_last:
         r.accepted_last = instance
     return lsn_end
 
 
-cdef void follow(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a, const u8* body) noexcept nogil:
+cdef void follow(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a,
+                 const u8* body) noexcept nogil:
     cdef Slot* slot
     cdef Block* value
     if ballot > r.promised:
@@ -145,7 +151,7 @@ cdef void follow(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a
 
 
 cdef void acknowledge(Engine* e, Replica* r) noexcept nogil:
-    """For every instance from first to through: accepted in exactly this ballot, or known chosen."""
+    """Every instance from first to through: accepted in exactly this ballot, or known chosen."""
     cdef AcceptedBody ack
     cdef Slot* slot
     cdef int to = member_index(e, ballot_node(r.ack_ballot))
@@ -163,11 +169,13 @@ cdef void acknowledge(Engine* e, Replica* r) noexcept nogil:
     ack.through = r.ack_through
     ack.chosen_through = r.chosen_through
     r.confirm_due = False
-    send(e, &e.peers[to], LANE_LATER, MSG_ACCEPTED, 0, r.group, r.ack_ballot, &ack, sizeof(ack), NULL, 0)
+    send(e, &e.peers[to], LANE_LATER, MSG_ACCEPTED, 0, r.group, r.ack_ballot, &ack, sizeof(ack),
+         NULL, 0)
 
 
-cdef int replay(Engine* e, Replica* r, const RecordHeader* header, const u8* body, u64 lsn) noexcept nogil:
-    """The highest promise and the highest accepted ballot of an instance win, whatever the order of records."""
+cdef int replay(Engine* e, Replica* r, const RecordHeader* header, const u8* body,
+                u64 lsn) noexcept nogil:
+    """The highest promise and an instance's highest ballot win, whatever the order of records."""
     cdef Slot* slot
     if header.kind == RECORD_PROMISE or header.kind == RECORD_ACCEPT:
         if header.ballot > r.promised:
@@ -214,6 +222,7 @@ cdef void carry_over(Engine* e, Replica* r, u64 lsn) noexcept nogil:
                 slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, 0, slot.value.data,
                                        <u32>slot.value.size, NULL)
             else:
-                slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, slot.ballot, slot.value.data,
+                slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, slot.ballot,
+                                       slot.value.data,
                                        <u32>slot.value.size, NULL)
         instance += 1

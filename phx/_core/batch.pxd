@@ -75,7 +75,8 @@ cdef void run_begin(RunIterator* it, const u8* body, u64 count) noexcept nogil
 cdef bint run_next(RunIterator* it) noexcept nogil
 # Bytes of the first `values` items at items[0:bytes] (for splitting a run); 0 if they do not fit.
 cdef u64 items_prefix(const u8* items, u64 nbytes, u32 values) noexcept nogil
-# Most whole items of items[0:nbytes] that fit in `budget` bytes (at least one); their bytes in *used.
+# Most whole items of items[0:nbytes] that fit in `budget` bytes (at least one); their bytes in
+# *used.
 cdef u32 items_fit(const u8* items, u64 nbytes, u32 count, u64 budget, u64* used) noexcept nogil
 # items[0:nbytes] is exactly `count` whole items.
 cdef bint items_check(const u8* items, u64 nbytes, u32 count) noexcept nogil

@@ -18,7 +18,7 @@ Frame header (32 bytes), then ``payload_bytes`` of payload:
 Record header (32 bytes), then ``body_bytes`` of body, then zeros to a multiple of eight:
 
     offset  size  field
-    0       4     crc            CRC-32C of bytes 4 .. 32+body_bytes; on disk xored with record_salt(generation)
+    0       4     crc            CRC-32C of bytes 4 .. 32+body_bytes; on disk xored with the salt
     4       4     body_bytes
     8       1     kind           RECORD_*
     9       1     flags
@@ -48,7 +48,8 @@ cdef enum RecordKind:
     RECORD_PROMISE = 1    # ballot: the group's promise
     RECORD_ACCEPT = 2     # index: instance; ballot: accepted ballot; body: the value
     RECORD_CHOSEN = 3     # index: instance; body: a value learned as chosen (no acceptance)
-    RECORD_NODE = 4       # index: incarnation; ballot: longest lease this node may have granted (us)
+    # index: incarnation; ballot: longest lease this node may have granted (us)
+    RECORD_NODE = 4
     RECORD_PEER = 5       # group: node id; body: its store id (16 bytes)
     RECORD_FLOOR = 6      # index: lsn below which nothing is live any more
     RECORD_MARK = 7       # index: lsn known durable when this was written
@@ -93,7 +94,8 @@ cdef inline u64 align8(u64 count) noexcept nogil:
 cdef inline u64 record_stride(u32 body_bytes) noexcept nogil:
     return align8(RECORD_HEADER_BYTES + <u64>body_bytes)
 
-# A salt that differs for any two generations less than 2**32 apart (a CRC-32C is injective on 32 bits).
+# A salt that differs for any two generations less than 2**32 apart (a CRC-32C is injective on 32
+# bits).
 cdef inline u32 record_salt(u64 generation) noexcept nogil:
     return phx_crc32c(0, &generation, 8)
 
@@ -103,10 +105,12 @@ cdef Block* record_append(Block* out, u8 kind, u32 group, u64 index, u64 ballot,
 # Is there a whole record with a good crc (salted with `salt`) at data[0:count]? Its stride, or 0.
 cdef u64 record_check(const u8* data, u64 count, u32 salt, u32 body_bytes_max) noexcept nogil
 
-# Leave room for a frame header at the end of `out` (which must then be empty or hold earlier frames).
+# Leave room for a frame header at the end of `out` (which must then be empty or hold earlier
+# frames).
 cdef Block* frame_begin(Block* out) noexcept nogil
 # Fill in the header at `start` for all bytes after it.
-cdef void frame_seal(Block* out, u64 start, u16 kind, u32 source, u32 dest, u64 cluster) noexcept nogil
+cdef void frame_seal(Block* out, u64 start, u16 kind, u32 source, u32 dest,
+                     u64 cluster) noexcept nogil
 # Check the frame at data[0:count] against what is expected; FRAME_OK means that all of it is there.
 # expected_source 0 accepts any source (during the handshake).
 cdef int frame_check(const u8* data, u64 count, u32 payload_bytes_max, u64 cluster, u32 self_node,

@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Frames and journal records, and the thin door for tests. Their bytes: codec.pxd."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

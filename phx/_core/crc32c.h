@@ -44,7 +44,7 @@ enum { PHX_CRC_LANE = 256 };
 
 struct PhxCrcTables {
     uint32_t step[8][256]; /* step[k][b]: byte b, followed by k zero bytes */
-    uint32_t lane[4][256]; /* lane[k][b]: crc byte k holding b, followed by PHX_CRC_LANE zero bytes */
+    uint32_t lane[4][256]; /* lane[k][b]: byte k of a crc being b, then PHX_CRC_LANE zero bytes */
 
     constexpr PhxCrcTables() : step(), lane() {
         for (uint32_t b = 0; b < 256; b++) {

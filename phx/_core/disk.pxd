@@ -39,7 +39,8 @@ cdef struct DiskApi:
     int (*sync_folder)(void* context) noexcept nogil
     i64 (*size)(void* context, i64 file) noexcept nogil
     # names of existing files: calls back once for each, in no particular order
-    int (*list)(void* context, void* arg, void (*each)(void* arg, const char* name) noexcept nogil) noexcept nogil
+    int (*list)(void* context, void* arg,
+                void (*each)(void* arg, const char* name) noexcept nogil) noexcept nogil
     int (*remove)(void* context, const char* name) noexcept nogil
     # Closes the disk itself (folder and lock), after the last file; NULL: nothing to do.
     void (*release)(void* context) noexcept nogil

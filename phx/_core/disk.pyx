@@ -114,7 +114,8 @@ cdef extern from *:
     int phx_file_sync(int fd) nogil
     int phx_folder_sync(int fd) nogil
     i64 phx_file_size(int fd) nogil
-    int phx_folder_list(int folder, void* arg, void (*each)(void*, const char*) noexcept nogil) nogil
+    int phx_folder_list(int folder, void* arg,
+                        void (*each)(void*, const char*) noexcept nogil) nogil
     int phx_file_remove(int folder, const char* name) nogil
     int phx_fd_close(int fd) nogil
 

@@ -114,6 +114,7 @@ cdef struct DriverState:
     bint again                   # there is more to do at once
     vector[pollfd] watched
     vector[Submission] submissions
+    size_t submitted             # so many of them are with the engine
     vector[Command] commands
     vector[u64] applied
     vector[Fetch] fetches

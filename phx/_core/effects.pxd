@@ -15,7 +15,8 @@ cdef enum Lane:
 
 # Append a record; its position. *lsn_end (if given) is the position after it. A mark precedes the
 # first record of a turn when there is news about durability.
-cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body, u32 nbytes,
+cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
+                     u32 nbytes,
                      u64* lsn_end) noexcept nogil
 # The mark that ends a busy period: written, but nobody waits for it.
 cdef void emit_idle_mark(Engine* e) noexcept nogil
@@ -26,7 +27,8 @@ cdef void broadcast(Engine* e, int lane, u8 kind, u8 flags, u32 group, u64 ballo
                     const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil
 # Close all frames being filled (end of the turn).
 cdef void seal_frames(Engine* e) noexcept nogil
-cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u32 count, u32 leader) noexcept nogil
+cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u32 count,
+                     u32 leader) noexcept nogil
 # Tell callers when the group's leader is not the one they were told.
 cdef void tell_leader(Engine* e, Replica* r) noexcept nogil
 
@@ -35,7 +37,8 @@ cdef void callers_timer(Engine* e, Replica* r, u64 at_us) noexcept nogil
 cdef void learn_timer(Engine* e, Replica* r, u64 at_us) noexcept nogil
 # 0 .. below-1, from the seed alone.
 cdef u64 random_below(Engine* e, u64 below) noexcept nogil
-# A protocol invariant broke: this group stops voting here, loudly; the others go on (DESIGN, rule 8).
+# A protocol invariant broke: this group stops voting here, loudly; the others go on (DESIGN, rule
+# 8).
 cdef void halt_group(Engine* e, Replica* r, u8 why) noexcept nogil
 
 cdef enum HaltReason:

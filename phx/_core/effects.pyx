@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Writing effects; see effects.pxd."""
 
 from phx._core.codec cimport (
@@ -12,7 +13,8 @@ from phx._core.window cimport timer_push
 from phx._core.wire cimport message_append
 
 
-cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body, u32 nbytes) noexcept nogil:
+cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
+                    u32 nbytes) noexcept nogil:
     cdef u64 lsn = e.lsn_end
     if e.records == NULL:
         e.records = block_new(4096)
@@ -22,7 +24,8 @@ cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const 
     return lsn
 
 
-cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body, u32 nbytes,
+cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
+                     u32 nbytes,
                      u64* lsn_end) noexcept nogil:
     cdef u64 lsn
     if e.records == NULL and e.durable > e.marked:
@@ -98,7 +101,8 @@ cdef void seal_frames(Engine* e) noexcept nogil:
         seal(e, &e.peers[i].later, e.peers[i].node, LANE_LATER)
 
 
-cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u32 count, u32 leader) noexcept nogil:
+cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u32 count,
+                     u32 leader) noexcept nogil:
     cdef Event event
     event.kind = kind
     event.verdict = verdict

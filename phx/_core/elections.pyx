@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Who should lead, and when to try; see elections.pxd."""
 
 from phx._core.ballot cimport ballot_node
@@ -68,7 +69,8 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
             break
         if live(e, order[i]):
             before += 1
-    at = e.now_us + extra_us + <u64>before * e.options.election_us + random_below(e, e.options.election_us // 4 + 1)
+    at = e.now_us + extra_us + <u64>before * e.options.election_us + random_below(e,
+            e.options.election_us // 4 + 1)
     if r.failures:
         at += backoff_us(e, r)
     if at < e.quiet_until_us:
@@ -87,6 +89,8 @@ cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil:
             schedule_campaign(e, r, 0)
         return
     r.leader = leader
+    if leader != 0 and leader != e.options.node:
+        r.handed = 0
     tell_leader(e, r)
     # Whoever had our values may have lost them with its leadership.
     callers_requeue(e, r)

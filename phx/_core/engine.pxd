@@ -19,15 +19,18 @@ cdef void engine_free(Engine* e) noexcept nogil
 # `settled_through`: every instance up to it is in the store, chosen.
 cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept nogil
 # Every record the journal still has, in order. 0, or -1 for a record that cannot be (damage).
-cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body, u64 lsn) noexcept nogil
+cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
+                       u64 lsn) noexcept nogil
 # Emits the replayed live state again, from position next_lsn on (first turn), raises the
 # incarnation, and sends nothing before that is durable. Returns the incarnation.
 cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept nogil
 
 # --- inputs
-# Payload of one ENGINE frame from a peer whose connection was announced; bytes borrowed for the call.
+# Payload of one ENGINE frame from a peer whose connection was announced; bytes borrowed for the
+# call.
 cdef void engine_receive(Engine* e, u32 peer, const u8* data, u64 count) noexcept nogil
-# Values of this node's callers: `items` (batch.pxd) at block.data[offset:offset+nbytes]; takes its own
+# Values of this node's callers: `items` (batch.pxd) at block.data[offset:offset+nbytes]; takes its
+# own
 # reference. first_seq must continue the group's sequence. 0, or a Verdict: rejected.
 cdef int engine_submit(Engine* e, u32 group, u64 first_seq, u32 count, Block* block, u64 offset,
                        u64 nbytes, u64 deadline_us) noexcept nogil
@@ -39,7 +42,8 @@ cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_
 cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil
 # Answer to a Fetch: `entries` is a sequence of {instance u64, bytes u32, pad u32, body, zeros to 8}
 # starting with instance `first`; nbytes 0 says that there is nothing to be had.
-cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries, u64 nbytes) noexcept nogil
+cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries,
+                        u64 nbytes) noexcept nogil
 # The state machine has applied everything up to `instance`.
 cdef void engine_applied(Engine* e, u32 group, u64 instance) noexcept nogil
 # Everything of the group up to `through` is now in the store, synced.

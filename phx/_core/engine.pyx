@@ -1,13 +1,15 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """The engine; see engine.pxd."""
 
 from libc.string cimport memcmp, memcpy, memset
 
 from phx._core.acceptor cimport acknowledge, carry_over, replay
 from phx._core.codec cimport (
-    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RecordHeader,
+    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE,
+    RecordHeader,
 )
 from phx._core.effects cimport (
     LANE_NOW, emit_event, emit_idle_mark, emit_record, random_below, role_timer, seal_frames,
@@ -19,7 +21,9 @@ from phx._core.leases cimport claims_forget, heartbeats
 from phx._core.liveness cimport hand_over, watch, watch_at
 from phx._core.native cimport *
 from phx._core.phase2 cimport lead_free
-from phx._core.proposals cimport callers_free, callers_requeue, callers_stop, callers_submit, callers_tick
+from phx._core.proposals cimport (
+    callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
+)
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
 from phx._core.elections cimport preferred_leader
 from phx._core.routing cimport route
@@ -98,7 +102,8 @@ cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept no
     return 0
 
 
-cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body, u64 lsn) noexcept nogil:
+cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
+                       u64 lsn) noexcept nogil:
     cdef Replica* r
     cdef int at
     if header.kind == RECORD_NODE:
@@ -114,7 +119,8 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body, u6
             e.peers[at].known = True
             memcpy(e.peers[at].store_id, body, 16)
         return 0
-    if header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT and header.kind != RECORD_CHOSEN:
+    if (header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT
+            and header.kind != RECORD_CHOSEN):
         return 0
     r = find_group(e, header.group)
     if r == NULL:
@@ -129,7 +135,8 @@ cdef void emit_node_state(Engine* e, u64 lsn) noexcept nogil:
         e.node_lsn = emit_record(e, RECORD_NODE, 0, e.incarnation, e.lease_bound_us, NULL, 0, NULL)
     for i in range(e.options.n_members):
         if e.peers[i].known and e.peers[i].peer_lsn < lsn:
-            e.peers[i].peer_lsn = emit_record(e, RECORD_PEER, e.peers[i].node, 0, 0, e.peers[i].store_id, 16, NULL)
+            e.peers[i].peer_lsn = emit_record(e, RECORD_PEER, e.peers[i].node, 0, 0,
+                                              e.peers[i].store_id, 16, NULL)
 
 
 cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept nogil:
@@ -289,7 +296,8 @@ cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
             callers_requeue(e, e.replicas[i])
 
 
-cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries, u64 nbytes) noexcept nogil:
+cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries,
+                        u64 nbytes) noexcept nogil:
     cdef Replica* r = find_group(e, group)
     cdef int at = member_index(e, peer)
     if r != NULL and at >= 0:
@@ -309,7 +317,7 @@ cdef void engine_settled(Engine* e, u32 group, u64 through) noexcept nogil:
 
 
 cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:
-    """Entries chosen since the settle plan was made still stand below `lsn`: emit them from memory."""
+    """Chosen since the settle plan was made, and still below `lsn`: emit them from memory."""
     cdef u32 i
     cdef u64 instance
     cdef Block* body
@@ -439,7 +447,8 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
         to = member_index(e, r.leader)
         if to >= 0 and r.leader != e.options.node and r.claim:
             confirm.through = r.chosen_through
-            send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, 0, r.group, r.claim, &confirm, sizeof(confirm), NULL, 0)
+            send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, 0, r.group, r.claim, &confirm,
+                 sizeof(confirm), NULL, 0)
     if r.announce_due and r.chosen_through > r.announced_through:
         range_.group = r.group
         range_.first = r.announced_through + 1
@@ -522,6 +531,10 @@ cdef void engine_settle_plan(Engine* e, u64 lsn, vector[SettleItem]* out) noexce
         while count > 0 and ring_at(&r.locations, count - 1) >= lsn:
             count -= 1
         for k in range(count):
+            # (Positions need not ascend: what was accepted again stands in a later record, which
+            # may not be written yet. Then the rest is for another time.)
+            if ring_at(&r.locations, k) >= e.durable:
+                break
             item.group = r.group
             item.pad = 0
             item.instance = r.settled_through + 1 + k

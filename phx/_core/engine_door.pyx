@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """The engine for Python; see engine_door.pxd.
 
 Nothing is done here but turning arguments and effects into Python objects, so a test or a simulator
@@ -13,9 +14,12 @@ from libc.string cimport memset
 from phx._core.batch cimport ItemHeader
 from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
-    engine_add_group, engine_advance, engine_applied, engine_connected, engine_counters, engine_disconnected,
-    engine_durable, engine_entry, engine_free, engine_group_status, engine_location, engine_new, engine_poison,
-    engine_pressure, engine_receive, engine_replay, engine_resign, engine_retire, engine_settle_plan, engine_settled,
+    engine_add_group, engine_advance, engine_applied, engine_connected, engine_counters,
+    engine_disconnected,
+    engine_durable, engine_entry, engine_free, engine_group_status, engine_location, engine_new,
+    engine_poison,
+    engine_pressure, engine_receive, engine_replay, engine_resign, engine_retire,
+    engine_settle_plan, engine_settled,
     engine_start, engine_stop_group, engine_submit, engine_supply, engine_turn,
 )
 from phx._core.native cimport *
@@ -25,8 +29,10 @@ from phx._core.state cimport (
 
 DEFAULTS = {
     "window": 1024, "window_bytes": 16 << 20, "batch_bytes_max": 256 << 10, "heartbeat_us": 100_000,
-    "lease_us": 800_000, "election_us": 100_000, "resend_us": 300_000, "pending_bytes_max": 64 << 20,
-    "cache_bytes_max": 64 << 20, "frame_bytes_max": 1 << 20, "value_bytes_max": 1 << 20, "balance": 1,
+    "lease_us": 800_000, "election_us": 100_000, "resend_us": 300_000,
+    "pending_bytes_max": 64 << 20,
+    "cache_bytes_max": 64 << 20, "frame_bytes_max": 1 << 20, "value_bytes_max": 1 << 20,
+    "balance": 1,
 }
 
 
@@ -104,7 +110,8 @@ cdef class Engine:
             item.flags = 0
             block = block_append(block, &item, sizeof(item))
             block = block_append(block, <const char*>(<bytes>value), item.bytes)
-        verdict = engine_submit(self.e, group, first_seq, len(values), block, 0, block.size, deadline_us)
+        verdict = engine_submit(self.e, group, first_seq, len(values), block, 0, block.size,
+                                deadline_us)
         block_unref(block)
         return verdict
 
@@ -152,7 +159,8 @@ cdef class Engine:
         cdef size_t i
         result = {
             "lsn_first": out.lsn_first, "lsn_end": out.lsn_end, "sync": bool(out.sync),
-            "wake_at_us": out.wake_at_us, "floor_lsn": out.floor_lsn, "floor_after": out.floor_after,
+            "wake_at_us": out.wake_at_us, "floor_lsn": out.floor_lsn,
+            "floor_after": out.floor_after,
         }
         result["records"] = take_block(out.records) if out.records != NULL else b""
         out.records = NULL
@@ -162,10 +170,12 @@ cdef class Engine:
         ]
         result["chosen"] = [(out.chosen[i].group, out.chosen[i].first, out.chosen[i].last)
                             for i in range(out.chosen.size())]
-        result["fetches"] = [(out.fetches[i].group, out.fetches[i].peer, out.fetches[i].first, out.fetches[i].last)
+        result["fetches"] = [(out.fetches[i].group, out.fetches[i].peer, out.fetches[i].first,
+                              out.fetches[i].last)
                              for i in range(out.fetches.size())]
         result["events"] = [
-            (out.events[i].kind, out.events[i].verdict, out.events[i].group, out.events[i].first_seq,
+            (out.events[i].kind, out.events[i].verdict, out.events[i].group,
+             out.events[i].first_seq,
              out.events[i].count, out.events[i].leader)
             for i in range(out.events.size())
         ]

@@ -9,9 +9,10 @@ writes: writer.pxd.
 Who calls what:
 
     one thread, at open       journal_new, journal_open, journal_replay; at the end journal_close
-    journal thread            journal_append, journal_sync  (or the poll thread through writer_inline)
-    any thread                journal_read, journal_read_span, journal_recycle, journal_prepare_spare,
-                              journal_pressure, journal_counters, journal_poisoned
+    journal thread            journal_append, journal_sync (or the poll thread by writer_inline)
+    any thread                journal_read, journal_read_span, journal_recycle, journal_wants_spare,
+                              journal_prepare_spare, journal_pressure, journal_counters,
+                              journal_poisoned, journal_durable
 
 The table of segments is under a mutex that is never held over input or output. A segment that a
 reader holds is neither reused nor removed.
@@ -30,15 +31,16 @@ cdef struct JournalOptions:
     u64 cluster
     u32 node
     u8 store_id[16]
-    u64 segment_bytes          # of each new segment file, header included; a multiple of 4096; 0: 32 MiB
-    u64 journal_bytes_max      # all segments together; at least 3 segments
+    u64 segment_bytes          # of each new segment, header included; a multiple of 4096; 0: 32 MiB
+    u64 journal_bytes_max      # all segments together; at least 3 segments. While starting: twice
+                               # that and SHELF_OVER_AT_START, or a full journal could not carry over
     u32 body_bytes_max         # a record with a longer body is not taken (replay takes any)
     u32 free_segments_max      # kept for reuse, more are removed; 0: 8
 
 cdef enum JournalError:
     JOURNAL_OK = 0
     JOURNAL_IO = -1            # see Journal.errno_seen
-    JOURNAL_DAMAGED = -2       # bad bytes at or below a position known durable, or a missing segment
+    JOURNAL_DAMAGED = -2       # bad bytes below a position known durable, or a missing segment
     JOURNAL_FOREIGN = -3       # another cluster, node or store id
     JOURNAL_VERSION = -4
     JOURNAL_FULL = -5          # no segment may be taken; nothing was written; try after a recycle
@@ -47,11 +49,12 @@ cdef enum JournalError:
     JOURNAL_EXISTS = -8        # create in a folder that has segments
     JOURNAL_MISSING = -9       # open in a folder that has none
     JOURNAL_NOT_YET = -10      # that position is not written yet
-    JOURNAL_INVALID = -11      # impossible options, or a block that is not whole records at next_lsn
+    JOURNAL_INVALID = -11      # impossible options, or not whole records at next_lsn
 
 # Not 0: the record cannot be; the replay ends with JOURNAL_DAMAGED. `body` is 8-aligned; bytes
 # are borrowed for the call. header.crc is the unsalted one.
-ctypedef int (*ReplayRecord)(void* arg, const RecordHeader* header, const u8* body, u64 lsn) noexcept nogil
+ctypedef int (*ReplayRecord)(void* arg, const RecordHeader* header, const u8* body,
+                             u64 lsn) noexcept nogil
 
 cdef struct JournalCounters:
     i64 segments_live          # that hold something above the floor, the one being written included
@@ -86,7 +89,7 @@ ctypedef vector[Segment*] Segments
 cdef struct Journal:
     DiskApi disk
     JournalOptions options
-    pthread_mutex_t lock       # guards the next nine
+    pthread_mutex_t lock       # guards what follows, up to floor_lsn
     vector[Segment*] live      # in order of position; the last one is or was written to
     vector[Segment*] free
     vector[Segment*] suspects  # between open and replay: files with a bad header
@@ -95,6 +98,7 @@ cdef struct Journal:
     u64 free_bytes
     u64 making_bytes           # neither live nor free: being made, or taken and not yet in use
     u32 next_number
+    bint starting              # from an open until a floor above its own is durable; journal thread's
     u64 floor_lsn              # nothing below is kept for reading
     # --- journal thread only
     bint replayed
@@ -133,10 +137,13 @@ cdef u64 journal_next_lsn(Journal* j) noexcept nogil
 
 # --- journal thread
 # Write the records of `block` (whole ones, first at `lsn_first` == next_lsn) without syncing.
-# Borrows the block for the call; salts its checksums in place if this is the only reference to it, so
-# the block is of no further use then. JOURNAL_FULL: nothing was written, and the same block may be
-# offered again. `urgent` (promises, carry-over, floor) may take the segment held in reserve.
+# Borrows the block for the call; salts its checksums in place if this is the only reference to it,
+# and then the block is of no further use. JOURNAL_FULL: nothing was written, and the same block may
+# be offered again. `urgent` (promises, carry-over, floor) may take the segment held in reserve.
 cdef int journal_append(Journal* j, Block* block, u64 lsn_first, bint urgent) noexcept nogil
+# Do so many bytes of records go where the last ones went? Then an append makes, takes and syncs no
+# segment, and finds nothing full.
+cdef bint journal_fits(Journal* j, u64 count) noexcept nogil
 # Make everything appended durable; the durable position, or a JournalError. Syncs only if needed.
 cdef i64 journal_sync(Journal* j) noexcept nogil
 

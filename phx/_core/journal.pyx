@@ -157,6 +157,7 @@ cdef int journal_replay(Journal* j, ReplayRecord callback, void* arg) noexcept n
     if code == JOURNAL_OK:
         j.floor_written = j.floor_lsn
         publish(j)
+        j.starting = True
         phx_store(&j.written_lsn, <i64>j.next_lsn)
         j.replayed = True
     return code
@@ -171,7 +172,9 @@ cdef u64 journal_next_lsn(Journal* j) noexcept nogil:
 # Everything before next_lsn is durable now.
 cdef void publish(Journal* j) noexcept nogil:
     phx_store(&j.durable_lsn, <i64>j.next_lsn)
-    phx_store(&j.floor_durable, <i64>j.floor_written)
+    if <i64>j.floor_written > phx_load(&j.floor_durable):
+        phx_store(&j.floor_durable, <i64>j.floor_written)
+        j.starting = False
 
 
 cdef i64 timed_sync(Journal* j, Segment* s) noexcept nogil:
@@ -238,15 +241,20 @@ cdef int roll(Journal* j, Segment* fresh) noexcept nogil:
     return JOURNAL_OK
 
 
+cdef bint journal_fits(Journal* j, u64 count) noexcept nogil:
+    return (j.current != NULL
+            and count <= segment_capacity(j.current) - (j.next_lsn - j.current.base_lsn))
+
+
 # Where the block has to be split, and a segment in j.taken for each split.
 cdef int plan_splits(Journal* j, Block* block, bint urgent) noexcept nogil:
     cdef u64 room = 0, at = 0, count
     cdef int code = JOURNAL_OK
     j.splits.clear()
+    if journal_fits(j, block.size):
+        return JOURNAL_OK
     if j.current != NULL:
         room = segment_capacity(j.current) - (j.next_lsn - j.current.base_lsn)
-    if block.size <= room:
-        return JOURNAL_OK
     while True:
         count = segment_fit(block.data + at, block.size - at, room)
         at += count

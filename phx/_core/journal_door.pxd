@@ -1,4 +1,4 @@
-"""The journal and its thread for Python: the same compiled code, driven by hand (tests, simulator)."""
+"""The journal and its thread for Python: the same compiled code, for tests and the simulator."""
 
 from phx._core.native cimport i64
 from phx._core.journal cimport Journal as NativeJournal

@@ -10,7 +10,7 @@ cimport cython
 from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
-from phx._core.codec cimport RECORD_ACCEPT, RECORD_HEADER_BYTES, RecordHeader, record_append
+from phx._core.codec cimport RECORD_ACCEPT, RECORD_FLOOR, RecordHeader, record_append
 from phx._core.disk cimport (
     DiskApi, disk_folder_open, pthread_mutex_lock, pthread_mutex_unlock)
 from phx._core.journal cimport (
@@ -320,9 +320,10 @@ cdef class Journal:
         return sorted(copied[at] for at in range(copied.size()))
 
     def time_appends(self, double seconds, u32 records, u32 body_bytes, u32 keep=8):
-        """Appends and syncs for so long; (syncs, ns). Every record is dead ``keep`` segments later."""
+        """Appends and syncs for so long; (syncs, ns). Records are dead ``keep`` segments later."""
         cdef NativeJournal* j = self._open()
         cdef i64 start = now_ns(), until = start + <i64>(seconds * 1e9), syncs = 0, lsn = 0
+        cdef u64 floor_lsn
         cdef Block* body = block_new(body_bytes)
         cdef Block* block
         cdef u32 at
@@ -337,9 +338,14 @@ cdef class Journal:
                 if lsn == JOURNAL_OK:
                     lsn = journal_sync(j)
                 syncs += 1
-                if j.live.size() > keep:
-                    j.floor_durable = lsn
-                    journal_recycle(j, j.live[j.live.size() - keep].base_lsn)
+                if lsn > 0 and j.live.size() > keep:
+                    floor_lsn = j.live[j.live.size() - keep].base_lsn
+                    block = record_append(block_new(64), RECORD_FLOOR, 0, floor_lsn, 0, NULL, 0)
+                    lsn = journal_append(j, block, journal_next_lsn(j), True)
+                    block_unref(block)
+                    if lsn == JOURNAL_OK:
+                        lsn = journal_sync(j)
+                    journal_recycle(j, floor_lsn)
         block_unref(body)
         if lsn < 0:
             raise failure(j, <int>lsn)
@@ -431,19 +437,20 @@ cdef class Writer:
         cdef i64 start, until, done = 0, seen
         cdef Block* body = block_new(body_bytes)
         cdef Block* block
-        cdef int code = 1
+        cdef int code
         memset(body.data, 0x5A, body_bytes)
         start = now_ns()
         until = start + <i64>(seconds * 1e9)
         with nogil:
-            while now_ns() < until and code > 0 and writer_error(self.w) == 0:
+            while now_ns() < until and writer_error(self.w) == 0:
                 block = record_append(block_new(body_bytes + 64), RECORD_ACCEPT, 1, done, 1,
                                       body.data, body_bytes)
                 lsn += block.size
                 seen = phx_load(&self.notified)
+                code = 0
                 if inline:
                     code = writer_inline(self.w, block, lsn - block.size, lsn, True, False)
-                else:
+                if code == 0:
                     writer_push(self.w, block, lsn - block.size, lsn, True, False)
                     while writer_durable(self.w) < lsn and writer_error(self.w) == 0:
                         wait_for_change(&self.notified, seen)

@@ -1,8 +1,10 @@
 """The learner: what is chosen, in order; what a peer that lags is told; what is kept in memory.
 
-A watermark is (ballot b, instance c). It makes i <= c chosen here only where this node accepted i in
+A watermark is (ballot b,
+                instance c). It makes i <= c chosen here only where this node accepted i in
 exactly ballot b; elsewhere the value is asked for. (Otherwise a follower that missed an Accept of
-b would apply the value of another ballot that it holds, older or newer.) Catch-up carries only values that are
+b would apply the value of another ballot that it holds, older or newer.) Catch-up carries only
+values that are
 chosen; a learned value is stored as chosen and touches neither the promise nor the accepted
 ballot (PROTOCOL, "Phase 2, acknowledgements, chosen").
 """
@@ -20,9 +22,11 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
 cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil
 cdef void learn_tick(Engine* e, Replica* r) noexcept nogil
 cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) noexcept nogil
-cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries, u64 nbytes) noexcept nogil
+cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries,
+                   u64 nbytes) noexcept nogil
 # Send chosen entries (in the form of engine_supply) to a peer.
-cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries, u64 nbytes) noexcept nogil
+cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
+                 u64 nbytes) noexcept nogil
 # The body of a chosen instance, if in memory.
 cdef Block* tail_entry(Replica* r, u64 instance) noexcept nogil
 cdef void settled(Engine* e, Replica* r, u64 through) noexcept nogil

@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """The learner; see learner.pxd."""
 
 from libc.string cimport memcmp, memcpy
@@ -8,7 +9,8 @@ from libc.string cimport memcmp, memcpy
 from phx._core.batch cimport body_check
 from phx._core.codec cimport RECORD_CHOSEN, align8
 from phx._core.effects cimport (
-    HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, emit_record, halt_group, learn_timer, send,
+    HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, emit_record, halt_group,
+    learn_timer, send,
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_chosen
@@ -98,12 +100,14 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
 cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil:
     if through > r.want_through:
         r.want_through = through
-    if r.want_through <= r.chosen_through or e.pressure or e.poisoned or r.halted or r.asked_us != 0:
+    if (r.want_through <= r.chosen_through or r.asked_us != 0
+            or e.pressure or e.poisoned or r.halted):
         return
     ask(e, r, prefer)
 
 
-# One request at a time, to `prefer` if it is there, else to the next connected peer after the last asked.
+# One request at a time, to `prefer` if it is there, else to the next connected peer after the last
+# asked.
 cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
     cdef LearnAskBody body
     cdef u32 i
@@ -178,7 +182,8 @@ cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) 
     block_unref(out)
 
 
-cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries, u64 nbytes) noexcept nogil:
+cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
+                 u64 nbytes) noexcept nogil:
     cdef LearnBody learn
     cdef u64 at = 0, stride
     learn.first = first
@@ -197,7 +202,8 @@ cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries, u
 cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nbytes) noexcept nogil:
     """The next chosen value, told by a peer."""
     cdef Slot* slot = window_slot(&r.window, instance)
-    if slot.value != NULL and slot.value.size == nbytes and memcmp(slot.value.data, body, nbytes) == 0:
+    if slot.value != NULL and slot.value.size == nbytes and memcmp(slot.value.data, body,
+                                                                   nbytes) == 0:
         # The record that we have holds this very value: no need to write it again.
         slot.flags |= SLOT_CHOSEN
     else:
@@ -212,7 +218,8 @@ cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nby
     advance_chosen(e, r, instance)
 
 
-cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries, u64 nbytes) noexcept nogil:
+cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries,
+                   u64 nbytes) noexcept nogil:
     cdef SuppliedEntry entry
     cdef u64 at = 0, stride, before = r.chosen_through
     cdef u32 i
@@ -237,6 +244,8 @@ cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const
     r.confirm_due = True
     touch(e, r)
     if r.want_through <= r.chosen_through:
+        # Nothing is asked for any more, also where somebody else answered in the asked one's place.
+        r.asked_us = 0
         learn_timer(e, r, 0)
     elif r.asked_us == 0:
         # An answer that brings nothing: somebody else is asked when the timer runs out.

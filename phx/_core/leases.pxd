@@ -1,8 +1,9 @@
 """Heartbeats: one per peer, carrying every group led here; and the grants that answer them.
 
-A node claims the groups it leads as a set of (group, ballot), told in full once and then by changes.
-A peer that hears the claim grants it for the lease length, except in groups where its own promise is
-not exactly the claimed ballot: those it lists. While a grant runs, the granter promises that group
+A node claims the groups it leads as a set of (group, ballot),
+                                               told in full once and then by changes.
+A peer that hears the claim grants it for the lease length, except in groups where its own promise
+is not exactly the claimed ballot: those it lists. While a grant runs, the granter promises that group
 to nobody else, itself included. The holder counts from the time at which it sent the heartbeat, the
 granter from the time at which it came in, so the holder's belief ends first (Gray & Cheriton 1989;
 Lampson 1996; PROTOCOL, "Liveness per node, leases per group").
@@ -19,7 +20,8 @@ cdef void claim_drop(Engine* e, u32 group) noexcept nogil
 cdef void heartbeats(Engine* e) noexcept nogil
 cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack) noexcept nogil
 # True: the claims changed; what elections must look at is in Replica.claim.
-cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const u8* changes) noexcept nogil
+cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
+                       const u8* changes) noexcept nogil
 # The peer's leaderships are over (grant run out, or a new incarnation): forget its claims.
 cdef void claims_forget(Engine* e, Peer* p) noexcept nogil
 # Time until which a quorum, this node included, answers our heartbeats; 0: none.

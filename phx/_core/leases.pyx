@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Heartbeats, claims, grants; see leases.pxd."""
 
 from libc.string cimport memcpy
@@ -10,7 +11,8 @@ from phx._core.effects cimport LANE_NOW, send
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport (
-    FLAG_NEED_WHOLE, FLAG_WHOLE, MSG_HEARTBEAT, MSG_HEARTBEAT_ACK, ClaimChange, HeartbeatAckBody, HeartbeatBody,
+    FLAG_NEED_WHOLE, FLAG_WHOLE, MSG_HEARTBEAT, MSG_HEARTBEAT_ACK, ClaimChange, HeartbeatAckBody,
+    HeartbeatBody,
 )
 
 cdef enum:
@@ -93,7 +95,8 @@ cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
     cdef size_t i, start
     cdef u8 flags = 0
     cdef u64 version
-    if p.acked_version == 0 or e.claim_log.empty() or p.acked_version + 1 < e.claim_log.front().version:
+    if (p.acked_version == 0 or e.claim_log.empty()
+            or p.acked_version + 1 < e.claim_log.front().version):
         flags = FLAG_WHOLE
     if p.acked_version == e.claim_version and p.acked_version != 0:
         flags = 0
@@ -134,7 +137,8 @@ cdef void heartbeats(Engine* e) noexcept nogil:
             heartbeat(e, &e.peers[i])
 
 
-cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack) noexcept nogil:
+cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags,
+                           const HeartbeatAckBody* ack) noexcept nogil:
     cdef u64 until
     if ack.seq > p.beat_seq or ack.version > e.claim_version or ack.incarnation != e.incarnation:
         e.counters.hostile_messages += 1
@@ -211,7 +215,8 @@ cdef void claims_forget(Engine* e, Peer* p) noexcept nogil:
     p.claim_version = 0
 
 
-cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat, bint need_whole) noexcept nogil:
+cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat,
+                      bint need_whole) noexcept nogil:
     cdef HeartbeatAckBody ack
     cdef Block* out = block_new(64)
     cdef size_t i
@@ -237,7 +242,8 @@ cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat, bint need_w
     block_unref(out)
 
 
-cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const u8* changes) noexcept nogil:
+cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
+                       const u8* changes) noexcept nogil:
     cdef ClaimChange change
     cdef u32 i
     cdef u64 until
@@ -282,7 +288,8 @@ cdef bint grant_runs(Engine* e, Replica* r, u32 candidate, u64 released) noexcep
     if r.promised == 0 or holder == candidate or released == r.promised:
         return False
     if holder == e.options.node:
-        return r.role == ROLE_LEADING and r.lead.ballot == r.promised and group_lease_until(e, r) > e.now_us
+        return r.role == ROLE_LEADING and r.lead.ballot == r.promised and group_lease_until(e,
+                r) > e.now_us
     at = member_index(e, holder)
     if at < 0:
         return False

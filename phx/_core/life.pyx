@@ -8,7 +8,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memset, strerror
 
 from phx._core.codec cimport RecordHeader
-from phx._core.disk cimport DiskApi, disk_folder_open
+from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thread_t
 from phx._core.driver_state cimport DriverOptions, DriverState
 from phx._core.engine cimport (
     engine_add_group, engine_free, engine_new, engine_replay, engine_start,
@@ -30,6 +30,9 @@ from phx._core.transport cimport (
     TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
 )
 from phx._core.writer cimport writer_free, writer_new, writer_start
+
+cdef extern from "port.h" nogil:
+    void phx_thread_name_of(journal_thread_t thread, const char* name)
 
 
 cdef DriverState* life_new(const DriverOptions* options, vector[u32]* groups) noexcept nogil:
@@ -110,6 +113,7 @@ cdef int start_threads(DriverState* s, char* text) noexcept nogil:
     s.writer = writer_new(s.journal, poller_durable, s)
     code = writer_start(s.writer)
     if code == 0:
+        phx_thread_name_of(s.writer.thread, "phx-journal")
         code = phx_thread_start(&s.thread, poller_run, s)
         s.running = code == 0
     if code == 0:

@@ -1,16 +1,18 @@
 """Liveness of nodes: who is alive, whose leaderships are over, where leaderships should be.
 
 Failure detection is per node and follows the grants: a peer whose grant has run out is not alive,
-and every group that it claimed looks for a leader. A leader that a quorum does not grant steps down.
-Leaderships return to the preferred node once it is alive and has caught up.
+and every group that it claimed looks for a leader. A leader that a quorum does not grant steps
+down. Leaderships return to the preferred node once it is alive and has caught up.
 """
 
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport HeartbeatAckBody, HeartbeatBody
 
-cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const u8* changes) noexcept nogil
-cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack, const u8* refused) noexcept nogil
+cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
+                  const u8* changes) noexcept nogil
+cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
+                      const u8* refused) noexcept nogil
 # Look at everything that depends on time alone.
 cdef void watch(Engine* e) noexcept nogil
 # The next time at which watch has something to do.

@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Liveness of nodes; see liveness.pxd."""
 
 from libc.string cimport memcpy
@@ -11,12 +12,15 @@ from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbe
 from phx._core.native cimport *
 from phx._core.proposer cimport prepare_again, step_down, transfer
 from phx._core.state cimport *
-from phx._core.wire cimport FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody
+from phx._core.wire cimport (
+    FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody,
+)
 
 cdef enum:
     BALANCE_US = 500000          # how often misplaced leaderships are looked for
     SETTLED_US = 1000000         # a node must have been alive this long before it gets any back
     TRANSFERS_MAX = 128          # in one look
+    HANDED_DOUBLINGS = 6         # of the pause after a transfer that came back
 
 
 cdef void refresh_all(Engine* e) noexcept nogil:
@@ -25,7 +29,8 @@ cdef void refresh_all(Engine* e) noexcept nogil:
         refresh_leader(e, e.replicas[i])
 
 
-cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const u8* changes) noexcept nogil:
+cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
+                  const u8* changes) noexcept nogil:
     cdef ClaimChange change
     cdef bint was_alive = p.alive
     cdef Replica* r
@@ -50,7 +55,8 @@ cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat, const
             refresh_leader(e, r)
 
 
-cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack, const u8* refused) noexcept nogil:
+cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
+                      const u8* refused) noexcept nogil:
     cdef u32 i, group
     cdef size_t k
     cdef Replica* r
@@ -121,6 +127,10 @@ cdef void balance(Engine* e) noexcept nogil:
             continue
         to = preferred_leader(e, r, 0)
         if to != e.options.node and to != 0 and caught_up(e, r, to):
+            # Where it comes back every time (that member reaches no quorum), ever more seldom.
+            r.handed += 1
+            r.no_transfer_until_us = e.now_us + (<u64>SETTLED_US << min(r.handed,
+                                                 <u32>HANDED_DOUBLINGS))
             transfer(e, r, to)
             moved += 1
 
@@ -138,7 +148,7 @@ cdef u64 watch_at(Engine* e) noexcept nogil:
     for i in range(e.options.n_members):
         if e.peers[i].alive:
             at = min(at, e.peers[i].grant_until_us)
-    if e.connected:
+    if e.connected and not e.poisoned and e.durable >= e.start_lsn:
         at = min(at, e.beat_at_us)
         if e.beat_now:
             at = min(at, e.beat_last_us + e.options.heartbeat_us // 16)

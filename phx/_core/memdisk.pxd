@@ -4,8 +4,8 @@ Each file has two contents: what a reader sees (page cache), and what is on the 
 difference is a list of writes in the order in which they were made. A sync moves them all over.
 
     process crash    handles die; what readers see stays; what is unsynced stays unsynced
-    power loss       of every unsynced write each `atom` bytes (a sector) land or not, independently,
-                     by a seed; so do names that were made or removed since the folder was synced
+    power loss       of every unsynced write each `atom` bytes (a sector) land or not, each for
+                     itself, by a seed; so do names made or removed since the folder was synced
     failed sync      the error is told once; the writes count as clean and never reach the medium
                      (what a kernel does that drops dirty pages whose writing failed)
     crash_at(n)      the n-th changing operation from now on stops half way, and all after it
@@ -66,4 +66,6 @@ cdef void memory_power_loss(MemoryDiskState* disk, u64 seed) noexcept nogil
 # The Python door; tables over it stay good only as long as it lives.
 cdef class MemoryDisk:
     cdef MemoryDiskState* state
+    cdef void _lock(self)
+    cdef void _unlock(self)
     cdef MemoryFile* _file(self, str name) except NULL

@@ -335,33 +335,57 @@ cdef class MemoryDisk:
         pthread_mutex_destroy(&self.state.lock)
         phx_delete(self.state)
 
+    cdef void _lock(self):
+        # Held with the GIL: whoever else holds it wants no GIL, and not for long.
+        pthread_mutex_lock(&self.state.lock)
+
+    cdef void _unlock(self):
+        pthread_mutex_unlock(&self.state.lock)
+
     @property
     def operations(self):
-        return self.state.operations
+        self._lock()
+        operations = self.state.operations
+        self._unlock()
+        return operations
 
     @property
     def syncs(self):
-        return self.state.syncs
+        self._lock()
+        syncs = self.state.syncs
+        self._unlock()
+        return syncs
 
     @property
     def dead(self):
-        return bool(self.state.dead)
+        self._lock()
+        dead = bool(self.state.dead)
+        self._unlock()
+        return dead
 
     def set_bytes_max(self, u64 bytes_max):
+        self._lock()
         self.state.bytes_max = bytes_max
+        self._unlock()
 
     def set_sync_us(self, u32 sync_us):
+        """Before threads use the disk."""
         self.state.sync_us = sync_us
 
     def crash_at(self, u64 operation):
         """The ``operation``-th changing operation from now on stops half way; 0: none will."""
+        self._lock()
         self.state.crash_operation = self.state.operations + operation if operation else 0
+        self._unlock()
 
     def fail(self, str kind, u64 after=1, int error=EIO):
         """The ``after``-th operation of ``kind`` from now on fails with ``error``, once."""
-        self.state.fail_kind = KINDS[kind]
+        cdef int number = KINDS[kind]
+        self._lock()
+        self.state.fail_kind = number
         self.state.fail_errno = error
         self.state.fail_after = after
+        self._unlock()
 
     def process_crash(self):
         memory_process_crash(self.state)
@@ -370,9 +394,14 @@ cdef class MemoryDisk:
         memory_power_loss(self.state, seed)
 
     def names(self):
-        return sorted(self.state.files[at].name.decode()
-                      for at in range(self.state.files.size()) if self.state.files[at].seen)
+        self._lock()
+        try:
+            return sorted(self.state.files[at].name.decode()
+                          for at in range(self.state.files.size()) if self.state.files[at].seen)
+        finally:
+            self._unlock()
 
+    # Under the lock.
     cdef MemoryFile* _file(self, str name) except NULL:
         cdef bytes key = name.encode()
         cdef MemoryFile* file = find_file(self.state, key)
@@ -382,21 +411,31 @@ cdef class MemoryDisk:
 
     def content(self, str name):
         """What a reader sees of the file."""
-        cdef MemoryFile* file = self._file(name)
-        return (<char*>file.now.data())[:file.now.size()]
+        self._lock()
+        try:
+            file = self._file(name)
+            return (<char*>file.now.data())[:file.now.size()]
+        finally:
+            self._unlock()
 
     def medium(self, str name):
         """What is on the medium: what surely survives a loss of power."""
-        cdef MemoryFile* file = self._file(name)
-        return (<char*>file.medium.data())[:file.medium.size()]
+        self._lock()
+        try:
+            file = self._file(name)
+            return (<char*>file.medium.data())[:file.medium.size()]
+        finally:
+            self._unlock()
 
     def put(self, str name, bytes content not None):
         """Makes the file exactly ``content``, synced: for planting damage."""
         cdef bytes key = name.encode()
-        cdef MemoryFile* file = find_file(self.state, key)
+        cdef MemoryFile* file
+        if len(key) >= MEMORY_NAME_BYTES:
+            raise ValueError(name)
+        self._lock()
+        file = find_file(self.state, key)
         if file == NULL:
-            if len(key) >= MEMORY_NAME_BYTES:
-                raise ValueError(name)
             file = phx_new[MemoryFile]()
             memcpy(file.name, <char*>key, len(key) + 1)
             self.state.files.push_back(file)
@@ -406,25 +445,30 @@ cdef class MemoryDisk:
         file.now.clear()
         put(&file.now, <const u8*><const char*>content, len(content), 0)
         file.medium = file.now
+        self._unlock()
 
     def delete(self, str name):
         """Removes the file, surely."""
-        cdef MemoryFile* file = self._file(name)
-        file.unsynced.clear()
-        file.seen = False
-        file.kept = False
-        file.now.clear()
-        file.medium.clear()
+        self._lock()
+        try:
+            file = self._file(name)
+            file.unsynced.clear()
+            file.seen = False
+            file.kept = False
+            file.now.clear()
+            file.medium.clear()
+        finally:
+            self._unlock()
 
     def copy(self):
         """Another disk in the same state, without its handles."""
         cdef MemoryDisk other = MemoryDisk(atom=self.state.atom, bytes_max=self.state.bytes_max)
         cdef size_t at
-        cdef MemoryFile* mine
-        cdef MemoryFile* theirs
+        cdef MemoryFile* file
+        self._lock()
         for at in range(self.state.files.size()):
-            mine = self.state.files[at]
-            theirs = phx_new[MemoryFile]()
-            theirs[0] = mine[0]
-            other.state.files.push_back(theirs)
+            file = phx_new[MemoryFile]()
+            file[0] = self.state.files[at][0]
+            other.state.files.push_back(file)
+        self._unlock()
         return other

@@ -26,9 +26,7 @@ typedef struct Block {
 } Block;
 
 /* One counter for the process; a test asks that it returns to zero. */
-extern "C" {
-__attribute__((weak, visibility("default"))) int64_t phx_live_blocks_counter = 0;
-}
+inline __attribute__((visibility("default"))) int64_t phx_live_blocks_counter = 0;
 
 static inline void phx_fatal(const char *what) {
     fprintf(stderr, "phx: fatal: %s\n", what);
@@ -106,7 +104,9 @@ template <typename T> static inline void phx_delete(T *made) { delete made; }
 /* Flags shared by two threads. */
 static inline int64_t phx_load(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void phx_store(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-static inline int64_t phx_add(int64_t *p, int64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }
-static inline int64_t phx_exchange(int64_t *p, int64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+static inline int64_t phx_add(int64_t *p, int64_t v) { return __atomic_add_fetch(p, v,
+                              __ATOMIC_ACQ_REL); }
+static inline int64_t phx_exchange(int64_t *p, int64_t v) { return __atomic_exchange_n(p, v,
+                                   __ATOMIC_ACQ_REL); }
 
 #endif

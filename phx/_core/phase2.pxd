@@ -1,7 +1,8 @@
 """Phase 2 at the leader: batches into instances, acceptances counted, what is missing sent again.
 
-Batches fill while a sync is in flight: a new instance is opened when the last one is durable here or
-chosen, or when a whole batch has collected. So one caller waits for nobody, and many share a sync.
+Batches fill while a sync is in flight: a new instance is opened when the last one is durable here
+or chosen, or when a whole batch has collected. So one caller waits for nobody, and many share a
+sync.
 """
 
 from phx._core.native cimport *

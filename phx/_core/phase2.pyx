@@ -1,13 +1,15 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Phase 2 at the leader; see phase2.pxd."""
 
 from libc.string cimport memcpy, memset
 
 from phx._core.acceptor cimport accept
 from phx._core.batch cimport (
-    BODY_BATCH, BODY_HEADER_BYTES, BODY_VERSION, RUN_HEADER_BYTES, BodyHeader, RunHeader, body_check, body_noop,
+    BODY_BATCH, BODY_HEADER_BYTES, BODY_VERSION, RUN_HEADER_BYTES, BodyHeader, RunHeader,
+    body_check, body_noop,
     items_fit,
 )
 from phx._core.effects cimport HALT_BAD_BODY, LANE_NOW, broadcast, halt_group, role_timer, send
@@ -60,10 +62,12 @@ cdef void send_accept(Engine* e, Replica* r, Peer* only, u64 instance, Block* bo
     # `now`: nothing of ours is exposed, since this ballot's promise is durable, and a restarted
     # node never uses an old ballot (PROTOCOL, "Ballots, phase 1").
     if only != NULL:
-        send(e, only, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data, body.size)
+        send(e, only, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data,
+             body.size)
     else:
         r.lead.watermark_sent = r.chosen_through
-        broadcast(e, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data, body.size)
+        broadcast(e, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data,
+                  body.size)
 
 
 cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
@@ -103,8 +107,9 @@ cdef void recover(Engine* e, Replica* r) noexcept nogil:
         phase1_free(lead)
 
 
-cdef void pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_at, BodyHeader* head) noexcept nogil:
-    """Move values from the front of the queue into the body: into the open run where they follow it, else a new one."""
+cdef void pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_at,
+                   BodyHeader* head) noexcept nogil:
+    """Move values from the queue into the body: into the open run if they follow it, or a new one."""
     cdef Pending* first = &r.lead.pending.front()
     cdef u64 used = 0, budget = 0
     cdef u32 count
@@ -153,7 +158,8 @@ cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
     head.epoch = r.lead.ballot
     head.time_us = e.wall_us
     out = block_append(out, &head, sizeof(head))
-    while not r.lead.pending.empty() and out.size < e.options.batch_bytes_max and head.runs < RUNS_MAX:
+    while (not r.lead.pending.empty() and out.size < e.options.batch_bytes_max
+            and head.runs < RUNS_MAX):
         pack_run(e, r, &out, &run, &run_at, &head)
     memcpy(out.data, &head, sizeof(head))
     e.counters.proposed_values += head.values
@@ -173,7 +179,8 @@ cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
         lead.durable_through = r.chosen_through
     if lead.phase1 != NULL:
         recover(e, r)
-    while not lead.pending.empty() and lead.next > lead.recover_through and room(e, r) and not r.halted:
+    while not lead.pending.empty() and lead.next > lead.recover_through and room(e,
+                                 r) and not r.halted:
         if (lead.next - 1 > max(lead.durable_through, r.chosen_through)
                 and lead.pending_bytes < e.options.batch_bytes_max):
             break

@@ -140,28 +140,38 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
     block_unref(command.block)
 
 
-cdef void take_inbox(DriverState* s) noexcept nogil:
-    cdef size_t i
+# A turn takes no more than a part of a segment, so that pressure is felt before the journal is full.
+cdef void take_submissions(DriverState* s) noexcept nogil:
+    cdef u64 budget = s.options.journal.segment_bytes // 4
     cdef Submission* item
     cdef int verdict
-    if not phx_load(&s.inbox.pending):
-        return
-    inbox_swap(&s.inbox, &s.submissions, &s.commands, &s.applied)
-    i = 0
-    while i < s.applied.size():
-        engine_applied(s.engine, s.flows[s.applied[i]].group, s.applied[i + 1])
-        i += 2
-    for i in range(s.submissions.size()):
-        item = &s.submissions[i]
+    while s.submitted < s.submissions.size() and budget > 0:
+        item = &s.submissions[s.submitted]
+        s.submitted += 1
+        budget -= min(budget, item.nbytes)
         verdict = engine_submit(s.engine, item.group, item.first_seq, item.count, item.block,
                                 item.offset, item.nbytes, item.deadline_us)
         if verdict != 0:
             reject(s, item, verdict)
         block_unref(item.block)
+    if s.submitted < s.submissions.size():
+        s.again = True
+    else:
+        s.submissions.clear()
+        s.submitted = 0
+
+
+cdef void take_inbox(DriverState* s) noexcept nogil:
+    cdef size_t i = 0
+    if phx_load(&s.inbox.pending):
+        inbox_swap(&s.inbox, &s.submissions, &s.commands, &s.applied)
+    while i < s.applied.size():
+        engine_applied(s.engine, s.flows[s.applied[i]].group, s.applied[i + 1])
+        i += 2
+    take_submissions(s)
     for i in range(s.commands.size()):
         do_command(s, &s.commands[i])
     s.applied.clear()
-    s.submissions.clear()
     s.commands.clear()
 
 
@@ -348,6 +358,9 @@ cdef void* poller_run(void* arg) noexcept nogil:
         turn(s)
     inbox_close(&s.inbox)
     chores_close(&s.chores)
+    while s.submitted < s.submissions.size():
+        block_unref(s.submissions[s.submitted].block)
+        s.submitted += 1
     # What was emitted reaches the disk, so that a restart replays it; nobody is told any more.
     writer_stop(s.writer)
     pthread_mutex_lock(&s.inbox.lock)

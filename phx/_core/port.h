@@ -171,6 +171,16 @@ static inline void phx_thread_name(const char *name) {
 #endif
 }
 
+/* Of another thread, where that can be named from outside. */
+static inline void phx_thread_name_of(pthread_t thread, const char *name) {
+#ifdef __linux__
+    pthread_setname_np(thread, name);
+#else
+    (void)thread;
+    (void)name;
+#endif
+}
+
 static inline void phx_cond_init(pthread_cond_t *cond) {
 #ifdef __APPLE__
     pthread_cond_init(cond, NULL);

@@ -1,6 +1,7 @@
 """Values of this node's callers: kept, forwarded, tried again, until chosen or given up.
 
-Any node takes proposals. A value keeps its (session, sequence) however often it is tried, so that it
+Any node takes proposals. A value keeps its (session, sequence) however often it is tried,
+                                             so that it
 is applied once; its bytes stay here until it is seen chosen. *Rejected* is said only of a value
 that never entered a record or an Accept; everything else that is given up is *unknown* (DESIGN,
 rule 6; PROTOCOL, "Exactly once").
@@ -29,7 +30,8 @@ cdef void callers_free(Replica* r) noexcept nogil
 cdef u64 callers_low_water(Replica* r) noexcept nogil
 
 # At the leader: take a forwarded run, or say no.
-cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f, const u8* items) noexcept nogil
+cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f,
+                     const u8* items) noexcept nogil
 cdef void on_forward_reply(Engine* e, Replica* r, Peer* p, const ForwardReplyBody* f) noexcept nogil
 # A new ballot of this node: its own callers' values are handed out afresh.
 cdef void pending_drop_own(Engine* e, Replica* r) noexcept nogil

@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Values of this node's callers; see proposals.pxd."""
 
 from libc.stdlib cimport free
@@ -116,9 +117,12 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
     run.sent_us = 0
     run.sent = False
     run.refused = False
+    run.attempt = 0
+    run.sent_to = 0
     run.maybe = False
     c.runs.push_back(run)
     c.values += count
+    c.unsent = True
     callers_no_later(e, r, min(deadline_us, e.now_us + RETRY_US))
     touch(e, r)
     return 0
@@ -169,14 +173,15 @@ cdef void forward(Engine* e, Replica* r, Peer* p, OwnRun* run) noexcept nogil:
     f.low_water = callers_low_water(r)
     f.first_seq = run.first_seq
     f.incarnation = e.incarnation
-    f.pad = 0
+    f.attempt = run.attempt
     while count:
         taken = items_fit(run.block.data + offset, left, count, FORWARD_BYTES, &used)
         if taken == 0:
             break
         f.count = taken
         f.items_bytes = <u32>used
-        send(e, p, LANE_NOW, MSG_FORWARD, 0, r.group, 0, &f, sizeof(f), run.block.data + offset, used)
+        send(e, p, LANE_NOW, MSG_FORWARD, 0, r.group, 0, &f, sizeof(f), run.block.data + offset,
+             used)
         f.first_seq += taken
         offset += used
         left -= used
@@ -194,7 +199,7 @@ cdef void hand_to_proposer(Engine* e, Replica* r, OwnRun* run) noexcept nogil:
     pending.count = run.count
     pending.node = e.options.node
     pending.incarnation = e.incarnation
-    pending.pad = 0
+    pending.attempt = run.attempt
     r.lead.pending.push_back(pending)
     r.lead.pending_bytes += run.nbytes
     e.pending_bytes += run.nbytes
@@ -205,26 +210,34 @@ cdef void callers_flush(Engine* e, Replica* r) noexcept nogil:
     cdef size_t i
     cdef int to
     cdef OwnRun* run
-    if c == NULL or c.head == c.runs.size() or r.leader == 0:
+    if c == NULL or not c.unsent or c.head == c.runs.size() or r.leader == 0:
         return
     to = member_index(e, r.leader)
-    if r.leader != e.options.node and (to < 0 or not e.peers[to].connected or not e.peers[to].alive):
+    if r.leader != e.options.node and (
+            to < 0 or not e.peers[to].connected or not e.peers[to].alive):
         return
     if r.leader == e.options.node and (r.lead == NULL or r.role != ROLE_LEADING):
         return
-    # Runs are handed out in order, so whatever is not sent yet stands at the end, but for repeats.
+    c.unsent = False
     for i in range(c.head, c.runs.size()):
         run = &c.runs[i]
-        if run.sent or (run.refused and run.sent_us + e.options.heartbeat_us // 2 > e.now_us):
+        if run.sent:
+            continue
+        if run.refused and run.sent_us + e.options.heartbeat_us // 2 > e.now_us:
+            c.unsent = True
             continue
         if r.leader == e.options.node and e.pending_bytes and \
                 e.pending_bytes + run.nbytes > e.options.pending_bytes_max:
             # The rest when there is room: the tick comes back to it.
+            c.unsent = True
             callers_no_later(e, r, e.now_us + e.options.heartbeat_us)
             break
         run.sent = True
         run.refused = False
         run.sent_us = e.now_us
+        run.sent_to = r.leader
+        c.attempts += 1
+        run.attempt = c.attempts
         if r.leader == e.options.node:
             hand_to_proposer(e, r, run)
         else:
@@ -236,6 +249,7 @@ cdef void callers_requeue(Engine* e, Replica* r) noexcept nogil:
     cdef size_t i
     if c == NULL or c.head == c.runs.size():
         return
+    c.unsent = True
     for i in range(c.head, c.runs.size()):
         if c.runs[i].sent:
             c.runs[i].sent = False
@@ -272,9 +286,11 @@ cdef void callers_tick(Engine* e, Replica* r) noexcept nogil:
             else:
                 remove_run(c, i)
             continue
-        if c.runs[i].sent and r.leader != e.options.node and c.runs[i].sent_us + RETRY_US <= e.now_us:
+        if (c.runs[i].sent and r.leader != e.options.node
+                and c.runs[i].sent_us + RETRY_US <= e.now_us):
             c.runs[i].sent = False
             c.runs[i].maybe = True
+            c.unsent = True
             touch(e, r)
         nearest = min(nearest, c.runs[i].deadline_us)
         i += 1
@@ -305,36 +321,33 @@ cdef void callers_free(Replica* r) noexcept nogil:
     r.callers = NULL
 
 
-cdef void answer(Engine* e, Replica* r, Peer* p, u64 first_seq, u32 incarnation, u32 count, u32 verdict) noexcept nogil:
+cdef void answer(Engine* e, Replica* r, Peer* p, const Pending* run, u32 verdict) noexcept nogil:
     cdef ForwardReplyBody reply
-    reply.first_seq = first_seq
-    reply.incarnation = incarnation
-    reply.count = count
+    reply.first_seq = run.first_seq
+    reply.incarnation = run.incarnation
+    reply.count = run.count
+    reply.attempt = run.attempt
+    reply.pad = 0
     reply.verdict = verdict
     reply.leader = r.leader
     send(e, p, LANE_NOW, MSG_FORWARD_REPLY, 0, r.group, 0, &reply, sizeof(reply), NULL, 0)
 
 
 cdef bint forward_sound(Engine* e, Peer* p, const ForwardBody* f, const u8* items) noexcept nogil:
-    """What enters a body here must be readable everywhere, and can only be of that peer's present session."""
-    return (f.count != 0 and f.first_seq != 0 and f.first_seq <= ~<u64>f.count and f.incarnation == p.incarnation
-            and f.items_bytes <= max(<u64>e.options.value_bytes_max + ITEM_HEADER_BYTES, <u64>FORWARD_BYTES)
+    """What enters a body must be readable everywhere, and be of that peer's present session."""
+    return (f.count != 0 and f.first_seq != 0 and f.first_seq <= ~<u64>f.count
+            and f.incarnation == p.incarnation
+            and f.items_bytes <= max(<u64>e.options.value_bytes_max + ITEM_HEADER_BYTES,
+                                     <u64>FORWARD_BYTES)
             and items_check(items, f.items_bytes, f.count))
 
 
-cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f, const u8* items) noexcept nogil:
+cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f,
+                     const u8* items) noexcept nogil:
     cdef Pending pending
     if not forward_sound(e, p, f, items):
         e.counters.hostile_messages += 1
         return
-    # A forwarded value is not forwarded again: its origin is told who leads.
-    if r.role != ROLE_LEADING or r.stopped:
-        answer(e, r, p, f.first_seq, f.incarnation, f.count, VERDICT_NOT_LEADER)
-        return
-    if e.pending_bytes + f.items_bytes > e.options.pending_bytes_max:
-        answer(e, r, p, f.first_seq, f.incarnation, f.count, VERDICT_OVERLOADED)
-        return
-    pending.block = block_copy(items, f.items_bytes)
     pending.offset = 0
     pending.nbytes = f.items_bytes
     pending.low_water = f.low_water
@@ -342,37 +355,49 @@ cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f, const
     pending.count = f.count
     pending.node = p.node
     pending.incarnation = f.incarnation
-    pending.pad = 0
+    pending.attempt = f.attempt
+    # A forwarded value is not forwarded again: its origin is told who leads.
+    if r.role != ROLE_LEADING or r.stopped:
+        answer(e, r, p, &pending, VERDICT_NOT_LEADER)
+        return
+    if e.pending_bytes + f.items_bytes > e.options.pending_bytes_max:
+        answer(e, r, p, &pending, VERDICT_OVERLOADED)
+        return
+    pending.block = block_copy(items, f.items_bytes)
     r.lead.pending.push_back(pending)
     r.lead.pending_bytes += pending.nbytes
     e.pending_bytes += pending.nbytes
     touch(e, r)
 
 
-cdef void on_forward_reply(Engine* e, Replica* r, Peer* p, const ForwardReplyBody* f) noexcept nogil:
+cdef void on_forward_reply(Engine* e, Replica* r, Peer* p,
+                           const ForwardReplyBody* f) noexcept nogil:
+    """Refused. Only what answers the last attempt counts: anything older may be overtaken."""
     cdef Callers* c = r.callers
+    cdef OwnRun* run
     cdef size_t i
     if c == NULL or f.incarnation != e.incarnation:
         return
     i = find_run(c, f.first_seq)
     while i < c.runs.size() and c.runs[i].first_seq < f.first_seq + f.count:
-        if c.runs[i].sent and not c.runs[i].maybe and f.verdict == VERDICT_OVERLOADED \
-                and c.runs[i].first_seq >= f.first_seq \
-                and c.runs[i].first_seq + c.runs[i].count <= f.first_seq + f.count:
-            emit_event(e, EVENT_FAILED, VERDICT_OVERLOADED, r.group, c.runs[i].first_seq, c.runs[i].count, r.leader)
-            remove_run(c, i)
-            i = max(i, c.head)
+        run = &c.runs[i]
+        i += 1
+        if not run.sent or run.sent_to != p.node or run.attempt != f.attempt:
             continue
         # Not taken in this attempt. `maybe` says whether an earlier one may have been; a run of
         # which only a part is refused is unknown as a whole.
-        if c.runs[i].sent:
-            c.runs[i].sent = False
-            c.runs[i].sent_us = e.now_us
-            c.runs[i].refused = True
-            if not (c.runs[i].first_seq >= f.first_seq
-                    and c.runs[i].first_seq + c.runs[i].count <= f.first_seq + f.count):
-                c.runs[i].maybe = True
-        i += 1
+        run.sent = False
+        run.refused = True
+        c.unsent = True
+        run.sent_us = e.now_us
+        if run.first_seq < f.first_seq or run.first_seq + run.count > f.first_seq + f.count:
+            run.maybe = True
+        elif f.verdict == VERDICT_OVERLOADED and not run.maybe:
+            emit_event(e, EVENT_FAILED, VERDICT_OVERLOADED, r.group, run.first_seq, run.count,
+                       r.leader)
+            i -= 1
+            remove_run(c, i)
+            i = max(i, c.head)
     compact(c)
     # Not flushed at once: the same leader would be asked again.
     if c.head < c.runs.size():
@@ -401,7 +426,7 @@ cdef void pending_drop(Engine* e, Replica* r) noexcept nogil:
         first = &r.lead.pending.front()
         origin = member_index(e, first.node)
         if first.node != e.options.node and origin >= 0:
-            answer(e, r, &e.peers[origin], first.first_seq, first.incarnation, first.count, VERDICT_NOT_LEADER)
+            answer(e, r, &e.peers[origin], first, VERDICT_NOT_LEADER)
         e.pending_bytes -= first.nbytes
         block_unref(first.block)
         r.lead.pending.pop_front()

@@ -1,7 +1,7 @@
 """The proposer: campaign, phase 1, adoption, phase 2, and the end of a leadership.
 
-Phase 1 runs once per leadership for all instances from the first unchosen one; where a promise tells
-of an accepted value, the value of the highest ballot is proposed again (Paxos Made Simple, section
+Phase 1 runs once per leadership for all instances from the first unchosen one; where a promise
+tells of an accepted value, the value of the highest ballot is proposed again (Paxos Made Simple, section
 2.2: P2c), a value told to be chosen beats any ballot, and gaps below the last such value are filled
 with no-ops (section 3). Phase 2 is pipelined in a bounded window. The leader counts only what is
 durable, its own vote included.
@@ -16,14 +16,20 @@ from phx._core.wire cimport (
 cdef void campaign(Engine* e, Replica* r) noexcept nogil
 # Run phase 1 under a new ballot. `released`: the ballot whose holder asked us to take over, or 0.
 cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil
-cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteBody* ask) noexcept nogil
-cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteReplyBody* reply) noexcept nogil
-cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask, const u8* holds) noexcept nogil
+cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
+                     const PrevoteBody* ask) noexcept nogil
+cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot,
+                           const PrevoteReplyBody* reply) noexcept nogil
+cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask,
+                     const u8* holds) noexcept nogil
 cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const PromiseBody* head,
                      const u8* entries, u64 nbytes) noexcept nogil
-cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a, const u8* body) noexcept nogil
-cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptedBody* a) noexcept nogil
-cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot, const RefuseBody* refusal) noexcept nogil
+cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a,
+                    const u8* body) noexcept nogil
+cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
+                      const AcceptedBody* a) noexcept nogil
+cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
+                    const RefuseBody* refusal) noexcept nogil
 cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) noexcept nogil
 cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot) noexcept nogil
 # One of this node's own records has become durable.

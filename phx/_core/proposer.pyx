@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """The proposer: phase 1 and the course of a leadership; see proposer.pxd. Phase 2 is in phase2."""
 
 from libc.string cimport memcpy, memset
@@ -9,14 +10,16 @@ from phx._core.acceptor cimport follow, promise, refuse, report
 from phx._core.ballot cimport ballot_hostile, ballot_next, ballot_node
 from phx._core.batch cimport body_check
 from phx._core.effects cimport (
-    HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, broadcast, emit_record, halt_group, role_timer, send, tell_leader,
+    HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, broadcast, emit_record, halt_group, role_timer, send,
+    tell_leader,
 )
 from phx._core.elections cimport backoff_us, can_lead, refresh_leader, schedule_campaign
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
 from phx._core.learner cimport note_watermark, want
 from phx._core.native cimport *
 from phx._core.phase2 cimport (
-    compute_chosen, lead_free, phase1_free, propose_what_can_be, resend_what_is_missing, tell_watermark,
+    compute_chosen, lead_free, phase1_free, propose_what_can_be, resend_what_is_missing,
+    tell_watermark,
 )
 from phx._core.proposals cimport (
     callers_flush, callers_requeue, callers_stop, pending_drop, pending_drop_own,
@@ -24,9 +27,12 @@ from phx._core.proposals cimport (
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
-    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_REFUSE,
-    MSG_TRANSFER, PREVOTE_BEHIND, PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED, REFUSE_STOPPED,
-    AcceptBody, AcceptedBody, HoldRange, PrepareBody, PrevoteBody, PrevoteReplyBody, PromiseBody, RefuseBody,
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE, MSG_PREVOTE,
+    MSG_PREVOTE_REPLY, MSG_REFUSE,
+    MSG_TRANSFER, PREVOTE_BEHIND, PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED,
+    REFUSE_STOPPED,
+    AcceptBody, AcceptedBody, HoldRange, PrepareBody, PrevoteBody, PrevoteReplyBody, PromiseBody,
+    RefuseBody,
     ReportedEntry, entry_stride,
 )
 
@@ -39,7 +45,7 @@ cdef enum:
 # --- pre-vote
 
 cdef void campaign(Engine* e, Replica* r) noexcept nogil:
-    """Ask without durable effect whether this node could lead: nobody is disturbed by a node that cannot."""
+    """Ask without durable effect whether this node could lead: one that cannot disturbs nobody."""
     cdef PrevoteBody ask
     if not can_lead(e, r) or hears_leader(e, r):
         schedule_campaign(e, r, e.options.election_us)
@@ -55,7 +61,8 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
     role_timer(e, r, e.now_us + 2 * e.options.election_us)
 
 
-cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteBody* ask) noexcept nogil:
+cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
+                     const PrevoteBody* ask) noexcept nogil:
     cdef PrevoteReplyBody reply
     reply.chosen_through = r.chosen_through
     reply.promised = r.highest_seen
@@ -82,7 +89,8 @@ cdef u32 bits(u64 votes) noexcept nogil:
     return count
 
 
-cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, const PrevoteReplyBody* reply) noexcept nogil:
+cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot,
+                           const PrevoteReplyBody* reply) noexcept nogil:
     if r.role != ROLE_PREVOTING or ballot_hostile(reply.promised, r.highest_seen):
         return
     if not can_lead(e, r) or hears_leader(e, r):
@@ -106,14 +114,16 @@ cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, const Pre
 # --- phase 1
 
 cdef u32 hold_ranges(Engine* e, Replica* r, HoldRange* out) noexcept nogil:
-    """What this node has accepted, so that nobody sends it again: same (instance, ballot), same value (U6)."""
+    """What this node has accepted, so that nobody sends it again: same (instance, ballot),
+            same value (U6)."""
     cdef u32 count = 0
     cdef u64 instance = r.chosen_through + 1
     cdef Slot* slot
     while instance <= r.accepted_last:
         slot = window_find(&r.window, instance)
         if slot != NULL and slot.ballot and not slot.flags & SLOT_CHOSEN:
-            if count and out[count - 1].last + 1 == instance and out[count - 1].ballot == slot.ballot:
+            if (count and out[count - 1].last + 1 == instance
+                    and out[count - 1].ballot == slot.ballot):
                 out[count - 1].last = instance
             elif count == HOLDS_MAX:
                 break
@@ -198,7 +208,8 @@ cdef bint may_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u64 released) 
     return True
 
 
-cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask, const u8* holds) noexcept nogil:
+cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask,
+                     const u8* holds) noexcept nogil:
     if ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen):
         e.counters.hostile_messages += 1
         return
@@ -236,7 +247,8 @@ cdef void weigh(Reported* best, u64 ballot, bint chosen, Block* value) noexcept 
     best.chosen = chosen
 
 
-cdef bint take_reported(Engine* e, Replica* r, Promised* promised, const ReportedEntry* entry, const u8* body) noexcept nogil:
+cdef bint take_reported(Engine* e, Replica* r, Promised* promised, const ReportedEntry* entry,
+                        const u8* body) noexcept nogil:
     """One entry of a Promise. Ascending, and never further apart than a window allows: so what is
     kept here is bounded by the bytes received."""
     cdef Slot* slot
@@ -255,7 +267,8 @@ cdef bint take_reported(Engine* e, Replica* r, Promised* promised, const Reporte
     if not body_check(body, entry.body_bytes):
         return False
     value = block_copy(body, entry.body_bytes)
-    weigh(reported_at(r.lead.phase1, entry.instance), entry.ballot, entry.flags & ENTRY_CHOSEN, value)
+    weigh(reported_at(r.lead.phase1, entry.instance), entry.ballot, entry.flags & ENTRY_CHOSEN,
+          value)
     block_unref(value)
     return True
 
@@ -294,7 +307,8 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
         promised.whole = True
         count_promises(e, r)
     elif flags & FLAG_MORE:
-        # Nothing below our ballot is accepted there any more, so the rest can be asked for by itself.
+        # Nothing below our ballot is accepted there any more, so the rest can be asked for by
+        # itself.
         promised.start = promised.last + 1
         send_prepare(e, r, p)
         role_timer(e, r, e.now_us + 4 * <u64>e.options.election_us + backoff_us(e, r))
@@ -331,7 +345,8 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
     while instance <= r.accepted_last:
         slot = window_find(&r.window, instance)
         if slot != NULL:
-            weigh(reported_at(lead.phase1, instance), slot.ballot, slot.flags & SLOT_CHOSEN, slot.value)
+            weigh(reported_at(lead.phase1, instance), slot.ballot, slot.flags & SLOT_CHOSEN,
+                  slot.value)
         instance += 1
     for i in range(lead.phase1.reported.size()):
         if lead.phase1.reported[i].value != NULL:
@@ -359,8 +374,10 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
 
 # --- phase 2, as far as roles change
 
-cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a, const u8* body) noexcept nogil:
-    if ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen) or a.instance == 0 or a.first == 0:
+cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a,
+                    const u8* body) noexcept nogil:
+    if ballot_node(ballot) != p.node or ballot_hostile(ballot,
+                   r.highest_seen) or a.instance == 0 or a.first == 0:
         e.counters.hostile_messages += 1
         return
     if ballot > r.highest_seen:
@@ -372,11 +389,13 @@ cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody
         return
     if ballot > r.promised and not may_promise(e, r, p, ballot, 0):
         return
-    follow(e, r, p, ballot, a, body)
+    # The watermark first: it makes room in the window for what this very message carries.
     note_watermark(e, r, ballot, a.watermark)
+    follow(e, r, p, ballot, a, body)
 
 
-cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptedBody* a) noexcept nogil:
+cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
+                      const AcceptedBody* a) noexcept nogil:
     """Only the leader of this very ballot counts its acceptances."""
     cdef Progress* progress
     if r.role != ROLE_LEADING or ballot != r.lead.ballot or a.first != r.lead.first:
@@ -395,7 +414,8 @@ cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) no
         r.lead.progress[member_index(e, p.node)].confirmed = min(through, r.chosen_through)
 
 
-cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot, const RefuseBody* refusal) noexcept nogil:
+cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
+                    const RefuseBody* refusal) noexcept nogil:
     if ballot_hostile(refusal.promised, r.highest_seen):
         e.counters.hostile_messages += 1
         return

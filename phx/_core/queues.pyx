@@ -139,9 +139,12 @@ cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]*
     cdef u64 word
     pthread_mutex_lock(&q.lock)
     phx_store(&q.pending, 0)
-    q.submissions.swap(submissions[0])
+    if submissions.empty():
+        q.submissions.swap(submissions[0])
+        q.submitted_bytes = 0
+    elif not q.submissions.empty():
+        phx_store(&q.pending, 1)
     q.commands.swap(commands[0])
-    q.submitted_bytes = 0
     for i in range(q.applied_dirty.size()):
         index = q.applied_dirty[i]
         word = index

@@ -2,9 +2,10 @@
 
 From the newest segment back along previous_generation, until one that holds the highest FLOOR:
 
-    newest segment     good records from its base on; the first bad place is the end. It is damage if a
-                       MARK anywhere in the segment, also after the bad place, says that the place was
-                       durable; otherwise a torn tail, cut there, even if good records follow.
+    newest segment     good records from its base on; the first bad place is the end. It is damage
+                       if a MARK anywhere in the segment, also after the bad place, says that the
+                       place was durable; otherwise a torn tail, cut there, even if good records
+                       follow.
     earlier segments   good records exactly up to the end that the next header states, which was
                        durable when that header was written; anything less is damage
     a missing link     damage

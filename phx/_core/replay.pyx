@@ -248,7 +248,7 @@ cdef int judge_earlier(Journal* j, Segment* s, u64 end_lsn, u8* buffer,
     return JOURNAL_OK
 
 
-# Moves every segment that is not in the chain from live to free. first: index of the chain's oldest.
+# Moves all segments that are not in the chain from live to free. first: the chain's oldest one.
 cdef void keep_chain(Journal* j, size_t first) noexcept nogil:
     cdef Segments* chain = phx_new[Segments]()
     cdef size_t at
@@ -284,7 +284,7 @@ cdef int judge_chain(Journal* j, u8* buffer, u64* floor_lsn) noexcept nogil:
 
 # --- handing on
 
-# buffer: the newest segment, as judge_newest has left it. What its last mark vouches for is durable.
+# buffer: the newest segment, as judge_newest has left it. All below its last mark is durable.
 cdef int make_durable(Journal* j, const u8* buffer, u64 mark_lsn) noexcept nogil:
     cdef Segment* s = j.live.back()
     cdef u8 header[SEGMENT_HEADER_BYTES]

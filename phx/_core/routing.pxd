@@ -1,4 +1,4 @@
-"""From a message's bytes to the room it belongs to. Lengths are checked here, once, for all of them."""
+"""From a message's bytes to the room it belongs to. Lengths are checked here, once, for all."""
 
 from phx._core.native cimport *
 from phx._core.state cimport *

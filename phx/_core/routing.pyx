@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Routing of messages; see routing.pxd."""
 
 from libc.string cimport memcpy
@@ -11,7 +12,8 @@ from phx._core.liveness cimport on_beat, on_beat_ack
 from phx._core.native cimport *
 from phx._core.proposals cimport on_forward, on_forward_reply
 from phx._core.proposer cimport (
-    on_accept, on_accepted, on_confirm, on_prepare, on_prevote, on_prevote_reply, on_promise, on_refuse, on_transfer,
+    on_accept, on_accepted, on_confirm, on_prepare, on_prevote, on_prevote_reply, on_promise,
+    on_refuse, on_transfer,
 )
 from phx._core.state cimport *
 from phx._core.wire cimport *
@@ -49,7 +51,8 @@ cdef u64 rest_wanted(u8 kind, Fixed* f) noexcept nogil:
     return 0
 
 
-cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest, u64 left) noexcept nogil:
+cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest,
+                     u64 left) noexcept nogil:
     """Messages of phase 1 and 2: only for a node that may vote."""
     if h.kind == MSG_PREVOTE:
         on_prevote(e, r, p, h.ballot, &f.prevote)
@@ -71,7 +74,8 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
         on_transfer(e, r, p, h.ballot)
 
 
-cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest, u64 left) noexcept nogil:
+cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest,
+                      u64 left) noexcept nogil:
     if h.kind == MSG_LEARN_ASK:
         # A halted group may hold what others know to be wrong: it supplies nothing.
         if not r.halted:

@@ -17,7 +17,7 @@ Header, all of it in the first 512 bytes, so that a sector holds all or nothing 
     40      8     generation           0: a spare, zero-filled and never written to
     48      8     base_lsn             position of the byte at 4096
     56      8     previous_generation  of the segment before; 0: there is none
-    64      8     previous_end_lsn     where the records of that segment end; what follows there is cut
+    64      8     previous_end_lsn     where the records of that segment end; what follows is cut
     72      8     segment_bytes
     80      8     zero
     88      4     crc                  CRC-32C of bytes 0 .. 88
@@ -25,10 +25,10 @@ Header, all of it in the first 512 bytes, so that a sector holds all or nothing 
 
 Generations only grow, and a record's checksum carries the generation of its segment
 (record_salt), so that a reused segment never replays its past. Segments are a chain by
-previous_generation, because a generation that never got to its header leaves none behind; a link
-that is missing above the floor is damage. A header is written when everything before
-it is durable, and is durable itself before the first record: so a header that exists proves all
-before it, and records of a generation without its header prove that the header was lost.
+previous_generation; a link that is missing above the floor is damage. A header is written when
+everything before it is durable, and is durable itself before the first record: so a header that
+exists proves all before it, records of a generation without its header prove that the header was
+lost, and a generation whose header never landed may be used again.
 
 Name of a file: eight hexadecimal digits and ``.segment``; the number means nothing.
 """

@@ -52,8 +52,8 @@ cdef int segment_parse(const u8* data, u64 count, SegmentHeader* out) noexcept n
 # --- records
 
 cdef inline bint mark_at(const u8* data, u64 count, u64 lsn, u32 salt, u64* mark) noexcept nogil:
-    # Marks have no body, so this looks at 32 bytes whatever they hold: a search over a whole segment of
-    # hostile bytes stays linear. A mark never speaks of what comes after it.
+    # Marks have no body, so this looks at 32 bytes whatever they hold: a search over a segment full
+    # of hostile bytes stays linear. A mark never speaks of what comes after it.
     cdef RecordHeader header
     if count < RECORD_HEADER_BYTES or data[8] != RECORD_MARK:
         return False

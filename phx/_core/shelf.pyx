@@ -99,7 +99,7 @@ cdef void shelf_give(Journal* j, Segment* s) noexcept nogil:
     pthread_mutex_unlock(&j.lock)
 
 
-# No segment could be made (a full disk, say). The reserve, if it is allowed; its bytes stay counted.
+# No segment could be made (a full disk, say). The reserve, if it is allowed; it stays counted.
 cdef Segment* after_failure(Journal* j, bint reserve_too) noexcept nogil:
     cdef Segment* s = NULL
     pthread_mutex_lock(&j.lock)
@@ -119,9 +119,9 @@ cdef int shelf_take(Journal* j, bint urgent) noexcept nogil:
     cdef Segment* s = NULL
     cdef i64 result = 0
     pthread_mutex_lock(&j.lock)
-    if j.current == NULL:
-        limit += SHELF_OVER_AT_START * step
-    if urgent or j.current == NULL:
+    if j.starting:
+        limit = 2 * limit + SHELF_OVER_AT_START * step
+    if urgent or j.starting:
         reserve = 0
     used = j.live_bytes + j.taken.size() * step
     if used + (1 + reserve) * step > limit:

@@ -29,7 +29,8 @@ cdef struct EngineOptions:
     u32 lease_us
     u32 election_us              # base of back-off between attempts
     u32 resend_us
-    u64 pending_bytes_max        # values waiting at a leader, over all groups, forwarded ones included
+    # values waiting at a leader, over all groups, forwarded ones included
+    u64 pending_bytes_max
     u64 cache_bytes_max          # chosen entries kept for peers and appliers
     u32 frame_bytes_max          # a frame is closed at this size
     u32 value_bytes_max
@@ -83,9 +84,11 @@ cdef struct Fetch:       # older chosen entries are wanted, to be given back wit
     u64 last
 
 cdef enum EventKind:
-    EVENT_FAILED = 1     # values first_seq .. first_seq+count-1 of this node will not be waited for any longer
+    # values first_seq .. first_seq+count-1 of this node will not be waited for any longer
+    EVENT_FAILED = 1
     EVENT_LEADER = 2     # the leader of the group is now `leader` (0: none known)
-    EVENT_HALTED = 3     # the group stopped voting here: a protocol invariant broke; `verdict` says which
+    # the group stopped voting here: a protocol invariant broke; `verdict` says which
+    EVENT_HALTED = 3
     EVENT_PEER_REFUSED = 4  # group: peer node; its store id is not the one it had
 
 cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
@@ -109,13 +112,15 @@ cdef struct Effects:
     Block* records       # NULL when there are none; the reference belongs to whoever drains
     u64 lsn_first        # position of the first byte of `records`
     u64 lsn_end          # position after the last byte (of this or an earlier turn)
-    bint sync            # records hold something that somebody waits for; False: write lazily (a mark)
+    # records hold something that somebody waits for; False: write lazily (a mark)
+    bint sync
     vector[Outgoing] outgoing
     vector[ChosenRange] chosen
     vector[Fetch] fetches
     vector[Event] events
     u64 wake_at_us       # call engine_advance at the latest then
-    u64 floor_lsn        # records below are dead as soon as the journal is durable up to floor_after
+    # records below are dead as soon as the journal is durable up to floor_after
+    u64 floor_lsn
     u64 floor_after
 
 cdef struct SettleItem:
@@ -130,7 +135,8 @@ cdef enum Role:
     ROLE_FOLLOWER = 0
     ROLE_PREVOTING = 1       # asking, without durable effect, whether a campaign makes sense
     ROLE_PREPARING = 2       # phase 1 under way
-    ROLE_LEARNING = 3        # phase 1 done, but somebody knows more chosen instances: learn them first
+    # phase 1 done, but somebody knows more chosen instances: learn them first
+    ROLE_LEARNING = 3
     ROLE_LEADING = 4
 
 cdef struct Reported:        # what phase 1 found for one instance
@@ -170,7 +176,7 @@ cdef struct Pending:         # values at a leader, waiting for an instance; `blo
     u32 count
     u32 node
     u32 incarnation
-    u32 pad
+    u32 attempt              # of the node that forwarded it
 
 cdef struct Lead:            # exists from the start of phase 1 until stepping down
     u64 ballot
@@ -198,13 +204,16 @@ cdef struct OwnRun:          # values of this node's callers, not yet known to b
     u32 count
     bint sent                # handed to a leader (or to our own proposer); no answer yet
     bint refused             # the last attempt was refused, at sent_us
+    u32 attempt              # number of the last attempt
+    u32 sent_to              # and whom it went to
     bint maybe               # may stand in a record or an Accept: its outcome is unknown
 
 cdef struct Callers:
     vector[OwnRun] runs      # by sequence, from `head` on
     size_t head
     u64 next_seq
-    u64 nearest_us           # earliest deadline, or earlier
+    u32 attempts             # numbers given to attempts
+    bint unsent              # some run may have to be handed out
     u32 values
 
 cdef struct Replica:
@@ -250,6 +259,7 @@ cdef struct Replica:
     u64 role_at_us
     u64 callers_at_us
     u64 learn_at_us
+    u32 handed               # transfers by balance since another node was last heard to lead
 
 cdef enum TimerKind:
     TIMER_ROLE = 1

@@ -61,12 +61,13 @@ cdef void recycle(DriverState* s) noexcept nogil:
 
 # --- pressure
 
-# Accepts are refused a whole segment before the journal refuses them, so that what was emitted
-# before still fits; and while the disk is so slow that records pile up in memory.
+# Accepts are refused before the journal refuses them, so early that what one turn may emit still
+# fits; and while the disk is so slow that records pile up in memory.
 cdef void watch_pressure(DriverState* s) noexcept nogil:
     cdef u64 live = 0, budget = 0
     cdef u64 segment = s.options.journal.segment_bytes
     cdef u64 queued = <u64>phx_load(&s.writer.queued_bytes)
+    cdef u64 margin = max(3 * segment, 2 * segment + s.options.engine.pending_bytes_max)
     cdef u64 queue_max = s.options.journal_queue_bytes_max
     cdef int level = 1 if phx_load(&s.writer.full) else 0
     cdef char line[160]
@@ -75,7 +76,7 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
         return
     s.pressure_lsn = s.lsn_end
     journal_pressure(s.journal, &live, &budget)
-    if live + queued + (3 + s.pressure) * segment > budget:
+    if live + queued + min(margin, budget // 2) + s.pressure * segment > budget:
         level = 1
     if queued > (queue_max // 2 if s.pressure else queue_max):
         level = 1

@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """The ring of open instances; see window.pxd."""
 
 from libc.stdlib cimport calloc, free

@@ -84,7 +84,8 @@ cdef packed struct PrevoteReplyBody:
 cdef packed struct PrepareBody:      # then `holds` × HoldRange
     u64 first                        # where this phase 1 begins
     u64 start                        # report from here on: first, or where the last reply stopped
-    u64 released                     # ballot whose holder gave its lease up in favour of the sender; 0: none
+    # ballot whose holder gave its lease up in favour of the sender; 0: none
+    u64 released
     u32 holds
     u32 pad
 
@@ -111,7 +112,8 @@ cdef packed struct ReportedEntry:
 cdef packed struct AcceptBody:       # then the value
     u64 instance
     u64 first                        # where this ballot's phase 1 began
-    u64 watermark                    # everything up to here is chosen (label: the ballot of this message)
+    # everything up to here is chosen (label: the ballot of this message)
+    u64 watermark
     u32 body_bytes
     u32 pad
 
@@ -132,7 +134,8 @@ cdef packed struct LearnAskBody:
     u64 first
     u64 last
 
-cdef packed struct LearnBody:        # then `entries` × (SuppliedEntry, body, zeros to 8), contiguous from first
+# then `entries` × (SuppliedEntry, body, zeros to 8), contiguous from first
+cdef packed struct LearnBody:
     u64 first
     u64 chosen_through
     u32 entries
@@ -149,7 +152,8 @@ cdef packed struct ForwardBody:      # then the items
     u32 incarnation
     u32 count
     u32 items_bytes
-    u32 pad
+    # the answer names it: an old refusal is none of a later attempt
+    u32 attempt
 
 cdef packed struct ForwardReplyBody:
     u64 first_seq
@@ -157,6 +161,8 @@ cdef packed struct ForwardReplyBody:
     u32 count
     u32 verdict
     u32 leader
+    u32 attempt
+    u32 pad
 
 cdef packed struct HeartbeatBody:    # then `claims` × ClaimChange
     u64 seq
@@ -182,11 +188,13 @@ cdef packed struct HeartbeatAckBody: # then `refused` × u32 group: not granted
 
 # Append a message to `out`; returns `out`, which may have moved.
 cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,
-                           const void* fixed, u32 fixed_bytes, const void* body, u64 body_bytes) noexcept nogil
+                           const void* fixed, u32 fixed_bytes, const void* body,
+                           u64 body_bytes) noexcept nogil
 # Bytes of the fixed part of a message of this kind; huge for a kind that does not exist.
 cdef u32 message_fixed_bytes(u8 kind) noexcept nogil
 # Length of the sound message at data[0:count] (header, length, fixed part), or 0.
 cdef u32 message_check(const u8* data, u64 count) noexcept nogil
-# Walks (entry header, body, pad) sequences; the entry header is `header_bytes` long with its body length
+# Walks (entry header, body, pad) sequences; the entry header is `header_bytes` long with its body
+# length
 # at `length_offset`. Bytes of the entry at data[0:count], or 0 when it does not fit.
 cdef u64 entry_stride(const u8* data, u64 count, u32 header_bytes, u32 length_offset) noexcept nogil

@@ -1,6 +1,7 @@
 # distutils: language = c++
 # distutils: include_dirs = phx/_core
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
 """Engine messages; see wire.pxd."""
 
 from libc.string cimport memcpy
@@ -48,7 +49,8 @@ cdef u32 message_fixed_bytes(u8 kind) noexcept nogil:
 
 
 cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,
-                           const void* fixed, u32 fixed_bytes, const void* body, u64 body_bytes) noexcept nogil:
+                           const void* fixed, u32 fixed_bytes, const void* body,
+                           u64 body_bytes) noexcept nogil:
     cdef MessageHeader header
     header.length = <u32>align8(MESSAGE_HEADER_BYTES + fixed_bytes + body_bytes)
     header.kind = kind
@@ -79,7 +81,8 @@ cdef u32 message_check(const u8* data, u64 count) noexcept nogil:
     return header.length
 
 
-cdef u64 entry_stride(const u8* data, u64 count, u32 header_bytes, u32 length_offset) noexcept nogil:
+cdef u64 entry_stride(const u8* data, u64 count, u32 header_bytes,
+                      u32 length_offset) noexcept nogil:
     cdef u32 body_bytes
     cdef u64 stride
     if count < header_bytes:

@@ -48,14 +48,15 @@ cdef int writer_start(JournalWriter* w) noexcept nogil
 # block is dropped.
 cdef void writer_push(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_end, bint sync,
                       bint urgent) noexcept nogil
-# The same by the calling thread itself, without the two thread switches, if the writer is idle.
-# 1: done (the reference is taken, the position published, notify not called). 0: the writer is busy, nothing
-# done: push instead. A JournalError: as published in w.error; the reference is taken.
-# (JOURNAL_FULL is never returned: then the block is pushed, and w.full says so: returns 1.)
+# The same by the calling thread itself, without the two thread switches, if the writer is idle and
+# no new segment is needed (making one takes long). 1: done; the reference is taken, the position
+# published, notify not called. 0: nothing is done, push instead. Else the JournalError that w.error
+# has; the reference is taken.
 cdef int writer_inline(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_end, bint sync,
                        bint urgent) noexcept nogil
 cdef bint writer_idle(JournalWriter* w) noexcept nogil
-# After journal_recycle: try a block that found the journal full once more.
+# After journal_recycle: try a block that found the journal full once more. (The thread also tries
+# by itself once a second: a full disk may have been cleared by somebody else.)
 cdef void writer_retry(JournalWriter* w) noexcept nogil
 cdef u64 writer_durable(JournalWriter* w) noexcept nogil
 # 0, or the error that ended the writing.

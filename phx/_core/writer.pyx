@@ -9,10 +9,11 @@ from phx._core.disk cimport (
     pthread_cond_destroy, pthread_cond_init, pthread_cond_signal, pthread_cond_wait,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pthread_t)
 from phx._core.journal cimport (
-    JOURNAL_FULL, JOURNAL_OK, journal_append, journal_durable, journal_sync)
+    JOURNAL_FULL, JOURNAL_OK, journal_append, journal_durable, journal_fits, journal_sync)
 
 cdef extern from *:
     """
+    #include <errno.h>
     #include <pthread.h>
     #include <signal.h>
     #include <time.h>
@@ -27,6 +28,19 @@ cdef extern from *:
         return -result;
     }
 
+    /* 1: the time is up. The wall clock may jump; then this is a little early or late. */
+    static int phx_wait_ms(pthread_cond_t *wake, pthread_mutex_t *lock, int ms) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += ms / 1000;
+        until.tv_nsec += (long)(ms % 1000) * 1000000;
+        if (until.tv_nsec >= 1000000000) {
+            until.tv_sec++;
+            until.tv_nsec -= 1000000000;
+        }
+        return pthread_cond_timedwait(wake, lock, &until) == ETIMEDOUT;
+    }
+
     static int64_t phx_thread_cpu_ns(void) {
         struct timespec t;
         if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) != 0) return 0;
@@ -35,7 +49,11 @@ cdef extern from *:
     """
     int phx_thread_start(pthread_t* thread, void* (*run)(void*) noexcept nogil, void* arg) nogil
     i64 phx_thread_cpu_ns() nogil
+    int phx_wait_ms(pthread_cond_t* wake, pthread_mutex_t* lock, int ms) nogil
     int pthread_join(pthread_t thread, void** result) nogil
+
+cdef enum:
+    RETRY_MS = 1000
 
 ctypedef vector[WriterItem] Items
 
@@ -122,13 +140,21 @@ cdef bint run_batch(JournalWriter* w, Items* batch) noexcept nogil:
     return news
 
 
+# Under the lock. Nothing wakes an idle writer; one that found the journal full tries again.
+cdef void wait_for_work(JournalWriter* w) noexcept nogil:
+    if not w.stuck:
+        pthread_cond_wait(&w.wake, &w.lock)
+    elif phx_wait_ms(&w.wake, &w.lock, RETRY_MS):
+        w.stuck = False
+
+
 cdef void* writer_run(void* arg) noexcept nogil:
     cdef JournalWriter* w = <JournalWriter*>arg
     cdef Items* batch = phx_new[Items]()
     pthread_mutex_lock(&w.lock)
     while True:
         while w.busy or ((w.queue.empty() or w.stuck) and not w.stopping):
-            pthread_cond_wait(&w.wake, &w.lock)
+            wait_for_work(w)
         if w.queue.empty() or w.stuck:
             break
         if run_batch(w, batch) and w.notify != NULL:
@@ -188,7 +214,8 @@ cdef int writer_inline(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_en
     code = <int>phx_load(&w.error)
     if code != 0:
         block_unref(block)
-    if code != 0 or w.busy or not w.queue.empty() or w.stopping:
+    if (code != 0 or w.busy or not w.queue.empty() or w.stopping
+            or not journal_fits(w.journal, block.size)):
         pthread_mutex_unlock(&w.lock)
         return code
     w.busy = True
@@ -208,10 +235,6 @@ cdef int writer_inline(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_en
         if done == 0:
             phx_add(&w.queued_bytes, -<i64>block.size)
             block_unref(block)
-    elif done == 0:
-        w.queue.push_back(item)
-        w.stuck = True
-        phx_store(&w.full, 1)
     if w.stopping:
         pthread_cond_signal(&w.wake)
     pthread_mutex_unlock(&w.lock)

@@ -66,7 +66,9 @@ class Row:
     unknown: int
     verified: bool
     finding: str
-    layers_cpu_ns_per_value: dict[str, float]
+    layers_ns_per_value: dict[str, float]  # threads: CPU; parts of the poll thread: time
+    journal_bytes_per_value: float
+    wire_bytes_per_value: float
     counters: dict[str, int]
 
 
@@ -189,7 +191,9 @@ class Bench:
         total = sum(sum(result["count"].values()) for result in results.values())
         rates = [count / seconds for count in per_group]
         syncs = grown.get("journal.syncs", 0)
+        cpu = sum(one["cpu_ns"] for one in results.values())
         layers = {name[7:]: ns for name, ns in grown.items() if name.startswith("cpu_ns.")}
+        layers["python"] = max(0, cpu - layers.get("poll", 0) - layers.get("journal", 0))
         return Row(
             groups=groups,
             mode=options.mode,
@@ -199,7 +203,7 @@ class Bench:
             p50_us=round(quantile_us(latency, 0.5), 1),
             p99_us=round(quantile_us(latency, 0.99), 1),
             values_per_sync=round(measured * options.nodes / max(syncs, 1), 2),
-            cpu_ns_per_value=round(sum(one["cpu_ns"] for one in results.values()) / each, 1),
+            cpu_ns_per_value=round(cpu / each, 1),
             group_values_per_s={
                 "min": round(min(rates), 1),
                 "median": round(statistics.median(rates), 1),
@@ -211,7 +215,9 @@ class Bench:
             unknown=sum(len(u) for result in results.values() for u in result["unknown"].values()),
             verified=not finding,
             finding=finding,
-            layers_cpu_ns_per_value={name: round(ns / each, 1) for name, ns in layers.items()},
+            layers_ns_per_value={name: round(ns / each, 1) for name, ns in layers.items()},
+            journal_bytes_per_value=round(grown.get("journal.bytes_written", 0) / each, 1),
+            wire_bytes_per_value=round(grown.get("wire.bytes_sent", 0) / each, 1),
             counters=dict(sorted(grown.items())),
         )
 
@@ -323,6 +329,19 @@ def print_result(result: dict[str, Any]) -> None:
         ]
         for row in result["rows"]
     ]
+    cost_columns = ["groups", "Python", "poll thread", "journal thread", "journal B", "wire B"]
+    costs = [
+        [
+            str(row["groups"]),
+            *(
+                number(row["layers_ns_per_value"].get(one, 0))
+                for one in ("python", "poll", "journal")
+            ),
+            number(row["journal_bytes_per_value"]),
+            number(row["wire_bytes_per_value"]),
+        ]
+        for row in result["rows"]
+    ]
     settings, first = result["settings"], result["rows"][0]
     title = (
         f"{settings['nodes']} nodes, {first['mode']}, {first['inflight']:,} in flight, "
@@ -330,6 +349,7 @@ def print_result(result: dict[str, Any]) -> None:
         f"bare fdatasync {result['environment']['fdatasync_p50_us']:g} us"
     )
     print_table(title, columns, rows)
+    print_table("what a value costs, over all nodes: CPU ns and bytes", cost_columns, costs)
 
 
 __all__ = ["Options", "Row", "WorkerFailed", "check", "print_result", "run", "split"]

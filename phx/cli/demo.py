@@ -26,6 +26,9 @@ FAULTS = {
 FAULT_AT, HEAL_AT = 0.35, 0.65  # of the writing time
 PROPOSE_TIMEOUT_S = 30.0
 CONVERGE_TIMEOUT_S = 60.0
+# Of the file in which a process notes outcomes; only what is written takes space.
+LEDGER_BYTES = 64 << 20
+LEDGER_BYTES_PER_S = 16 * 500_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Result:
     victim: int
     groups_led_by_victim: int
     groups_not_failed_over: int
-    caught_up_ms: float
+    caught_up_ms: float | None  # None: it did not
     read_back: int
     seconds: float
     findings: list[str]
@@ -105,7 +108,7 @@ class Demo:
 
     # --- writing, and the fault
 
-    async def _write_through_a_fault(self) -> _Times:
+    async def _write_through_a_fault(self) -> Times:
         seconds, cluster = self._options.seconds, self._cluster
         for node in cluster.ids:
             await self._start_writers(node)
@@ -126,7 +129,7 @@ class Demo:
         stopped_us = now_us()
         await cluster.call("stop_writing", PROPOSE_TIMEOUT_S + 10)
         caught_up_ms = await behind
-        return _Times(began_us, fault_us, stopped_us, victim, led[victim], caught_up_ms)
+        return Times(began_us, fault_us, stopped_us, victim, led[victim], caught_up_ms)
 
     async def _start_writers(self, node: int) -> None:
         paths = self._ledgers.setdefault(node, [])
@@ -134,6 +137,7 @@ class Demo:
         await self._cluster[node].call(
             "write",
             ledger=str(paths[-1]),
+            bytes_max=LEDGER_BYTES + int(self._options.seconds * LEDGER_BYTES_PER_S),
             per_group=self._options.writers,
             timeout_s=PROPOSE_TIMEOUT_S,
         )
@@ -161,7 +165,7 @@ class Demo:
             assert self._cluster.mesh is not None
             self._cluster.mesh.heal(victim)
 
-    async def _catch_up(self, victim: int, healed_us: int) -> float:
+    async def _catch_up(self, victim: int, healed_us: int) -> float | None:
         """Milliseconds until the victim has applied what the others had when it came back."""
         others = [node for node in self._cluster.ids if node != victim]
         wanted: dict[str, int] = {}
@@ -171,10 +175,10 @@ class Demo:
         while (now_us() - healed_us) / 1e6 < CONVERGE_TIMEOUT_S:
             positions = await self._cluster[victim].call("positions")
             if all(positions[group][0] >= applied for group, applied in wanted.items()):
-                return (now_us() - healed_us) / 1000
+                return round((now_us() - healed_us) / 1000, 1)
             await asyncio.sleep(0.02)
         self._findings.append(f"node {victim} did not catch up")
-        return float("inf")
+        return None
 
     async def _watch(self, began_us: int, until_s: float, what: str) -> None:
         """Show progress until `until_s` seconds after the writing began."""
@@ -211,10 +215,10 @@ class Demo:
         )
 
     def _result(
-        self, times: _Times, divergent: set[int], fsyncs: int, read_back: int, lost: int
+        self, times: Times, divergent: set[int], fsyncs: int, read_back: int, lost: int
     ) -> Result:
-        counted = _count(self._ledgers)
-        gaps = longest_gaps_ms(self._survivors(times.victim), times, self._options.writers)
+        counted = count_outcomes(self._ledgers)
+        gaps = longest_gaps_ms(self._survivors(times.victim), times)
         if divergent:
             self._findings.append(f"replicas differ in groups {sorted(divergent)}")
         if counted.acknowledged == 0:
@@ -245,7 +249,7 @@ class Demo:
             victim=times.victim,
             groups_led_by_victim=len(times.led),
             groups_not_failed_over=len(silent),
-            caught_up_ms=round(times.caught_up_ms, 1),
+            caught_up_ms=times.caught_up_ms,
             read_back=read_back,
             seconds=round(seconds, 2),
             findings=self._findings,
@@ -256,25 +260,25 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class _Times:
+class Times:
     began_us: int
     fault_us: int
     stopped_us: int
     victim: int
     led: list[int]  # by the victim when the fault came
-    caught_up_ms: float
+    caught_up_ms: float | None
 
 
 @dataclass
-class _Counted:
+class Counted:
     acknowledged: int = 0
     unknown: int = 0
     rejected: int = 0
 
 
-def _count(ledgers: dict[int, list[Path]]) -> _Counted:
+def count_outcomes(ledgers: dict[int, list[Path]]) -> Counted:
     """Outcomes over all ledgers; a value in flight in a process that died is unknown."""
-    counted = _Counted()
+    counted = Counted()
     for path in (path for paths in ledgers.values() for path in paths):
         reader = LedgerReader(path)
         for one in reader.outcomes():
@@ -285,9 +289,7 @@ def _count(ledgers: dict[int, list[Path]]) -> _Counted:
     return counted
 
 
-def longest_gaps_ms(
-    ledgers: list[Path], times: _Times, writers: int
-) -> dict[int, tuple[float, bool]]:
+def longest_gaps_ms(ledgers: list[Path], times: Times) -> dict[int, tuple[float, bool]]:
     """Per group that the victim led: the longest time without an acknowledgement, and whether
     there was one after it.
 
@@ -298,13 +300,13 @@ def longest_gaps_ms(
     for path in ledgers:
         reader = LedgerReader(path)
         for one in reader.outcomes():
-            group = one.slot // writers
+            group = reader.group_index(one.slot)
             if one.outcome == ACKNOWLEDGED and group in acknowledged:
                 acknowledged[group].append(one.time_us)
-    return {group: _longest_gap_ms(at, times) for group, at in acknowledged.items()}
+    return {group: longest_gap_ms(at, times) for group, at in acknowledged.items()}
 
 
-def _longest_gap_ms(at_us: list[int], times: _Times) -> tuple[float, bool]:
+def longest_gap_ms(at_us: list[int], times: Times) -> tuple[float, bool]:
     at_us.sort()
     before = [at for at in at_us if at <= times.fault_us]
     after = [at for at in at_us if times.fault_us < at <= times.stopped_us]
@@ -331,7 +333,7 @@ def print_result(result: Result) -> None:
         (f"groups led by node {result.victim} at the fault", number(result.groups_led_by_victim)),
         ("failover p50, ms", number(result.failover_ms["p50"])),
         ("failover max, ms", number(result.failover_ms["max"])),
-        ("caught up after, ms", number(result.caught_up_ms)),
+        ("caught up after, ms", number(result.caught_up_ms or 0)),
         ("values/s", number(result.values_per_s)),
         ("fsyncs, all nodes", number(result.fsyncs)),
     ]

@@ -59,7 +59,7 @@ class Outcome:
 class Ledger:
     """The writing side; one process, one thread."""
 
-    def __init__(self, path: Path, node: int, slots: int, writers: int, bytes_max: int = 1 << 28):
+    def __init__(self, path: Path, node: int, slots: int, writers: int, bytes_max: int):
         salt = int.from_bytes(os.urandom(8), "little")
         with open(path, "w+b") as file:
             file.truncate(bytes_max)  # sparse: only what is written takes space

@@ -263,7 +263,9 @@ def counters(node: Any) -> dict[str, int]:
 
 
 def numbers(status: Any) -> Iterator[tuple[str, int]]:
-    for part in ("cpu_ns", "counters", "journal", "applier", "settle", "layers_ns"):
+    sent = sum(int(peer.detail.get("bytes_sent", 0)) for peer in status.peers.values())
+    yield "wire.bytes_sent", sent
+    for part in ("cpu_ns", "counters", "journal", "applier", "settle"):
         for name, value in getattr(status, part, {}).items():
             if isinstance(value, int) and not isinstance(value, bool):
                 yield f"{part}.{name}", value

@@ -106,9 +106,9 @@ class WorkerNode:
     async def do_status(self) -> Any:
         return jsonable(self.node.status())
 
-    async def do_write(self, ledger: str, per_group: int, timeout_s: float) -> None:
+    async def do_write(self, ledger: str, bytes_max: int, per_group: int, timeout_s: float) -> None:
         slots = len(self.groups) * per_group
-        self.ledger = Ledger(Path(ledger), self.config.node, slots, per_group)
+        self.ledger = Ledger(Path(ledger), self.config.node, slots, per_group, bytes_max)
         groups = [self.node.group(group) for group in self.groups]
         self.writers = Writers(groups, per_group, self.ledger, encode_set, timeout_s)
         self.writers.start()
@@ -206,7 +206,8 @@ def send(message: dict[str, Any]) -> None:
 async def report_progress(worker: WorkerNode) -> None:
     while True:
         await asyncio.sleep(PROGRESS_S)
-        send({"progress": worker.progress()})
+        if worker.writers is not None or worker.load is not None:
+            send({"progress": worker.progress()})
 
 
 async def run(spec: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phx import errors
-from phx.cli.ledger import ACKNOWLEDGED, REJECTED, UNKNOWN, Ledger, LedgerFull, key_of, value_of
+from phx.cli.ledger import ACKNOWLEDGED, REJECTED, UNKNOWN, Ledger, key_of, value_of
 from phx.cli.processes import now_us
 
 REJECTED_PAUSE_S = 0.01
@@ -46,7 +46,10 @@ class Writers:
                 self._tasks.append(asyncio.create_task(self._write(group, slot)))
 
     async def stop(self) -> None:
-        """Propose nothing more, and wait until every value in flight has its outcome."""
+        """Propose nothing more, and wait until every value in flight has its outcome.
+
+        Raises LedgerFull if a writer had to give up because of it.
+        """
         self._stopping = True
         for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -63,9 +66,6 @@ class Writers:
                 await group.propose(command, timeout=self._timeout_s)
                 ledger.outcome(slot, number, ACKNOWLEDGED, now_us())
                 self.acknowledged += 1
-            except LedgerFull:
-                self.last_error = "the ledger is full"
-                return
             except errors.Rejected as error:
                 ledger.outcome(slot, number, REJECTED, now_us())
                 self.last_error = repr(error)

@@ -99,28 +99,30 @@ class Node:
             timeout: seconds for the store to settle what is chosen; what is left is replayed from
                 the journal at the next start.
         """
+        if self._finalizer is None:
+            return
         if self._closed is None:
-            if self._finalizer is None:
-                return
+            self._room.refuse(lambda: Closed("the node is closed"))
             self._closed = asyncio.ensure_future(self._close(timeout))
-        await asyncio.shield(self._closed)
+        try:
+            if not self._closed.done():
+                await asyncio.shield(self._closed)
+        finally:
+            # What does the closing may be cancelled itself, by a loop that ends: at once, then.
+            if self._closed.done() and self._finalizer.detach():
+                self._room.abandon()
 
     async def _close(self, timeout: float) -> None:
-        assert self._finalizer is not None
         assert self._pump is not None
-        self._finalizer.detach()
         room, loop = self._room, asyncio.get_running_loop()
-        room.refuse(lambda: Closed("the node is closed"))
         if room.forked:
             return
+        await loop.run_in_executor(None, room.quiesce, timeout)
+        self._pump.stop()
         try:
-            await loop.run_in_executor(None, room.quiesce, timeout)
-            self._pump.stop()
             room.end_applying()
+        finally:
             await loop.run_in_executor(None, room.shut)
-        except BaseException:
-            room.abandon()           # cancelled, as a loop does that ends: at once, and still whole
-            raise
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -27,7 +27,7 @@ class Folder:
     def lock(self, *, create: bool) -> None:
         try:
             if create:
-                self.path.mkdir(parents=True, exist_ok=True)
+                _make_folder(self.path)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._lock = os.open(self.path / "lock", flags, 0o644)
         except FileNotFoundError:
@@ -49,14 +49,13 @@ class Folder:
     def examine(self, *, bootstrap: bool) -> bool:
         """True: to be made new; False: it is whole. Raises StoreError for everything else."""
         has_journal, has_store = _has_files(self.journal), _has_files(self.store)
-        # The journal is made last, and no promise is made before: a bootstrap that was cut short
-        # left nothing to remember.
-        begun = self._marker.exists()
         if has_journal and has_store:
             return False
         if has_journal:
             raise Damaged(f"{self.path} has a journal but no store")
-        if has_store and not begun:
+        # The journal is made last, and no promise is made before: a bootstrap that was cut short
+        # left nothing to remember.
+        if has_store and not self.begun:
             raise Damaged(f"{self.path} has a store but no journal: its promises are lost")
         if not bootstrap:
             raise NotBootstrapped(
@@ -68,15 +67,28 @@ class Folder:
         _sync_folder(self.path)
         return True
 
+    @property
+    def begun(self) -> bool:
+        """The folder is being made new, and that is not known to be finished."""
+        return self._marker.exists()
+
     def whole(self) -> None:
         """Journal and store are made: the folder is not new any more."""
-        if self._marker.exists():
+        if self.begun:
             self._marker.unlink()
             _sync_folder(self.path)
 
 
 def _has_files(path: Path) -> bool:
     return path.is_dir() and any(path.iterdir())
+
+
+def _make_folder(path: Path) -> None:
+    """Make it, and its parents, durably: a folder whose name is not synced goes with the power."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:

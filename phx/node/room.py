@@ -47,6 +47,7 @@ from phx.types import NodeStatus, PeerStatus
 
 log = logging.getLogger("phx")
 
+ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
@@ -105,19 +106,13 @@ class Room:
         self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
         store = self._store = self._keeper.open()
         self._folder.journal.mkdir(exist_ok=True)
-        self.driver = Driver(
-            cluster=config.cluster_id,
-            node=config.node,
-            store_id=store.identity.store_id,
-            members=self._addresses(),
-            bind=self._bind(),
-            groups=config.group_ids,
-            settled=store.settled(),
-            journal_dir=str(self._folder.journal),
-            create=create,
-            options=config.options(),
-        )
-        self.driver.start()
+        try:
+            self._start(store, create)
+        except DriverError as error:
+            # No journal has ever begun in there: a bootstrap that was cut short goes on.
+            if error.code != ERROR_JOURNAL_MISSING or not (self._folder.begun and self._bootstrap):
+                raise
+            self._start(store, True)
         self._folder.whole()
         self.waiters = Waiters(
             config.group_ids,
@@ -131,6 +126,22 @@ class Room:
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
         self._keeper.serve(self.driver)
+
+    def _start(self, store: Store, create: bool) -> None:
+        config = self.config
+        self.driver = Driver(
+            cluster=config.cluster_id,
+            node=config.node,
+            store_id=store.identity.store_id,
+            members=self._addresses(),
+            bind=self._bind(),
+            groups=config.group_ids,
+            settled=store.settled(),
+            journal_dir=str(self._folder.journal),
+            create=create,
+            options=config.options(),
+        )
+        self.driver.start()
 
     def _addresses(self) -> list[tuple[int, str, int]]:
         """Members with numeric addresses; an address that is not known yet is empty."""
@@ -186,7 +197,11 @@ class Room:
         numeric = resolve(host)
         if not numeric:
             raise SystemFailure(f"{address}: {host} has no address")
-        self.opened().set_address(node, numeric, port)
+        driver = self.opened()
+        try:
+            driver.set_address(node, numeric, port)
+        except DriverError as error:
+            raise self.door.error_of(error) from error
         self._unresolved.pop(node, None)
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:

@@ -120,6 +120,20 @@ def test_a_failing_apply_stops_its_group(tmp_path):
         assert nodes[1].group(0).propose(b"x").value == 2
 
 
+def test_a_machine_that_exits_stops_its_group_and_no_thread(tmp_path, caplog):
+    class Exits(Journal):
+        def apply(self, entry):
+            if entry.value == b"exit":
+                raise SystemExit(3)
+            return super().apply(entry)
+
+    with Node(config_of(tmp_path, 1, nodes=1), Exits, bootstrap=True) as node:
+        with pytest.raises(errors.StoppedUnknown):
+            node.group(0).propose(b"exit")
+        assert node.group(1).propose(b"x").value == 1
+    assert "an error on the applying thread" in caplog.text
+
+
 def test_time_is_up(tmp_path):
     with Node(config_of(tmp_path, 1), Journal, bootstrap=True) as node:
         with pytest.raises(errors.Rejected) as caught:

@@ -1,14 +1,13 @@
 """Nodes on the real engine, journal, network and store, three in one process."""
 
 import asyncio
+import fcntl
 import gc
 import os
-import shutil
 import signal
 import threading
 import time
 import warnings
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,32 +19,6 @@ from phx.machines import Counter
 from .cluster import Journal, all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uvloop_warm():
-    """libuv keeps a pipe of its own from its first loop to the end of the process."""
-    try:
-        import uvloop
-    except ImportError:
-        return
-    uvloop.new_event_loop().close()
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request):
-    """Runs a coroutine on each kind of loop."""
-    factory = None
-    if request.param == "uvloop":
-        factory = pytest.importorskip("uvloop").new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        yield runner.run
-
-
-@pytest.fixture
-def run_once():
-    with asyncio.Runner() as runner:
-        yield runner.run
 
 
 def test_values_are_applied_on_every_node_in_one_order(run, tmp_path):
@@ -262,6 +235,9 @@ def test_without_a_majority_a_value_is_rejected_when_its_time_is_up(run_once, tm
                 await nodes[0].group(0).propose(b"x", timeout=0.5)
             assert isinstance(caught.value, errors.NoQuorum | errors.TimedOut)
             assert 0.4 < time.monotonic() - began < 3
+            with pytest.raises(errors.Rejected) as caught:
+                await nodes[0].group(0).propose_many([b"x", b"y"], timeout=0.3)
+            assert isinstance(caught.value, errors.NoQuorum | errors.TimedOut)
             with pytest.raises(errors.NotReady) as unready:
                 await nodes[0].wait_ready(timeout=0.2)
             assert unready.value.groups == [0, 1]
@@ -391,6 +367,35 @@ def test_closing_twice_or_at_once_is_closing(run, tmp_path):
     run(main())
 
 
+def test_closing_that_is_cancelled_is_closing(run, tmp_path):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1)
+        for pause in (0, 0.001, 0.01):
+            node = phx.Node(config, Journal, bootstrap=True)
+            await node.open()
+            waiting = node.group(0).propose(b"x")
+            closing = asyncio.ensure_future(node.close())
+            await asyncio.sleep(pause)
+            # As a loop does that ends: everything is cancelled, what close() waits for included.
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.wait([closing], timeout=10)
+            assert closing.done()
+            await node.close()
+            await asyncio.wait([waiting], timeout=10)
+            await until(lambda: not locked(config))
+
+    def locked(config):
+        with open(config.dir / "lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    run(main())
+
+
 def test_callers_that_wait_when_a_node_closes_are_told(run, tmp_path):
     async def main():
         async with cluster(tmp_path) as nodes:
@@ -496,86 +501,6 @@ def test_a_group_in_use_keeps_its_node(run_once, tmp_path):
     run_once(main())
 
 
-# --- the folder
-
-
-def test_an_empty_folder_needs_a_bootstrap(run_once, tmp_path):
-    async def main():
-        for _ in range(2):
-            with pytest.raises(errors.NotBootstrapped):
-                await phx.Node(config_of(tmp_path, 1), Journal).open()
-            (tmp_path / "node1").mkdir(exist_ok=True)
-
-    run_once(main())
-
-
-def test_one_folder_is_open_once(run_once, tmp_path):
-    async def main():
-        config = config_of(tmp_path, 1, nodes=1)
-        async with phx.Node(config, Journal, bootstrap=True):
-            with pytest.raises(errors.Locked):
-                await phx.Node(config, Journal, bootstrap=True).open()
-        async with phx.Node(config, Journal):
-            pass
-
-    run_once(main())
-
-
-@pytest.mark.parametrize("lost", ["journal", "store"])
-def test_half_a_folder_is_damage(run_once, tmp_path, lost):
-    async def main():
-        config = config_of(tmp_path, 1, nodes=1)
-        async with phx.Node(config, Journal, bootstrap=True) as node:
-            await node.group(0).propose(b"x")
-        shutil.rmtree(config.dir / lost)
-        for bootstrap in (False, True):
-            with pytest.raises(errors.Damaged):
-                await phx.Node(config, Journal, bootstrap=bootstrap).open()
-
-    run_once(main())
-
-
-def test_a_bootstrap_that_was_cut_short_is_done_again(run_once, tmp_path):
-    async def main():
-        config = config_of(tmp_path, 1, nodes=1)
-        async with phx.Node(config, Journal, bootstrap=True):
-            pass
-        shutil.rmtree(config.dir / "journal")
-        (config.dir / "bootstrap").touch()
-        with pytest.raises(errors.NotBootstrapped):
-            await phx.Node(config, Journal).open()
-        async with phx.Node(config, Journal, bootstrap=True) as node:
-            assert (await node.group(0).propose(b"x")).value == 1
-        assert not (config.dir / "bootstrap").exists()
-
-    run_once(main())
-
-
-@pytest.mark.parametrize("change", [{"cluster": "another"}, {"node": 2}])
-def test_the_folder_of_another_is_refused(run_once, tmp_path, change):
-    async def main():
-        config = config_of(tmp_path, 1)
-        async with phx.Node(config, Journal, bootstrap=True):
-            pass
-        with pytest.raises(errors.Foreign):
-            await phx.Node(replace(config, **change), Journal).open()
-
-    run_once(main())
-
-
-def test_an_address_that_is_taken_is_a_system_failure(run_once, tmp_path):
-    async def main():
-        async with phx.Node(config_of(tmp_path, 1, nodes=1), Journal, bootstrap=True) as node:
-            taken = config_of(tmp_path, 2, nodes=2, bind=f"127.0.0.1:{node.port}")
-            with pytest.raises(errors.SystemFailure):
-                await phx.Node(taken, Journal, bootstrap=True).open()
-        with pytest.raises(errors.SystemFailure, match="no address"):
-            await phx.Node(config_of(tmp_path, 2, nodes=2, bind="no.such.host.invalid:0"), Journal,
-                           bootstrap=True).open()
-
-    run_once(main())
-
-
 # --- processes
 
 
@@ -623,6 +548,21 @@ def test_a_forked_child_finds_its_node_dead(run_once, tmp_path):
             return 0
         except BaseException:
             return 3
+
+    run_once(main())
+
+
+def test_an_address_that_cannot_be_is_refused(run_once, tmp_path):
+    async def main():
+        async with phx.Node(config_of(tmp_path, 1), Journal, bootstrap=True) as node:
+            with pytest.raises(errors.NotInCluster):
+                node.set_address(9, "127.0.0.1:1")
+            with pytest.raises(errors.ConfigError):
+                node.set_address(1, "127.0.0.1:1")
+            with pytest.raises(ValueError, match="host:port"):
+                node.set_address(2, "nowhere")
+            with pytest.raises(errors.SystemFailure, match="no address"):
+                node.set_address(2, "no.such.host.invalid:1")
 
     run_once(main())
 

@@ -88,10 +88,10 @@ class Log:
 
 RUNS = st.lists(
     st.tuples(
-        st.sampled_from([1, 2, 3]),                        # node
-        st.sampled_from([4, 5, 6]),                        # incarnation
-        st.integers(0, 40),                                # low water
-        st.one_of(st.integers(1, 60), st.sampled_from([70_000, 1 << 40])),
+        st.sampled_from([1, 1, 1, 2, 3]),                  # node
+        st.sampled_from([5] * 8 + [4, 6]),                 # incarnation
+        st.one_of(st.integers(0, 3), st.integers(0, 3), st.integers(0, 90)),      # low water
+        st.one_of(st.integers(1, 20), st.integers(1, 140), st.sampled_from([70_000, 1 << 40])),
         st.integers(1, 12),
     ),
     max_size=40,
@@ -102,6 +102,9 @@ RUNS = st.lists(
 @settings(max_examples=300)
 @example([(1, 5, 1, 7, 1), (1, 5, 1, 5, 1)])             # 7 was chosen before 5: both are applied
 @example([(1, 5, 1, 1, 3), (1, 5, 1, 1, 3)])             # a retry
+@example([(1, 5, 1, 2, 1), (1, 5, 1, 1, 3)])             # a retry in the middle of a new run
+@example([(1, 5, 1, 65, 1), (1, 5, 1, 65, 1)])           # one beyond the smallest bitmap
+@example([(1, 5, 1, 128, 1), (1, 5, 1, 129, 2), (1, 5, 1, 128, 3)])
 @example([(1, 4, 1, 1, 1), (1, 5, 1, 1, 1), (1, 4, 1, 2, 1)])   # of a life that is over
 def test_the_table_agrees_with_the_model(runs):
     model, log = Model(), Log()

@@ -70,7 +70,7 @@ def test_sigkill_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
     """The last number that the process printed is in the ledger after SIGKILL."""
     program = (
         "import sys, itertools; from pathlib import Path; from phx.cli.ledger import *\n"
-        "ledger = Ledger(Path(sys.argv[1]), 1, 1, 1)\n"
+        "ledger = Ledger(Path(sys.argv[1]), 1, 1, 1, 1 << 28)\n"
         "for n in itertools.count(1):\n"
         "    ledger.submitted(0, n); ledger.outcome(0, n, ACKNOWLEDGED, n)\n"
         "    if n % 1000 == 0: print(n, flush=True)\n"

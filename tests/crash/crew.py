@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 WORKER = Path(__file__).with_name("worker.py")
+RECORD_BYTES = 40            # of a ledger: worker.RECORD
 MIB = 1 << 20
 SMALL_JOURNAL = {
     "segment_bytes": 1 * MIB, "journal_bytes_max": 32 * MIB, "settle_bytes": 4 * MIB,
@@ -196,11 +197,11 @@ class Strace:
                 pytest.skip(f"may not trace processes here: {line.strip()}")
             raise Died(f"strace: {line}")
 
-    def end(self) -> None:
+    def end(self, *, kindly: bool = True) -> None:
         """Detach; delays that have begun are cut short."""
         assert self.process.stderr is not None
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGINT if kindly else signal.SIGKILL)
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
@@ -245,6 +246,7 @@ class Crew:
         worker = self.workers[node] = Worker(node, spec, self.folder / f"node{node}.log")
         self._born.append(worker)
         if spec["ledger"]:
+            Path(ledger).touch()
             self.ledgers.append(ledger)
         return worker
 
@@ -269,14 +271,18 @@ class Crew:
         self.each("ready", timeout_s + 5, nodes=nodes, timeout_s=timeout_s)
 
     def led(self, nodes: Sequence[int] | None = None, timeout_s: float = 30.0) -> dict[int, int]:
-        """Leader of each group, once all nodes agree on all and nothing has moved for a second."""
+        """Leader of each group, once all nodes agree on all, nothing has moved for a second, and
+        each of `nodes` (default: all) leads some.
+        """
+        wanted = set(nodes or self.ids)
         found: dict[int, int] = {}
         since = time.monotonic()
         end = since + timeout_s
         while time.monotonic() < end:
             views = list(self.each("leaders", nodes=nodes).values())
             now = dict(enumerate(views[0]))
-            if any(view != views[0] for view in views) or None in views[0] or now != found:
+            apart = any(view != views[0] for view in views) or set(views[0]) != wanted
+            if apart or now != found:
                 found, since = now, time.monotonic()
             elif time.monotonic() > since + 1.0:
                 return found
@@ -298,7 +304,7 @@ class Crew:
 
     def acknowledged(self) -> int:
         """Values in all ledgers."""
-        return sum(os.path.getsize(path) for path in self.ledgers if os.path.exists(path)) // 40
+        return sum(os.path.getsize(path) for path in self.ledgers) // RECORD_BYTES
 
     def nothing_lost(self) -> int:
         """Every value that was ever acknowledged is on every node; how many that are."""
@@ -336,6 +342,6 @@ class Crew:
         for worker in self._born:
             worker.kill()
         for trace in self._traces:
-            trace.end()
+            trace.end(kindly=False)
         for worker in self._born:
             worker.wait()

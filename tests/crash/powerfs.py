@@ -76,6 +76,8 @@ class File:
         self.data = bytearray()
         self.durable = bytearray()
         self.dirty: list[tuple[int, int]] = []     # ranges written since the last fsync
+        self.syncing: dict[int, list[tuple[int, int]]] = {}     # by fsync: those under way
+        self.newest_sync = 0
 
     def write(self, offset: int, data: bytes) -> None:
         if offset > len(self.data):
@@ -94,14 +96,19 @@ class File:
             self.dirty.append((len(self.data), size))
             self.data.extend(bytes(size - len(self.data)))
 
-    def synced(self, ranges: list[tuple[int, int]], size: int) -> None:
-        """These ranges are on the device. Sizes do not shrink there while others are written."""
-        if size < len(self.durable):
+    def begin_sync(self, number: int) -> Callable[[], None]:
+        self.syncing[number], self.dirty = self.dirty, []
+        size = len(self.data)
+        return lambda: self.synced(number, size)
+
+    def synced(self, number: int, size: int) -> None:
+        """What was dirty when fsync `number` began is on the device; a later one may have ended."""
+        if number > self.newest_sync:
+            self.newest_sync = number
             del self.durable[size:]
-        else:
             self.durable.extend(bytes(size - len(self.durable)))
-        for first, end in ranges:
-            end = min(end, size, len(self.data))
+        for first, end in self.syncing.pop(number):
+            end = min(end, len(self.durable), len(self.data))
             if first < end:
                 self.durable[first:end] = self.data[first:end]
 
@@ -110,7 +117,8 @@ class File:
         after, lost = bytearray(self.durable), 0
         if keep and len(self.data) > len(after) and chance.random() < keep:
             after.extend(bytes(len(self.data) - len(after)))
-        sectors = {at for first, end in self.dirty
+        unsynced = [*self.dirty, *(span for one in self.syncing.values() for span in one)]
+        sectors = {at for first, end in unsynced
                    for at in range(first // SECTOR, (end + SECTOR - 1) // SECTOR)}
         for at in sorted(sectors):
             first, end = at * SECTOR, min((at + 1) * SECTOR, len(after), len(self.data))
@@ -118,7 +126,7 @@ class File:
                 after[first:end] = self.data[first:end]
             else:
                 lost += self.data[first : first + SECTOR] != after[first : first + SECTOR]
-        self.data, self.durable, self.dirty = after, bytearray(after), []
+        self.data, self.durable, self.dirty, self.syncing = after, bytearray(after), [], {}
         return lost
 
 
@@ -129,6 +137,15 @@ class Folder:
         self.mode = mode
         self.names: dict[str, int] = {}
         self.durable: dict[str, int] = {}
+        self.newest_sync = 0
+
+    def begin_sync(self, number: int) -> Callable[[], None]:
+        names = dict(self.names)
+        return lambda: self.synced(number, names)
+
+    def synced(self, number: int, names: dict[str, int]) -> None:
+        if number > self.newest_sync:
+            self.newest_sync, self.durable = number, names
 
 
 class PowerFS:
@@ -149,40 +166,14 @@ class PowerFS:
 
     def begin_sync(self, inode: int) -> Callable[[], None]:
         """What is written by now; to be called when it is on the device."""
-        one = self.inodes[inode]
         self.syncs += 1
-        if isinstance(one, Folder):
-            names = dict(one.names)
-            return lambda: self._names_synced(one, names)
-        ranges, size = one.dirty, len(one.data)
-        one.dirty = []
-
-        def done() -> None:
-            one.synced(ranges, size)
-            ranges.clear()
-
-        one_pending = self.pending.setdefault(inode, [])
-        one_pending.append(ranges)
-        return done
-
-    def _names_synced(self, folder: Folder, names: dict[str, int]) -> None:
-        folder.durable = names
-
-    @property
-    def pending(self) -> dict[int, list[list[tuple[int, int]]]]:
-        """Ranges whose sync is under way: still to be lost if the power goes."""
-        return self.__dict__.setdefault("_pending", {})
+        return self.inodes[inode].begin_sync(self.syncs)
 
     def cut(self, seed: int, keep: float) -> None:
         """The power goes, and comes back."""
         chance = random.Random(seed)
         with self.lock:
             self.cuts += 1
-            for inode, lists in self.pending.items():
-                one = self.inodes.get(inode)
-                if isinstance(one, File):
-                    one.dirty += [span for ranges in lists for span in ranges]
-            self.pending.clear()
             for _, one in sorted(self.inodes.items()):
                 if isinstance(one, Folder):
                     self.lost_names += one.names != one.durable
@@ -352,9 +343,9 @@ class Mount:
         self.fs = fs
         self.point = point
         self.libc = ctypes.CDLL(None, use_errno=True)
-        self.pool = ThreadPoolExecutor(12)       # fsyncs that take their time
 
     def mount(self) -> None:
+        self.pool = ThreadPoolExecutor(12)       # fsyncs that take their time
         self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self.device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
         if self.libc.mount(b"powerfs", self.point.encode(), b"fuse", MS_NOSUID_NODEV,
@@ -372,6 +363,7 @@ class Mount:
             if number != errno.EBUSY or time.monotonic() > end:
                 raise OSError(number, f"umount: {os.strerror(number)}")
             time.sleep(0.01)
+        self.pool.shutdown()
         self.thread.join(10)
         os.close(self.device)
 

@@ -206,8 +206,7 @@ class Lab:
         first = member.submit(values, group)
         wanted = set(range(first, first + len(values)))
         self.until(lambda: wanted <= member.own[group])
-        chosen = member.values[group][-1]
-        self.until(lambda: all(chosen in one.values[group] for one in self.running()))
+        self.until(lambda: self.same(group))
 
     def commit_at(self, nodes: Sequence[int], values: Sequence[bytes], group: int = 0) -> None:
         """The same, where only these nodes are expected to apply them."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import threading
 import time
 
@@ -18,6 +19,7 @@ from phx._core.driver import (
     ERROR_TOO_LARGE,
     ERROR_UNKNOWN_GROUP,
     EVENT_FAILED,
+    EVENT_POISONED,
     Driver,
     DriverError,
 )
@@ -206,7 +208,7 @@ def test_threads_are_two_whatever_the_number_of_groups(lab):
         with open(f"/proc/self/task/{task}/comm") as comm:
             names.add(comm.read().strip())
     assert threads() - before == 2 + 1  # and the store thread of this test
-    assert "phx-poll" in names
+    assert {"phx-poll", "phx-journal"} <= names
 
 
 def test_an_idle_node_sleeps(alone):
@@ -260,28 +262,39 @@ def test_the_journal_stays_short_while_values_are_settled(lab):
         one.until(lambda sent=sent: len(member.values[0]) == sent)
     journal = member.driver.status()["journal"]
     assert journal["bytes_written"] > 40 << 20
-    assert journal["segments_live"] <= 12
+    assert journal["segments_live"] <= 12, (journal, member.driver.status()["settle"], member.lines)
     assert len(member.kept[0]) > 20
     assert member.driver.status()["journal"]["pressure"] == 0
 
 
 def test_a_stuck_store_stops_new_values_and_nothing_else(lab):
-    one = lab(1, journal_bytes_max=8 << 20, settle_bytes=2 << 20)
+    one = lab(1, journal_bytes_max=8 << 20, settle_bytes=2 << 20, pending_bytes_max=1 << 20)
     one.start()
     one.wait_led()
     member = one.members[1]
     member.store.hold.clear()
     values = [b"%d " % number + os.urandom(20_000) for number in range(600)]
-    for at in range(0, 600, 20):
-        member.submit(values[at : at + 20], timeout_s=30)
-    one.until(lambda: member.driver.status()["journal"]["pressure"] == 1)
+    sent = 0
+
+    def offer() -> None:
+        nonlocal sent
+        if sent < 600 and sent < len(member.values[0]) + 20:
+            member.submit(values[sent : sent + 20], timeout_s=60)
+            sent += 20
+
+    def pressure() -> bool:
+        offer()
+        return member.driver.status()["journal"]["pressure"] == 1
+
+    one.until(pressure)
     journal = member.driver.status()["journal"]
     assert journal["segments_live"] + journal["segments_free"] <= 8
     one.until(lambda: any("journal at its limit" in line for line in member.lines))
+    assert len(member.values[0]) < 600
     member.store.hold.set()
-    one.until(lambda: len(member.values[0]) == 600, 30)
+    one.until(lambda: offer() or len(member.values[0]) == 600, 30)
     assert member.values[0] == values
-    assert member.driver.status()["journal"]["pressure"] == 0
+    one.until(lambda: not pressure())
 
 
 def test_a_store_that_fails_is_asked_again(lab):
@@ -310,7 +323,7 @@ class Refusing:
     def store_work(self, timeout_us):
         work = self.real.store_work(timeout_us)
         if work and work[0] == "settle" and not self.plans:
-            self.plans.append(work[1])
+            self.plans.append(len(work[1]))
             self.real.settle_failed(work[1])
             return None
         return work
@@ -330,6 +343,39 @@ def test_store_work_waits_no_longer_than_it_is_told(alone):
     started = time.monotonic()
     assert alone.members[1].driver.store_work(50_000) is None
     assert 0.04 < time.monotonic() - started < 2
+
+
+def test_a_failed_write_poisons_the_node_loudly_and_loses_nothing(lab):
+    one = lab(1)
+    one.start()
+    one.wait_led()
+    member = one.members[1]
+    one.commit([b"safe"], 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # EFBIG: the disk fails
+    try:
+        member.submit([b"too late"], timeout_s=1)
+        one.until(lambda: any(event[0] == EVENT_POISONED for event in member.events))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert any("the journal failed" in line for line in member.lines)
+    assert member.driver.status()["journal"]["poisoned"]
+    member.submit([b"refused"], timeout_s=1)
+    failed: set[int] = set()
+
+    def told() -> bool:
+        for kind, _, _, first, count, _ in member.events:
+            failed.update(range(first, first + count) if kind == EVENT_FAILED else ())
+        return {2, 3} <= failed
+
+    one.until(told)
+    assert member.values[0] == [b"safe"]
+    one.stop()
+    one.start()
+    one.wait_led()
+    one.commit([b"well again"], 1)
+    assert member.values[0][0] == b"safe"
+    assert member.values[0][-1] == b"well again"
 
 
 # --- life

@@ -13,8 +13,18 @@ U7  applied once, in order                   U11 leases of one group never overl
 from collections import defaultdict
 
 from wire_text import (
-    ACCEPT, CHOSEN, ENTRY_CHOSEN, FLAG_NEED_WHOLE, FLAG_WHOLE, PROMISE, REJECTED, VERDICTS,
-    Message, Record, ballot_text, runs_of,
+    ACCEPT,
+    CHOSEN,
+    ENTRY_CHOSEN,
+    FLAG_NEED_WHOLE,
+    FLAG_WHOLE,
+    PROMISE,
+    REJECTED,
+    VERDICTS,
+    Message,
+    Record,
+    ballot_text,
+    runs_of,
 )  # fmt: skip
 
 IN_FLIGHT_MAX = 65536
@@ -86,7 +96,9 @@ class Checker:
             key = (r.group, r.index, r.ballot)
             known = self.bodies.setdefault(key, r.body)
             if known != r.body:
-                raise Violation(f"U6: two values for g{r.group} {r.index} b({ballot_text(r.ballot)})")
+                raise Violation(
+                    f"U6: two values for g{r.group} {r.index} b({ballot_text(r.ballot)})"
+                )
             promised = self.promised[node, r.group]
             if (node, *key) not in self.accepted and r.ballot < promised:
                 raise Violation(f"U4: node {node}: {r.line()} after {ballot_text(promised)}")
@@ -138,7 +150,9 @@ class Checker:
 
     # --- a node's life
 
-    def announced(self, node: int, incarnation: int, group: int, instance: int, body: bytes) -> None:
+    def announced(
+        self, node: int, incarnation: int, group: int, instance: int, body: bytes
+    ) -> None:
         known = self.decided.get((group, instance))
         if known is None:
             raise Violation(f"U3: node {node} announces g{group} {instance}, which no quorum holds")
@@ -166,7 +180,9 @@ class Checker:
 
     def restarted(self, node: int, group: int, promised: int) -> None:
         if promised < self.exposed[node, group]:
-            raise Violation(f"U4: node {node} g{group} promised {ballot_text(promised)} after restart")
+            raise Violation(
+                f"U4: node {node} g{group} promised {ballot_text(promised)} after restart"
+            )
         self.promised[node, group] = promised
 
     # --- messages, when they leave
@@ -245,5 +261,3 @@ class Checker:
         self.holders.pop(node, None)
         for group in [g for g, (n, _) in self.leases.items() if n == node]:
             del self.leases[group]
-
-

@@ -263,7 +263,9 @@ class Node:
             raise Violation(f"node {self.id}: the record of g{group} {instance} has another value")
         return record.body
 
-    def event(self, kind: int, verdict: int, group: int, first: int, count: int, leader: int) -> None:
+    def event(
+        self, kind: int, verdict: int, group: int, first: int, count: int, leader: int
+    ) -> None:
         c = self.cluster
         if kind == FAILED:
             for seq in range(first, first + count):
@@ -446,7 +448,9 @@ class Cluster:
         while not what():
             if self.now - start >= limit_us:
                 story = "\n".join(self.last)
-                raise Violation(f"seed {self.seed}: not within {limit_us} us\n{self.text()}\n{story}")
+                raise Violation(
+                    f"seed {self.seed}: not within {limit_us} us\n{self.text()}\n{story}"
+                )
             self.run(step_us)
         return self.now - start
 
@@ -518,8 +522,12 @@ class Cluster:
         link["free"][sender.id, dest] = at
         self.deliver(pair, link, dest, sender.id, payload, at)
         if self.random.random() < self.faults.twice:
+            # A copy, which others may overtake. (Not of forwards: TCP makes no copies, and a leader
+            # that steps down refuses the copy of a value that it has proposed.)
+            copies = [m.raw for m in messages if m.name not in ("Forward", "ForwardReply")]
             again = at + self.random.randrange(20_000)
-            self.deliver(pair, link, dest, sender.id, payload, again)
+            if copies:
+                self.deliver(pair, link, dest, sender.id, b"".join(copies), again)
 
     def deliver(
         self, pair: tuple[int, int], link: dict[str, Any], dest: int, source: int,

@@ -5,7 +5,15 @@ itself. What left a node stands in `lines`, as a transcript."""
 from collections.abc import Callable, Iterable
 
 from wire_text import (
-    FRAME_HEADER_BYTES, PEER, Message, Record, ballot_text, decode, records, runs_of, supplied,
+    FRAME_HEADER_BYTES,
+    PEER,
+    Message,
+    Record,
+    ballot_text,
+    decode,
+    records,
+    runs_of,
+    supplied,
 )  # fmt: skip
 
 from phx._core.engine_door import Engine
@@ -201,7 +209,7 @@ class Script:
         return {n: self.status(n, group)["leader"] for n in self.engines}
 
     def elect(self, leader: int = 1, group: int = 0) -> int:
-        """Time passes until `leader` leads; its ballot. Group g is tried first by node g % n + 1."""
+        """Time passes until `leader` leads; its ballot. Node g % n + 1 is first to try group g."""
         self.flow()
         for _ in range(400):
             self.advance(10_000)
@@ -227,9 +235,7 @@ class Script:
         return [r.line() for r in self.journal[n] if r.lsn >= since and r.kind < PEER - 1]
 
     def said(self, *names: str, since: int = 0) -> list[str]:
-        return [
-            line for line in self.lines[since:] if not names or line.split(" ")[1] in names
-        ]
+        return [line for line in self.lines[since:] if not names or line.split(" ")[1] in names]
 
     def answer_fetches(self, n: int) -> None:
         """From what stands in memory or in the journal."""

@@ -1,9 +1,14 @@
 """The flows of Multi-Paxos as transcripts: elections, steady state, failures, catch-up, leases."""
 
 import pytest
-from script import LONG_US, START_US, Script
+from script import Script
 from wire_text import (
-    FLAG_LAST, NOOP, Message, Run, ballot, batch, encode, runs_of, supplied, value,
+    FLAG_LAST,
+    Message,
+    ballot,
+    encode,
+    runs_of,
+    value,
 )  # fmt: skip
 
 BEAT = ("Heartbeat", "HeartbeatAck")
@@ -85,6 +90,25 @@ def test_a_forwarded_proposal_is_not_forwarded_again() -> None:
     )
     s.put(3, 2, forward)  # 3 takes 2 for the leader
     assert s.lines == ["2→3 ForwardReply g0 first_seq=1 count=1 verdict=not-leader"]
+
+
+def test_an_old_refusal_is_no_refusal_of_a_later_attempt() -> None:
+    """Rejected is said only of a value that is in no Accept."""
+    s = Script()
+    s.elect(1)
+    s.submit(2, b"a", timeout_us=200_000)
+    (_forward,) = s.drop("2→1", "Forward")  # it is still on its way; 1 has just stepped down
+    refusal = encode("ForwardReply", 0, 0, first_seq=1, incarnation=1, count=1, verdict=4, leader=0)
+    s.put(1, 2, refusal)
+    s.pass_time(120_000, lambda m: m.name == "Forward")
+    (again,) = s.pick("2→1", "Forward")  # handed out again: 1 leads after all
+    s.put(3, 2, refusal)  # from somebody who was asked long ago, if ever
+    s.put(2, 1, again.raw)
+    s.deliver("1→3", "Accept")
+    s.pass_time(300_000, lambda m: m.dest == 2)
+    assert s.status(1)["chosen_through"] >= 1
+    verdicts = [event[1] for event in s.events[2] if event[0] == 1]
+    assert verdicts in ([], [2]), "rejected, and chosen"
 
 
 def test_identical_bytes_are_two_values() -> None:
@@ -208,7 +232,7 @@ def test_a_follower_that_lags_learns() -> None:
 
 
 def test_an_answer_from_somebody_else_does_not_end_the_asking() -> None:
-    """3 asks 1, then 2; 1 answers late, and 2 never does. It must still ask for what comes later."""
+    """3 asks 1, then 2; 1 answers late, 2 never. It must still ask for what comes later."""
     s = Script()
     s.elect(1)
     s.pass_time(200_000)
@@ -339,7 +363,9 @@ def test_watermark_of_an_older_ballot_proves_nothing_about_a_newer_acceptance() 
 # --- leases
 
 
-def beat(s: Script, source: int, dest: int, seq: int, version: int, *claims: tuple[int, int]) -> None:
+def beat(
+    s: Script, source: int, dest: int, seq: int, version: int, *claims: tuple[int, int]
+) -> None:
     import struct
 
     rest = b"".join(struct.pack("<IIQ", g, 0, number) for g, number in claims)
@@ -363,7 +389,7 @@ def test_a_grant_refuses_promises_and_ends_by_itself() -> None:
 
 
 def test_an_older_heartbeat_does_not_end_a_grant() -> None:
-    """A copy of the heartbeat before the claim arrives after it: the grant was given all the same."""
+    """A copy of the heartbeat before the claim comes after it: the grant was given all the same."""
     s = Script()
     s.put(1, 2, encode("Prepare", 0, ballot(1, 1), first=1))
     beat(s, 1, 2, 11, 2, (0, ballot(1, 1)))
@@ -447,7 +473,7 @@ def test_quorum_loss_star_elects_the_connected_node(balance: int) -> None:
 
 
 def test_a_halted_group_gives_its_leadership_up() -> None:
-    """Ballots run out at the leader (they are refused, never wrapped): another node must lead on."""
+    """Ballots run out at the leader (refused, never wrapped): another node must lead on."""
     s = Script()
     number = s.elect(1)
     top = (1 << 44) - 1
@@ -559,5 +585,3 @@ def test_older_entries_are_fetched_from_journal_and_store() -> None:
     s.answer_fetches(1)
     s.pass_time(100_000)
     assert s.status(3)["chosen_through"] == 4
-
-

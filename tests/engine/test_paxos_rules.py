@@ -4,7 +4,15 @@ import struct
 
 from script import Script
 from wire_text import (
-    ENTRY_CHOSEN, FLAG_LAST, NOOP, Message, align8, ballot, encode, runs_of, value,
+    ENTRY_CHOSEN,
+    FLAG_LAST,
+    NOOP,
+    Message,
+    align8,
+    ballot,
+    encode,
+    runs_of,
+    value,
 )  # fmt: skip
 
 
@@ -29,9 +37,9 @@ def preparing(nodes: int = 3) -> tuple[Script, int]:
     s = Script(nodes)
     s.flow()
     for _ in range(100):
-        s.advance(10_000)
+        s.advance(10_000, 1)  # for the others no time passes
         s.flow(lambda m: m.name == "Prepare")
-        if s.pick("Prepare"):
+        if s.pick("1→2", "Prepare"):
             return s, s.status(1)["ballot"]
     raise AssertionError("no Prepare")
 
@@ -56,9 +64,6 @@ def test_a_promise_is_not_given_below_a_promise() -> None:
     s.put(1, 3, encode("Prepare", 0, ballot(5, 1), first=1))
     assert s.lines == [
         "3→2 Promise g0 b(5.2) first=1 chosen=0 after=durable",
-        "3→1 Refuse g0 b(5.1) promised=5.2 reason=ballot after=durable",
-    ] or s.said("Refuse", "Promise") == [
-        "3→2 Promise g0 b(5.2) first=1 chosen=0",
         "3→1 Refuse g0 b(5.1) promised=5.2 reason=ballot",
     ]
 
@@ -84,7 +89,9 @@ def test_a_prepare_waits_until_its_own_promise_is_durable() -> None:
     s = Script()
     s.flow()
     s.lazy.add(1)
-    s.pass_time(200_000)
+    for _ in range(20):
+        s.advance(10_000, 1)
+        s.flow()
     prepares = s.pick("1→2", "Prepare") + s.pick("1→3", "Prepare")
     assert len(prepares) == 2
     assert all(m.after == s.end[1] > s.durable[1] for m in prepares)
@@ -98,7 +105,9 @@ def test_a_leader_counts_its_own_promise_only_when_durable() -> None:
     s = Script(5)
     s.flow()
     s.lazy.add(1)
-    s.pass_time(200_000)
+    for _ in range(20):
+        s.advance(10_000, 1)
+        s.flow()
     number = s.status(1)["ballot"]
     for member in (2, 3):
         s.put(member, 1, encode("Promise", 0, number, flags=FLAG_LAST, first=1, floor=1))

@@ -106,7 +106,9 @@ class Trouble:
             self.c.restart(n)
 
 
-def run(seed: int, faults: Faults, nodes: int, seconds: float, rate: float, **options: int) -> Cluster:
+def run(
+    seed: int, faults: Faults, nodes: int, seconds: float, rate: float, **options: int
+) -> Cluster:
     cluster = Cluster(seed, nodes, 2, **options)
     trouble = Trouble(cluster, faults, rate)
     trouble.start()

@@ -32,8 +32,9 @@ REJECTED = {1, 3, 4, 5, 7}
 KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
     1: ("PreVote", struct.Struct("<Q"), ["chosen"]),
     2: ("PreVoteReply", struct.Struct("<QQII"), ["chosen", "promised", "verdict", "leader"]),
-    3: ("Prepare", struct.Struct("<QQII"), ["first", "released", "holds", "_"]),
-    4: ("Promise", struct.Struct("<QQQQII"), ["first", "chosen", "floor", "reply", "page", "count"]),
+    3: ("Prepare", struct.Struct("<QQQII"), ["first", "start", "released", "holds", "_"]),
+    4: ("Promise", struct.Struct("<QQQQQII"),
+        ["first", "start", "chosen", "floor", "reply", "page", "count"]),
     5: ("Accept", struct.Struct("<QQQII"), ["instance", "first", "watermark", "nbytes", "_"]),
     6: ("Accepted", struct.Struct("<QQQ"), ["first", "through", "chosen"]),
     7: ("Refuse", struct.Struct("<QII"), ["promised", "reason", "leader"]),
@@ -42,9 +43,9 @@ KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
     10: ("LearnAsk", struct.Struct("<QQ"), ["first", "last"]),
     11: ("Learn", struct.Struct("<QQII"), ["first", "chosen", "count", "_"]),
     12: ("Forward", struct.Struct("<QQIIII"),
-         ["low_water", "first_seq", "incarnation", "count", "nbytes", "_"]),
-    13: ("ForwardReply", struct.Struct("<QIIII"),
-         ["first_seq", "incarnation", "count", "verdict", "leader"]),
+         ["low_water", "first_seq", "incarnation", "count", "nbytes", "attempt"]),
+    13: ("ForwardReply", struct.Struct("<QIIIIII"),
+         ["first_seq", "incarnation", "count", "verdict", "leader", "attempt", "_"]),
     14: ("Transfer", struct.Struct("<"), []),
     15: ("Heartbeat", struct.Struct("<QQQIIII"),
          ["seq", "version", "base", "incarnation", "lease_us", "count", "_"]),
@@ -200,9 +201,11 @@ def decode(payload: bytes) -> Iterator[Message]:
 def encode(
     name: str, group: int, number: int, rest: bytes = b"", flags: int = 0, **fields: int
 ) -> bytes:
-    """The bytes of a message; fields that are not given are 0."""
+    """The bytes of a message; fields that are not given are 0 (`start`: as `first`)."""
     kind = NUMBERS[name]
     _, fixed, names = KINDS[kind]
+    if "start" in names:
+        fields.setdefault("start", fields.get("first", 0))
     unknown = set(fields) - set(names)
     assert not unknown, unknown
     body = fixed.pack(*[fields.get(field_name, 0) for field_name in names]) + rest

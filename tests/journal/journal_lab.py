@@ -70,6 +70,10 @@ def open_code(disk: MemoryDisk, **options: object) -> str:
     return ""
 
 
+def expect(failure: JournalFailure, *codes: str) -> None:
+    assert failure.code in codes, failure
+
+
 @dataclass
 class Log:
     """Drives a journal as an engine does, and knows what has to be there after a crash.

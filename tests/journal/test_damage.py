@@ -254,7 +254,7 @@ def test_a_missing_segment_is_damage(index: int) -> None:
         assert damage(disk).startswith(f"{after}, position ")
         assert "missing" in damage(disk)
     else:
-        # Without the newest one the journal is a shorter journal. Nothing can tell, except the store.
+        # Without the newest one it is a shorter journal. Nothing can tell, except the store.
         assert kept(disk) == list(range(8))
 
 
@@ -379,9 +379,7 @@ def test_stale_records_of_a_reused_segment_never_replay() -> None:
 
 
 def test_a_torn_write_inside_a_reused_segment() -> None:
-    disk, name, old = reused()
-    journal = Journal(disk)
-    journal.close()
+    disk, _, _ = reused()
     log_records = [accept(200 + index, bytes(600)) for index in range(3)]
     for seed in range(200):
         copy = disk.copy()

@@ -206,7 +206,7 @@ def test_a_crash_point_stops_everything_until_the_crash() -> None:
             call()
     assert disk.dead
     disk.process_crash()
-    assert [lsn for lsn, *_ in Journal(disk).replayed][0] == FIRST_LSN
+    assert next(lsn for lsn, *_ in Journal(disk).replayed) == FIRST_LSN
 
 
 def test_handles_die_with_the_process() -> None:

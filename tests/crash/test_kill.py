@@ -1,0 +1,100 @@
+"""Processes killed under load: every value that was acknowledged stays, on every node."""
+
+import random
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+KILLS = 20
+
+
+def written(cluster, seconds: float) -> None:
+    time.sleep(seconds)
+    assert all(worker.alive for worker in cluster.workers.values())
+
+
+@pytest.mark.timeout(180)
+def test_twenty_kills_under_load_lose_nothing(crew):
+    chance = random.Random(20)
+    cluster = crew(groups=6)
+    cluster.start(bootstrap=True)
+    cluster.ready()
+    cluster.each("load", rate=600.0)
+    before = 0
+    for kill in range(KILLS):
+        written(cluster, chance.uniform(0.1, 0.8))
+        victim = chance.choice(cluster.ids)
+        cluster.kill(victim)
+        time.sleep(chance.choice((0.0, 0.2, 1.2)))      # before, during and after the election
+        cluster.start(victim)
+        if chance.random() < 0.5:
+            cluster.ready(nodes=[victim])
+        cluster[victim].call("load", rate=600.0)
+        if kill % 5 == 4:
+            cluster.ready()
+            written(cluster, 0.3)
+            assert cluster.acknowledged() > before, "nothing was committed in a while"
+            before = cluster.acknowledged()
+    cluster.ready()
+    written(cluster, 0.5)
+    cluster.each("stop_load")
+    cluster.converged()
+    assert cluster.nothing_lost() > 1_000
+
+
+@pytest.mark.timeout(120)
+def test_the_whole_cluster_is_killed_and_loses_nothing(crew):
+    """A system that keeps its log in memory, or answers before it syncs, loses data here."""
+    cluster = crew(groups=4)
+    cluster.start(bootstrap=True)
+    for _ in range(3):
+        cluster.ready()
+        cluster.each("load", writers=4)
+        time.sleep(1.0)
+        cluster.kill()
+        killed_at = cluster.acknowledged()
+        cluster.start()
+        cluster.ready()
+        cluster.converged()
+        assert cluster.nothing_lost() == killed_at
+    assert killed_at > 500
+
+
+@pytest.mark.timeout(90)
+def test_a_cluster_that_was_closed_cleanly_opens_with_everything(crew):
+    cluster = crew(groups=4)
+    cluster.start(bootstrap=True)
+    for _ in range(2):
+        cluster.ready()
+        cluster.each("load", run=20)
+        time.sleep(1.0)
+        cluster.each("stop_load")
+        cluster.converged()
+        before = cluster.each("positions")
+        cluster.close()
+        cluster.start()
+        cluster.ready()
+        cluster.converged()
+        after = cluster.each("positions")
+        assert all(after[node][group][0] >= place[0]
+                   for node, places in before.items() for group, place in places.items())
+        assert cluster.nothing_lost() > 500
+
+
+@pytest.mark.timeout(90)
+def test_one_node_that_was_away_while_others_went_on_catches_up(crew):
+    """What it missed has left the others' memory and journals: it comes from their stores."""
+    cluster = crew(groups=2, limits={"value_bytes_max": 64 << 10, "cache_bytes_max": 1 << 20})
+    cluster.start(bootstrap=True)
+    cluster.ready()
+    cluster.kill(3)
+    cluster.each("load", run=20, value_bytes=2_000)
+    time.sleep(4.0)
+    cluster.each("stop_load")
+    settled = [one["settle"] for one in cluster.each("status").values()]
+    cluster.start(3)
+    cluster.ready()
+    cluster.converged()
+    assert cluster.nothing_lost() > 500, settled
