@@ -8,6 +8,7 @@ import click
 import pytest
 
 from phx import config, errors
+from phx.cli import bench, demo
 from phx.cli.commands import phx as command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +68,17 @@ def test_command_line_reference_has_every_option(name: str) -> None:
     section = rows("docs/reference/cli.md", f"phx {name}")
     named = {row[0].strip("`").split()[0] for row in section if row[0].startswith("`--")}
     assert named == options
+
+
+@pytest.mark.parametrize(
+    ("section", "result"), [("phx demo", demo.Result), ("phx bench", bench.Row)]
+)
+def test_command_line_reference_has_every_field_of_the_json(section: str, result: type) -> None:
+    listed = rows("docs/reference/cli.md", section)
+    named = {word for row in listed for word in re.findall(r"`(\w+)`", row[0])}
+    fields = {one.name for one in dataclasses.fields(result)}
+    assert fields <= named
+    assert {word for word in named if "-" not in word} <= fields | {"values_per_s"}
 
 
 def test_protocol_page_has_every_invariant_and_names_what_exists() -> None:

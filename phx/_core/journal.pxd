@@ -1,6 +1,6 @@
 """The journal: one append-only stream of records for all groups, in reused segments.
 
-Everything at or below a position that journal_sync returned is there again after any crash, byte
+Everything below a position that journal_sync returned is there again after any crash, byte
 by byte and once, until journal_recycle gives it up; or journal_replay refuses to go on and says
 where the damage is. Everything that journal_replay has handed on is durable when it returns, even
 if the run before never synced it. Segment bytes: segment.pxd; files: disk.pxd; the thread that
@@ -33,7 +33,7 @@ cdef struct JournalOptions:
     u8 store_id[16]
     u64 segment_bytes          # of each new segment, header included; a multiple of 4096; 0: 32 MiB
     u64 journal_bytes_max      # all segments together; at least 3 segments. While starting: twice
-                               # that and SHELF_OVER_AT_START, or a full journal could not carry over
+                               # that (SHELF_OVER_AT_START), or a full journal could not carry over
     u32 body_bytes_max         # a record with a longer body is not taken (replay takes any)
     u32 free_segments_max      # kept for reuse, more are removed; 0: 8
 
@@ -98,7 +98,7 @@ cdef struct Journal:
     u64 free_bytes
     u64 making_bytes           # neither live nor free: being made, or taken and not yet in use
     u32 next_number
-    bint starting              # from an open until a floor above its own is durable; journal thread's
+    bint starting              # from an open until a higher floor is durable (journal thread only)
     u64 floor_lsn              # nothing below is kept for reading
     # --- journal thread only
     bint replayed

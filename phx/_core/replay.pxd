@@ -22,7 +22,7 @@ inside a record that is itself torn; then a tail is called damage. Nothing is ev
 from phx._core.native cimport *
 from phx._core.journal cimport Journal, ReplayRecord, Segment
 
-# Notes in Journal.text what is wrong and where (lsn 0: no position); returns `code`.
+# Notes in Journal.text what is wrong and where (0: no segment, no position); returns `code`.
 cdef int journal_blame(Journal* j, int code, u32 number, u64 lsn, const char* reason) noexcept nogil
 # Opens every file: j.live gets all written segments in order of generation, j.free the spares,
 # j.suspects those with a bad header; those that were being made are removed. 0 or a JournalError.

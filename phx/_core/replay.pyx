@@ -30,7 +30,9 @@ cdef int journal_blame(Journal* j, int code, u32 number, u64 lsn,
                        const char* reason) noexcept nogil:
     cdef char name[SEGMENT_NAME_BYTES]
     segment_name(number, name)
-    if lsn == 0:
+    if number == 0:
+        snprintf(j.text, JOURNAL_TEXT_BYTES, b"%s", reason)
+    elif lsn == 0:
         snprintf(j.text, JOURNAL_TEXT_BYTES, b"%s: %s", name, reason)
     else:
         snprintf(j.text, JOURNAL_TEXT_BYTES, b"%s, position %llu: %s", name,

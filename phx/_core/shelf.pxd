@@ -13,8 +13,8 @@ from phx._core.journal cimport Journal, Segment
 from phx._core.segment cimport SegmentHeader
 
 cdef enum:
-    # A start writes again what is live, and only then may the old segments go: a journal that is full
-    # needs its bytes twice for that moment, and so many segments more for starts that died in it.
+    # A start writes again what is live, and only then may the old segments go: a journal that is
+    # full needs its bytes twice for that moment, and so many segments more for starts that died.
     SHELF_OVER_AT_START = 8
 
 # What every header of this journal has.

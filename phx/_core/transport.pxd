@@ -49,7 +49,8 @@ cdef packed struct Hello:
 
 cdef struct TransportHooks:
     void* context
-    # A good handshake: 0 to take the peer, anything else to refuse it.
+    # A good handshake: 0 to take the peer, anything else to refuse it. If it is connected already,
+    # the new connection takes the place of the old one, without a disconnect in between.
     int (*connected)(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil
     void (*disconnected)(void* context, u32 peer) noexcept nogil
     # Payload of an ENGINE frame, borrowed for the call.

@@ -246,6 +246,14 @@ cdef void accept_some(Transport* t, u64 now_us) noexcept nogil:
 
 # --- what arrives
 
+# A newer connection takes the place of this one; whoever listens knows already.
+cdef void replace(Transport* t, Link* link, u64 now_us) noexcept nogil:
+    cdef Connection* old = link.connection
+    link.connection = NULL
+    drop_queue(link)
+    connection_fail(t, old, "replaced by a newer one", now_us)
+
+
 cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8* payload,
                 u64 now_us) noexcept nogil:
     cdef Hello hello
@@ -264,15 +272,15 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
         connection_refuse(t, c, header.source, REFUSED_NODE, "not a node that connects here",
                           now_us)
         return
-    if link.connection != NULL:
-        # The peer would not have come again if it still held the old one.
-        connection_fail(t, link.connection, "replaced by a newer one", now_us)
     c.peer = link.node
     if t.hooks.connected(t.hooks.context, link.node, hello.incarnation, hello.store_id) != 0:
         link.attempts = ATTEMPTS_SLOW
         connection_refuse(t, c, link.node, REFUSED_STORE,
                           "another store, or an older incarnation, than this node had", now_us)
         return
+    if link.connection != NULL:
+        # The peer would not have come again if it still held the old one.
+        replace(t, link, now_us)
     if c.inbound:
         c.control = hello_frame(t, link.node, now_us)
     if link.dialing == c:

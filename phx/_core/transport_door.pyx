@@ -90,6 +90,10 @@ cdef class TransportDoor:
             phx_delete(self.door)
             self.door = NULL
 
+    def refuse(self, node):
+        """From now on, a handshake of this node is refused."""
+        self.door.refuse = node
+
     def listen(self, host="127.0.0.1", port=0):
         cdef PhxAddress address
         if phx_address(&address, host.encode(), port) != 0:

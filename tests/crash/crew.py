@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import randrange
 from typing import Any
@@ -149,10 +150,8 @@ class Worker:
         self._reader.join(timeout_s)
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            try:
+            with suppress(BrokenPipeError):      # what was not written yet is for nobody
                 pipe.close()
-            except BrokenPipeError:      # what was not written yet is for nobody
-                pass
         return code
 
     def close(self, timeout_s: float = 30.0) -> None:

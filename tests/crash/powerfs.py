@@ -4,9 +4,12 @@ Run as ``python powerfs.py MOUNTPOINT [--fsync-us N]``; needs /dev/fuse and the 
 speaks the kernel's FUSE protocol itself and keeps everything in memory. Commands are JSON lines on
 standard input, each answered by one on standard output:
 
+    {"do": "off"}                           from now on nothing becomes durable, and no fsync is
+                                            answered. Then kill everybody who has files open
+    {"do": "release"}                       answer the fsyncs: those who waited are dead
     {"do": "cut", "seed": 7, "keep": 0.5}   unmount, lose what is not durable, mount again.
                                             Of the unsynced sectors a random part survives: each
-                                            with probability `keep`. Nobody may have files open.
+                                            with probability `keep`. Nobody may have files open
     {"do": "stats"}                         counters
 
 What is durable:
@@ -36,6 +39,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +350,8 @@ class Mount:
 
     def mount(self) -> None:
         self.pool = ThreadPoolExecutor(12)       # fsyncs that take their time
+        self.power = "on"
+        self.held: list[int] = []                # fsyncs that found the power off
         self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self.device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
         if self.libc.mount(b"powerfs", self.point.encode(), b"fuse", MS_NOSUID_NODEV,
@@ -406,15 +412,29 @@ class Mount:
             self.finish(device, unique, done)
 
     def finish(self, device: int, unique: int, done: Callable[[], None]) -> None:
-        done()
-        self.reply(device, unique, b"")
+        if self.power == "off":
+            self.held.append(unique)
+        elif self.power == "released":
+            self.reply(device, unique, b"", -errno.EIO)
+        else:
+            done()
+            self.reply(device, unique, b"")
+
+    def off(self) -> None:
+        with self.fs.lock:
+            self.power = "off"
+
+    def release(self) -> None:
+        with self.fs.lock:
+            self.power = "released"
+            for unique in self.held:
+                self.reply(self.device, unique, b"", -errno.EIO)
+            self.held = []
 
     @staticmethod
     def reply(device: int, unique: int, data: bytes, error: int = 0) -> None:
-        try:
+        with suppress(OSError):              # who asked was killed
             os.write(device, OUT_HEADER.pack(OUT_HEADER.size + len(data), error, unique) + data)
-        except OSError:
-            pass                 # who asked was killed
 
 
 def main(point: str, fsync_us: int) -> None:
@@ -426,7 +446,12 @@ def main(point: str, fsync_us: int) -> None:
     say({"mounted": True})
     for line in sys.stdin:
         message: dict[str, Any] = json.loads(line)
-        if message["do"] == "cut":
+        if message["do"] == "off":
+            mount.off()
+        elif message["do"] == "release":
+            mount.release()
+        elif message["do"] == "cut":
+            mount.release()
             mount.unmount()
             fs.cut(message["seed"], message["keep"])
             mount.mount()
@@ -469,6 +494,14 @@ class Power:
         self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self.process.stdin.flush()
         return self._answer()
+
+    def off(self) -> None:
+        """Nothing becomes durable any more, no fsync returns: time to kill everybody."""
+        self.ask("off")
+
+    def release(self) -> None:
+        """Let those go who wait for an fsync; they must have been killed."""
+        self.ask("release")
 
     def cut(self, seed: int = 0, keep: float = 0.0) -> dict[str, Any]:
         """Lose what is not durable. Nobody may have a file open."""

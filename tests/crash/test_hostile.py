@@ -145,10 +145,10 @@ def test_a_flood_of_strangers_makes_nothing_grow(crew):
             data = kinds[number % len(kinds)]
             talk(port, chance.randbytes(chance.randrange(2_000)) if number % 3 else data)
 
-    flood(100)               # whatever is allocated once
+    flood(60)                # whatever is allocated once
     memory, lines = victim.memory_bytes(), len(victim.lines())
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
-    flood(600)
+    flood(300)
     for one in idle:
         one.close()
     assert victim.alive

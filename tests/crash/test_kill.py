@@ -24,7 +24,7 @@ def test_twenty_kills_under_load_lose_nothing(crew):
     cluster.each("load", rate=600.0)
     before = 0
     for kill in range(KILLS):
-        written(cluster, chance.uniform(0.1, 0.8))
+        written(cluster, chance.uniform(0.1, 0.6))
         victim = chance.choice(cluster.ids)
         cluster.kill(victim)
         time.sleep(chance.choice((0.0, 0.2, 1.2)))      # before, during and after the election

@@ -1,6 +1,8 @@
 """The file layer of test_power.py loses what it should lose, and nothing else."""
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +100,20 @@ def test_sectors_survive_one_by_one_and_the_seed_says_which(power):
     assert 20 < sum(first) < 80
     assert first != kept(2)
     assert first == kept(1)
+
+
+def test_a_sync_that_had_not_returned_when_the_power_went_was_none(power):
+    written(power.point / "file", b"old", synced=True)
+    sync(power.point)
+    power.off()
+    child = os.fork()
+    if not child:
+        written(power.point / "file", b"new", synced=True)
+        os._exit(0)
+    while (power.point / "file").read_bytes() != b"new":
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    power.release()
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "its fsync returned"
+    power.cut()
+    assert (power.point / "file").read_bytes() == b"old"

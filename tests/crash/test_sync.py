@@ -86,7 +86,7 @@ def test_an_election_ends_although_disks_are_slow(crew):
     for node in (1, 2):
         cluster.trace(node, DELAY)
     cluster.kill(3)
-    answers = propose(cluster, (1, 2), "new", 40.0)
+    answers = propose(cluster, (1, 2), "new", 25.0)
     print(sorted((round(one["seconds"], 1), one["error"] or "") for one in answers.values()))
     assert all(one["error"] is None for one in answers.values())
     assert all(one["seconds"] >= 1.0 for one in answers.values())

@@ -1,8 +1,9 @@
 """One node in a process of its own, led by its parent over standard input and output.
 
-Run as ``python worker.py``; see crew.py for the other end. The first line is the specification, each
-further line ``{"id": 7, "do": "status", …}``, answered by ``{"id": 7, "result": …}`` or ``{"id": 7,
-"error": …}``. The process ends with its standard input, and the kernel kills it with its parent.
+Run as ``python worker.py``; see crew.py for the other end. The first line is the specification,
+each further line ``{"id": 7, "do": "status", …}``, answered by ``{"id": 7, "result": …}`` or
+``{"id": 7, "error": …}``. The process ends with its standard input, and the kernel kills it with
+its parent.
 
 A ledger is a file of RECORDs, one for every value that was acknowledged here, appended by one
 write() before anybody else hears of it: the page cache keeps it when the process is killed.

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 
@@ -16,6 +18,7 @@ from phx._core.driver import (
     ERROR_JOURNAL,
     ERROR_OPTION,
     ERROR_OVERLOADED,
+    ERROR_TIMED_OUT,
     ERROR_TOO_LARGE,
     ERROR_UNKNOWN_GROUP,
     EVENT_FAILED,
@@ -396,6 +399,35 @@ def test_stop_is_idempotent_and_everything_says_closed_afterwards(alone):
             call()
     assert taken.store_work(0) == ("closing",)
     assert taken.messages() is not None
+
+
+def test_a_stop_that_takes_too_long_can_be_repeated(no_leaks, tmp_path):
+    one = driver(tmp_path)
+    one.start()
+    with error(ERROR_TIMED_OUT):
+        one.stop(0)
+    with error(ERROR_CLOSED):
+        while True:  # the poll thread closes the door at the end of its turn
+            one.submit(0, 0, [b"x"], 0)
+    one.stop(5 * US)
+    one.stop(5 * US)
+
+
+@pytest.mark.processes
+def test_leaving_the_interpreter_without_stop_does_no_harm(tmp_path):
+    program = (
+        "import sys, threading\n"
+        "from phx._core.driver import Driver\n"
+        "one = Driver(cluster=1, node=1, store_id=b's' * 16, members=[(1, '127.0.0.1', 0)],\n"
+        "             bind=None, groups=[0], settled={}, journal_dir=sys.argv[1], create=True,\n"
+        "             options={})\n"
+        "one.start()\n"
+        "one.submit(0, 0, [b'x'] * 100, Driver.now_us() + 1_000_000)\n"
+        "threading.Thread(target=one.store_work, args=(60_000_000,), daemon=True).start()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "journal")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_stop_frees_what_nobody_took(alone):

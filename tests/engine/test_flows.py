@@ -98,11 +98,14 @@ def test_an_old_refusal_is_no_refusal_of_a_later_attempt() -> None:
     s.elect(1)
     s.submit(2, b"a", timeout_us=200_000)
     (_forward,) = s.drop("2→1", "Forward")  # it is still on its way; 1 has just stepped down
-    refusal = encode("ForwardReply", 0, 0, first_seq=1, incarnation=1, count=1, verdict=4, leader=0)
+    refusal = encode(
+        "ForwardReply", 0, 0, first_seq=1, incarnation=1, count=1, verdict=4, leader=0, attempt=1
+    )
     s.put(1, 2, refusal)
     s.pass_time(120_000, lambda m: m.name == "Forward")
     (again,) = s.pick("2→1", "Forward")  # handed out again: 1 leads after all
     s.put(3, 2, refusal)  # from somebody who was asked long ago, if ever
+    s.put(1, 2, refusal)  # and a copy of the first answer, which is none of the second attempt
     s.put(2, 1, again.raw)
     s.deliver("1→3", "Accept")
     s.pass_time(300_000, lambda m: m.dest == 2)
