@@ -124,7 +124,10 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
         return 0
     r = find_group(e, header.group)
     if r == NULL:
-        return 0
+        # Passed over, its promise would not be carried over, and so be forgotten (U4).
+        e.stray = True
+        e.stray_group = header.group
+        return -1
     return replay(e, r, header, body, lsn)
 
 

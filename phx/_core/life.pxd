@@ -11,6 +11,7 @@ cdef enum:
 
 cdef enum LifeError:             # also codes of DriverError
     LIFE_OK = 0
+    LIFE_OPTION = 5
     LIFE_BIND = 6
     LIFE_SYSTEM = 7
     LIFE_JOURNAL = 100           # minus the JournalError

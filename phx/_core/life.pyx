@@ -77,6 +77,10 @@ cdef int open_journal(DriverState* s, const char* folder, bint create, char* tex
     code = journal_open(s.journal, create)
     if code == 0:
         code = journal_replay(s.journal, replay_record, s.engine)
+    if code != 0 and s.engine.stray:
+        snprintf(text, LIFE_TEXT_BYTES, "the journal holds votes of group %u, which the "
+                 "configuration does not host: a group cannot be left out", s.engine.stray_group)
+        return LIFE_OPTION
     return journal_failed(s, code, text) if code != 0 else LIFE_OK
 
 

@@ -336,6 +336,8 @@ cdef struct Engine:
     u64 start_lsn            # nothing is sent before the journal is durable up to here
     u64 node_lsn
     u64 floor_lsn
+    bint stray                  # a replayed vote is of a group that is not hosted,
+    u32 stray_group             # this one
     # groups and peers
     vector[Replica*] replicas
     vector[Replica*] by_group   # direct table; NULL where there is none

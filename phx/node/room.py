@@ -105,6 +105,10 @@ class Room:
         create = self._folder.examine(bootstrap=self._bootstrap)
         self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
         store = self._store = self._keeper.open()
+        if left_out := sorted(set(store.settled()) - set(config.group_ids)):
+            raise ConfigError(
+                [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
+            )
         self._folder.journal.mkdir(exist_ok=True)
         try:
             self._start(store, create)

@@ -583,3 +583,21 @@ def test_threads_do_not_grow_with_groups(run_once, tmp_path):
         pytest.skip("threads are counted in /proc")
     few, many = run_once(main())
     assert few == many
+
+
+def test_a_group_cannot_be_left_out(run_once, tmp_path):
+    """Its promises would not be carried over, and so be forgotten (U4)."""
+
+    async def main():
+        async with cluster(tmp_path, nodes=1, groups=[0, 1, 2]) as (node,):
+            await node.group(1).propose(b"a")
+        fewer = phx.Node(config_of(tmp_path, 1, 1, groups=[0, 2]), Journal)
+        with pytest.raises(phx.errors.ConfigError, match="store holds group 1"):
+            await fewer.open()
+        silent = phx.Node(config_of(tmp_path, 1, 1, groups=[0, 1]), Journal)
+        with pytest.raises(phx.errors.ConfigError, match="journal holds votes of group 2"):
+            await silent.open()
+        async with cluster(tmp_path, nodes=1, groups=[0, 1, 2, 3]) as (node,):
+            await node.group(3).propose(b"one more may come")
+
+    run_once(main())

@@ -5,6 +5,8 @@ the journal is not opened.
 """
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from journal_lab import (
     ACCEPT,
     FIRST_LSN,
@@ -12,6 +14,7 @@ from journal_lab import (
     SEGMENT,
     Log,
     accept,
+    expect,
     flip,
     floor,
     headers,
@@ -438,6 +441,38 @@ def test_a_spare_that_is_whole_is_used() -> None:
     assert journal.free_numbers() == [2]
     journal.append(accept(2))
     assert journal.counters()["segments_made"] == 0
+
+
+# --- any bytes
+
+
+@settings(max_examples=300)
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, SEGMENT - 1), st.binary(min_size=1)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_whatever_the_bytes_are_it_is_a_prefix_or_a_typed_refusal(
+    changes: list[tuple[int, int, bytes]],
+) -> None:
+    disk, lsns = long_journal()
+    names = disk.names()
+    for which, offset, data in changes:
+        content = bytearray(disk.content(names[which]))
+        content[offset : offset + len(data)] = data[: SEGMENT - offset]
+        disk.put(names[which], bytes(content))
+    try:
+        journal = Journal(disk)
+    except JournalFailure as failure:
+        expect(failure, "damaged", "foreign", "version", "missing")
+    else:
+        records = [accept(index, BIG) for index in range(10)]
+        found = replayed(journal)
+        assert len(found) >= 8, "only the newest segment has a tail"
+        assert found == list(zip(lsns, records, strict=True))[: len(found)]
+        journal.close()
 
 
 # --- the lab itself

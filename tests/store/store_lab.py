@@ -106,3 +106,27 @@ def in_thread(call: Callable[[], object]) -> object:
     thread.start()
     thread.join(30)
     return outcome[0]
+
+
+def block(groups, first, last, size=130):
+    """Entries of all groups, instance by instance, as a busy node writes them."""
+    return [(group, instance, body_of(group, instance, size))
+            for instance in range(first, last + 1) for group in groups]
+
+
+def read_all(store, group, first=1, step=256 * KIB):
+    found = []
+    while data := store.read(group, first, step):
+        found += entries_of(data)
+        first = found[-1][0] + 1
+    return found
+
+
+def flip(path, pattern, at=0):
+    """Flip a bit of the only place of the file where `pattern` stands."""
+    with open(path / "data.mdb", "r+b") as file:
+        content = file.read()
+        where = content.index(pattern)
+        assert content.find(pattern, where + 1) == -1
+        file.seek(where + at)
+        file.write(bytes([content[where + at] ^ 1]))

@@ -1,7 +1,6 @@
-"""The store: identity, settling, reading, growth, merging, damage."""
+"""The store: identity, settling, reading, growth, merging, threads."""
 
 import os
-import shutil
 import struct
 import threading
 
@@ -19,10 +18,13 @@ from store_lab import (
     NODE,
     SMALL,
     Log,
+    block,
     body_of,
     entries_of,
+    flip,
     in_thread,
     opened,
+    read_all,
 )
 
 from phx import errors
@@ -30,20 +32,6 @@ from phx._core.plan import SettlePlan
 from phx.store import FORMAT_VERSION, Store
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-
-def block(groups, first, last, size=130):
-    """Entries of all groups, instance by instance, as a busy node writes them."""
-    return [(group, instance, body_of(group, instance, size))
-            for instance in range(first, last + 1) for group in groups]
-
-
-def read_all(store, group, first=1, step=256 * KIB):
-    found = []
-    while data := store.read(group, first, step):
-        found += entries_of(data)
-        first = found[-1][0] + 1
-    return found
 
 
 def chunk_sizes(store):
@@ -539,108 +527,6 @@ def test_freed_pages_are_used_again(tmp_path):
             store.merge()
             sizes.append(store.stats().file_bytes)
         assert sizes[-1] < sizes[40] * 1.5
-
-
-# --- damage
-
-
-def flip(path, pattern, at=0):
-    """Flip a bit of the only place of the file where `pattern` stands."""
-    with open(path / "data.mdb", "r+b") as file:
-        content = file.read()
-        where = content.index(pattern)
-        assert content.find(pattern, where + 1) == -1
-        file.seek(where + at)
-        file.write(bytes([content[where + at] ^ 1]))
-
-
-def test_a_flipped_byte_is_detected_and_named(tmp_path):
-    log = Log()
-    log.add(block([1, 2], 1, 50))
-    with opened(tmp_path / "s", create=True) as store:
-        store.settle(log.plan())
-    flip(tmp_path / "s", body_of(2, 17), 60)
-    with opened(tmp_path / "s") as store:    # the index is sound
-        with pytest.raises(errors.Damaged, match="chunk 1, group 2 instance 17"):
-            store.entry(2, 17)
-        with pytest.raises(errors.Damaged, match="chunk 1, group 2 instance 17"):
-            store.read(2, 1, 1 << 20)
-        with pytest.raises(errors.Damaged, match="chunk 1, group 2 instance 17"):
-            store.verify()
-        assert store.entry(2, 16) == body_of(2, 16)
-        assert [i for i, _ in entries_of(store.read(2, 1, 1 << 20, 16))] == list(range(1, 17))
-        assert len(read_all(store, 1)) == 50
-
-
-def test_damage_is_not_merged_away(tmp_path):
-    log = Log()
-    with opened(tmp_path / "s", create=True) as store:
-        for n in range(1, 21):
-            log.add(block([1], n, n))
-            store.settle(log.plan())
-    flip(tmp_path / "s", body_of(1, 5))
-    with opened(tmp_path / "s") as store:
-        before = store._index.chunk_list()
-        for _ in range(2):
-            with pytest.raises(errors.Damaged, match="chunk 5, group 1 instance 5"):
-                store.merge()
-        assert store._index.chunk_list() == before
-        assert store.entry(1, 6) == body_of(1, 6)
-        log.add(block([1], 21, 21))
-        store.settle(log.plan())    # and settling goes on
-        assert store.settled() == {1: 21}
-
-
-def test_a_damaged_index_is_refused_at_open(tmp_path):
-    log = Log()
-    log.add(block([1], 1, 5))
-    with opened(tmp_path / "s", create=True) as store:
-        store.settle(log.plan())
-        with store._env.begin() as txn:
-            tail = txn.get((1).to_bytes(8, "big"), db=store._indexes)
-    content = (tmp_path / "s" / "data.mdb").read_bytes()
-    assert content.count(tail) == 2    # by itself, and at the end of its chunk
-    for where in (content.index(tail), content.rindex(tail)):
-        bad = bytearray(content)
-        bad[where + 8] ^= 4
-        shutil.copytree(tmp_path / "s", tmp_path / "bad")
-        (tmp_path / "bad" / "data.mdb").write_bytes(bad)
-        with pytest.raises(errors.Damaged, match="chunk 1"), opened(tmp_path / "bad") as store:
-            store.verify()    # a copy that is not used at open shows here
-        shutil.rmtree(tmp_path / "bad")
-
-
-@pytest.mark.parametrize("table", [b"chunks", b"indexes"])
-def test_a_missing_chunk_is_refused_at_open(tmp_path, table):
-    log = Log()
-    with opened(tmp_path / "s", create=True) as store:
-        for n in range(1, 4):
-            log.add(block([1], n, n))
-            store.settle(log.plan())
-    env = lmdb.Environment(str(tmp_path / "s"), max_dbs=3, lib_version=0)
-    with env.begin(write=True) as txn:
-        assert txn.delete((2).to_bytes(8, "big"), db=env.open_db(table, txn=txn))
-    env.close()
-    with pytest.raises(errors.Damaged, match="chunk 2"):
-        Store.open(tmp_path / "s", cluster=CLUSTER, node=NODE)
-
-
-def test_a_file_cut_short_is_refused(tmp_path):
-    log = Log()
-    log.add(block([1], 1, 500))
-    with opened(tmp_path / "s", create=True) as store:
-        store.settle(log.plan())
-    size = (tmp_path / "s" / "data.mdb").stat().st_size
-    os.truncate(tmp_path / "s" / "data.mdb", size - 4096)
-    with pytest.raises(errors.Damaged, match=f"has {size - 4096} of {size} bytes"):
-        Store.open(tmp_path / "s", cluster=CLUSTER, node=NODE)
-
-
-def test_a_file_of_noise_is_refused(tmp_path):
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "data.mdb").write_bytes(os.urandom(8192))
-    with pytest.raises(errors.Damaged):
-        Store.open(tmp_path / "s", cluster=CLUSTER, node=NODE)
 
 
 # --- threads, the end
