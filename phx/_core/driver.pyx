@@ -615,7 +615,7 @@ cdef dict status_of(DriverState* s, NodeStatus* status):
         "queues": {
             "handed_bytes": phx_load(&s.outbox.handed_bytes),
             "backlog_groups": status.backlog_groups,
-            "submitted_bytes": s.inbox.submitted_bytes,
+            "submitted_bytes": phx_load(&s.inbox.submitted_bytes),
         },
         "settle": {
             "pending": bool(status.settle_wanted or status.settle_running),

@@ -88,7 +88,7 @@ cdef struct Inbox:
     vector[Command] commands
     vector[u64] applied          # by group index; 0: nothing new
     vector[u32] applied_dirty    # group indexes
-    u64 submitted_bytes          # in `submissions`
+    i64 submitted_bytes          # in `submissions` (read without the lock)
     u64 bytes_max
     bint closed
     i64 pending                  # something is in here (read without the lock)

@@ -50,7 +50,7 @@ cdef void inbox_close(Inbox* q) noexcept nogil:
     q.submissions.clear()
     q.commands.clear()
     q.applied_dirty.clear()
-    q.submitted_bytes = 0
+    phx_store(&q.submitted_bytes, 0)
     pthread_cond_broadcast(&q.answered)
     pthread_mutex_unlock(&q.lock)
 
@@ -70,12 +70,12 @@ cdef int inbox_submit(Inbox* q, Submission* items, size_t count) noexcept nogil:
     pthread_mutex_lock(&q.lock)
     if q.closed:
         verdict = 2
-    elif q.submitted_bytes and q.submitted_bytes + nbytes > q.bytes_max:
+    elif q.submitted_bytes and <u64>q.submitted_bytes + nbytes > q.bytes_max:
         verdict = 1
     else:
         for i in range(count):
             q.submissions.push_back(items[i])
-        q.submitted_bytes += nbytes
+        phx_add(&q.submitted_bytes, <i64>nbytes)
         phx_store(&q.pending, 1)
     pthread_mutex_unlock(&q.lock)
     if verdict == 0:
@@ -141,7 +141,7 @@ cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]*
     phx_store(&q.pending, 0)
     if submissions.empty():
         q.submissions.swap(submissions[0])
-        q.submitted_bytes = 0
+        phx_store(&q.submitted_bytes, 0)
     elif not q.submissions.empty():
         phx_store(&q.pending, 1)
     q.commands.swap(commands[0])
