@@ -21,7 +21,7 @@ from phx.cli.processes import free_ports
 from phx.machines import Counter
 
 NODES = (1, 2, 3)
-SETTLED_S = 5.0              # leaderships are spread, and what was written at the start is settled
+SETTLED_S = 5.0  # leaderships are spread, and what was written at the start is settled
 
 
 async def child(node: int, ports: list[int], folder: str, groups: int) -> None:
@@ -112,9 +112,11 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = [measure(int(one), arguments.seconds) for one in arguments.groups.split(",")]
     for row in rows:
-        print(f"{row['groups']:6} groups: open {row['open_s']} s, all ready {row['ready_s']} s, "
-              f"idle CPU {row['idle_cpu_percent']} % of a core, threads {row['threads']}, "
-              f"memory {row['rss_mib']} MiB")
+        print(
+            f"{row['groups']:6} groups: open {row['open_s']} s, all ready {row['ready_s']} s, "
+            f"idle CPU {row['idle_cpu_percent']} % of a core, threads {row['threads']}, "
+            f"memory {row['rss_mib']} MiB"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
     good = (

@@ -54,8 +54,9 @@ class Source:
     """A journal on disk with entries of all groups, instance by instance."""
 
     def __init__(self, folder: Path, groups: int) -> None:
-        self._journal = Journal(folder, create=True, segment_bytes=SEGMENT_BYTES,
-                                body_bytes_max=SEGMENT_BYTES // 4)
+        self._journal = Journal(
+            folder, create=True, segment_bytes=SEGMENT_BYTES, body_bytes_max=SEGMENT_BYTES // 4
+        )
         self._groups = groups
         self._through = 0
 
@@ -85,7 +86,6 @@ class Source:
             self._journal.append(b"".join(batch))
             self._journal.sync()
         return self._journal.next_lsn
-
 
     def close(self) -> None:
         self._journal.close()
@@ -175,8 +175,14 @@ def measure(folder: Path, beside: str, body_bytes: int, groups: int, total_bytes
         store.close()
         source.close()
     found.pop("steps_per_s")
-    return Row(beside=beside, body_bytes=body_bytes, groups=groups, loop_slowdown=slowdown,
-               to_floor=found["mb_per_s"] / floor, **found)
+    return Row(
+        beside=beside,
+        body_bytes=body_bytes,
+        groups=groups,
+        loop_slowdown=slowdown,
+        to_floor=found["mb_per_s"] / floor,
+        **found,
+    )
 
 
 def main() -> None:
@@ -188,8 +194,10 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="where to write; default: a temporary folder")
     parser.add_argument("--json", type=Path, help="write everything there")
     options = parser.parse_args()
-    print(f"{'beside':8} {'body B':>7} {'MB/s':>7} {'entries/s':>11} {'CPU us':>7} {'chunks':>6} "
-          f"{'commits':>7} {'floor':>6} {'loop':>6}")
+    print(
+        f"{'beside':8} {'body B':>7} {'MB/s':>7} {'entries/s':>11} {'CPU us':>7} {'chunks':>6} "
+        f"{'commits':>7} {'floor':>6} {'loop':>6}"
+    )
     rows = []
     for body_bytes in map(int, options.body_bytes.split(",")):
         for beside in options.beside.split(","):
@@ -197,9 +205,12 @@ def main() -> None:
                 row = measure(Path(folder), beside, body_bytes, options.groups, options.mib * MIB)
             rows.append(row)
             loop = f"{row.loop_slowdown:5.2f}x" if row.loop_slowdown is not None else "     -"
-            print(f"{row.beside:8} {row.body_bytes:7} {row.mb_per_s:7.0f} "
-                  f"{row.entries_per_s:11,.0f} {row.cpu_us_per_entry:7.3f} {row.chunks:6} "
-                  f"{row.commits:7} {row.to_floor:5.2f}x {loop}", flush=True)
+            print(
+                f"{row.beside:8} {row.body_bytes:7} {row.mb_per_s:7.0f} "
+                f"{row.entries_per_s:11,.0f} {row.cpu_us_per_entry:7.3f} {row.chunks:6} "
+                f"{row.commits:7} {row.to_floor:5.2f}x {loop}",
+                flush=True,
+            )
     if options.json is not None:
         data = [{name: getattr(row, name) for name in Row.__slots__} for row in rows]
         options.json.write_text(json.dumps(data, indent=2) + "\n")

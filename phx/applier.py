@@ -19,6 +19,8 @@ from typing import Any, Protocol
 from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch, Refusal, Waiters
 from phx.errors import (
     GroupStopped,
+    NodeFailed,
+    NodeFailedUnknown,
     NoQuorum,
     NotApplied,
     Overloaded,
@@ -66,21 +68,29 @@ class GroupState:
     """What a node keeps of one group on the Python side."""
 
     __slots__ = (
-        "applied", "chunk", "digest", "digest_at", "group", "leader", "led_since", "machines",
-        "stopped", "taking",
+        "applied",
+        "chunk",
+        "digest",
+        "digest_at",
+        "group",
+        "leader",
+        "led_since",
+        "machines",
+        "stopped",
+        "taking",
     )
 
     def __init__(self, group: int, machines: dict[int, StateMachine]) -> None:
         self.group = group
         self.machines = machines
-        self.taking = machines   # those that values are taken for: empty once stopped or closed
+        self.taking = machines  # those that values are taken for: empty once stopped or closed
         self.stopped: GroupStopped | None = None
-        self.applied = 0         # every instance up to it is applied
-        self.digest = 0          # chained checksum after digest_at
+        self.applied = 0  # every instance up to it is applied
+        self.digest = 0  # chained checksum after digest_at
         self.digest_at = 0
-        self.chunk = 64          # entries that are likely to fit in half a slice
-        self.leader = 0          # 0: none known
-        self.led_since = 0.0     # monotonic seconds; 0: no leader was seen yet
+        self.chunk = 64  # entries that are likely to fit in half a slice
+        self.leader = 0  # 0: none known
+        self.led_since = 0.0  # monotonic seconds; 0: no leader was seen yet
 
 
 def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
@@ -102,6 +112,10 @@ def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
             return StoppedUnknown("the group stopped here; the value may still be chosen")
         case 7:
             return NoQuorum("the deadline passed and no leader with a majority was found")
+        case 8:
+            return NodeFailed("the journal failed; this node proposes nothing any more")
+        case 9:
+            return NodeFailedUnknown("the journal failed; the value may still be chosen")
     return TimedOutUnknown(f"the engine gave the value up, verdict {verdict}")
 
 
@@ -161,8 +175,11 @@ class Applier:
 
     def counters(self) -> dict[str, int]:
         return {
-            "turns": self.turns, "batches": self.batches, "values": self.values,
-            "apply_ns": self.apply_ns, "backlog": len(self._backlog),
+            "turns": self.turns,
+            "batches": self.batches,
+            "values": self.values,
+            "apply_ns": self.apply_ns,
+            "backlog": len(self._backlog),
         }
 
     # --- events
@@ -176,8 +193,11 @@ class Applier:
         elif kind == EVENT_LEADER:
             self._groups[group].leader = leader
         elif kind == EVENT_HALTED:
-            log.critical("group %d: invariant %d of the protocol broke: no vote in it any more",
-                         group, verdict)
+            log.critical(
+                "group %d: invariant %d of the protocol broke: no vote in it any more",
+                group,
+                verdict,
+            )
         elif kind == EVENT_PEER_REFUSED:
             log.error("node %d is refused: its store is not the one that node had", group)
         elif kind == EVENT_POISONED:
@@ -231,7 +251,7 @@ class Applier:
             if not isinstance(error, Exception):
                 raise
             return False
-        batch.done = stop        # before anything else may fail: nothing is applied twice
+        batch.done = stop  # before anything else may fail: nothing is applied twice
         took = perf_counter_ns() - began
         self.apply_ns += took
         if batch.own:
@@ -266,9 +286,7 @@ class Applier:
         why = f"apply raised {type(error).__name__}: {error}{span}"
         self._halt(state, GroupStopped(state.group, first.instance, machine, why), error)
 
-    def _halt(
-        self, state: GroupState, stopped: GroupStopped, error: BaseException | None
-    ) -> None:
+    def _halt(self, state: GroupState, stopped: GroupStopped, error: BaseException | None) -> None:
         """Nothing more is applied or proposed in the group on this node; all else goes on."""
         stopped.__cause__ = error
         state.stopped = stopped
@@ -297,7 +315,8 @@ def _unknown_machine(machine: int, chunk: list[Entry]) -> list[Any]:
     # The same on every node that has no such machine; entries of the other machines go on.
     return [
         Refusal(UnknownMachine(f"group {entry.group} has no machine {machine}"))
-        if entry.sequence else None
+        if entry.sequence
+        else None
         for entry in chunk
     ]
 

@@ -116,7 +116,7 @@ class ApplierThread(threading.Thread):
             if self._stop_out in ready:
                 return
             while self._turn(applier):
-                time.sleep(0)        # callers that were woken get the GIL
+                time.sleep(0)  # callers that were woken get the GIL
                 if select.select([self._stop_out], [], [], 0)[0]:
                     return
 
@@ -180,7 +180,7 @@ class Node:
                 self._applier.stop()
                 room.end_applying()
             except BaseException:
-                room.abandon()       # Ctrl-C while it closes: at once, and still whole
+                room.abandon()  # Ctrl-C while it closes: at once, and still whole
                 raise
             room.shut()
 
@@ -189,7 +189,9 @@ class Node:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         self.close()
@@ -224,9 +226,7 @@ class Node:
         """See ``phx.Node.ready``."""
         return not self._room.unready(groups)
 
-    def wait_ready(
-        self, groups: Iterable[int] | None = None, *, timeout: float = READY_S
-    ) -> None:
+    def wait_ready(self, groups: Iterable[int] | None = None, *, timeout: float = READY_S) -> None:
         """See ``phx.Node.wait_ready``."""
         until = time.monotonic() + timeout
         waiting, pause = self._room.unready(groups), 0.005
@@ -241,4 +241,3 @@ class Node:
 def _abandon(room: Room) -> None:
     warnings.warn("a phx.blocking.Node was never closed", ResourceWarning, stacklevel=2)
     room.abandon()
-

@@ -225,7 +225,7 @@ class Config:
         """The driver's options by name."""
         limits = {one.name: getattr(self.limits, one.name) for one in fields(Limits)}
         for name in ("group_values_max", "group_bytes_max", "node_values_max", "node_bytes_max"):
-            del limits[name]           # kept on the Python side
+            del limits[name]  # kept on the Python side
         timing = {one.name: getattr(self.timing, one.name) for one in fields(Timing)}
         journal = {one.name: getattr(self.journal, one.name) for one in fields(Journal)}
         return {**timing, **limits, **journal, "balance": int(self.balance), "seed": self.seed}
@@ -290,7 +290,7 @@ def _identity_problems(config: Config) -> Iterator[str]:
 
 def _address_problem(path: str, address: object) -> Iterator[str]:
     if not isinstance(address, str):
-        yield f"{path}: must be \"host:port\", not {address!r}"
+        yield f'{path}: must be "host:port", not {address!r}'
         return
     try:
         split_address(address)
@@ -301,7 +301,7 @@ def _address_problem(path: str, address: object) -> Iterator[str]:
 def _member_problems(config: Config) -> Iterator[str]:
     members = config.members
     if not isinstance(members, Mapping) or not members:
-        yield "members: must be a table of node id = \"host:port\""
+        yield 'members: must be a table of node id = "host:port"'
         return
     if len(members) > MEMBERS_MAX:
         yield f"members: {len(members)} are more than {MEMBERS_MAX}"
@@ -355,30 +355,49 @@ def _range_problems(config: Config) -> Iterator[str]:
 def _relation_problems(config: Config) -> Iterator[str]:
     timing, limits, journal = config.timing, config.limits, config.journal
     if timing.lease_us < 3 * timing.heartbeat_us:
-        yield (f"timing.lease_us: {timing.lease_us} is below 3 x heartbeat_us "
-               f"({3 * timing.heartbeat_us}): one lost heartbeat would cost the leadership")
+        yield (
+            f"timing.lease_us: {timing.lease_us} is below 3 x heartbeat_us "
+            f"({3 * timing.heartbeat_us}): one lost heartbeat would cost the leadership"
+        )
     if timing.resend_us < timing.heartbeat_us // 10:
         yield f"timing.resend_us: {timing.resend_us} is below heartbeat_us / 10"
     least = limits.value_bytes_max + OVERHEAD_BYTES
-    roomy = ("window_bytes", "group_bytes_max", "node_bytes_max", "pending_bytes_max",
-             "cache_bytes_max", "delivery_bytes_max", "peer_queue_bytes_max")
+    roomy = (
+        "window_bytes",
+        "group_bytes_max",
+        "node_bytes_max",
+        "pending_bytes_max",
+        "cache_bytes_max",
+        "delivery_bytes_max",
+        "peer_queue_bytes_max",
+    )
     for name in roomy:
         if getattr(limits, name) < least:
-            yield (f"limits.{name}: {getattr(limits, name)} does not hold one value of "
-                   f"value_bytes_max and its headers ({least})")
+            yield (
+                f"limits.{name}: {getattr(limits, name)} does not hold one value of "
+                f"value_bytes_max and its headers ({least})"
+            )
     if limits.batch_bytes_max > limits.window_bytes:
         yield f"limits.batch_bytes_max: {limits.batch_bytes_max} is above window_bytes"
     if limits.group_values_max > limits.node_values_max:
-        yield (f"limits.group_values_max: {limits.group_values_max} is above node_values_max "
-               f"({limits.node_values_max})")
+        yield (
+            f"limits.group_values_max: {limits.group_values_max} is above node_values_max "
+            f"({limits.node_values_max})"
+        )
     largest = max(limits.value_bytes_max, limits.batch_bytes_max) + OVERHEAD_BYTES
     if journal.segment_bytes < largest:
-        yield (f"journal.segment_bytes: {journal.segment_bytes} does not hold the largest record "
-               f"({largest})")
+        yield (
+            f"journal.segment_bytes: {journal.segment_bytes} does not hold the largest record "
+            f"({largest})"
+        )
     if journal.journal_bytes_max < 4 * journal.segment_bytes:
-        yield (f"journal.journal_bytes_max: {journal.journal_bytes_max} is below 4 segments "
-               f"({4 * journal.segment_bytes})")
+        yield (
+            f"journal.journal_bytes_max: {journal.journal_bytes_max} is below 4 segments "
+            f"({4 * journal.segment_bytes})"
+        )
     if not journal.segment_bytes <= journal.settle_bytes <= journal.journal_bytes_max // 2:
-        yield (f"journal.settle_bytes: {journal.settle_bytes} is not between segment_bytes "
-               f"({journal.segment_bytes}) and half of journal_bytes_max "
-               f"({journal.journal_bytes_max // 2})")
+        yield (
+            f"journal.settle_bytes: {journal.settle_bytes} is not between segment_bytes "
+            f"({journal.segment_bytes}) and half of journal_bytes_max "
+            f"({journal.journal_bytes_max // 2})"
+        )

@@ -14,11 +14,13 @@ An error says one of two things in its class, and in ``outcome``:
     Overloaded          rejected   a limit on values or bytes in flight is reached: wait, then retry
     ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
+    NodeFailed          rejected   this node's journal failed: it takes part in nothing any more
     TimedOut            rejected   the deadline passed before anything was written or sent
     Closed              rejected   the node is closed, or not open yet
     ForkedError         rejected   this process was forked from the one that opened the node
     TimedOutUnknown     unknown    the deadline passed after the value had been sent or written
     StoppedUnknown      unknown    the group stopped here while the value was on its way
+    NodeFailedUnknown   unknown    this node's journal failed while the value was on its way
     ClosedUnknown       unknown    the node closed while the value was on its way
     NotApplied          unknown    the value's place in its session had gone by; it may have been
                                    applied before
@@ -120,7 +122,17 @@ class GroupStopped(Rejected):
         return type(self), (self.group, self.instance, self.machine, self.why)
 
 
+class NodeFailed(Rejected):
+    """A write or sync of this node's journal failed: it neither votes nor proposes in any group any
+    more. Other nodes go on. Mend the disk, then start the node again.
+    """
+
+
 # --- unknown
+
+
+class NodeFailedUnknown(Unknown):
+    """This node's journal failed while the value was on its way: it may still be chosen."""
 
 
 class TimedOutUnknown(Unknown, TimeoutError):

@@ -70,7 +70,7 @@ class Door:
         self.waiters = waiters
         self.states = states
         self.limits = limits
-        self.lock = Lock()           # held by callers that may propose from several threads
+        self.lock = Lock()  # held by callers that may propose from several threads
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
         self._value_bytes_max = limits.value_bytes_max
@@ -106,7 +106,11 @@ class Door:
             raise AssertionError(f"sequence {given} was given for {first}")
 
     def submit_many(
-        self, state: GroupState, future: object, values: list[bytes], timeout: float | None,
+        self,
+        state: GroupState,
+        future: object,
+        values: list[bytes],
+        timeout: float | None,
         machine: int,
     ) -> None:
         """The same for a run of values with one future, whose result is a list of Result."""
@@ -252,7 +256,7 @@ class GroupView:
     def __init__(self, door: Door, state: GroupState, node: object) -> None:
         self._door = door
         self._state = state
-        self._node = node            # a group in use keeps its node from being collected
+        self._node = node  # a group in use keeps its node from being collected
 
     @property
     def id(self) -> int:

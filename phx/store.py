@@ -88,8 +88,14 @@ class StoreIdentity:
     lmdb_version: tuple[int, int, int]
 
     def pack(self) -> bytes:
-        body = IDENTITY.pack(IDENTITY_MAGIC, self.format_version, self.cluster, self.node,
-                             self.store_id, *self.lmdb_version)
+        body = IDENTITY.pack(
+            IDENTITY_MAGIC,
+            self.format_version,
+            self.cluster,
+            self.node,
+            self.store_id,
+            *self.lmdb_version,
+        )
         return body + crc32c(body).to_bytes(4, "little")
 
 
@@ -191,8 +197,15 @@ def key_of(chunk: int) -> bytes:
 class Store:
     """The settled log of one node. Made by `Store.open` only."""
 
-    def __init__(self, path: Path, lock: int, env: lmdb.Environment, identity: StoreIdentity,
-                 pass_bytes: int, commit_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: int,
+        env: lmdb.Environment,
+        identity: StoreIdentity,
+        pass_bytes: int,
+        commit_bytes: int,
+    ) -> None:
         self.path = path
         self.identity = identity
         self._lock_file = lock
@@ -216,9 +229,17 @@ class Store:
     # ------------------------------------------------------------------------------------- opening
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, cluster: int, node: int, create: bool = False,
-             map_bytes: int = MAP_BYTES, pass_bytes: int = PASS_BYTES,
-             commit_bytes: int = COMMIT_BYTES) -> Store:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        cluster: int,
+        node: int,
+        create: bool = False,
+        map_bytes: int = MAP_BYTES,
+        pass_bytes: int = PASS_BYTES,
+        commit_bytes: int = COMMIT_BYTES,
+    ) -> Store:
         """Open the store in the folder `path`, or make it there.
 
         Args:
@@ -295,7 +316,7 @@ class Store:
                 settler = Settler(self._index, plan, self._pass_bytes)
                 chunks, value_bytes, commits = self._settle_all(settler)
                 break
-            except lmdb.MapFullError:   # _make_room's estimate was too low; what is done stays done
+            except lmdb.MapFullError:  # _make_room's estimate was too low; what is done stays done
                 self._make_room(self._map_bytes)
             except SettleError as error:
                 kind = Damaged if error.damage else StoreError
@@ -303,9 +324,15 @@ class Store:
         self._settled_entries += settler.entries
         self._settled_bytes += settler.entry_bytes
         return SettleStats(
-            entries=settler.entries, entry_bytes=settler.entry_bytes, skipped=settler.skipped,
-            chunks=chunks, value_bytes=value_bytes, commits=commits,
-            read_bytes=settler.read_bytes, seconds=time.monotonic() - began)
+            entries=settler.entries,
+            entry_bytes=settler.entry_bytes,
+            skipped=settler.skipped,
+            chunks=chunks,
+            value_bytes=value_bytes,
+            commits=commits,
+            read_bytes=settler.read_bytes,
+            seconds=time.monotonic() - began,
+        )
 
     def _settle_all(self, settler: Settler) -> tuple[int, int, int]:
         chunks = total = commits = 0
@@ -361,8 +388,9 @@ class Store:
         self._merges += 1
         return True
 
-    def _put_chunk(self, txn: lmdb.Transaction[Any], chunk: int, value: memoryview,
-                   tail: memoryview) -> None:
+    def _put_chunk(
+        self, txn: lmdb.Transaction[Any], chunk: int, value: memoryview, tail: memoryview
+    ) -> None:
         key = key_of(chunk)
         for table, data in ((self._chunks, value), (self._indexes, tail)):
             if not txn.put(key, data, db=table, append=True, overwrite=False):
@@ -387,7 +415,7 @@ class Store:
                     with self._index_lock:
                         self._index.commit()
             except BaseException:
-                with suppress(lmdb.Error):   # a commit that failed has ended it already
+                with suppress(lmdb.Error):  # a commit that failed has ended it already
                     txn.abort()
                 with self._index_lock:
                     self._index.rollback()
@@ -416,7 +444,7 @@ class Store:
         bigger = self._map_bytes + min(self._map_bytes, MAP_STEP_BYTES_MAX)
         bigger = max(bigger, wanted)
         bigger += -bigger % MIB
-        with self._gate.alone():     # no transaction that is open meanwhile would survive
+        with self._gate.alone():  # no transaction that is open meanwhile would survive
             try:
                 self._env.set_mapsize(bigger)
             except lmdb.Error as error:
@@ -466,7 +494,7 @@ class Store:
         found = self.read(group, instance, 0, instance)
         if not found:
             return None
-        return found[16:16 + int.from_bytes(found[8:12], "little")]
+        return found[16 : 16 + int.from_bytes(found[8:12], "little")]
 
     def verify(self) -> int:
         """Check every entry of every chunk, and the index against them; the number of entries.
@@ -485,9 +513,9 @@ class Store:
                     value = txn.get(key_of(chunk), db=self._chunks)
                     tail = txn.get(key_of(chunk), db=self._indexes)
                     if value is None:
-                        continue    # merged meanwhile
+                        continue  # merged meanwhile
                     entries += verify_chunk(chunk, value, self.identity.store_id)
-                    if tail is None or value[len(value) - len(tail):] != tail:
+                    if tail is None or value[len(value) - len(tail) :] != tail:
                         raise Damaged(f"{self.path}: chunk {chunk} and its index do not match")
         return entries
 
@@ -502,13 +530,22 @@ class Store:
             self._check_open()
             pages = self._env.info()["last_pgno"] + 1
         return StoreStats(
-            groups=groups, entries=sum(chunk[3] for chunk in chunks), chunks=len(chunks),
+            groups=groups,
+            entries=sum(chunk[3] for chunk in chunks),
+            chunks=len(chunks),
             value_bytes=sum(chunk[1] for chunk in chunks),
             used_bytes=sum(chunk[2] for chunk in chunks),
-            small_chunks=sum(chunk[1] < MIB for chunk in chunks), index_rows=rows,
-            file_bytes=pages * self._page_bytes, map_bytes=self._map_bytes, commits=self._commits,
-            settled_entries=self._settled_entries, settled_bytes=self._settled_bytes,
-            merges=self._merges, reads=self._reads, failed=self._failed)
+            small_chunks=sum(chunk[1] < MIB for chunk in chunks),
+            index_rows=rows,
+            file_bytes=pages * self._page_bytes,
+            map_bytes=self._map_bytes,
+            commits=self._commits,
+            settled_entries=self._settled_entries,
+            settled_bytes=self._settled_bytes,
+            merges=self._merges,
+            reads=self._reads,
+            failed=self._failed,
+        )
 
     # ------------------------------------------------------------------------------------- the end
 
@@ -526,12 +563,15 @@ class Store:
         if self._refusal is None:
             self._refusal = ForkedError
             with suppress(OSError):
-                os.close(self._lock_file)    # the parent's copy keeps the lock
+                os.close(self._lock_file)  # the parent's copy keeps the lock
 
     def _check_open(self) -> None:
         if self._refusal is not None:
-            raise self._refusal(f"{self.path}: the store is closed" if self._refusal is Closed
-                                else f"{self.path}: opened by the parent of this process")
+            raise self._refusal(
+                f"{self.path}: the store is closed"
+                if self._refusal is Closed
+                else f"{self.path}: opened by the parent of this process"
+            )
 
     def _check_writer(self) -> None:
         """The first thread that writes is the only one that may: LMDB ties a write to its thread,
@@ -578,12 +618,24 @@ def take_lock(folder: Path, create: bool) -> int:
 
 def open_env(folder: Path, map_bytes: int, create: bool) -> lmdb.Environment:
     try:
-        env = lmdb.Environment(str(folder), map_size=map_bytes, max_dbs=3, create=create,
-                               lib_version=LMDB_MAJOR, metasync=True, sync=True, map_async=False,
-                               writemap=False, readahead=True, mode=0o644)
+        env = lmdb.Environment(
+            str(folder),
+            map_size=map_bytes,
+            max_dbs=3,
+            create=create,
+            lib_version=LMDB_MAJOR,
+            metasync=True,
+            sync=True,
+            map_async=False,
+            writemap=False,
+            readahead=True,
+            mode=0o644,
+        )
     except lmdb.InvalidError as error:
-        raise Damaged(f"{folder}: the first pages of data.mdb are damaged, or were not written by "
-                      f"LMDB {LMDB_MAJOR}.x: {error}") from error
+        raise Damaged(
+            f"{folder}: the first pages of data.mdb are damaged, or were not written by "
+            f"LMDB {LMDB_MAJOR}.x: {error}"
+        ) from error
     except (lmdb.Error, OSError) as error:
         raise StoreError(f"{folder}: {error}") from error
     # A file cut short would be a signal at some later read: its map reaches beyond its end.
@@ -595,8 +647,9 @@ def open_env(folder: Path, map_bytes: int, create: bool) -> lmdb.Environment:
     return env
 
 
-def obtain_identity(env: lmdb.Environment, folder: Path, cluster: int, node: int,
-                    create: bool) -> StoreIdentity:
+def obtain_identity(
+    env: lmdb.Environment, folder: Path, cluster: int, node: int, create: bool
+) -> StoreIdentity:
     """Write the identity of a new store, or check that of an old one."""
     try:
         meta = env.open_db(b"meta", create=create)
@@ -632,12 +685,16 @@ def check_identity(packed: bytes, folder: Path, cluster: int, node: int) -> Stor
         raise Damaged(f"{folder}: the identity of the store is damaged")
     version = int.from_bytes(body[8:12], "little")
     if version != FORMAT_VERSION or len(body) != IDENTITY.size:
-        raise Foreign(f"{folder}: the store has format version {version}; this is phx for version "
-                      f"{FORMAT_VERSION}")
+        raise Foreign(
+            f"{folder}: the store has format version {version}; this is phx for version "
+            f"{FORMAT_VERSION}"
+        )
     _, _, its_cluster, its_node, store_id, *lmdb_version = IDENTITY.unpack(body)
     if (its_cluster, its_node) != (cluster, node):
-        raise Foreign(f"{folder}: the store belongs to node {its_node} of cluster "
-                      f"{its_cluster:#x}, not to node {node} of cluster {cluster:#x}")
+        raise Foreign(
+            f"{folder}: the store belongs to node {its_node} of cluster "
+            f"{its_cluster:#x}, not to node {node} of cluster {cluster:#x}"
+        )
     major, minor, patch = lmdb_version
     return StoreIdentity(its_cluster, its_node, store_id, version, (major, minor, patch))
 

@@ -1,9 +1,9 @@
 """Ids and frozen public values. Imports nothing of phx but compiled value types.
 
-    node id       1 .. 1,048,575; never used again for another node
-    group id      0 .. 1,048,575; one Paxos log each
-    machine id    0 .. 65,535; tells the machines of one group apart
-    instance      1 ..; a place in a group's log, holding a batch of values
+node id       1 .. 1,048,575; never used again for another node
+group id      0 .. 1,048,575; one Paxos log each
+machine id    0 .. 65,535; tells the machines of one group apart
+instance      1 ..; a place in a group's log, holding a batch of values
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from dataclasses import dataclass
 from phx._core.delivery import Entry, Result
 
 __all__ = [
-    "GROUP_ID_MAX", "MACHINE_ID_MAX", "MEMBERS_MAX", "NODE_ID_MAX", "Entry", "GroupStatus",
-    "NodeStatus", "PeerStatus", "Result",
+    "GROUP_ID_MAX",
+    "MACHINE_ID_MAX",
+    "MEMBERS_MAX",
+    "NODE_ID_MAX",
+    "Entry",
+    "GroupStatus",
+    "NodeStatus",
+    "PeerStatus",
+    "Result",
 ]
 
 NODE_ID_MAX = (1 << 20) - 1

@@ -33,6 +33,9 @@ cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const
         put_record(e, RECORD_MARK, 0, e.durable, 0, NULL, 0)
     lsn = put_record(e, kind, group, index, ballot, body, nbytes)
     e.lsn_needed = e.lsn_end
+    if e.sync_from_lsn == 0:
+        e.sync_from_us = e.now_us
+        e.sync_from_lsn = e.lsn_end
     e.effects.sync = True
     e.mark_due_us = 0
     if lsn_end != NULL:

@@ -17,5 +17,8 @@ cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil
 cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil
 # Pause before the next step of an attempt that has failed `failures` times.
 cdef u64 backoff_us(Engine* e, Replica* r) noexcept nogil
+# Time that one step of phase 1 may take: a round trip, and a sync at either end. On slow disks a
+# shorter one would end every attempt before its answers are there.
+cdef u64 step_us(Engine* e) noexcept nogil
 # Set the leader from the claims heard; callers and campaigns follow it.
 cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil

@@ -49,6 +49,10 @@ cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil:
     return 0
 
 
+cdef u64 step_us(Engine* e) noexcept nogil:
+    return e.options.election_us + 2 * e.sync_us
+
+
 cdef u64 backoff_us(Engine* e, Replica* r) noexcept nogil:
     cdef u64 base = <u64>e.options.election_us << min(r.failures, <u32>BACKOFF_DOUBLINGS)
     return base + random_below(e, base)
@@ -73,6 +77,8 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
             e.options.election_us // 4 + 1)
     if r.failures:
         at += backoff_us(e, r)
+    if at < r.busy_until_us:
+        at = r.busy_until_us + random_below(e, e.options.election_us)
     if at < e.quiet_until_us:
         at = e.quiet_until_us + <u64>before * e.options.election_us
     role_timer(e, r, at)

@@ -34,6 +34,7 @@ from phx._core.wire cimport MSG_CONFIRM, ChosenBody, message_check
 cdef enum:
     GROUP_MAX = 1048575
     MARK_IDLE_US = 20000         # a busy period has ended after this long without a record
+    SYNC_US_MAX = 10000000       # a disk slower than this is taken for one that is as slow
 
 
 # --- life
@@ -206,6 +207,8 @@ cdef void engine_durable(Engine* e, u64 lsn) noexcept nogil:
     if e.poisoned or lsn <= e.durable:
         return
     e.durable = lsn
+    if e.sync_from_lsn and lsn >= e.sync_from_lsn:
+        e.sync_done = True
     while not e.votes.empty() and e.votes.front().lsn_end <= lsn:
         vote = e.votes.front()
         e.votes.pop_front()
@@ -232,10 +235,19 @@ cdef void run_timers(Engine* e) noexcept nogil:
             learn_tick(e, r)
 
 
+cdef void time_sync(Engine* e) noexcept nogil:
+    e.sync_us = max(e.now_us - e.sync_from_us, e.sync_us - e.sync_us // 8)
+    e.sync_us = min(e.sync_us, <u64>SYNC_US_MAX)
+    e.sync_from_lsn = 0
+    e.sync_done = False
+
+
 cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil:
     if now_us > e.now_us:
         e.now_us = now_us
     e.wall_us = wall_us
+    if e.sync_done:
+        time_sync(e)
     if not e.started:
         return
     watch(e)

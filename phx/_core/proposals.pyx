@@ -106,7 +106,9 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
     if first_seq < c.next_seq or count == 0:
         return VERDICT_OVERLOADED
     c.next_seq = first_seq + count
-    if r.stopped or r.halted or e.resigned or e.poisoned:
+    if e.poisoned:
+        return VERDICT_POISONED_REJECTED
+    if r.stopped or r.halted or e.resigned:
         return VERDICT_STOPPED_REJECTED
     run.block = block_ref(block)
     run.offset = offset
@@ -260,7 +262,9 @@ cdef void callers_requeue(Engine* e, Replica* r) noexcept nogil:
 
 cdef void give_up(Engine* e, Replica* r, OwnRun* run, bint stopped) noexcept nogil:
     cdef u8 verdict
-    if stopped:
+    if e.poisoned:
+        verdict = VERDICT_POISONED_UNKNOWN if run.maybe or run.sent else VERDICT_POISONED_REJECTED
+    elif stopped:
         verdict = VERDICT_STOPPED_UNKNOWN if run.maybe or run.sent else VERDICT_STOPPED_REJECTED
     elif run.maybe or run.sent:
         verdict = VERDICT_TIMED_OUT_UNKNOWN

@@ -13,7 +13,9 @@ from phx._core.effects cimport (
     HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, broadcast, emit_record, halt_group, role_timer, send,
     tell_leader,
 )
-from phx._core.elections cimport backoff_us, can_lead, refresh_leader, schedule_campaign
+from phx._core.elections cimport (
+    backoff_us, can_lead, refresh_leader, schedule_campaign, step_us,
+)
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
 from phx._core.learner cimport note_watermark, want
 from phx._core.native cimport *
@@ -77,6 +79,10 @@ cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
     elif r.chosen_through > ask.chosen_through + e.options.window and can_lead(e, r):
         reply.verdict = PREVOTE_BEHIND
     elif e.now_us < e.quiet_until_us or grant_runs(e, r, p.node, 0):
+        reply.verdict = PREVOTE_HEARS_LEADER
+    elif r.role >= ROLE_PREPARING or (
+            e.now_us < r.busy_until_us and ballot_node(r.promised) != p.node):
+        # A phase 1 is under way, ours or another's: two at once would only end each other.
         reply.verdict = PREVOTE_HEARS_LEADER
     send(e, p, LANE_NOW, MSG_PREVOTE_REPLY, 0, r.group, ballot, &reply, sizeof(reply), NULL, 0)
 
@@ -192,7 +198,7 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
     vote.index = r.index
     e.votes.push_back(vote)
     send_prepare(e, r, NULL)
-    role_timer(e, r, e.now_us + 4 * e.options.election_us + backoff_us(e, r))
+    role_timer(e, r, e.now_us + 4 * step_us(e) + backoff_us(e, r))
 
 
 cdef bint may_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u64 released) noexcept nogil:
@@ -225,7 +231,8 @@ cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBo
         if r.role <= ROLE_PREVOTING and not hears_leader(e, r):
             # Somebody is at it: give it time.
             r.role = ROLE_FOLLOWER
-            schedule_campaign(e, r, 4 * <u64>e.options.election_us)
+            r.busy_until_us = e.now_us + 4 * step_us(e)
+            schedule_campaign(e, r, 0)
     report(e, r, p, ballot, ask, holds)
 
 
@@ -311,7 +318,7 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
         # itself.
         promised.start = promised.last + 1
         send_prepare(e, r, p)
-        role_timer(e, r, e.now_us + 4 * <u64>e.options.election_us + backoff_us(e, r))
+        role_timer(e, r, e.now_us + 4 * step_us(e) + backoff_us(e, r))
 
 
 cdef void count_promises(Engine* e, Replica* r) noexcept nogil:
@@ -425,6 +432,7 @@ cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
         r.no_transfer_until_us = e.now_us + NO_TRANSFER_US
         if r.role == ROLE_FOLLOWER and r.leader == 0:
             # Take it back at once.
+            r.busy_until_us = 0
             schedule_campaign(e, r, 0)
         return
     if r.lead == NULL or r.lead.ballot != ballot:
@@ -473,7 +481,7 @@ cdef void prepare_tick(Engine* e, Replica* r) noexcept nogil:
     for i in range(e.options.n_members):
         if i != e.self_index and not r.lead.phase1.promised[i].whole:
             send_prepare(e, r, &e.peers[i])
-    role_timer(e, r, e.now_us + backoff_us(e, r))
+    role_timer(e, r, e.now_us + step_us(e) + backoff_us(e, r))
 
 
 cdef void role_tick(Engine* e, Replica* r) noexcept nogil:
@@ -547,7 +555,8 @@ cdef void transfer(Engine* e, Replica* r, u32 to) noexcept nogil:
     # the leadership); the member named may then prepare although grants of this ballot run.
     step_down(e, r)
     e.beat_must = True
-    schedule_campaign(e, r, 4 * <u64>e.options.election_us)
+    r.busy_until_us = e.now_us + 4 * step_us(e)
+    schedule_campaign(e, r, 0)
     send(e, &e.peers[at], LANE_NOW, MSG_TRANSFER, 0, r.group, ballot, NULL, 0, NULL, 0)
 
 

@@ -4,7 +4,6 @@
 # cython: initializedcheck=False, binding=False
 """Settling and merging: see settler.pxd."""
 
-from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdlib cimport free, malloc

@@ -99,6 +99,8 @@ cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_STOPPED_REJECTED = 5     # this node does not propose in the group any more
     VERDICT_STOPPED_UNKNOWN = 6
     VERDICT_NO_QUORUM = 7            # rejected: deadline passed with no leader to be found
+    VERDICT_POISONED_REJECTED = 8    # this node's journal failed
+    VERDICT_POISONED_UNKNOWN = 9
 
 cdef struct Event:
     u8 kind
@@ -253,6 +255,7 @@ cdef struct Replica:
     u32 told_leader          # the leader that callers were last told of
     # proposer
     u64 votes                # members that answered a pre-vote with OK, as bits
+    u64 busy_until_us        # somebody else's phase 1 is given time until then
     Lead* lead
     Callers* callers
     # timers: a popped timer counts only if its time is the one noted here
@@ -333,6 +336,10 @@ cdef struct Engine:
     u64 durable
     u64 marked               # highest durable position that a mark says
     u64 mark_due_us
+    u64 sync_us                 # how long a sync takes here: the longest lately, fading
+    u64 sync_from_us            # when the record at sync_from_lsn was emitted
+    u64 sync_from_lsn           # 0: no sync is being timed
+    bint sync_done              # it has become durable; timed at the next advance
     u64 start_lsn            # nothing is sent before the journal is durable up to here
     u64 node_lsn
     u64 floor_lsn

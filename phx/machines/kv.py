@@ -98,11 +98,11 @@ class KeyValue(StateMachine):
     def apply(self, entry: Entry) -> Any:
         try:
             command = _unpack(entry.value)
-        except ValueError as error:      # every error of msgpack is one
+        except ValueError as error:  # every error of msgpack is one
             return Malformed(f"not msgpack: {type(error).__name__}")
         if type(command) is not list or len(command) < 2 or type(command[1]) not in _KEYS:
             return Malformed("not a command")
-        match command:                   # the most frequent first
+        match command:  # the most frequent first
             case ["set", key, bytes() as value]:
                 self._version = version = self._version + 1
                 self._items[key] = (value, version)

@@ -31,8 +31,9 @@ class Folder:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._lock = os.open(self.path / "lock", flags, 0o644)
         except FileNotFoundError:
-            raise NotBootstrapped(f"{self.path} does not exist: bootstrap=True starts a new node "
-                                  "there") from None
+            raise NotBootstrapped(
+                f"{self.path} does not exist: bootstrap=True starts a new node there"
+            ) from None
         except OSError as error:
             raise StoreError(f"{self.path}: {error}") from error
         try:

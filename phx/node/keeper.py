@@ -70,7 +70,7 @@ class Keeper(threading.Thread):
                 if not self._work(store, driver):
                     break
         except DriverError as error:
-            if error.code != ERROR_CLOSED:      # else it was stopped during the last work
+            if error.code != ERROR_CLOSED:  # else it was stopped during the last work
                 raise
         finally:
             store.close()

@@ -345,7 +345,7 @@ class Room:
         """In a forked child: the threads are gone, the files belong to the parent."""
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
-        self._folder.unlock()      # closes our copy only: the parent's lock stays
+        self._folder.unlock()  # closes our copy only: the parent's lock stays
         self.driver.after_fork_in_child()
         self._store.abandon()
 

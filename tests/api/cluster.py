@@ -29,10 +29,17 @@ class Journal(StateMachine):
 
 def config_of(folder, node, nodes=3, groups=2, **changes):
     given = {
-        "cluster": "test", "node": node, "dir": folder / f"node{node}", "groups": groups,
-        "members": dict.fromkeys(range(1, nodes + 1), "127.0.0.1:0"), "timing": TIMING,
-        "journal": {"segment_bytes": 2 << 20, "journal_bytes_max": 32 << 20,
-                    "settle_bytes": 8 << 20},
+        "cluster": "test",
+        "node": node,
+        "dir": folder / f"node{node}",
+        "groups": groups,
+        "members": dict.fromkeys(range(1, nodes + 1), "127.0.0.1:0"),
+        "timing": TIMING,
+        "journal": {
+            "segment_bytes": 2 << 20,
+            "journal_bytes_max": 32 << 20,
+            "settle_bytes": 8 << 20,
+        },
     }
     return phx.Config(**(given | changes))
 
@@ -73,9 +80,11 @@ async def until(holds: Callable[[], object], *, seconds: float = 10.0) -> None:
 
 async def all_applied(nodes, group=0) -> None:
     """Wait until every node has applied what any of them knows to be chosen."""
+
     def settled():
         states = [node.group(group).status() for node in nodes]
         return len({(s.applied_through, s.digest) for s in states}) == 1 and all(
-            s.applied_through == s.chosen_through for s in states)
+            s.applied_through == s.chosen_through for s in states
+        )
 
     await until(settled)

@@ -10,6 +10,8 @@ from phx._core.delivery import IN_FLIGHT_MAX, Result, Sessions, Waiters
 from phx.applier import Applier, GroupState
 from phx.errors import (
     GroupStopped,
+    NodeFailed,
+    NodeFailedUnknown,
     NoQuorum,
     NotApplied,
     Overloaded,
@@ -119,8 +121,12 @@ class World:
     def __init__(self, machines):
         self.driver = Script(machines)
         self.waiters = Waiters(
-            list(machines), group_values_max=IN_FLIGHT_MAX, group_bytes_max=1 << 30,
-            node_values_max=1 << 20, node_bytes_max=1 << 30, partly=PartlyDone,
+            list(machines),
+            group_values_max=IN_FLIGHT_MAX,
+            group_bytes_max=1 << 30,
+            node_values_max=1 << 20,
+            node_bytes_max=1 << 30,
+            partly=PartlyDone,
         )
         self.states = {group: GroupState(group, found) for group, found in machines.items()}
         self.applier = Applier(self.driver, self.waiters, self.states)
@@ -270,8 +276,18 @@ def test_own_values_that_are_not_applied_resolve_their_callers():
 
 @pytest.mark.parametrize(
     ("verdict", "kind"),
-    [(1, TimedOut), (2, TimedOutUnknown), (3, Overloaded), (4, NoQuorum), (5, GroupStopped),
-     (6, StoppedUnknown), (7, NoQuorum), (99, TimedOutUnknown)],
+    [
+        (1, TimedOut),
+        (2, TimedOutUnknown),
+        (3, Overloaded),
+        (4, NoQuorum),
+        (5, GroupStopped),
+        (6, StoppedUnknown),
+        (7, NoQuorum),
+        (8, NodeFailed),
+        (9, NodeFailedUnknown),
+        (99, TimedOutUnknown),
+    ],
 )
 def test_a_verdict_of_the_engine_becomes_its_error(verdict, kind):
     world = World({5: {0: Recorder()}})
@@ -286,7 +302,10 @@ def test_what_the_native_side_says_is_logged(caplog):
     world = World({5: {0: Recorder()}})
     world.driver.lines = [(logging.WARNING, "peer 3: 100 % wrong"), (logging.INFO, "hello")]
     world.driver.due = [
-        (2, 0, 5, 0, 0, 3), (3, 4, 5, 0, 0, 0), (4, 0, 2, 0, 0, 0), (64, 0, 0, 0, 0, 0),
+        (2, 0, 5, 0, 0, 3),
+        (3, 4, 5, 0, 0, 0),
+        (4, 0, 2, 0, 0, 0),
+        (64, 0, 0, 0, 0, 0),
     ]
     with caplog.at_level(logging.INFO, "phx"):
         world.run()

@@ -21,8 +21,10 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 @contextmanager
 def blocking_cluster(folder, machines=Journal, *, nodes=3, **changes):
-    made = [Node(config_of(folder, node, nodes, **changes), machines, bootstrap=True)
-            for node in range(1, nodes + 1)]
+    made = [
+        Node(config_of(folder, node, nodes, **changes), machines, bootstrap=True)
+        for node in range(1, nodes + 1)
+    ]
     try:
         for node in made:
             node.open()
@@ -71,6 +73,7 @@ def test_the_two_kinds_have_the_same_names():
 
 def test_many_threads_propose_at_once(tmp_path):
     with blocking_cluster(tmp_path) as nodes:
+
         def write(thread):
             group = nodes[thread % 3].group(thread % 2)
             return [group.propose(b"%d %d" % (thread, n)).value for n in range(30)]

@@ -51,8 +51,12 @@ def test_every_option_of_the_driver_is_an_integer():
 
 def test_the_largest_value_fits_when_its_limits_are_raised():
     large = 32 << 20
-    limits = Limits(value_bytes_max=large, window_bytes=2 * large, group_bytes_max=4 * large,
-                    peer_queue_bytes_max=2 * large)
+    limits = Limits(
+        value_bytes_max=large,
+        window_bytes=2 * large,
+        group_bytes_max=4 * large,
+        peer_queue_bytes_max=2 * large,
+    )
     journal = Journal(segment_bytes=2 * large, settle_bytes=4 * large)
     assert config(limits=limits, journal=journal).limits.value_bytes_max == large
 
@@ -80,7 +84,7 @@ def test_the_largest_value_fits_when_its_limits_are_raised():
         ({"bind": "a:65536"}, "bind: 'a:65536': the port is a number"),
         ({"members": {}}, "members: must be a table"),
         ({"members": {1: "a:1", 2: "a:1"}}, "members.2: a:1 is the address of node 1 too"),
-        ({"members": {1: "a:1", 2: 7}}, "members.2: must be \"host:port\""),
+        ({"members": {1: "a:1", 2: 7}}, 'members.2: must be "host:port"'),
         ({"members": {n: f"a:{n}" for n in range(1, 17)}}, "members: 16 are more than 15"),
         ({"members": {1: "a:1", 1 << 20: "b:1"}}, "members.1048576: a node id is"),
         ({"timing": Timing(heartbeat_us=5)}, "timing.heartbeat_us: must be 1000 .."),
@@ -92,8 +96,10 @@ def test_the_largest_value_fits_when_its_limits_are_raised():
         ({"limits": {"window_bytes": 1 << 20}}, "limits.window_bytes: 1048576 does not hold"),
         ({"limits": {"group_values_max": 65_537}}, "limits.group_values_max: must be 1 .. 65536"),
         ({"limits": {"node_values_max": 9}}, "limits.group_values_max: 65536 is above"),
-        ({"journal": {"segment_bytes": 1 << 20, "settle_bytes": 1 << 20}},
-         "journal.segment_bytes: 1048576 does not hold the largest record"),
+        (
+            {"journal": {"segment_bytes": 1 << 20, "settle_bytes": 1 << 20}},
+            "journal.segment_bytes: 1048576 does not hold the largest record",
+        ),
         ({"journal": {"journal_bytes_max": 64 << 20}}, "journal.journal_bytes_max: 67108864 is"),
         ({"journal": {"settle_bytes": 600 << 20}}, "journal.settle_bytes: 629145600 is not"),
     ],
@@ -103,8 +109,9 @@ def test_a_mistake_is_named_with_its_path(changes, expected):
 
 
 def test_all_mistakes_are_reported_at_once():
-    found = problems_of(node=0, groups=[1, 1], bind="x", timing={"lease_us": 1, "no": 2},
-                        journal=[])
+    found = problems_of(
+        node=0, groups=[1, 1], bind="x", timing={"lease_us": 1, "no": 2}, journal=[]
+    )
     paths = {problem.split(":")[0] for problem in found}
     assert paths >= {"node", "groups[1]", "bind", "timing.lease_us", "timing.no", "journal"}
 
@@ -128,8 +135,12 @@ def test_toml_gives_the_same_as_code(tmp_path):
     (tmp_path / "node.toml").write_text(TOML)
     made = Config.from_toml(tmp_path / "node.toml")
     assert made == Config(
-        cluster="orders", node=2, dir=tmp_path / "data", groups=(1, 2),
-        members={1: "10.0.0.1:7000", 2: "10.0.0.2:7000"}, timing=Timing(heartbeat_us=50_000),
+        cluster="orders",
+        node=2,
+        dir=tmp_path / "data",
+        groups=(1, 2),
+        members={1: "10.0.0.1:7000", 2: "10.0.0.2:7000"},
+        timing=Timing(heartbeat_us=50_000),
         journal=Journal(settle_bytes=64 << 20),
     )
 
@@ -139,7 +150,13 @@ def test_toml_mistakes_are_reported_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
         Config.from_toml(tmp_path / "node.toml")
     assert {problem.split(":")[0] for problem in caught.value.problems} == {
-        "colour", "cluster", "dir", "members", "node", "limits.window", "limits.x",
+        "colour",
+        "cluster",
+        "dir",
+        "members",
+        "node",
+        "limits.window",
+        "limits.x",
     }
 
 

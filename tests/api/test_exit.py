@@ -34,8 +34,12 @@ def start(tmp_path, program, *flags):
     path.write_text(PRELUDE + textwrap.dedent(program))
     environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
     return subprocess.Popen(
-        [sys.executable, *flags, str(path), str(tmp_path)], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        [sys.executable, *flags, str(path), str(tmp_path)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -43,7 +47,7 @@ def finish(process, seconds=20.0):
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)      # faulthandler says where it hangs
+        process.send_signal(signal.SIGABRT)  # faulthandler says where it hangs
         out, err = process.communicate(timeout=10)
         pytest.fail(f"it did not end\n{out}\n{err}")
     finally:
@@ -68,22 +72,26 @@ async def main():
 
 ENDINGS = {
     "asyncio, still referenced": ASYNC_OPEN + "asyncio.run(main())\n",
-    "asyncio, sys.exit inside": ASYNC_OPEN + """
+    "asyncio, sys.exit inside": ASYNC_OPEN
+    + """
 async def leave():
     await main()
     sys.exit(0)
 asyncio.run(leave())
 """,
-    "asyncio, in a reference cycle": ASYNC_OPEN + """
+    "asyncio, in a reference cycle": ASYNC_OPEN
+    + """
 asyncio.run(main())
 node.me = node
 del node, pending
 """,
-    "asyncio, loop never closed": ASYNC_OPEN + """
+    "asyncio, loop never closed": ASYNC_OPEN
+    + """
 loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 """,
-    "uvloop": ASYNC_OPEN + """
+    "uvloop": ASYNC_OPEN
+    + """
 try:
     import uvloop
 except ImportError:
@@ -135,18 +143,25 @@ def test_leaving_without_close_does_not_crash(tmp_path, ending):
     assert "Fatal" not in err
     assert "terminate" not in err
     # And nothing was lost by it.
-    code, out, err = finish(start(tmp_path, """
+    code, out, err = finish(
+        start(
+            tmp_path,
+            """
         if (folder / "node1").exists():
             with phx.blocking.Node(config(), Counter) as node:
                 node.wait_ready()
                 assert node.group(0).machine().total >= 1
-    """))
+    """,
+        )
+    )
     assert code == 0, out + err
 
 
 @pytest.mark.processes
 def test_ctrl_c_ends_a_waiting_propose(tmp_path):
-    process = start(tmp_path, """
+    process = start(
+        tmp_path,
+        """
         node = phx.blocking.Node(config(nodes=3), Counter, bootstrap=True)
         node.open()
         print("open", flush=True)
@@ -156,7 +171,8 @@ def test_ctrl_c_ends_a_waiting_propose(tmp_path):
             print("interrupted", flush=True)
         node.close()
         print("closed", flush=True)
-    """)
+    """,
+    )
     line_of(process, "open")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -168,11 +184,14 @@ def test_ctrl_c_ends_a_waiting_propose(tmp_path):
 
 @pytest.mark.processes
 def test_ctrl_c_that_nobody_catches_ends_the_program(tmp_path):
-    process = start(tmp_path, """
+    process = start(
+        tmp_path,
+        """
         with phx.blocking.Node(config(nodes=3), Counter, bootstrap=True) as node:
             print("open", flush=True)
             node.wait_ready(timeout=600)
-    """)
+    """,
+    )
     line_of(process, "open")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -184,7 +203,9 @@ def test_ctrl_c_that_nobody_catches_ends_the_program(tmp_path):
 
 @pytest.mark.processes
 def test_ctrl_c_in_an_asyncio_program_closes_its_node(tmp_path):
-    process = start(tmp_path, """
+    process = start(
+        tmp_path,
+        """
         async def main():
             async with phx.Node(config(nodes=3), Counter, bootstrap=True) as node:
                 print("open", flush=True)
@@ -197,7 +218,8 @@ def test_ctrl_c_in_an_asyncio_program_closes_its_node(tmp_path):
             asyncio.run(main())
         except KeyboardInterrupt:
             print("interrupted", flush=True)
-    """)
+    """,
+    )
     line_of(process, "open")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -209,13 +231,16 @@ def test_ctrl_c_in_an_asyncio_program_closes_its_node(tmp_path):
 
 @pytest.mark.processes
 def test_a_killed_process_leaves_its_folder_to_the_next(tmp_path):
-    process = start(tmp_path, """
+    process = start(
+        tmp_path,
+        """
         node = phx.blocking.Node(config(), Counter, bootstrap=True)
         node.open()
         for n in range(1, 10_000):
             assert node.group(0).propose(b"1").value == n
             print(n, flush=True)
-    """)
+    """,
+    )
     for _ in range(50):
         acknowledged = int(process.stdout.readline())
     process.kill()
@@ -223,18 +248,26 @@ def test_a_killed_process_leaves_its_folder_to_the_next(tmp_path):
     process.wait()
     process.stdout.close()
     process.stderr.close()
-    code, out, err = finish(start(tmp_path, """
+    code, out, err = finish(
+        start(
+            tmp_path,
+            """
         with phx.blocking.Node(config(), Counter) as node:
             node.wait_ready()
             print(node.group(0).machine().total)
-    """))
+    """,
+        )
+    )
     assert code == 0, err
     assert int(out) >= acknowledged
 
 
 @pytest.mark.processes
 def test_fork_and_exit_of_the_child_leave_the_parent_alone(tmp_path):
-    code, out, err = finish(start(tmp_path, """
+    code, out, err = finish(
+        start(
+            tmp_path,
+            """
         node = phx.blocking.Node(config(), Counter, bootstrap=True)
         node.open()
         node.group(0).propose(b"1")
@@ -254,5 +287,9 @@ def test_fork_and_exit_of_the_child_leave_the_parent_alone(tmp_path):
         except errors.Locked:
             print("still locked", flush=True)
         node.close()
-    """, "-W", "ignore::DeprecationWarning"))
+    """,
+            "-W",
+            "ignore::DeprecationWarning",
+        )
+    )
     assert (code, out) == (0, "still locked\n"), err

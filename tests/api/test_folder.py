@@ -62,7 +62,7 @@ def test_a_bootstrap_that_was_cut_short_is_done_again(run_once, tmp_path, cut):
                 segment.write_bytes(bytes(5000))
         else:
             shutil.rmtree(config.dir / "journal")
-        with pytest.raises(errors.StoreError):      # with no sign that it was being made: damage
+        with pytest.raises(errors.StoreError):  # with no sign that it was being made: damage
             await phx.Node(config, Journal, bootstrap=cut == "in the journal").open()
         (config.dir / "bootstrap").touch()
         with pytest.raises((errors.NotBootstrapped, errors.Damaged)):
@@ -96,7 +96,10 @@ def test_an_address_that_is_taken_is_a_system_failure(run_once, tmp_path):
             with pytest.raises(errors.SystemFailure):
                 await phx.Node(taken, Journal, bootstrap=True).open()
         with pytest.raises(errors.SystemFailure, match="no address"):
-            await phx.Node(config_of(tmp_path, 2, nodes=2, bind="no.such.host.invalid:0"), Journal,
-                           bootstrap=True).open()
+            await phx.Node(
+                config_of(tmp_path, 2, nodes=2, bind="no.such.host.invalid:0"),
+                Journal,
+                bootstrap=True,
+            ).open()
 
     run_once(main())

@@ -26,7 +26,9 @@ def test_values_are_applied_on_every_node_in_one_order(run, tmp_path):
         async with cluster(tmp_path, groups=[4, 9]) as nodes:
             calls = [
                 node.group(group).propose(b"%d %d %d" % (node.config.node, group, n))
-                for n in range(50) for node in nodes for group in (4, 9)
+                for n in range(50)
+                for node in nodes
+                for group in (4, 9)
             ]
             results = await asyncio.gather(*calls)
             assert len(results) == 300
@@ -37,7 +39,7 @@ def test_values_are_applied_on_every_node_in_one_order(run, tmp_path):
                 assert sorted(logs[0]) == sorted(
                     b"%d %d %d" % (node, group, n) for n in range(50) for node in (1, 2, 3)
                 )
-                for node in (b"1", b"2", b"3"):       # each caller's values in its own order
+                for node in (b"1", b"2", b"3"):  # each caller's values in its own order
                     mine = [value for value in logs[0] if value.startswith(node)]
                     assert mine == sorted(mine, key=lambda value: int(value.split()[2]))
 
@@ -53,7 +55,8 @@ def test_a_result_has_the_instance_and_what_apply_returned(run_once, tmp_path):
             assert 1 <= first.instance < second.instance
             entries = group.machine().entries
             assert [(one.instance, one.node, one.value) for one in entries] == [
-                (first.instance, 2, b"a"), (second.instance, 2, b"b"),
+                (first.instance, 2, b"a"),
+                (second.instance, 2, b"b"),
             ]
             assert all(one.time_us > 1_600_000_000_000_000 and one.epoch for one in entries)
 
@@ -198,8 +201,12 @@ def test_cancelling_a_caller_disturbs_nobody(run, tmp_path):
 
 def test_back_pressure_by_count_and_bytes(run_once, tmp_path):
     async def main():
-        limits = {"group_values_max": 100, "value_bytes_max": 10_000, "group_bytes_max": 50_000,
-                  "node_bytes_max": 70_000}
+        limits = {
+            "group_values_max": 100,
+            "value_bytes_max": 10_000,
+            "group_bytes_max": 50_000,
+            "node_bytes_max": 70_000,
+        }
         async with cluster(tmp_path, limits=limits) as nodes:
             group, other = nodes[0].group(0), nodes[0].group(1)
             calls = [group.propose(b"x") for _ in range(100)]
@@ -250,13 +257,18 @@ def test_a_cluster_that_was_restarted_has_lost_nothing(run, tmp_path):
     async def write():
         async with cluster(tmp_path) as nodes:
             for group in (0, 1):
-                calls = [node.group(group).propose_many([b"%d" % n for n in range(500)])
-                         for node in nodes]
+                calls = [
+                    node.group(group).propose_many([b"%d" % n for n in range(500)])
+                    for node in nodes
+                ]
                 await asyncio.gather(*calls)
             await all_applied(nodes, 0)
             await all_applied(nodes, 1)
-            return [nodes[0].group(group).machine().values for group in (0, 1)], [
-                nodes[0].group(group).status() for group in (0, 1)], nodes[0].status()
+            return (
+                [nodes[0].group(group).machine().values for group in (0, 1)],
+                [nodes[0].group(group).status() for group in (0, 1)],
+                nodes[0].status(),
+            )
 
     async def read(incarnation, statuses, logs):
         async with cluster(tmp_path) as nodes:
@@ -264,14 +276,17 @@ def test_a_cluster_that_was_restarted_has_lost_nothing(run, tmp_path):
                 # What was acknowledged is there before anybody writes.
                 for node in nodes:
                     await applied_up_to(node.group(group), statuses[group].applied_through)
-                    assert node.group(group).machine().values[:len(logs[group])] == logs[group]
+                    assert node.group(group).machine().values[: len(logs[group])] == logs[group]
                 await nodes[2].group(group).propose(b"again")
                 await all_applied(nodes, group)
                 for node in nodes:
                     assert node.group(group).machine().values == [*logs[group], b"again"]
             assert nodes[0].status().incarnation == incarnation + 1
-            return [[*log, b"again"] for log in logs], [
-                nodes[0].group(group).status() for group in (0, 1)], nodes[0].status()
+            return (
+                [[*log, b"again"] for log in logs],
+                [nodes[0].group(group).status() for group in (0, 1)],
+                nodes[0].status(),
+            )
 
     async def applied_up_to(group, instance):
         await until(lambda: group.status().applied_through >= instance)
@@ -311,8 +326,11 @@ def test_a_member_that_was_away_catches_up(run_once, tmp_path):
         async with cluster(tmp_path, groups=1) as nodes:
             await nodes[2].close()
             for n in range(50):
-                await nodes[n % 2].group(0).propose_many([b"%d %d" % (n, k) for k in range(20)],
-                                                         timeout=20)
+                await (
+                    nodes[n % 2]
+                    .group(0)
+                    .propose_many([b"%d %d" % (n, k) for k in range(20)], timeout=20)
+                )
             back = phx.Node(config_of(tmp_path, 3, groups=1), Journal)
             await back.open()
             try:
@@ -569,8 +587,9 @@ def test_an_address_that_cannot_be_is_refused(run_once, tmp_path):
 
 def test_threads_do_not_grow_with_groups(run_once, tmp_path):
     async def threads(groups):
-        async with phx.Node(config_of(tmp_path / str(groups), 1, nodes=1, groups=groups), Journal,
-                            bootstrap=True) as node:
+        async with phx.Node(
+            config_of(tmp_path / str(groups), 1, nodes=1, groups=groups), Journal, bootstrap=True
+        ) as node:
             await node.wait_ready()
             # asyncio's own helpers, which open and close run on, come and go.
             helpers = [t for t in threading.enumerate() if t.name.startswith("asyncio_")]

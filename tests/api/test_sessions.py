@@ -74,8 +74,16 @@ class Log:
 
     def offer(self, *runs, machine=0):
         body = pack_body(
-            [(node, incarnation, low, first, [(machine, b"%d" % (first + i)) for i in range(count)])
-             for node, incarnation, low, first, count in runs]
+            [
+                (
+                    node,
+                    incarnation,
+                    low,
+                    first,
+                    [(machine, b"%d" % (first + i)) for i in range(count)],
+                )
+                for node, incarnation, low, first, count in runs
+            ]
         )
         batch = self.table.offer(GROUP, self.instance, [body])
         assert batch.error is None
@@ -88,9 +96,9 @@ class Log:
 
 RUNS = st.lists(
     st.tuples(
-        st.sampled_from([1, 1, 1, 2, 3]),                  # node
-        st.sampled_from([5] * 8 + [4, 6]),                 # incarnation
-        st.one_of(st.integers(0, 3), st.integers(0, 3), st.integers(0, 90)),      # low water
+        st.sampled_from([1, 1, 1, 2, 3]),  # node
+        st.sampled_from([5] * 8 + [4, 6]),  # incarnation
+        st.one_of(st.integers(0, 3), st.integers(0, 3), st.integers(0, 90)),  # low water
         st.one_of(st.integers(1, 20), st.integers(1, 140), st.sampled_from([70_000, 1 << 40])),
         st.integers(1, 12),
     ),
@@ -100,12 +108,12 @@ RUNS = st.lists(
 
 @given(RUNS)
 @settings(max_examples=300)
-@example([(1, 5, 1, 7, 1), (1, 5, 1, 5, 1)])             # 7 was chosen before 5: both are applied
-@example([(1, 5, 1, 1, 3), (1, 5, 1, 1, 3)])             # a retry
-@example([(1, 5, 1, 2, 1), (1, 5, 1, 1, 3)])             # a retry in the middle of a new run
-@example([(1, 5, 1, 65, 1), (1, 5, 1, 65, 1)])           # one beyond the smallest bitmap
+@example([(1, 5, 1, 7, 1), (1, 5, 1, 5, 1)])  # 7 was chosen before 5: both are applied
+@example([(1, 5, 1, 1, 3), (1, 5, 1, 1, 3)])  # a retry
+@example([(1, 5, 1, 2, 1), (1, 5, 1, 1, 3)])  # a retry in the middle of a new run
+@example([(1, 5, 1, 65, 1), (1, 5, 1, 65, 1)])  # one beyond the smallest bitmap
 @example([(1, 5, 1, 128, 1), (1, 5, 1, 129, 2), (1, 5, 1, 128, 3)])
-@example([(1, 4, 1, 1, 1), (1, 5, 1, 1, 1), (1, 4, 1, 2, 1)])   # of a life that is over
+@example([(1, 4, 1, 1, 1), (1, 5, 1, 1, 1), (1, 4, 1, 2, 1)])  # of a life that is over
 def test_the_table_agrees_with_the_model(runs):
     model, log = Model(), Log()
     for node, incarnation, low, first, count in runs:
@@ -240,7 +248,7 @@ def test_index_counts_duplicates_too():
 def test_a_batch_knows_whether_all_is_for_one_machine():
     log = Log()
     assert log.offer((2, 1, 1, 1, 2), machine=4).machine == 4
-    assert log.offer((2, 1, 1, 1, 2)).machine == -1          # duplicates only
+    assert log.offer((2, 1, 1, 1, 2)).machine == -1  # duplicates only
     body = pack_body([(2, 1, 1, 3, [(1, b""), (1, b""), (2, b"")])])
     assert log.table.offer(GROUP, 3, [body]).machine == -1
 
@@ -304,7 +312,7 @@ def test_the_digest_is_a_chain_over_instance_header_and_applied_items():
     body = pack_body(runs, epoch=1, time_us=2)
     batch = table.offer(GROUP, 1, [body])
     assert [entry.value for entry in batch.entries] == [b"aa", b"b"]
-    items = body[24 + 32:][:8 + 2 + 8 + 1]
+    items = body[24 + 32 :][: 8 + 2 + 8 + 1]
     assert batch.digest == chain((1).to_bytes(8, "little"), body[:24], items)
     assert table.next_instance(GROUP) == (2, batch.digest)
 

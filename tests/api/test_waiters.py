@@ -39,8 +39,13 @@ class Waiter:
 
 
 def waiters(**limits):
-    given = {"group_values_max": 1 << 20, "group_bytes_max": 1 << 30, "node_values_max": 1 << 30,
-             "node_bytes_max": 1 << 30, "partly": PartlyDone}
+    given = {
+        "group_values_max": 1 << 20,
+        "group_bytes_max": 1 << 30,
+        "node_values_max": 1 << 30,
+        "node_bytes_max": 1 << 30,
+        "partly": PartlyDone,
+    }
     return Waiters([GROUP, 9], **(given | limits))
 
 
@@ -321,8 +326,17 @@ def test_the_short_way_adds_and_submits():
 
 @pytest.mark.parametrize(
     ("value", "timeout"),
-    [(b"x" * 101, 1.0), (bytearray(b"x"), 1.0), ("x", 1.0), (b"x", None), (b"x", 0), (b"x", -1.0),
-     (b"x", float("nan")), (b"x", float("inf")), (b"x", "1")],
+    [
+        (b"x" * 101, 1.0),
+        (bytearray(b"x"), 1.0),
+        ("x", 1.0),
+        (b"x", None),
+        (b"x", 0),
+        (b"x", -1.0),
+        (b"x", float("nan")),
+        (b"x", float("inf")),
+        (b"x", "1"),
+    ],
 )
 def test_anything_out_of_the_ordinary_goes_the_long_way(value, timeout):
     made, submit = connected()

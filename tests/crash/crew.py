@@ -25,10 +25,12 @@ from typing import Any
 import pytest
 
 WORKER = Path(__file__).with_name("worker.py")
-RECORD_BYTES = 40            # of a ledger: worker.RECORD
+RECORD_BYTES = 40  # of a ledger: worker.RECORD
 MIB = 1 << 20
 SMALL_JOURNAL = {
-    "segment_bytes": 1 * MIB, "journal_bytes_max": 32 * MIB, "settle_bytes": 4 * MIB,
+    "segment_bytes": 1 * MIB,
+    "journal_bytes_max": 32 * MIB,
+    "settle_bytes": 4 * MIB,
 }
 SMALL_VALUES = {"value_bytes_max": 64 << 10}
 
@@ -75,8 +77,11 @@ class Worker:
         self._numbers = itertools.count(1)
         with open(log, "ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=stderr, start_new_session=True,
+                [sys.executable, str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
             )
         self.pid = self.process.pid
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -150,7 +155,7 @@ class Worker:
         self._reader.join(timeout_s)
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            with suppress(BrokenPipeError):      # what was not written yet is for nobody
+            with suppress(BrokenPipeError):  # what was not written yet is for nobody
                 pipe.close()
         return code
 
@@ -184,9 +189,22 @@ class Strace:
 
     def __init__(self, worker: Worker, inject: str) -> None:
         self.process = subprocess.Popen(
-            ["strace", "-f", "-p", str(worker.pid), "-o", "/dev/null", "-e", "trace=fdatasync",
-             "-e", f"inject=fdatasync:{inject}"],
-            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [
+                "strace",
+                "-f",
+                "-p",
+                str(worker.pid),
+                "-o",
+                "/dev/null",
+                "-e",
+                "trace=fdatasync",
+                "-e",
+                f"inject=fdatasync:{inject}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
@@ -212,10 +230,19 @@ class Strace:
 class Crew:
     """A cluster of workers, their folders and ports."""
 
-    def __init__(self, folder: Path, nodes: int = 3, *, groups: int = 4, machine: str = "values",
-                 data: Path | None = None, cluster: str = "crash", **sections: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int = 3,
+        *,
+        groups: int = 4,
+        machine: str = "values",
+        data: Path | None = None,
+        cluster: str = "crash",
+        **sections: Any,
+    ) -> None:
         self.folder = folder
-        self.data = data or folder           # where the nodes' folders are
+        self.data = data or folder  # where the nodes' folders are
         self.ids = list(range(1, nodes + 1))
         self.groups = groups
         self.workers: dict[int, Worker] = {}
@@ -230,18 +257,25 @@ class Crew:
 
     def config(self, node: int) -> dict[str, Any]:
         given = {
-            "cluster": self._cluster, "node": node, "groups": self.groups,
+            "cluster": self._cluster,
+            "node": node,
+            "groups": self.groups,
             "dir": str(self.data / f"node{node}"),
             "members": {str(one): f"127.0.0.1:{port}" for one, port in self.ports.items()},
-            "journal": SMALL_JOURNAL, "limits": SMALL_VALUES,
+            "journal": SMALL_JOURNAL,
+            "limits": SMALL_VALUES,
         }
         return given | self._sections
 
     def launch(self, node: int, *, bootstrap: bool = False) -> Worker:
         """Start the process; its node opens with `open`."""
         ledger = str(self.folder / f"ledger{node}.{len(self.ledgers)}")
-        spec = {"config": self.config(node), "machine": self._machine, "bootstrap": bootstrap,
-                "ledger": ledger if self._machine == "values" else None}
+        spec = {
+            "config": self.config(node),
+            "machine": self._machine,
+            "bootstrap": bootstrap,
+            "ledger": ledger if self._machine == "values" else None,
+        }
         worker = self.workers[node] = Worker(node, spec, self.folder / f"node{node}.log")
         self._born.append(worker)
         if spec["ledger"]:
@@ -256,14 +290,22 @@ class Crew:
             self.launch(node, bootstrap=bootstrap)
         self.each("open", timeout_s, nodes=wanted)
 
-    def each(self, do: str, timeout_s: float = 30.0, /, nodes: Iterable[int] | None = None,
-             **arguments: Any) -> dict[int, Any]:
+    def each(
+        self,
+        do: str,
+        timeout_s: float = 30.0,
+        /,
+        nodes: Iterable[int] | None = None,
+        **arguments: Any,
+    ) -> dict[int, Any]:
         """Ask several nodes (default: all) the same at once; answers by node."""
         workers = [self.workers[node] for node in (nodes or self.workers)]
         asked = [(worker, worker.ask(do, **arguments)) for worker in workers]
         end = time.monotonic() + timeout_s
-        return {worker.node: worker.answer(number, max(0.1, end - time.monotonic()))
-                for worker, number in asked}
+        return {
+            worker.node: worker.answer(number, max(0.1, end - time.monotonic()))
+            for worker, number in asked
+        }
 
     def ready(self, timeout_s: float = 40.0, nodes: Iterable[int] | None = None) -> None:
         """Wait until every group has a leader, and what is chosen is applied."""
@@ -295,7 +337,8 @@ class Crew:
             first, *rest = self.each("positions").values()
             places = [{group: one[:2] for group, one in view.items()} for view in (first, *rest)]
             if all(view == places[0] for view in places) and all(
-                    applied == chosen for applied, chosen in places[0].values()):
+                applied == chosen for applied, chosen in places[0].values()
+            ):
                 break
             assert time.monotonic() < end, f"nodes differ after {timeout_s} s: {places}"
             time.sleep(0.05)

@@ -46,7 +46,7 @@ from typing import Any
 SECTOR = 512
 ROOT_ID = 1
 WRITE_MAX = 256 << 10
-VALID_S = 3600               # only this kernel changes anything
+VALID_S = 3600  # only this kernel changes anything
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
 OUT_HEADER = struct.Struct("<IiQ")
@@ -79,15 +79,15 @@ class File:
         self.mode = mode
         self.data = bytearray()
         self.durable = bytearray()
-        self.dirty: list[tuple[int, int]] = []     # ranges written since the last fsync
-        self.syncing: dict[int, list[tuple[int, int]]] = {}     # by fsync: those under way
+        self.dirty: list[tuple[int, int]] = []  # ranges written since the last fsync
+        self.syncing: dict[int, list[tuple[int, int]]] = {}  # by fsync: those under way
         self.newest_sync = 0
 
     def write(self, offset: int, data: bytes) -> None:
         if offset > len(self.data):
             self.resize(offset)
         self.data[offset : offset + len(data)] = data
-        if self.dirty and self.dirty[-1][1] == offset:      # most writes follow each other
+        if self.dirty and self.dirty[-1][1] == offset:  # most writes follow each other
             self.dirty[-1] = (self.dirty[-1][0], offset + len(data))
         else:
             self.dirty.append((offset, offset + len(data)))
@@ -122,8 +122,11 @@ class File:
         if keep and len(self.data) > len(after) and chance.random() < keep:
             after.extend(bytes(len(self.data) - len(after)))
         unsynced = [*self.dirty, *(span for one in self.syncing.values() for span in one)]
-        sectors = {at for first, end in unsynced
-                   for at in range(first // SECTOR, (end + SECTOR - 1) // SECTOR)}
+        sectors = {
+            at
+            for first, end in unsynced
+            for at in range(first // SECTOR, (end + SECTOR - 1) // SECTOR)
+        }
         for at in sorted(sectors):
             first, end = at * SECTOR, min((at + 1) * SECTOR, len(after), len(self.data))
             if first < end and keep and chance.random() < keep:
@@ -210,8 +213,24 @@ class PowerFS:
         one = self.inodes[inode]
         size = len(one.data) if isinstance(one, File) else 4096
         links = 1 if isinstance(one, File) else 2
-        return ATTR.pack(inode, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0, one.mode, links,
-                         os.getuid(), os.getgid(), 0, 4096, 0)
+        return ATTR.pack(
+            inode,
+            size,
+            (size + 511) // 512,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            one.mode,
+            links,
+            os.getuid(),
+            os.getgid(),
+            0,
+            4096,
+            0,
+        )
 
     def entry(self, inode: int) -> bytes:
         return ENTRY_HEAD.pack(inode, 0, VALID_S, VALID_S, 0, 0) + self.attr(inode)
@@ -322,8 +341,18 @@ class PowerFS:
         major, minor, readahead, flags = struct.unpack_from("<4I", body)
         if major != 7 or minor < 28:
             raise Failure(errno.EPROTO)
-        return INIT_OUT.pack(7, 31, readahead, flags & (BIG_WRITES | MAX_PAGES), 64, 48, WRITE_MAX,
-                             1, WRITE_MAX // 4096, *[0] * 9)
+        return INIT_OUT.pack(
+            7,
+            31,
+            readahead,
+            flags & (BIG_WRITES | MAX_PAGES),
+            64,
+            48,
+            WRITE_MAX,
+            1,
+            WRITE_MAX // 4096,
+            *[0] * 9,
+        )
 
 
 def text(body: bytes) -> str:
@@ -331,13 +360,31 @@ def text(body: bytes) -> str:
 
 
 OPERATIONS = {
-    1: "lookup", 3: "getattr", 4: "setattr", 8: "mknod", 9: "mkdir", 10: "unlink", 11: "rmdir",
-    12: "rename", 14: "open", 15: "read", 16: "write", 17: "statfs", 18: "nothing", 25: "nothing",
-    26: "init", 27: "open", 28: "readdir", 29: "nothing", 34: "nothing", 35: "create",
-    38: "nothing", 45: "rename2",
+    1: "lookup",
+    3: "getattr",
+    4: "setattr",
+    8: "mknod",
+    9: "mkdir",
+    10: "unlink",
+    11: "rmdir",
+    12: "rename",
+    14: "open",
+    15: "read",
+    16: "write",
+    17: "statfs",
+    18: "nothing",
+    25: "nothing",
+    26: "init",
+    27: "open",
+    28: "readdir",
+    29: "nothing",
+    34: "nothing",
+    35: "create",
+    38: "nothing",
+    45: "rename2",
 }
 FSYNCS = {20, 30}
-NO_ANSWER = {2, 36, 42}      # forget, interrupt, batch forget
+NO_ANSWER = {2, 36, 42}  # forget, interrupt, batch forget
 
 
 class Mount:
@@ -349,13 +396,18 @@ class Mount:
         self.libc = ctypes.CDLL(None, use_errno=True)
 
     def mount(self) -> None:
-        self.pool = ThreadPoolExecutor(12)       # fsyncs that take their time
+        self.pool = ThreadPoolExecutor(12)  # fsyncs that take their time
         self.power = "on"
-        self.held: list[int] = []                # fsyncs that found the power off
+        self.held: list[int] = []  # fsyncs that found the power off
         self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self.device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
-        if self.libc.mount(b"powerfs", self.point.encode(), b"fuse", MS_NOSUID_NODEV,
-                           f"{options},allow_other".encode()):
+        if self.libc.mount(
+            b"powerfs",
+            self.point.encode(),
+            b"fuse",
+            MS_NOSUID_NODEV,
+            f"{options},allow_other".encode(),
+        ):
             number = ctypes.get_errno()
             os.close(self.device)
             raise OSError(number, f"mount: {os.strerror(number)}")
@@ -380,7 +432,7 @@ class Mount:
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
                     continue
-                return           # ENODEV: unmounted
+                return  # ENODEV: unmounted
             self.answer(device, request)
 
     def answer(self, device: int, request: bytes) -> None:
@@ -433,13 +485,13 @@ class Mount:
 
     @staticmethod
     def reply(device: int, unique: int, data: bytes, error: int = 0) -> None:
-        with suppress(OSError):              # who asked was killed
+        with suppress(OSError):  # who asked was killed
             os.write(device, OUT_HEADER.pack(OUT_HEADER.size + len(data), error, unique) + data)
 
 
 def main(point: str, fsync_us: int) -> None:
     libc = ctypes.CDLL(None)
-    libc.prctl(1, 15)            # SIGTERM with the parent
+    libc.prctl(1, 15)  # SIGTERM with the parent
     fs = PowerFS(fsync_us)
     mount = Mount(fs, point)
     mount.mount()
@@ -455,8 +507,15 @@ def main(point: str, fsync_us: int) -> None:
             mount.unmount()
             fs.cut(message["seed"], message["keep"])
             mount.mount()
-        say({"syncs": fs.syncs, "writes": fs.writes, "lost_sectors": fs.lost_sectors,
-             "lost_names": fs.lost_names, "cuts": fs.cuts})
+        say(
+            {
+                "syncs": fs.syncs,
+                "writes": fs.writes,
+                "lost_sectors": fs.lost_sectors,
+                "lost_names": fs.lost_names,
+                "cuts": fs.cuts,
+            }
+        )
     mount.unmount(MNT_DETACH)
 
 
@@ -474,8 +533,12 @@ class Power:
     def __enter__(self) -> Power:
         self.point.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *self.arguments], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [sys.executable, __file__, *self.arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self._answer()
         return self
@@ -519,7 +582,7 @@ class Power:
                     self.process.wait()
             else:
                 pipe.close()
-        ctypes.CDLL(None).umount2(str(self.point).encode(), MNT_DETACH)     # if it was killed
+        ctypes.CDLL(None).umount2(str(self.point).encode(), MNT_DETACH)  # if it was killed
 
 
 if __name__ == "__main__":

@@ -11,22 +11,32 @@ HOLD_S = 10.0
 VALUE_BYTES = 600
 GROUPS = 12
 SEGMENT_BYTES = 4 * MIB
-FAILOVER_S = 4.0             # 3 s are promised; this machine may be busy
+FAILOVER_S = 4.0  # 3 s are promised; this machine may be busy
 # Small, so that holding what passes by in ten seconds would show.
 LIMITS = {
-    "value_bytes_max": 64 << 10, "window_bytes": 1 * MIB, "pending_bytes_max": 8 * MIB,
-    "cache_bytes_max": 8 * MIB, "delivery_bytes_max": 8 * MIB, "peer_queue_bytes_max": 4 * MIB,
+    "value_bytes_max": 64 << 10,
+    "window_bytes": 1 * MIB,
+    "pending_bytes_max": 8 * MIB,
+    "cache_bytes_max": 8 * MIB,
+    "delivery_bytes_max": 8 * MIB,
+    "peer_queue_bytes_max": 4 * MIB,
 }
 JOURNAL = {
-    "segment_bytes": SEGMENT_BYTES, "journal_bytes_max": 1024 * MIB, "settle_bytes": 16 * MIB,
+    "segment_bytes": SEGMENT_BYTES,
+    "journal_bytes_max": 1024 * MIB,
+    "settle_bytes": 16 * MIB,
 }
-SLACK_BYTES = 32 * MIB       # of the allocator, the journal's buffers, Python
+SLACK_BYTES = 32 * MIB  # of the allocator, the journal's buffers, Python
 
 
 def allowed_growth_bytes() -> int:
     one = ("pending_bytes_max", "cache_bytes_max", "delivery_bytes_max")
-    return (sum(LIMITS[name] for name in one) + GROUPS * LIMITS["window_bytes"]
-            + 2 * LIMITS["peer_queue_bytes_max"] + SLACK_BYTES)
+    return (
+        sum(LIMITS[name] for name in one)
+        + GROUPS * LIMITS["window_bytes"]
+        + 2 * LIMITS["peer_queue_bytes_max"]
+        + SLACK_BYTES
+    )
 
 
 def peak_values_per_s(cluster) -> float:
@@ -56,7 +66,7 @@ def test_ten_seconds_without_the_gil_on_the_node_that_every_commit_needs(crew):
     cluster[2].call("hold", seconds=HOLD_S)
     time.sleep(0.3)
     began = time.monotonic()
-    question = cluster[2].ask("held")        # Python does not run there: no answer
+    question = cluster[2].ask("held")  # Python does not run there: no answer
     cluster[1].call("mark")
     at_kill = cluster[1].call("report")
     cluster.kill(3)
@@ -86,10 +96,12 @@ def test_ten_seconds_without_the_gil_on_the_node_that_every_commit_needs(crew):
     assert rate > peak / 8, f"{rate:.0f} values/s, {peak:.0f} at its best"
     grown = memory_peak - memory_before
     assert grown < allowed_growth_bytes(), f"node 2 grew by {grown / MIB:.0f} MiB"
-    print(f"peak {peak:.0f}/s, held {rate:.0f}/s, {passed * VALUE_BYTES / MIB:.0f} MiB passed, "
-          f"node 2 grew by {grown / MIB:.0f} MiB; longest gap "
-          f"{max(through_failover['longest_s'].values()):.2f} s at the kill, "
-          f"{max(at_end['longest_s'].values()):.2f} s later")
+    print(
+        f"peak {peak:.0f}/s, held {rate:.0f}/s, {passed * VALUE_BYTES / MIB:.0f} MiB passed, "
+        f"node 2 grew by {grown / MIB:.0f} MiB; longest gap "
+        f"{max(through_failover['longest_s'].values()):.2f} s at the kill, "
+        f"{max(at_end['longest_s'].values()):.2f} s later"
+    )
 
     cluster[1].call("stop_load")
     cluster.converged()

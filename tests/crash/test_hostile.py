@@ -19,7 +19,7 @@ from phx._core.codec import encode_frame
 pytestmark = [pytest.mark.processes, pytest.mark.slow, needs_proc]
 
 HELLO, ENGINE = 1, 2
-VICTIM = 3                   # the node that every other one dials
+VICTIM = 3  # the node that every other one dials
 CLOSED = "closed: "
 
 
@@ -41,8 +41,15 @@ def cluster_id(cluster) -> int:
     return Config.from_mapping(cluster.config(1)).cluster_id
 
 
-def hello(cluster, node: int, *, dest: int = VICTIM, versions=(1, 1), store=b"?" * 16,
-          of: int | None = None) -> bytes:
+def hello(
+    cluster,
+    node: int,
+    *,
+    dest: int = VICTIM,
+    versions=(1, 1),
+    store=b"?" * 16,
+    of: int | None = None,
+) -> bytes:
     payload = struct.pack("<HHI16sQII", *versions, 1, store, 0, 0, 0)
     return encode_frame(HELLO, node, dest, cluster_id(cluster) if of is None else of, payload)
 
@@ -71,13 +78,16 @@ def commits(cluster, nodes, tag: str) -> None:
     for node in nodes:
         for group in range(cluster.groups):
             answer = cluster[node].call(
-                "propose", group=group, value=f"{tag}/{node}/{group}", timeout_s=10.0)
+                "propose", group=group, value=f"{tag}/{node}/{group}", timeout_s=10.0
+            )
             assert answer["error"] is None, answer
 
 
 def places(cluster, nodes) -> dict:
-    return {node: {group: place[1] for group, place in view.items()}
-            for node, view in cluster.each("positions", nodes=nodes).items()}
+    return {
+        node: {group: place[1] for group, place in view.items()}
+        for node, view in cluster.each("positions", nodes=nodes).items()
+    }
 
 
 @pytest.mark.timeout(90)
@@ -98,7 +108,7 @@ def test_bad_bytes_close_the_connection_with_one_line_and_change_nothing(crew):
         lines = victim.lines()[seen:]
         assert len(lines) == 1, (name, lines)
         assert CLOSED in lines[0], (name, lines)
-        time.sleep(0.1)      # the number of such lines in a second is limited
+        time.sleep(0.1)  # the number of such lines in a second is limited
     assert places(cluster, cluster.ids) == before, "something was committed"
     assert victim.descriptors() == descriptors
     status = victim.call("status")
@@ -145,7 +155,7 @@ def test_a_flood_of_strangers_makes_nothing_grow(crew):
             data = kinds[number % len(kinds)]
             talk(port, chance.randbytes(chance.randrange(2_000)) if number % 3 else data)
 
-    flood(60)                # whatever is allocated once
+    flood(60)  # whatever is allocated once
     memory, lines = victim.memory_bytes(), len(victim.lines())
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
     flood(300)
@@ -171,7 +181,7 @@ def test_a_node_of_another_cluster_gets_nowhere(crew, tmp_path):
     before = places(cluster, cluster.ids)
     (tmp_path / "foreign").mkdir()
     foreign: Crew = crew(groups=3, cluster="another", folder=tmp_path / "foreign")
-    for node in (2, 3):      # a configuration with other people's addresses in it
+    for node in (2, 3):  # a configuration with other people's addresses in it
         foreign.ports[node] = cluster.ports[node]
     foreign.start(1, bootstrap=True)
     for group in range(3):

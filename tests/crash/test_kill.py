@@ -27,7 +27,7 @@ def test_twenty_kills_under_load_lose_nothing(crew):
         written(cluster, chance.uniform(0.1, 0.6))
         victim = chance.choice(cluster.ids)
         cluster.kill(victim)
-        time.sleep(chance.choice((0.0, 0.2, 1.2)))      # before, during and after the election
+        time.sleep(chance.choice((0.0, 0.2, 1.2)))  # before, during and after the election
         cluster.start(victim)
         if chance.random() < 0.5:
             cluster.ready(nodes=[victim])
@@ -78,8 +78,11 @@ def test_a_cluster_that_was_closed_cleanly_opens_with_everything(crew):
         cluster.ready()
         cluster.converged()
         after = cluster.each("positions")
-        assert all(after[node][group][0] >= place[0]
-                   for node, places in before.items() for group, place in places.items())
+        assert all(
+            after[node][group][0] >= place[0]
+            for node, places in before.items()
+            for group, place in places.items()
+        )
         assert cluster.nothing_lost() > 500
 
 

@@ -34,7 +34,7 @@ def test_a_thousand_groups_start_soon_idle_cheaply_and_need_no_thread_more(crew,
     many, started_s = opened(crew, tmp_path / "many", 1_000)
     assert started_s < 10.0
     assert [worker.threads() for worker in many.workers.values()] == threads
-    many.led()               # leaderships have been spread
+    many.led()  # leaderships have been spread
     time.sleep(1.0)
     shares = busy_shares(many)
     print(f"start {started_s:.1f} s, threads {threads}, idle {[f'{one:.1%}' for one in shares]}")

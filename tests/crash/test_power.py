@@ -36,7 +36,7 @@ def powered(tmp_path: Path, crew) -> Iterator[Callable]:
     made = []
     yield make
     for cluster in made:
-        cluster.end()            # before the mount goes
+        cluster.end()  # before the mount goes
     for power in mounted:
         power.__exit__()
 

@@ -10,10 +10,14 @@ import pytest
 from crew import needs_proc, needs_strace, until
 
 pytestmark = [
-    pytest.mark.processes, pytest.mark.slow, pytest.mark.strace, needs_strace, needs_proc,
+    pytest.mark.processes,
+    pytest.mark.slow,
+    pytest.mark.strace,
+    needs_strace,
+    needs_proc,
 ]
 
-DELAY = "delay_enter=1000000"      # one second, before the call
+DELAY = "delay_enter=1000000"  # one second, before the call
 GROUPS = 6
 
 
@@ -33,8 +37,9 @@ def propose(cluster, nodes, tag: str, timeout_s: float, groups=range(GROUPS)):
             value = f"{tag}/{node}/{group}"
             number = cluster[node].ask("propose", group=group, value=value, timeout_s=timeout_s)
             asked[value] = (cluster[node], number)
-    return {value: worker.answer(number, timeout_s + 20)
-            for value, (worker, number) in asked.items()}
+    return {
+        value: worker.answer(number, timeout_s + 20) for value, (worker, number) in asked.items()
+    }
 
 
 def logs(cluster, node: int) -> set[str]:
@@ -62,9 +67,11 @@ def test_two_slow_disks_delay_every_acknowledgement(crew):
     slow = propose(cluster, cluster.ids, "slow", 25.0)
     took = time.monotonic() - began
     chosen = {value: one for value, one in slow.items() if one["error"] is None}
-    print(f"{len(chosen)} of {len(slow)} chosen in {took:.1f} s: "
-          f"{sorted(round(one['seconds'], 2) for one in chosen.values())}; "
-          f"{sorted(one['error'] for one in slow.values() if one['error'])}")
+    print(
+        f"{len(chosen)} of {len(slow)} chosen in {took:.1f} s: "
+        f"{sorted(round(one['seconds'], 2) for one in chosen.values())}; "
+        f"{sorted(one['error'] for one in slow.values() if one['error'])}"
+    )
     for trace in traces:
         trace.end()
     early = {value: one["seconds"] for value, one in chosen.items() if one["seconds"] < 1.0}
@@ -105,8 +112,10 @@ def test_a_slow_disk_of_one_follower_changes_nothing(crew):
         for node in (1, 2):
             spent = one_by_one(cluster, node, mine[node], 40, f"{name}{node}")
             medians[name, node] = statistics.median(spent)
-            print(f"{name}, node {node}: median {medians[name, node] * 1e3:.2f} ms, "
-                  f"longest {max(spent) * 1e3:.1f} ms")
+            print(
+                f"{name}, node {node}: median {medians[name, node] * 1e3:.2f} ms, "
+                f"longest {max(spent) * 1e3:.1f} ms"
+            )
             assert max(spent) < 0.9, "a value waited for the slow disk"
         trace.end()
     for node in (1, 2):
@@ -122,7 +131,7 @@ def test_two_failing_disks_stop_every_acknowledgement(crew):
     traces = [cluster.trace(node, "error=EIO") for node in (1, 2)]
     bad = propose(cluster, cluster.ids, "bad", 3.0)
     assert all(one["error"] for one in bad.values()), "acknowledged with two failing disks"
-    stopped = {"GroupStopped", "StoppedUnknown"}         # a poisoned node says so at once
+    stopped = {"NodeFailed", "NodeFailedUnknown"}  # a poisoned node says so at once
     for value, one in bad.items():
         healthy = value.startswith("bad/3/")
         expected = {"NoQuorum", "TimedOut", "TimedOutUnknown"}
@@ -146,8 +155,10 @@ def test_two_failing_disks_stop_every_acknowledgement(crew):
     for node in cluster.ids:
         found = logs(cluster, node)
         for tag in ("good", "again"):
-            assert {f"{tag}/{one}/{group}" for one in cluster.ids
-                    for group in range(GROUPS)} <= found
-        rejected = {value for value, one in {**bad, **worse}.items()
-                    if one["outcome"] == "rejected"}
+            assert {
+                f"{tag}/{one}/{group}" for one in cluster.ids for group in range(GROUPS)
+            } <= found
+        rejected = {
+            value for value, one in {**bad, **worse}.items() if one["outcome"] == "rejected"
+        }
         assert not rejected & found, "rejected, and yet chosen"

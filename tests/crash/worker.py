@@ -27,7 +27,7 @@ from typing import Any
 
 import phx
 
-HEAD = struct.Struct("<IIQQ")        # group, writer, number, salt: first bytes of every value
+HEAD = struct.Struct("<IIQQ")  # group, writer, number, salt: first bytes of every value
 RECORD = struct.Struct("<IIQQQI4x")  # the same, instance, size of the value
 PR_SET_PDEATHSIG = 1
 PR_SET_PTRACER = 0x59616D61
@@ -85,8 +85,16 @@ class Load:
         latencies: of calls, in seconds, since `mark`.
     """
 
-    def __init__(self, worker: WorkerNode, *, writers: int = 1, run: int = 1,
-                 value_bytes: int = 64, timeout_s: float = 10.0, rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        worker: WorkerNode,
+        *,
+        writers: int = 1,
+        run: int = 1,
+        value_bytes: int = 64,
+        timeout_s: float = 10.0,
+        rate: float = 0.0,
+    ) -> None:
         self.node, self.ledger = worker.node, worker.ledger
         self.salt = int.from_bytes(os.urandom(8), "little")
         self.tail = filler(self.salt, value_bytes)
@@ -99,8 +107,11 @@ class Load:
         self.stopping = False
         slots = writers * len(worker.groups)
         self.pause_s = slots * run / rate if rate else 0.0
-        self.tasks = [asyncio.create_task(self.write(group, writer))
-                      for group in worker.groups for writer in range(writers)]
+        self.tasks = [
+            asyncio.create_task(self.write(group, writer))
+            for group in worker.groups
+            for writer in range(writers)
+        ]
 
     def mark(self) -> None:
         now = time.monotonic()
@@ -135,14 +146,23 @@ class Load:
                 continue
             self.acknowledge(group, writer, numbers, results, began)
 
-    def acknowledge(self, group: int, writer: int, numbers: range, results: list[Any],
-                    began: float) -> None:
+    def acknowledge(
+        self, group: int, writer: int, numbers: range, results: list[Any], began: float
+    ) -> None:
         pack, now = RECORD.pack, time.monotonic()
-        done = [(one, result.instance) for one, result in zip(numbers, results, strict=True)
-                if not isinstance(result, Exception)]
+        done = [
+            (one, result.instance)
+            for one, result in zip(numbers, results, strict=True)
+            if not isinstance(result, Exception)
+        ]
         if self.ledger >= 0:
-            os.write(self.ledger, b"".join(
-                pack(group, writer, one, self.salt, instance, self.size) for one, instance in done))
+            os.write(
+                self.ledger,
+                b"".join(
+                    pack(group, writer, one, self.salt, instance, self.size)
+                    for one, instance in done
+                ),
+            )
         self.acknowledged += len(done)
         self.by_group[group] += len(done)
         self.latencies.append(now - began)
@@ -154,8 +174,9 @@ class Load:
         return {
             "acknowledged": self.acknowledged,
             "by_group": self.by_group,
-            "longest_s": {group: max(gap, now - self.latest[group])
-                          for group, gap in self.longest_s.items()},
+            "longest_s": {
+                group: max(gap, now - self.latest[group]) for group, gap in self.longest_s.items()
+            },
             "errors": self.errors,
             "value_bytes": self.size,
         }
@@ -250,7 +271,8 @@ class WorkerNode:
             with open(path, "rb") as file:
                 data = file.read()
             for group, writer, number, salt, instance, size in RECORD.iter_unpack(
-                    data[: len(data) // RECORD.size * RECORD.size]):
+                data[: len(data) // RECORD.size * RECORD.size]
+            ):
                 checked += 1
                 if (salt, size) not in tails:
                     tails[salt, size] = filler(salt, size)
@@ -261,11 +283,22 @@ class WorkerNode:
                 machine = self.machines[group]
                 applied = not isinstance(machine, Values) or machine.kept.get(head) == value
                 if not applied or value not in logged[place]:
-                    lost.append({"group": group, "instance": instance, "writer": writer,
-                                 "number": number, "applied": applied,
-                                 "logged": value in logged[place]})
-        return {"checked": checked, "lost": len(lost), "examples": lost[:5],
-                "twice": sum(machine.twice for machine in self.machines.values())}
+                    lost.append(
+                        {
+                            "group": group,
+                            "instance": instance,
+                            "writer": writer,
+                            "number": number,
+                            "applied": applied,
+                            "logged": value in logged[place],
+                        }
+                    )
+        return {
+            "checked": checked,
+            "lost": len(lost),
+            "examples": lost[:5],
+            "twice": sum(machine.twice for machine in self.machines.values()),
+        }
 
     async def _instance(self, group: int, instance: int) -> set[bytes]:
         try:
@@ -297,7 +330,7 @@ def plain(value: Any) -> Any:
 def send(message: dict[str, Any]) -> None:
     data = (json.dumps(message, default=plain) + "\n").encode()
     while data:
-        data = data[os.write(1, data):]
+        data = data[os.write(1, data) :]
 
 
 async def answer(worker: WorkerNode, message: dict[str, Any]) -> None:
@@ -314,7 +347,8 @@ async def serve(spec: dict[str, Any]) -> None:
     worker = WorkerNode(spec)
     reader = asyncio.StreamReader(limit=1 << 26)
     await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     tasks = set()
     closed = asyncio.create_task(worker.closed.wait())
     while not closed.done():
@@ -323,7 +357,7 @@ async def serve(spec: dict[str, Any]) -> None:
         if not line.done():
             line.cancel()
             break
-        if not line.result():            # the parent is gone
+        if not line.result():  # the parent is gone
             os._exit(2)
         task = asyncio.create_task(answer(worker, json.loads(line.result())))
         tasks.add(task)
@@ -348,7 +382,7 @@ def main() -> None:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        libc.prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY)       # strace attaches later
+        libc.prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY)  # strace attaches later
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(serve(json.loads(first_line())))

@@ -293,7 +293,12 @@ def test_a_stuck_store_stops_new_values_and_nothing_else(lab):
     journal = member.driver.status()["journal"]
     assert journal["segments_live"] + journal["segments_free"] <= 8
     one.until(lambda: any("journal at its limit" in line for line in member.lines))
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        offer()
+        member.pump(0.01)
     assert len(member.values[0]) < 600
+    assert member.driver.status()["journal"]["segments_live"] < 7, "room is kept for promises"
     member.store.hold.set()
     one.until(lambda: offer() or len(member.values[0]) == 600, 30)
     assert member.values[0] == values

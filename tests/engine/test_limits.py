@@ -19,6 +19,8 @@ def test_a_promise_longer_than_one_reply_is_asked_for_in_parts() -> None:
         s.drop("2→1", "Accepted")
     assert s.status(2)["accepted_last"] >= 48
     before = s.status(2)["accepted_last"]
+    s.engines[2].stop_group(0)  # so that 3, which has none of it, is the one to lead
+    s.turn(2)
     s.crash(1)
     since = len(s.lines)
     ballot = s.elect(3)
@@ -41,6 +43,8 @@ def test_a_long_promise_with_a_part_lost_does_not_count() -> None:
         s.deliver("1→2", "Accept")
         s.drop("1→3", "Accept")
         s.drop("2→1", "Accepted")
+    s.engines[2].stop_group(0)
+    s.turn(2)
     s.crash(1)
     lost: list[object] = []
 

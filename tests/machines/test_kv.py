@@ -97,12 +97,23 @@ def test_text_and_bytes_are_different_keys():
 
 
 MALFORMED = [
-    b"", b"\xc1", b"\x93", msgpack.packb(5), msgpack.packb({}), msgpack.packb([]),
-    msgpack.packb(["set"]), msgpack.packb(["set", "k"]), msgpack.packb(["set", "k", "text"]),
-    msgpack.packb(["set", 5, b"v"]), msgpack.packb(["set", ["k"], b"v"]),
-    msgpack.packb(["get", "k", 1]), msgpack.packb(["cas", "k", "1", b"v"]),
-    msgpack.packb(["pop", "k"]), msgpack.packb(["set", "k", b"v"]) + b"\0",
-    msgpack.packb({b"a": 1}), b"\x81\x90\x01",
+    b"",
+    b"\xc1",
+    b"\x93",
+    msgpack.packb(5),
+    msgpack.packb({}),
+    msgpack.packb([]),
+    msgpack.packb(["set"]),
+    msgpack.packb(["set", "k"]),
+    msgpack.packb(["set", "k", "text"]),
+    msgpack.packb(["set", 5, b"v"]),
+    msgpack.packb(["set", ["k"], b"v"]),
+    msgpack.packb(["get", "k", 1]),
+    msgpack.packb(["cas", "k", "1", b"v"]),
+    msgpack.packb(["pop", "k"]),
+    msgpack.packb(["set", "k", b"v"]) + b"\0",
+    msgpack.packb({b"a": 1}),
+    b"\x81\x90\x01",
 ]
 
 
@@ -146,8 +157,12 @@ def test_the_digest_does_not_depend_on_the_order_of_keys(pairs):
 )
 def test_states_that_differ_have_digests_that_differ(commands):
     others = [
-        [], [encode_set("a", b"1")], [encode_set("a", b"2")], [encode_set(b"a", b"1")],
-        [encode_set("a", b"1")] * 2, [encode_set("a1", b"")],
+        [],
+        [encode_set("a", b"1")],
+        [encode_set("a", b"2")],
+        [encode_set(b"a", b"1")],
+        [encode_set("a", b"1")] * 2,
+        [encode_set("a1", b"")],
         [encode_set("a", b"1"), encode_delete("a")],
     ]
 

@@ -28,8 +28,9 @@ class Log:
 
     def __init__(self, segment_bytes: int = MIB, body_bytes_max: int = 256 * KIB) -> None:
         self.segment_bytes = segment_bytes
-        self.journal = Journal(MemoryDisk(), create=True, segment_bytes=segment_bytes,
-                               body_bytes_max=body_bytes_max)
+        self.journal = Journal(
+            MemoryDisk(), create=True, segment_bytes=segment_bytes, body_bytes_max=body_bytes_max
+        )
         self.lsns: dict[tuple[int, int], int] = {}
 
     def add(self, entries: Iterable[tuple[int, int, bytes]], kind: int = ACCEPT) -> None:
@@ -76,7 +77,7 @@ def entries_of(data: bytes) -> list[tuple[int, bytes]]:
         instance, size, zero = struct.unpack_from("<QII", data, at)
         assert zero == 0
         end = at + 16 + size
-        found.append((instance, data[at + 16:end]))
+        found.append((instance, data[at + 16 : end]))
         at = end + -end % 8
         assert at <= len(data)
         assert not any(data[end:at])
@@ -110,8 +111,11 @@ def in_thread(call: Callable[[], object]) -> object:
 
 def block(groups, first, last, size=130):
     """Entries of all groups, instance by instance, as a busy node writes them."""
-    return [(group, instance, body_of(group, instance, size))
-            for instance in range(first, last + 1) for group in groups]
+    return [
+        (group, instance, body_of(group, instance, size))
+        for instance in range(first, last + 1)
+        for group in groups
+    ]
 
 
 def read_all(store, group, first=1, step=256 * KIB):

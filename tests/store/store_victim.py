@@ -31,15 +31,24 @@ def main() -> None:
     parser.add_argument("--create", action="store_true")
     parser.add_argument("--steps", type=int, default=1 << 30)
     options = parser.parse_args()
-    store = Store.open(options.folder, cluster=CLUSTER, node=NODE, create=options.create,
-                       map_bytes=MIB, commit_bytes=MIB)
+    store = Store.open(
+        options.folder,
+        cluster=CLUSTER,
+        node=NODE,
+        create=options.create,
+        map_bytes=MIB,
+        commit_bytes=MIB,
+    )
     through = store.settled().get(GROUPS[0], 0)
     print("settled", through, flush=True)
     for step in range(options.steps):
         log = Log(segment_bytes=4 * MIB)
         last = through + 1 + step % 40
-        log.add((group, instance, body_of(group, instance, size_of(instance)))
-                for instance in range(through + 1, last + 1) for group in GROUPS)
+        log.add(
+            (group, instance, body_of(group, instance, size_of(instance)))
+            for instance in range(through + 1, last + 1)
+            for group in GROUPS
+        )
         for _ in range(2):
             try:
                 store.settle(log.plan())

@@ -76,7 +76,8 @@ def test_rows_tell_where_everything_is(entries):
     listed = [(group, first + n) for group, first, count, _, _ in rows for n in range(count)]
     assert listed == [(group, instance) for group, instance, _ in entries]
     assert [row[3] for row in rows] == list(
-        itertools.accumulate((row[4] for row in rows), initial=0))[:-1]
+        itertools.accumulate((row[4] for row in rows), initial=0)
+    )[:-1]
 
 
 def test_long_stretches_have_many_rows():
@@ -86,7 +87,7 @@ def test_long_stretches_have_many_rows():
     rows = chunk_rows(9, value, SID)
     assert len(rows) == 4
     assert [row[:3] for row in rows] == [(3, 1, 17), (3, 18, 17), (3, 35, 17), (3, 52, 8)]
-    for row in range(4):    # a hint may be any row at or before the right one
+    for row in range(4):  # a hint may be any row at or before the right one
         assert gather(value, 3, 52, 52, row=row) == [(52, bytes(1000))]
     assert [i for i, _ in gather(value, 3, 10)] == list(range(10, 60))
 
@@ -114,20 +115,23 @@ def test_values_fill_lmdb_pages_exactly():
         assert (value_bytes(total, first) + PAGE_HEADER_BYTES) % 4096 == 0
 
 
-@pytest.mark.parametrize(("total", "first", "expected"), [
-    (100, 100, SMALL),
-    (SMALL - 64, 100, SMALL),
-    (200 * KIB, 100, SMALL),          # several, rather than one that is mostly empty
-    (300 * KIB, 100, MIDDLE),
-    (3 * MIB, 100, MIDDLE),
-    (5 * MIB, 100, LARGE),
-    (500 * MIB, 100, LARGE),
-    (70 * KIB, 70 * KIB, MIDDLE),     # one entry alone may need a larger class
-    (MIB, MIB, LARGE),
-    (9 * MIB, 9 * MIB, 16 * MIB - 16),
-    (8 * MIB - 16 - 64 - 32, 8 * MIB - 16 - 64 - 32, LARGE),
-    (8 * MIB - 16 - 64 - 24, 8 * MIB - 16 - 64 - 24, 16 * MIB - 16),
-])
+@pytest.mark.parametrize(
+    ("total", "first", "expected"),
+    [
+        (100, 100, SMALL),
+        (SMALL - 64, 100, SMALL),
+        (200 * KIB, 100, SMALL),  # several, rather than one that is mostly empty
+        (300 * KIB, 100, MIDDLE),
+        (3 * MIB, 100, MIDDLE),
+        (5 * MIB, 100, LARGE),
+        (500 * MIB, 100, LARGE),
+        (70 * KIB, 70 * KIB, MIDDLE),  # one entry alone may need a larger class
+        (MIB, MIB, LARGE),
+        (9 * MIB, 9 * MIB, 16 * MIB - 16),
+        (8 * MIB - 16 - 64 - 32, 8 * MIB - 16 - 64 - 32, LARGE),
+        (8 * MIB - 16 - 64 - 24, 8 * MIB - 16 - 64 - 24, 16 * MIB - 16),
+    ],
+)
 def test_size_classes(total, first, expected):
     assert value_bytes(total, first) == expected
 
@@ -149,8 +153,11 @@ def test_every_flipped_byte_is_found():
                 verify_chunk(9, bytes(bad), SID)
             assert caught.value.chunk == 9
             if at < used:
-                expected = next((g, i) for (g, i, _), end in zip(
-                    SMALL_ENTRIES, (24, 40, 80, 104), strict=True) if at < end)
+                expected = next(
+                    (g, i)
+                    for (g, i, _), end in zip(SMALL_ENTRIES, (24, 40, 80, 104), strict=True)
+                    if at < end
+                )
                 assert (caught.value.group, caught.value.instance) == expected
 
 
@@ -182,8 +189,12 @@ def test_noise_is_no_chunk(noise):
 
 def test_a_chunk_elsewhere_is_refused():
     value, _ = build_chunk(9, SMALL, SID, SMALL_ENTRIES)
-    for chunk, sid, data in [(8, SID, value), (9, bytes(16), value), (9, SID, value[:-8]),
-                             (9, SID, value + bytes(8))]:
+    for chunk, sid, data in [
+        (8, SID, value),
+        (9, bytes(16), value),
+        (9, SID, value[:-8]),
+        (9, SID, value + bytes(8)),
+    ]:
         with pytest.raises(ChunkDamage):
             verify_chunk(chunk, data, sid)
         with pytest.raises(ChunkDamage):

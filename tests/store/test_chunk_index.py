@@ -10,7 +10,7 @@ SID = b"s" * 16
 
 def tail(chunk, entries, sid=SID):
     value, _ = build_chunk(chunk, 65536, sid, entries)
-    return value[len(value) - 64 - 32 * len(chunk_rows(chunk, value, sid)):]
+    return value[len(value) - 64 - 32 * len(chunk_rows(chunk, value, sid)) :]
 
 
 def stretch(group, first, last, size=10):
@@ -32,16 +32,27 @@ def groups_of(*rows):
     from phx._core.codec import crc32c
 
     body = struct.pack("<IQ", 1, len(rows)) + b"".join(
-        struct.pack("<IIQQ", group, 0, kept, through) for group, kept, through in rows)
+        struct.pack("<IIQQ", group, 0, kept, through) for group, kept, through in rows
+    )
     return struct.pack("<I", crc32c(body)) + body
 
 
 def test_a_lookup_finds_chunk_and_row():
-    index = index_of(stretch(1, 1, 5) + stretch(4, 1, 2000), stretch(1, 6, 9),
-                     stretch(4, 2001, 2001), groups=groups_of((1, 1, 9), (4, 1, 2001)))
+    index = index_of(
+        stretch(1, 1, 5) + stretch(4, 1, 2000),
+        stretch(1, 6, 9),
+        stretch(4, 2001, 2001),
+        groups=groups_of((1, 1, 9), (4, 1, 2001)),
+    )
     assert index.settled() == {1: 9, 4: 2001}
     assert [index.find(1, i) for i in (0, 1, 5, 6, 9, 10)] == [
-        None, (1, 0), (1, 0), (2, 0), (2, 0), None]
+        None,
+        (1, 0),
+        (1, 0),
+        (2, 0),
+        (2, 0),
+        None,
+    ]
     assert index.find(4, 2000) == (1, 1)
     assert index.find(4, 2001) == (3, 0)
     assert index.find(2, 1) is None
@@ -52,20 +63,27 @@ def test_a_lookup_finds_chunk_and_row():
 
 
 def test_what_merging_left_in_another_order_is_put_right():
-    index = index_of(stretch(1, 21, 30), stretch(1, 1, 10) + stretch(2, 1, 1), stretch(1, 11, 20),
-                     groups=groups_of((1, 1, 30), (2, 1, 1)))
+    index = index_of(
+        stretch(1, 21, 30),
+        stretch(1, 1, 10) + stretch(2, 1, 1),
+        stretch(1, 11, 20),
+        groups=groups_of((1, 1, 30), (2, 1, 1)),
+    )
     assert [index.find(1, i) for i in (10, 11, 20, 21)] == [(2, 0), (3, 0), (3, 0), (1, 0)]
 
 
-@pytest.mark.parametrize(("chunks", "groups", "where"), [
-    ([stretch(1, 1, 5), stretch(1, 7, 9)], [(1, 1, 9)], (2, 1, 7)),      # a hole
-    ([stretch(1, 1, 5), stretch(1, 5, 9)], [(1, 1, 9)], (2, 1, 5)),      # twice
-    ([stretch(1, 2, 5)], [(1, 1, 5)], (1, 1, 2)),                        # the beginning is missing
-    ([stretch(1, 1, 5)], [(1, 1, 6)], (0, 1, 6)),                        # the end is missing
-    ([stretch(1, 1, 5)], [(1, 1, 4)], (0, 1, 6)),                        # more than was settled
-    ([stretch(1, 1, 5)], [], (1, 1, 1)),                                 # a group nobody knows
-    ([], [(1, 1, 4)], (0, 1, 1)),                                        # everything is missing
-])
+@pytest.mark.parametrize(
+    ("chunks", "groups", "where"),
+    [
+        ([stretch(1, 1, 5), stretch(1, 7, 9)], [(1, 1, 9)], (2, 1, 7)),  # a hole
+        ([stretch(1, 1, 5), stretch(1, 5, 9)], [(1, 1, 9)], (2, 1, 5)),  # twice
+        ([stretch(1, 2, 5)], [(1, 1, 5)], (1, 1, 2)),  # the beginning is missing
+        ([stretch(1, 1, 5)], [(1, 1, 6)], (0, 1, 6)),  # the end is missing
+        ([stretch(1, 1, 5)], [(1, 1, 4)], (0, 1, 6)),  # more than was settled
+        ([stretch(1, 1, 5)], [], (1, 1, 1)),  # a group nobody knows
+        ([], [(1, 1, 4)], (0, 1, 1)),  # everything is missing
+    ],
+)
 def test_chunks_that_do_not_fit_together_are_refused(chunks, groups, where):
     with pytest.raises(ChunkDamage) as caught:
         index_of(*chunks, groups=groups_of(*groups))
@@ -97,8 +115,14 @@ def test_every_flipped_byte_of_the_table_of_groups_is_found():
         bad[at] ^= 1
         with pytest.raises(ChunkDamage):
             index_of(*chunks, groups=bytes(bad))
-    for bad in (b"", good[:-24], good[:8], groups_of((7, 1, 2), (1, 1, 5)),
-                groups_of((1, 0, 5), (7, 1, 2)), groups_of((1, 1, 5), (7, 4, 2))):
+    for bad in (
+        b"",
+        good[:-24],
+        good[:8],
+        groups_of((7, 1, 2), (1, 1, 5)),
+        groups_of((1, 0, 5), (7, 1, 2)),
+        groups_of((1, 1, 5), (7, 4, 2)),
+    ):
         with pytest.raises(ChunkDamage):
             index_of(*chunks, groups=bad)
 

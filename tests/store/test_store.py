@@ -168,7 +168,7 @@ def test_what_is_settled_can_be_read(tmp_path):
 
 def test_a_read_keeps_its_limits(tmp_path):
     log = Log()
-    log.add(block([1], 1, 100, 84))    # 100 bytes each, 104 with the padding
+    log.add(block([1], 1, 100, 84))  # 100 bytes each, 104 with the padding
     with opened(tmp_path / "s", create=True) as store:
         store.settle(log.plan((1, i) for i in range(1, 51)))
         store.settle(log.plan((1, i) for i in range(51, 101)))
@@ -206,11 +206,14 @@ def test_learned_values_settle_like_accepted_ones(tmp_path):
         assert read_all(store, 1) == [(i, body_of(1, i)) for i in range(1, 7)]
 
 
-@pytest.mark.parametrize("wanted", [
-    [(1, 1), (1, 3)],
-    [(1, 2), (1, 3)],
-    [(1, 1), (1, 2), (2, 2)],
-])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        [(1, 1), (1, 3)],
+        [(1, 2), (1, 3)],
+        [(1, 1), (1, 2), (2, 2)],
+    ],
+)
 def test_a_plan_with_a_gap_is_refused(tmp_path, wanted):
     log = Log()
     log.add(block([1, 2], 1, 3))
@@ -218,7 +221,7 @@ def test_a_plan_with_a_gap_is_refused(tmp_path, wanted):
         with pytest.raises(errors.StoreError, match=r"does not go on.*group [12] instance [23]"):
             store.settle(log.plan(wanted))
         assert store.settled() == {}
-        store.settle(log.plan())    # the store itself is well
+        store.settle(log.plan())  # the store itself is well
         assert store.settled() == {1: 3, 2: 3}
 
 
@@ -244,7 +247,7 @@ def test_another_record_in_its_place_is_damage(tmp_path):
     with opened(tmp_path / "s", create=True) as store:
         with pytest.raises(errors.Damaged, match="group 1 instance 2 is not what stands"):
             store.settle(log.plan())
-        log.add([(1, 2, b"")], kind=1)    # a promise
+        log.add([(1, 2, b"")], kind=1)  # a promise
         with pytest.raises(errors.Damaged, match="group 1 instance 2 is not what stands"):
             store.settle(log.plan())
         log.lsns[1, 2] = log.journal.next_lsn + 1000
@@ -322,8 +325,14 @@ class Model:
         self.log = Log()
         self.bodies = {}
         self.through = {}
-        self.store = Store.open(path, cluster=CLUSTER, node=NODE, create=True, pass_bytes=8 * KIB,
-                                commit_bytes=128 * KIB)
+        self.store = Store.open(
+            path,
+            cluster=CLUSTER,
+            node=NODE,
+            create=True,
+            pass_bytes=8 * KIB,
+            commit_bytes=128 * KIB,
+        )
 
     def settle(self, counts, size):
         wanted = []
@@ -349,13 +358,20 @@ class Model:
         assert self.store.verify() == len(self.bodies)
         for group in self.through:
             assert read_all(self.store, group, step=1000) == [
-                (i, self.bodies[group, i]) for i in range(1, self.through[group] + 1)]
+                (i, self.bodies[group, i]) for i in range(1, self.through[group] + 1)
+            ]
 
 
-steps = st.lists(st.one_of(
-    st.tuples(st.dictionaries(st.integers(0, 5), st.integers(1, 40), min_size=1, max_size=6),
-              st.sampled_from([0, 9, 200, 3000])),
-    st.sampled_from(["merge", "reopen"])), max_size=20)
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.dictionaries(st.integers(0, 5), st.integers(1, 40), min_size=1, max_size=6),
+            st.sampled_from([0, 9, 200, 3000]),
+        ),
+        st.sampled_from(["merge", "reopen"]),
+    ),
+    max_size=20,
+)
 
 
 @settings(max_examples=30)
@@ -411,8 +427,11 @@ def test_the_map_grows_from_one_mebibyte(tmp_path):
             thread.start()
         try:
             for first in range(1, 260, 26):
-                log.add((group, instance, large(group, instance))
-                        for instance in range(first, first + 26) for group in range(4))
+                log.add(
+                    (group, instance, large(group, instance))
+                    for instance in range(first, first + 26)
+                    for group in range(4)
+                )
                 store.settle(log.plan())
         finally:
             stop.set()
@@ -434,7 +453,7 @@ def test_a_map_that_is_full_after_all_grows_too(tmp_path, monkeypatch):
     make_room = Store._make_room
 
     def stingy(self, value_bytes):
-        if value_bytes == self._map_bytes:    # asked for because the map was full
+        if value_bytes == self._map_bytes:  # asked for because the map was full
             grown.append(value_bytes)
             make_room(self, value_bytes)
 
@@ -541,15 +560,21 @@ def test_a_second_writer_is_refused(tmp_path):
             store.settle(log.plan())
         with pytest.raises(errors.StoreError, match="only one thread may write"):
             store.merge()
-        assert store.entry(1, 1) == body_of(1, 1)    # reading is for all
+        assert store.entry(1, 1) == body_of(1, 1)  # reading is for all
 
 
 def test_after_close_everything_is_refused(tmp_path):
     with opened(tmp_path / "s", create=True) as store:
         pass
     store.close()
-    for call in (store.settled, store.merge, store.stats, store.verify,
-                 lambda: store.read(1, 1, 1), lambda: store.settle(SettlePlan())):
+    for call in (
+        store.settled,
+        store.merge,
+        store.stats,
+        store.verify,
+        lambda: store.read(1, 1, 1),
+        lambda: store.settle(SettlePlan()),
+    ):
         with pytest.raises(errors.Closed):
             call()
 

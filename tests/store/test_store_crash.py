@@ -19,13 +19,17 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs 
 
 def start(folder, *options, strace=()):
     before = ["strace", "-f", "-qq", "-o", "/dev/null", *strace] if strace else []
-    return subprocess.Popen([*before, sys.executable, str(VICTIM), str(folder), *options],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*before, sys.executable, str(VICTIM), str(folder), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process, before=()):
     """What it said, and how far it says everything is settled."""
-    lines = "".join([*before, process.stdout.read()]).splitlines()    # ends when the process does
+    lines = "".join([*before, process.stdout.read()]).splitlines()  # ends when the process does
     err = process.stderr.read()
     process.wait(10)
     process.stdout.close()
@@ -72,16 +76,30 @@ def test_killed_at_random_points(tmp_path):
 
 @needs_strace
 @pytest.mark.strace
-@pytest.mark.parametrize(("call", "when"), [
-    ("writev", 1), ("writev", 5), ("pwrite64", 1), ("pwrite64", 2), ("pwrite64", 3),
-    ("pwrite64", 28), ("fdatasync", 1), ("fdatasync", 2), ("fdatasync", 13),
-])
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [
+        ("writev", 1),
+        ("writev", 5),
+        ("pwrite64", 1),
+        ("pwrite64", 2),
+        ("pwrite64", 3),
+        ("pwrite64", 28),
+        ("fdatasync", 1),
+        ("fdatasync", 2),
+        ("fdatasync", 13),
+    ],
+)
 def test_killed_between_any_two_writes(tmp_path, call, when):
     folder = tmp_path / "s"
     with opened(folder, create=True):
         pass
-    victim = start(folder, "--steps", "12", strace=("-e", f"trace={call}", "-e",
-                                                    f"inject={call}:signal=KILL:when={when}"))
+    victim = start(
+        folder,
+        "--steps",
+        "12",
+        strace=("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"),
+    )
     _, told, err = finish(victim)
     assert (victim.returncode, err) == (-9, "")
     through, _ = check(folder, told)
@@ -98,17 +116,21 @@ def test_a_failed_sync_is_final(tmp_path):
     folder = tmp_path / "s"
     with opened(folder, create=True):
         pass
-    victim = start(folder, "--steps", "10", strace=("-e", "trace=fdatasync", "-e",
-                                                    "inject=fdatasync:error=EIO:when=4"))
+    victim = start(
+        folder,
+        "--steps",
+        "10",
+        strace=("-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=4"),
+    )
     lines, told, err = finish(victim)
     assert not err
     failed = [at for at, line in enumerate(lines) if line.startswith("failed")]
     assert failed
     assert "Input/output error" in lines[failed[0]]
-    assert failed == list(range(failed[0], len(lines)))    # nothing succeeds after it
+    assert failed == list(range(failed[0], len(lines)))  # nothing succeeds after it
     assert told > 0
     through, _ = check(folder, told)
-    again = start(folder, "--steps", "3")    # opened again, from what is on the disk, it works
+    again = start(folder, "--steps", "3")  # opened again, from what is on the disk, it works
     _, told, err = finish(again)
     assert not err
     assert told > through
@@ -120,8 +142,12 @@ def test_a_full_disk_can_be_tried_again(tmp_path):
     folder = tmp_path / "s"
     with opened(folder, create=True):
         pass
-    victim = start(folder, "--steps", "10", strace=("-e", "trace=pwrite64", "-e",
-                                                    "inject=pwrite64:error=ENOSPC:when=9"))
+    victim = start(
+        folder,
+        "--steps",
+        "10",
+        strace=("-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=9"),
+    )
     lines, told, err = finish(victim)
     assert not err
     failed = [line for line in lines if line.startswith("failed")]

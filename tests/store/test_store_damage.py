@@ -19,7 +19,7 @@ def test_a_flipped_byte_is_detected_and_named(tmp_path):
     with opened(tmp_path / "s", create=True) as store:
         store.settle(log.plan())
     flip(tmp_path / "s", body_of(2, 17), 60)
-    with opened(tmp_path / "s") as store:    # the index is sound
+    with opened(tmp_path / "s") as store:  # the index is sound
         with pytest.raises(errors.Damaged, match="chunk 1, group 2 instance 17"):
             store.entry(2, 17)
         with pytest.raises(errors.Damaged, match="chunk 1, group 2 instance 17"):
@@ -46,7 +46,7 @@ def test_damage_is_not_merged_away(tmp_path):
         assert store._index.chunk_list() == before
         assert store.entry(1, 6) == body_of(1, 6)
         log.add(block([1], 21, 21))
-        store.settle(log.plan())    # and settling goes on
+        store.settle(log.plan())  # and settling goes on
         assert store.settled() == {1: 21}
 
 
@@ -58,14 +58,14 @@ def test_a_damaged_index_is_refused_at_open(tmp_path):
         with store._env.begin() as txn:
             tail = txn.get((1).to_bytes(8, "big"), db=store._indexes)
     content = (tmp_path / "s" / "data.mdb").read_bytes()
-    assert content.count(tail) == 2    # by itself, and at the end of its chunk
+    assert content.count(tail) == 2  # by itself, and at the end of its chunk
     for where in (content.index(tail), content.rindex(tail)):
         bad = bytearray(content)
         bad[where + 8] ^= 4
         shutil.copytree(tmp_path / "s", tmp_path / "bad")
         (tmp_path / "bad" / "data.mdb").write_bytes(bad)
         with pytest.raises(errors.Damaged, match="chunk 1"), opened(tmp_path / "bad") as store:
-            store.verify()    # a copy that is not used at open shows here
+            store.verify()  # a copy that is not used at open shows here
         shutil.rmtree(tmp_path / "bad")
 
 
