@@ -15,7 +15,8 @@ from phx._core.engine cimport (
 )
 from phx._core.flow cimport flow_add
 from phx._core.journal cimport (
-    JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn, journal_open, journal_replay,
+    JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn, journal_open,
+    journal_replay,
 )
 from phx._core.native cimport *
 from phx._core.plan cimport hold_new, hold_unref

@@ -140,7 +140,8 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
     block_unref(command.block)
 
 
-# A turn takes no more than a part of a segment, so that pressure is felt before the journal is full.
+# A turn takes no more than a part of a segment, so that pressure is felt before the journal is
+# full.
 cdef void take_submissions(DriverState* s) noexcept nogil:
     cdef u64 budget = s.options.journal.segment_bytes // 4
     cdef Submission* item

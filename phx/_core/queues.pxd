@@ -108,8 +108,8 @@ cdef void inbox_applied(Inbox* q, u32 index, u64 instance) noexcept nogil
 # Wait for the poll thread's answer. False: closed.
 cdef bint inbox_ask(Inbox* q, Question* question) noexcept nogil
 cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil
-# Everything queued, the applied instances as pairs of (index, instance). Submissions stay where they
-# are unless the vector for them is empty.
+# Everything queued, the applied instances as pairs of (index, instance). Submissions stay where
+# they are unless the vector for them is empty.
 cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]* commands,
                      vector[u64]* applied) noexcept nogil
 # Wake the poll thread if it sleeps; any thread.
