@@ -101,6 +101,7 @@ cdef int open_transport(DriverState* s, char* text) noexcept nogil:
     cdef u32 i
     poller_hooks(s, &hooks)
     s.options.transport.incarnation = s.incarnation
+    s.options.transport.window = s.options.engine.window
     s.transport = transport_new(&s.options.transport, &hooks, &s.fds)
     s.transport.durable = s.durable
     for i in range(s.options.n_peers):

@@ -107,17 +107,23 @@ cdef void recover(Engine* e, Replica* r) noexcept nogil:
         phase1_free(lead)
 
 
-cdef void pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_at,
+cdef bint pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_at,
                    BodyHeader* head) noexcept nogil:
-    """Move values from the queue into the body: into the open run if they follow it, or a new one."""
+    """Move values from the queue into the body: into the open run if they follow it, or a new one.
+    False: the next value does not fit any more (a first one always does)."""
     cdef Pending* first = &r.lead.pending.front()
+    cdef bint follows = (
+        head.runs != 0 and run.node == first.node and run.incarnation == first.incarnation
+        and run.first_seq + run.count == first.first_seq)
     cdef u64 used = 0, budget = 0
+    cdef u64 taken = out[0].size + (0 if follows else RUN_HEADER_BYTES)
     cdef u32 count
-    if out[0].size < e.options.batch_bytes_max:
-        budget = e.options.batch_bytes_max - out[0].size
+    if taken < e.options.batch_bytes_max:
+        budget = e.options.batch_bytes_max - taken
     count = items_fit(first.block.data + first.offset, first.nbytes, first.count, budget, &used)
-    if not (head.runs and run.node == first.node and run.incarnation == first.incarnation
-            and run.first_seq + run.count == first.first_seq):
+    if head.values and used > budget:
+        return False
+    if not follows:
         run.node = first.node
         run.incarnation = first.incarnation
         run.low_water = first.low_water
@@ -144,6 +150,7 @@ cdef void pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_
     if first.count == 0:
         block_unref(first.block)
         r.lead.pending.pop_front()
+    return True
 
 
 cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
@@ -160,7 +167,8 @@ cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
     out = block_append(out, &head, sizeof(head))
     while (not r.lead.pending.empty() and out.size < e.options.batch_bytes_max
             and head.runs < RUNS_MAX):
-        pack_run(e, r, &out, &run, &run_at, &head)
+        if not pack_run(e, r, &out, &run, &run_at, &head):
+            break
     memcpy(out.data, &head, sizeof(head))
     e.counters.proposed_values += head.values
     return out

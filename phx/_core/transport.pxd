@@ -15,7 +15,7 @@ Payload of a HELLO frame (40 bytes; more are ignored, for versions to come):
     4       4     incarnation
     8       16    store_id
     24      8     now_us         the sender's clock; for people who read dumps
-    32      4     flags          0
+    32      4     window         open instances per group: the same at every member; 0: not told
     36      4     pad            0
 
 Payload of a REFUSED frame: reason u32 (REFUSED_*), pad u32, then a text for people.
@@ -37,6 +37,7 @@ cdef enum RefusedReason:
     REFUSED_VERSION = 1          # no common protocol version
     REFUSED_NODE = 2             # not a member, or the wrong side dialled
     REFUSED_STORE = 3            # another store id under this node id
+    REFUSED_WINDOW = 4           # the window belongs to the group, not to a node's configuration
 
 cdef packed struct Hello:
     u16 version_min
@@ -44,7 +45,7 @@ cdef packed struct Hello:
     u32 incarnation
     u8 store_id[16]
     u64 now_us
-    u32 flags
+    u32 window
     u32 pad
 
 cdef struct TransportHooks:
@@ -69,6 +70,7 @@ cdef struct TransportOptions:
     u64 backoff_min_us
     u64 backoff_max_us
     u64 seed                     # of the jitter
+    u32 window                   # told and compared, no more
 
 cdef enum ConnectionState:
     CONNECTION_DIALING = 1       # TCP handshake under way

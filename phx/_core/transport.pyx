@@ -160,6 +160,7 @@ cdef Block* hello_frame(Transport* t, u32 dest, u64 now_us) noexcept nogil:
     hello.version_min = PROTOCOL_VERSION
     hello.version_max = PROTOCOL_VERSION
     hello.incarnation = t.options.incarnation
+    hello.window = t.options.window
     memcpy(hello.store_id, t.options.store_id, 16)
     hello.now_us = now_us
     out = block_append(out, &hello, sizeof(Hello))
@@ -271,6 +272,10 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
     if link == NULL or (c.inbound and header.source > t.options.node):
         connection_refuse(t, c, header.source, REFUSED_NODE, "not a node that connects here",
                           now_us)
+        return
+    if hello.window and t.options.window and hello.window != t.options.window:
+        connection_refuse(t, c, header.source, REFUSED_WINDOW,
+                          "another limits.window than here", now_us)
         return
     c.peer = link.node
     if t.hooks.connected(t.hooks.context, link.node, hello.incarnation, hello.store_id) != 0:

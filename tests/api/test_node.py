@@ -620,3 +620,25 @@ def test_a_group_cannot_be_left_out(run_once, tmp_path):
             await node.group(3).propose(b"one more may come")
 
     run_once(main())
+
+
+def test_a_member_with_another_window_is_refused(run_once, tmp_path, caplog):
+    """The window belongs to the group: with two of them a follower would drop what a leader sends."""
+
+    async def main():
+        limits = [{}, {}, {"window": 512}]
+        nodes = [
+            phx.Node(config_of(tmp_path, i + 1, limits=limits[i]), Journal, bootstrap=True)
+            for i in range(3)
+        ]
+        await asyncio.gather(*(node.open() for node in nodes))
+        introduce(nodes)
+        try:
+            result = await nodes[0].group(0).propose(b"two are a majority")
+            assert result.instance >= 1
+            assert not any(peer.connected for peer in nodes[2].status().peers.values())
+            await until(lambda: "another limits.window" in caplog.text)
+        finally:
+            await asyncio.gather(*(node.close() for node in nodes))
+
+    run_once(main())

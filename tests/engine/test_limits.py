@@ -157,3 +157,21 @@ def test_what_a_forward_may_not_hold_is_refused_before_it_enters_a_record() -> N
     s.submit(2, b"fine")
     s.flow()
     assert s.values(1) == [[b"fine"]]
+
+
+def test_a_body_never_grows_beyond_a_batch_but_for_one_large_value() -> None:
+    limit = 4 * KIB
+    s = Script(batch_bytes_max=limit)
+    s.elect(1)
+    s.flow()
+    sizes = [10, 3000, 2000, 4000, 1, 9000, 4020, 4031, 100, 100, 100]
+    for turn in range(3):
+        s.submit(1, *(bytes([turn]) * size for size in sizes))
+        s.submit(2, *(bytes([turn]) * size for size in sizes))
+    s.pass_time(100_000)
+    through = s.status(1)["chosen_through"]
+    bodies = [s.body(1, i) or b"" for i in range(1, through + 1)]
+    assert sum(len(one) for one in s.values(1) if isinstance(one, list)) == 6 * len(sizes)
+    assert max(len(body) for body in bodies) > limit, "the large values are in here"
+    for body, values in zip(bodies, s.values(1), strict=True):
+        assert len(body) <= limit or len(values) == 1
