@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any, Protocol
 
 from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch, Refusal, Waiters
@@ -38,6 +38,7 @@ log = logging.getLogger("phx")
 SLICE_NS = 1_500_000
 SLICE_BYTES = 256 << 10
 CHUNK_MAX = 1 << 16
+REFUSED_EVERY_S = 60.0
 
 # kinds of events (engine.pxd, driver.pyi)
 EVENT_FAILED = 1
@@ -142,6 +143,7 @@ class Applier:
         self._groups = groups
         self._backlog: deque[Batch] = deque()
         self.poisoned = False
+        self._refused_s: dict[int, float] = {}  # by node: when that was last said
         self.turns = 0
         self.batches = 0
         self.values = 0
@@ -199,12 +201,19 @@ class Applier:
                 verdict,
             )
         elif kind == EVENT_PEER_REFUSED:
-            log.error("node %d is refused: its store is not the one that node had", group)
+            self._peer_refused(group)
         elif kind == EVENT_POISONED:
             self.poisoned = True
             log.critical("a write or sync of the journal failed: this node votes no more")
 
     # --- applying
+
+    def _peer_refused(self, node: int) -> None:
+        """Said once a minute, however often it knocks."""
+        now = monotonic()
+        if now - self._refused_s.get(node, -REFUSED_EVERY_S) >= REFUSED_EVERY_S:
+            self._refused_s[node] = now
+            log.error("node %d is refused: its store is not the one that node had", node)
 
     def _apply(self, batch: Batch, until: int) -> bool:
         """Apply (more of) a batch; False when time was up before its end."""
