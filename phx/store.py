@@ -25,9 +25,7 @@ Ids are big-endian and grow, so that a new chunk is always appended.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -40,21 +38,21 @@ import lmdb
 
 from phx._core.chunk import ChunkDamage, Gather, verify_chunk
 from phx._core.chunk_index import ChunkIndex
-from phx._core.codec import crc32c
 from phx._core.settler import Merger, SettleError, Settler
-from phx.errors import Closed, Damaged, Foreign, ForkedError, Locked, NotBootstrapped, StoreError
+from phx.errors import Closed, Damaged, ForkedError, StoreError
+from phx.store_folder import (
+    FORMAT_VERSION,
+    StoreIdentity,
+    obtain_identity,
+    open_env,
+    take_lock,
+)
 
 if TYPE_CHECKING:
     from phx._core.plan import SettlePlan
 
 __all__ = ["FORMAT_VERSION", "SettleStats", "Store", "StoreIdentity", "StoreStats"]
 
-FORMAT_VERSION = 1
-LMDB_MAJOR = 0
-"""LMDB's engine, always named: 0.9 and 1.0 refuse each other's files; unnamed, either is taken."""
-
-IDENTITY = struct.Struct("<8sIQI16sIII")
-IDENTITY_MAGIC = b"PHXSTORE"
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
@@ -68,35 +66,6 @@ COMMIT_SLACK_BYTES = 4 * MIB
 MERGE_CHUNKS_MAX = 16
 READ_ATTEMPTS = 16
 INSTANCE_MAX = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class StoreIdentity:
-    """Whose store it is; written once, when it is made.
-
-    Attributes:
-        cluster, node: ids of the cluster and of the node it was made for.
-        store_id: 16 random bytes; a node whose disk was lost and made anew has another one.
-        format_version: of everything that phx keeps in it.
-        lmdb_version: of the LMDB that made the file.
-    """
-
-    cluster: int
-    node: int
-    store_id: bytes
-    format_version: int
-    lmdb_version: tuple[int, int, int]
-
-    def pack(self) -> bytes:
-        body = IDENTITY.pack(
-            IDENTITY_MAGIC,
-            self.format_version,
-            self.cluster,
-            self.node,
-            self.store_id,
-            *self.lmdb_version,
-        )
-        return body + crc32c(body).to_bytes(4, "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,114 +563,3 @@ def damage_named(path: Path) -> Iterator[None]:
         raise Damaged(f"{path}: {damage}") from damage
     except (lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
         raise Damaged(f"{path}: {error}") from error
-
-
-def take_lock(folder: Path, create: bool) -> int:
-    """A descriptor that keeps every other opener out, of this process or another."""
-    if not create and not (folder / "data.mdb").exists():
-        raise NotBootstrapped(f"{folder}: there is no store")
-    try:
-        if create:
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(f"{folder}: {error}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if error.errno == errno.EWOULDBLOCK:
-            raise Locked(f"{folder}: the store is open already") from None
-        raise StoreError(f"{folder}: {error}") from error
-    return lock
-
-
-def open_env(folder: Path, map_bytes: int, create: bool) -> lmdb.Environment:
-    try:
-        env = lmdb.Environment(
-            str(folder),
-            map_size=map_bytes,
-            max_dbs=3,
-            create=create,
-            lib_version=LMDB_MAJOR,
-            metasync=True,
-            sync=True,
-            map_async=False,
-            writemap=False,
-            readahead=True,
-            mode=0o644,
-        )
-    except lmdb.InvalidError as error:
-        raise Damaged(
-            f"{folder}: the first pages of data.mdb are damaged, or were not written by "
-            f"LMDB {LMDB_MAJOR}.x: {error}"
-        ) from error
-    except (lmdb.Error, OSError) as error:
-        raise StoreError(f"{folder}: {error}") from error
-    # A file cut short would be a signal at some later read: its map reaches beyond its end.
-    used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    there = (folder / "data.mdb").stat().st_size
-    if there < used and env.info()["last_txnid"] > 0:
-        env.close()
-        raise Damaged(f"{folder}: data.mdb has {there} of {used} bytes")
-    return env
-
-
-def obtain_identity(
-    env: lmdb.Environment, folder: Path, cluster: int, node: int, create: bool
-) -> StoreIdentity:
-    """Write the identity of a new store, or check that of an old one."""
-    try:
-        meta = env.open_db(b"meta", create=create)
-    except lmdb.NotFoundError:
-        raise NotBootstrapped(f"{folder}: the store was never completely made") from None
-    with env.begin() as txn:
-        packed = txn.get(b"identity", db=meta)
-    if create and packed is not None:
-        raise StoreError(f"{folder}: there is a store already")
-    if packed is None and not create:
-        raise NotBootstrapped(f"{folder}: the store was never completely made")
-    if packed is None:
-        identity = StoreIdentity(cluster, node, os.urandom(16), FORMAT_VERSION, env.lib_version())
-        make_tables(env, meta, identity)
-        sync_folder(folder)
-        sync_folder(folder.parent)
-        return identity
-    return check_identity(packed, folder, cluster, node)
-
-
-def make_tables(env: lmdb.Environment, meta: Any, identity: StoreIdentity) -> None:
-    """Everything that an opened store must have, in one synced transaction."""
-    with env.begin(write=True) as txn:
-        env.open_db(b"chunks", txn=txn)
-        env.open_db(b"indexes", txn=txn)
-        txn.put(b"groups", ChunkIndex(identity.store_id).groups_packed(), db=meta)
-        txn.put(b"identity", identity.pack(), db=meta)
-
-
-def check_identity(packed: bytes, folder: Path, cluster: int, node: int) -> StoreIdentity:
-    body, crc = packed[:-4], packed[-4:]
-    if len(packed) < 16 or crc32c(body).to_bytes(4, "little") != crc or body[:8] != IDENTITY_MAGIC:
-        raise Damaged(f"{folder}: the identity of the store is damaged")
-    version = int.from_bytes(body[8:12], "little")
-    if version != FORMAT_VERSION or len(body) != IDENTITY.size:
-        raise Foreign(
-            f"{folder}: the store has format version {version}; this is phx for version "
-            f"{FORMAT_VERSION}"
-        )
-    _, _, its_cluster, its_node, store_id, *lmdb_version = IDENTITY.unpack(body)
-    if (its_cluster, its_node) != (cluster, node):
-        raise Foreign(
-            f"{folder}: the store belongs to node {its_node} of cluster "
-            f"{its_cluster:#x}, not to node {node} of cluster {cluster:#x}"
-        )
-    major, minor, patch = lmdb_version
-    return StoreIdentity(its_cluster, its_node, store_id, version, (major, minor, patch))
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,6 @@
 """The acceptor: what this node has promised and accepted, and what it says about it.
 
-A promise is one ballot for the whole group; it only grows (DESIGN,
-                                                            rule 3). Every answer that exposes
+A promise is one ballot for the whole group; it only grows (rule 3). Every answer that exposes
 a promise or an acceptance waits for its record (`later` lane), and so does the answer to a
 duplicate. Lamport, Paxos Made Simple, section 2.2: P1a, P2c; the acknowledgement is cumulative.
 """

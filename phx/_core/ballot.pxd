@@ -23,6 +23,6 @@ cdef inline u32 ballot_node(u64 ballot) noexcept nogil:
 cdef u64 ballot_next(u64 above, u32 node) noexcept nogil
 
 # A counter this far above the highest known one is hostile: one corrupt maximal ballot would
-# otherwise brick a group for ever (PROTOCOL, "Ballots, phase 1").
+# otherwise brick a group for ever (docs/design/protocol.md).
 cdef inline bint ballot_hostile(u64 ballot, u64 highest_known) noexcept nogil:
     return ballot_counter(ballot) > ballot_counter(highest_known) + (<u64>1 << 32)

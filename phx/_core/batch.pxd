@@ -23,7 +23,7 @@ of one session, and a session is (node, incarnation) within a group:
 Item: bytes u32 | machine u16 | flags u16 | payload. Not padded.
 
 What apply sees stands in here and nowhere else, stamped when the value is first packed; the
-ballot of the record never reaches it (PROTOCOL, "Exactly once").
+ballot of the record never reaches it (docs/design/protocol.md).
 """
 
 from phx._core.native cimport *

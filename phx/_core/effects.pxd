@@ -3,7 +3,7 @@
 Two lanes lead to each peer. `now` needs no record of ours to be durable first: Accepts, questions,
 answers that expose nothing. `later` leaves once everything emitted so far is durable: whatever
 exposes a promise or an acceptance, and a Prepare, which must not outrun the sender's own promise
-(DESIGN, rule 1).
+(rule 1 of ARCHITECTURE.md).
 """
 
 from phx._core.native cimport *
@@ -37,8 +37,7 @@ cdef void callers_timer(Engine* e, Replica* r, u64 at_us) noexcept nogil
 cdef void learn_timer(Engine* e, Replica* r, u64 at_us) noexcept nogil
 # 0 .. below-1, from the seed alone.
 cdef u64 random_below(Engine* e, u64 below) noexcept nogil
-# A protocol invariant broke: this group stops voting here, loudly; the others go on (DESIGN, rule
-# 8).
+# A protocol invariant broke: this group stops voting here, loudly; the others go on (rule 8).
 cdef void halt_group(Engine* e, Replica* r, u8 why) noexcept nogil
 
 cdef enum HaltReason:

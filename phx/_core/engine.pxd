@@ -2,7 +2,7 @@
 
 Inputs are bytes, time and durable positions; effects are journal records, frames, chosen ranges,
 requests for old entries and events for callers. There is no clock, socket, file, thread or random
-source in here: same inputs, byte-identical effects (DESIGN, rule 2). One thread at a time.
+source in here: same inputs, byte-identical effects (rule 2). One thread at a time.
 
 A turn is: any number of input calls, then one engine_turn(), whose effects are valid until the
 next input call. The cost of a turn depends on the groups that have work.

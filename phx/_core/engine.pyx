@@ -156,7 +156,7 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
         e.lease_bound_us = max(e.lease_bound_us, e.quiet_until_us)
         e.quiet_until_us += now_us
     # What was replayed may have been page cache that a power failure still takes: it is written
-    # again, and nothing leaves before that is durable (PROTOCOL, "Journal").
+    # again, and nothing leaves before that is durable (docs/design/journal.md).
     emit_node_state(e, ~<u64>0)
     for i in range(e.replicas.size()):
         carry_over(e, e.replicas[i], ~<u64>0)

@@ -6,7 +6,7 @@ exactly ballot b; elsewhere the value is asked for. (Otherwise a follower that m
 b would apply the value of another ballot that it holds, older or newer.) Catch-up carries only
 values that are
 chosen; a learned value is stored as chosen and touches neither the promise nor the accepted
-ballot (PROTOCOL, "Phase 2, acknowledgements, chosen").
+ballot (docs/design/protocol.md, "Learning").
 """
 
 from phx._core.native cimport *

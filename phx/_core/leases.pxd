@@ -1,12 +1,11 @@
 """Heartbeats: one per peer, carrying every group led here; and the grants that answer them.
 
-A node claims the groups it leads as a set of (group, ballot),
-                                               told in full once and then by changes.
-A peer that hears the claim grants it for the lease length, except in groups where its own promise
-is not exactly the claimed ballot: those it lists. While a grant runs, the granter promises that group
-to nobody else, itself included. The holder counts from the time at which it sent the heartbeat, the
-granter from the time at which it came in, so the holder's belief ends first (Gray & Cheriton 1989;
-Lampson 1996; PROTOCOL, "Liveness per node, leases per group").
+A node claims the groups it leads as a set of (group, ballot), told in full once and then by
+changes. A peer that hears the claim grants it for the lease length, except in groups where its own
+promise is not exactly the claimed ballot: those it lists. While a grant runs, the granter promises
+that group to nobody else, itself included. The holder counts from the time at which it sent the
+heartbeat, the granter from the time at which it came in, so the holder's belief ends first (Gray &
+Cheriton 1989; Lampson 1996; docs/design/protocol.md, "Leases and elections").
 """
 
 from phx._core.native cimport *

@@ -60,7 +60,7 @@ cdef void send_accept(Engine* e, Replica* r, Peer* only, u64 instance, Block* bo
     a.body_bytes = <u32>body.size
     a.pad = 0
     # `now`: nothing of ours is exposed, since this ballot's promise is durable, and a restarted
-    # node never uses an old ballot (PROTOCOL, "Ballots, phase 1").
+    # node never uses an old ballot (docs/design/protocol.md).
     if only != NULL:
         send(e, only, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data,
              body.size)

@@ -1,10 +1,9 @@
 """Values of this node's callers: kept, forwarded, tried again, until chosen or given up.
 
-Any node takes proposals. A value keeps its (session, sequence) however often it is tried,
-                                             so that it
-is applied once; its bytes stay here until it is seen chosen. *Rejected* is said only of a value
-that never entered a record or an Accept; everything else that is given up is *unknown* (DESIGN,
-rule 6; PROTOCOL, "Exactly once").
+Any node takes proposals. A value keeps its (session, sequence) however often it is tried, so that
+it is applied once; its bytes stay here until it is seen chosen. *Rejected* is said only of a value
+that never entered a record or an Accept; everything else that is given up is *unknown* (rule 6 of
+ARCHITECTURE.md; docs/design/protocol.md, "Exactly once").
 """
 
 from phx._core.native cimport *

@@ -1,4 +1,4 @@
-"""The replicated de-duplication table of one group (PROTOCOL, "Exactly once").
+"""The replicated de-duplication table of one group (protocol.md, "Exactly once").
 
 It is part of the replicated state: what it answers depends on the log alone, never on time or on
 this node, so that every replica leaves out the same duplicates. Keeping only the highest sequence
@@ -12,7 +12,7 @@ cdef enum:
     SEQUENCES_MAX = 65536        # of one node in one group, from the lowest outstanding one on
     SESSION_ROWS_MAX = 64        # nodes that ever proposed in a group
 
-# What became of one sequence of one session (PROTOCOL, "Exactly once").
+# What became of one sequence of one session (protocol.md, "Exactly once").
 cdef enum Admission:
     ADMIT_APPLY = 0
     ADMIT_DUPLICATE = 1          # it was applied before

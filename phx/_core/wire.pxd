@@ -14,7 +14,7 @@ Message header (24 bytes):
     12      4     config   configuration version of the group at the sender
     16      8     ballot
 
-What each message promises is said in PROTOCOL's words beside the function that sends it
+What each message promises is said beside the function that sends it
 (acceptor, proposer, learner, proposals, liveness).
 """
 

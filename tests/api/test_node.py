@@ -623,7 +623,7 @@ def test_a_group_cannot_be_left_out(run_once, tmp_path):
 
 
 def test_a_member_with_another_window_is_refused(run_once, tmp_path, caplog):
-    """The window belongs to the group: with two of them a follower would drop what a leader sends."""
+    """The window belongs to the group: a smaller one would drop what a leader sends."""
 
     async def main():
         limits = [{}, {}, {"window": 512}]

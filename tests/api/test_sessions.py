@@ -23,7 +23,7 @@ class Row:
 
 
 class Model:
-    """PROTOCOL, "Exactly once", as plainly as it can be said."""
+    """docs/design/protocol.md, "Exactly once", as plainly as it can be said."""
 
     def __init__(self):
         self.rows: dict[int, Row] = {}

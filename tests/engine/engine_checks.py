@@ -36,7 +36,7 @@ class Violation(AssertionError):
 
 
 class Table:
-    """Which values of which session a group has applied (PROTOCOL, "Exactly once")."""
+    """Which values of which session a group has applied (protocol.md, "Exactly once")."""
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[int, int, set[int]]] = {}

@@ -1,6 +1,7 @@
 """Limits of the engine: long promises, a journal at its limit, nodes that may not lead."""
 
 from script import Script
+from wire_text import Message, encode
 
 KIB = 1024
 MIB = KIB * KIB
@@ -46,10 +47,10 @@ def test_a_long_promise_with_a_part_lost_does_not_count() -> None:
     s.engines[2].stop_group(0)
     s.turn(2)
     s.crash(1)
-    lost: list[object] = []
+    lost: list[Message] = []
 
-    def first_of_the_second_part(m: object) -> bool:
-        if getattr(m, "name", "") == "Promise" and m.start > 1 and m.page == 0:  # type: ignore[attr-defined]
+    def first_of_the_second_part(m: Message) -> bool:
+        if m.name == "Promise" and m.start > 1 and m.page == 0:
             lost.append(m)
             return True
         return False
@@ -135,8 +136,6 @@ def test_a_group_stopped_during_its_campaign_is_not_led() -> None:
 
 
 def test_what_a_forward_may_not_hold_is_refused_before_it_enters_a_record() -> None:
-    from wire_text import encode
-
     s = Script()
     s.elect(1)
     s.flow()

@@ -1,4 +1,4 @@
-"""One test per rule of Paxos Made Simple (Lamport 2001), and per rule that PROTOCOL adds to it."""
+"""One test per rule of Paxos Made Simple (Lamport 2001), and per rule that phx adds to it."""
 
 import struct
 
