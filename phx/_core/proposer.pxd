@@ -1,10 +1,10 @@
 """The proposer: campaign, phase 1, adoption, phase 2, and the end of a leadership.
 
-Phase 1 runs once per leadership for all instances from the first unchosen one; where a promise
+Phase 1 runs once per leadership for all instances from the first unchosen one. Where a promise
 tells of an accepted value, the value of the highest ballot is proposed again (Paxos Made Simple,
-section 2.2: P2c), a value told to be chosen beats any ballot, and gaps below the last such value
-are filled with no-ops (section 3). Phase 2 is pipelined in a bounded window. The leader counts only what is
-durable, its own vote included.
+section 2.2: P2c); a value told to be chosen beats any ballot; gaps below the last such value are
+filled with no-ops (section 3). Phase 2 is pipelined in a bounded window. The leader counts only
+what is durable, its own vote included.
 """
 
 from phx._core.native cimport *
