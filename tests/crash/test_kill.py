@@ -89,12 +89,14 @@ def test_a_cluster_that_was_closed_cleanly_opens_with_everything(crew):
 @pytest.mark.timeout(90)
 def test_one_node_that_was_away_while_others_went_on_catches_up(crew):
     """What it missed has left the others' memory and journals: it comes from their stores."""
-    cluster = crew(groups=2, limits={"value_bytes_max": 64 << 10, "cache_bytes_max": 1 << 20})
+    # pending_bytes_max fits the small journal: twice of it and four segments are below its limit.
+    limits = {"value_bytes_max": 64 << 10, "cache_bytes_max": 1 << 20, "pending_bytes_max": 4 << 20}
+    cluster = crew(groups=2, limits=limits)
     cluster.start(bootstrap=True)
     cluster.ready()
     cluster.kill(3)
     cluster.each("load", run=20, value_bytes=2_000)
-    time.sleep(4.0)
+    time.sleep(2.0)
     cluster.each("stop_load")
     settled = [one["settle"] for one in cluster.each("status").values()]
     cluster.start(3)
