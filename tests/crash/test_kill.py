@@ -96,7 +96,7 @@ def test_one_node_that_was_away_while_others_went_on_catches_up(crew):
     cluster.ready()
     cluster.kill(3)
     cluster.each("load", run=20, value_bytes=2_000)
-    time.sleep(2.0)
+    time.sleep(4.0)
     cluster.each("stop_load")
     settled = [one["settle"] for one in cluster.each("status").values()]
     cluster.start(3)
