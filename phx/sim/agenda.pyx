@@ -1,0 +1,76 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""A binary heap of what is to happen; see agenda.pxd."""
+
+from phx._core.native cimport *
+
+
+cdef inline bint before(const Happening* x, const Happening* y) noexcept nogil:
+    return x.at_us < y.at_us or (x.at_us == y.at_us and x.number < y.number)
+
+
+cdef void sift_up(vector[Happening]* heap, size_t at) noexcept nogil:
+    cdef Happening moved = heap[0][at]
+    cdef size_t above
+    while at:
+        above = (at - 1) >> 1
+        if not before(&moved, &heap[0][above]):
+            break
+        heap[0][at] = heap[0][above]
+        at = above
+    heap[0][at] = moved
+
+
+cdef void sift_down(vector[Happening]* heap) noexcept nogil:
+    cdef Happening moved = heap[0][0]
+    cdef size_t at = 0, below, count = heap.size()
+    while True:
+        below = 2 * at + 1
+        if below >= count:
+            break
+        if below + 1 < count and before(&heap[0][below + 1], &heap[0][below]):
+            below += 1
+        if not before(&heap[0][below], &moved):
+            break
+        heap[0][at] = heap[0][below]
+        at = below
+    heap[0][at] = moved
+
+
+cdef class Agenda:
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.heap.size()):
+            block_unref(self.heap[i].block)
+
+    cdef void push(self, u64 at_us, u32 kind, u32 host, u64 life, u64 a, u64 b,
+                   Block* block) noexcept:
+        cdef Happening what
+        what.at_us = at_us if at_us > self.now_us else self.now_us
+        what.number = self.number
+        what.kind = kind
+        what.host = host
+        what.life = life
+        what.a = a
+        what.b = b
+        what.block = block
+        self.number += 1
+        self.heap.push_back(what)
+        sift_up(&self.heap, self.heap.size() - 1)
+
+    cdef void postpone(self, const Happening* what, u64 at_us) noexcept:
+        self.push(at_us, what.kind, what.host, what.life, what.a, what.b, what.block)
+
+    cdef bint pop(self, u64 until_us, Happening* out) noexcept:
+        if self.heap.empty() or self.heap.front().at_us > until_us:
+            return False
+        out[0] = self.heap.front()
+        self.heap[0] = self.heap.back()
+        self.heap.pop_back()
+        if not self.heap.empty():
+            sift_down(&self.heap)
+        self.now_us = out.at_us
+        self.steps += 1
+        return True

@@ -1,0 +1,18 @@
+"""Chosen entries on their way out of a simulated host: to its machines, and to peers that lag."""
+
+from phx._core.native cimport *
+from phx._core.state cimport ChosenRange, Fetch
+from phx.sim.host cimport Host
+
+cdef enum BodyFrom:
+    BODY_HERE = 0
+    BODY_SETTLED = 1         # the store has it
+    BODY_NOT_YET = 2         # its record is queued and not written
+    BODY_BAD = 3             # the journal cannot give it: damaged on purpose
+
+cdef void flow_chosen(Host h, const ChosenRange* chosen)
+# A peer wants old entries: from memory and the journal at once, from the store a little later.
+cdef void question(Host h, const Fetch* fetch)
+cdef void answer(Host h, u64 number)          # AT_FETCH
+# One slice of every group: what was chosen is handed to the machines, and callers hear of it.
+cdef void apply(Host h)                       # AT_APPLY

@@ -1,0 +1,252 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Bodies, fetches, applying; see handing.pxd."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from phx._core.codec cimport RecordHeader, align8
+from phx._core.delivery cimport Batch, Delivered, Entry
+from phx._core.engine cimport (
+    engine_applied, engine_entry, engine_location, engine_stop_group, engine_supply,
+)
+from phx._core.journal cimport JOURNAL_NOT_YET, journal_read
+from phx._core.native cimport *
+from phx._core.state cimport ChosenRange, Fetch
+from phx._core.wire cimport SuppliedEntry
+from phx.sim.agenda cimport AT_APPLY, AT_FETCH
+from phx.sim.chance cimport chance_between, chance_ppm
+from phx.sim.host cimport Asked, Host, LogFlow
+from phx.sim.invariants cimport (
+    watch_acked, watch_applied, watch_chosen, watch_dropped, watch_fail,
+)
+
+from phx.sim.storage import StoreDamaged
+
+cdef u64 ANSWER_BYTES = 16384
+cdef u64 SLICE_ENTRIES = 512
+
+
+# The body of a chosen instance as a reference of the caller's, or why there is none.
+cdef int body_of(Host h, u32 group, u64 instance, Block** out) noexcept:
+    cdef RecordHeader header
+    cdef Block* body = engine_entry(h.engine, group, instance)
+    cdef u64 lsn
+    cdef int code
+    if body != NULL:
+        out[0] = block_ref(body)
+        return BODY_HERE
+    lsn = engine_location(h.engine, group, instance)
+    if lsn == 0:
+        return BODY_SETTLED
+    code = journal_read(h.journal, lsn, out, &header)
+    if code == JOURNAL_NOT_YET:
+        return BODY_NOT_YET
+    if code != 0:
+        return BODY_BAD
+    if header.group != group or header.index != instance:
+        watch_fail(h.watch, b"U3", b"another record stands where a chosen entry should be")
+    return BODY_HERE
+
+
+cdef LogFlow* flow_of(Host h, u32 group) noexcept:
+    cdef size_t i
+    for i in range(h.flows.size()):
+        if h.flows[i].group == group:
+            return &h.flows[i]
+    return NULL
+
+
+cdef void apply_soon(Host h, u64 after_us):
+    if not h.apply_due:
+        h.apply_due = True
+        h.agenda.push(h.agenda.now_us + after_us, AT_APPLY, h.index, h.life, 0, 0, NULL)
+
+
+cdef void flow_chosen(Host h, const ChosenRange* chosen):
+    cdef LogFlow* flow = flow_of(h, chosen.group)
+    if chosen.last > flow.last:
+        flow.last = chosen.last
+    h.chosen_us = h.agenda.now_us
+    h.unsettled = True
+    apply_soon(h, chance_between(&h.chance, 1, h.pace.apply_us_max))
+
+
+# --- to peers
+
+cdef void question(Host h, const Fetch* fetch):
+    cdef Asked asked
+    asked.group = fetch.group
+    asked.peer = fetch.peer
+    asked.first = fetch.first
+    asked.last = fetch.last
+    h.asked.push_back(asked)
+    h.agenda.push(h.agenda.now_us + chance_between(&h.chance, 1, 2000), AT_FETCH, h.index, h.life,
+                  h.asked.size() - 1, 0, NULL)
+
+
+cdef void answer(Host h, u64 number):
+    cdef Asked asked = h.asked[number]
+    cdef Block* out = block_new(4096)
+    cdef Block* body = NULL
+    cdef SuppliedEntry header
+    cdef u64 instance = asked.first
+    cdef int verdict = BODY_NOT_YET
+    while instance <= asked.last and out.size < ANSWER_BYTES:
+        verdict = body_of(h, asked.group, instance, &body)
+        if verdict != BODY_HERE:
+            break
+        header.instance = instance
+        header.body_bytes = <u32>body.size
+        header.pad = 0
+        out = block_append(out, &header, sizeof(SuppliedEntry))
+        out = block_append(out, body.data, body.size)
+        out = block_pad8(out)
+        block_unref(body)
+        instance += 1
+    if instance == asked.first and verdict == BODY_SETTLED:
+        try:
+            found = h.store.read(asked.group, asked.first, ANSWER_BYTES, asked.last)
+            out = block_append(out, PyBytes_AS_STRING(found), PyBytes_GET_SIZE(found))
+        except StoreDamaged:
+            h.counts.damaged_reads += 1
+    if out.size:
+        h.counts.supplied += 1
+    engine_supply(h.engine, asked.group, asked.peer, asked.first, out.data, out.size)
+    block_unref(out)
+    h.poke()
+
+
+# --- to the machines
+
+# Settled entries of the flow, at most `most`; how many.
+cdef u32 load(Host h, LogFlow* flow, Block** bodies, u32 most):
+    cdef const u8* data
+    cdef SuppliedEntry header
+    cdef u64 at = 0, size
+    cdef u32 count = 0
+    try:
+        found = h.store.read(flow.group, flow.next, 1 << 20, flow.next + most - 1)
+    except StoreDamaged:
+        h.counts.damaged_reads += 1
+        return 0
+    data = <const u8*>PyBytes_AS_STRING(found)
+    size = PyBytes_GET_SIZE(found)
+    while at < size and count < most:
+        memcpy(&header, data + at, sizeof(SuppliedEntry))
+        bodies[count] = block_copy(data + at + sizeof(SuppliedEntry), header.body_bytes)
+        at += align8(sizeof(SuppliedEntry) + <u64>header.body_bytes)
+        count += 1
+    return count
+
+
+# The next entries of a flow as the driver would hand them over.
+cdef bint take(Host h, LogFlow* flow, Delivered* out):
+    cdef u64 want = min(flow.last - flow.next + 1, SLICE_ENTRIES)
+    cdef u32 count = 0
+    cdef int verdict = BODY_HERE
+    cdef Block** bodies = <Block**>malloc(want * sizeof(Block*))
+    while count < want:
+        verdict = body_of(h, flow.group, flow.next + count, &bodies[count])
+        if verdict != BODY_HERE:
+            break
+        count += 1
+    if count == 0 and verdict == BODY_SETTLED:
+        count = load(h, flow, bodies, <u32>want)
+    if count == 0:
+        free(bodies)
+        return False
+    for i in range(count):
+        watch_chosen(h.watch, h.node, flow.group, flow.next + i, bodies[i].data, bodies[i].size)
+    out.group = flow.group
+    out.count = count
+    out.first = flow.next
+    out.bodies = bodies
+    flow.next += count
+    return True
+
+
+# The first eight bytes of every value are its op id: the watch sees it, the machine does not.
+cdef void strip(Host h, Batch batch):
+    cdef Entry entry
+    cdef u64 op
+    cdef bint waits
+    for entry in batch.entries:
+        memcpy(&op, PyBytes_AS_STRING(entry.value), 8)
+        waits = entry.sequence != 0 and \
+            (<u64>entry.group << 48 | entry.sequence) in h.waiting
+        watch_applied(h.watch, h.node, entry.group, entry.instance, entry.index, op, waits)
+        entry.value = PyBytes_FromStringAndSize(
+            PyBytes_AS_STRING(entry.value) + 8, PyBytes_GET_SIZE(entry.value) - 8)
+
+
+cdef void stop(Host h, LogFlow* flow, str why):
+    flow.stopped = True
+    h.counts.stopped_groups += 1
+    h.note(flow.group)
+    if h.tracing is not None:
+        h.tracing.append((h.agenda.now_us, "stopped", h.node, flow.group, why))
+    engine_stop_group(h.engine, flow.group)
+    h.poke()
+
+
+cdef void wake(Host h, Batch batch, results):
+    cdef Entry entry
+    cdef Py_ssize_t i
+    for i in range(len(batch.entries)):
+        entry = <Entry>(<list>batch.entries)[i]
+        if entry.sequence == 0:
+            continue
+        call = h.waiting.pop(<u64>entry.group << 48 | entry.sequence, None)
+        if call is not None:
+            watch_acked(h.watch, h.node, entry.group, call.op)
+            call.done(h.agenda.now_us, results[i])
+    for sequence, why in batch.dropped:
+        call = h.waiting.pop(<u64>batch.group << 48 | <u64>sequence, None)
+        if call is not None:
+            watch_dropped(h.watch, h.node, batch.group, sequence, why)
+            call.lost(h.agenda.now_us)
+
+
+cdef void apply_batch(Host h, LogFlow* flow, Batch batch):
+    if batch.error is not None:
+        watch_fail(h.watch, b"U7", (<str>batch.error).encode())
+        return
+    strip(h, batch)
+    h.note(batch.digest)
+    try:
+        results = h.machine[flow.group].apply_batch(batch.entries)
+    except Exception as error:
+        stop(h, flow, f"{type(error).__name__}: {error}")
+        return
+    if len(results) != len(batch.entries):
+        stop(h, flow, "apply_batch gave another number of results")
+        return
+    h.counts.applied += len(results)
+    wake(h, batch, results)
+    h.digests(h, batch)
+    engine_applied(h.engine, flow.group, batch.last)
+
+
+cdef void apply(Host h):
+    cdef vector[Delivered] taken
+    cdef Delivered one
+    cdef size_t i
+    cdef bint more = False
+    h.apply_due = False
+    if h.agenda.now_us < h.blocked_until_us:
+        apply_soon(h, h.blocked_until_us - h.agenda.now_us)
+        return
+    for i in range(h.flows.size()):
+        if h.flows[i].next <= h.flows[i].last and not h.flows[i].stopped:
+            if take(h, &h.flows[i], &one):
+                taken.push_back(one)
+            more = more or h.flows[i].next <= h.flows[i].last
+    for batch in h.sessions.batches(&taken):
+        apply_batch(h, flow_of(h, batch.group), batch)
+    if more:
+        apply_soon(h, 500)
+    h.poke()

@@ -1,0 +1,180 @@
+"""One node of a simulated cluster: engine and journal while it lives, disk and store always.
+
+What the threads of a real node do is done here by events of the agenda: the poll thread's turn,
+the journal thread's write and sync (one batch at a time; what comes meanwhile waits), the store
+thread's commits, the applier. A crash may come between any two of them, and, through
+MemoryDisk.crash_at, inside a write or a sync.
+
+Frames that may leave stand in `ready`; whoever called the host takes them (world.pyx).
+"""
+
+from phx._core.delivery cimport Sessions
+from phx._core.journal cimport Journal, JournalOptions
+from phx._core.memdisk cimport MemoryDisk
+from phx._core.native cimport *
+from phx._core.state cimport Effects, Engine, EngineCounters, EngineOptions, Event, Outgoing
+from phx.sim.agenda cimport Agenda, Happening
+from phx.sim.chance cimport Chance
+from phx.sim.clock cimport Clock
+from phx.sim.invariants cimport Watch
+
+cdef struct Queued:              # a block on its way to the journal
+    Block* block
+    u64 lsn_first
+    u64 lsn_end
+    bint sync
+    bint urgent
+
+cdef struct Held:                # a frame that waits for the journal, or may leave
+    u64 after
+    u32 dest                     # index of a host; HELD_ALL: every connected peer
+    Block* frame
+    u64 connections[16]          # of each peer when the frame was made: it leaves over no other one
+
+cdef struct Floor:
+    u64 lsn
+    u64 after
+
+cdef struct LogFlow:             # a group's chosen entries on their way to the machines
+    u32 group
+    bint stopped                 # its machine failed
+    u64 next
+    u64 last
+
+cdef struct Asked:               # a fetch that the store will answer
+    u32 group
+    u32 peer
+    u64 first
+    u64 last
+
+cdef struct Pace:                # how long things take here, in microseconds
+    u64 turn_us_max
+    u64 write_us_max
+    u64 sync_us_min
+    u64 sync_us_max
+    u64 slow_sync_ppm            # of syncs, that take up to slow_sync_us
+    u64 slow_sync_us
+    u64 apply_us_max
+    u64 commit_us_max
+    u64 inline_ppm               # of turns, in which the poll thread writes and syncs by itself
+    u64 settle_idle_us
+    u64 settle_bytes
+
+cdef struct HostCounts:          # over all lives
+    u64 starts
+    u64 torn_tails
+    u64 refused_starts
+    u64 replayed
+    u64 settles
+    u64 settled_entries
+    u64 retires
+    u64 rolls
+    u64 recycled_segments
+    u64 full
+    u64 pressures
+    u64 poisoned
+    u64 syncs
+    u64 durables
+    u64 dropped_duplicates
+    u64 dropped_stale
+    u64 supplied
+    u64 stopped_groups
+    u64 damaged_reads
+    u64 applied
+
+cdef enum:
+    HELD_ALL = 0xFFFF
+
+cdef class Host:
+    cdef readonly u32 node
+    cdef readonly u32 index
+    cdef readonly u64 life               # counts starts
+    cdef readonly u32 incarnation
+    cdef readonly bint refused           # the journal could not be opened: damaged on purpose
+    cdef readonly bint poisoned
+    cdef readonly str why                # it was refused
+    cdef Agenda agenda
+    cdef Watch* watch
+    cdef Chance chance
+    cdef Pace pace
+    cdef HostCounts counts
+    cdef EngineCounters engine_totals    # of the lives that are over
+    cdef u64 idle_turns
+    cdef u32 peer_index[1 << 8]          # by node id (ids of a simulated cluster are small)
+    cdef public object tracing           # None, or a list that events are appended to
+    cdef public object digests           # called with (host, batch) after each batch applied
+    cdef Clock clock
+    cdef EngineOptions engine_options
+    cdef JournalOptions journal_options
+    cdef readonly MemoryDisk disk
+    cdef readonly object store           # storage.SettledStore
+    cdef object machines                 # group id -> StateMachine, called at each start
+    cdef list groups
+    # --- a life
+    cdef Engine* engine                  # NULL: it is down
+    cdef Journal* journal
+    cdef Sessions sessions
+    cdef public dict machine             # group -> StateMachine
+    cdef public dict waiting             # (group << 48 | sequence) -> Call
+    cdef dict next_sequence              # group -> int
+    cdef u64 paused_until_us
+    cdef u64 blocked_until_us            # the machines' thread does nothing until then
+    cdef bint turn_due
+    cdef u64 wake_token
+    cdef u64 digest                      # of everything that this host did; see world.pyx
+    cdef u64 connections[16]             # of each peer, by index; 0: not connected
+    # --- the journal thread
+    cdef vector[Queued] queue
+    cdef bint writing
+    cdef bint sync_wanted
+    cdef bint stuck
+    cdef u64 durable_lsn
+    cdef u64 lsn_end
+    cdef vector[Held] held
+    cdef vector[Held] ready
+    # --- upkeep
+    cdef deque[Floor] floors
+    cdef u64 floor_lsn
+    cdef bint settling
+    cdef object plan
+    cdef u64 settle_upto_lsn
+    cdef u64 settle_after_us
+    cdef u64 chosen_us
+    cdef bint unsettled
+    cdef bint spare_due
+    cdef int pressure
+    # --- to the machines
+    cdef vector[LogFlow] flows
+    cdef bint apply_due
+    cdef vector[Asked] asked
+    cdef list failed                     # (group, first, count, verdict), for the callers
+    cdef vector[u32] touched             # groups, since the last turn
+
+    # True if it runs now; False: see `why`.
+    cdef bint start(self) except -1
+    # `power`: what was not synced is lost, torn, or out of order.
+    cdef void crash(self, bint power)
+    cdef void close(self)
+    cdef void refuse(self, int code)
+    cdef void begin(self, dict settled)
+    cdef void count(self)
+    cdef u64 shows(self) noexcept                    # its monotonic clock
+    cdef u64 wall(self) noexcept
+    cdef void note(self, u64 word) noexcept          # into the digest
+    cdef void touch(self, u32 group) noexcept
+    cdef void poke(self) noexcept
+    # poll thread
+    cdef void turn(self)
+    cdef void wake(self, u64 at_us)
+    cdef void take_records(self, Effects* out)
+    cdef void take_event(self, const Event* event)
+    cdef void take_frame(self, const Outgoing* out)
+    cdef void release(self) noexcept
+    # journal thread
+    cdef void write(self, bint inline_)
+    cdef void written(self, bint inline_)
+    cdef void synced(self)
+    cdef void write_more(self)
+    cdef void retry(self)
+    cdef u64 sync_time_us(self)
+    cdef void poison(self, int code)

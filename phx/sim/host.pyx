@@ -1,0 +1,397 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""A host's life, its turn and its journal thread; see host.pxd."""
+
+from libc.string cimport memset
+
+from phx._core.codec cimport RecordHeader, phx_crc32c
+from phx._core.delivery cimport Sessions
+from phx._core.disk cimport DiskApi
+from phx._core.engine cimport (
+    engine_add_group, engine_advance, engine_counters, engine_durable, engine_free, engine_new,
+    engine_poison, engine_replay, engine_start, engine_turn,
+)
+from phx._core.journal cimport (
+    JOURNAL_FULL, JournalCounters, journal_append, journal_close, journal_counters, journal_new,
+    journal_next_lsn, journal_open, journal_replay, journal_sync,
+)
+from phx._core.memdisk cimport (
+    MemoryDisk, memory_disk_api, memory_power_loss, memory_process_crash,
+)
+from phx._core.native cimport *
+from phx._core.state cimport (
+    ChosenRange, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED, Effects, Engine, EngineCounters,
+    Event, Outgoing,
+)
+from phx.sim.agenda cimport AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
+from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
+from phx.sim.clock cimport clock_reaches, clock_shows
+from phx.sim.handing cimport flow_chosen, question
+from phx.sim.invariants cimport (
+    Watch, watch_died, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_started,
+    watch_step,
+)
+from phx.sim.upkeep cimport note_floor, recycle, upkeep
+
+cdef u64 JOURNAL_RETRY_US = 1000000
+cdef u64 WALL_EPOCH_US = 1700000000000000
+
+
+cdef struct Replaying:
+    Watch* watch
+    Engine* engine
+    u32 node
+    u64 records
+
+
+cdef int replay_record(void* arg, const RecordHeader* header, const u8* body,
+                       u64 lsn) noexcept nogil:
+    cdef Replaying* to = <Replaying*>arg
+    watch_replayed(to.watch, to.node, header, body, lsn)
+    to.records += 1
+    return engine_replay(to.engine, header, body, lsn)
+
+
+cdef class Host:
+    """Made by a World; see host.pxd."""
+
+    def __dealloc__(self):
+        self.close()
+
+    # --- life
+
+    cdef bint start(self) except -1:
+        cdef Replaying replaying
+        cdef DiskApi api
+        cdef int code
+        cdef bint create = self.life == 0
+        self.life += 1
+        self.counts.starts += 1
+        settled = self.store.settled()
+        self.engine = engine_new(&self.engine_options)
+        for group in self.groups:
+            engine_add_group(self.engine, group, settled.get(group, 0))
+        memory_disk_api(self.disk.state, &api)
+        self.journal = journal_new(&api, &self.journal_options)
+        replaying.watch = self.watch
+        replaying.engine = self.engine
+        replaying.node = self.node
+        replaying.records = 0
+        code = journal_open(self.journal, create)
+        if code == 0:
+            code = journal_replay(self.journal, replay_record, &replaying)
+        self.counts.replayed += replaying.records
+        if code != 0:
+            self.refuse(code)
+            return False
+        if self.journal.counters.cut_bytes:
+            self.counts.torn_tails += 1
+        self.begin(settled)
+        return True
+
+    # Not bootstrapped again: an empty folder under a known id would forget promises.
+    cdef void refuse(self, int code):
+        self.why = f"{code}: {(<bytes>self.journal.text).decode('utf-8', 'replace')}"
+        self.counts.refused_starts += 1
+        self.close()
+
+    cdef void begin(self, dict settled):
+        cdef vector[u64] through
+        cdef size_t i
+        cdef u64 now = self.agenda.now_us
+        self.durable_lsn = journal_next_lsn(self.journal)
+        self.incarnation = engine_start(self.engine, self.durable_lsn, self.shows(), self.wall())
+        for group in self.groups:
+            through.push_back(settled.get(group, 0))
+        watch_started(self.watch, self.node, self.engine, self.incarnation, through.data())
+        self.poisoned = False
+        self.sessions = Sessions(self.node, self.groups)
+        self.sessions.incarnation = self.incarnation
+        self.machine = {group: self.machines(group) for group in self.groups}
+        self.waiting = {}
+        self.next_sequence = dict.fromkeys(self.groups, 1)
+        self.failed = []
+        self.flows.resize(through.size())
+        for i in range(through.size()):
+            self.flows[i].group = self.groups[i]
+            self.flows[i].stopped = False
+            self.flows[i].next = 1
+            self.flows[i].last = through[i]
+        memset(self.connections, 0, sizeof(self.connections))
+        self.turn_due = self.writing = self.sync_wanted = self.stuck = False
+        self.settling = self.unsettled = self.apply_due = self.spare_due = False
+        self.pressure = 0
+        self.floors.clear()
+        self.floor_lsn = 0
+        self.settle_after_us = 0
+        self.chosen_us = now
+        self.paused_until_us = self.blocked_until_us = 0
+        self.plan = None
+        self.wake_token += 1
+        self.note(self.incarnation)
+        self.poke()
+
+    cdef void crash(self, bint power):
+        if self.engine == NULL:
+            return
+        self.count()
+        self.close()
+        watch_died(self.watch, self.node)
+        if power:
+            memory_power_loss(self.disk.state, chance_next(&self.chance))
+            self.store.power_loss()
+        else:
+            memory_process_crash(self.disk.state)
+
+    cdef void count(self):
+        cdef JournalCounters counters
+        cdef const u64* from_engine = <const u64*>engine_counters(self.engine)
+        cdef u64* total = <u64*>&self.engine_totals
+        cdef size_t i
+        for i in range(sizeof(EngineCounters) // sizeof(u64)):
+            total[i] += from_engine[i]
+        journal_counters(self.journal, &counters)
+        self.counts.rolls += counters.rolls
+        self.counts.syncs += counters.syncs
+
+    cdef void close(self):
+        cdef size_t i
+        for i in range(self.queue.size()):
+            block_unref(self.queue[i].block)
+        for i in range(self.held.size()):
+            block_unref(self.held[i].frame)
+        for i in range(self.ready.size()):
+            block_unref(self.ready[i].frame)
+        self.queue.clear()
+        self.held.clear()
+        self.ready.clear()
+        self.asked.clear()
+        self.plan = None
+        if self.journal != NULL:
+            journal_close(self.journal)
+            self.journal = NULL
+        if self.engine != NULL:
+            engine_free(self.engine)
+            self.engine = NULL
+
+    # --- small things
+
+    cdef void note(self, u64 word) noexcept:
+        self.digest = chance_mix(self.digest ^ word) + self.agenda.now_us
+
+    cdef u64 shows(self) noexcept:
+        return clock_shows(&self.clock, self.agenda.now_us)
+
+    cdef u64 wall(self) noexcept:
+        return <u64>(<i64>(WALL_EPOCH_US + self.agenda.now_us) + self.clock.wall_us)
+
+    cdef void touch(self, u32 group) noexcept:
+        cdef size_t i
+        for i in range(self.touched.size()):
+            if self.touched[i] == group:
+                return
+        self.touched.push_back(group)
+
+    # Something was put in: a turn will follow.
+    cdef void poke(self) noexcept:
+        if self.turn_due or self.engine == NULL:
+            return
+        self.turn_due = True
+        self.agenda.push(
+            self.agenda.now_us + chance_between(&self.chance, 1, self.pace.turn_us_max), AT_TURN,
+            self.index, self.life, 0, 0, NULL)
+
+    # --- the turn of the poll thread
+
+    cdef void turn(self):
+        cdef Effects* out
+        cdef size_t i
+        cdef bint inline_ = False
+        self.turn_due = False
+        engine_advance(self.engine, self.shows(), self.wall())
+        for i in range(self.engine.dirty.size()):
+            self.touch(self.engine.replicas[self.engine.dirty[i]].group)
+        out = engine_turn(self.engine)
+        self.lsn_end = out.lsn_end
+        if out.records != NULL:
+            self.take_records(out)
+        note_floor(self, out)
+        # A value may be given up and become known as chosen in one turn, in this order only.
+        for i in range(out.events.size()):
+            self.take_event(&out.events[i])
+        for i in range(out.chosen.size()):
+            self.note(out.chosen[i].last ^ (<u64>out.chosen[i].group << 48))
+            flow_chosen(self, &out.chosen[i])
+            self.touch(out.chosen[i].group)
+        for i in range(out.outgoing.size()):
+            self.take_frame(&out.outgoing[i])
+        for i in range(out.fetches.size()):
+            question(self, &out.fetches[i])
+        for i in range(self.touched.size()):
+            watch_step(self.watch, self.node, self.engine, self.touched[i], self.agenda.now_us,
+                       <i64>(self.shows() - self.agenda.now_us), self.clock.rate_ppm, 1000000)
+        self.touched.clear()
+        self.wake(out.wake_at_us)
+        if not self.queue.empty() and not self.writing and not self.stuck:
+            inline_ = chance_ppm(&self.chance, self.pace.inline_ppm)
+            self.write(inline_)
+        upkeep(self)
+
+    cdef void wake(self, u64 at_us):
+        cdef u64 at = clock_reaches(&self.clock, at_us, self.agenda.now_us)
+        self.wake_token += 1
+        if at <= self.agenda.now_us:
+            self.idle_turns += 1
+            if self.idle_turns > 500:
+                watch_fail(self.watch, b"liveness",
+                           b"a node asks again and again to be woken at once")
+            at = self.agenda.now_us + 50
+        else:
+            self.idle_turns = 0
+        if at < (<u64>1 << 62):
+            self.agenda.push(at, AT_WAKE, self.index, self.life, self.wake_token, 0, NULL)
+
+    cdef void take_records(self, Effects* out):
+        cdef Queued item
+        watch_emitted(self.watch, self.node, out.records.data, out.records.size, out.lsn_first)
+        self.note(phx_crc32c(0, out.records.data, out.records.size))
+        if self.tracing is not None:
+            self.tracing.append((self.agenda.now_us, "emit", self.node, out.lsn_first,
+                                 (<char*>out.records.data)[:out.records.size]))
+        item.block = out.records
+        item.lsn_first = out.lsn_first
+        item.lsn_end = out.lsn_end
+        item.sync = out.sync
+        item.urgent = self.pressure != 0
+        out.records = NULL
+        self.queue.push_back(item)
+
+    cdef void take_event(self, const Event* event):
+        if event.kind == EVENT_FAILED:
+            self.note(event.first_seq ^ (<u64>event.verdict << 56))
+            self.failed.append((event.group, event.first_seq, event.count, event.verdict))
+        elif event.kind == EVENT_HALTED:
+            watch_fail(self.watch, b"halted", b"a group halted: the engine saw a broken invariant")
+        elif event.kind == EVENT_PEER_REFUSED:
+            watch_fail(self.watch, b"halted", b"a peer was refused: another store id")
+
+    cdef void take_frame(self, const Outgoing* out):
+        cdef Held item
+        cdef int peer
+        item.after = out.after
+        item.frame = out.frame
+        item.dest = HELD_ALL
+        if out.peer:
+            item.dest = self.peer_index[out.peer]
+        for peer in range(16):
+            item.connections[peer] = self.connections[peer]
+        if out.after <= self.durable_lsn:
+            self.ready.push_back(item)
+        else:
+            self.held.push_back(item)
+
+    # Frames whose records are durable may leave, in the order in which they were made.
+    cdef void release(self) noexcept:
+        cdef size_t i, kept = 0
+        for i in range(self.held.size()):
+            if self.held[i].after <= self.durable_lsn:
+                self.ready.push_back(self.held[i])
+            else:
+                self.held[kept] = self.held[i]
+                kept += 1
+        self.held.resize(kept)
+
+    # --- the journal thread
+
+    # Everything that is queued, then one sync for all of it.
+    cdef void write(self, bint inline_):
+        cdef u64 after = chance_between(&self.chance, 1, self.pace.write_us_max)
+        self.writing = True
+        if inline_:
+            self.written(True)
+        else:
+            self.agenda.push(self.agenda.now_us + after, AT_WRITE, self.index, self.life, 0, 0,
+                             NULL)
+
+    cdef void written(self, bint inline_):
+        cdef size_t done = 0, i
+        cdef int code = 0
+        cdef bint sync = self.sync_wanted
+        cdef Queued* item
+        while done < self.queue.size() and not self.poisoned:
+            item = &self.queue[done]
+            code = journal_append(self.journal, item.block, item.lsn_first, item.urgent)
+            if code == JOURNAL_FULL:
+                break
+            sync = sync or item.sync
+            block_unref(item.block)
+            done += 1
+            if code != 0:
+                break
+        for i in range(done, self.queue.size()):
+            self.queue[i - done] = self.queue[i]
+        self.queue.resize(self.queue.size() - done)
+        self.sync_wanted = False
+        if code == JOURNAL_FULL:
+            self.counts.full += 1
+            self.stuck = True
+            self.agenda.push(self.agenda.now_us + JOURNAL_RETRY_US, AT_RETRY, self.index,
+                             self.life, 0, 0, NULL)
+        elif code != 0:
+            self.poison(code)
+            return
+        if not sync:
+            self.writing = False
+            self.write_more()
+        elif inline_:
+            self.synced()
+        else:
+            self.agenda.push(self.agenda.now_us + self.sync_time_us(), AT_SYNC, self.index,
+                             self.life, 0, 0, NULL)
+
+    cdef u64 sync_time_us(self):
+        if chance_ppm(&self.chance, self.pace.slow_sync_ppm):
+            return chance_between(&self.chance, 1000, self.pace.slow_sync_us)
+        return chance_between(&self.chance, self.pace.sync_us_min, self.pace.sync_us_max)
+
+    cdef void write_more(self):
+        if not self.queue.empty() and not self.stuck and not self.poisoned:
+            self.write(False)
+
+    cdef void synced(self):
+        cdef i64 lsn = journal_sync(self.journal)
+        if lsn < 0:
+            self.poison(<int>lsn)
+            return
+        self.writing = False
+        self.counts.durables += 1
+        self.durable_lsn = <u64>lsn
+        self.note(self.durable_lsn)
+        if self.tracing is not None:
+            self.tracing.append((self.agenda.now_us, "durable", self.node, self.durable_lsn))
+        watch_durable(self.watch, self.node, self.durable_lsn)
+        engine_durable(self.engine, self.durable_lsn)
+        self.release()
+        recycle(self)
+        self.write_more()
+        self.poke()
+
+    cdef void retry(self):
+        if self.stuck:
+            self.stuck = False
+            if not self.writing:
+                self.write_more()
+
+    cdef void poison(self, int code):
+        if self.poisoned:
+            return
+        self.poisoned = True
+        self.writing = False
+        self.counts.poisoned += 1
+        self.note(<u64>-code)
+        if self.tracing is not None:
+            self.tracing.append((self.agenda.now_us, "poisoned", self.node, code))
+        engine_poison(self.engine)
+        self.poke()

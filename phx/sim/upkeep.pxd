@@ -1,0 +1,19 @@
+"""Keeping a simulated host's journal short: floors, recycling, settling, pressure.
+
+The rules are those of phx/_core/upkeep.pyx, which needs the threads of a driver; the journal, the
+settle plan, the chunks and the index of the store are the production code.
+"""
+
+from phx._core.state cimport Effects
+from phx.sim.host cimport Host
+
+cdef void note_floor(Host h, const Effects* effects)
+# Floors that have become durable: whole segments below them are free.
+cdef void recycle(Host h)
+# At the end of each turn.
+cdef void upkeep(Host h)
+# A settle of everything that is chosen and durable, now.
+cdef void settle_all(Host h)
+cdef void commit(Host h)         # AT_COMMIT
+cdef void settled(Host h)        # AT_SETTLED
+cdef void make_spare(Host h)     # AT_SPARE

@@ -1,0 +1,157 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Floors, settling, pressure; see upkeep.pxd."""
+
+from phx._core.engine cimport (
+    engine_pressure, engine_retire, engine_settle_plan, engine_settled,
+)
+from phx._core.journal cimport (
+    Journal, journal_prepare_spare, journal_pressure, journal_recycle, journal_wants_spare,
+)
+from phx._core.native cimport *
+from phx._core.plan cimport SettlePlan, hold_new
+from phx._core.state cimport Effects
+from phx.sim.agenda cimport AT_COMMIT, AT_SETTLED, AT_SPARE
+from phx.sim.chance cimport chance_between
+from phx.sim.host cimport Floor, Host
+
+from phx.sim.storage import StoreFailed
+
+cdef u64 SETTLE_RETRY_US = 1000000
+cdef u64 CARRY_US = 5000000
+
+
+cdef void note_floor(Host h, const Effects* effects):
+    cdef Floor floor
+    if effects.floor_lsn <= h.floor_lsn:
+        return
+    if not h.floors.empty() and h.floors.back().lsn >= effects.floor_lsn:
+        return
+    floor.lsn = effects.floor_lsn
+    floor.after = effects.floor_after
+    h.floors.push_back(floor)
+
+
+cdef void recycle(Host h):
+    cdef bint moved = False
+    while not h.floors.empty() and h.floors.front().after <= h.durable_lsn:
+        h.floor_lsn = h.floors.front().lsn
+        h.floors.pop_front()
+        moved = True
+    if moved:
+        h.counts.recycled_segments += journal_recycle(h.journal, h.floor_lsn)
+        h.retry()
+
+
+cdef void watch_pressure(Host h):
+    cdef u64 live = 0, budget = 0
+    cdef u64 segment = h.journal_options.segment_bytes
+    cdef int level = 1 if h.stuck else 0
+    journal_pressure(h.journal, &live, &budget)
+    if live + min(3 * segment, budget // 2) + h.pressure * segment > budget:
+        level = 1
+    if level == h.pressure:
+        return
+    h.counts.pressures += level
+    h.pressure = level
+    engine_pressure(h.engine, level)
+    h.poke()
+
+
+# End of the oldest segments that are to be freed, about two of them.
+cdef u64 old_segments_end(Host h):
+    cdef Journal* j = h.journal
+    cdef u64 goal = h.floor_lsn + 2 * h.journal_options.segment_bytes
+    cdef u64 end = 0
+    cdef size_t i
+    for i in range(j.live.size() - 1):
+        if (end == 0 or j.live[i].end_lsn <= goal) and h.floor_lsn < j.live[i].end_lsn \
+                <= h.durable_lsn:
+            end = j.live[i].end_lsn
+    return end
+
+
+cdef bint retire(Host h):
+    h.settling = False
+    if engine_retire(h.engine, h.settle_upto_lsn) != 0:
+        return False
+    h.counts.retires += 1
+    h.poke()
+    return True
+
+
+cdef void start_plan(Host h, u64 upto_lsn):
+    cdef SettlePlan plan = SettlePlan()
+    engine_settle_plan(h.engine, upto_lsn, &plan.items)
+    plan.upto_lsn = upto_lsn
+    h.settle_upto_lsn = upto_lsn
+    if plan.items.empty():
+        h.settle_after_us = h.agenda.now_us + (CARRY_US if retire(h) else SETTLE_RETRY_US)
+        return
+    plan.hold = hold_new(h.journal, False)
+    h.plan = plan
+    h.settling = True
+    h.agenda.push(h.agenda.now_us + chance_between(&h.chance, 100, h.pace.commit_us_max),
+                  AT_COMMIT, h.index, h.life, 0, 0, NULL)
+
+
+cdef void settle_all(Host h):
+    h.unsettled = False
+    if not h.settling and h.queue.empty() and not h.writing:
+        start_plan(h, h.durable_lsn)
+
+
+cdef void commit(Host h):
+    try:
+        h.counts.settled_entries += h.store.settle(h.plan)
+        h.counts.settles += 1
+    except StoreFailed:
+        h.plan = None
+        h.settling = False
+        h.unsettled = True
+        h.settle_after_us = h.agenda.now_us + SETTLE_RETRY_US
+        return
+    h.agenda.push(h.agenda.now_us + chance_between(&h.chance, 1, h.pace.commit_us_max),
+                  AT_SETTLED, h.index, h.life, 0, 0, NULL)
+
+
+cdef void settled(Host h):
+    cdef dict through = h.plan.through()
+    h.plan = None
+    for group in sorted(through):
+        engine_settled(h.engine, group, through[group])
+        h.touch(group)
+    # Something accepted below was chosen since the plan was made: another plan takes it along.
+    if not retire(h):
+        start_plan(h, h.settle_upto_lsn)
+
+
+cdef void settle(Host h):
+    cdef u64 end
+    if h.settling or h.poisoned or h.agenda.now_us < h.settle_after_us:
+        return
+    if h.lsn_end - h.floor_lsn > h.pace.settle_bytes and h.floors.empty():
+        end = old_segments_end(h)
+        if end > h.floor_lsn:
+            start_plan(h, end)
+    elif h.unsettled and h.agenda.now_us >= h.chosen_us + h.pace.settle_idle_us \
+            and h.queue.empty() and not h.writing:
+        settle_all(h)
+
+
+cdef void make_spare(Host h):
+    h.spare_due = False
+    if not h.poisoned:
+        journal_prepare_spare(h.journal)
+
+
+cdef void upkeep(Host h):
+    recycle(h)
+    watch_pressure(h)
+    settle(h)
+    if not h.spare_due and journal_wants_spare(h.journal):
+        h.spare_due = True
+        h.agenda.push(h.agenda.now_us + chance_between(&h.chance, 100, 20000), AT_SPARE, h.index,
+                      h.life, 0, 0, NULL)

@@ -1,0 +1,68 @@
+"""A simulated cluster: hosts, links between them, one agenda. Python comes in through World."""
+
+from phx._core.native cimport *
+from phx.sim.agenda cimport Agenda, Happening
+from phx.sim.chance cimport Chance
+from phx.sim.host cimport Held, Host
+from phx.sim.invariants cimport Watch
+
+cdef struct Link:                # from one host to another
+    Chance chance
+    bint blocked                 # swallows everything, silently
+    bint apart                   # and cannot connect: both ends know
+    u64 connection               # of the pair; 0: there is none
+    u64 free_us                  # the last frame arrives then: frames keep their order
+    u64 delay_us_min
+    u64 delay_us_max
+    u64 loss_ppm
+    u64 twice_ppm
+    u64 late_ppm                 # of frames, that others may overtake
+    u64 late_us
+    u64 flip_ppm                 # of frames, that arrive with one bit flipped
+    u64 bytes_per_ms             # 0: no limit
+    u64 queued_bytes             # sent and not arrived
+    u64 queue_bytes_max          # beyond, frames are dropped
+
+cdef struct WorldCounts:
+    u64 frames
+    u64 lost_frames
+    u64 copied_frames
+    u64 late_frames
+    u64 flipped_frames
+    u64 dropped_frames           # the queue of the link was full
+    u64 connections
+    u64 crashes
+    u64 power_losses
+    u64 torn_operations          # crashes inside a write or a sync
+
+cdef class World:
+    cdef readonly Agenda agenda
+    cdef readonly list hosts
+    cdef readonly list groups
+    cdef Watch* watch
+    cdef vector[Link] links
+    cdef u32 n
+    cdef u64 cluster
+    cdef u64 connection
+    cdef WorldCounts counts
+    cdef dict calls
+    cdef u64 call_number
+    cdef readonly u64 ops
+    cdef u64 checked_steps
+    cdef dict digests_seen       # (group, instance) -> digest
+    cdef public list tracing
+    cdef set damaged             # nodes whose disk was damaged on purpose
+    cdef dict power_next         # node -> how it dies when its disk stops
+
+    cdef void dispatch(self, Happening* what)
+    cdef void serve(self, Host host)
+    cdef void transmit(self, Host sender, Held* item, u32 dest)
+    cdef void arrive(self, Happening* what)
+    cdef void dial(self, u32 pair)
+    cdef void connect(self, u32 a, u32 b)
+    cdef void disconnect(self, u32 a, u32 b)
+    cdef void bring_up(self, Host host)
+    cdef void bring_down(self, Host host, bint power)
+    cdef void fail_calls(self, Host host)
+    cdef void check_all(self)
+    cdef Host host_of(self, node)
