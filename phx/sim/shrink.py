@@ -7,6 +7,7 @@ the result always fails, and is hardly ever the least.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -35,10 +36,8 @@ def shrink(
         seconds: of wall time, after which the best so far is returned.
     """
     search = _Search(plan, fails, clock, clock() + seconds)
-    try:
+    with contextlib.suppress(_TimeIsUp):
         search.go()
-    except _TimeIsUp:
-        pass
     return search.best
 
 
