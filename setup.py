@@ -1,4 +1,4 @@
-"""Builds every phx/_core/*.pyx as a C++ extension. All else stands in pyproject.toml.
+"""Builds every phx/_core/*.pyx and phx/sim/*.pyx as a C++ extension. All else stands in pyproject.toml.
 
 PHX_BUILD is for working on phx itself: one or several, with commas between, of
 
@@ -17,6 +17,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 CORE = Path("phx", "_core")
+NATIVE = [CORE, Path("phx", "sim")]
 JOBS = int(os.environ.get("PHX_BUILD_JOBS") or os.cpu_count() or 1)
 
 # compiler flags, linker flags; the last -O wins
@@ -57,7 +58,8 @@ def extensions() -> list[Extension]:
             extra_compile_args=compile_args,
             extra_link_args=link_args,
         )
-        for source in sorted(path.relative_to(ROOT) for path in (ROOT / CORE).glob("*.pyx"))
+        for folder in NATIVE
+        for source in sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob("*.pyx"))
     ]
     if {"egg_info", "dist_info", "sdist"} & set(sys.argv):
         return modules  # nothing will be compiled

@@ -17,6 +17,7 @@ cdef enum EventKind:
     AT_DIAL = 12       # a pair tries to connect: `a` is the link
     AT_SILENCE = 13    # a connection over which nothing comes is closed: `a`, `b` as above
     AT_CALL = 14       # something of Python's: `a` is its number
+    AT_RESET = 15      # the other end has closed: `a`, `b` as of a frame
 
 cdef struct Happening:
     u64 at_us
@@ -39,3 +40,4 @@ cdef class Agenda:
     cdef void postpone(self, const Happening* what, u64 at_us) noexcept
     # The next event up to `until_us` in *out, and time moves there; False: there is none.
     cdef bint pop(self, u64 until_us, Happening* out) noexcept
+    cpdef void clear(self)

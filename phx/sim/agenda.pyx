@@ -41,9 +41,14 @@ cdef void sift_down(vector[Happening]* heap) noexcept nogil:
 
 cdef class Agenda:
     def __dealloc__(self):
+        self.clear()
+
+    cpdef void clear(self):
+        """Nothing is going to happen."""
         cdef size_t i
         for i in range(self.heap.size()):
             block_unref(self.heap[i].block)
+        self.heap.clear()
 
     cdef void push(self, u64 at_us, u32 kind, u32 host, u64 life, u64 a, u64 b,
                    Block* block) noexcept:

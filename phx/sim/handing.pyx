@@ -173,12 +173,10 @@ cdef bint take(Host h, LogFlow* flow, Delivered* out):
 cdef void strip(Host h, Batch batch):
     cdef Entry entry
     cdef u64 op
-    cdef bint waits
     for entry in batch.entries:
         memcpy(&op, PyBytes_AS_STRING(entry.value), 8)
-        waits = entry.sequence != 0 and \
-            (<u64>entry.group << 48 | entry.sequence) in h.waiting
-        watch_applied(h.watch, h.node, entry.group, entry.instance, entry.index, op, waits)
+        watch_applied(h.watch, h.node, entry.group, entry.instance, entry.index, op, entry.epoch,
+                      entry.time_us)
         entry.value = PyBytes_FromStringAndSize(
             PyBytes_AS_STRING(entry.value) + 8, PyBytes_GET_SIZE(entry.value) - 8)
 
@@ -204,10 +202,10 @@ cdef void wake(Host h, Batch batch, results):
         if call is not None:
             watch_acked(h.watch, h.node, entry.group, call.op)
             call.done(h.agenda.now_us, results[i])
-    for sequence, why in batch.dropped:
+    for sequence, _ in batch.dropped:
         call = h.waiting.pop(<u64>batch.group << 48 | <u64>sequence, None)
         if call is not None:
-            watch_dropped(h.watch, h.node, batch.group, sequence, why)
+            watch_dropped(h.watch, h.node, batch.group, call.op)
             call.lost(h.agenda.now_us)
 
 

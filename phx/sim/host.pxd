@@ -92,6 +92,7 @@ cdef class Host:
     cdef readonly u32 incarnation
     cdef readonly bint refused           # the journal could not be opened: damaged on purpose
     cdef readonly bint poisoned
+    cdef bint failing_start              # an operation was to fail on purpose while it started
     cdef readonly str why                # it was refused
     cdef Agenda agenda
     cdef Watch* watch
@@ -157,7 +158,12 @@ cdef class Host:
     cdef void close(self)
     cdef void refuse(self, int code)
     cdef void begin(self, dict settled)
+    cdef void die_at_start(self, bint power)
+    cdef bint disk_failing(self) noexcept            # an operation fails on purpose, or the disk is full
+    # The counters of this life into the totals, and out of them again.
     cdef void count(self)
+    cdef void uncount(self)
+    cdef void add_counts(self, bint out)
     cdef u64 shows(self) noexcept                    # its monotonic clock
     cdef u64 wall(self) noexcept
     cdef void note(self, u64 word) noexcept          # into the digest

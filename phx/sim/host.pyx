@@ -79,6 +79,7 @@ cdef class Host:
         replaying.engine = self.engine
         replaying.node = self.node
         replaying.records = 0
+        self.failing_start = self.disk.state.fail_after != 0
         code = journal_open(self.journal, create)
         if code == 0:
             code = journal_replay(self.journal, replay_record, &replaying)
@@ -145,16 +146,34 @@ cdef class Host:
         else:
             memory_process_crash(self.disk.state)
 
-    cdef void count(self):
+    # Its disk stopped while the journal was being opened.
+    cdef void die_at_start(self, bint power):
+        if power:
+            memory_power_loss(self.disk.state, chance_next(&self.chance))
+            self.store.power_loss()
+        else:
+            memory_process_crash(self.disk.state)
+
+    cdef bint disk_failing(self) noexcept:
+        return self.failing_start or self.disk.state.bytes_max != 0
+
+    cdef void add_counts(self, bint out):
         cdef JournalCounters counters
         cdef const u64* from_engine = <const u64*>engine_counters(self.engine)
         cdef u64* total = <u64*>&self.engine_totals
         cdef size_t i
+        cdef i64 sign = -1 if out else 1
         for i in range(sizeof(EngineCounters) // sizeof(u64)):
-            total[i] += from_engine[i]
+            total[i] += <u64>(sign * <i64>from_engine[i])
         journal_counters(self.journal, &counters)
-        self.counts.rolls += counters.rolls
-        self.counts.syncs += counters.syncs
+        self.counts.rolls += <u64>(sign * counters.rolls)
+        self.counts.syncs += <u64>(sign * counters.syncs)
+
+    cdef void count(self):
+        self.add_counts(False)
+
+    cdef void uncount(self):
+        self.add_counts(True)
 
     cdef void close(self):
         cdef size_t i
@@ -230,8 +249,7 @@ cdef class Host:
         for i in range(out.fetches.size()):
             question(self, &out.fetches[i])
         for i in range(self.touched.size()):
-            watch_step(self.watch, self.node, self.engine, self.touched[i], self.agenda.now_us,
-                       <i64>(self.shows() - self.agenda.now_us), self.clock.rate_ppm, 1000000)
+            watch_step(self.watch, self.node, self.touched[i])
         self.touched.clear()
         self.wake(out.wake_at_us)
         if not self.queue.empty() and not self.writing and not self.stuck:
@@ -385,8 +403,8 @@ cdef class Host:
                 self.write_more()
 
     cdef void poison(self, int code):
-        if self.poisoned:
-            return
+        if self.poisoned or self.disk.state.dead:
+            return                    # (a disk that is dead: the host dies with it)
         self.poisoned = True
         self.writing = False
         self.counts.poisoned += 1

@@ -28,7 +28,7 @@ class SettledStore:
     def __init__(self, store_id: bytes) -> None:
         self.store_id = store_id
         self.chunks: dict[int, tuple[bytes, bytes]] = {}
-        self.groups = b""
+        self.groups = ChunkIndex(store_id).groups_packed()
         self.failing = 0
         """So many of the next transactions fail."""
         self.reopen()

@@ -10,7 +10,8 @@ cdef struct Link:                # from one host to another
     Chance chance
     bint blocked                 # swallows everything, silently
     bint apart                   # and cannot connect: both ends know
-    u64 connection               # of the pair; 0: there is none
+    bint dialing                 # of the pair: somebody tries to connect
+    u64 heard_us                 # when something last arrived
     u64 free_us                  # the last frame arrives then: frames keep their order
     u64 delay_us_min
     u64 delay_us_max
@@ -29,16 +30,20 @@ cdef struct WorldCounts:
     u64 copied_frames
     u64 late_frames
     u64 flipped_frames
-    u64 dropped_frames           # the queue of the link was full
+    u64 dropped_frames           # the queue of the link was full, or its connection gone
+    u64 bad_frames               # refused on arrival: checksum
     u64 connections
+    u64 half_open                # connections that only one end believed in
     u64 crashes
     u64 power_losses
     u64 torn_operations          # crashes inside a write or a sync
+    u64 deaths_at_start          # of them: while the journal was being opened
 
 cdef class World:
     cdef readonly Agenda agenda
     cdef readonly list hosts
     cdef readonly list groups
+    cdef public bint tracing
     cdef Watch* watch
     cdef vector[Link] links
     cdef u32 n
@@ -47,22 +52,25 @@ cdef class World:
     cdef WorldCounts counts
     cdef dict calls
     cdef u64 call_number
-    cdef readonly u64 ops
     cdef u64 checked_steps
     cdef dict digests_seen       # (group, instance) -> digest
-    cdef public list tracing
-    cdef set damaged             # nodes whose disk was damaged on purpose
-    cdef dict power_next         # node -> how it dies when its disk stops
+    cdef object events           # the last ones, if tracing
+    cdef set damaged_nodes       # whose disk was damaged on purpose
+    cdef dict power_next         # host index -> how it dies when its disk stops
 
     cdef void dispatch(self, Happening* what)
+    cdef void host_event(self, Host host, Happening* what)
     cdef void serve(self, Host host)
     cdef void transmit(self, Host sender, Held* item, u32 dest)
     cdef void arrive(self, Happening* what)
-    cdef void dial(self, u32 pair)
-    cdef void connect(self, u32 a, u32 b)
-    cdef void disconnect(self, u32 a, u32 b)
-    cdef void bring_up(self, Host host)
+    cdef void dial(self, u32 a, u32 b)
+    cdef void dial_soon(self, u32 a, u32 b, u64 after_us)
+    cdef void connect(self, Host a, Host b)
+    cdef void hang_up(self, Host host, u32 peer, bint told)
+    cdef void silence(self, Happening* what)
+    cdef bint bring_up(self, Host host) except -1
     cdef void bring_down(self, Host host, bint power)
     cdef void fail_calls(self, Host host)
-    cdef void check_all(self)
+    cdef void check_failed(self)
     cdef Host host_of(self, node)
+    cdef Link* link_of(self, u32 source, u32 dest) noexcept

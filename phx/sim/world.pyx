@@ -2,37 +2,44 @@
 # distutils: include_dirs = phx/_core
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, binding=False
-"""Links, dispatch, faults, and the door; see world.pxd."""
+"""Links, dispatch, life and death of hosts, and Python's door; see world.pxd and world.pyi."""
+
+from collections import deque as Deque
+from functools import partial
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport ItemHeader
-from phx._core.codec cimport FRAME_HEADER_BYTES, FRAME_OK, frame_check
+from phx._core.codec cimport FRAME_HEADER_BYTES, FRAME_OK, FrameHeader, frame_check
 from phx._core.engine cimport (
-    engine_advance, engine_connected, engine_counters, engine_disconnected, engine_group_status,
-    engine_receive, engine_resign, engine_submit,
+    engine_connected, engine_disconnected, engine_group_status, engine_receive, engine_resign,
+    engine_submit,
 )
-from phx._core.memdisk cimport MemoryDisk, MemoryFile
+from phx._core.journal cimport JOURNAL_DAMAGED
+from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
-from phx._core.segment cimport SEGMENT_HEADER_BYTES, segment_name
 from phx._core.state cimport EngineCounters, GroupStatus
-from phx._core.wire cimport MSG_FORWARD, MSG_FORWARD_REPLY, MessageHeader, message_check
 from phx.sim.agenda cimport *
 from phx.sim.chance cimport *
-from phx.sim.clock cimport clock_set
+from phx.sim.clock cimport clock_set, clock_shows
+from phx.sim.damage cimport flip_record
 from phx.sim.handing cimport answer, apply
 from phx.sim.host cimport HELD_ALL, Held, Host, Pace
 from phx.sim.invariants cimport (
-    Watch, watch_fail, watch_free, watch_full, watch_new, watch_sent, watch_submitted,
-    watch_verdict,
+    Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
+    watch_submitted, watch_submitting, watch_verdict,
 )
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 
 from phx.sim.storage import SettledStore
+from phx.sim.violation import Violation
 
 cdef u64 FULL_CHECK_STEPS = 400
 cdef u64 SILENCE_US = 3000000
+cdef u64 CLOCK_PPM_OFF = 50000       # two clocks so far off differ by less than an eighth
+cdef u64 LEASES_SETTLE_US = 5000000  # after a clock was out of bounds
+cdef u64 CLUSTER = 0x5EED
 
 VERDICTS = {
     1: "timed out, rejected", 2: "timed out, unknown", 3: "overloaded", 4: "not leader",
@@ -40,3 +47,734 @@ VERDICTS = {
     9: "poisoned, unknown",
 }
 UNKNOWN = frozenset({2, 6, 9})
+
+TRACE_EVENTS = 4000
+
+LIMITS = {
+    "window": 64, "window_bytes": 1 << 18, "batch_bytes_max": 4096, "heartbeat_us": 150_000,
+    "lease_us": 800_000, "election_us": 100_000, "resend_us": 300_000,
+    "pending_bytes_max": 1 << 18, "cache_bytes_max": 1 << 15, "frame_bytes_max": 1 << 15,
+    "value_bytes_max": 16384, "balance": 1, "segment_bytes": 1 << 16,
+    "journal_bytes_max": 24 << 16, "free_segments_max": 3, "atom": 512, "disk_bytes_max": 0,
+}
+
+PACE = {
+    "turn_us_max": 60, "write_us_max": 60, "sync_us_min": 60, "sync_us_max": 600,
+    "slow_sync_ppm": 0, "slow_sync_us": 200_000, "apply_us_max": 400, "commit_us_max": 20_000,
+    "inline_ppm": 100_000, "settle_idle_us": 1_500_000, "settle_bytes": 3 << 16,
+}
+
+LINK = {
+    "delay_us_min": 30, "delay_us_max": 300, "loss_ppm": 0, "twice_ppm": 0, "late_ppm": 0,
+    "late_us": 50_000, "flip_ppm": 0, "bytes_per_ms": 0, "blocked": 0,
+}
+
+
+cdef Pace pace_of(dict values):
+    cdef Pace pace = values
+    return pace
+
+
+cdef void link_set(Link* link, dict values):
+    link.delay_us_min = values["delay_us_min"]
+    link.delay_us_max = values["delay_us_max"]
+    link.loss_ppm = values["loss_ppm"]
+    link.twice_ppm = values["twice_ppm"]
+    link.late_ppm = values["late_ppm"]
+    link.late_us = values["late_us"]
+    link.flip_ppm = values["flip_ppm"]
+    link.bytes_per_ms = values["bytes_per_ms"]
+    link.blocked = values["blocked"]
+
+
+cdef dict merged(dict base, dict changes, str what):
+    if changes:
+        unknown = set(changes) - set(base)
+        if unknown:
+            raise TypeError(f"no such {what}: {sorted(unknown)}")
+    return {**base, **(changes or {})}
+
+
+cdef void equip(Host host, World world, u64 seed, u32 nodes, dict limits, machines) except *:
+    """Everything of a host that outlives its lives."""
+    cdef u32 i
+    host.agenda = world.agenda
+    host.watch = world.watch
+    host.groups = world.groups
+    host.chance = chance_of(seed, 1000 + host.node)
+    host.pace = pace_of(PACE)
+    host.machines = partial(machines, host.node)
+    memset(&host.engine_options, 0, sizeof(host.engine_options))
+    host.engine_options.node = host.node
+    host.engine_options.cluster = CLUSTER
+    host.engine_options.n_members = nodes
+    for i in range(nodes):
+        host.engine_options.members[i] = i + 1
+        host.peer_index[i + 1] = i
+    host.engine_options.window = limits["window"]
+    host.engine_options.window_bytes = limits["window_bytes"]
+    host.engine_options.batch_bytes_max = limits["batch_bytes_max"]
+    host.engine_options.heartbeat_us = limits["heartbeat_us"]
+    host.engine_options.lease_us = limits["lease_us"]
+    host.engine_options.election_us = limits["election_us"]
+    host.engine_options.resend_us = limits["resend_us"]
+    host.engine_options.pending_bytes_max = limits["pending_bytes_max"]
+    host.engine_options.cache_bytes_max = limits["cache_bytes_max"]
+    host.engine_options.frame_bytes_max = limits["frame_bytes_max"]
+    host.engine_options.value_bytes_max = limits["value_bytes_max"]
+    host.engine_options.balance = limits["balance"]
+    store_id = bytes([host.node]) * 16
+    memset(&host.journal_options, 0, sizeof(host.journal_options))
+    host.journal_options.cluster = CLUSTER
+    host.journal_options.node = host.node
+    memcpy(host.journal_options.store_id, PyBytes_AS_STRING(store_id), 16)
+    host.journal_options.segment_bytes = limits["segment_bytes"]
+    host.journal_options.journal_bytes_max = limits["journal_bytes_max"]
+    host.journal_options.body_bytes_max = \
+        limits["batch_bytes_max"] + 2 * limits["value_bytes_max"] + 4096
+    host.journal_options.free_segments_max = limits["free_segments_max"]
+    host.disk = MemoryDisk(atom=limits["atom"], bytes_max=limits["disk_bytes_max"],
+                           seed=seed + host.node)
+    host.store = SettledStore(store_id)
+    host.clock.rate_ppm = 1000000
+    host.clock.shown_us = chance_between(&host.chance, 1, 10000000)
+    world.watch.node[host.index].clock = &host.clock
+
+
+cdef class World:
+    """See world.pyi."""
+
+    def __cinit__(self, u64 seed, u32 nodes, u32 groups, *, machines, limits=None):
+        cdef Host host
+        cdef Link* link
+        cdef u32 i
+        if not 1 <= nodes <= 15 or not 1 <= groups <= 4096:
+            raise ValueError("1 to 15 nodes, 1 to 4096 groups")
+        cdef dict all_limits = merged(LIMITS, limits, "limit")
+        self.agenda = Agenda()
+        self.n = nodes
+        self.groups = list(range(groups))
+        self.hosts = []
+        self.watch = watch_new(nodes, groups)
+        self.watch.value_bytes_max = all_limits["value_bytes_max"]
+        self.links.resize(nodes * nodes)
+        for i in range(nodes * nodes):
+            link = &self.links[i]
+            memset(link, 0, sizeof(Link))
+            link.chance = chance_of(seed, i + 1)
+            link.queue_bytes_max = 1 << 21
+            link_set(link, LINK)
+        self.calls = {}
+        self.digests_seen = {}
+        self.damaged_nodes = set()
+        self.power_next = {}
+        for i in range(nodes):
+            host = Host()
+            host.node = i + 1
+            host.index = i
+            equip(host, self, seed, nodes, all_limits, machines)
+            host.digests = self.digest_of
+            self.hosts.append(host)
+
+    def __dealloc__(self):
+        watch_free(self.watch)
+
+    def close(self):
+        """Everything of the hosts is given back."""
+        cdef Host host
+        for host in self.hosts:
+            host.close()
+            host.digests = None
+            host.machines = None
+            host.waiting = {}
+        self.calls = {}
+        self.agenda.clear()
+
+    # --- time
+
+    @property
+    def now_us(self):
+        return self.agenda.now_us
+
+    @property
+    def steps(self):
+        return self.agenda.steps
+
+    def call_at(self, u64 at_us, what):
+        self.call_number += 1
+        self.calls[self.call_number] = what
+        self.agenda.push(at_us, AT_CALL, 0, 0, self.call_number, 0, NULL)
+
+    def run(self, u64 until_us):
+        cdef Happening what
+        while self.agenda.pop(until_us, &what):
+            self.watch.now_us = self.agenda.now_us
+            self.dispatch(&what)
+            if self.watch.failed:
+                self.check_failed()
+            if self.agenda.steps >= self.checked_steps + FULL_CHECK_STEPS:
+                self.checked_steps = self.agenda.steps
+                watch_full(self.watch)
+                if self.watch.failed:
+                    self.check_failed()
+        self.agenda.now_us = until_us
+        self.watch.now_us = until_us
+
+    def check(self):
+        watch_full(self.watch)
+        self.check_failed()
+
+    cdef void check_failed(self):
+        if self.watch.failed:
+            raise Violation((<bytes>self.watch.kind).decode(), (<bytes>self.watch.text).decode(),
+                            self.agenda.now_us)
+
+    # --- what happens
+
+    cdef void dispatch(self, Happening* what):
+        cdef Host host
+        if what.kind == AT_CALL:
+            self.calls.pop(what.a)()
+            return
+        if what.kind == AT_DIAL:
+            self.links[what.a].dialing = False
+            self.dial(<u32>(what.a // self.n), <u32>(what.a % self.n))
+            return
+        host = <Host>(<list>self.hosts)[what.host]
+        if host.engine != NULL and self.agenda.now_us < host.paused_until_us:
+            self.agenda.postpone(what, host.paused_until_us)
+            return
+        if what.kind == AT_ARRIVE:
+            self.arrive(what)
+        elif what.kind == AT_RESET:
+            if host.engine != NULL and host.connections[what.a // self.n] == what.b:
+                self.hang_up(host, <u32>(what.a // self.n), False)
+        elif what.kind == AT_SILENCE:
+            self.silence(what)
+        elif host.engine != NULL and host.life == what.life:
+            self.host_event(host, what)
+        self.serve(host)
+
+    cdef void host_event(self, Host host, Happening* what):
+        if what.kind == AT_TURN:
+            host.turn()
+        elif what.kind == AT_WAKE:
+            if what.a == host.wake_token:
+                host.poke()
+        elif what.kind == AT_WRITE:
+            host.written(False)
+        elif what.kind == AT_SYNC:
+            host.synced()
+        elif what.kind == AT_RETRY:
+            host.retry()
+        elif what.kind == AT_SPARE:
+            make_spare(host)
+        elif what.kind == AT_COMMIT:
+            commit(host)
+        elif what.kind == AT_SETTLED:
+            settled(host)
+        elif what.kind == AT_FETCH:
+            answer(host, what.a)
+        elif what.kind == AT_APPLY:
+            apply(host)
+
+    # Whatever a step of the host has left to be done.
+    cdef void serve(self, Host host):
+        cdef size_t i, peer
+        cdef Held item
+        if host.engine == NULL:
+            return
+        if host.disk.state.dead:
+            self.counts.torn_operations += 1
+            self.bring_down(host, self.power_next.pop(host.index, True))
+            return
+        for i in range(host.ready.size()):
+            item = host.ready[i]
+            watch_sent(self.watch, host.node, item.frame.data, item.frame.size)
+            if item.dest != HELD_ALL:
+                self.transmit(host, &item, item.dest)
+            else:
+                for peer in range(self.n):
+                    if peer != host.index:
+                        self.transmit(host, &item, <u32>peer)
+            block_unref(item.frame)
+        host.ready.clear()
+        if host.failed:
+            self.fail_calls(host)
+
+    # --- the network
+
+    cdef Link* link_of(self, u32 source, u32 dest) noexcept:
+        return &self.links[source * self.n + dest]
+
+    cdef void transmit(self, Host sender, Held* item, u32 dest):
+        cdef Link* link = self.link_of(sender.index, dest)
+        cdef u64 now = self.agenda.now_us
+        cdef u64 connection = item.connections[dest]
+        cdef u64 at
+        cdef Block* block = item.frame
+        if connection == 0 or sender.connections[dest] != connection:
+            self.counts.dropped_frames += 1
+            return
+        self.counts.frames += 1
+        if self.tracing:
+            self.events.append((now, "send", sender.node, dest + 1, item.after,
+                                (<char*>block.data)[:block.size]))
+        if link.blocked or chance_ppm(&link.chance, link.loss_ppm):
+            self.counts.lost_frames += 1
+            return
+        if link.queued_bytes + block.size > link.queue_bytes_max:
+            self.counts.dropped_frames += 1
+            return
+        at = now + chance_between(&link.chance, link.delay_us_min, link.delay_us_max)
+        if chance_ppm(&link.chance, link.late_ppm):
+            self.counts.late_frames += 1
+            at += chance_below(&link.chance, link.late_us)
+        else:
+            if link.bytes_per_ms:
+                at = max(at, link.free_us) + block.size * 1000 // link.bytes_per_ms
+            at = max(at, link.free_us)
+            link.free_us = at
+        if chance_ppm(&link.chance, link.flip_ppm):
+            self.counts.flipped_frames += 1
+            block = block_copy(block.data, block.size)
+            block.data[chance_below(&link.chance, block.size)] ^= \
+                <u8>(1 << chance_below(&link.chance, 8))
+        else:
+            block_ref(block)
+        link.queued_bytes += block.size
+        self.agenda.push(at, AT_ARRIVE, dest, 0, sender.index * self.n + dest, connection, block)
+        if chance_ppm(&link.chance, link.twice_ppm):
+            self.counts.copied_frames += 1
+            link.queued_bytes += block.size
+            self.agenda.push(at + chance_below(&link.chance, link.late_us), AT_ARRIVE, dest, 0,
+                             sender.index * self.n + dest, connection, block_ref(block))
+
+    cdef void arrive(self, Happening* what):
+        cdef Host host = <Host>(<list>self.hosts)[what.host]
+        cdef u32 source = <u32>(what.a // self.n)
+        cdef Link* link = &self.links[what.a]
+        cdef const FrameHeader* header
+        link.queued_bytes -= what.block.size
+        if host.engine == NULL or host.connections[source] != what.b:
+            block_unref(what.block)
+            return
+        link.heard_us = self.agenda.now_us
+        if frame_check(what.block.data, what.block.size, host.engine_options.frame_bytes_max * 4
+                       + (1 << 22), CLUSTER, host.node, source + 1) != FRAME_OK:
+            self.counts.bad_frames += 1
+            self.hang_up(host, source, True)
+        else:
+            header = <const FrameHeader*>what.block.data
+            host.note(header.crc ^ (<u64>source << 40))
+            engine_receive(host.engine, source + 1, what.block.data + FRAME_HEADER_BYTES,
+                           what.block.size - FRAME_HEADER_BYTES)
+            host.poke()
+        block_unref(what.block)
+
+    cdef void dial_soon(self, u32 a, u32 b, u64 after_us):
+        cdef u32 low = min(a, b)
+        cdef u32 high = max(a, b)
+        cdef Link* link = self.link_of(low, high)
+        if not link.dialing:
+            link.dialing = True
+            self.agenda.push(self.agenda.now_us + after_us, AT_DIAL, 0, 0, low * self.n + high, 0,
+                             NULL)
+
+    cdef void dial(self, u32 a, u32 b):
+        cdef Host one = <Host>(<list>self.hosts)[a]
+        cdef Host other = <Host>(<list>self.hosts)[b]
+        cdef Link* there = self.link_of(a, b)
+        cdef Link* back = self.link_of(b, a)
+        cdef u64 now = self.agenda.now_us
+        if one.engine == NULL or other.engine == NULL:
+            return                    # whoever comes up dials
+        if one.connections[b] != 0 and one.connections[b] == other.connections[a]:
+            return
+        if there.apart or there.blocked or back.blocked or now < one.paused_until_us \
+                or now < other.paused_until_us:
+            self.dial_soon(a, b, chance_between(&there.chance, 20000, 300000))
+            return
+        self.connect(one, other)
+
+    # A new connection of a pair; what either end still had is over.
+    cdef void connect(self, Host a, Host b):
+        cdef u64 now = self.agenda.now_us
+        cdef u32 i = a.index
+        cdef u32 j = b.index
+        if a.connections[j] or b.connections[i]:
+            self.counts.half_open += 1
+        self.hang_up(a, j, False)
+        self.hang_up(b, i, False)
+        self.connection += 1
+        self.counts.connections += 1
+        a.connections[j] = b.connections[i] = self.connection
+        if engine_connected(a.engine, b.node, b.incarnation, b.journal_options.store_id) != 0 or \
+                engine_connected(b.engine, a.node, a.incarnation, a.journal_options.store_id) != 0:
+            watch_fail(self.watch, b"U6", b"a peer is refused that is what it was")
+        self.link_of(i, j).heard_us = self.link_of(j, i).heard_us = now
+        self.link_of(i, j).free_us = self.link_of(j, i).free_us = now
+        self.agenda.push(now + SILENCE_US, AT_SILENCE, j, 0, i * self.n + j, self.connection, NULL)
+        self.agenda.push(now + SILENCE_US, AT_SILENCE, i, 0, j * self.n + i, self.connection, NULL)
+        a.poke()
+        b.poke()
+
+    # The host's end of a connection is closed; `told`: the other end hears of it, if it can.
+    cdef void hang_up(self, Host host, u32 peer, bint told):
+        cdef Link* link = self.link_of(host.index, peer)
+        cdef u64 connection = host.connections[peer]
+        if connection == 0:
+            return
+        host.connections[peer] = 0
+        if host.engine != NULL:
+            engine_disconnected(host.engine, peer + 1)
+            host.poke()
+        if told and not link.blocked:
+            self.agenda.push(self.agenda.now_us + link.delay_us_max, AT_RESET, peer, 0,
+                             host.index * self.n + peer, connection, NULL)
+        self.dial_soon(host.index, peer, chance_between(&link.chance, 1000, 100000))
+
+    # A connection on which nothing was heard for long is closed.
+    cdef void silence(self, Happening* what):
+        cdef Host host = <Host>(<list>self.hosts)[what.host]
+        cdef Link* link = &self.links[what.a]
+        if host.engine == NULL or host.connections[what.a // self.n] != what.b:
+            return
+        if self.agenda.now_us >= link.heard_us + SILENCE_US:
+            self.hang_up(host, <u32>(what.a // self.n), True)
+        else:
+            self.agenda.push(link.heard_us + SILENCE_US, AT_SILENCE, what.host, 0, what.a, what.b,
+                             NULL)
+
+    # --- life and death
+
+    cdef Host host_of(self, node):
+        if not 1 <= node <= self.n:
+            raise ValueError(f"no node {node}")
+        return <Host>(<list>self.hosts)[node - 1]
+
+    cdef bint bring_up(self, Host host) except -1:
+        cdef u32 peer
+        if host.engine != NULL:
+            return True
+        host.tracing = self.events
+        if host.start():
+            for peer in range(self.n):
+                if peer != host.index:
+                    self.dial_soon(host.index, peer,
+                                   chance_between(&self.link_of(host.index, peer).chance, 100, 5000))
+            return True
+        if host.disk.state.dead:
+            self.counts.torn_operations += 1
+            self.counts.deaths_at_start += 1
+            host.die_at_start(self.power_next.pop(host.index, True))
+        elif host.node not in self.damaged_nodes and not host.disk_failing():
+            watch_fail(self.watch, b"U3",
+                       f"node {host.node} refuses a journal that nobody damaged: {host.why}"
+                       .encode()[:300])
+        return False
+
+    cdef void bring_down(self, Host host, bint power):
+        cdef u32 peer
+        cdef u64 now = self.agenda.now_us
+        if host.engine == NULL:
+            return
+        self.counts.crashes += 1
+        self.counts.power_losses += power
+        if self.tracing:
+            self.events.append((now, "power loss" if power else "crash", host.node))
+        for call in list(host.waiting.values()):
+            call.died(now)
+        host.waiting = {}
+        for peer in range(self.n):
+            if host.connections[peer] and not power and not self.link_of(host.index, peer).blocked:
+                self.agenda.push(now + 200, AT_RESET, peer, 0, host.index * self.n + peer,
+                                 host.connections[peer], NULL)
+            host.connections[peer] = 0
+        self.power_next.pop(host.index, None)
+        host.crash(power)
+
+    # Callers whose values will not be waited for any longer.
+    cdef void fail_calls(self, Host host):
+        cdef u64 key
+        failed = host.failed
+        host.failed = []
+        for group, first, count, verdict in failed:
+            for sequence in range(first, first + count):
+                key = <u64>group << 48 | <u64>sequence
+                call = host.waiting.pop(key, None)
+                if call is None:
+                    watch_fail(self.watch, b"U8", b"a verdict on a value that nobody waits for")
+                    return
+                watch_verdict(self.watch, call.op, verdict not in UNKNOWN)
+                call.failed(self.agenda.now_us, verdict)
+
+    # The chained digests of two replicas that stand at one instance are equal (U7).
+    def digest_of(self, host, batch):
+        if batch.last < batch.first:
+            return
+        key = batch.group << 48 | batch.last
+        known = self.digests_seen.setdefault(key, batch.digest)
+        if known != batch.digest:
+            watch_fail(self.watch, b"U7", f"node {host.node}, group {batch.group}: another digest "
+                       f"than another replica had at instance {batch.last}".encode())
+
+    # --- callers
+
+    def submit(self, node, u32 group, list values, u64 timeout_us, list calls):
+        cdef Host host = self.host_of(node)
+        cdef Block* block
+        cdef ItemHeader header
+        cdef vector[u64] ops
+        cdef u64 op, first, at = 0
+        cdef int verdict
+        if host.engine == NULL:
+            raise RuntimeError(f"node {node} is down")
+        if group >= len(self.groups) or not values or len(values) != len(calls):
+            raise ValueError("a group of this world, and one call for each value")
+        block = block_new(64)
+        header.machine = 0
+        header.flags = 0
+        for value in values:
+            op = watch_submitting(self.watch)
+            ops.push_back(op)
+            header.bytes = <u32>(8 + PyBytes_GET_SIZE(<bytes?>value))
+            if header.bytes > host.engine_options.value_bytes_max:
+                block_unref(block)
+                raise ValueError("a value is at most value_bytes_max - 8 bytes long")
+            block = block_append(block, &header, sizeof(header))
+            block = block_append(block, &op, 8)
+            block = block_append(block, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        first = host.next_sequence[group]
+        verdict = engine_submit(host.engine, group, first, <u32>ops.size(), block, 0, block.size,
+                                host.shows() + timeout_us)
+        if verdict == 0:
+            host.next_sequence[group] = first + ops.size()
+            for i in range(len(values)):
+                call = calls[i]
+                call.op = ops[i]
+                host.waiting[<u64>group << 48 | (first + i)] = call
+                at += sizeof(header)
+                watch_submitted(self.watch, host.node, group, first + i, block.data + at,
+                                8 + PyBytes_GET_SIZE(<bytes>values[i]))
+                at += 8 + PyBytes_GET_SIZE(<bytes>values[i])
+            host.touch(group)
+            host.poke()
+        block_unref(block)
+        return verdict
+
+    # --- faults
+
+    def start(self, node):
+        cdef Host host = self.host_of(node)
+        if self.tracing and self.events is None:
+            self.events = Deque(maxlen=TRACE_EVENTS)
+        up = self.bring_up(host)
+        if self.tracing:
+            self.events.append((self.agenda.now_us, "start" if up else "no start", host.node,
+                                "" if up else host.why))
+        self.check_failed()
+        return bool(up)
+
+    def crash(self, node, bint power):
+        self.bring_down(self.host_of(node), power)
+
+    def crash_at_operation(self, node, u64 operation, bint power):
+        cdef Host host = self.host_of(node)
+        self.power_next[host.index] = power
+        host.disk.crash_at(operation)
+
+    def link(self, source, dest, **settings):
+        cdef u32 a = self.host_of(source).index
+        cdef u32 b = self.host_of(dest).index
+        cdef Link* link = self.link_of(a, b)
+        link_set(link, merged({
+            "delay_us_min": link.delay_us_min, "delay_us_max": link.delay_us_max,
+            "loss_ppm": link.loss_ppm, "twice_ppm": link.twice_ppm, "late_ppm": link.late_ppm,
+            "late_us": link.late_us, "flip_ppm": link.flip_ppm,
+            "bytes_per_ms": link.bytes_per_ms, "blocked": link.blocked,
+        }, settings, "setting of a link"))
+
+    def apart(self, a, b, bint apart):
+        cdef Host one = self.host_of(a)
+        cdef Host other = self.host_of(b)
+        self.link_of(one.index, other.index).apart = apart
+        self.link_of(other.index, one.index).apart = apart
+        if apart:
+            self.reset(a, b)
+
+    def reset(self, a, b):
+        cdef Host one = self.host_of(a)
+        cdef Host other = self.host_of(b)
+        self.hang_up(one, other.index, False)
+        self.hang_up(other, one.index, False)
+
+    def pause(self, node, u64 us):
+        cdef Host host = self.host_of(node)
+        host.paused_until_us = max(host.paused_until_us, self.agenda.now_us + us)
+
+    def block_machines(self, node, u64 us):
+        cdef Host host = self.host_of(node)
+        host.blocked_until_us = max(host.blocked_until_us, self.agenda.now_us + us)
+
+    def clock(self, node, u64 rate_ppm=1000000, u64 jump_us=0, i64 wall_us=0):
+        cdef Host host = self.host_of(node)
+        clock_set(&host.clock, self.agenda.now_us, rate_ppm, jump_us)
+        host.clock.wall_us = wall_us
+        self.bound_clocks(jump_us != 0)
+        # An engine asked to be woken by the clock as it was.
+        if host.engine != NULL:
+            host.poke()
+
+    # Leases are claimed for clocks that run nearly alike and never jump.
+    def bound_clocks(self, bint jumped):
+        cdef Host host
+        cdef bint off = False
+        for host in self.hosts:
+            if not 1000000 - CLOCK_PPM_OFF <= host.clock.rate_ppm <= 1000000 + CLOCK_PPM_OFF:
+                off = True
+        if jumped or (self.watch.leases_void and not off):
+            self.watch.leases_from_us = self.agenda.now_us + LEASES_SETTLE_US
+        self.watch.leases_void = off
+
+    def pace(self, node, **settings):
+        cdef Host host = self.host_of(node)
+        host.pace = pace_of(merged(host.pace, settings, "pace"))
+
+    def fail_disk(self, node, kind, u64 after, int error):
+        self.host_of(node).disk.fail(kind, after, error)
+
+    def fill_disk(self, node, u64 bytes_free):
+        cdef Host host = self.host_of(node)
+        cdef MemoryDisk disk = host.disk
+        cdef u64 used = 0
+        cdef size_t i
+        for i in range(disk.state.files.size()):
+            if disk.state.files[i].seen:
+                used += disk.state.files[i].now.size()
+        disk.set_bytes_max(used + bytes_free if bytes_free else 0)
+
+    def fail_store(self, node, int times):
+        cdef Host host = self.host_of(node)
+        host.store.failing = host.store.failing + times
+
+    def flip_journal(self, node, u64 which, u64 bit):
+        cdef Host host = self.host_of(node)
+        if not flip_record(self.watch, host, which, bit):
+            return False
+        self.damaged_nodes.add(host.node)
+        return True
+
+    def flip_store(self, node, which, bit):
+        cdef Host host = self.host_of(node)
+        if not host.store.flip(which, bit):
+            return False
+        self.damaged_nodes.add(host.node)
+        return True
+
+    def settle(self, node):
+        cdef Host host = self.host_of(node)
+        if host.engine != NULL and not host.poisoned:
+            settle_all(host)
+
+    def resign(self, node):
+        cdef Host host = self.host_of(node)
+        if host.engine != NULL:
+            engine_resign(host.engine)
+            host.poke()
+
+    def heal(self, node):
+        cdef Host host = self.host_of(node)
+        cdef u32 peer
+        for peer in range(self.n):
+            if peer != host.index:
+                self.link(node, peer + 1, **LINK)
+                self.link(peer + 1, node, **LINK)
+                self.apart(node, peer + 1, False)
+        self.clock(node)
+        host.pace = pace_of(PACE)
+        host.paused_until_us = host.blocked_until_us = 0
+        host.store.failing = 0
+        host.disk.set_bytes_max(0)
+        if not host.disk.state.dead:
+            host.disk.state.crash_operation = 0
+            host.disk.state.fail_after = 0
+
+    # --- questions
+
+    def alive(self, node):
+        cdef Host host = self.host_of(node)
+        return host.engine != NULL and not host.poisoned
+
+    def running(self, node):
+        return self.host_of(node).engine != NULL
+
+    def damaged(self, node):
+        return node in self.damaged_nodes
+
+    def stopped_groups(self, node):
+        cdef Host host = self.host_of(node)
+        cdef size_t i
+        return [host.flows[i].group for i in range(host.flows.size()) if host.flows[i].stopped]
+
+    def machine(self, node, group):
+        return self.host_of(node).machine[group]
+
+    def status(self, node, u32 group):
+        cdef GroupStatus status
+        cdef Host host = self.host_of(node)
+        if host.engine == NULL or not engine_group_status(host.engine, group, &status):
+            raise KeyError((node, group))
+        made = status
+        return made
+
+    def decided_through(self, u32 group):
+        return self.watch.ref.logs[group].end
+
+    def decided_values(self):
+        return self.watch.ref.values_decided
+
+    def counters(self):
+        cdef Host host
+        cdef EngineCounters counters
+        total = {}
+        for host in self.hosts:
+            if host.engine != NULL:
+                host.count()
+            counters = host.engine_totals
+            for part in (counters, host.counts):
+                for name, value in part.items():
+                    total[name] = total.get(name, 0) + value
+            if host.engine != NULL:
+                host.uncount()
+        total.update(self.counts)
+        total["duplicates"] = self.watch.ref.duplicates
+        total["values_decided"] = self.watch.ref.values_decided
+        total["noops_decided"] = self.watch.ref.noops_decided
+        total["late_decisions"] = self.watch.ref.late_decisions
+        total["steps"] = self.agenda.steps
+        total["checks"] = self.watch.checks
+        return total
+
+    def digest(self):
+        cdef Host host
+        cdef u64 made = chance_mix(self.agenda.steps) + self.agenda.now_us
+        for host in self.hosts:
+            made = chance_mix(made ^ host.digest)
+        return made
+
+    def trace(self):
+        from phx.sim.transcript import lines
+
+        return lines(self.events or ())
+
+    def memory(self):
+        cdef Host host
+        cdef u64 engines = 0, queued = 0
+        cdef size_t i
+        for host in self.hosts:
+            if host.engine != NULL:
+                engines = max(engines, host.engine.cached_bytes + host.engine.pending_bytes)
+        for i in range(self.links.size()):
+            queued = max(queued, self.links[i].queued_bytes)
+        return {"blocks": phx_blocks_live(), "engine_bytes": engines, "link_bytes": queued}

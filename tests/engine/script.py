@@ -4,7 +4,7 @@ itself. What left a node stands in `lines`, as a transcript."""
 
 from collections.abc import Callable, Iterable
 
-from wire_text import (
+from phx.sim.wire_text import (
     FRAME_HEADER_BYTES,
     PEER,
     Message,

@@ -2,7 +2,7 @@
 
 import pytest
 from script import Script
-from wire_text import (
+from phx.sim.wire_text import (
     FLAG_LAST,
     Message,
     ballot,

@@ -3,7 +3,7 @@
 import struct
 
 from script import Script
-from wire_text import (
+from phx.sim.wire_text import (
     ENTRY_CHOSEN,
     FLAG_LAST,
     NOOP,

@@ -1,0 +1,120 @@
+"""Everything that must hold in every run: the invariants, in one file.
+
+The watch is told of every record that a node emits, makes durable and replays, of every frame that
+leaves, of everything that is handed to machines and callers, and looks into the engines
+themselves. Claims are checked when they are made (incrementally, on what was touched), and in full
+every few hundred steps. The first one that does not hold ends the run.
+
+    U1  one value per (group, instance); what is proposed above a decision is that decision
+    U2  decided is what was proposed, unchanged, in its group, or a no-op
+    U3  decided stays decided: nobody calls chosen what no quorum holds; no acceptance that
+        counted is missing after a restart; a journal gives back what was written, where it was
+    U4  a promise never falls, over restarts too, and is at least every accepted ballot
+    U5  nothing leaves before what it exposes is durable; no mark runs ahead
+    U6  one value per (ballot, instance); a ballot belongs to one leadership of one life
+    U7  applied in order, once, and what the log says, with what was packed
+    U8  nobody who was told "rejected" is chosen; nobody is told twice, or what was not applied
+    U11 nobody decides while somebody else holds the lease; nobody else holds it
+    bounded   rings, caches and queues keep to their limits
+
+(U9 and U10 come with checkpoints and membership; U12 is checked at the end of a run.)
+"""
+
+from phx._core.codec cimport RecordHeader
+from phx._core.native cimport *
+from phx._core.state cimport Engine, Replica
+from phx.sim.clock cimport Clock
+from phx.sim.reference cimport Reference
+
+cdef enum:
+    WATCH_TEXT_BYTES = 320
+    WATCH_KIND_BYTES = 24
+
+cdef struct Written:             # a record as emitted, in order of position
+    u64 lsn
+    u64 end
+    u64 instance
+    u64 ballot
+    u32 crc
+    u32 group
+    u32 value
+    u8 kind
+
+cdef struct Seat:                # one node in one group
+    u64 promised                 # written in this life
+    u64 seen                     # and in the engine's memory
+    u64 durable                  # promised durably, in any life
+    u64 exposed                  # highest ballot that a message told of
+    u64 through                  # chosen_through seen in this life
+    u64 handed                   # last instance given to the machines in this life
+    size_t applied               # entries given to the machines in this life
+    u64 acked_ballot             # the last Accepted that left: verified up to acked_through
+    u64 acked_first
+    u64 acked_through
+
+cdef struct Ballot:              # used in a Prepare or an Accept that left
+    u64 ballot
+    u64 life
+
+cdef struct NodeWatch:
+    u32 node
+    u32 incarnation
+    u64 life
+    u64 durable                  # position
+    Engine* engine               # NULL: it is down
+    Clock* clock
+    vector[Written] written      # in all lives
+    size_t unsynced              # the first of them that is not known durable
+    vector[Seat] seats
+    vector[vector[Ballot]] ballots   # by group
+
+cdef struct Watch:
+    Reference* ref
+    u32 nodes
+    u32 groups
+    u64 now_us
+    u64 leases_from_us           # U11 is checked from then on (clocks were out of bounds before)
+    bint leases_void
+    vector[NodeWatch] node
+    u64 value_bytes_max
+    u64 checks
+    # the first violation
+    bint failed
+    char kind[WATCH_KIND_BYTES]
+    char text[WATCH_TEXT_BYTES]
+
+cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil
+cdef void watch_free(Watch* w) noexcept nogil
+cdef void watch_fail(Watch* w, const char* kind, const char* text) noexcept nogil
+
+# --- a node's life
+cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u8* body,
+                         u64 lsn) noexcept nogil
+# `settled`: by group, what the store holds; everything replayed is durable.
+cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
+                        const u64* settled) noexcept nogil
+cdef void watch_died(Watch* w, u32 node) noexcept nogil
+
+# --- its journal and its frames
+cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) noexcept nogil
+cdef void watch_durable(Watch* w, u32 node, u64 lsn) noexcept nogil
+# A frame leaves.
+cdef void watch_sent(Watch* w, u32 node, const u8* frame, u64 count) noexcept nogil
+
+# --- its state, after a step that touched the group; and everything
+cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil
+cdef void watch_full(Watch* w) noexcept nogil
+cdef void watch_leases(Watch* w) noexcept nogil
+
+# --- machines and callers
+cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
+                       u64 count) noexcept nogil
+cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, u64 op, u64 epoch,
+                        u64 time_us) noexcept nogil
+# The number of a new value.
+cdef u64 watch_submitting(Watch* w) noexcept nogil
+cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,
+                          u64 count) noexcept nogil
+cdef void watch_acked(Watch* w, u32 node, u32 group, u64 op) noexcept nogil
+cdef void watch_dropped(Watch* w, u32 node, u32 group, u64 op) noexcept nogil
+cdef void watch_verdict(Watch* w, u64 op, bint rejected) noexcept nogil

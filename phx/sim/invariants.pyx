@@ -1,0 +1,704 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""The invariants; see invariants.pxd for what each says."""
+
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset, strncpy
+
+from phx._core.ballot cimport ballot_counter, ballot_node
+from phx._core.codec cimport (
+    FRAME_ENGINE, FRAME_HEADER_BYTES, FrameHeader, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR,
+    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader, align8, record_stride,
+)
+from phx._core.leases cimport group_lease_until
+from phx._core.native cimport *
+from phx._core.state cimport (
+    Engine, GroupStatus, Lead, ROLE_LEADING, Replica, find_group,
+)
+from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
+from phx._core.wire cimport (
+    ENTRY_CHOSEN, ENTRY_ELIDED, MSG_ACCEPT, MSG_ACCEPTED, MSG_CHOSEN, MSG_LEARN, MSG_PREPARE,
+    MSG_PREVOTE_REPLY, MSG_PROMISE, MSG_REFUSE, AcceptBody, AcceptedBody, ChosenBody, LearnBody,
+    MESSAGE_HEADER_BYTES, MessageHeader, PrevoteReplyBody, PromiseBody, RefuseBody, ReportedEntry,
+    SuppliedEntry, message_check,
+)
+from phx.sim.clock cimport Clock, clock_shows
+from phx.sim.reference cimport (
+    OP_OPEN, OP_REJECTED, OP_UNKNOWN, Cell, Log, Op, Reference, Applied, Value, Vote, cell_vote,
+    hash_bytes, reference_cell, reference_decide, reference_free, reference_new, reference_value,
+)
+
+cdef u64 INSTANCE_MAX = 1 << 22       # no run gets there: a number above is garbage
+
+
+cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil:
+    cdef Watch* w = phx_new[Watch]()
+    cdef u32 i
+    w.ref = reference_new(nodes, groups)
+    w.nodes = nodes
+    w.groups = groups
+    w.node.resize(nodes)
+    for i in range(nodes):
+        w.node[i].node = i + 1
+        w.node[i].seats.resize(groups)
+        w.node[i].ballots.resize(groups)
+    return w
+
+
+cdef void watch_free(Watch* w) noexcept nogil:
+    if w != NULL:
+        reference_free(w.ref)
+        phx_delete(w)
+
+
+cdef void watch_fail(Watch* w, const char* kind, const char* text) noexcept nogil:
+    if not w.failed:
+        w.failed = True
+        strncpy(w.kind, kind, WATCH_KIND_BYTES - 1)
+        strncpy(w.text, text, WATCH_TEXT_BYTES - 1)
+
+
+cdef void fail_at(Watch* w, const char* kind, u32 node, u32 group, u64 instance, u64 ballot,
+                  const char* text) noexcept nogil:
+    if w.failed:
+        return
+    w.failed = True
+    strncpy(w.kind, kind, WATCH_KIND_BYTES - 1)
+    snprintf(w.text, WATCH_TEXT_BYTES, b"node %u, group %u, instance %llu, ballot %llu.%u: %s",
+             node, group, <unsigned long long>instance,
+             <unsigned long long>ballot_counter(ballot), ballot_node(ballot), text)
+
+
+cdef inline NodeWatch* of(Watch* w, u32 node) noexcept nogil:
+    return &w.node[node - 1]
+
+
+cdef inline Seat* seat_of(Watch* w, u32 node, u32 group) noexcept nogil:
+    return &w.node[node - 1].seats[group]
+
+
+# --- leases (U11)
+
+# Does this node believe, by its own clock, that it holds the lease? The ballot, or 0.
+cdef u64 holds_lease(Watch* w, NodeWatch* n, u32 group) noexcept nogil:
+    cdef Replica* r
+    if n.engine == NULL or n.engine.poisoned:
+        return 0
+    r = find_group(n.engine, group)
+    if r == NULL or r.role != ROLE_LEADING or r.lead == NULL or r.lead.ballot != r.promised:
+        return 0
+    if group_lease_until(n.engine, r) <= clock_shows(n.clock, w.now_us):
+        return 0
+    return r.lead.ballot
+
+
+cdef inline bint leases_hold(Watch* w) noexcept nogil:
+    return not w.leases_void and w.now_us >= w.leases_from_us
+
+
+# A value was decided in `ballot`: a holder in a lower one would answer reads without it.
+cdef void check_holders(Watch* w, u32 group, u64 instance, u64 ballot) noexcept nogil:
+    cdef u32 i
+    cdef u64 held
+    if not leases_hold(w):
+        return
+    for i in range(w.nodes):
+        if w.node[i].node == ballot_node(ballot):
+            continue
+        held = holds_lease(w, &w.node[i], group)
+        if held and held < ballot:
+            fail_at(w, b"U11", w.node[i].node, group, instance, ballot,
+                    b"decided in this ballot while the node holds the lease in a lower one")
+
+
+cdef void watch_leases(Watch* w) noexcept nogil:
+    cdef u32 group, i, holder
+    if not leases_hold(w):
+        return
+    for group in range(w.groups):
+        holder = 0
+        for i in range(w.nodes):
+            if holds_lease(w, &w.node[i], group):
+                if holder:
+                    fail_at(w, b"U11", w.node[i].node, group, 0, 0,
+                            b"two nodes hold the lease")
+                holder = w.node[i].node
+
+
+# --- acceptances and decisions
+
+cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
+                 Vote* vote) noexcept nogil:
+    cdef u64 ballot = vote.ballot
+    cdef u32 value = vote.value
+    cdef const char* why = reference_decide(w.ref, group, instance, ballot, value)
+    cdef size_t i
+    if why != NULL:
+        fail_at(w, b"U1", node, group, instance, ballot, why)
+        return
+    cell = reference_cell(w.ref, group, instance)
+    for i in range(cell.votes.size()):
+        if cell.votes[i].ballot > cell.decided_ballot and cell.votes[i].value != value:
+            fail_at(w, b"U1", node, group, instance, cell.votes[i].ballot,
+                    b"another value was proposed above a decision")
+    check_holders(w, group, instance, ballot)
+
+
+# An acceptance is in the node's journal, durably.
+cdef void accepted_durably(Watch* w, u32 node, u32 group, u64 instance, u64 ballot) noexcept nogil:
+    cdef Cell* cell = reference_cell(w.ref, group, instance)
+    cdef Vote* vote = cell_vote(cell, ballot, 0)
+    cdef u32 bits
+    cdef u32 count = 0
+    if vote.synced & (<u32>1 << (node - 1)):
+        return
+    vote.synced |= <u32>1 << (node - 1)
+    bits = vote.synced
+    while bits:
+        bits &= bits - 1
+        count += 1
+    if count == w.ref.quorum:
+        decide(w, node, group, instance, cell, vote)
+
+
+# What somebody writes, sends or holds as the value of a ballot: the vote, or NULL (and failed).
+cdef Vote* proposal(Watch* w, u32 node, u32 group, u64 instance, u64 ballot, const u8* body,
+                    u64 count) noexcept nogil:
+    cdef const char* why = NULL
+    cdef u32 value
+    cdef Cell* cell
+    cdef Vote* vote
+    if group >= w.groups or instance == 0 or instance > INSTANCE_MAX:
+        fail_at(w, b"U2", node, group, instance, ballot, b"no such group or instance")
+        return NULL
+    value = reference_value(w.ref, group, body, count, &why)
+    if value == 0:
+        fail_at(w, b"U2", node, group, instance, ballot, why)
+        return NULL
+    cell = reference_cell(w.ref, group, instance)
+    if cell.decided and ballot >= cell.decided_ballot and value != cell.decided:
+        fail_at(w, b"U1", node, group, instance, ballot,
+                b"another value is proposed above a decision")
+        return NULL
+    vote = cell_vote(cell, ballot, value)
+    if vote.value != value:
+        fail_at(w, b"U6", node, group, instance, ballot, b"two values in one ballot")
+        return NULL
+    return vote
+
+
+# Is this body what was decided there? Else a violation of `kind`.
+cdef bint is_decided(Watch* w, const char* kind, u32 node, u32 group, u64 instance, const u8* body,
+                     u64 count) noexcept nogil:
+    cdef const char* why = NULL
+    cdef u32 value = 0
+    cdef Cell* cell
+    if group < w.groups and instance != 0 and instance <= INSTANCE_MAX:
+        value = reference_value(w.ref, group, body, count, &why)
+    if value == 0:
+        fail_at(w, b"U2", node, group, instance, 0, b"chosen: not a value that was proposed")
+        return False
+    cell = reference_cell(w.ref, group, instance)
+    if cell.decided == 0:
+        fail_at(w, b"U3", node, group, instance, 0, b"called chosen: no quorum holds it")
+        return False
+    if cell.decided != value:
+        fail_at(w, kind, node, group, instance, 0, b"called chosen: another value is decided")
+        return False
+    return True
+
+
+# --- records
+
+cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* body,
+                  Written* out) noexcept nogil:
+    cdef u32 bit = <u32>1 << (n.node - 1)
+    cdef Seat* seat
+    cdef Vote* vote
+    if header.kind == RECORD_MARK:
+        if header.index > n.durable:
+            fail_at(w, b"U5", n.node, 0, header.index, 0, b"a mark says durable what is not")
+        return
+    if header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT \
+            and header.kind != RECORD_CHOSEN:
+        return
+    if header.group >= w.groups:
+        fail_at(w, b"U2", n.node, header.group, 0, 0, b"a record of no group")
+        return
+    seat = &n.seats[header.group]
+    if header.kind == RECORD_PROMISE:
+        if header.ballot < seat.promised:
+            fail_at(w, b"U4", n.node, header.group, 0, header.ballot, b"takes a promise back")
+        seat.promised = header.ballot
+    elif header.kind == RECORD_ACCEPT:
+        vote = proposal(w, n.node, header.group, header.index, header.ballot, body,
+                        header.body_bytes)
+        if vote == NULL:
+            return
+        if vote.held & bit == 0:
+            if header.ballot < seat.promised:
+                fail_at(w, b"U4", n.node, header.group, header.index, header.ballot,
+                        b"accepts below its promise")
+            if header.index > find_group(n.engine, header.group).chosen_through \
+                    + n.engine.options.window:
+                fail_at(w, b"bounded", n.node, header.group, header.index, header.ballot,
+                        b"accepts beyond its window")
+        vote.held |= bit
+        seat.promised = max(seat.promised, header.ballot)
+        out.value = vote.value
+    elif is_decided(w, b"U1", n.node, header.group, header.index, body, header.body_bytes):
+        out.value = reference_cell(w.ref, header.group, header.index).decided
+
+
+cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) noexcept nogil:
+    cdef NodeWatch* n = of(w, node)
+    cdef RecordHeader header
+    cdef Written written
+    cdef u64 at = 0
+    memset(&written, 0, sizeof(written))
+    # Positions of a life whose last bytes never reached the medium are used again.
+    while not n.written.empty() and n.written.back().lsn >= lsn:
+        if n.written.back().end <= n.durable:
+            fail_at(w, b"U3", node, 0, lsn, 0, b"a durable position is written again")
+        n.written.pop_back()
+    n.unsynced = min(n.unsynced, n.written.size())
+    while at < count:
+        memcpy(&header, data + at, sizeof(header))
+        written.lsn = lsn + at
+        written.end = written.lsn + record_stride(header.body_bytes)
+        written.crc = header.crc
+        written.kind = header.kind
+        written.group = header.group
+        written.instance = header.index
+        written.ballot = header.ballot
+        written.value = 0
+        emitted(w, n, &header, data + at + RECORD_HEADER_BYTES, &written)
+        n.written.push_back(written)
+        at += record_stride(header.body_bytes)
+
+
+cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept nogil:
+    cdef Seat* seat
+    if one.kind != RECORD_PROMISE and one.kind != RECORD_ACCEPT and one.kind != RECORD_CHOSEN:
+        return
+    if one.group >= w.groups:
+        return
+    seat = &n.seats[one.group]
+    if one.kind == RECORD_CHOSEN:
+        reference_cell(w.ref, one.group, one.instance).known |= <u32>1 << (n.node - 1)
+        return
+    seat.durable = max(seat.durable, one.ballot)
+    if one.kind == RECORD_ACCEPT:
+        accepted_durably(w, n.node, one.group, one.instance, one.ballot)
+
+
+cdef void watch_durable(Watch* w, u32 node, u64 lsn) noexcept nogil:
+    cdef NodeWatch* n = of(w, node)
+    n.durable = max(n.durable, lsn)
+    while n.unsynced < n.written.size() and n.written[n.unsynced].end <= lsn:
+        record_durable(w, n, &n.written[n.unsynced])
+        n.unsynced += 1
+
+
+cdef Written* written_at(NodeWatch* n, u64 lsn) noexcept nogil:
+    cdef size_t low = 0, high = n.written.size(), middle
+    while low < high:
+        middle = (low + high) // 2
+        if n.written[middle].lsn < lsn:
+            low = middle + 1
+        else:
+            high = middle
+    if low < n.written.size() and n.written[low].lsn == lsn:
+        return &n.written[low]
+    return NULL
+
+
+cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u8* body,
+                         u64 lsn) noexcept nogil:
+    cdef NodeWatch* n = of(w, node)
+    cdef Written* one = written_at(n, lsn)
+    cdef const char* why = NULL
+    cdef u32 value = 0
+    if one != NULL and one.value:
+        value = reference_value(w.ref, one.group, body, header.body_bytes, &why)
+    if one == NULL or one.kind != header.kind or one.group != header.group \
+            or one.instance != header.index or one.ballot != header.ballot or one.value != value:
+        fail_at(w, b"U3", node, header.group, header.index, header.ballot,
+                b"replay hands on a record that was never written there")
+        return
+    if one.kind == RECORD_ACCEPT and one.value:
+        cell_vote(reference_cell(w.ref, one.group, one.instance), one.ballot,
+                  one.value).held |= <u32>1 << (node - 1)
+    record_durable(w, n, one)
+
+
+# --- life
+
+# No acceptance that others may have counted is missing.
+cdef void check_kept(Watch* w, NodeWatch* n, u32 group, u64 settled) noexcept nogil:
+    cdef Log* log = &w.ref.logs[group]
+    cdef Replica* r = find_group(n.engine, group)
+    cdef u32 bit = <u32>1 << (n.node - 1)
+    cdef Slot* slot
+    cdef u64 instance, ballot
+    cdef size_t i
+    if settled > log.end:
+        fail_at(w, b"U3", n.node, group, settled, 0, b"the store holds what is not decided")
+        return
+    for instance in range(r.chosen_through + 1, log.cells.size()):
+        ballot = 0
+        for i in range(log.cells[instance].votes.size()):
+            if log.cells[instance].votes[i].synced & bit:
+                ballot = max(ballot, log.cells[instance].votes[i].ballot)
+        if ballot == 0:
+            continue
+        slot = window_find(&r.window, instance)
+        if slot == NULL or (slot.ballot < ballot and not slot.flags & SLOT_CHOSEN):
+            fail_at(w, b"U3", n.node, group, instance, ballot,
+                    b"an acceptance is forgotten over a restart")
+
+
+cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
+                        const u64* settled) noexcept nogil:
+    cdef NodeWatch* n = of(w, node)
+    cdef Replica* r
+    cdef Seat* seat
+    cdef u32 group
+    n.engine = engine
+    n.incarnation = incarnation
+    n.life += 1
+    n.durable = max(n.durable, engine.durable)
+    for group in range(w.groups):
+        r = find_group(engine, group)
+        seat = &n.seats[group]
+        if r.promised < seat.exposed or r.promised < seat.durable:
+            fail_at(w, b"U4", node, group, 0, max(seat.exposed, seat.durable),
+                    b"a promise is forgotten over a restart")
+        check_kept(w, n, group, settled[group])
+        seat.promised = seat.seen = r.promised
+        seat.through = r.chosen_through
+        seat.handed = 0
+        seat.applied = 0
+        seat.acked_ballot = 0
+
+
+cdef void watch_died(Watch* w, u32 node) noexcept nogil:
+    cdef NodeWatch* n = of(w, node)
+    cdef Log* log
+    cdef u32 group, bit = <u32>1 << (node - 1)
+    cdef size_t i, v
+    n.engine = NULL
+    n.unsynced = n.written.size()
+    for group in range(w.groups):
+        log = &w.ref.logs[group]
+        for i in range(log.cells.size()):
+            for v in range(log.cells[i].votes.size()):
+                log.cells[i].votes[v].held &= ~bit
+
+
+# --- frames (U5, U6, and every claim that something is chosen)
+
+cdef void claims_through(Watch* w, NodeWatch* n, const MessageHeader* m,
+                         u64 through) noexcept nogil:
+    if through > w.ref.logs[m.group].end:
+        fail_at(w, b"U3", n.node, m.group, through, m.ballot,
+                b"told as chosen up to here: no quorum holds all of it")
+
+
+# The node says that it has promised this ballot.
+cdef void exposes(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) noexcept nogil:
+    cdef Seat* seat = &n.seats[m.group]
+    if ballot > seat.durable:
+        fail_at(w, b"U5", n.node, m.group, 0, ballot,
+                b"a message tells of a promise that is not durable")
+    seat.exposed = max(seat.exposed, ballot)
+
+
+# The node uses this ballot for its own leadership.
+cdef void owns(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept nogil:
+    cdef vector[Ballot]* used = &n.ballots[m.group]
+    cdef Ballot ballot
+    cdef size_t i = used.size()
+    if ballot_node(m.ballot) != n.node:
+        fail_at(w, b"U6", n.node, m.group, 0, m.ballot, b"proposes in somebody else's ballot")
+    while i:
+        i -= 1
+        if used[0][i].ballot == m.ballot:
+            if used[0][i].life != n.life:
+                fail_at(w, b"U6", n.node, m.group, 0, m.ballot,
+                        b"a ballot of an earlier life is used again")
+            return
+    ballot.ballot = m.ballot
+    ballot.life = n.life
+    used.push_back(ballot)
+
+
+cdef void sent_accept(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed) noexcept nogil:
+    cdef AcceptBody body
+    memcpy(&body, fixed, sizeof(body))
+    owns(w, n, m)
+    exposes(w, n, m, m.ballot)
+    proposal(w, n.node, m.group, body.instance, m.ballot, fixed + sizeof(body), body.body_bytes)
+    claims_through(w, n, m, body.watermark)
+
+
+cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed) noexcept nogil:
+    cdef AcceptedBody body
+    cdef Seat* seat = &n.seats[m.group]
+    cdef Cell* cell
+    cdef u64 instance, known = 0
+    cdef u32 bit = <u32>1 << (n.node - 1)
+    cdef size_t i
+    cdef bint good
+    memcpy(&body, fixed, sizeof(body))
+    exposes(w, n, m, m.ballot)
+    claims_through(w, n, m, body.chosen_through)
+    if body.through > INSTANCE_MAX:
+        fail_at(w, b"U2", n.node, m.group, body.through, m.ballot, b"acknowledges garbage")
+        return
+    if seat.acked_ballot == m.ballot and seat.acked_first == body.first:
+        known = seat.acked_through
+    instance = max(body.first, known + 1)
+    while instance <= body.through:
+        cell = reference_cell(w.ref, m.group, instance)
+        good = cell.decided != 0 and (instance <= seat.through or cell.known & bit != 0)
+        for i in range(cell.votes.size()):
+            if cell.votes[i].ballot == m.ballot and cell.votes[i].synced & bit:
+                good = True
+        if not good:
+            fail_at(w, b"U5", n.node, m.group, instance, m.ballot,
+                    b"acknowledges an instance that it does not hold durably in this ballot")
+            return
+        instance += 1
+    seat.acked_ballot = m.ballot
+    seat.acked_first = body.first
+    seat.acked_through = max(body.through, known)
+
+
+cdef void sent_promise(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed,
+                       const u8* end) noexcept nogil:
+    cdef PromiseBody body
+    cdef ReportedEntry entry
+    cdef const u8* at = fixed + sizeof(PromiseBody)
+    cdef Vote* vote
+    cdef u32 i
+    memcpy(&body, fixed, sizeof(body))
+    exposes(w, n, m, m.ballot)
+    claims_through(w, n, m, body.chosen_through)
+    for i in range(body.entries):
+        if at + sizeof(entry) > end:
+            return
+        memcpy(&entry, at, sizeof(entry))
+        if entry.flags & ENTRY_CHOSEN:
+            is_decided(w, b"U1", n.node, m.group, entry.instance, at + sizeof(entry),
+                       entry.body_bytes)
+        elif not entry.flags & ENTRY_ELIDED:
+            vote = proposal(w, n.node, m.group, entry.instance, entry.ballot, at + sizeof(entry),
+                            entry.body_bytes)
+            if vote != NULL and vote.synced & (<u32>1 << (n.node - 1)) == 0:
+                fail_at(w, b"U5", n.node, m.group, entry.instance, entry.ballot,
+                        b"a promise tells of an acceptance that is not durable")
+        at += align8(sizeof(entry) + <u64>entry.body_bytes)
+
+
+cdef void sent_learn(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed,
+                     const u8* end) noexcept nogil:
+    cdef LearnBody body
+    cdef SuppliedEntry entry
+    cdef const u8* at = fixed + sizeof(LearnBody)
+    cdef u32 i
+    memcpy(&body, fixed, sizeof(body))
+    claims_through(w, n, m, body.chosen_through)
+    for i in range(body.entries):
+        if at + sizeof(entry) > end:
+            return
+        memcpy(&entry, at, sizeof(entry))
+        is_decided(w, b"U1", n.node, m.group, entry.instance, at + sizeof(entry),
+                   entry.body_bytes)
+        at += align8(sizeof(entry) + <u64>entry.body_bytes)
+
+
+cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogil:
+    cdef MessageHeader m
+    cdef const u8* fixed = data + MESSAGE_HEADER_BYTES
+    cdef RefuseBody refuse
+    cdef ChosenBody chosen
+    cdef PrevoteReplyBody prevote
+    memcpy(&m, data, sizeof(m))
+    if m.group >= w.groups:
+        return
+    if m.kind == MSG_ACCEPT:
+        sent_accept(w, n, &m, fixed)
+    elif m.kind == MSG_ACCEPTED:
+        sent_accepted(w, n, &m, fixed)
+    elif m.kind == MSG_PREPARE:
+        owns(w, n, &m)
+        exposes(w, n, &m, m.ballot)
+    elif m.kind == MSG_PROMISE:
+        sent_promise(w, n, &m, fixed, data + length)
+    elif m.kind == MSG_LEARN:
+        sent_learn(w, n, &m, fixed, data + length)
+    elif m.kind == MSG_REFUSE:
+        memcpy(&refuse, fixed, sizeof(refuse))
+        exposes(w, n, &m, refuse.promised)
+    elif m.kind == MSG_CHOSEN:
+        memcpy(&chosen, fixed, sizeof(chosen))
+        claims_through(w, n, &m, chosen.through)
+    elif m.kind == MSG_PREVOTE_REPLY:
+        memcpy(&prevote, fixed, sizeof(prevote))
+        claims_through(w, n, &m, prevote.chosen_through)
+
+
+cdef void watch_sent(Watch* w, u32 node, const u8* frame, u64 count) noexcept nogil:
+    cdef u64 at = FRAME_HEADER_BYTES
+    cdef u32 length
+    if (<const FrameHeader*>frame).kind != FRAME_ENGINE:
+        return
+    while at < count and not w.failed:
+        length = message_check(frame + at, count - at)
+        if length == 0:
+            fail_at(w, b"U2", node, 0, 0, 0, b"sends a frame that cannot be read")
+            return
+        sent(w, of(w, node), frame + at, length)
+        at += length
+
+
+# --- state
+
+# Everything in the ring: at most the promise, and what was proposed.
+cdef void check_slots(Watch* w, NodeWatch* n, Replica* r) noexcept nogil:
+    cdef u64 instance
+    cdef Slot* slot
+    for instance in range(r.window.base, r.accepted_last + 1):
+        slot = window_find(&r.window, instance)
+        if slot == NULL:
+            continue
+        if slot.ballot > r.promised:
+            fail_at(w, b"U4", n.node, r.group, instance, slot.ballot,
+                    b"holds an acceptance above its promise")
+        if slot.flags & SLOT_CHOSEN:
+            is_decided(w, b"U1", n.node, r.group, instance, slot.value.data, slot.value.size)
+        elif slot.ballot:
+            proposal(w, n.node, r.group, instance, slot.ballot, slot.value.data, slot.value.size)
+
+
+cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
+    cdef NodeWatch* n = of(w, node)
+    cdef Replica* r = find_group(n.engine, group)
+    cdef Seat* seat = &n.seats[group]
+    w.checks += 1
+    if r.promised < seat.seen or r.promised < seat.promised:
+        fail_at(w, b"U4", node, group, 0, r.promised, b"a promise has fallen")
+    seat.seen = r.promised
+    if r.chosen_through < seat.through:
+        fail_at(w, b"U3", node, group, r.chosen_through, 0, b"what was chosen is not any more")
+    if r.chosen_through > w.ref.logs[group].end:
+        fail_at(w, b"U3", node, group, r.chosen_through, 0,
+                b"taken for chosen: no quorum holds all of it")
+    seat.through = r.chosen_through
+    if r.settled_through > r.chosen_through:
+        fail_at(w, b"U3", node, group, r.settled_through, 0, b"settled before it was chosen")
+    if r.applied_through > r.chosen_through:
+        fail_at(w, b"U7", node, group, r.applied_through, 0, b"applied before it was chosen")
+    if r.role == ROLE_LEADING:
+        if r.lead == NULL or ballot_node(r.lead.ballot) != node or r.lead.ballot > r.promised:
+            fail_at(w, b"U4", node, group, 0, r.promised, b"leads in a ballot it did not promise")
+
+
+cdef void watch_full(Watch* w) noexcept nogil:
+    cdef u32 i, group
+    cdef NodeWatch* n
+    cdef Engine* e
+    for i in range(w.nodes):
+        n = &w.node[i]
+        e = n.engine
+        if e == NULL:
+            continue
+        for group in range(w.groups):
+            watch_step(w, n.node, group)
+            check_slots(w, n, find_group(e, group))
+        if e.cached_bytes > e.options.cache_bytes_max + e.options.batch_bytes_max + \
+                2 * e.options.value_bytes_max:
+            fail_at(w, b"bounded", n.node, 0, e.cached_bytes, 0, b"the cache is over its limit")
+        if e.pending_bytes > e.options.pending_bytes_max + 2 * e.options.value_bytes_max:
+            fail_at(w, b"bounded", n.node, 0, e.pending_bytes, 0, b"more waits than the limit")
+    watch_leases(w)
+
+
+# --- machines and callers (U7, U8)
+
+cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
+                       u64 count) noexcept nogil:
+    cdef Seat* seat = seat_of(w, node, group)
+    if instance != seat.handed + 1:
+        fail_at(w, b"U7", node, group, instance, 0, b"handed to the machine out of order")
+    seat.handed = instance
+    is_decided(w, b"U1", node, group, instance, body, count)
+
+
+cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, u64 op, u64 epoch,
+                        u64 time_us) noexcept nogil:
+    cdef Seat* seat = seat_of(w, node, group)
+    cdef Log* log = &w.ref.logs[group]
+    cdef const Applied* want
+    cdef const Value* value
+    if seat.applied >= log.applied.size():
+        fail_at(w, b"U7", node, group, instance, 0, b"applies more than the log says")
+        return
+    want = &log.applied[seat.applied]
+    seat.applied += 1
+    if want.instance != instance or want.index != index or want.op != op:
+        fail_at(w, b"U7", node, group, instance, 0,
+                b"applies another value than the log says, or one twice, or leaves one out")
+        return
+    value = &w.ref.values[log.cells[instance].decided]
+    if value.epoch != epoch or value.time_us != time_us:
+        fail_at(w, b"U7", node, group, instance, epoch,
+                b"apply sees another epoch or time than was packed")
+
+
+cdef u64 watch_submitting(Watch* w) noexcept nogil:
+    cdef Op op
+    memset(&op, 0, sizeof(op))
+    w.ref.ops.push_back(op)
+    return w.ref.ops.size() - 1
+
+
+cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,
+                          u64 count) noexcept nogil:
+    cdef u64 number
+    cdef Op* op
+    memcpy(&number, value, 8)
+    op = &w.ref.ops[number]
+    op.node = node
+    op.group = group
+    op.incarnation = of(w, node).incarnation
+    op.sequence = sequence
+    op.hash = hash_bytes(value, count)
+
+
+cdef void watch_acked(Watch* w, u32 node, u32 group, u64 op) noexcept nogil:
+    cdef Op* told = &w.ref.ops[op]
+    if told.acked or told.verdict != OP_OPEN:
+        fail_at(w, b"U8", node, group, told.sequence, 0, b"a caller is told twice")
+    if not told.applied or told.node != node or told.group != group:
+        fail_at(w, b"U8", node, group, told.sequence, 0,
+                b"acknowledged, and the log does not apply it")
+    told.acked = True
+
+
+cdef void watch_dropped(Watch* w, u32 node, u32 group, u64 op) noexcept nogil:
+    if not w.ref.ops[op].applied:
+        fail_at(w, b"U7", node, group, w.ref.ops[op].sequence, 0,
+                b"chosen, waited for, and left out although it was never applied")
+
+
+cdef void watch_verdict(Watch* w, u64 op, bint rejected) noexcept nogil:
+    cdef Op* told = &w.ref.ops[op]
+    if told.acked or told.verdict != OP_OPEN:
+        fail_at(w, b"U8", told.node, told.group, told.sequence, 0, b"a caller is told twice")
+    told.verdict = OP_REJECTED if rejected else OP_UNKNOWN
+    if rejected and told.decided:
+        fail_at(w, b"U8", told.node, told.group, told.sequence, 0, b"rejected, and it is chosen")

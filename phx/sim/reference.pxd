@@ -1,0 +1,100 @@
+"""The reference: what was proposed, who accepted what, what is decided, what machines must see.
+
+It is built from what the nodes write and send, never from what they believe: an instance is
+decided as soon as a quorum of journals holds an acceptance of one value in one ballot, whether or
+not any node knows. The invariants (invariants.pxd) compare the nodes with it.
+"""
+
+from phx._core.native cimport *
+
+cdef extern from "<unordered_map>" namespace "std" nogil:
+    cdef cppclass unordered_map[K, V]:
+        unordered_map()
+        V& operator[](const K&)
+        size_t count(const K&)
+        size_t size()
+
+cdef enum OpVerdict:
+    OP_OPEN = 0
+    OP_REJECTED = 1
+    OP_UNKNOWN = 2
+
+cdef struct Op:                  # one proposed value; its number is in its first eight bytes
+    u64 sequence
+    u64 hash                     # of its bytes
+    u32 group
+    u32 node
+    u32 incarnation
+    u8 verdict
+    bint decided                 # it stands in a decided instance
+    bint applied                 # and the log applies it
+    bint acked                   # and its caller was told
+
+cdef struct Item:                # one value in a body
+    u64 op
+    u64 sequence
+    u64 low_water
+    u32 node
+    u32 incarnation
+
+cdef struct Value:               # a body
+    u64 hash
+    u64 epoch
+    u64 time_us
+    size_t items                 # in Reference.items
+    u32 count
+
+cdef struct Vote:                # one ballot of an instance
+    u64 ballot
+    u32 value
+    u32 held                     # nodes that have the acceptance in this life, as bits
+    u32 synced                   # and that have it durably
+
+cdef struct Cell:                # one instance
+    vector[Vote] votes
+    u64 decided_ballot           # the first in which a quorum had it
+    u32 decided                  # its value; 0: not decided
+    u32 known                    # nodes that hold it durably as learned, as bits
+
+cdef struct Row:                 # exactly once: one node's session
+    vector[u8] done              # by sequence
+    u64 base
+    u32 incarnation
+
+cdef struct Applied:             # what a machine must see, in this order
+    u64 instance
+    u64 op
+    u32 index
+
+cdef struct Log:                 # of one group
+    vector[Cell] cells           # by instance
+    vector[Applied] applied
+    vector[Row] rows             # by node index
+    u64 end                      # everything up to here is decided
+    u64 decided                  # instances, also beyond a gap
+
+cdef struct Reference:
+    u32 nodes
+    u32 quorum
+    vector[Log] logs             # by group
+    vector[Op] ops
+    vector[Item] items
+    vector[Value] values         # [0] stands for none
+    unordered_map[u64, u32] by_hash
+    u64 duplicates               # left out by the log
+    u64 values_decided
+    u64 noops_decided
+    u64 late_decisions           # in a ballot below the highest one proposed
+
+cdef u64 hash_bytes(const u8* data, u64 count) noexcept nogil
+cdef Reference* reference_new(u32 nodes, u32 groups) noexcept nogil
+cdef void reference_free(Reference* ref) noexcept nogil
+# The number of a body, which is taken in if it is new; 0, and *why, if it cannot be (U2).
+cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
+                         const char** why) noexcept nogil
+cdef Cell* reference_cell(Reference* ref, u32 group, u64 instance) noexcept nogil
+# The vote of this ballot, made if it is new, then with `value`.
+cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil
+# The instance is decided; the log grows if it was the next one. NULL, or what is broken by that.
+cdef const char* reference_decide(Reference* ref, u32 group, u64 instance, u64 ballot,
+                                  u32 value) noexcept nogil
