@@ -20,17 +20,14 @@ FIRST_FAULT_US = SECOND
 Settings = dict[str, int]
 
 # Small enough that segments fill up, are settled and used again within a minute.
-USUAL: Settings = {
-    "value_bytes_max": 16 * KIB,
-    "segment_bytes": 128 * KIB,
-    "journal_bytes_max": 1024 * KIB,
-}
+USUAL: Settings = {"value_bytes_max": 16 * KIB}
 LIMITS: list[tuple[Settings, float]] = [
     (USUAL, 4),
     ({**USUAL, "window": 8, "batch_bytes_max": 512}, 1),
-    ({**USUAL, "window": 64, "window_bytes": 32 * KIB, "pending_bytes_max": 48 * KIB}, 1),
-    ({**USUAL, "segment_bytes": 64 * KIB, "journal_bytes_max": 256 * KIB}, 1),
+    ({**USUAL, "window_bytes": 32 * KIB, "pending_bytes_max": 48 * KIB}, 1),
+    ({**USUAL, "journal_bytes_max": 8 << 16}, 1),
     ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 1),
+    ({**USUAL, "atom": 4096, "balance": 0}, 1),
 ]
 
 FLASH: Settings = {

@@ -26,6 +26,7 @@ __all__ = ["Load", "Outcome", "play", "run_seed"]
 
 PROBE_TIMEOUT_US = 1_000_000
 PROBE_AGAIN_US = 20_000
+BALLOT_NODE_BITS = 20
 
 
 @dataclass(slots=True)
@@ -161,16 +162,16 @@ class Run:
         self.load.open()
         world.call_at(plan.faults_end_us, self.probe)
         world.run(plan.duration_us - STILL_US)
-        before = world.counters()
+        before, resends = self.rounds(), world.counters()["resends"]
         world.run(plan.duration_us)
         world.check()
-        after = world.counters()
+        resends = world.counters()["resends"] - resends
         self.judge(verdicts.decides(map(self.seen, self.probes), self.bound_us()))
         replicas = self.replicas()
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
         self.judge(verdicts.caught_up(replicas, decided))
         self.judge(verdicts.equal_digests(replicas))
-        self.judge(verdicts.quiet(before, after))
+        self.judge(verdicts.quiet(before, self.rounds(), resends))
         self.judge(verdicts.bounded(world.memory(), self.bounds()))
         machines = {one.group: world.machine(one.node, one.group) for one in replicas}
         self.judge(self.load.broken(machines))
@@ -198,6 +199,18 @@ class Run:
             if world.running(node)
             for group in range(self.plan.groups)
         ]
+
+    def rounds(self) -> dict[int, int]:
+        """The counter of the highest ballot that anybody promised, for each group."""
+        world = self.world
+        return {
+            group: max(
+                world.status(node, group)["promised"] >> BALLOT_NODE_BITS
+                for node in self.nodes
+                if world.running(node)
+            )
+            for group in range(self.plan.groups)
+        }
 
     def limit(self, name: str) -> int:
         return dict(self.plan.limits).get(name, LIMITS[name])

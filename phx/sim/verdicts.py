@@ -138,17 +138,31 @@ def settled(waiting: Sequence[Operation]) -> Broken | None:
     return "liveness", f"nothing was heard of {len(waiting)} calls, the first: {waiting[0]!r}"
 
 
-QUIET_MAX = {"elections": 0, "prevotes": 0, "re_prepares": 0, "step_downs": 0, "resends": 0}
-"""How much each may grow while nothing happens."""
+ROUNDS_MAX = 2
+"""Ballots that a group may still use while nothing is asked: it is handed to the node that it
+prefers, or handed over and taken back."""
 
 
-def quiet(before: Mapping[str, int], after: Mapping[str, int]) -> Broken | None:
-    """No endless elections, no endless resending: counters stand still when nothing is asked."""
-    for name, most in QUIET_MAX.items():
-        grown = after[name] - before[name]
-        if grown > most:
-            return "liveness", f"{name} grew by {grown} while nothing happened"
+def quiet(before: Mapping[int, int], after: Mapping[int, int], resends: int) -> Broken | None:
+    """No endless elections, no endless resending.
+
+    Args:
+        before, after: highest counter of a ballot in each group, at two times between which nothing
+            was asked.
+        resends: between them.
+    """
+    used = {group: after[group] - before[group] for group in after}
+    for group, rounds in used.items():
+        if rounds > ROUNDS_MAX:
+            return "liveness", f"group {group} used {rounds} ballots while nothing was asked"
+    most = RESENDS_MAX * sum(used.values())
+    if resends > most:
+        return "liveness", f"{resends} messages were sent again while nothing was asked"
     return None
+
+
+RESENDS_MAX = 16
+"""Messages that may be sent again for each election while nothing is asked."""
 
 
 def bounded(memory: Mapping[str, int], bounds: Mapping[str, int]) -> Broken | None:
