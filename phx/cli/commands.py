@@ -293,6 +293,90 @@ def bench_command(json_path: str | None, **options: Any) -> None:
         fail("; ".join(row["finding"] for row in result["rows"] if row["finding"]))
 
 
+@command(phx, "sim")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100_000_000),
+    default=100,
+    show_default=True,
+    help="How many seeds to run.",
+)
+@click.option(
+    "--from",
+    "first",
+    type=click.IntRange(0, 1 << 40),
+    default=1,
+    show_default=True,
+    help="The first of them; the others follow.",
+)
+@click.option(
+    "--profile",
+    metavar="NAME",
+    default="default",
+    show_default=True,
+    help="Which faults: see docs/reference/cli.md; list: shows them.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes."
+)
+@click.option(
+    "--stop-after",
+    type=click.IntRange(1, 1_000_000),
+    default=10,
+    show_default=True,
+    help="Failing seeds after which no new ones are begun.",
+)
+@click.option("--no-shrink", is_flag=True, help="Do not look for a smaller plan that fails, too.")
+@click.option("--trace", is_flag=True, help="Show all kept events before a failure.")
+@click.option(
+    "--plan",
+    "plan_path",
+    metavar="FILE",
+    default=None,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run the plan in this file, as --keep wrote it.",
+)
+@click.option(
+    "--keep",
+    metavar="DIR",
+    default=None,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the plans that fail, shrunk, to files in DIR.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Report on stdout as JSON.")
+def sim_command(profile: str, plan_path: Path | None, as_json: bool, **options: Any) -> None:
+    """Simulate whole clusters with faults: each seed is a run, the same wherever it runs.
+
+    Exits with 1 if an invariant broke in any of them.
+    """
+    from phx.cli import report, sim
+    from phx.sim.fleet import as_json as json_of
+    from phx.sim.plan import Plan
+    from phx.sim.profiles import PROFILES
+
+    if profile == "list":
+        report.print_table(
+            "Profiles", ["profile", "what happens"], [[k, p.says] for k, p in PROFILES.items()]
+        )
+        return
+    if profile not in PROFILES:
+        raise click.UsageError(f"no profile {profile!r}; there are {', '.join(PROFILES)}")
+    try:
+        plan = Plan.from_json(plan_path.read_text()) if plan_path else None
+    except ValueError as error:
+        raise click.UsageError(f"{plan_path}: {error}") from error
+    shrink = not options.pop("no_shrink")
+    made = sim.Options(profile=profile, plan=plan, shrink=shrink and plan is None, **options)
+    result = sim.run(made)
+    if as_json:
+        report.print_json(json_of(result, lambda failure: sim.replay(made, failure)))
+    else:
+        sim.print_result(result, made)
+    if result.failed:
+        seeds = ", ".join(str(one.plan.seed) for one in result.failed)
+        fail(f"{len(result.failed)} of {result.seeds} seeds failed: {seeds}")
+
+
 def check_loop(loop: str) -> None:
     """Wrong usage rather than a failure in three processes."""
     from phx.cli.loops import uvloop_found

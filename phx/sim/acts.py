@@ -431,9 +431,14 @@ def begin_settle(stage: Stage, act: Act) -> None:
         stage.world.settle(act.node)
 
 
-def begin_resign(stage: Stage, act: Act) -> None:
-    if stage.world.running(act.node):
-        stage.world.resign(act.node)
+def resigning(chance: Random, shape: Shape) -> tuple[Args, int] | None:
+    return {"node": one(chance, shape)}, between(chance, 0.2, 4.0)
+
+
+def end_resign(stage: Stage, act: Act) -> None:
+    """It is stopped and started again: that is what a node resigns for."""
+    stage.crash(act.node, False)
+    stage.keep()
 
 
 def begin_reset(stage: Stage, act: Act) -> None:
@@ -482,7 +487,7 @@ ACTS: dict[str, ActKind] = {
     "raise": ActKind(raising, begin_raise, end_raise),
     "burst": ActKind(burst, begin_burst, nothing),
     "settle": ActKind(any_node, begin_settle, nothing),
-    "resign": ActKind(any_node, begin_resign, nothing),
+    "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),
 }
 """What can happen to a cluster, by name."""
 

@@ -33,7 +33,7 @@ LIMITS: list[tuple[Settings, float]] = [
 FLASH: Settings = {
     "turn_us_max": 40, "write_us_max": 60, "sync_us_min": 80, "sync_us_max": 900,
     "slow_sync_ppm": 2_000, "slow_sync_us": 60_000, "apply_us_max": 300, "commit_us_max": 9_000,
-    "inline_ppm": 300_000, "settle_idle_us": 2 * SECOND, "settle_bytes": 48 * KIB,
+    "inline_ppm": 300_000, "settle_idle_us": 2 * SECOND, "settle_bytes": 2 << 16,
 }  # fmt: skip
 SPINNING: Settings = {
     **FLASH, "sync_us_min": 2_000, "sync_us_max": 12_000, "inline_ppm": 0, "commit_us_max": 40_000,

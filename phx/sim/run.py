@@ -93,7 +93,7 @@ class SimLoad(Workload):
             if is_list(key) and key != 0xFFFFFFFF
         }
         return (
-            verdicts.settled(list(operations.open.values()))
+            verdicts.settled(self.unheard())
             or verdicts.exactly_once(operations.history, lists, TOKEN_BYTES)
             or verdicts.linearizable(operations.history)
         )
@@ -116,7 +116,7 @@ class Probing:
         run = self.run
         for node in run.nodes:
             node = 1 + (node + self.group) % len(run.nodes)
-            if run.world.alive(node):
+            if run.world.alive(node) and not run.world.damaged(node):
                 value = run.load.probe()
                 if not run.world.submit(node, self.group, [value], PROBE_TIMEOUT_US, [self]):
                     return
@@ -169,11 +169,12 @@ class Run:
         self.judge(verdicts.decides(map(self.seen, self.probes), self.bound_us()))
         replicas = self.replicas()
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
-        self.judge(verdicts.caught_up(replicas, decided))
+        whole = [one for one in replicas if not world.damaged(one.node)]
+        self.judge(verdicts.caught_up(whole, decided))
         self.judge(verdicts.equal_digests(replicas))
-        self.judge(verdicts.quiet(before, self.rounds(), resends))
+        self.judge(verdicts.quiet(before, self.rounds(), resends, self.plan.nodes))
         self.judge(verdicts.bounded(world.memory(), self.bounds()))
-        machines = {one.group: world.machine(one.node, one.group) for one in replicas}
+        machines = {one.group: world.machine(one.node, one.group) for one in whole}
         self.judge(self.load.broken(machines))
 
     def judge(self, broken: Broken | None) -> None:

@@ -67,7 +67,7 @@ class Stage:
     def __init__(
         self, world: World, plan: Plan, load: Bursting, spoil: Callable[[Any, int], None]
     ) -> None:
-        self.world = world
+        self.world: World = world
         self.plan = plan
         self.load = load
         self.spoil_machine = spoil
@@ -75,6 +75,7 @@ class Stage:
         self.down_until = dict.fromkeys(self.nodes, 0)
         self.sick_until = dict.fromkeys(self.nodes, 0)
         self.damaged: set[int] = set()
+        self.resigned: set[int] = set()
         self.parted: dict[tuple[int, int], list[Act]] = {}
         self.begun = 0
         self.over = False
@@ -130,7 +131,7 @@ class Stage:
                     world.link(node, other, **link)
         for node in self.nodes:
             self.down_until[node] = self.sick_until[node] = 0
-            if world.running(node) and world.stopped_groups(node):
+            if node in self.resigned or (world.running(node) and world.stopped_groups(node)):
                 self.crash(node, False)
         self.keep()
 
@@ -152,6 +153,12 @@ class Stage:
     def crash(self, node: int, power: bool) -> None:
         if self.world.running(node):
             self.world.crash(node, power)
+
+    def resign(self, node: int) -> None:
+        """It leads no more until it is started again, at the latest when the faults are over."""
+        if self.world.running(node):
+            self.resigned.add(node)
+            self.world.resign(node)
 
     def keep(self) -> None:
         """Start what is down and may be up; replace the process of what is poisoned."""

@@ -143,19 +143,22 @@ ROUNDS_MAX = 2
 prefers, or handed over and taken back."""
 
 
-def quiet(before: Mapping[int, int], after: Mapping[int, int], resends: int) -> Broken | None:
+def quiet(
+    before: Mapping[int, int], after: Mapping[int, int], resends: int, nodes: int
+) -> Broken | None:
     """No endless elections, no endless resending.
 
     Args:
         before, after: highest counter of a ballot in each group, at two times between which nothing
             was asked.
         resends: between them.
+        nodes: of the cluster; each may have missed one message from before.
     """
     used = {group: after[group] - before[group] for group in after}
     for group, rounds in used.items():
         if rounds > ROUNDS_MAX:
             return "liveness", f"group {group} used {rounds} ballots while nothing was asked"
-    most = RESENDS_MAX * sum(used.values())
+    most = nodes - 1 + RESENDS_MAX * sum(used.values())
     if resends > most:
         return "liveness", f"{resends} messages were sent again while nothing was asked"
     return None

@@ -75,17 +75,17 @@ class ClientKind(NamedTuple):
     large: float = 0.04
     huge: float = 0.1
     timeout_us: tuple[int, int] = (300_000, 4_000_000)
-    think_us: tuple[int, int] = (20_000, 500_000)
+    think_us: tuple[int, int] = (50_000, 700_000)
     verify: bool = True
 
 
 CLIENTS: dict[str, ClientKind] = {
     "session": ClientKind(4),
-    "batcher": ClientKind(3, batch=12, think_us=(100_000, 900_000)),
+    "batcher": ClientKind(3, batch=12, think_us=(100_000, 1_500_000)),
     "impatient": ClientKind(1.5, timeout_us=(1_000, 200_000), verify=False),
     "appender": ClientKind(2, lists=1.0, reads=0.2, batch=3),
     "bulky": ClientKind(0.7, large=0.5, think_us=(200_000, 900_000)),
-    "hasty": ClientKind(1.5, think_us=(1, 50_000)),
+    "hasty": ClientKind(1, think_us=(1, 150_000)),
 }
 """Kinds of clients, by name."""
 
@@ -93,7 +93,9 @@ CLIENTS: dict[str, ClientKind] = {
 class Call(Operation):
     """An operation under way: what World calls back."""
 
-    __slots__ = ("asker", "command", "op", "tries")
+    __slots__ = ("asker", "command", "node", "op", "tries")
+
+    key: int
 
     def __init__(
         self, asker: Client, key: int, kind: str, argument: Any, command: bytes, now_us: int
@@ -109,6 +111,7 @@ class Call(Operation):
         self.command = command
         self.tries = 0
         self.op = 0
+        self.node = 0
 
     def done(self, now_us: int, result: Any) -> None:
         self.result = result
@@ -335,6 +338,7 @@ class Workload:
         client.open += len(calls)
         for call in calls:
             operations.open[id(call)] = call
+            call.node = node
         refused = 0
         if self.world.running(node):
             values = [call.command for call in calls]
@@ -343,6 +347,18 @@ class Workload:
                 return
         for call in calls:
             client.rejected(call, now)
+
+    def unheard(self) -> list[Operation]:
+        """Calls of which nothing was heard, but for those at a node whose disk was damaged: it may
+        be unable to apply, and they count as unknown.
+        """
+        left: list[Operation] = []
+        for call in self.operations.open.values():
+            if self.world.damaged(call.node):
+                self.operations.history.append(call)
+            else:
+                left.append(call)
+        return left
 
     def burst(self, node: int, group: int, values: int, value_bytes: int) -> None:
         """More at once than anybody waits for: an act of a plan."""

@@ -19,8 +19,13 @@ class World:
     """
 
     def __init__(
-        self, seed: int, nodes: int, groups: int, *,
-        machines: Callable[[int, int], StateMachine], limits: dict[str, int] | None = None,
+        self,
+        seed: int,
+        nodes: int,
+        groups: int,
+        *,
+        machines: Callable[[int, int], StateMachine],
+        limits: dict[str, int] | None = None,
     ) -> None: ...
     @property
     def now_us(self) -> int: ...
@@ -64,7 +69,9 @@ class World:
         """The whole process stands still (SIGSTOP); clocks go on."""
     def block_machines(self, node: int, us: int) -> None:
         """Python is busy: nothing is applied; the engine goes on."""
-    def clock(self, node: int, rate_ppm: int = 1_000_000, jump_us: int = 0, wall_us: int = 0) -> None:
+    def clock(
+        self, node: int, rate_ppm: int = 1_000_000, jump_us: int = 0, wall_us: int = 0
+    ) -> None:
         """Rate of its monotonic clock (a million: right), a jump forward of it at once, and what
         its wall clock is off from now on."""
     def pace(self, node: int, **settings: int) -> None:
