@@ -6,6 +6,9 @@ from phx.sim.chance cimport Chance
 from phx.sim.host cimport Held, Host
 from phx.sim.invariants cimport Watch
 
+cdef enum:
+    CLUSTER = 0x5EED
+
 cdef struct Link:                # from one host to another
     Chance chance
     bint blocked                 # swallows everything, silently
@@ -61,16 +64,11 @@ cdef class World:
     cdef void dispatch(self, Happening* what)
     cdef void host_event(self, Host host, Happening* what)
     cdef void serve(self, Host host)
-    cdef void transmit(self, Host sender, Held* item, u32 dest)
-    cdef void arrive(self, Happening* what)
-    cdef void dial(self, u32 a, u32 b)
-    cdef void dial_soon(self, u32 a, u32 b, u64 after_us)
-    cdef void connect(self, Host a, Host b)
-    cdef void hang_up(self, Host host, u32 peer, bint told)
-    cdef void silence(self, Happening* what)
     cdef bint bring_up(self, Host host) except -1
     cdef void bring_down(self, Host host, bint power)
     cdef void fail_calls(self, Host host)
     cdef void check_failed(self)
     cdef Host host_of(self, node)
-    cdef Link* link_of(self, u32 source, u32 dest) noexcept
+
+cdef inline Link* link_of(World w, u32 source, u32 dest) noexcept:
+    return &w.links[source * w.n + dest]

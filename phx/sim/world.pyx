@@ -11,12 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport ItemHeader
-from phx._core.codec cimport FRAME_HEADER_BYTES, FRAME_OK, FrameHeader, frame_check
-from phx._core.engine cimport (
-    engine_connected, engine_disconnected, engine_group_status, engine_receive, engine_resign,
-    engine_submit,
-)
-from phx._core.journal cimport JOURNAL_DAMAGED
+from phx._core.engine cimport engine_group_status, engine_resign, engine_submit
 from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
 from phx._core.state cimport EngineCounters, GroupStatus
@@ -30,16 +25,16 @@ from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
     watch_submitted, watch_submitting, watch_verdict,
 )
+from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence, transmit
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 
+from phx.sim.network import LINK
 from phx.sim.storage import SettledStore
 from phx.sim.violation import Violation
 
 cdef u64 FULL_CHECK_STEPS = 400
-cdef u64 SILENCE_US = 3000000
 cdef u64 CLOCK_PPM_OFF = 50000       # two clocks so far off differ by less than an eighth
 cdef u64 LEASES_SETTLE_US = 5000000  # after a clock was out of bounds
-cdef u64 CLUSTER = 0x5EED
 
 VERDICTS = {
     1: "timed out, rejected", 2: "timed out, unknown", 3: "overloaded", 4: "not leader",
@@ -64,27 +59,9 @@ PACE = {
     "inline_ppm": 100_000, "settle_idle_us": 1_500_000, "settle_bytes": 3 << 16,
 }
 
-LINK = {
-    "delay_us_min": 30, "delay_us_max": 300, "loss_ppm": 0, "twice_ppm": 0, "late_ppm": 0,
-    "late_us": 50_000, "flip_ppm": 0, "bytes_per_ms": 0, "blocked": 0,
-}
-
-
 cdef Pace pace_of(dict values):
     cdef Pace pace = values
     return pace
-
-
-cdef void link_set(Link* link, dict values):
-    link.delay_us_min = values["delay_us_min"]
-    link.delay_us_max = values["delay_us_max"]
-    link.loss_ppm = values["loss_ppm"]
-    link.twice_ppm = values["twice_ppm"]
-    link.late_ppm = values["late_ppm"]
-    link.late_us = values["late_us"]
-    link.flip_ppm = values["flip_ppm"]
-    link.bytes_per_ms = values["bytes_per_ms"]
-    link.blocked = values["blocked"]
 
 
 cdef dict merged(dict base, dict changes, str what):
@@ -238,19 +215,19 @@ cdef class World:
             return
         if what.kind == AT_DIAL:
             self.links[what.a].dialing = False
-            self.dial(<u32>(what.a // self.n), <u32>(what.a % self.n))
+            dial(self, <u32>(what.a // self.n), <u32>(what.a % self.n))
             return
         host = <Host>(<list>self.hosts)[what.host]
         if host.engine != NULL and self.agenda.now_us < host.paused_until_us:
             self.agenda.postpone(what, host.paused_until_us)
             return
         if what.kind == AT_ARRIVE:
-            self.arrive(what)
+            arrive(self, what)
         elif what.kind == AT_RESET:
             if host.engine != NULL and host.connections[what.a // self.n] == what.b:
-                self.hang_up(host, <u32>(what.a // self.n), False)
+                hang_up(self, host, <u32>(what.a // self.n), False)
         elif what.kind == AT_SILENCE:
-            self.silence(what)
+            silence(self, what)
         elif host.engine != NULL and host.life == what.life:
             self.host_event(host, what)
         self.serve(host)
@@ -292,159 +269,15 @@ cdef class World:
             item = host.ready[i]
             watch_sent(self.watch, host.node, item.frame.data, item.frame.size)
             if item.dest != HELD_ALL:
-                self.transmit(host, &item, item.dest)
+                transmit(self, host, &item, item.dest)
             else:
                 for peer in range(self.n):
                     if peer != host.index:
-                        self.transmit(host, &item, <u32>peer)
+                        transmit(self, host, &item, <u32>peer)
             block_unref(item.frame)
         host.ready.clear()
         if host.failed:
             self.fail_calls(host)
-
-    # --- the network
-
-    cdef Link* link_of(self, u32 source, u32 dest) noexcept:
-        return &self.links[source * self.n + dest]
-
-    cdef void transmit(self, Host sender, Held* item, u32 dest):
-        cdef Link* link = self.link_of(sender.index, dest)
-        cdef u64 now = self.agenda.now_us
-        cdef u64 connection = item.connections[dest]
-        cdef u64 at
-        cdef Block* block = item.frame
-        if connection == 0 or sender.connections[dest] != connection:
-            self.counts.dropped_frames += 1
-            return
-        self.counts.frames += 1
-        if self.tracing:
-            self.events.append((now, "send", sender.node, dest + 1, item.after,
-                                (<char*>block.data)[:block.size]))
-        if link.blocked or chance_ppm(&link.chance, link.loss_ppm):
-            self.counts.lost_frames += 1
-            return
-        if link.queued_bytes + block.size > link.queue_bytes_max:
-            self.counts.dropped_frames += 1
-            return
-        at = now + chance_between(&link.chance, link.delay_us_min, link.delay_us_max)
-        if chance_ppm(&link.chance, link.late_ppm):
-            self.counts.late_frames += 1
-            at += chance_below(&link.chance, link.late_us)
-        else:
-            if link.bytes_per_ms:
-                at = max(at, link.free_us) + block.size * 1000 // link.bytes_per_ms
-            at = max(at, link.free_us)
-            link.free_us = at
-        if chance_ppm(&link.chance, link.flip_ppm):
-            self.counts.flipped_frames += 1
-            block = block_copy(block.data, block.size)
-            block.data[chance_below(&link.chance, block.size)] ^= \
-                <u8>(1 << chance_below(&link.chance, 8))
-        else:
-            block_ref(block)
-        link.queued_bytes += block.size
-        self.agenda.push(at, AT_ARRIVE, dest, 0, sender.index * self.n + dest, connection, block)
-        if chance_ppm(&link.chance, link.twice_ppm):
-            self.counts.copied_frames += 1
-            link.queued_bytes += block.size
-            self.agenda.push(at + chance_below(&link.chance, link.late_us), AT_ARRIVE, dest, 0,
-                             sender.index * self.n + dest, connection, block_ref(block))
-
-    cdef void arrive(self, Happening* what):
-        cdef Host host = <Host>(<list>self.hosts)[what.host]
-        cdef u32 source = <u32>(what.a // self.n)
-        cdef Link* link = &self.links[what.a]
-        cdef const FrameHeader* header
-        link.queued_bytes -= what.block.size
-        if host.engine == NULL or host.connections[source] != what.b:
-            block_unref(what.block)
-            return
-        link.heard_us = self.agenda.now_us
-        if frame_check(what.block.data, what.block.size, host.engine_options.frame_bytes_max * 4
-                       + (1 << 22), CLUSTER, host.node, source + 1) != FRAME_OK:
-            self.counts.bad_frames += 1
-            self.hang_up(host, source, True)
-        else:
-            header = <const FrameHeader*>what.block.data
-            host.note(header.crc ^ (<u64>source << 40))
-            engine_receive(host.engine, source + 1, what.block.data + FRAME_HEADER_BYTES,
-                           what.block.size - FRAME_HEADER_BYTES)
-            host.poke()
-        block_unref(what.block)
-
-    cdef void dial_soon(self, u32 a, u32 b, u64 after_us):
-        cdef u32 low = min(a, b)
-        cdef u32 high = max(a, b)
-        cdef Link* link = self.link_of(low, high)
-        if not link.dialing:
-            link.dialing = True
-            self.agenda.push(self.agenda.now_us + after_us, AT_DIAL, 0, 0, low * self.n + high, 0,
-                             NULL)
-
-    cdef void dial(self, u32 a, u32 b):
-        cdef Host one = <Host>(<list>self.hosts)[a]
-        cdef Host other = <Host>(<list>self.hosts)[b]
-        cdef Link* there = self.link_of(a, b)
-        cdef Link* back = self.link_of(b, a)
-        cdef u64 now = self.agenda.now_us
-        if one.engine == NULL or other.engine == NULL:
-            return                    # whoever comes up dials
-        if one.connections[b] != 0 and one.connections[b] == other.connections[a]:
-            return
-        if there.apart or there.blocked or back.blocked or now < one.paused_until_us \
-                or now < other.paused_until_us:
-            self.dial_soon(a, b, chance_between(&there.chance, 20000, 300000))
-            return
-        self.connect(one, other)
-
-    # A new connection of a pair; what either end still had is over.
-    cdef void connect(self, Host a, Host b):
-        cdef u64 now = self.agenda.now_us
-        cdef u32 i = a.index
-        cdef u32 j = b.index
-        if a.connections[j] or b.connections[i]:
-            self.counts.half_open += 1
-        self.hang_up(a, j, False)
-        self.hang_up(b, i, False)
-        self.connection += 1
-        self.counts.connections += 1
-        a.connections[j] = b.connections[i] = self.connection
-        if engine_connected(a.engine, b.node, b.incarnation, b.journal_options.store_id) != 0 or \
-                engine_connected(b.engine, a.node, a.incarnation, a.journal_options.store_id) != 0:
-            watch_fail(self.watch, b"U6", b"a peer is refused that is what it was")
-        self.link_of(i, j).heard_us = self.link_of(j, i).heard_us = now
-        self.link_of(i, j).free_us = self.link_of(j, i).free_us = now
-        self.agenda.push(now + SILENCE_US, AT_SILENCE, j, 0, i * self.n + j, self.connection, NULL)
-        self.agenda.push(now + SILENCE_US, AT_SILENCE, i, 0, j * self.n + i, self.connection, NULL)
-        a.poke()
-        b.poke()
-
-    # The host's end of a connection is closed; `told`: the other end hears of it, if it can.
-    cdef void hang_up(self, Host host, u32 peer, bint told):
-        cdef Link* link = self.link_of(host.index, peer)
-        cdef u64 connection = host.connections[peer]
-        if connection == 0:
-            return
-        host.connections[peer] = 0
-        if host.engine != NULL:
-            engine_disconnected(host.engine, peer + 1)
-            host.poke()
-        if told and not link.blocked:
-            self.agenda.push(self.agenda.now_us + link.delay_us_max, AT_RESET, peer, 0,
-                             host.index * self.n + peer, connection, NULL)
-        self.dial_soon(host.index, peer, chance_between(&link.chance, 1000, 100000))
-
-    # A connection on which nothing was heard for long is closed.
-    cdef void silence(self, Happening* what):
-        cdef Host host = <Host>(<list>self.hosts)[what.host]
-        cdef Link* link = &self.links[what.a]
-        if host.engine == NULL or host.connections[what.a // self.n] != what.b:
-            return
-        if self.agenda.now_us >= link.heard_us + SILENCE_US:
-            self.hang_up(host, <u32>(what.a // self.n), True)
-        else:
-            self.agenda.push(link.heard_us + SILENCE_US, AT_SILENCE, what.host, 0, what.a, what.b,
-                             NULL)
 
     # --- life and death
 
@@ -461,8 +294,8 @@ cdef class World:
         if host.start():
             for peer in range(self.n):
                 if peer != host.index:
-                    self.dial_soon(host.index, peer,
-                                   chance_between(&self.link_of(host.index, peer).chance, 100, 5000))
+                    dial_soon(self, host.index, peer,
+                                   chance_between(&link_of(self, host.index, peer).chance, 100, 5000))
             return True
         if host.disk.state.dead:
             self.counts.torn_operations += 1
@@ -487,7 +320,7 @@ cdef class World:
             call.died(now)
         host.waiting = {}
         for peer in range(self.n):
-            if host.connections[peer] and not power and not self.link_of(host.index, peer).blocked:
+            if host.connections[peer] and not power and not link_of(self, host.index, peer).blocked:
                 self.agenda.push(now + 200, AT_RESET, peer, 0, host.index * self.n + peer,
                                  host.connections[peer], NULL)
             host.connections[peer] = 0
@@ -587,7 +420,7 @@ cdef class World:
     def link(self, source, dest, **settings):
         cdef u32 a = self.host_of(source).index
         cdef u32 b = self.host_of(dest).index
-        cdef Link* link = self.link_of(a, b)
+        cdef Link* link = link_of(self, a, b)
         link_set(link, merged({
             "delay_us_min": link.delay_us_min, "delay_us_max": link.delay_us_max,
             "loss_ppm": link.loss_ppm, "twice_ppm": link.twice_ppm, "late_ppm": link.late_ppm,
@@ -598,16 +431,16 @@ cdef class World:
     def apart(self, a, b, bint apart):
         cdef Host one = self.host_of(a)
         cdef Host other = self.host_of(b)
-        self.link_of(one.index, other.index).apart = apart
-        self.link_of(other.index, one.index).apart = apart
+        link_of(self, one.index, other.index).apart = apart
+        link_of(self, other.index, one.index).apart = apart
         if apart:
             self.reset(a, b)
 
     def reset(self, a, b):
         cdef Host one = self.host_of(a)
         cdef Host other = self.host_of(b)
-        self.hang_up(one, other.index, False)
-        self.hang_up(other, one.index, False)
+        hang_up(self, one, other.index, False)
+        hang_up(self, other, one.index, False)
 
     def pause(self, node, u64 us):
         cdef Host host = self.host_of(node)

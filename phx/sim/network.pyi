@@ -1,0 +1,1 @@
+LINK: dict[str, int]

@@ -1,0 +1,200 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""See watch_door.pxd and watch_door.pyi."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy, memset
+
+from phx._core.codec cimport (
+    FRAME_ENGINE, RECORD_HEADER_BYTES, RecordHeader, frame_begin, frame_seal, record_stride,
+)
+from phx._core.engine cimport (
+    engine_add_group, engine_free, engine_new, engine_replay, engine_start,
+)
+from phx._core.native cimport *
+from phx._core.state cimport (
+    Engine, EngineOptions, Lead, ROLE_LEADING, Replica, find_group,
+)
+from phx._core.window cimport Slot, window_slot
+from phx.sim.invariants cimport *
+
+
+cdef class WatchDoor:
+    """See watch_door.pyi."""
+
+    def __cinit__(self, u32 nodes, u32 groups):
+        cdef u32 i
+        self.n_nodes = nodes
+        self.n_groups = groups
+        self.watch = watch_new(nodes, groups)
+        for i in range(nodes):
+            self.clocks[i].rate_ppm = 1000000
+            self.watch.node[i].clock = &self.clocks[i]
+
+    def __dealloc__(self):
+        cdef u32 node
+        for node in range(1, self.n_nodes + 1):
+            self.drop(node)
+        watch_free(self.watch)
+
+    cdef void options(self, u32 node, EngineOptions* out) noexcept:
+        cdef u32 i
+        memset(out, 0, sizeof(EngineOptions))
+        out.node = node
+        out.cluster = 1
+        out.n_members = self.n_nodes
+        for i in range(self.n_nodes):
+            out.members[i] = i + 1
+        out.window = 16
+        out.window_bytes = 1 << 20
+        out.batch_bytes_max = 4096
+        out.heartbeat_us = 100000
+        out.lease_us = 800000
+        out.election_us = 100000
+        out.resend_us = 300000
+        out.pending_bytes_max = 1 << 20
+        out.cache_bytes_max = 1 << 16
+        out.frame_bytes_max = 1 << 16
+        out.value_bytes_max = 1024
+
+    cdef void drop(self, u32 node) noexcept:
+        engine_free(self.engines[node - 1])
+        self.engines[node - 1] = NULL
+
+    cdef Engine* engine_of(self, u32 node) except NULL:
+        if self.engines[node - 1] == NULL:
+            raise RuntimeError(f"node {node} is down")
+        return self.engines[node - 1]
+
+    def failure(self):
+        if not self.watch.failed:
+            return None
+        return (<bytes>self.watch.kind).decode(), (<bytes>self.watch.text).decode()
+
+    def time(self, u64 now_us):
+        self.watch.now_us = now_us
+
+    # --- callers
+
+    def propose(self, u32 node, u32 group, u64 sequence, bytes text):
+        cdef u64 op = watch_submitting(self.watch)
+        value = PyBytes_FromStringAndSize(<char*>&op, 8) + text
+        watch_submitted(self.watch, node, group, sequence, <const u8*>PyBytes_AS_STRING(value),
+                        PyBytes_GET_SIZE(value))
+        return value
+
+    def acked(self, u32 node, u32 group, bytes value):
+        watch_acked(self.watch, node, group, int.from_bytes(value[:8], "little"))
+
+    def dropped(self, u32 node, u32 group, bytes value):
+        watch_dropped(self.watch, node, group, int.from_bytes(value[:8], "little"))
+
+    def verdict(self, bytes value, bint rejected):
+        watch_verdict(self.watch, int.from_bytes(value[:8], "little"), rejected)
+
+    # --- lives
+
+    def start(self, u32 node, replayed=(), settled=None):
+        cdef EngineOptions options
+        cdef vector[u64] through
+        cdef Engine* e
+        cdef const u8* data
+        cdef u64 at, top = 4096
+        cdef RecordHeader header
+        cdef u32 group
+        self.options(node, &options)
+        self.drop(node)
+        e = self.engines[node - 1] = engine_new(&options)
+        for group in range(self.n_groups):
+            through.push_back((settled or {}).get(group, 0))
+            engine_add_group(e, group, through.back())
+        for lsn, records in replayed:
+            at = 0
+            data = <const u8*>PyBytes_AS_STRING(records)
+            while at < <u64>PyBytes_GET_SIZE(records):
+                memcpy(&header, data + at, sizeof(header))
+                watch_replayed(self.watch, node, &header, data + at + RECORD_HEADER_BYTES, lsn + at)
+                if engine_replay(e, &header, data + at + RECORD_HEADER_BYTES, lsn + at) != 0:
+                    raise ValueError("the engine refuses the record")
+                at += record_stride(header.body_bytes)
+            top = max(top, <u64>lsn + at)
+        watch_started(self.watch, node, e, engine_start(e, top, 1, 1), through.data())
+
+    def die(self, u32 node):
+        watch_died(self.watch, node)
+        self.drop(node)
+
+    # --- what it does
+
+    def emit(self, u32 node, u64 lsn, bytes records):
+        watch_emitted(self.watch, node, <const u8*>PyBytes_AS_STRING(records),
+                      PyBytes_GET_SIZE(records), lsn)
+        return lsn + PyBytes_GET_SIZE(records)
+
+    def durable(self, u32 node, u64 lsn):
+        watch_durable(self.watch, node, lsn)
+
+    def send(self, u32 node, bytes messages):
+        cdef Block* frame = frame_begin(block_new(256))
+        frame = block_append(frame, PyBytes_AS_STRING(messages), PyBytes_GET_SIZE(messages))
+        frame_seal(frame, 0, FRAME_ENGINE, node, 0, 1)
+        watch_sent(self.watch, node, frame.data, frame.size)
+        block_unref(frame)
+
+    def step(self, u32 node, u32 group):
+        self.engine_of(node)
+        watch_step(self.watch, node, group)
+
+    def full(self):
+        watch_full(self.watch)
+
+    def chosen(self, u32 node, u32 group, u64 instance, bytes body):
+        watch_chosen(self.watch, node, group, instance, <const u8*>PyBytes_AS_STRING(body),
+                     PyBytes_GET_SIZE(body))
+
+    def applied(self, u32 node, u32 group, u64 instance, u32 index, bytes value, u64 epoch=0,
+                u64 time_us=0):
+        watch_applied(self.watch, node, group, instance, index,
+                      int.from_bytes(value[:8], "little"), epoch, time_us)
+
+    # --- an engine that is not as it should be
+
+    def spoil(self, u32 node, u32 group, **fields):
+        cdef Engine* e = self.engine_of(node)
+        cdef Replica* r = find_group(e, group)
+        for name, value in fields.items():
+            if name == "promised":
+                r.promised = value
+            elif name == "chosen_through":
+                r.chosen_through = value
+            elif name == "settled_through":
+                r.settled_through = value
+            elif name == "applied_through":
+                r.applied_through = value
+            elif name == "cached_bytes":
+                e.cached_bytes = value
+            elif name == "pending_bytes":
+                e.pending_bytes = value
+            else:
+                raise TypeError(name)
+
+    def spoil_slot(self, u32 node, u32 group, u64 instance, u64 ballot, bytes body):
+        cdef Replica* r = find_group(self.engine_of(node), group)
+        cdef Slot* slot = window_slot(&r.window, instance)
+        block_unref(slot.value)
+        slot.value = block_copy(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        slot.ballot = ballot
+        r.accepted_last = max(r.accepted_last, instance)
+
+    def spoil_lead(self, u32 node, u32 group, u64 ballot, u64 lease_us):
+        cdef Engine* e = self.engine_of(node)
+        cdef Replica* r = find_group(e, group)
+        cdef u32 i
+        if r.lead == NULL:
+            r.lead = phx_new[Lead]()
+        r.role = ROLE_LEADING
+        r.lead.ballot = ballot
+        for i in range(e.options.n_members):
+            e.peers[i].lease_until_us = lease_us
