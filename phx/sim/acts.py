@@ -19,6 +19,7 @@ __all__ = ["ACTS", "ActKind", "Shape"]
 
 EIO = 5
 ENOSPC = 28
+NEVER = -1
 RIGHT_PPM = 1_000_000
 DRIFT_PPM = 50_000
 """Two clocks off by so much each, in opposite directions, are a ninth apart: within the bound."""
@@ -403,8 +404,10 @@ def begin_raise(stage: Stage, act: Act) -> None:
 
 def end_raise(stage: Stage, act: Act) -> None:
     """Only a new process applies again."""
-    if stage.world.running(act.node) and stage.world.stopped_groups(act.node):
-        stage.crash(act.node, False)
+    if stage.world.running(act.node):
+        stage.spoil(act.node, act.group, NEVER)
+        if stage.world.stopped_groups(act.node):
+            stage.crash(act.node, False)
     stage.keep()
 
 

@@ -75,8 +75,11 @@ class SimMachine(StateMachine):
         self.spoilt: int | None = None
 
     def spoil(self, how: int) -> None:
-        """Raise at the next entry (FAIL_NEXT) or in the middle of the next batch (FAIL_HALFWAY)."""
-        self.spoilt = how
+        """Raise at the next entry (FAIL_NEXT) or in the middle of the next batch (FAIL_HALFWAY).
+
+        Any other number: not any more.
+        """
+        self.spoilt = how if how in (FAIL_NEXT, FAIL_HALFWAY) else None
 
     def apply(self, entry: Entry) -> Any:
         return self.apply_batch([entry])[0]
