@@ -92,13 +92,14 @@ def print_result(result: Result, options: Options) -> None:
     rows = [[text, name, report.number(found[name])] for name, text in RARE.items()]
     report.print_table("Rare events", ["event", "counter", "times"], mark_zeros(rows))
     speed = result.seeds / max(result.seconds, 0.001)
+    core = result.seeds / max(result.cpu_s, 0.001)
     click.echo(
         f"{result.seeds} seeds of profile {result.profile} from {result.first}: "
         f"{report.number(result.chosen_values)} values chosen "
         f"(at least {report.number(result.chosen_values_min)} a seed), "
         f"{report.number(result.faults)} faults (at least {result.faults_min} a seed), "
-        f"{report.number(result.steps)} steps, {result.seconds:.1f} s, {speed:.1f} seeds a second, "
-        f"digest {result.digest:016x}"
+        f"{report.number(result.steps)} steps, {result.seconds:.1f} s, {speed:.1f} seeds a second "
+        f"({core:.1f} a second of CPU time), digest {result.digest:016x}"
     )
     for number, failure in enumerate(result.failed):
         print_failure(failure, options, number < SHRUNK_MAX)

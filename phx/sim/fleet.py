@@ -52,7 +52,10 @@ class Failure:
 
 @dataclass(slots=True)
 class Result:
-    """What came of many seeds; sums over all of them."""
+    """What came of many seeds; sums over all of them.
+
+    `seconds` is wall time, `cpu_s` that of the processes, their start left out.
+    """
 
     profile: str
     first: int
@@ -60,6 +63,7 @@ class Result:
     chosen_values: int = 0
     faults: int = 0
     seconds: float = 0.0
+    cpu_s: float = 0.0
     steps: int = 0
     chosen_values_min: int = 0
     faults_min: int = 0
@@ -84,6 +88,7 @@ class Result:
         self.chosen_values += outcome.chosen_values
         self.faults += outcome.faults
         self.steps += outcome.steps
+        self.cpu_s += outcome.cpu_s
         self.digests[outcome.plan.seed] = outcome.digest
         for name, value in outcome.counters.items():
             self.counters[name] = self.counters.get(name, 0) + value
@@ -263,7 +268,9 @@ def as_json(result: Result, replay: Callable[[Failure], str]) -> dict[str, Any]:
         "faults_min": result.faults_min,
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
-        "seeds_per_s": round(result.seeds / result.seconds, 3) if result.seconds else 0.0,
+        "cpu_s": round(result.cpu_s, 3),
+        "seeds_per_s": round(result.seeds / max(result.seconds, 0.001), 3),
+        "seeds_per_cpu_s": round(result.seeds / max(result.cpu_s, 0.001), 3),
         "digest": f"{result.digest:016x}",
     }
 

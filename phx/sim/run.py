@@ -1,6 +1,6 @@
 """One run: a plan played in a world with a workload, and judged at its end.
 
-Guarantee: the same plan gives the same Outcome but for `seconds`, whatever ran before, in any
+Guarantee: the same plan gives the same Outcome but for `cpu_s`, whatever ran before, in any
 process.
 """
 
@@ -39,7 +39,7 @@ class Outcome:
         faults: acts that began.
         counters: of everything, by name.
         digest: of everything that happened, 64 bits.
-        seconds: of wall time.
+        cpu_s: of this process.
         steps: events simulated.
         violation: what did not hold, or None.
         trace: the last events before it, if the run was traced.
@@ -50,7 +50,7 @@ class Outcome:
     faults: int = 0
     counters: dict[str, int] = field(default_factory=dict)
     digest: int = 0
-    seconds: float = 0.0
+    cpu_s: float = 0.0
     steps: int = 0
     violation: Violation | None = None
     trace: list[str] = field(default_factory=list)
@@ -247,7 +247,7 @@ def play(
         load: makes what asks for values.
         tracing: keep the last events, for a reader. It changes nothing else.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     outcome = Outcome(plan)
     run = Run(plan, machines, load, tracing)
     world = run.world
@@ -264,7 +264,7 @@ def play(
     outcome.digest = world.digest()
     outcome.steps = world.steps
     world.close()
-    outcome.seconds = time.perf_counter() - start
+    outcome.cpu_s = time.process_time() - start
     return outcome
 
 

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Broken = tuple[str, str]
-ELECTIONS_MAX = 12
+ELECTIONS_MAX = 4
 """A group with a connected majority decides within so many election timeouts (`election_time_us`)
 after the last fault, replay of journals included."""
 

@@ -298,6 +298,9 @@ class Workload:
         plan: how many clients, until when.
     """
 
+    client: type[Client] = Client
+    """What a client is; another workload may have others."""
+
     def __init__(self, world: World, plan: Plan) -> None:
         self.world = world
         self.plan = plan
@@ -312,7 +315,7 @@ class Workload:
         for group in range(plan.groups):
             for _ in range(plan.clients):
                 kind = self.chance.choices(kinds, weights)[0]
-                self.clients.append(Client(self, len(self.clients), group, kind))
+                self.clients.append(self.client(self, len(self.clients), group, kind))
         self.bursts = len(self.clients)
 
     def open(self) -> None:
