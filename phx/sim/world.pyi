@@ -64,7 +64,9 @@ class World:
         """The whole process stands still (SIGSTOP); clocks go on."""
     def block_machines(self, node: int, us: int) -> None:
         """Python is busy: nothing is applied; the engine goes on."""
-    def clock(self, node: int, rate_ppm: int = 1_000_000, jump_us: int = 0, wall_us: int = 0) -> None:
+    def clock(
+        self, node: int, rate_ppm: int = 1_000_000, jump_us: int = 0, wall_us: int = 0
+    ) -> None:
         """Rate of its monotonic clock (a million: right), a jump forward of it at once, and what
         its wall clock is off from now on."""
     def pace(self, node: int, **settings: int) -> None:
@@ -102,7 +104,7 @@ class World:
     def check(self) -> None:
         """All invariants over everything, now. Raises Violation."""
     def counters(self) -> dict[str, int]:
-        """Over all nodes and lives: the engine's counters, the hosts', the network's, the watch's."""
+        """Over all nodes and lives: of engines, hosts, the network and the reference."""
     def digest(self) -> int:
         """Of everything that ever happened, 64 bits. Same seed, same calls: same digest."""
     def trace(self) -> list[str]:
@@ -112,4 +114,6 @@ class World:
     def close(self) -> None: ...
 
 LIMITS: dict[str, int]
+LINK: dict[str, int]
+PACE: dict[str, int]
 TRACE_EVENTS: int
