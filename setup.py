@@ -1,4 +1,4 @@
-"""Builds every phx/_core/*.pyx and phx/sim/*.pyx as a C++ extension. All else stands in pyproject.toml.
+"""Builds every .pyx of phx/_core and phx/sim as a C++ extension; pyproject.toml has the rest.
 
 PHX_BUILD is for working on phx itself: one or several, with commas between, of
 

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PHX = ROOT / "phx"
 CORE = PHX / "_core"
+SIM = PHX / "sim"
 
 MODULE_LINES_MAX = 700
 FUNCTION_LINES_MAX = 70
@@ -78,6 +79,22 @@ STOREYS = [
     {"delivery", "port", "sessions"},
     {"driver", "driver_state", "flow", "life", "poller", "queues", "transport", "upkeep"},
 ]
+SIM_STOREYS = [
+    {"agenda", "chance", "clock"},
+    {"reference"},
+    {"invariants"},
+    {"host"},
+    {"damage", "handing", "upkeep"},
+    {"world"},
+    {"network"},
+]
+# What needs threads, sockets or real files has no place in a simulation.
+NOT_SIMULATED = {
+    "driver", "driver_state", "flow", "life", "poller", "port", "queues", "transport", "upkeep",
+    "writer",
+}  # fmt: skip
+# A host calls the rooms that do its work, and a world its network.
+SIM_BACK = {("host", "handing"), ("host", "upkeep"), ("world", "network")}
 PURE_STOREYS = 5  # so many know no clock, no socket, no file and no thread
 STOREY = {module: number for number, modules in enumerate(STOREYS) for module in modules}
 PURE_CIMPORTS = {"cython", "libc.stdint", "libc.stdlib", "libc.string"}
@@ -104,7 +121,7 @@ MAY_IMPORT = {
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE | {"phx._core.driver", "phx.store"},
     "phx.blocking": NODE,
-    "phx.sim": GROUND | {"phx._core.engine", "phx.machine", "phx.machines"},
+    "phx.sim": GROUND | STORE | {"phx._core.engine", "phx.machine", "phx.machines"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking"},
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},
@@ -191,6 +208,25 @@ def test_native_modules_do_not_call_each_other_in_a_circle():
         for module in free:
             del calls[module]
     complain([f"{module} calls {', '.join(sorted(called))}" for module, called in calls.items()])
+
+
+@pytest.mark.parametrize("path", files(".pyx", ".pxd", under=SIM), ids=name_of)
+def test_simulated_modules_cimport_downward_and_nothing_of_the_driver(path):
+    floor = {module: number for number, modules in enumerate(SIM_STOREYS) for module in modules}
+    mine = floor.get(path.stem.removesuffix("_door").replace("watch", "invariants"))
+    assert mine is not None, f"say in SIM_STOREYS where {path.stem} lives"
+    problems = []
+    for module in cimports(path.read_text()):
+        name = module.rpartition(".")[2]
+        if module.startswith("phx._core.") and name.removesuffix("_door") in NOT_SIMULATED:
+            problems.append(f"{name_of(path)}: {module} is not simulated")
+        if (
+            module.startswith("phx.sim.")
+            and floor[name] > mine
+            and ((path.stem, name) not in SIM_BACK or path.suffix == ".pxd")
+        ):
+            problems.append(f"{name_of(path)}: {name} lives above {path.stem}")
+    complain(problems)
 
 
 @pytest.mark.parametrize("path", files(".py", under=PHX), ids=name_of)
@@ -323,7 +359,7 @@ def test_every_document_has_one_title():
 
 # --- native modules and their stubs
 
-SOURCES = files(".pyx", under=CORE)
+SOURCES = files(".pyx", under=CORE) + files(".pyx", under=SIM)
 
 
 def test_every_native_module_has_its_table_of_contents_and_its_stub():
@@ -422,19 +458,19 @@ def newest_source(source: Path) -> float:
         if path not in seen and path.exists():
             seen.add(path)
             for module in cimports(path.read_text()):
-                todo.append(CORE / f"{module.removeprefix('phx._core.')}.pxd")
+                todo.append(ROOT / f"{module.replace('.', '/')}.pxd")
     return max(path.stat().st_mtime for path in seen)
 
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory):
     """C++ of a native module: what a build left behind if it is newer than its sources."""
-    places = [ROOT / "build" / "release" / "cython" / "phx" / "_core", CORE]
+    build = ROOT / "build" / "release" / "cython"
     into = tmp_path_factory.mktemp("cython")
 
     def of(source: Path) -> str:
-        for place in places:
-            built = place / f"{source.stem}.cpp"
+        within = source.relative_to(ROOT).with_suffix(".cpp")
+        for built in (build / within, ROOT / within):
             if built.exists() and built.stat().st_mtime > newest_source(source):
                 return built.read_text()
         return cython(source, into / f"{source.stem}.cpp")

@@ -21,7 +21,6 @@ cdef enum EventKind:
 
 cdef struct Happening:
     u64 at_us
-    u64 number
     u32 kind
     u32 host           # index; of a link's event: the receiving host
     u64 life           # of the host: an event for another life is void
@@ -29,11 +28,18 @@ cdef struct Happening:
     u64 b
     Block* block       # a reference, of a frame
 
+cdef struct Due:               # an entry of the heap; what it is stands in a slot
+    u64 at_us
+    u64 number
+    u64 slot
+
 cdef class Agenda:
     cdef readonly u64 now_us
     cdef readonly u64 steps
     cdef u64 number
-    cdef vector[Happening] heap
+    cdef vector[Due] heap
+    cdef vector[Happening] slots
+    cdef vector[u64] free
     cdef void push(self, u64 at_us, u32 kind, u32 host, u64 life, u64 a, u64 b,
                    Block* block) noexcept
     # The same event later, in the order in which the events came up.

@@ -159,7 +159,7 @@ cdef class Host:
     cdef void refuse(self, int code)
     cdef void begin(self, dict settled)
     cdef void die_at_start(self, bint power)
-    cdef bint disk_failing(self) noexcept            # an operation fails on purpose, or the disk is full
+    cdef bint disk_failing(self) noexcept   # on purpose, or it is full
     # The counters of this life into the totals, and out of them again.
     cdef void count(self)
     cdef void uncount(self)

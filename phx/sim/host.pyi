@@ -9,7 +9,6 @@ class Host:
     digests: Any
     machine: dict[int, Any]
     waiting: dict[int, Any]
-    failing_start: bool
     @property
     def node(self) -> int: ...
     @property

@@ -14,9 +14,7 @@ from phx._core.codec cimport (
 )
 from phx._core.leases cimport group_lease_until
 from phx._core.native cimport *
-from phx._core.state cimport (
-    Engine, GroupStatus, Lead, ROLE_LEADING, Replica, find_group,
-)
+from phx._core.state cimport Engine, ROLE_LEADING, Replica, find_group
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
     ENTRY_CHOSEN, ENTRY_ELIDED, MSG_ACCEPT, MSG_ACCEPTED, MSG_CHOSEN, MSG_LEARN, MSG_PREPARE,
@@ -75,10 +73,6 @@ cdef inline NodeWatch* of(Watch* w, u32 node) noexcept nogil:
     return &w.node[node - 1]
 
 
-cdef inline Seat* seat_of(Watch* w, u32 node, u32 group) noexcept nogil:
-    return &w.node[node - 1].seats[group]
-
-
 # --- leases (U11)
 
 # Does this node believe, by its own clock, that it holds the lease? The ballot, or 0.
@@ -122,8 +116,7 @@ cdef void watch_leases(Watch* w) noexcept nogil:
         for i in range(w.nodes):
             if holds_lease(w, &w.node[i], group):
                 if holder:
-                    fail_at(w, b"U11", w.node[i].node, group, 0, 0,
-                            b"two nodes hold the lease")
+                    fail_at(w, b"U11", w.node[i].node, group, 0, 0, b"two nodes hold the lease")
                 holder = w.node[i].node
 
 
@@ -435,7 +428,8 @@ cdef void owns(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept nogil:
     used.push_back(ballot)
 
 
-cdef void sent_accept(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed) noexcept nogil:
+cdef void sent_accept(Watch* w, NodeWatch* n, const MessageHeader* m,
+                      const u8* fixed) noexcept nogil:
     cdef AcceptBody body
     memcpy(&body, fixed, sizeof(body))
     owns(w, n, m)
@@ -444,7 +438,8 @@ cdef void sent_accept(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* 
     claims_through(w, n, m, body.watermark)
 
 
-cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed) noexcept nogil:
+cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
+                        const u8* fixed) noexcept nogil:
     cdef AcceptedBody body
     cdef Seat* seat = &n.seats[m.group]
     cdef Cell* cell
@@ -631,7 +626,7 @@ cdef void watch_full(Watch* w) noexcept nogil:
 
 cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
                        u64 count) noexcept nogil:
-    cdef Seat* seat = seat_of(w, node, group)
+    cdef Seat* seat = &of(w, node).seats[group]
     if instance != seat.handed + 1:
         fail_at(w, b"U7", node, group, instance, 0, b"handed to the machine out of order")
     seat.handed = instance
@@ -640,7 +635,7 @@ cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* bo
 
 cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, u64 op, u64 epoch,
                         u64 time_us) noexcept nogil:
-    cdef Seat* seat = seat_of(w, node, group)
+    cdef Seat* seat = &of(w, node).seats[group]
     cdef Log* log = &w.ref.logs[group]
     cdef const Applied* want
     cdef const Value* value

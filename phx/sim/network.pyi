@@ -1,1 +1,0 @@
-LINK: dict[str, int]

@@ -15,13 +15,6 @@ from phx.sim.world cimport CLUSTER, Link, World, link_of
 
 cdef u64 SILENCE_US = 3000000
 
-LINK = {
-    "delay_us_min": 30, "delay_us_max": 300, "loss_ppm": 0, "twice_ppm": 0, "late_ppm": 0,
-    "late_us": 50_000, "flip_ppm": 0, "bytes_per_ms": 0, "blocked": 0,
-}
-
-
-
 cdef void link_set(Link* link, dict values):
     link.delay_us_min = values["delay_us_min"]
     link.delay_us_max = values["delay_us_max"]

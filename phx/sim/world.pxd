@@ -43,9 +43,9 @@ cdef struct WorldCounts:
     u64 deaths_at_start          # of them: while the journal was being opened
 
 cdef class World:
-    cdef readonly Agenda agenda
-    cdef readonly list hosts
-    cdef readonly list groups
+    cdef Agenda agenda
+    cdef list hosts
+    cdef list groups
     cdef public bint tracing
     cdef Watch* watch
     cdef vector[Link] links

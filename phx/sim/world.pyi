@@ -109,7 +109,7 @@ class World:
     def check(self) -> None:
         """All invariants over everything, now. Raises Violation."""
     def counters(self) -> dict[str, int]:
-        """Over all nodes and lives: the engine's counters, the hosts', the network's, the watch's."""
+        """Over all nodes and lives: of engines, hosts, the network and the reference."""
     def digest(self) -> int:
         """Of everything that ever happened, 64 bits. Same seed, same calls: same digest."""
     def trace(self) -> list[str]:
@@ -119,4 +119,6 @@ class World:
     def close(self) -> None: ...
 
 LIMITS: dict[str, int]
+LINK: dict[str, int]
+PACE: dict[str, int]
 TRACE_EVENTS: int

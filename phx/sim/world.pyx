@@ -28,7 +28,7 @@ from phx.sim.invariants cimport (
 from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence, transmit
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 
-from phx.sim.network import LINK
+from phx.sim.settings import LIMITS, LINK, PACE
 from phx.sim.storage import SettledStore
 from phx.sim.violation import Violation
 
@@ -44,20 +44,6 @@ VERDICTS = {
 UNKNOWN = frozenset({2, 6, 9})
 
 TRACE_EVENTS = 4000
-
-LIMITS = {
-    "window": 64, "window_bytes": 1 << 18, "batch_bytes_max": 4096, "heartbeat_us": 150_000,
-    "lease_us": 800_000, "election_us": 100_000, "resend_us": 300_000,
-    "pending_bytes_max": 1 << 18, "cache_bytes_max": 1 << 15, "frame_bytes_max": 1 << 15,
-    "value_bytes_max": 16384, "balance": 1, "segment_bytes": 1 << 16,
-    "journal_bytes_max": 24 << 16, "free_segments_max": 3, "atom": 512, "disk_bytes_max": 0,
-}
-
-PACE = {
-    "turn_us_max": 60, "write_us_max": 60, "sync_us_min": 60, "sync_us_max": 600,
-    "slow_sync_ppm": 0, "slow_sync_us": 200_000, "apply_us_max": 400, "commit_us_max": 20_000,
-    "inline_ppm": 100_000, "settle_idle_us": 1_500_000, "settle_bytes": 3 << 16,
-}
 
 cdef Pace pace_of(dict values):
     cdef Pace pace = values
@@ -150,7 +136,7 @@ cdef class World:
             host.node = i + 1
             host.index = i
             equip(host, self, seed, nodes, all_limits, machines)
-            host.digests = self.digest_of
+            host.digests = self._digest_of
             self.hosts.append(host)
 
     def __dealloc__(self):
@@ -294,8 +280,8 @@ cdef class World:
         if host.start():
             for peer in range(self.n):
                 if peer != host.index:
-                    dial_soon(self, host.index, peer,
-                                   chance_between(&link_of(self, host.index, peer).chance, 100, 5000))
+                    dial_soon(self, host.index, peer, chance_between(
+                        &link_of(self, host.index, peer).chance, 100, 5000))
             return True
         if host.disk.state.dead:
             self.counts.torn_operations += 1
@@ -343,7 +329,7 @@ cdef class World:
                 call.failed(self.agenda.now_us, verdict)
 
     # The chained digests of two replicas that stand at one instance are equal (U7).
-    def digest_of(self, host, batch):
+    def _digest_of(self, host, batch):
         if batch.last < batch.first:
             return
         key = batch.group << 48 | batch.last
@@ -454,13 +440,13 @@ cdef class World:
         cdef Host host = self.host_of(node)
         clock_set(&host.clock, self.agenda.now_us, rate_ppm, jump_us)
         host.clock.wall_us = wall_us
-        self.bound_clocks(jump_us != 0)
+        self._bound_clocks(jump_us != 0)
         # An engine asked to be woken by the clock as it was.
         if host.engine != NULL:
             host.poke()
 
     # Leases are claimed for clocks that run nearly alike and never jump.
-    def bound_clocks(self, bint jumped):
+    def _bound_clocks(self, bint jumped):
         cdef Host host
         cdef bint off = False
         for host in self.hosts:

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_checks import Checker, Violation
-from phx.sim.wire_text import ACCEPT, CHOSEN, FRAME_HEADER_BYTES, Message, Record, decode, records, supplied
+from phx.sim.wire_text import (
+    ACCEPT, CHOSEN, FRAME_HEADER_BYTES, Message, Record, decode, records, supplied,
+)  # fmt: skip
 
 from phx._core.engine_door import Engine
 

@@ -1,4 +1,4 @@
-"""Every invariant rejects a history made by hand that breaks it, and takes the same one unbroken."""
+"""Every invariant rejects a history, made by hand, that breaks it; and takes it unbroken."""
 
 import struct
 from collections.abc import Callable
@@ -493,8 +493,12 @@ HISTORIES: list[tuple[str, Callable[[History, bool], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(("invariant", "history"), HISTORIES, ids=[h.__name__ for _, h in HISTORIES])
-def test_a_bad_history_is_rejected(invariant: str, history: Callable[[History, bool], None]) -> None:
+@pytest.mark.parametrize(
+    ("invariant", "history"), HISTORIES, ids=[h.__name__ for _, h in HISTORIES]
+)
+def test_a_bad_history_is_rejected(
+    invariant: str, history: Callable[[History, bool], None]
+) -> None:
     good = History()
     history(good, False)
     good.watch.full()
