@@ -127,6 +127,13 @@ def slow(chance: Random) -> Args:
     return {"bytes_per_ms": chance.choice([5, 20, 100, 500])}
 
 
+def end_slow(stage: Stage, act: Act) -> None:
+    """What has piled up goes down with its connection; it would last for minutes."""
+    stage.links.take(act)
+    for a, b in linked(stage.plan.nodes, act.a, act.b):
+        stage.world.reset(a, b)
+
+
 def flip(chance: Random) -> Args:
     return {"flip_ppm": chance.choice([1_000, 20_000, 200_000])}
 
@@ -457,7 +464,7 @@ ACTS: dict[str, ActKind] = {
     "duplicate": link_act(twice),
     "reorder": link_act(late),
     "delay": link_act(delay),
-    "slow-link": link_act(slow),
+    "slow-link": link_act(slow)._replace(end=end_slow),
     "flip-frames": link_act(flip),
     "one-way": link_act(block, 0.3, 6.0),
     "apart": ActKind(halves, begin_apart, end_parted),
