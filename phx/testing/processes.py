@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -107,6 +108,10 @@ class Worker:
         worker._send(asdict(spec))
         return worker
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def ready(self) -> None:
         """Wait until the node runs (journal replayed, port bound)."""
         await self.call("ready", START_TIMEOUT_S)
@@ -148,7 +153,7 @@ class Worker:
 
     async def wait(self) -> int:
         """Wait until the process has ended; its return code."""
-        await self._reader
+        await asyncio.wait({self._reader})  # which goes on if this is given up
         return await self._process.wait()
 
     async def close(self, timeout_s: float = 30.0) -> None:
@@ -167,8 +172,10 @@ class Worker:
             await self.wait()
 
     def _signal(self, number: int) -> None:
+        # Not send_signal: it looks whether the process has ended, and then the code is lost.
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -130,7 +130,7 @@ class Mesh:
         return [link for pair, link in self._links.items() if node in pair]
 
     def drop(self, source: int, dest: int) -> None:
-        """Silently drop everything from `source` to `dest`, whoever dialled; not what comes back."""
+        """Silently drop all from `source` to `dest`, whoever dialled; not what comes back."""
         self._links[source, dest].hold(back=False)
         self._links[dest, source].hold(onward=False)
 
