@@ -82,8 +82,7 @@ def print_result(result: Result) -> None:
     title = f"{result.nodes} nodes, {result.groups} groups, seed {result.seed}\n"
     print_table(f"{title}faults: {faults}\nnoticed: {noticed or 'nothing'}", ["", "found"], rows)
     if result.findings:
-        again = f"phx torture --seed {result.seed} --minutes {result.minutes:g}"
-        print(f"kept in {result.folder}\nthe same schedule again: {again}")
+        print(f"kept in {result.folder}\nthe same schedule again: {result.again}")
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -22,7 +22,8 @@ CLONE_NEWNS = 0x20000
 MS_REC_PRIVATE = 0x4000 | 0x40000
 MS_NOSUID_NODEV = 2 | 4
 SMALL_BYTES = 160 << 20
-FSYNC_US = 1500
+FSYNC_US = (1_000, 5_000, 20_000)
+"""A sync of a disk that can lose power takes one of these: the longer, the more is under way."""
 LAYOUTS = {"power": "power", "full": "small"}
 """The disks that a kind of fault needs, where it needs special ones."""
 
@@ -30,8 +31,9 @@ LAYOUTS = {"power": "power", "full": "small"}
 class Disk:
     """A node's folder, on the file system that everything else is on."""
 
-    def __init__(self, point: Path) -> None:
+    def __init__(self, point: Path, fsync_us: int = FSYNC_US[0]) -> None:
         self.point = point
+        self.fsync_us = fsync_us  # where it is ours to say
 
     def begin(self) -> None:
         self.point.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,9 @@ class PowerDisk(Disk):
         lost_sectors, lost_names, cuts: so far.
     """
 
-    def __init__(self, point: Path) -> None:
-        super().__init__(point)
-        self.power = Power(point, FSYNC_US)
+    def __init__(self, point: Path, fsync_us: int = FSYNC_US[0]) -> None:
+        super().__init__(point, fsync_us)
+        self.power = Power(point, fsync_us)
         self.lost_sectors = self.lost_names = self.cuts = 0
         self._begun = False
 

@@ -21,6 +21,7 @@ CUT_EVERY_S = (0.05, 0.7)
 POISON_WITHIN_S = 5.0
 RECOVER_WITHIN_S = 40.0
 POLL_S = 0.1
+PUSHED_BYTES = 60_000
 
 
 class Nemesis:
@@ -274,9 +275,15 @@ class Nemesis:
             health = await worker.call("health")
             hurt |= {"store error"} if health["store_error"] else set()
             hurt |= {"journal full"} if health["pressure"] else set()
+            for group in self._cluster.groups:  # or the journal would hardly need another segment
+                self._push(worker, group)
             await asyncio.sleep(POLL_S)
         self.noticed.update(hurt)
+        refused = chance.random() < 0.3 and not await self._starts_full(node)
         disk.free()
+        if refused:
+            await self.start(node)
+        worker = self._cluster[node]
         until = time.monotonic() + RECOVER_WITHIN_S
         while (health := await worker.call("health"))["store_error"] or health["pressure"]:
             if time.monotonic() > until:
@@ -289,6 +296,31 @@ class Nemesis:
             self.findings.append(f"full: node {node} was poisoned by a full disk: {health}")
             await self.kill(node)
             await self.start(node)
+
+    async def _starts_full(self, node: int) -> bool:
+        """Kill it and start it while the disk is full. It may refuse; it may not crash."""
+        await self.kill(node)
+        try:
+            await self.start(node)
+        except WorkerFailed:
+            worker = self._cluster.workers.pop(node)
+            self._ours.add(worker)
+            worker.kill()  # if it hangs
+            if (code := await worker.wait()) < 0:
+                self.findings.append(f"died: node {node} crashed on a full disk, code {code}")
+            self.noticed["did not start"] += 1
+            return False
+        self.noticed["started full"] += 1
+        return True
+
+    @staticmethod
+    def _push(worker: Worker, group: int) -> None:
+        """A large value that nobody waits for."""
+        pushed = worker.ask(
+            "operate", group=group, kind="put", key="_full",
+            argument=["full", PUSHED_BYTES], timeout_s=1.0,
+        )  # fmt: skip
+        pushed.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _power(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
         keep = chance.choice((0.0, 0.0, 0.3, 0.7, 0.95))

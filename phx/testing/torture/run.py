@@ -24,7 +24,7 @@ from typing import Any
 
 from phx.testing.processes import Cluster, WorkerFailed
 from phx.testing.torture.clients import ACKNOWLEDGED, REJECTED, UNKNOWN, Clients, Record
-from phx.testing.torture.disks import DISKS, LAYOUTS, Disk, PowerDisk
+from phx.testing.torture.disks import DISKS, FSYNC_US, LAYOUTS, Disk, PowerDisk
 from phx.testing.torture.nemesis import Nemesis
 from phx.testing.torture.schedule import LONGEST_S, episodes
 from phx.testing.torture.verdict import OWN, judge
@@ -110,6 +110,14 @@ class Result:
     @property
     def good(self) -> bool:
         return not self.findings
+
+    @property
+    def again(self) -> str:
+        """The command that runs the same schedule again."""
+        return (
+            f"phx torture --seed {self.seed} --minutes {self.minutes:g} --nodes {self.nodes} "
+            f"--groups {self.groups} --clients {self.clients} --faults {','.join(self.faults)}"
+        )
 
 
 class Torture:
@@ -211,7 +219,9 @@ class Era:
         self._folder.mkdir(parents=True)
         async with AsyncExitStack() as stack:
             for node in range(1, options.nodes + 1):
-                disk = self._disks[node] = DISKS[self._layout](self._folder / f"node{node}")
+                fsync_us = FSYNC_US[(options.seed + self._number) % len(FSYNC_US)]
+                place = self._folder / f"node{node}"
+                disk = self._disks[node] = DISKS[self._layout](place, fsync_us)
                 stack.callback(disk.end)
                 disk.begin()
             stack.callback(self._keep)

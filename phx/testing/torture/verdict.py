@@ -23,6 +23,7 @@ from typing import Any
 
 from phx.sim.history import Operation, check_history
 from phx.testing.torture.clients import ACKNOWLEDGED, DAMAGED, REJECTED, Record
+from phx.testing.torture.machine import END
 
 State = Mapping[str, Any]
 """Of one group on one node: what the worker's ``state`` answers."""
@@ -154,9 +155,10 @@ def operations(records: Iterable[Record]) -> Iterator[Operation]:
         kind, result = one.kind, one.result
         argument: Any = None
         if kind == "append":
-            if not one.written:
+            if one.written:
+                argument = one.written.encode() + END
+            else:
                 kind = "get"
-            argument = one.written.encode() + b";"
             result = _bytes(result)
         elif kind == "get":
             result = None if result is None else _bytes(result[0])
