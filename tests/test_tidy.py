@@ -73,10 +73,20 @@ STOREYS = [
         "routing",
     },
     {"engine"},
-    {"disk", "journal", "memdisk", "replay", "segment", "shelf", "writer"},
+    {"disk", "journal", "memdisk", "replay", "segment", "shelf", "trace", "writer"},
     {"chunk", "chunk_index", "plan", "settler"},
     {"delivery", "port", "sessions"},
-    {"driver", "driver_state", "flow", "life", "poller", "queues", "transport", "upkeep"},
+    {
+        "driver",
+        "driver_state",
+        "flow",
+        "inputs",
+        "life",
+        "poller",
+        "queues",
+        "transport",
+        "upkeep",
+    },
 ]
 PURE_STOREYS = 5  # so many know no clock, no socket, no file and no thread
 STOREY = {module: number for number, modules in enumerate(STOREYS) for module in modules}
@@ -105,7 +115,7 @@ MAY_IMPORT = {
     "phx.node": NODE | {"phx._core.driver", "phx.store"},
     "phx.blocking": NODE,
     "phx.sim": GROUND | {"phx._core.engine", "phx.machine", "phx.machines"},
-    "phx.testing": NODE | {"phx.sim", "phx.blocking"},
+    "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},
     "phx.cli": NODE | {"phx", "phx.blocking", "phx.testing", "phx.server", "phx.admin"},

@@ -12,7 +12,7 @@ U7  applied once, in order                   U11 leases of one group never overl
 
 from collections import defaultdict
 
-from wire_text import (
+from phx.testing.wire_text import (
     ACCEPT,
     CHOSEN,
     ENTRY_CHOSEN,

@@ -22,9 +22,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_checks import Checker, Violation
-from wire_text import ACCEPT, CHOSEN, FRAME_HEADER_BYTES, Message, Record, decode, records, supplied
 
 from phx._core.engine_door import Engine
+from phx.testing.wire_text import (
+    ACCEPT,
+    CHOSEN,
+    FRAME_HEADER_BYTES,
+    Message,
+    Record,
+    decode,
+    records,
+    supplied,
+)
 
 LEADER, FAILED, HALTED, PEER_REFUSED = 2, 1, 3, 4
 SECOND = 1_000_000

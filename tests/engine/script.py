@@ -4,7 +4,8 @@ itself. What left a node stands in `lines`, as a transcript."""
 
 from collections.abc import Callable, Iterable
 
-from wire_text import (
+from phx._core.engine_door import Engine
+from phx.testing.wire_text import (
     FRAME_HEADER_BYTES,
     PEER,
     Message,
@@ -15,8 +16,6 @@ from wire_text import (
     runs_of,
     supplied,
 )  # fmt: skip
-
-from phx._core.engine_door import Engine
 
 BEATS = ("Heartbeat", "HeartbeatAck")
 START_US = 10_000_000

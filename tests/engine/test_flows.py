@@ -2,7 +2,8 @@
 
 import pytest
 from script import Script
-from wire_text import (
+
+from phx.testing.wire_text import (
     FLAG_LAST,
     Message,
     ballot,

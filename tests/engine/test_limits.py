@@ -1,7 +1,8 @@
 """Limits of the engine: long promises, a journal at its limit, nodes that may not lead."""
 
 from script import Script
-from wire_text import Message, encode
+
+from phx.testing.wire_text import Message, encode
 
 KIB = 1024
 MIB = KIB * KIB

@@ -3,7 +3,8 @@
 import struct
 
 from script import Script
-from wire_text import (
+
+from phx.testing.wire_text import (
     ENTRY_CHOSEN,
     FLAG_LAST,
     NOOP,
