@@ -131,13 +131,13 @@ def read(path: str | Path) -> Iterator[Event]:
     number = 0
     with open(path, "rb") as file:
         while len(head := file.read(HEADER.size)) == HEADER.size:
-            crc, count, kind, thread = HEADER.unpack(head)
+            word, count, kind, thread = HEADER.unpack(head)
             if count < HEADER.size or count % 8 or (number == 0 and count > FIRST_BYTES_MAX):
                 raise BadTrace(f"{path}: event {number}: impossible length {count}")
             data = file.read(count - HEADER.size)
             if len(data) < count - HEADER.size:
                 return
-            if crc32c(data, crc32c(head[4:])) != crc:
+            if crc32c(data, crc32c(head[4:])) != word:
                 raise BadTrace(f"{path}: event {number}: bad checksum")
             if kind not in KINDS:
                 raise BadTrace(f"{path}: event {number}: unknown kind {kind}")
@@ -255,15 +255,19 @@ def pack_turn(out: dict[str, Any]) -> bytes:
 # --- for people
 
 
+def crc(data: bytes) -> str:
+    return f"{crc32c(data):08x}"
+
+
 def turn_lines(turn: Turn) -> Iterator[str]:
     out = turn.effects
     yield f"TURN to lsn {out['lsn_end']}" + (
         f", floor {out['floor_lsn']} after {out['floor_after']}" if out["floor_lsn"] else ""
     )
     for record in turn.records():
-        yield f"    {record.lsn}: {record.line()}"
+        yield f"    {record.lsn}: {record.line()}, {len(record.body)} bytes, crc {crc(record.raw)}"
     for peer, after, frame, messages in turn.messages():
-        yield f"    frame to {peer or 'all'}, {len(frame)} bytes, after {after}"
+        yield f"    frame to {peer or 'all'}, {len(frame)} bytes, crc {crc(frame)}, after {after}"
         for message in messages:
             message.dest = peer
             yield f"        {message.line()}"
@@ -278,8 +282,8 @@ def lines(one: Event) -> Iterator[str]:
         yield from turn_lines(turn_of(one.data))
     elif one.kind == Kind.SENDING:
         peer, frames = sending_of(one)
-        for crc, size, after in frames:
-            yield f"SENDING to {peer}: {size} bytes, crc {crc:08x}, after {after}"
+        for word, size, after in frames:
+            yield f"SENDING to {peer}: {size} bytes, crc {word:08x}, after {after}"
     elif one.kind in (Kind.OPENED, Kind.WROTE, Kind.SYNCING, Kind.SYNCED):
         disk = disk_of(one)
         span = f", {disk.count} bytes at {disk.offset}" if one.kind == Kind.WROTE else ""
