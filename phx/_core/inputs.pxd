@@ -21,9 +21,10 @@ cdef inline int input_group(DriverState* s, u32 group, u64 settled_through) noex
 
 cdef inline int input_replay(DriverState* s, const RecordHeader* header, const u8* body,
                              u64 lsn) noexcept nogil:
+    cdef int result = engine_replay(s.engine, header, body, lsn)
     if s.trace != NULL:
-        trace_replayed(s.trace, header, body, lsn)
-    return engine_replay(s.engine, header, body, lsn)
+        trace_replayed(s.trace, header, body, lsn, <u32>result)
+    return result
 
 
 cdef inline u32 input_start(DriverState* s, u64 next_lsn, u64 now_us, u64 wall_us) noexcept nogil:

@@ -37,7 +37,7 @@ cdef enum TraceKind:
     TRACE_END = 3                # nothing: the driver was closed
     # inputs of the engine, in order: TraceInput, and a body of `bytes`
     TRACE_GROUP = 16             # group, first: settled through
-    TRACE_REPLAYED = 17          # first: lsn; body: the record
+    TRACE_REPLAYED = 17          # first: lsn; body: the record; result
     # first: next lsn, second: now; body: wall clock (u64); result: incarnation
     TRACE_START = 18
     TRACE_RECEIVE = 19           # peer; body: payload
@@ -184,8 +184,8 @@ cdef int trace_failed(Trace* t) noexcept nogil
 # `kind` below TRACE_TURN. Before the engine is told, except where there is a result.
 cdef void trace_input(Trace* t, u8 kind, u32 group, u32 peer, u64 first, u64 second, u32 result,
                       const void* body, u64 nbytes) noexcept nogil
-cdef void trace_replayed(Trace* t, const RecordHeader* header, const u8* body,
-                         u64 lsn) noexcept nogil
+cdef void trace_replayed(Trace* t, const RecordHeader* header, const u8* body, u64 lsn,
+                         u32 result) noexcept nogil
 cdef void trace_turn(Trace* t, const Effects* effects) noexcept nogil
 
 # One SENDING: begin, a call for each frame, end; the lock is held in between.

@@ -185,11 +185,12 @@ cdef void trace_input(Trace* t, u8 kind, u32 group, u32 peer, u64 first, u64 sec
     end(t, False)
 
 
-cdef void trace_replayed(Trace* t, const RecordHeader* header, const u8* body,
-                         u64 lsn) noexcept nogil:
+cdef void trace_replayed(Trace* t, const RecordHeader* header, const u8* body, u64 lsn,
+                         u32 result) noexcept nogil:
     cdef TraceInput out
     memset(&out, 0, sizeof(TraceInput))
     out.first = lsn
+    out.result = result
     out.bytes = RECORD_HEADER_BYTES + header.body_bytes
     begin(t, TRACE_REPLAYED)
     put(t, &out, sizeof(TraceInput))

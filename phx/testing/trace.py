@@ -132,7 +132,11 @@ class Replay:
             case Kind.GROUP:
                 self.settled[t.group] = t.first
             case Kind.REPLAYED:
-                self.engine.replay(t.body + bytes(-len(t.body) % 8), t.first)
+                try:
+                    self.engine.replay(t.body + bytes(-len(t.body) % 8), t.first)
+                except ValueError:
+                    return -1
+                return 0
             case Kind.START:
                 return self.engine.start(t.first, t.second, int.from_bytes(t.body, "little"))
             case Kind.RECEIVE:
