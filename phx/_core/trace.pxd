@@ -35,6 +35,7 @@ cdef enum TraceKind:
     TRACE_BEGIN = 1              # TraceBegin
     TRACE_OPTIONS = 2            # TraceOptions
     TRACE_END = 3                # nothing: the driver was closed
+    TRACE_LIMIT = 4              # nothing: the trace ends here, the driver goes on
     # inputs of the engine, in order: TraceInput, and a body of `bytes`
     TRACE_GROUP = 16             # group, first: settled through
     TRACE_REPLAYED = 17          # first: lsn; body: the record; result

@@ -72,13 +72,23 @@ cdef void put(Trace* t, const void* data, u64 count) noexcept nogil:
     t.buffer = block_append(t.buffer, data, count)
 
 
+cdef i64 write_limit(Trace* t) noexcept nogil:
+    cdef TraceHeader header
+    memset(&header, 0, sizeof(TraceHeader))
+    header.kind = TRACE_LIMIT
+    header.bytes = sizeof(TraceHeader)
+    header.crc = phx_crc32c(0, <u8*>&header + 4, sizeof(TraceHeader) - 4)
+    phx_trace_write(t.fd, <u8*>&header, sizeof(TraceHeader))
+    return EFBIG
+
+
 cdef void write_out(Trace* t) noexcept nogil:
     cdef i64 error = t.error
     if error == 0:
         error = phx_trace_write(t.fd, t.buffer.data, t.buffer.size)
         t.written += t.buffer.size
         if error == 0 and t.written >= t.bytes_max:
-            error = EFBIG
+            error = write_limit(t)
         phx_store(&t.error, error)
     t.buffer.size = 0
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from phx._core.codec import crc32c, encode_frame
 from phx._core.engine_door import Engine
 from phx.testing.trace_checks import Broken, Exposure, Journal
 from phx.testing.trace_file import (
@@ -46,6 +47,7 @@ from phx.testing.trace_file import (
 )
 from phx.testing.wire_text import ACCEPT, PROMISE, ballot_text, records
 
+FRAME_ENGINE = 2
 CONTEXT_EVENTS = 12
 LINES_MAX = 40
 
@@ -55,7 +57,7 @@ class Finding(AssertionError):
 
     Attributes:
         rule: which check: "journal", "durable", "after", "frame", "U5", "replay"; of several
-            traces "U1", "U4", "U6".
+            traces "U1", "U4", "U6", "unseen".
         path, event: where.
         context: the last events before it, readable.
     """
@@ -76,7 +78,8 @@ class Report:
         records: emitted; writes: of records, compared with what was emitted.
         syncs_inline, syncs_thread: of segments, by the poll thread itself and by another.
         frames: that began to leave; held: those of them that had to wait for the journal.
-        exposures: promises and acceptances that they exposed.
+        received: frames, of all peers.
+        exposures: promises and acceptances that its frames exposed.
         durable: position up to which the disk's calls make the stream durable.
     """
 
@@ -94,6 +97,7 @@ class Report:
     syncs_thread: int = 0
     frames: int = 0
     held: int = 0
+    received: int = 0
     exposures: int = 0
     durable: int = 0
 
@@ -194,6 +198,7 @@ class Check:
 
     def __init__(self, path: str | Path, *, replay: bool = True) -> None:
         self.report = Report(str(path))
+        self.limited = False
         self._replaying = replay
         self.journal = Journal()
         self.exposure = Exposure()
@@ -202,6 +207,9 @@ class Check:
         self._last: deque[Event] = deque(maxlen=CONTEXT_EVENTS)
         self._syncs: dict[int, int] = defaultdict(int)  # by thread
         self._poll_thread = 0
+        self._peers: dict[int, int] = {}  # incarnation of each that is connected
+        # (peer, its incarnation): (bytes, crc if it was sent to all, crc if to this node alone)
+        self.received: dict[tuple[int, int], set[tuple[int, int, int]]] = defaultdict(set)
 
     def run(self) -> Report:
         for one in read(self.report.path):
@@ -246,8 +254,9 @@ class Check:
             self.replay.cluster = begun["cluster"]
         elif kind == Kind.OPTIONS:
             self.replay.options, self.replay.members = options_of(one)
-        elif kind == Kind.END:
-            self.report.closed = True
+        elif kind in (Kind.END, Kind.LIMIT):
+            self.report.closed = kind == Kind.END
+            self.limited = kind == Kind.LIMIT
         else:
             self._disk(one)
 
@@ -279,6 +288,10 @@ class Check:
             for record in records(told.body + bytes(-len(told.body) % 8), told.first):
                 if record.kind in (PROMISE, ACCEPT):
                     self.replayed[record.group] = max(self.replayed[record.group], record.ballot)
+        elif kind == Kind.CONNECTED and told.result == 0:
+            self._peers[told.peer] = told.first
+        elif kind == Kind.RECEIVE:
+            self._receive(told)
         elif kind == Kind.DURABLE and told.first > self.journal.durable:
             raise Broken(
                 "durable",
@@ -287,6 +300,15 @@ class Check:
             )
         if self._replaying or kind == Kind.GROUP:
             self.replay.tell(kind, told)
+
+    def _receive(self, told: Input) -> None:
+        node, cluster = self.report.node, self.replay.cluster
+        to_all, to_me = (
+            encode_frame(FRAME_ENGINE, told.peer, dest, cluster, told.body) for dest in (0, node)
+        )
+        life = told.peer, self._peers.get(told.peer, 0)
+        self.received[life].add((len(to_all), crc32c(to_all), crc32c(to_me)))
+        self.report.received += 1
 
     def _turn(self, one: Event) -> None:
         turn = turn_of(one.data)
@@ -316,10 +338,33 @@ class Together:
         self.votes: dict[tuple[int, int, int], set[int]] = defaultdict(set)
         self.chosen: dict[tuple[int, int], tuple[int, int]] = {}  # (ballot, hash of the value)
         self.exposed: dict[tuple[int, int], int] = defaultdict(int)
+        self.left: dict[tuple[int, int], set[tuple[int, int]]] = defaultdict(set)
+        self.limited: set[tuple[int, int]] = set()
+
+    def sent(self, one: Check) -> None:
+        """All lives, before any `add`."""
+        life = one.report.node, one.report.incarnation
+        self.left[life] |= one.exposure.left
+        if one.limited:
+            self.limited.add(life)
+
+    def _unseen(self, one: Check) -> None:
+        for life, frames in one.received.items():
+            left = self.left.get(life)
+            if left is None or life in self.limited:
+                continue
+            for size, to_all, to_me in frames:
+                if (to_all, size) not in left and (to_me, size) not in left:
+                    raise Finding(
+                        "unseen", one.report.path, 0,
+                        f"{size} bytes came from node {life[0]}, incarnation {life[1]}, and its"
+                        " trace does not show that they left", (),
+                    )  # fmt: skip
 
     def add(self, one: Check) -> None:
         """Lives of one node in their order."""
         node, path = one.report.node, one.report.path
+        self._unseen(one)
         if one.report.started:
             for (who, group), ballot in self.exposed.items():
                 if who == node and one.replayed[group] < ballot:
@@ -358,6 +403,8 @@ def check_all(paths: Sequence[str | Path], *, replay: bool = True) -> list[Repor
     for one in checks:
         one.run()
     clusters: dict[int, Together] = defaultdict(Together)
+    for one in checks:
+        clusters[one.replay.cluster].sent(one)
     # Two lives have one incarnation if the start of the first was not durable: nothing has left it.
     for one in sorted(checks, key=lambda c: (c.report.node, c.report.incarnation, c.report.path)):
         clusters[one.replay.cluster].add(one)

@@ -214,6 +214,7 @@ class Exposure:
         self.bodies: dict[tuple[int, int, int], int] = {}  # durable acceptances: hash of the value
         self.checked = 0
         self.sent = 0
+        self.left: set[tuple[int, int]] = set()  # (crc, bytes) of the frames that were sent
         self.held = 0
 
     def turn(self, turn: Turn) -> int:
@@ -247,6 +248,7 @@ class Exposure:
                 "after", f"a frame to {peer} leaves at {durable}, and its after is {after}"
             )
         self.sent += 1
+        self.left.add((crc, size))
         self.held += after > 0
         made = [
             one

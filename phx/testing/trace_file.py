@@ -44,6 +44,7 @@ class Kind(IntEnum):
     BEGIN = 1
     OPTIONS = 2
     END = 3
+    LIMIT = 4
     GROUP = 16
     REPLAYED = 17
     START = 18
@@ -290,7 +291,7 @@ def lines(one: Event) -> Iterator[str]:
         yield f"{name} file {disk.file}{span}: {disk.result}"
     elif one.kind == Kind.BEGIN:
         yield f"BEGIN node {begin_of(one)['node']}"
-    elif one.kind in (Kind.OPTIONS, Kind.END):
+    elif one.kind in (Kind.OPTIONS, Kind.END, Kind.LIMIT):
         yield name
     else:
         told = input_of(one)

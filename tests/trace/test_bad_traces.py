@@ -345,6 +345,28 @@ def test_a_promise_forgotten_over_a_restart_is_found(tmp_path, kept):
         check_all([second, first], replay=False)
 
 
+@pytest.mark.parametrize("how", ["sent", "unseen", "limited", "other life"])
+def test_a_frame_that_was_received_and_never_seen_to_leave_is_found(tmp_path, how):
+    one = frame(encode("Confirm", 0, B1, through=0), source=2, dest=1)
+    sender = Scribe(2)
+    if how == "sent":
+        sender.turn(b"", [(1, 0, one)])
+        sender.send(one)
+    if how == "limited":
+        sender.add(Kind.LIMIT, b"")
+    receiver = Scribe(1)
+    incarnation = 2 if how == "other life" else 1  # of that one there is no trace
+    receiver.told(Kind.CONNECTED, peer=2, first=incarnation, body=bytes(16))
+    receiver.told(Kind.RECEIVE, peer=2, body=one[32:])
+    paths = [receiver.save(tmp_path / "a.trace"), sender.save(tmp_path / "b.trace")]
+    if how == "unseen":
+        with pytest.raises(Finding, match=r"bytes came from node 2, incarnation 1") as caught:
+            check_all(paths, replay=False)
+        assert caught.value.rule == "unseen"
+        return
+    assert check_all(paths, replay=False)[0].received == 1
+
+
 # --- files
 
 
