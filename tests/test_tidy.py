@@ -74,10 +74,20 @@ STOREYS = [
         "routing",
     },
     {"engine"},
-    {"disk", "journal", "memdisk", "replay", "segment", "shelf", "writer"},
+    {"disk", "journal", "memdisk", "replay", "segment", "shelf", "trace", "writer"},
     {"chunk", "chunk_index", "plan", "settler"},
     {"delivery", "port", "sessions"},
-    {"driver", "driver_state", "flow", "life", "poller", "queues", "transport", "upkeep"},
+    {
+        "driver",
+        "driver_state",
+        "flow",
+        "inputs",
+        "life",
+        "poller",
+        "queues",
+        "transport",
+        "upkeep",
+    },
 ]
 SIM_STOREYS = [
     {"agenda", "chance", "clock"},
@@ -122,10 +132,10 @@ MAY_IMPORT = {
     "phx.node": NODE | {"phx._core.driver", "phx.store"},
     "phx.blocking": NODE,
     "phx.sim": GROUND | STORE | {"phx._core.engine", "phx.machine", "phx.machines"},
-    "phx.testing": NODE | {"phx.sim", "phx.blocking"},
+    "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},
-    "phx.cli": NODE | {"phx", "phx.blocking", "phx.testing", "phx.server", "phx.admin"},
+    "phx.cli": NODE | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.server", "phx.admin"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 
