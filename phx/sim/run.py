@@ -227,10 +227,7 @@ class Run:
     def bounds(self) -> dict[str, int]:
         """Of memory, when nothing is under way."""
         largest = self.limit("value_bytes_max") + self.limit("batch_bytes_max")
-        return {
-            "engine_bytes": self.limit("cache_bytes_max") + largest,
-            "link_bytes": self.plan.nodes * self.limit("frame_bytes_max"),
-        }
+        return {"engine_bytes": self.limit("cache_bytes_max") + largest}
 
 
 def play(
