@@ -212,8 +212,8 @@ class Era:
         writable_ms: list[float],
         noticed: Counter[str],
     ) -> None:
-        """Adds to the result, the findings above all."""
-        self._note, self._update, self._writable_ms = note, update, writable_ms
+        """Adds to the result, the findings above all; to `writable_ms` and `noticed`, too."""
+        self._update, self._writable_ms = update, writable_ms
         options, result = self._options, self._result
         note(f"era {self._number}: {self._layout} disks, {self._seconds:.0f} s, seed {self._seed}")
         self._folder.mkdir(parents=True)
@@ -244,7 +244,7 @@ class Era:
             stack.push_async_callback(self._clients.close)
             try:
                 states = await self._live()
-            except WorkerFailed as error:
+            except (WorkerFailed, OSError) as error:
                 result.findings.append(f"failed: {error}")
                 states = {}
             result.findings += self._nemesis.findings
