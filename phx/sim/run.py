@@ -251,6 +251,7 @@ def play(
     outcome = Outcome(plan)
     run = Run(plan, machines, load, tracing)
     world = run.world
+    blocks = world.memory()["blocks"]
     try:
         run.go()
     except Violation as violation:
@@ -264,6 +265,9 @@ def play(
     outcome.digest = world.digest()
     outcome.steps = world.steps
     world.close()
+    broken = verdicts.given_back(blocks, world.memory()["blocks"])
+    if broken is not None and outcome.violation is None:
+        outcome.violation = Violation(broken[0], broken[1], world.now_us)
     outcome.cpu_s = time.process_time() - start
     return outcome
 

@@ -36,7 +36,7 @@ HOME = 0.6
 """How often a client asks the node at which it asked before."""
 TRIES_MAX = 6
 SUBMIT_BYTES = 16_000
-ENVELOPE_BYTES = 64
+ENVELOPE_BYTES = 96
 """Of a value of the largest size: what command and simulator add."""
 
 
