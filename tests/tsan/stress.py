@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "driver"))
 from driver_lab import US, Lab, Member
 
 from phx._core import codec
-from phx._core.driver import ERROR_CLOSED, Driver, DriverError
+from phx._core.driver import ERROR_CLOSED, ERROR_TIMED_OUT, Driver, DriverError
 from phx._core.journal_door import Journal, JournalFailure, Writer
 
 ACCEPT, FLOOR = 2, 6
@@ -227,11 +227,12 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
         folder,
         3,
         groups=4,
-        segment_bytes=256 << 10,
-        journal_bytes_max=4 << 20,
-        settle_bytes=256 << 10,
+        segment_bytes=1 << 20,
+        journal_bytes_max=64 << 20,
+        settle_bytes=2 << 20,
         cache_bytes_max=256 << 10,
         delivery_bytes_max=128 << 10,
+        window_bytes=1 << 20,
     )
     until = time.monotonic() + seconds
     counts, restarts = [0], 0
@@ -268,11 +269,20 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
     lab.stop()
     applied = sum(len(log) for log in lab.members[1].values.values())
     return (
-        f"{restarts} restarts, {counts[0]} values submitted, {applied} in the last life of node 1"
+        f"{restarts} restarts, {counts[0]} values submitted, {applied} applied at node 1 since then"
     )
 
 
 # --- starting and closing
+
+
+def stop_soon(driver: Driver, timeout_us: int) -> None:
+    """A stop that may be cut short: it is repeated later, or the driver is dropped as it is."""
+    try:
+        driver.stop(timeout_us)
+    except DriverError as problem:
+        if problem.code != ERROR_TIMED_OUT:
+            raise
 
 
 def cycle(folder: Path, chance: random.Random, created: list[bool]) -> None:
@@ -286,7 +296,11 @@ def cycle(folder: Path, chance: random.Random, created: list[bool]) -> None:
         settled={},
         journal_dir=str(folder / "cycles"),
         create=not created[0],
-        options={"segment_bytes": 1 << 20, "journal_bytes_max": 16 << 20},
+        options={
+            "segment_bytes": 1 << 20,
+            "journal_bytes_max": 16 << 20,
+            "value_bytes_max": 1 << 16,
+        },
     )
     if chance.random() < 0.1:
         return  # never started
@@ -311,9 +325,9 @@ def cycle(folder: Path, chance: random.Random, created: list[bool]) -> None:
         hands.add("status", ignoring_closed(driver.status))
         time.sleep(chance.random() * 0.15)
         if chance.random() < 0.9:
-            driver.stop(chance.choice((0, 1000, 5 * US)))
+            stop_soon(driver, chance.choice((0, 1000, 5 * US)))
     if chance.random() < 0.9:
-        driver.stop(5 * US)
+        driver.stop(20 * US)
 
 
 def cycles(folder: Path, chance: random.Random, seconds: float) -> str:
