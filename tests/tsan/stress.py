@@ -72,89 +72,89 @@ def crew() -> Iterator[Crew]:
 # --- the journal
 
 
-def journal_round(folder: Path, chance: random.Random, seconds: float) -> int:
-    """One life of a journal; how many records it wrote."""
-    journal = Journal(
-        str(folder),
-        create=not folder.exists(),
-        segment_bytes=SEGMENT,
-        journal_bytes_max=16 * SEGMENT,
-        body_bytes_max=4096,
-    )
-    writer = Writer(journal)
-    first = journal.next_lsn
-    pushed = [first]
-    positions: list[int] = [first]
+class Life:
+    """One life of a journal: what each thread does to it, again and again."""
 
-    def push() -> None:
-        if writer.queued_bytes > 4 * SEGMENT or writer.full:
+    def __init__(self, folder: Path, chance: random.Random) -> None:
+        self.chance = chance
+        self.journal = Journal(
+            str(folder),
+            create=not folder.exists(),
+            segment_bytes=SEGMENT,
+            journal_bytes_max=16 * SEGMENT,
+            body_bytes_max=4096,
+        )
+        self.writer = Writer(self.journal)
+        self.first = self.end = self.journal.next_lsn
+        self.positions = [self.first]
+        self.pushing = threading.Lock()  # the writer is fed by one thread at a time
+
+    def push(self) -> None:
+        if self.writer.queued_bytes > 4 * SEGMENT or self.writer.full:
             time.sleep(0.001)
             return
-        lsn = pushed[0]
-        records = b""
-        for _ in range(chance.randrange(1, 20)):
-            positions.append(lsn + len(records))
-            body = bytes(chance.randrange(1500))
-            records += codec.encode_record(ACCEPT, 1, positions[-1], 1, body)
-        if chance.random() < 0.2 and writer.idle:
-            if not writer.push(lsn, records, inline=True, urgent=chance.random() < 0.3):
-                writer.push(lsn, records)
-        else:
-            writer.push(lsn, records, sync=chance.random() < 0.7)
-        pushed[0] = lsn + len(records)
+        with self.pushing:
+            records = b""
+            for _ in range(self.chance.randrange(1, 20)):
+                lsn = self.end + len(records)
+                body = bytes(self.chance.randrange(1500))
+                records += codec.encode_record(ACCEPT, 1, lsn, 1, body)
+                self.positions.append(lsn)
+            done = False
+            if self.chance.random() < 0.2 and self.writer.idle:
+                done = bool(self.writer.push(self.end, records, inline=True))
+            if not done:
+                self.writer.push(self.end, records, sync=self.chance.random() < 0.7)
+            self.end += len(records)
 
-    def read() -> None:
-        lsn = positions[chance.randrange(len(positions))]
+    def read(self) -> None:
+        lsn = self.positions[self.chance.randrange(len(self.positions))]
         try:
-            assert journal.read(lsn)[2] == lsn
-            journal.read_span(lsn, 8192)
+            if lsn != self.first:  # which may be a floor
+                assert self.journal.read(lsn)[2] == lsn
+            self.journal.read_span(lsn, 8192)
         except JournalFailure as failure:
             if failure.code not in ("gone", "not yet"):
                 raise
 
-    def keep_house() -> None:
-        durable = writer.durable_lsn
-        floor = max(first, durable - 4 * SEGMENT)
+    def keep_house(self) -> None:
+        floor = max(self.first, self.writer.durable_lsn - 4 * SEGMENT)
         record = codec.encode_record(FLOOR, 0, floor, 0, b"")
-        with pushing:
-            lsn = pushed[0]
-            writer.push(lsn, record, urgent=True)
-            pushed[0] = lsn + len(record)
-        journal.recycle(floor)
-        if journal.wants_spare():
-            journal.prepare_spare()
-        writer.retry()
+        with self.pushing:
+            self.writer.push(self.end, record, urgent=True)
+            self.end += len(record)
+        self.journal.recycle(floor)
+        if self.journal.wants_spare():
+            self.journal.prepare_spare()
+        self.writer.retry()
         time.sleep(0.005)
 
-    def look() -> None:
-        journal.counters()
-        journal.pressure()
-        journal.segments()
-        _ = journal.durable_lsn, journal.poisoned, writer.notices, writer.cpu_ns, writer.error
+    def look(self) -> None:
+        self.journal.counters()
+        self.journal.pressure()
+        self.journal.segments()
+        _ = self.journal.durable_lsn, self.journal.poisoned
+        _ = self.writer.notices, self.writer.cpu_ns, self.writer.error
         time.sleep(0.001)
 
-    pushing = threading.Lock()  # the writer is fed by one thread at a time
 
-    def push_in_turn() -> None:
-        with pushing:
-            push()
-
+def journal_round(folder: Path, chance: random.Random, seconds: float) -> int:
+    """One life of a journal; how many records it wrote."""
+    life = Life(folder, chance)
     with crew() as hands:
-        hands.add("push", push_in_turn)
+        hands.add("push", life.push)
         for number in range(2):
-            hands.add(f"read{number}", read)
-        hands.add("house", keep_house)
-        hands.add("look", look)
+            hands.add(f"read{number}", life.read)
+        hands.add("house", life.keep_house)
+        hands.add("look", life.look)
         hands.over.wait(seconds)
         if chance.random() < 0.5:
-            writer.stop()  # with everybody still at it
+            life.writer.stop()  # with everybody still at it
         hands.end()
-    writer.stop()
-    assert writer.error is None, writer.error
-    if journal.durable_lsn < pushed[0]:
-        assert writer.full or writer.durable_lsn < pushed[0], "records were given up for no reason"
-    journal.close()
-    return len(positions)
+    life.writer.stop()
+    assert life.writer.error is None, life.writer.error
+    life.journal.close()
+    return len(life.positions)
 
 
 def journals(folder: Path, chance: random.Random, seconds: float) -> str:
