@@ -406,14 +406,10 @@ cdef void engine_pressure(Engine* e, int level) noexcept nogil:
     if before == level:
         return
     e.pressure = level
-    if before == PRESSURE_NONE:
-        # Not once more when it grows: what a leader of last resort has proposed is acknowledged
-        # in its ballot, and chosen it can be settled.
-        hand_over(e)
-    elif level < before:
-        for i in range(e.replicas.size()):
+    for i in range(e.replicas.size()):
+        touch(e, e.replicas[i])
+        if level < before:
             refresh_leader(e, e.replicas[i])
-            touch(e, e.replicas[i])
             if e.replicas[i].want_through > e.replicas[i].chosen_through:
                 learn_tick(e, e.replicas[i])
 
@@ -483,6 +479,7 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
 cdef Effects* engine_turn(Engine* e) noexcept nogil:
     cdef size_t i = 0
     cdef Replica* r
+    e.again_bytes = 0
     while i < e.dirty.size():
         r = e.replicas[e.dirty[i]]
         r.dirty = False

@@ -23,6 +23,8 @@ from phx._core.wire cimport FLAG_AGAIN, MSG_ACCEPT, MSG_CHOSEN, AcceptBody, Chos
 cdef enum:
     RESEND_BYTES = 1048576       # sent again to one member per tick
     RUNS_MAX = 4096              # runs in one body
+    AGAIN_BATCHES = 4            # so many batches are proposed again in one turn, over all groups
+    AGAIN_US = 500
 
 
 cdef void phase1_free(Lead* lead) noexcept nogil:
@@ -95,6 +97,10 @@ cdef void recover(Engine* e, Replica* r) noexcept nogil:
     cdef Phase1* phase1 = lead.phase1
     cdef Block* body
     while lead.next <= lead.recover_through and room(e, r) and not r.halted:
+        if e.again_bytes > AGAIN_BATCHES * <u64>e.options.batch_bytes_max:
+            # All groups may have much to propose again at once: pressure is to be felt in between.
+            role_timer(e, r, e.now_us + AGAIN_US)
+            return
         while (phase1.again < phase1.reported.size()
                 and phase1.reported[phase1.again].instance < lead.next):
             phase1.again += 1
@@ -102,6 +108,7 @@ cdef void recover(Engine* e, Replica* r) noexcept nogil:
                 and phase1.reported[phase1.again].instance == lead.next
                 and phase1.reported[phase1.again].value != NULL):
             e.counters.adopted_values += 1
+            e.again_bytes += phase1.reported[phase1.again].value.size
             propose(e, r, phase1.reported[phase1.again].value)
         else:
             e.counters.gap_fills += 1

@@ -14,7 +14,7 @@ from phx._core.effects cimport (
     tell_leader,
 )
 from phx._core.elections cimport (
-    backoff_us, can_lead, refresh_leader, schedule_campaign, step_us,
+    backoff_us, can_lead, preferred_leader, refresh_leader, schedule_campaign, step_us,
 )
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
 from phx._core.learner cimport note_watermark, want
@@ -522,6 +522,19 @@ cdef void role_tick(Engine* e, Replica* r) noexcept nogil:
         resend_what_is_missing(e, r)
 
 
+cdef void yield_when_done(Engine* e, Replica* r) noexcept nogil:
+    """A leader at its journal's limit takes no new value: somebody else may. Not before what is
+    open is chosen, or the next leader would have to write all of it again, and the one after.
+    """
+    cdef u32 to
+    if (r.lead.phase1 != NULL or r.lead.next > r.chosen_through + 1
+            or e.now_us < r.no_transfer_until_us):
+        return
+    to = preferred_leader(e, r, e.options.node)
+    if to != 0:
+        transfer(e, r, to)
+
+
 cdef void pump(Engine* e, Replica* r) noexcept nogil:
     if r.halted:
         # Here, and not where it broke: whoever found it still holds pointers into the leadership.
@@ -541,6 +554,8 @@ cdef void pump(Engine* e, Replica* r) noexcept nogil:
             return
         propose_what_can_be(e, r)
         tell_watermark(e, r)
+        if e.pressure:
+            yield_when_done(e, r)
 
 
 # --- the end of a leadership

@@ -375,6 +375,7 @@ cdef struct Engine:
     Ring cached                 # replica index of each chosen entry in memory, oldest first
     u64 cached_bytes
     u64 pending_bytes
+    u64 again_bytes             # of values proposed again in this turn
     # our claims
     u64 claim_version
     vector[Claim] claims        # by group

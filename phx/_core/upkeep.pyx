@@ -29,6 +29,7 @@ cdef enum:
     NO_INDEX = 0xFFFFFFFF
     RETRY_US = 1000000
     CARRY_US = 5000000
+    CARRY_PRESSED_US = 250000   # the same with a journal at its limit
     BUSY_US = 5000
 
 cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
@@ -89,7 +90,7 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
         return
     s.pressure = level
     if level > before:
-        s.settle_retry_us = 0         # now everything that makes room is worth it
+        s.settle_retry_us = min(s.settle_retry_us, s.now_us + CARRY_PRESSED_US)
     input_pressure(s, level)
     s.again = True
     if before and level:
@@ -155,8 +156,8 @@ cdef bint retire(DriverState* s) noexcept nogil:
 cdef void watch_retired(DriverState* s) noexcept nogil:
     if s.retire_bytes == 0 or s.lsn_end == s.retire_lsn:
         return
-    if s.lsn_end - s.retire_lsn > s.retire_bytes // 2 and s.pressure == 0:
-        s.settle_retry_us = s.now_us + CARRY_US
+    if s.lsn_end - s.retire_lsn > s.retire_bytes // 2:
+        s.settle_retry_us = s.now_us + (CARRY_PRESSED_US if s.pressure else CARRY_US)
     s.retire_bytes = 0
 
 

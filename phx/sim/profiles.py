@@ -26,6 +26,7 @@ LIMITS: list[tuple[Settings, float]] = [
     ({**USUAL, "window": 8, "batch_bytes_max": 512}, 1),
     ({**USUAL, "window_bytes": 32 * KIB, "pending_bytes_max": 48 * KIB}, 1),
     ({**USUAL, "journal_bytes_max": 8 << 16}, 1),
+    ({**USUAL, "journal_bytes_max": 6 << 16}, 0.5),
     ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 1),
     ({**USUAL, "atom": 4096, "balance": 0}, 1),
 ]
@@ -76,7 +77,7 @@ MIX: dict[str, float] = {
     "crash-starting": 0.8, "power-starting": 1.2, "blackout": 1.2,
     "fail-write": 1.2, "fail-sync": 1.2, "fail-make": 0.6, "full-disk": 1.2, "fail-store": 1,
     "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
-    "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "settle": 2, "resign": 3,
+    "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "holes": 1.5, "late-votes": 1.5, "settle": 2, "resign": 3,
 }  # fmt: skip
 
 

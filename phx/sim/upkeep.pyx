@@ -21,6 +21,7 @@ from phx.sim.storage import StoreFailed
 
 cdef u64 SETTLE_RETRY_US = 1000000
 cdef u64 CARRY_US = 5000000
+cdef u64 CARRY_PRESSED_US = 250000
 
 
 cdef void note_floor(Host h, const Effects* effects):
@@ -59,7 +60,7 @@ cdef void watch_pressure(Host h):
         return
     h.counts.pressures += h.pressure == 0
     if level > h.pressure:
-        h.settle_after_us = 0
+        h.settle_after_us = min(h.settle_after_us, h.agenda.now_us + CARRY_PRESSED_US)
     h.pressure = level
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "pressure", h.node, level, live, h.lsn_end - h.floor_lsn))
@@ -162,8 +163,8 @@ cdef void make_spare(Host h):
 cdef void watch_retired(Host h) noexcept:
     if h.retire_bytes == 0 or h.lsn_end == h.retire_lsn:
         return
-    if h.lsn_end - h.retire_lsn > h.retire_bytes // 2 and h.pressure == 0:
-        h.settle_after_us = h.agenda.now_us + CARRY_US
+    if h.lsn_end - h.retire_lsn > h.retire_bytes // 2:
+        h.settle_after_us = h.agenda.now_us + (CARRY_PRESSED_US if h.pressure else CARRY_US)
     h.retire_bytes = 0
 
 
