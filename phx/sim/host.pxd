@@ -121,6 +121,7 @@ cdef class Host:
     cdef u64 paused_until_us
     cdef u64 blocked_until_us            # the machines' thread does nothing until then
     cdef bint turn_due
+    cdef u64 heard_bytes                 # since the last turn
     cdef u64 wake_token
     cdef u64 digest                      # of everything that this host did; see world.pyx
     cdef u64 connections[16]             # of each peer, by index; 0: not connected

@@ -230,6 +230,7 @@ cdef class Host:
         cdef size_t i
         cdef bint inline_ = False
         self.turn_due = False
+        self.heard_bytes = 0
         engine_advance(self.engine, self.shows(), self.wall())
         for i in range(self.engine.dirty.size()):
             self.touch(self.engine.replicas[self.engine.dirty[i]].group)

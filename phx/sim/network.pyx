@@ -95,6 +95,10 @@ cdef void arrive(World w, Happening* what):
         engine_receive(host.engine, source + 1, what.block.data + FRAME_HEADER_BYTES,
                        what.block.size - FRAME_HEADER_BYTES)
         host.poke()
+        # A turn takes no more than a part of a segment from its peers.
+        host.heard_bytes += what.block.size
+        if host.heard_bytes > host.journal_options.segment_bytes // 4:
+            host.turn()
     block_unref(what.block)
 
 
