@@ -1,6 +1,7 @@
 """Builds every planted bug beside the checkout and shows by what it dies.
 
     python tests/mutants/run.py [--only NAME …] [--fast] [--jobs 2] [--seeds 2000] [--json FILE]
+    python tests/mutants/run.py --table
 
 A mutant is a patch in this folder. Its head says what is broken, and by whom it is to be killed:
 
@@ -48,6 +49,7 @@ CLAIMS = re.compile(r"U\d+|linearizable|exactly-once|liveness|bounded|halted")
 ASSERTIONS = re.compile(r"(\w+\.)*(AssertionError|Violation)\b|assert |Failed: DID NOT RAISE")
 BLOCKS = (1, 15, 100)  # seeds in the first looks; later ones are larger
 BLOCK_SEEDS = 250
+ODD_MAX = 5  # crashes and the like, after which the simulator is given up
 SEED_LIMIT_S = 20.0  # a seed that takes longer hangs
 TEST_LIMIT_S = 300.0
 BUILD_LIMIT_S = 600.0
@@ -137,6 +139,18 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     """What happened on the way that is no kill."""
     seconds: float = 0.0
+
+
+@dataclass
+class Run:
+    """What the simulator said of some seeds."""
+
+    invariant: str = ""
+    """Broken by `seed`; "": none that is a kill."""
+    seed: int = 0
+    message: str = ""
+    note: str = ""
+    """What went wrong that is no kill."""
 
 
 def mutants(folder: Path = HERE) -> list[Mutant]:
@@ -263,34 +277,35 @@ def run_in(tree: Path, arguments: list[str], limit_s: float) -> subprocess.Compl
     )  # fmt: skip
 
 
-def simulate(tree: Path, profile: str, first: int, count: int) -> tuple[dict[str, object], str]:
-    """The first failure among these seeds that is a kill, or {}; and what else went wrong."""
+def simulate(tree: Path, profile: str, first: int, count: int) -> Run:
+    """These seeds, up to the first that fails."""
     arguments = [
         "-m", "phx.cli", "sim", "--seeds", str(count), "--from", str(first),
-        "--profile", profile, "--jobs", "1", "--json",
+        "--profile", profile, "--jobs", "1", "--stop-after", "1", "--no-shrink", "--json",
     ]  # fmt: skip
     try:
         done = run_in(tree, arguments, SEED_LIMIT_S * min(count, 60) + 60)
     except subprocess.TimeoutExpired:
-        return {}, f"{profile} {first}..{first + count - 1}: hangs"
+        return Run(note=f"{profile} {first}..{first + count - 1}: hangs")
     return judge_simulation(done.returncode, done.stdout, done.stderr, f"{profile} {first}")
 
 
-def judge_simulation(code: int, out: str, errors: str, what: str) -> tuple[dict[str, object], str]:
-    """A failure that names a claim is a kill; an exit by a signal or an exception is not."""
+def judge_simulation(code: int, out: str, errors: str, what: str) -> Run:
+    """A failure that names a claim is a kill; a crash, a hang or an exception is not."""
     try:
         failed = json.loads(out)["failed"]
     except (ValueError, KeyError, TypeError):
         last = errors.strip().splitlines()[-1:] or [""]
-        return {}, f"{what}: exit {code}, no result: {last[0][:200]}"
-    note = ""
+        return Run(note=f"{what}: exit {code}, no result: {last[0][:200]}")
+    run = Run()
     for failure in sorted(failed, key=lambda one: one["seed"]):
-        if CLAIMS.fullmatch(str(failure["invariant"])):
-            return failure, note
-        note = f"{what}: seed {failure['seed']}: {failure['invariant']}, which is no kill"
-    if code < 0:
-        note = f"{what}: ended by signal {-code}"
-    return {}, note
+        run.seed = failure["seed"]
+        if CLAIMS.fullmatch(failure["invariant"]):
+            run.invariant = failure["invariant"]
+            run.message = failure["message"]
+            return run
+        run.note = f"{what}: seed {run.seed}: {failure['invariant']}, which is no kill"
+    return run
 
 
 def run_tests(tree: Path, tests: list[str], report: Path) -> tuple[list[str], str]:
@@ -338,16 +353,21 @@ def seed_blocks(seeds: int) -> Iterable[tuple[int, int]]:
 
 def try_simulator(tree: Path, killer: Killer, seeds: int, outcome: Outcome) -> bool:
     blocks = [(killer.seed, 1)] if killer.seed else []
-    for first, count in [*blocks, *seed_blocks(seeds)]:
-        failure, note = simulate(tree, killer.what, first, count)
-        if note:
-            outcome.notes.append(note)
-        if failure:
+    blocks += seed_blocks(seeds)
+    odd = 0
+    while blocks and odd < ODD_MAX:
+        first, count = blocks.pop(0)
+        run = simulate(tree, killer.what, first, count)
+        if run.note:
+            outcome.notes.append(run.note)
+            odd += 1
+            if run.seed and run.seed + 1 < first + count:
+                blocks.insert(0, (run.seed + 1, first + count - run.seed - 1))
+        if run.invariant:
             outcome.killed = True
-            outcome.by = str(failure["invariant"])
-            outcome.how = f"{killer.what} {failure['seed']}"
-            outcome.message = str(failure.get("message", ""))
-            outcome.killer = Killer("sim", killer.what, outcome.by, int(str(failure["seed"])))
+            outcome.by, outcome.message = run.invariant, run.message
+            outcome.how = f"{killer.what} {run.seed}"
+            outcome.killer = Killer("sim", killer.what, run.invariant, run.seed)
             return True
     return False
 
@@ -397,9 +417,9 @@ def control(outcomes: Iterable[Outcome], root: Path = ROOT, work: Path = WORK) -
     failed = []
     killers = [one.killer for one in outcomes if one.killer]
     for profile, seed in sorted({(k.what, k.seed) for k in killers if k.kind == "sim"}):
-        failure, note = simulate(root, profile, seed, 1)
-        if failure or note:
-            failed.append(f"{profile} {seed}: {failure.get('message', '')} {note}")
+        run = simulate(root, profile, seed, 1)
+        if run.invariant or run.note:
+            failed.append(f"{profile} {seed}: {run.invariant} {run.message} {run.note}")
     tests = sorted({k.what for k in killers if k.kind == "test"})
     if tests:
         found, note = run_tests(root, tests, work / "control.xml")
@@ -408,6 +428,19 @@ def control(outcomes: Iterable[Outcome], root: Path = ROOT, work: Path = WORK) -
 
 
 # --- the door
+
+
+def row_of(mutant: Mutant) -> list[str]:
+    """Its cells in the table of docs/design/mutants.md, by what its head says."""
+    first = mutant.killers[0]
+    if first.kind == "test":
+        path, name = first.what.split("::")
+        by = f"`{name}`"
+        how = f"`{path}`"
+    else:
+        by = first.invariant
+        how = f"{first.what} {first.seed}"
+    return [f"`{mutant.name}`", mutant.title, mutant.breaks, f"`{mutant.where}`", by, how]
 
 
 def line_of(outcome: Outcome) -> str:
@@ -425,6 +458,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="those of the short run")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at once (2)")
     parser.add_argument("--seeds", type=int, default=2000, help="of the simulator, each (2000)")
+    parser.add_argument("--table", action="store_true", help="print the rows of the page, no more")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the outcomes")
     given = parser.parse_args(argv)
     if given.jobs < 1 or given.seeds < 1:
@@ -445,6 +479,10 @@ def chosen(given: argparse.Namespace) -> list[Mutant]:
 def main(argv: list[str] | None = None) -> int:
     given = arguments(sys.argv[1:] if argv is None else argv)
     picked = chosen(given)
+    if given.table:
+        for one in picked:
+            print(f"| {' | '.join(row_of(one))} |")
+        return 0
     if not picked:
         raise SystemExit("no mutant to judge")
     began = time.monotonic()
