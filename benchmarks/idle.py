@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import phx
-from phx.cli.processes import free_ports
 from phx.machines import Counter
+from phx.testing.processes import free_ports
 
 NODES = (1, 2, 3)
 SETTLED_S = 5.0  # leaderships are spread, and what was written at the start is settled

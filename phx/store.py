@@ -400,9 +400,24 @@ class Store:
         final: after a failed sync nobody knows what the device holds."""
         code = getattr(error, "code", None) or getattr(error, "errno", None)
         text = f"{self.path}: {error}"
-        if code not in (errno.ENOSPC, errno.EDQUOT):
+        if code == errno.EIO and self._cramped():
+            text += " (the disk is full)"
+        elif code not in (errno.ENOSPC, errno.EDQUOT):
             self._failed = text
         return StoreError(text)
+
+    def _cramped(self) -> bool:
+        """Is there less room on the disk than a transaction may need?
+
+        A write that finds room for a part of it is EIO in LMDB's words, as a failed sync is. To try
+        again would be safe after that, too: whatever the next transaction refers to, it writes
+        anew, or an earlier one has synced. (A root that failed to be written LMDB calls MDB_PANIC.)
+        """
+        try:
+            found = os.statvfs(self.path)
+        except OSError:
+            return False
+        return found.f_bavail * found.f_frsize < self._commit_bytes + COMMIT_SLACK_BYTES
 
     def _make_room(self, value_bytes: int) -> None:
         """Let the map hold value_bytes more, even if none of the free pages can be used."""

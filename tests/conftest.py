@@ -45,11 +45,11 @@ for name, examples in {"short": 20, "long": 5000}.items():
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "phx"))
 
 
-def blocks_live() -> int:
-    """Native blocks that somebody in this process still holds.
+def native_counter(symbol: str) -> int:
+    """What the compiled modules count under this name, all together.
 
-    Every compiled module has the counter; where the loader did not make one of them all, a block
-    that one module made and another gave back has moved both, and only the sum is right.
+    Every one of them has the counter; where the loader did not make one of them all, what one
+    module made and another gave back has moved both, and only the sum is right.
     """
     gc.collect()
     counters = {}
@@ -57,11 +57,21 @@ def blocks_live() -> int:
         path = getattr(module, "__file__", None) or ""
         if name.startswith("phx._core.") and path.endswith(tuple(EXTENSION_SUFFIXES)):
             try:
-                counter = ctypes.c_int64.in_dll(ctypes.CDLL(path), "phx_live_blocks_counter")
-            except ValueError:  # a module without blocks
+                counter = ctypes.c_int64.in_dll(ctypes.CDLL(path), symbol)
+            except ValueError:  # a module that takes nothing of this kind
                 continue
             counters[ctypes.addressof(counter)] = counter.value
     return sum(counters.values())
+
+
+def blocks_live() -> int:
+    """Native blocks that somebody in this process still holds."""
+    return native_counter("phx_live_blocks_counter")
+
+
+def others_live() -> int:
+    """Native structs and other memory that is held, also by Python objects of phx."""
+    return native_counter("phx_live_others_counter")
 
 
 def holdings() -> tuple[int, int, int]:
@@ -79,15 +89,34 @@ def left_behind(before: tuple[int, int, int]) -> list[str]:
     ]
 
 
-@pytest.fixture
-def no_leaks() -> Iterator[None]:
-    """The test gives back every native block, thread and descriptor that it took.
+OTHERS = pytest.StashKey[int]()
 
-    Whatever ends a little later than the call that ends it is waited for, for two seconds.
+
+@pytest.fixture
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test gives back every native allocation, thread and descriptor that it took.
+
+    Whatever ends a little later than the call that ends it is waited for, for two seconds. Structs
+    are counted when the test's own objects are gone too: see pytest_runtest_teardown.
     """
     before = holdings()
+    request.node.stash[OTHERS] = others_live()
     yield
     until = time.monotonic() + 2
     while (left := left_behind(before)) and time.monotonic() < until:
         time.sleep(0.02)
     assert not left, "left behind: " + ", ".join(left)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after what holds log records, and their frames
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """After a test with no_leaks, with all fixtures torn down: nothing native is held any more."""
+    yield
+    if (before := item.stash.get(OTHERS, None)) is None:
+        return
+    if isinstance(item, pytest.Function):
+        item.funcargs.clear()  # pytest would hold the fixtures' values a little longer
+    until = time.monotonic() + 2
+    while (now := others_live()) > before and time.monotonic() < until:
+        time.sleep(0.02)
+    assert now <= before, f"left behind: {now - before} native allocations"

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from phx import config, errors
-from phx.cli import bench, demo
+from phx.cli import bench, demo, torture
 from phx.cli.commands import phx as command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,8 @@ def test_command_line_reference_has_every_option(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "result"), [("phx demo", demo.Result), ("phx bench", bench.Row)]
+    ("section", "result"),
+    [("phx demo", demo.Result), ("phx bench", bench.Row), ("phx torture", torture.Result)],
 )
 def test_command_line_reference_has_every_field_of_the_json(section: str, result: type) -> None:
     listed = rows("docs/reference/cli.md", section)

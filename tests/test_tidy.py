@@ -125,7 +125,7 @@ MAY_IMPORT = {
     "phx.testing": NODE | {"phx.sim", "phx.blocking"},
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},
-    "phx.cli": NODE | {"phx", "phx.blocking", "phx.testing", "phx.server", "phx.admin"},
+    "phx.cli": NODE | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.server", "phx.admin"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 

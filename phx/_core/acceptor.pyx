@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from phx._core.ballot cimport ballot_node
 from phx._core.batch cimport body_check
 from phx._core.codec cimport RECORD_ACCEPT, RECORD_CHOSEN, RECORD_PROMISE, RecordHeader
-from phx._core.effects cimport LANE_LATER, LANE_NOW, emit_record, send
+from phx._core.effects cimport LANE_LATER, LANE_NOW, answer_room, emit_record, send
 from phx._core.learner cimport want
 from phx._core.native cimport *
 from phx._core.state cimport *
@@ -54,6 +54,7 @@ cdef bint held(const PrepareBody* ask, const u8* holds, u64 instance, u64 ballot
 
 cdef void send_page(Engine* e, Replica* r, Peer* p, u64 ballot, PromiseBody* head, Block* page,
                     u8 flags) noexcept nogil:
+    p.answer_bytes += page.size
     send(e, p, LANE_LATER, MSG_PROMISE, flags, r.group, ballot,
          head, sizeof(PromiseBody), page.data, page.size)
     head.page += 1
@@ -65,10 +66,13 @@ cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* 
                  const u8* holds) noexcept nogil:
     cdef PromiseBody head
     cdef ReportedEntry entry
-    cdef Block* page = block_new(1024)
+    cdef Block* page
     cdef Slot* slot
     cdef u64 instance = max(ask.start, r.chosen_through + 1)
     cdef u64 sent = 0
+    if not answer_room(p):
+        return
+    page = block_new(1024)
     e.replies += 1
     head.reply = (<u64>e.incarnation << 40) + e.replies
     head.first = ask.first
@@ -178,6 +182,8 @@ cdef int replay(Engine* e, Replica* r, const RecordHeader* header, const u8* bod
     """The highest promise and an instance's highest ballot win, whatever the order of records."""
     cdef Slot* slot
     if header.kind == RECORD_PROMISE or header.kind == RECORD_ACCEPT:
+        if header.ballot == 0:
+            return -1
         if header.ballot > r.promised:
             r.promised = header.ballot
         if r.promised > r.highest_seen:

@@ -232,3 +232,8 @@ def time_record_encode(u32 rounds, bytes body not None):
 def blocks_live():
     """Native blocks that somebody in this process still holds."""
     return phx_blocks_live()
+
+
+def allocations_live():
+    """All that native code holds in this process: blocks, structs, and memory of any other kind."""
+    return phx_blocks_live() + phx_others_live()

@@ -7,7 +7,6 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
@@ -31,7 +30,7 @@ cdef void delivered_free(Delivered* taken) noexcept nogil:
     cdef u32 i
     for i in range(taken.count):
         block_unref(taken.bodies[i])
-    free(taken.bodies)
+    phx_free(taken.bodies)
     taken.bodies = NULL
     taken.count = 0
 
@@ -135,7 +134,7 @@ cdef class Sessions:
         one.group = group
         one.first = first
         one.count = len(kept)
-        one.bodies = <Block**>malloc((one.count + 1) * sizeof(Block*))
+        one.bodies = <Block**>phx_malloc((one.count + 1) * sizeof(Block*))
         if one.bodies == NULL:
             raise MemoryError
         for i in range(one.count):
@@ -437,7 +436,7 @@ cdef class Waiters:
             for k in range(ring.capacity):
                 if ring.slots[k].waiter != NULL:
                     Py_DECREF(<object>ring.slots[k].waiter)
-            free(ring.slots)
+            phx_free(ring.slots)
 
     cdef WaiterRing* find(self, u32 group) except NULL:
         cdef size_t low = 0
@@ -465,12 +464,12 @@ cdef class Waiters:
             return 1
         while capacity < span:
             capacity *= 2
-        slots = <WaiterSlot*>calloc(capacity, sizeof(WaiterSlot))
+        slots = <WaiterSlot*>phx_calloc(capacity, sizeof(WaiterSlot))
         if slots == NULL:
             raise MemoryError
         for sequence in range(ring.low, ring.next):
             slots[sequence & (capacity - 1)] = ring.slots[sequence & (ring.capacity - 1)]
-        free(ring.slots)
+        phx_free(ring.slots)
         ring.slots = slots
         ring.capacity = capacity
         return 1
@@ -497,7 +496,7 @@ cdef class Waiters:
                    and ring.slots[ring.low & (ring.capacity - 1)].waiter == NULL):
                 ring.low += 1
             if ring.low == ring.next and ring.capacity > 4096:
-                free(ring.slots)
+                phx_free(ring.slots)
                 ring.slots = NULL
                 ring.capacity = 0
         taken = <object>waiter

@@ -9,6 +9,9 @@ exposes a promise or an acceptance, and a Prepare, which must not outrun the sen
 from phx._core.native cimport *
 from phx._core.state cimport *
 
+cdef enum:
+    ANSWER_BYTES_MAX = 33554432  # long answers to one peer in one turn; the last may go beyond
+
 cdef enum Lane:
     LANE_NOW = 0
     LANE_LATER = 1
@@ -22,6 +25,10 @@ cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const
 cdef void emit_idle_mark(Engine* e) noexcept nogil
 cdef void send(Engine* e, Peer* p, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
                const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil
+# May another long answer to this peer be begun in this turn? Otherwise it is as good as lost, and
+# the peer asks again: a short question may cost a long answer, but not memory without end.
+cdef inline bint answer_room(Peer* p) noexcept nogil:
+    return p.answer_bytes < ANSWER_BYTES_MAX
 # To every connected peer, as one shared frame.
 cdef void broadcast(Engine* e, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
                     const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil

@@ -108,6 +108,8 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
     cdef Replica* r
     cdef int at
     if header.kind == RECORD_NODE:
+        if header.index >> 32 != 0 or header.ballot >> 32 != 0:
+            return -1
         e.incarnation = max(e.incarnation, <u32>header.index)
         # Grants that this node gave in its former life may still run.
         e.quiet_until_us = max(e.quiet_until_us, header.ballot)
@@ -454,6 +456,7 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
     cdef ChosenRange range_
     cdef ChosenBody confirm
     cdef int to
+    r.supplied = 0
     pump(e, r)
     if r.ack_due:
         acknowledge(e, r)

@@ -5,7 +5,6 @@
 """Chosen entries on their way out of the engine; see flow.pxd."""
 
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from phx._core.driver_state cimport DriverState, Flow, find_flow, flow_index
@@ -154,7 +153,7 @@ cdef void loads_next(DriverState* s) noexcept nogil:
 # Hand over one piece of a group's range; what it weighs, 0 when nothing could be.
 cdef u64 feed(DriverState* s, Flow* flow, u64 budget) noexcept nogil:
     cdef u64 want = min(flow.last - flow.next + 1, <u64>STRETCH_MAX)
-    cdef Block** bodies = <Block**>malloc(want * sizeof(Block*))
+    cdef Block** bodies = <Block**>phx_malloc(want * sizeof(Block*))
     cdef u64 nbytes = 0
     cdef u32 count = 0
     cdef int verdict = READ_BODY
@@ -169,7 +168,7 @@ cdef u64 feed(DriverState* s, Flow* flow, u64 budget) noexcept nogil:
     if count:
         hand(s, flow, bodies, count, nbytes)
     else:
-        free(bodies)
+        phx_free(bodies)
     if verdict == READ_SETTLED:
         load(s, flow)
     elif verdict == READ_FAILED:
@@ -262,7 +261,7 @@ cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noex
         outbox_log(&s.outbox, LOG_WARNING, line)
         flow.retry_us = s.now_us + RETRY_US
     else:
-        piece = <Block**>malloc(bodies.size() * sizeof(Block*))
+        piece = <Block**>phx_malloc(bodies.size() * sizeof(Block*))
         if piece == NULL:
             phx_fatal("out of memory")
         memcpy(piece, bodies.data(), bodies.size() * sizeof(Block*))

@@ -328,11 +328,11 @@ cdef int journal_append(Journal* j, Block* block, u64 lsn_first, bint urgent) no
             at = end
         if split < j.splits.size() and code == JOURNAL_OK:
             code = roll(j, j.taken[split])
-            split += 1
+            if code == JOURNAL_OK:
+                split += 1
     # After a failure some were not reached: nobody will need them, but they are to be closed.
     while split < j.taken.size():
-        if j.taken[split] != j.current:
-            shelf_give(j, j.taken[split])
+        shelf_give(j, j.taken[split])
         split += 1
     j.taken.clear()
     return code

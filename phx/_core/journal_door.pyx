@@ -476,3 +476,8 @@ cdef extern from *:
 def blocks_live():
     """Native blocks as this module counts them."""
     return phx_blocks_live()
+
+
+def allocations_live():
+    """All that native code holds in this process: blocks, structs, and memory of any other kind."""
+    return phx_blocks_live() + phx_others_live()

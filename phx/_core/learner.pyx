@@ -9,8 +9,8 @@ from libc.string cimport memcmp, memcpy
 from phx._core.batch cimport body_check
 from phx._core.codec cimport RECORD_CHOSEN, align8
 from phx._core.effects cimport (
-    HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, emit_record, halt_group,
-    learn_timer, send,
+    HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, answer_room, emit_record,
+    halt_group, learn_timer, send,
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_chosen
@@ -163,6 +163,12 @@ cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) 
     cdef Fetch fetch
     cdef u64 instance = ask.first
     cdef u64 last = min(min(ask.last, r.chosen_through), ask.first + LEARN_ENTRIES)
+    cdef u32 bit = <u32>1 << member_index(e, p.node)
+    # One answer in a turn: nobody asks again before the last one is there.
+    if r.supplied & bit:
+        return
+    r.supplied |= bit
+    touch(e, r)
     if ask.first == 0 or ask.first > r.chosen_through:
         supply(e, r, p, ask.first, NULL, 0)
         return
@@ -186,6 +192,9 @@ cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
                  u64 nbytes) noexcept nogil:
     cdef LearnBody learn
     cdef u64 at = 0, stride
+    if not answer_room(p):
+        return
+    p.answer_bytes += nbytes
     learn.first = first
     learn.chosen_through = r.chosen_through
     learn.entries = 0

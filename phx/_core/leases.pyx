@@ -7,7 +7,7 @@
 from libc.string cimport memcpy
 
 from phx._core.ballot cimport ballot_hostile, ballot_node
-from phx._core.effects cimport LANE_NOW, send
+from phx._core.effects cimport LANE_NOW, answer_room, send
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport (
@@ -218,9 +218,12 @@ cdef void claims_forget(Engine* e, Peer* p) noexcept nogil:
 cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat,
                       bint need_whole) noexcept nogil:
     cdef HeartbeatAckBody ack
-    cdef Block* out = block_new(64)
+    cdef Block* out
     cdef size_t i
     cdef Replica* r
+    if not answer_room(p):
+        return
+    out = block_new(64)
     ack.seq = beat.seq
     ack.incarnation = p.incarnation
     ack.pad = 0
@@ -236,6 +239,7 @@ cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat,
             if r == NULL or r.halted or r.stopped or r.promised != p.claims[i].ballot:
                 out = block_append(out, &p.claims[i].group, 4)
         ack.refused = <u32>(out.size // 4)
+        p.answer_bytes += out.size
         # This need not wait for the promise to be durable: a node that forgets it by a crash
         # promises nothing to anybody for the longest lease that it may have granted.
         send(e, p, LANE_NOW, MSG_HEARTBEAT_ACK, 0, 0, 0, &ack, sizeof(ack), out.data, out.size)

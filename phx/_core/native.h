@@ -2,7 +2,11 @@
  *
  * A Block is an owned run of bytes with a reference count. One reference is one duty to call
  * block_unref. Blocks are grown only while there is a single reference; once shared they are
- * immutable. phx_blocks_live() counts them, so that tests can show that nothing leaks.
+ * immutable.
+ *
+ * Everything that native code takes is counted: Blocks by phx_blocks_live(), structs made by phx_new
+ * and memory taken by phx_malloc and its kin by phx_others_live(). Tests show that both come back to
+ * zero. What a C++ container holds is not counted by itself; it goes with the struct it stands in.
  * Out of memory aborts: a replica that has lost part of its state must not go on.
  */
 #ifndef PHX_NATIVE_H
@@ -25,8 +29,9 @@ typedef struct Block {
     uint8_t data[];     /* `capacity` bytes */
 } Block;
 
-/* One counter for the process; a test asks that it returns to zero. */
+/* One counter of each kind for the process; a test asks that they return to zero. */
 inline __attribute__((visibility("default"))) int64_t phx_live_blocks_counter = 0;
+inline __attribute__((visibility("default"))) int64_t phx_live_others_counter = 0;
 
 static inline void phx_fatal(const char *what) {
     fprintf(stderr, "phx: fatal: %s\n", what);
@@ -36,6 +41,29 @@ static inline void phx_fatal(const char *what) {
 
 static inline int64_t phx_blocks_live(void) {
     return __atomic_load_n(&phx_live_blocks_counter, __ATOMIC_RELAXED);
+}
+
+static inline int64_t phx_others_live(void) {
+    return __atomic_load_n(&phx_live_others_counter, __ATOMIC_RELAXED);
+}
+
+static inline void *phx_counted(void *made) {
+    if (made != NULL) __atomic_add_fetch(&phx_live_others_counter, 1, __ATOMIC_RELAXED);
+    return made;
+}
+
+/* As those of the C library, NULL included, but counted; only phx_free gives them back. */
+static inline void *phx_malloc(size_t size) { return phx_counted(malloc(size)); }
+static inline void *phx_calloc(size_t count, size_t size) {
+    return phx_counted(calloc(count, size));
+}
+static inline void *phx_realloc(void *had, size_t size) {
+    return had == NULL ? phx_malloc(size) : realloc(had, size);
+}
+static inline void phx_free(void *made) {
+    if (made == NULL) return;
+    __atomic_sub_fetch(&phx_live_others_counter, 1, __ATOMIC_RELAXED);
+    free(made);
 }
 
 static inline Block *block_new(uint64_t capacity) {
@@ -96,10 +124,15 @@ static inline Block *block_copy(const void *bytes, uint64_t count) {
 template <typename T> static inline T *phx_new() {
     T *made = new (std::nothrow) T();
     if (made == NULL) phx_fatal("out of memory");
+    __atomic_add_fetch(&phx_live_others_counter, 1, __ATOMIC_RELAXED);
     return made;
 }
 
-template <typename T> static inline void phx_delete(T *made) { delete made; }
+template <typename T> static inline void phx_delete(T *made) {
+    if (made == NULL) return;
+    __atomic_sub_fetch(&phx_live_others_counter, 1, __ATOMIC_RELAXED);
+    delete made;
+}
 
 /* Flags shared by two threads. */
 static inline int64_t phx_load(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }

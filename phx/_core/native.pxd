@@ -20,6 +20,11 @@ cdef extern from "native.h" nogil:
         u8* data
 
     i64 phx_blocks_live()
+    i64 phx_others_live()
+    void* phx_malloc(size_t size)
+    void* phx_calloc(size_t count, size_t size)
+    void* phx_realloc(void* had, size_t size)
+    void phx_free(void* made)
     void phx_fatal(const char* what)
     Block* block_new(u64 capacity)
     Block* block_ref(Block* b)

@@ -91,13 +91,17 @@ cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
 cdef void recover(Engine* e, Replica* r) noexcept nogil:
     """Values that phase 1 found are proposed again, byte-identical; gaps become no-ops."""
     cdef Lead* lead = r.lead
-    cdef Reported* found
+    cdef Phase1* phase1 = lead.phase1
     cdef Block* body
     while lead.next <= lead.recover_through and room(e, r) and not r.halted:
-        found = &lead.phase1.reported[lead.next - lead.phase1.first]
-        if found.value != NULL:
+        while (phase1.again < phase1.reported.size()
+                and phase1.reported[phase1.again].instance < lead.next):
+            phase1.again += 1
+        if (phase1.again < phase1.reported.size()
+                and phase1.reported[phase1.again].instance == lead.next
+                and phase1.reported[phase1.again].value != NULL):
             e.counters.adopted_values += 1
-            propose(e, r, found.value)
+            propose(e, r, phase1.reported[phase1.again].value)
         else:
             e.counters.gap_fills += 1
             body = body_noop(lead.ballot, e.wall_us)

@@ -216,7 +216,9 @@ cdef bint may_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u64 released) 
 
 cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask,
                      const u8* holds) noexcept nogil:
-    if ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen):
+    # (More ranges than anybody sends: each accepted instance would be compared with every one.)
+    if (ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen)
+            or ask.holds > HOLDS_MAX):
         e.counters.hostile_messages += 1
         return
     if ballot > r.highest_seen:
@@ -238,10 +240,24 @@ cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBo
 
 cdef Reported* reported_at(Phase1* phase1, u64 instance) noexcept nogil:
     cdef Reported empty
-    memset(&empty, 0, sizeof(empty))
-    while phase1.reported.size() <= instance - phase1.first:
+    cdef size_t low = 0, high = phase1.reported.size(), middle, at
+    while low < high:
+        middle = (low + high) // 2
+        if phase1.reported[middle].instance < instance:
+            low = middle + 1
+        else:
+            high = middle
+    if low == phase1.reported.size() or phase1.reported[low].instance != instance:
+        # Members report in ascending order and mostly the same instances, so this is the end.
+        memset(&empty, 0, sizeof(empty))
+        empty.instance = instance
         phase1.reported.push_back(empty)
-    return &phase1.reported[instance - phase1.first]
+        at = phase1.reported.size() - 1
+        while at > low:
+            phase1.reported[at] = phase1.reported[at - 1]
+            at -= 1
+        phase1.reported[low] = empty
+    return &phase1.reported[low]
 
 
 cdef void weigh(Reported* best, u64 ballot, bint chosen, Block* value) noexcept nogil:
@@ -357,7 +373,7 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
         instance += 1
     for i in range(lead.phase1.reported.size()):
         if lead.phase1.reported[i].value != NULL:
-            lead.recover_through = lead.phase1.first + i
+            lead.recover_through = lead.phase1.reported[i].instance
     lead.next = r.chosen_through + 1
     lead.durable_through = r.chosen_through
     lead.since_us = e.now_us

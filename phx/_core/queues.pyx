@@ -4,7 +4,6 @@
 # cython: initializedcheck=False, binding=False
 """Queues between threads; see queues.pxd."""
 
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strncpy
 
 from phx._core.delivery cimport Delivered, delivered_free
@@ -276,12 +275,12 @@ cdef void outbox_signal(Outbox* q) noexcept nogil:
 cdef void join_entries(Delivered* into, u32* room, Delivered* more) noexcept nogil:
     if into.count + more.count > room[0]:
         room[0] = 2 * (into.count + more.count)
-        into.bodies = <Block**>realloc(into.bodies, room[0] * sizeof(Block*))
+        into.bodies = <Block**>phx_realloc(into.bodies, room[0] * sizeof(Block*))
         if into.bodies == NULL:
             phx_fatal("out of memory")
     memcpy(into.bodies + into.count, more.bodies, more.count * sizeof(Block*))
     into.count += more.count
-    free(more.bodies)
+    phx_free(more.bodies)
 
 
 cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil:

@@ -5,7 +5,6 @@
 """Opening a journal that exists; see replay.pxd."""
 
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from phx._core.native cimport *
@@ -394,11 +393,11 @@ cdef int replay_records(Journal* j, ReplayRecord callback, void* arg) noexcept n
     for at in range(j.live.size()):
         if segment_capacity(j.live[at]) > capacity:
             capacity = segment_capacity(j.live[at])
-    buffer = <u8*>malloc(capacity)
+    buffer = <u8*>phx_malloc(capacity)
     if buffer == NULL:
         phx_fatal(b"out of memory")
     code = judge_and_hand_on(j, buffer, capacity, callback, arg)
-    free(buffer)
+    phx_free(buffer)
     if code == JOURNAL_OK:
         j.next_generation = j.live.back().generation + 1
         j.next_lsn = j.live.back().base_lsn + segment_capacity(j.live.back())

@@ -4,7 +4,6 @@
 # cython: initializedcheck=False, binding=False
 """The de-duplication table of a group. See sessions.pxd."""
 
-from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from phx._core.native cimport *
@@ -16,7 +15,7 @@ cdef inline void bit_flip(SessionRow* row, u64 sequence) noexcept nogil:
 
 
 cdef void bits_drop(SessionRow* row) noexcept nogil:
-    free(row.bits)
+    phx_free(row.bits)
     row.bits = NULL
     row.capacity = 0
     row.n_set = 0
@@ -40,14 +39,14 @@ cdef void bits_grow(SessionRow* row, u64 span) noexcept nogil:
     wider.capacity = 64
     while wider.capacity <= span:
         wider.capacity *= 2
-    wider.bits = <u64*>calloc(wider.capacity >> 6, 8)
+    wider.bits = <u64*>phx_calloc(wider.capacity >> 6, 8)
     if wider.bits == NULL:
         phx_fatal("out of memory")
     if row.n_set:
         for sequence in range(row.base + 1, row.base + row.capacity):
             if session_done(row, sequence):
                 bit_flip(&wider, sequence)
-    free(row.bits)
+    phx_free(row.bits)
     row.bits = wider.bits
     row.capacity = wider.capacity
 
@@ -123,5 +122,5 @@ cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u
 cdef void sessions_free(SessionTable* table) noexcept nogil:
     cdef size_t i
     for i in range(table.rows.size()):
-        free(table.rows[i].bits)
+        phx_free(table.rows[i].bits)
     table.rows.clear()

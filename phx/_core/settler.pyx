@@ -6,7 +6,6 @@
 
 from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdlib cimport free, malloc
 
 from phx._core.chunk cimport (
     CHUNK_BAD_ENTRY, CHUNK_OK, ChunkRow, ChunkView, ChunkWriter,
@@ -61,7 +60,7 @@ cdef class Settler:
 
     def __dealloc__(self):
         self.end_pass()
-        free(self.room)
+        phx_free(self.room)
 
     cdef int weigh(self) noexcept nogil:
         """Which items are wanted, and how far into the journal each group must have been read."""
@@ -212,8 +211,8 @@ cdef class Settler:
                 return verdict
         value_bytes = chunk_value_bytes(self.left_bytes, chunk_stride(self.picked[self.at].bytes))
         if value_bytes > self.room_bytes:
-            free(self.room)
-            self.room = <u8*>malloc(value_bytes)
+            phx_free(self.room)
+            self.room = <u8*>phx_malloc(value_bytes)
             if self.room == NULL:
                 phx_fatal("out of memory")
             self.room_bytes = value_bytes
@@ -285,7 +284,7 @@ cdef class Merger:
         self.held = []
 
     def __dealloc__(self):
-        free(self.room)
+        phx_free(self.room)
 
     def add(self, u64 chunk, Bytes value):
         cdef ChunkView view
@@ -316,7 +315,7 @@ cdef class Merger:
             total += self.views[n].entries_bytes + self.views[n].n_rows * sizeof(ChunkRow)
         heads.resize(self.views.size())
         cdef u64 value_bytes = chunk_value_bytes(total, total)
-        self.room = <u8*>malloc(value_bytes)
+        self.room = <u8*>phx_malloc(value_bytes)
         if self.room == NULL:
             phx_fatal("out of memory")
         chunk_begin(&self.writer, self.room, value_bytes, self.index.next_id)

@@ -5,7 +5,6 @@
 """Free segments; see shelf.pxd."""
 
 from libc.errno cimport EIO
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
@@ -29,7 +28,7 @@ cdef void shelf_header(Journal* j, SegmentHeader* header) noexcept nogil:
 
 # Zeros all of the file, so that later writes change no metadata, and then the header of a spare.
 cdef i64 fill(Journal* j, i64 file) noexcept nogil:
-    cdef u8* zeros = <u8*>calloc(1, ZEROS_BYTES)
+    cdef u8* zeros = <u8*>phx_calloc(1, ZEROS_BYTES)
     cdef u64 at = 0, count
     cdef i64 result = 0
     cdef SegmentHeader header
@@ -45,7 +44,7 @@ cdef i64 fill(Journal* j, i64 file) noexcept nogil:
         shelf_header(j, &header)
         segment_seal(&header, zeros)
         result = j.disk.write(j.disk.context, file, zeros, SEGMENT_HEADER_BYTES, 0)
-    free(zeros)
+    phx_free(zeros)
     if result >= 0:
         result = j.disk.sync(j.disk.context, file)
     if result >= 0:

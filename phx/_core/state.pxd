@@ -142,6 +142,7 @@ cdef enum Role:
     ROLE_LEADING = 4
 
 cdef struct Reported:        # what phase 1 found for one instance
+    u64 instance
     u64 ballot               # highest accepted ballot reported
     Block* value
     bint chosen
@@ -161,7 +162,9 @@ cdef struct Phase1:
     u32 max_chosen_node
     bint quorum
     Promised promised[MEMBERS_MAX]
-    vector[Reported] reported  # reported[i] is instance first + i
+    # By instance, those found only: how far they lie apart is what others said, and costs nothing.
+    vector[Reported] reported
+    size_t again             # the first of them that has not been proposed again
 
 cdef struct Progress:        # what the leader knows of one member
     u64 through              # it has accepted up to here in the leader's ballot, or knows it chosen
@@ -226,6 +229,7 @@ cdef struct Replica:
     bint ack_due
     bint announce_due
     bint confirm_due
+    u32 supplied             # members whose question about the log was answered in this turn
     bint stopped
     bint halted
     # acceptor
@@ -308,6 +312,7 @@ cdef struct Peer:
     # frames being filled
     Block* now
     Block* later
+    u64 answer_bytes         # of long answers to it in this turn
 
 cdef struct Vote:
     u64 lsn_end

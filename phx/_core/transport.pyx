@@ -5,7 +5,6 @@
 """Connections to the peers; see transport.pxd."""
 
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset, strerror
 
 from phx._core.codec cimport (
@@ -102,7 +101,7 @@ cdef Connection* connection_new(Transport* t, int fd, u8 state, u64 now_us) noex
     c.heard_us = now_us
     c.deadline_us = now_us + t.options.handshake_us
     c.capacity = FRAME_HEADER_BYTES + HELLO_BYTES_MAX
-    c.buffer = <u8*>malloc(c.capacity)
+    c.buffer = <u8*>phx_malloc(c.capacity)
     if c.buffer == NULL:
         phx_fatal("out of memory")
     t.connections.push_back(c)
@@ -111,7 +110,7 @@ cdef Connection* connection_new(Transport* t, int fd, u8 state, u64 now_us) noex
 
 cdef void connection_free(Connection* c) noexcept nogil:
     block_unref(c.control)
-    free(c.buffer)
+    phx_free(c.buffer)
     phx_delete(c)
 
 
@@ -386,11 +385,11 @@ cdef void make_room(Transport* t, Connection* c) noexcept nogil:
         c.end -= c.start
         c.start = 0
     if capacity != c.capacity:
-        buffer = <u8*>malloc(capacity)
+        buffer = <u8*>phx_malloc(capacity)
         if buffer == NULL:
             phx_fatal("out of memory")
         memcpy(buffer, c.buffer, c.end)
-        free(c.buffer)
+        phx_free(c.buffer)
         c.buffer = buffer
         c.capacity = capacity
 

@@ -4,7 +4,6 @@
 # cython: initializedcheck=False, binding=False
 """The ring of open instances; see window.pxd."""
 
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
@@ -15,7 +14,7 @@ cdef enum:
 
 
 cdef void* taken(u64 count, u64 size) noexcept nogil:
-    cdef void* memory = calloc(count, size)
+    cdef void* memory = phx_calloc(count, size)
     if memory == NULL:
         phx_fatal("out of memory")
     return memory
@@ -30,7 +29,7 @@ cdef void window_free(Window* w) noexcept nogil:
     cdef u32 i
     for i in range(w.capacity):
         block_unref(w.slots[i].value)
-    free(w.slots)
+    phx_free(w.slots)
     w.slots = NULL
     w.capacity = 0
 
@@ -46,7 +45,7 @@ cdef void window_grow(Window* w, u64 wanted) noexcept nogil:
     slots = <Slot*>taken(capacity, sizeof(Slot))
     for i in range(w.capacity):
         slots[i] = w.slots[(w.head + i) & (w.capacity - 1)]
-    free(w.slots)
+    phx_free(w.slots)
     w.slots = slots
     w.capacity = <u32>capacity
     w.head = 0
@@ -84,7 +83,7 @@ cdef void ring_push(Ring* r, u64 item) noexcept nogil:
             first = r.capacity - r.head
             memcpy(items, r.items + r.head, first * 8)
             memcpy(items + first, r.items, r.head * 8)
-        free(r.items)
+        phx_free(r.items)
         r.items = items
         r.capacity = r.capacity * 2 if r.capacity else RING_START
         r.head = 0
@@ -102,7 +101,7 @@ cdef u64 ring_pop(Ring* r) noexcept nogil:
 
 
 cdef void ring_free(Ring* r) noexcept nogil:
-    free(r.items)
+    phx_free(r.items)
     memset(r, 0, sizeof(Ring))
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import phx
 from phx.cli.load import SUM_MASK, quantile_us
 from phx.cli.loops import uvloop_found
-from phx.cli.processes import Cluster, WorkerFailed, now_us
 from phx.cli.report import Progress, number, print_table
+from phx.testing.processes import Cluster, WorkerFailed, now_us
 
 PROPOSE_TIMEOUT_S = 30.0
 CONVERGE_TIMEOUT_S = 120.0
@@ -112,7 +112,7 @@ class Bench:
         options = self._options
         folder = options.folder / f"groups{groups}" if options.folder else None
         async with Cluster(
-            options.nodes, groups, "tally", folder=folder, loop=options.loop
+            options.nodes, groups, "tally", "phx.cli.worker", folder=folder, loop=options.loop
         ) as cluster:
             self._progress.note(f"{groups} groups: starting {options.nodes} processes")
             await cluster.start()

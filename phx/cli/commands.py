@@ -293,6 +293,165 @@ def bench_command(json_path: str | None, **options: Any) -> None:
         fail("; ".join(row["finding"] for row in result["rows"] if row["finding"]))
 
 
+@command(phx, "sim")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100_000_000),
+    default=100,
+    show_default=True,
+    help="How many seeds to run.",
+)
+@click.option(
+    "--from",
+    "first",
+    type=click.IntRange(0, 1 << 40),
+    default=1,
+    show_default=True,
+    help="The first of them; the others follow.",
+)
+@click.option(
+    "--profile",
+    metavar="NAME",
+    default="default",
+    show_default=True,
+    help="Which faults: see docs/reference/cli.md; list: shows them.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes."
+)
+@click.option(
+    "--stop-after",
+    type=click.IntRange(1, 1_000_000),
+    default=10,
+    show_default=True,
+    help="Failing seeds after which no new ones are begun.",
+)
+@click.option("--no-shrink", is_flag=True, help="Do not look for a smaller plan that fails, too.")
+@click.option("--trace", is_flag=True, help="Show all kept events before a failure.")
+@click.option(
+    "--plan",
+    "plan_path",
+    metavar="FILE",
+    default=None,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run the plan in this file, as --keep wrote it.",
+)
+@click.option(
+    "--keep",
+    metavar="DIR",
+    default=None,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the plans that fail, shrunk, to files in DIR.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Report on stdout as JSON.")
+def sim_command(profile: str, plan_path: Path | None, as_json: bool, **options: Any) -> None:
+    """Simulate whole clusters with faults: each seed is a run, the same wherever it runs.
+
+    Exits with 1 if an invariant broke in any of them.
+    """
+    from phx.cli import report, sim
+    from phx.sim.fleet import as_json as json_of
+    from phx.sim.plan import Plan
+    from phx.sim.profiles import PROFILES
+
+    if profile == "list":
+        report.print_table(
+            "Profiles", ["profile", "what happens"], [[k, p.says] for k, p in PROFILES.items()]
+        )
+        return
+    if profile not in PROFILES:
+        raise click.UsageError(f"no profile {profile!r}; there are {', '.join(PROFILES)}")
+    try:
+        plan = Plan.from_json(plan_path.read_text()) if plan_path else None
+    except ValueError as error:
+        raise click.UsageError(f"{plan_path}: {error}") from error
+    shrink = not options.pop("no_shrink")
+    made = sim.Options(profile=profile, plan=plan, shrink=shrink and plan is None, **options)
+    result = sim.run(made)
+    if as_json:
+        report.print_json(json_of(result, lambda failure: sim.replay(made, failure)))
+    else:
+        sim.print_result(result, made)
+    if result.failed:
+        seeds = ", ".join(str(one.plan.seed) for one in result.failed)
+        fail(f"{len(result.failed)} of {result.seeds} seeds failed: {seeds}")
+
+
+def fault_kinds(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> list[str] | None:
+    """Comma-separated kinds of faults; None: all that can be had."""
+    from phx.testing.torture.schedule import KINDS
+
+    if value is None:
+        return None
+    found = [one.strip() for one in value.split(",")]
+    if unknown := sorted(set(found) - set(KINDS)):
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(sorted(KINDS))}")
+    return found
+
+
+@command(phx, "torture")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0.1, 10_000),
+    default=1,
+    show_default=True,
+    help="Under faults; the checks come on top.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=None,
+    help="Decides what goes wrong and when. Default: by chance; it is printed.",
+)
+@click.option("--nodes", type=click.IntRange(3, 9), default=3, show_default=True)
+@click.option("--groups", type=click.IntRange(1, 1000), default=4, show_default=True)
+@click.option("--clients", type=click.IntRange(1, 1000), default=16, show_default=True)
+@click.option(
+    "--faults",
+    callback=fault_kinds,
+    metavar="KIND,KIND,…",
+    default=None,
+    help="Only these: kill, close, stop, drop, oneway, partial, delay, cut, slow, eio, full, "
+    "power. Default: all that this machine can do.",
+)
+@click.option(
+    "--dir",
+    "folder",
+    metavar="DIR",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="Keep logs and histories in DIR. Default: a temporary folder, which stays if there is a "
+    "finding.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Report on stdout as JSON.")
+def torture_command(
+    seed: int | None, faults: list[str] | None, as_json: bool, **options: Any
+) -> None:
+    """Real processes, killed, stopped, cut off, unplugged: is anything broken that was promised?
+
+    Exits with 1 if a value is lost, done twice or read out of order, if nodes differ, or if they do
+    not recover.
+    """
+    from phx.cli import report, torture
+
+    try:
+        result = torture.run(seed=seed, faults=faults, **options)
+    except torture.Missing as error:
+        raise click.UsageError(str(error)) from error
+    except FileExistsError as error:
+        raise click.UsageError(f"{error.filename} exists") from error
+    except OSError as error:
+        fail(str(error))
+    if as_json:
+        report.print_json(torture.as_json(result))
+    else:
+        torture.print_result(result)
+    if not result.good:
+        fail("\n".join(result.findings))
+
+
 def check_loop(loop: str) -> None:
     """Wrong usage rather than a failure in three processes."""
     from phx.cli.loops import uvloop_found

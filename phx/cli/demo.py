@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from phx.cli.ledger import ACKNOWLEDGED, REJECTED, UNKNOWN, LedgerReader
-from phx.cli.processes import Cluster, WorkerFailed, now_us
 from phx.cli.report import Progress, number, print_table
+from phx.testing.processes import Cluster, WorkerFailed, now_us
 
 FAULTS = {
     "kill": "killed with SIGKILL",
@@ -88,6 +88,7 @@ class Demo:
             options.nodes,
             options.groups,
             "kv",
+            "phx.cli.worker",
             folder=options.folder,
             loop=options.loop,
             proxies=options.fault == "drop",

@@ -23,7 +23,7 @@ from typing import Any
 
 import phx
 from phx import errors
-from phx.cli.processes import now_us
+from phx.testing.processes import now_us
 
 SUM_MASK = (1 << 64) - 1
 BLOCK_BYTES = 1 << 24

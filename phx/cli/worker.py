@@ -1,17 +1,12 @@
 """A worker process: one node, led by its parent over standard input and output.
 
-See processes.py for the protocol. Run as ``python -m phx.cli.worker``.
+See phx/testing/processes.py for the protocol. Run as ``python -m phx.cli.worker``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import json
 import os
-import signal
-import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +16,9 @@ from phx.cli.load import Load, Tally, read_back
 from phx.cli.loops import run_in_loop
 from phx.cli.writers import Writers
 from phx.machines.kv import KeyValue, encode_set
+from phx.testing.worker import begin, jsonable, send, serve
 
-PR_SET_PDEATHSIG = 1
 PROGRESS_S = 0.2
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies (Linux; elsewhere EOF must do)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            os._exit(1)
-
-
-def jsonable(value: Any) -> Any:
-    """Anything a status holds, as JSON can carry it."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(one) for one in value]
-    if isinstance(value, bytes):
-        return value.hex()
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 class WorkerNode:
@@ -168,41 +142,6 @@ class WorkerNode:
         return {"acknowledged": done, "syncs": journal["syncs"]}
 
 
-async def serve(worker: WorkerNode) -> None:
-    """Read commands until the input ends or the node is closed; answer as they finish."""
-    reader = asyncio.StreamReader(limit=1 << 26)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    answering: set[asyncio.Task[None]] = set()
-    closed = asyncio.create_task(worker.closed.wait())
-    while not closed.done():
-        line = asyncio.create_task(reader.readline())
-        await asyncio.wait({line, closed}, return_when=asyncio.FIRST_COMPLETED)
-        if not line.done() or not line.result():
-            line.cancel()
-            break
-        message = json.loads(line.result())
-        action = getattr(worker, f"do_{message.pop('do')}")
-        task = asyncio.create_task(answer(message.pop("id"), action(**message)))
-        answering.add(task)
-        task.add_done_callback(answering.discard)
-    closed.cancel()
-    if worker.closed.is_set():
-        await asyncio.gather(*answering)
-
-
-async def answer(number: int, action: Coroutine[Any, Any, Any]) -> None:
-    try:
-        send({"id": number, "result": await action})
-    except Exception as error:
-        send({"id": number, "error": repr(error)})
-
-
-def send(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message, default=jsonable) + "\n")
-    sys.stdout.flush()
-
-
 async def report_progress(worker: WorkerNode) -> None:
     while True:
         await asyncio.sleep(PROGRESS_S)
@@ -223,21 +162,8 @@ async def run(spec: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Unbuffered: what follows the first line must be left in the pipe for the event loop.
-    spec = json.loads(first_line(0))
+    spec = begin()
     run_in_loop(run(spec), spec["loop"])
-
-
-def first_line(descriptor: int) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        one = os.read(descriptor, 1)
-        if not one:
-            sys.exit(0)
-        line += one
-    return bytes(line)
 
 
 if __name__ == "__main__":

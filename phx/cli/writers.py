@@ -13,7 +13,7 @@ from typing import Any
 
 from phx import errors
 from phx.cli.ledger import ACKNOWLEDGED, REJECTED, UNKNOWN, Ledger, key_of, value_of
-from phx.cli.processes import now_us
+from phx.testing.processes import now_us
 
 REJECTED_PAUSE_S = 0.01
 

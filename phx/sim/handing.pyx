@@ -5,7 +5,6 @@
 """Bodies, fetches, applying; see handing.pxd."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from phx._core.codec cimport RecordHeader, align8
@@ -148,7 +147,7 @@ cdef bint take(Host h, LogFlow* flow, Delivered* out):
     cdef u64 want = min(flow.last - flow.next + 1, SLICE_ENTRIES)
     cdef u32 count = 0
     cdef int verdict = BODY_HERE
-    cdef Block** bodies = <Block**>malloc(want * sizeof(Block*))
+    cdef Block** bodies = <Block**>phx_malloc(want * sizeof(Block*))
     while count < want:
         verdict = body_of(h, flow.group, flow.next + count, &bodies[count])
         if verdict != BODY_HERE:
@@ -157,7 +156,7 @@ cdef bint take(Host h, LogFlow* flow, Delivered* out):
     if count == 0 and verdict == BODY_SETTLED:
         count = load(h, flow, bodies, <u32>want)
     if count == 0:
-        free(bodies)
+        phx_free(bodies)
         return False
     for i in range(count):
         watch_chosen(h.watch, h.node, flow.group, flow.next + i, bodies[i].data, bodies[i].size)

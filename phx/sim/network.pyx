@@ -5,7 +5,9 @@
 """Frames and connections between hosts; see network.pxd."""
 
 from phx._core.codec cimport FRAME_HEADER_BYTES, FRAME_OK, FrameHeader, frame_check
-from phx._core.engine cimport engine_connected, engine_disconnected, engine_receive
+from phx._core.engine cimport (
+    engine_advance, engine_connected, engine_disconnected, engine_receive,
+)
 from phx._core.native cimport *
 from phx.sim.agenda cimport AT_ARRIVE, AT_DIAL, AT_RESET, AT_SILENCE, Happening
 from phx.sim.chance cimport chance_below, chance_between, chance_ppm
@@ -88,6 +90,8 @@ cdef void arrive(World w, Happening* what):
     else:
         header = <const FrameHeader*>what.block.data
         host.note(header.crc ^ (<u64>source << 40))
+        # As the poll thread does: what arrives is judged at the time of its arrival.
+        engine_advance(host.engine, host.shows(), host.wall())
         engine_receive(host.engine, source + 1, what.block.data + FRAME_HEADER_BYTES,
                        what.block.size - FRAME_HEADER_BYTES)
         host.poke()

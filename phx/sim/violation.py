@@ -17,3 +17,7 @@ class Violation(Exception):
         self.invariant = invariant
         self.message = message
         self.at_us = at_us
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, str, int]]:
+        """It crosses processes."""
+        return Violation, (self.invariant, self.message, self.at_us)

@@ -19,8 +19,13 @@ class World:
     """
 
     def __init__(
-        self, seed: int, nodes: int, groups: int, *,
-        machines: Callable[[int, int], StateMachine], limits: dict[str, int] | None = None,
+        self,
+        seed: int,
+        nodes: int,
+        groups: int,
+        *,
+        machines: Callable[[int, int], StateMachine],
+        limits: dict[str, int] | None = None,
     ) -> None: ...
     @property
     def now_us(self) -> int: ...

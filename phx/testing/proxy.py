@@ -3,7 +3,7 @@
 A killed process resets its connections at once, which is kinder than most failures. A `Link`
 forwards one address; held, it forwards neither bytes nor the end of a connection, and new
 connections are taken by the kernel but lead nowhere – what a dead switch looks like. Released, it
-delivers what was held, as TCP's retransmission would.
+delivers what was held, as TCP's retransmission would. It can be held in one direction only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ class Link:
     def __init__(self, target: Callable[[], int]):
         self._target = target
         self._server: asyncio.Server | None = None
-        self._open = asyncio.Event()
-        self._open.set()
+        self._onward, self._back = asyncio.Event(), asyncio.Event()
+        self._onward.set()
+        self._back.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.delay_us = 0
@@ -34,13 +35,22 @@ class Link:
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
 
-    def hold(self) -> None:
-        """From now on nothing gets through, in either direction, and nobody notices."""
-        self._open.clear()
+    def hold(self, *, onward: bool = True, back: bool = True) -> None:
+        """From now on nothing gets through, in either direction, and nobody notices.
+
+        Args:
+            onward: hold what goes to the target, and new connections.
+            back: hold what comes from it.
+        """
+        if onward:
+            self._onward.clear()
+        if back:
+            self._back.clear()
 
     def release(self) -> None:
         """Deliver what was held and go on."""
-        self._open.set()
+        self._onward.set()
+        self._back.set()
 
     def cut(self) -> None:
         """Reset every connection."""
@@ -62,11 +72,13 @@ class Link:
         self._tasks.add(task)
         self._writers.add(writer)
         try:
-            await self._open.wait()
+            await self._onward.wait()
             onward, back = await asyncio.open_connection("127.0.0.1", self._target())
             self._writers.add(back)
             try:
-                await asyncio.gather(self._pump(reader, back), self._pump(onward, writer))
+                await asyncio.gather(
+                    self._pump(reader, back, self._onward), self._pump(onward, writer, self._back)
+                )
             finally:
                 self._writers.discard(back)
                 back.transport.abort()
@@ -77,14 +89,16 @@ class Link:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
         """One direction. The end of a connection, clean or not, ends both directions."""
         while True:
             data = await reader.read(1 << 16)
-            await self._open.wait()
+            await gate.wait()
             if self.delay_us:
                 await asyncio.sleep(self.delay_us / 1e6)
-                await self._open.wait()
+                await gate.wait()
             if not data:
                 raise ConnectionResetError
             writer.write(data)
@@ -115,6 +129,20 @@ class Mesh:
         """Every link from or to `node`."""
         return [link for pair, link in self._links.items() if node in pair]
 
+    def drop(self, source: int, dest: int) -> None:
+        """Silently drop all from `source` to `dest`, whoever dialled; not what comes back."""
+        self._links[source, dest].hold(back=False)
+        self._links[dest, source].hold(onward=False)
+
+    def delay(self, node: int, other: int, us: int) -> None:
+        """Everything between two nodes takes so much longer, both ways; 0: no longer."""
+        self._links[node, other].delay_us = self._links[other, node].delay_us = us
+
+    def cut(self, node: int, other: int) -> None:
+        """Reset every connection between two nodes."""
+        self._links[node, other].cut()
+        self._links[other, node].cut()
+
     def isolate(self, node: int) -> None:
         """Silently drop everything from and to `node`."""
         for link in self.links(node):
@@ -123,6 +151,12 @@ class Mesh:
     def heal(self, node: int) -> None:
         for link in self.links(node):
             link.release()
+
+    def heal_all(self) -> None:
+        """No link is held or slow any more; what was held is delivered."""
+        for link in self._links.values():
+            link.release()
+            link.delay_us = 0
 
     async def close(self) -> None:
         for link in self._links.values():

@@ -14,7 +14,7 @@ COMMANDS = sorted(command.commands)
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["bench", "demo", "init", "node"]
+    assert COMMANDS == ["bench", "demo", "init", "node", "torture"]
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -56,6 +56,10 @@ def test_every_command_can_report_as_json(name: str) -> None:
         ["bench", "--at", "sea"],
         ["init"],
         ["init", "--dir", "x", "--nodes", "16"],
+        ["torture", "--faults", "earthquake"],
+        ["torture", "--faults", ""],
+        ["torture", "--minutes", "0"],
+        ["torture", "--nodes", "2"],
     ],
     ids=" ".join,
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from phx.cli.processes import free_ports
+from phx.testing.processes import free_ports
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 

@@ -1,4 +1,4 @@
-"""Makes crew, powerfs and worker importable for the tests in this folder; ends what they start."""
+"""Makes crew and worker importable for the tests in this folder; ends what they start."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -8,10 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +17,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from random import randrange
 from typing import Any
 
 import pytest
+
+from phx.testing.processes import free_ports
+from phx.testing.strace import Refused, Strace
 
 WORKER = Path(__file__).with_name("worker.py")
 RECORD_BYTES = 40  # of a ledger: worker.RECORD
@@ -40,23 +40,6 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 class Died(Exception):
     """A worker that should answer is gone, or answered with an error."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Free a moment ago, and below those that the kernel gives to outgoing connections: a node may
-    be down for a while, and must find its port free when it comes back.
-    """
-    ports: list[int] = []
-    while len(ports) < count:
-        port = randrange(10_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in ports:
-            ports.append(port)
-    return ports
 
 
 def until(holds: Callable[[], object], seconds: float, what: str) -> None:
@@ -182,49 +165,6 @@ class Worker:
     def cpu_s(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Strace:
-    """Makes fdatasync of a running process slow, or fail, while the block lasts."""
-
-    def __init__(self, worker: Worker, inject: str) -> None:
-        self.process = subprocess.Popen(
-            [
-                "strace",
-                "-f",
-                "-p",
-                str(worker.pid),
-                "-o",
-                "/dev/null",
-                "-e",
-                "trace=fdatasync",
-                "-e",
-                f"inject=fdatasync:{inject}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        if not re.search(r"attached", line):
-            self.end()
-            if "not permitted" in line:
-                pytest.skip(f"may not trace processes here: {line.strip()}")
-            raise Died(f"strace: {line}")
-
-    def end(self, *, kindly: bool = True) -> None:
-        """Detach; delays that have begun are cut short."""
-        assert self.process.stderr is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT if kindly else signal.SIGKILL)
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.process.stderr.close()
 
 
 class Crew:
@@ -375,7 +315,10 @@ class Crew:
         self.workers.clear()
 
     def trace(self, node: int, inject: str) -> Strace:
-        one = Strace(self.workers[node], inject)
+        try:
+            one = Strace(self.workers[node].pid, inject)
+        except Refused as error:
+            pytest.skip(str(error))
         self._traces.append(one)
         return one
 

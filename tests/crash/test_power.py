@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from powerfs import Power
+
+from phx.testing.powerfs import Power
 
 pytestmark = [
     pytest.mark.processes,

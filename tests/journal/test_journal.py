@@ -1,6 +1,7 @@
 """Appending, syncing, rolling, reading, fullness, failures."""
 
 import errno
+import gc
 import operator
 import threading
 import time
@@ -19,6 +20,7 @@ from journal_lab import (
     split,
 )
 
+from phx._core.codec import allocations_live
 from phx._core.journal_door import Journal, JournalFailure
 from phx._core.memdisk import MemoryDisk
 
@@ -312,6 +314,26 @@ def test_a_sync_that_fails_while_rolling_poisons(disk, journal) -> None:
             again.append(accept(3, BIG))
         assert code_of(failure) == "io"
         assert again.poisoned
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+def test_a_roll_that_fails_keeps_hold_of_its_segment(kind) -> None:
+    # It was in no list any more: its memory and its descriptor were there until the process ended.
+    before = allocations_live()
+    disk = MemoryDisk()
+    journal = Journal(disk, create=True)
+    journal.append(accept(1, BIG) + accept(2, BIG))
+    journal.sync()
+    journal.prepare_spare()
+    journal.prepare_spare()
+    disk.fail(kind)
+    with pytest.raises(JournalFailure) as failure:
+        journal.append(accept(3, BIG))
+    assert code_of(failure) == "io"
+    journal.close()
+    del journal, disk, failure
+    gc.collect()
+    assert allocations_live() == before
 
 
 def test_a_spare_that_cannot_be_made_harms_nothing(disk, journal) -> None:

@@ -1,5 +1,6 @@
 """The store of a process that is killed, or whose disk fails, at any point."""
 
+import os
 import random
 import shutil
 import subprocess
@@ -8,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from store_lab import body_of, entries_of, opened
+from store_lab import Log, body_of, entries_of, opened
 from store_victim import GROUPS, size_of
+
+from phx.errors import StoreError
+from phx.testing.torture.disks import SmallDisk
 
 VICTIM = Path(__file__).with_name("store_victim.py")
 
@@ -155,3 +159,28 @@ def test_a_full_disk_can_be_tried_again(tmp_path):
     assert "No space left" in failed[0]
     assert told == sum(1 + step for step in range(10))
     check(folder, told)
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2, 7, 20])
+def test_a_disk_that_is_full_in_the_midst_of_a_write_can_be_tried_again(tmp_path, pages):
+    """LMDB calls a write that found room for a part of it EIO, as if the device had failed."""
+    disk = SmallDisk(tmp_path / "disk")
+    try:
+        disk.begin()
+    except PermissionError as error:
+        pytest.skip(f"may not mount here: {error}")
+    try:
+        log = Log()
+        with opened(disk.point / "s", create=True) as store:
+            for turn in range(3):
+                log.add((1, turn * 50 + at, body_of(1, at, 3000)) for at in range(1, 51))
+                disk.fill()
+                os.truncate(disk.filler, disk.filler.stat().st_size - 4096 * pages)
+                with pytest.raises(StoreError):
+                    store.settle(log.plan())
+                assert store.stats().failed is None
+                disk.free()
+                store.settle(log.plan())
+                assert store.settled() == {1: 50 * (turn + 1)}
+    finally:
+        disk.end()

@@ -164,3 +164,54 @@ def test_a_mesh_isolates_one_node_and_leaves_the_others() -> None:
             await mesh.close()
 
     asyncio.run(run())
+
+
+def test_a_mesh_drops_one_direction_whoever_dialled() -> None:
+    async def run() -> None:
+        async with echo_server() as port:
+            mesh = Mesh({1: port, 2: port})
+            await mesh.start()
+            mesh.drop(1, 2)
+            dialled = await asyncio.open_connection("127.0.0.1", mesh.port(1, 2))
+            taken = await asyncio.open_connection("127.0.0.1", mesh.port(2, 1))
+            dialled[1].write(b"x")  # from 1 to 2: dropped, so there is no echo
+            taken[1].write(b"y")  # from 2 to 1: arrives, the echo is dropped
+            assert await silent(dialled[0])
+            assert await silent(taken[0])
+            assert mesh._links[1, 2].bytes_forwarded == 0
+            assert mesh._links[2, 1].bytes_forwarded == 1
+            mesh.heal_all()
+            async with asyncio.timeout(5):
+                assert await dialled[0].readexactly(1) == b"x"
+                assert await taken[0].readexactly(1) == b"y"
+            await close(dialled[1], taken[1])
+            await mesh.close()
+
+    asyncio.run(run())
+
+
+def test_a_mesh_slows_and_cuts_what_is_between_two_nodes() -> None:
+    async def run() -> None:
+        async with echo_server() as port:
+            mesh = Mesh({1: port, 2: port, 3: port})
+            await mesh.start()
+            mesh.delay(1, 2, 100_000)
+            slow = await asyncio.open_connection("127.0.0.1", mesh.port(2, 1))
+            quick = await asyncio.open_connection("127.0.0.1", mesh.port(1, 3))
+            spent = []
+            for reader, writer in (slow, quick):
+                began = asyncio.get_running_loop().time()
+                writer.write(b"x")
+                await reader.readexactly(1)
+                spent.append(asyncio.get_running_loop().time() - began)
+            assert spent[0] >= 0.19
+            assert spent[1] < 0.19
+            mesh.cut(1, 2)
+            with suppress(ConnectionError):
+                assert await slow[0].read(1) == b""
+            quick[1].write(b"y")
+            assert await quick[0].readexactly(1) == b"y"
+            await close(slow[1], quick[1])
+            await mesh.close()
+
+    asyncio.run(run())

@@ -1,8 +1,8 @@
 """A file system that loses what was not synced when its power is cut.
 
-Run as ``python powerfs.py MOUNTPOINT [--fsync-us N]``; needs /dev/fuse and the right to mount. It
-speaks the kernel's FUSE protocol itself and keeps everything in memory. Commands are JSON lines on
-standard input, each answered by one on standard output:
+`Power` mounts one, in a process of its own: ``python powerfs.py MOUNTPOINT --fsync-us N``. It needs
+/dev/fuse and the right to mount, speaks the kernel's FUSE protocol itself and keeps everything in
+memory. Commands are JSON lines on standard input, each answered by one on standard output:
 
     {"do": "off"}                           from now on nothing becomes durable, and no fsync is
                                             answered. Then kill everybody who has files open
@@ -31,6 +31,7 @@ import errno
 import json
 import os
 import random
+import signal
 import stat
 import struct
 import subprocess
@@ -491,11 +492,25 @@ class Mount:
 
 def main(point: str, fsync_us: int) -> None:
     libc = ctypes.CDLL(None)
-    libc.prctl(1, 15)  # SIGTERM with the parent
+    libc.prctl(1, signal.SIGTERM)  # with the parent
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     fs = PowerFS(fsync_us)
     mount = Mount(fs, point)
-    mount.mount()
+    try:
+        mount.mount()
+    except OSError as error:
+        say({"errno": error.errno, "error": error.strerror})
+        return
     say({"mounted": True})
+    try:
+        serve(fs, mount)
+    finally:
+        mount.unmount(MNT_DETACH)
+
+
+def serve(fs: PowerFS, mount: Mount) -> None:
+    """Do what standard input says, until it ends."""
     for line in sys.stdin:
         message: dict[str, Any] = json.loads(line)
         if message["do"] == "off":
@@ -516,7 +531,6 @@ def main(point: str, fsync_us: int) -> None:
                 "cuts": fs.cuts,
             }
         )
-    mount.unmount(MNT_DETACH)
 
 
 def say(message: dict[str, Any]) -> None:
@@ -540,7 +554,11 @@ class Power:
             text=True,
             start_new_session=True,
         )
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _answer(self) -> dict[str, Any]:
@@ -550,6 +568,8 @@ class Power:
         if not line:
             raise OSError(self.process.stderr.read().strip().rpartition("\n")[2])
         found: dict[str, Any] = json.loads(line)
+        if "errno" in found:  # PermissionError, if it is that
+            raise OSError(found["errno"], found["error"])
         return found
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:

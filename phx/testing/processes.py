@@ -1,4 +1,4 @@
-"""Worker processes: a real node in a process of its own, led over a pipe.
+"""Worker processes: a real node in a process of its own, led over a pipe. worker.py is its end.
 
 Guarantee: no worker outlives the process that started it. A worker ends when its standard input
 does, and on Linux the kernel kills it with its parent.
@@ -21,17 +21,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import phx
 from phx.testing.proxy import Mesh
+from phx.testing.worker import LINE_BYTES_MAX
 
 START_TIMEOUT_S = 60.0
 STILL_S = 1.2
-LINE_BYTES_MAX = 1 << 26
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class WorkerFailed(Exception):
@@ -44,7 +45,7 @@ class Spec:
 
     node: int
     config: dict[str, Any]  # what phx.Config.from_mapping takes
-    machine: str  # "kv" or "tally"
+    machine: str  # a name that the worker knows
     bootstrap: bool
     loop: str = "auto"  # "uvloop", "asyncio", "auto"
 
@@ -87,16 +88,15 @@ class Worker:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, spec: Spec, log: Path) -> Worker:
-        """Start a worker; returns before its node runs, see `ready`."""
+    async def start(cls, spec: Spec, log: Path, module: str) -> Worker:
+        """Start a worker, ``python -m module``; returns before its node runs, see `ready`."""
         # The same phx as here, whatever stands in the current folder; the same hash of bytes.
-        root = str(Path(phx.__file__).parent.parent)
-        environment = dict(os.environ, PYTHONPATH=root, PYTHONSAFEPATH="1", PYTHONHASHSEED="0")
+        environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONSAFEPATH="1", PYTHONHASHSEED="0")
         with open(log, "ab") as stderr:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "phx.cli.worker",
+                module,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -108,26 +108,36 @@ class Worker:
         worker._send(asdict(spec))
         return worker
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def ready(self) -> None:
         """Wait until the node runs (journal replayed, port bound)."""
         await self.call("ready", START_TIMEOUT_S)
 
     async def call(self, do: str, timeout_s: float = 30.0, /, **arguments: Any) -> Any:
         """Have the worker do something; its result. Raises WorkerFailed, TimeoutError."""
-        if self._reader.done():
-            raise WorkerFailed(f"node {self.spec.node}: process is gone\n{self._tail()}")
-        number, self._next_id = self._next_id, self._next_id + 1
-        future = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
-        self._send({"id": number, "do": do, **arguments})
         try:
-            return await asyncio.wait_for(future, timeout_s)
+            return await asyncio.wait_for(self.ask(do, **arguments), timeout_s)
         except TimeoutError:
             raise WorkerFailed(
                 f"node {self.spec.node}: no answer to {do} in {timeout_s} s"
             ) from None
-        finally:
-            self._waiting.pop(number, None)
+
+    def ask(self, do: str, /, **arguments: Any) -> asyncio.Future[Any]:
+        """Have the worker do something; a future for its result, however long it takes.
+
+        It fails with WorkerFailed, as late as when the process ends. WorkerFailed at once: the
+        process is gone, and nothing was sent.
+        """
+        if self._reader.done():
+            raise WorkerFailed(f"node {self.spec.node}: process is gone\n{self._tail()}")
+        number, self._next_id = self._next_id, self._next_id + 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._send({"id": number, "do": do, **arguments})
+        return future
 
     def kill(self) -> None:
         """SIGKILL, as from outside."""
@@ -143,7 +153,7 @@ class Worker:
 
     async def wait(self) -> int:
         """Wait until the process has ended; its return code."""
-        await self._reader
+        await asyncio.wait({self._reader})  # which goes on if this is given up
         return await self._process.wait()
 
     async def close(self, timeout_s: float = 30.0) -> None:
@@ -162,8 +172,10 @@ class Worker:
             await self.wait()
 
     def _signal(self, number: int) -> None:
+        # Not send_signal: it looks whether the process has ended, and then the code is lost.
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -185,7 +197,7 @@ class Worker:
         if "progress" in message:
             self.progress = message["progress"]
             return
-        future = self._waiting.get(message["id"])
+        future = self._waiting.pop(message["id"], None)
         if future is None or future.done():
             return
         if "error" in message:
@@ -203,6 +215,7 @@ class Worker:
 class Cluster:
     """Workers 1 … `nodes`, their folders and ports; nothing of it is left when the block ends.
 
+    `worker` is the module that the processes run; `machine` and `options` are for it to understand.
     `folder` given: node folders are made in it and stay. Not given: a temporary folder.
     """
 
@@ -211,6 +224,7 @@ class Cluster:
         nodes: int,
         groups: int,
         machine: str,
+        worker: str,
         *,
         folder: Path | None = None,
         loop: str = "auto",
@@ -222,6 +236,8 @@ class Cluster:
         self.workers: dict[int, Worker] = {}
         self.mesh: Mesh | None = None
         self._machine, self._loop, self._options = machine, loop, options or {}
+        self._module = worker
+        self._born: set[int] = set()
         self._want_proxies = proxies
         self.scratch = Path(tempfile.mkdtemp(prefix="phx-"))
         self.folder = folder if folder is not None else self.scratch
@@ -255,8 +271,9 @@ class Cluster:
         wanted = nodes or tuple(self.ids)
         for node in wanted:
             log = self.scratch / f"node{node}.log"
-            self.workers[node] = await Worker.start(self._spec(node), log)
+            self.workers[node] = await Worker.start(self._spec(node), log, self._module)
         await asyncio.gather(*(self.workers[node].ready() for node in wanted))
+        self._born.update(wanted)
 
     async def close(self) -> None:
         """Close every node cleanly."""
@@ -309,7 +326,8 @@ class Cluster:
             "groups": len(self.groups),
             **self._options,
         }
-        bootstrap = not any(folder.iterdir())
+        # A node that has run here before and finds nothing has lost its disk: it must say so.
+        bootstrap = node not in self._born and not any(folder.iterdir())
         return Spec(node, config, self._machine, bootstrap, self._loop)
 
     def _port(self, node: int, other: int) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from powerfs import SECTOR, Power
+
+from phx.testing.powerfs import SECTOR, Power
 
 pytestmark = [
     pytest.mark.processes,

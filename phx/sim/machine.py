@@ -1,0 +1,129 @@
+"""The state machine of the simulator's own workload: registers and lists, compactly encoded.
+
+    command             bytes                                              result
+    ------------------  -------------------------------------------------  -----------------------
+    get key             "g", key (4)                                       the value or None
+    put key value       "p", key (4), value                                None
+    append key more     "a", key (4), more                                 the new value
+    cas key old new     "c", key (4), bytes of old (4; all ones: None),    was the value `old`?
+                        old, new
+    delete key          "d", key (4)                                       was it there?
+
+Numbers are little-endian. `digest` is of the whole history and of the state, so that two machines
+which applied another order differ even when they ended in the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+from phx.machine import StateMachine
+from phx.types import Entry
+
+__all__ = [
+    "MachineSpoilt",
+    "SimMachine",
+    "encode_append",
+    "encode_cas",
+    "encode_delete",
+    "encode_get",
+    "encode_put",
+]
+
+GET, PUT, APPEND, CAS, DELETE = b"gpacd"
+NONE = 0xFFFFFFFF
+FAIL_NEXT = 0
+FAIL_HALFWAY = 1
+
+
+class MachineSpoilt(Exception):
+    """A plan says that this machine fails now."""
+
+
+def encode_get(key: int) -> bytes:
+    return b"g" + key.to_bytes(4, "little")
+
+
+def encode_put(key: int, value: bytes) -> bytes:
+    return b"p" + key.to_bytes(4, "little") + value
+
+
+def encode_append(key: int, more: bytes) -> bytes:
+    return b"a" + key.to_bytes(4, "little") + more
+
+
+def encode_cas(key: int, expected: bytes | None, new: bytes) -> bytes:
+    size = NONE if expected is None else len(expected)
+    old = expected or b""
+    return b"c" + key.to_bytes(4, "little") + size.to_bytes(4, "little") + old + new
+
+
+def encode_delete(key: int) -> bytes:
+    return b"d" + key.to_bytes(4, "little")
+
+
+class SimMachine(StateMachine):
+    """A replica of one group's registers. `items` is its state, `spoilt` makes it fail."""
+
+    __slots__ = ("chain", "items", "spoilt")
+
+    def __init__(self) -> None:
+        self.items: dict[int, bytes] = {}
+        self.chain = 0
+        self.spoilt: int | None = None
+
+    def spoil(self, how: int) -> None:
+        """Raise at the next entry (FAIL_NEXT) or in the middle of the next batch (FAIL_HALFWAY).
+
+        Any other number: not any more.
+        """
+        self.spoilt = how if how in (FAIL_NEXT, FAIL_HALFWAY) else None
+
+    def apply(self, entry: Entry) -> Any:
+        return self.apply_batch([entry])[0]
+
+    def apply_batch(self, entries: Sequence[Entry]) -> list[Any]:
+        if self.spoilt is not None:
+            half = len(entries) // 2 if self.spoilt == FAIL_HALFWAY else 0
+            self._run(entries[:half])
+            raise MachineSpoilt("as planned")
+        return self._run(entries)
+
+    def _run(self, entries: Sequence[Entry]) -> list[Any]:
+        items, chain = self.items, self.chain
+        results: list[Any] = []
+        for entry in entries:
+            command = entry.value
+            chain = crc32(command, chain)
+            kind = command[0]
+            key = int.from_bytes(command[1:5], "little")
+            if kind == PUT:
+                items[key] = command[5:]
+                results.append(None)
+            elif kind == GET:
+                results.append(items.get(key))
+            elif kind == APPEND:
+                items[key] = made = items.get(key, b"") + command[5:]
+                results.append(made)
+            elif kind == CAS:
+                results.append(self._swap(key, command))
+            else:
+                results.append(items.pop(key, None) is not None)
+        self.chain = chain
+        return results
+
+    def _swap(self, key: int, command: bytes) -> bool:
+        size = int.from_bytes(command[5:9], "little")
+        expected = None if size == NONE else command[9 : 9 + size]
+        if self.items.get(key) != expected:
+            return False
+        self.items[key] = command[9 + len(expected or b"") :]
+        return True
+
+    def digest(self) -> bytes:
+        state = 0
+        for key in sorted(self.items):
+            state = crc32(self.items[key], crc32(b"%d:" % key, state))
+        return b"%08x%08x" % (self.chain, state)

@@ -1,0 +1,174 @@
+"""Which faults a run has, and how large it is: a profile and a seed make a plan.
+
+`default` mixes everything that leaves the guarantees whole; every other profile has one kind of
+fault alone, or one kind of cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from phx.sim.acts import ACTS, BEYOND_THE_BOUND, Shape
+from phx.sim.plan import SECOND, Act, Plan
+
+__all__ = ["PROFILES", "Profile", "plan_of"]
+
+KIB = 1 << 10
+FIRST_FAULT_US = SECOND
+
+Settings = dict[str, int]
+
+# Small enough that segments fill up, are settled and used again within a minute.
+USUAL: Settings = {"value_bytes_max": 16 * KIB}
+LIMITS: list[tuple[Settings, float]] = [
+    (USUAL, 4),
+    ({**USUAL, "window": 8, "batch_bytes_max": 512}, 1),
+    ({**USUAL, "window_bytes": 32 * KIB, "pending_bytes_max": 48 * KIB}, 1),
+    ({**USUAL, "journal_bytes_max": 8 << 16}, 1),
+    ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 1),
+    ({**USUAL, "atom": 4096, "balance": 0}, 1),
+]
+
+FLASH: Settings = {
+    "turn_us_max": 40, "write_us_max": 60, "sync_us_min": 80, "sync_us_max": 900,
+    "slow_sync_ppm": 2_000, "slow_sync_us": 60_000, "apply_us_max": 300, "commit_us_max": 9_000,
+    "inline_ppm": 300_000, "settle_idle_us": 2 * SECOND, "settle_bytes": 2 << 16,
+}  # fmt: skip
+SPINNING: Settings = {
+    **FLASH, "sync_us_min": 2_000, "sync_us_max": 12_000, "inline_ppm": 0, "commit_us_max": 40_000,
+}  # fmt: skip
+PACES: list[tuple[Settings, float]] = [(FLASH, 3), (SPINNING, 1)]
+
+RACK: Settings = {"delay_us_min": 80, "delay_us_max": 500}
+REGION: Settings = {"delay_us_min": 1_000, "delay_us_max": 6_000}
+LINKS: list[tuple[Settings, float]] = [(RACK, 3), (REGION, 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How plans are made.
+
+    Attributes:
+        says: what it is for, in a line.
+        weights: of the kinds of acts.
+        nodes: sizes of the cluster, one of which is drawn.
+        acts: how many, at least and at most.
+        seconds: simulated.
+        damaging: in so many of a hundred runs disks may be damaged, of a minority of the nodes.
+    """
+
+    says: str
+    weights: dict[str, float]
+    nodes: tuple[int, ...] = (3, 5)
+    groups: int = 4
+    clients: int = 2
+    acts: tuple[int, int] = (8, 16)
+    seconds: int = 30
+    damaging: int = 0
+    limits: list[tuple[Settings, float]] = field(default_factory=lambda: LIMITS)
+
+
+MIX: dict[str, float] = {
+    "loss": 3, "duplicate": 2, "reorder": 3, "delay": 2, "slow-link": 1.5, "flip-frames": 1.5,
+    "one-way": 3, "apart": 2, "silent": 2, "chain": 1.5, "bridge": 1.5, "reset": 3,
+    "crash": 4, "power": 4, "crash-operation": 2, "power-operation": 4, "blackout": 1.2,
+    "fail-write": 1.2, "fail-sync": 1.2, "fail-make": 0.6, "full-disk": 1.2, "fail-store": 1,
+    "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
+    "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "settle": 2, "resign": 3,
+}  # fmt: skip
+
+
+def alone(says: str, *kinds: str, **settings: int) -> Profile:
+    return Profile(says, dict.fromkeys(kinds, 1.0), damaging=settings.get("damaging", 0))
+
+
+PROFILES: dict[str, Profile] = {
+    "default": Profile(
+        "everything at once, within the bound of clocks",
+        MIX, nodes=(5, 5, 5, 7), groups=8, acts=(24, 40), seconds=60, damaging=25,
+    ),
+    "sizes": Profile(
+        "everything at once in clusters of 1, 3, 4, 5 and 7",
+        MIX, nodes=(1, 3, 4, 5, 7), groups=4, acts=(12, 24), seconds=40, damaging=25,
+    ),
+    "calm": Profile("no fault at all", {}, acts=(0, 0)),
+    "loss": alone("frames are lost", "loss"),
+    "duplication": alone("frames arrive twice", "duplicate"),
+    "reordering": alone("frames overtake each other", "reorder"),
+    "delay": alone("frames take long", "delay"),
+    "slow-links": alone("links carry few bytes", "slow-link"),
+    "flipped-frames": alone("bits of frames flip", "flip-frames"),
+    "one-way": alone("one direction swallows everything", "one-way"),
+    "partial": alone("chains and bridges", "chain", "bridge"),
+    "partition": alone("two halves, told or silent", "apart", "silent", "reset"),
+    "crash": alone("processes die", "crash", "crash-operation"),
+    "power": alone("power fails, of one node or of all", "power", "power-operation", "blackout"),
+    "disk-errors": alone(
+        "writes, syncs and transactions fail", "fail-write", "fail-sync", "fail-make", "fail-store"
+    ),
+    "full-disk": alone("the disk is full for a while", "full-disk"),
+    "damage": alone(
+        "bits flip on disks of a minority", "flip-journal", "flip-store", "crash", damaging=100
+    ),
+    "slow-disks": alone("disks take long", "slow-disk"),
+    "drift": alone("clocks drift within the bound of leases", "drift", "wall"),
+    "clocks": alone(
+        "clocks race, jump and stand still: leases are not claimed", "race", "stand", "jump", "wall"
+    ),
+    "pause": alone("processes stand still for seconds", "pause"),
+    "machines": alone("state machines block and raise", "block", "raise"),
+    "overload": alone("more is asked than limits allow", "burst", "slow-disk"),
+}  # fmt: skip
+
+
+def pick(chance: Random, choices: list[tuple[Settings, float]]) -> Settings:
+    return chance.choices([one for one, _ in choices], [weight for _, weight in choices])[0]
+
+
+def plan_of(seed: int, profile: str = "default") -> Plan:
+    """The plan of a seed: the same wherever and whenever it is asked for.
+
+    Raises KeyError for a profile that there is not.
+    """
+    how = PROFILES[profile]
+    chance = Random(f"{profile} {seed}")
+    nodes = chance.choice(how.nodes)
+    victims: tuple[int, ...] = ()
+    if chance.randrange(100) < how.damaging:
+        victims = tuple(sorted(chance.sample(range(1, nodes + 1), (nodes - 1) // 2)))
+    plan = Plan(
+        seed=seed,
+        profile=profile,
+        nodes=nodes,
+        groups=how.groups,
+        duration_us=how.seconds * SECOND,
+        clients=how.clients,
+        limits=tuple(pick(chance, how.limits).items()),
+        pace=tuple(pick(chance, PACES).items()),
+        link=tuple(pick(chance, LINKS).items()),
+        drift=not BEYOND_THE_BOUND & set(how.weights),
+    )
+    shape = Shape(nodes, how.groups, victims)
+    return plan.with_acts(tuple(acts_of(chance, how, shape, plan)))
+
+
+def acts_of(chance: Random, how: Profile, shape: Shape, plan: Plan) -> list[Act]:
+    """Drawn one after the other; each ends before the quiet time."""
+    kinds, weights = list(how.weights), list(how.weights.values())
+    acts: list[Act] = []
+    wanted = chance.randint(*how.acts)
+    tries = 0
+    while len(acts) < wanted and tries < 20 * wanted:
+        tries += 1
+        kind = chance.choices(kinds, weights)[0]
+        # A stream for each act: what one kind draws does not move the others.
+        own = Random(chance.getrandbits(64))
+        at = own.randrange(FIRST_FAULT_US, plan.faults_end_us)
+        made = ACTS[kind].make(own, shape)
+        if made is None:
+            continue
+        args, lasts = made
+        until = min(at + lasts, plan.faults_end_us)
+        acts.append(Act(at, until, kind, tuple(args.items())))
+    return sorted(acts)

@@ -1,0 +1,281 @@
+"""One run: a plan played in a world with a workload, and judged at its end.
+
+Guarantee: the same plan gives the same Outcome but for `cpu_s`, whatever ran before, in any
+process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from phx.machine import StateMachine
+from phx.sim import verdicts
+from phx.sim.machine import SimMachine
+from phx.sim.plan import STILL_US, Plan
+from phx.sim.profiles import plan_of
+from phx.sim.stage import Stage
+from phx.sim.verdicts import Broken, Probe, Replica
+from phx.sim.violation import Violation
+from phx.sim.workload import TOKEN_BYTES, Workload, is_list
+from phx.sim.world import LIMITS, World
+
+__all__ = ["Load", "Outcome", "play", "run_seed"]
+
+PROBE_TIMEOUT_US = 1_000_000
+PROBE_AGAIN_US = 20_000
+BALLOT_NODE_BITS = 20
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        plan: what was run.
+        chosen_values: decided over all groups.
+        faults: acts that began.
+        counters: of everything, by name.
+        digest: of everything that happened, 64 bits.
+        cpu_s: of this process.
+        steps: events simulated.
+        violation: what did not hold, or None.
+        trace: the last events before it, if the run was traced.
+    """
+
+    plan: Plan
+    chosen_values: int = 0
+    faults: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    digest: int = 0
+    cpu_s: float = 0.0
+    steps: int = 0
+    violation: Violation | None = None
+    trace: list[str] = field(default_factory=list)
+
+
+class Load(Protocol):
+    """What asks for values in a run, and judges at its end what came of it."""
+
+    def open(self) -> None:
+        """Put the first wake-ups on the agenda."""
+
+    def burst(self, node: int, group: int, values: int, value_bytes: int) -> None:
+        """An act: more at once than anybody waits for."""
+
+    def spoil(self, machine: Any, how: int) -> None:
+        """An act: that machine fails at its next entry."""
+
+    def probe(self) -> bytes:
+        """A value that any machine of the run takes."""
+
+    def broken(self, machines: dict[int, Any]) -> Broken | None:
+        """At the end; for each group a machine that has applied everything."""
+
+
+class SimLoad(Workload):
+    """The simulator's own clients, and what their histories say."""
+
+    def spoil(self, machine: Any, how: int) -> None:
+        machine.spoil(how)
+
+    def probe(self) -> bytes:
+        return b"p\xff\xff\xff\xffprobe"
+
+    def broken(self, machines: dict[int, Any]) -> Broken | None:
+        operations = self.operations
+        lists = {
+            key: value
+            for machine in machines.values()
+            for key, value in machine.items.items()
+            if is_list(key) and key != 0xFFFFFFFF
+        }
+        return (
+            verdicts.settled(self.unheard())
+            or verdicts.exactly_once(operations.history, lists, TOKEN_BYTES)
+            or verdicts.linearizable(operations.history)
+        )
+
+
+class Probing:
+    """A value for a group, again and again until it is applied."""
+
+    __slots__ = ("asked_us", "done_us", "group", "op", "run")
+
+    def __init__(self, run: Run, group: int) -> None:
+        self.run = run
+        self.group = group
+        self.asked_us = run.world.now_us
+        self.done_us: int | None = None
+        self.op = 0
+        self.ask()
+
+    def ask(self) -> None:
+        run = self.run
+        for node in run.nodes:
+            node = 1 + (node + self.group) % len(run.nodes)
+            if run.world.alive(node) and not run.world.damaged(node):
+                value = run.load.probe()
+                if not run.world.submit(node, self.group, [value], PROBE_TIMEOUT_US, [self]):
+                    return
+        self.again(run.world.now_us)
+
+    def again(self, now_us: int) -> None:
+        self.run.world.call_at(now_us + PROBE_AGAIN_US, self.ask)
+
+    def done(self, now_us: int, result: Any) -> None:
+        self.done_us = now_us
+
+    def lost(self, now_us: int) -> None:
+        self.done_us = now_us
+
+    def failed(self, now_us: int, verdict: int) -> None:
+        self.again(now_us)
+
+    def died(self, now_us: int) -> None:
+        self.again(now_us)
+
+
+Machines = Callable[[int, int], StateMachine]
+LoadFactory = Callable[[World, Plan], Load]
+
+
+class Run:
+    """A plan under way. `go` raises the Violation that it ends with."""
+
+    def __init__(self, plan: Plan, machines: Machines, load: LoadFactory, tracing: bool) -> None:
+        self.plan = plan
+        self.nodes = range(1, plan.nodes + 1)
+        self.world = World(
+            plan.seed, plan.nodes, plan.groups, machines=machines, limits=dict(plan.limits)
+        )
+        self.world.tracing = tracing
+        self.load = load(self.world, plan)
+        self.stage = Stage(self.world, plan, self.load, self.load.spoil)
+        self.probes: list[Probing] = []
+
+    def go(self) -> None:
+        world, plan = self.world, self.plan
+        self.stage.open()
+        self.load.open()
+        world.call_at(plan.faults_end_us, self.probe)
+        world.run(plan.duration_us - STILL_US)
+        before, resends = self.rounds(), world.counters()["resends"]
+        world.run(plan.duration_us)
+        world.check()
+        resends = world.counters()["resends"] - resends
+        self.judge(verdicts.decides(map(self.seen, self.probes), self.bound_us()))
+        replicas = self.replicas()
+        decided = {group: world.decided_through(group) for group in range(plan.groups)}
+        whole = [one for one in replicas if not world.damaged(one.node)]
+        self.judge(verdicts.caught_up(whole, decided))
+        self.judge(verdicts.equal_digests(replicas))
+        self.judge(verdicts.quiet(before, self.rounds(), resends, self.plan.nodes))
+        self.judge(verdicts.bounded(world.memory(), self.bounds()))
+        machines = {one.group: world.machine(one.node, one.group) for one in whole}
+        self.judge(self.load.broken(machines))
+
+    def judge(self, broken: Broken | None) -> None:
+        if broken is not None:
+            raise Violation(broken[0], broken[1], self.world.now_us)
+
+    def probe(self) -> None:
+        self.probes = [Probing(self, group) for group in range(self.plan.groups)]
+
+    def seen(self, probe: Probing) -> Probe:
+        return Probe(probe.group, probe.asked_us, probe.done_us)
+
+    def replicas(self) -> list[Replica]:
+        world = self.world
+        return [
+            Replica(
+                node,
+                group,
+                world.status(node, group)["applied_through"],
+                world.machine(node, group).digest(),
+            )
+            for node in self.nodes
+            if world.running(node)
+            for group in range(self.plan.groups)
+        ]
+
+    def rounds(self) -> dict[int, int]:
+        """The counter of the highest ballot that anybody promised, for each group."""
+        world = self.world
+        return {
+            group: max(
+                world.status(node, group)["promised"] >> BALLOT_NODE_BITS
+                for node in self.nodes
+                if world.running(node)
+            )
+            for group in range(self.plan.groups)
+        }
+
+    def limit(self, name: str) -> int:
+        return dict(self.plan.limits).get(name, LIMITS[name])
+
+    def bound_us(self) -> int:
+        """Within which every group decides when the faults have stopped."""
+        pace, link = dict(self.plan.pace), dict(self.plan.link)
+        sync_us = max(pace["sync_us_max"], pace["slow_sync_us"]) + pace["write_us_max"]
+        return verdicts.ELECTIONS_MAX * verdicts.election_time_us(
+            self.limit("lease_us"), self.limit("election_us"), sync_us, link["delay_us_max"]
+        )
+
+    def bounds(self) -> dict[str, int]:
+        """Of memory, when nothing is under way."""
+        largest = self.limit("value_bytes_max") + self.limit("batch_bytes_max")
+        return {
+            "engine_bytes": self.limit("cache_bytes_max") + largest,
+            "link_bytes": self.plan.nodes * self.limit("frame_bytes_max"),
+        }
+
+
+def play(
+    plan: Plan,
+    *,
+    machines: Machines = lambda node, group: SimMachine(),
+    load: LoadFactory = SimLoad,
+    tracing: bool = False,
+) -> Outcome:
+    """Run a plan. A Violation is in the Outcome; any other exception is a mistake and is raised.
+
+    Args:
+        machines: called with (node, group) at each start of a node.
+        load: makes what asks for values.
+        tracing: keep the last events, for a reader. It changes nothing else.
+    """
+    start = time.process_time()
+    outcome = Outcome(plan)
+    run = Run(plan, machines, load, tracing)
+    world = run.world
+    try:
+        run.go()
+    except Violation as violation:
+        violation.at_us = violation.at_us or world.now_us
+        outcome.violation = violation
+        if tracing:
+            outcome.trace = world.trace()
+    outcome.counters = world.counters()
+    outcome.chosen_values = world.decided_values()
+    outcome.faults = run.stage.begun
+    outcome.digest = world.digest()
+    outcome.steps = world.steps
+    world.close()
+    outcome.cpu_s = time.process_time() - start
+    return outcome
+
+
+def run_seed(
+    seed: int, profile: str = "default", *, plan: Plan | None = None, tracing: bool = False
+) -> Outcome:
+    """Run the plan of a seed, or another one.
+
+    Args:
+        seed, profile: make the plan, if none is given.
+        plan: run this one: one that was shrunk, or kept.
+        tracing: see `play`.
+    """
+    return play(plan_of(seed, profile) if plan is None else plan, tracing=tracing)

@@ -1,0 +1,348 @@
+"""Does the faults: kills, stops, cuts off, fills, unplugs; and takes each of them back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from phx.testing.processes import Cluster, Worker, WorkerFailed
+from phx.testing.proxy import Mesh
+from phx.testing.strace import Strace
+from phx.testing.torture.disks import Disk, PowerDisk, SmallDisk
+from phx.testing.torture.schedule import Episode, Fault
+
+SLOW_US = (20_000, 400_000)
+DELAY_US = (10_000, 300_000)
+CUT_EVERY_S = (0.05, 0.7)
+POISON_WITHIN_S = 5.0
+RECOVER_WITHIN_S = 40.0
+POLL_S = 0.1
+PUSHED_BYTES = 60_000
+
+
+class Nemesis:
+    """What goes wrong in a cluster, and what is noticed about it.
+
+    Attributes:
+        done: faults by kind.
+        noticed: what nodes said of themselves, counted: "poisoned", "store error", "journal full".
+        findings: in words.
+        log: what happened, line by line.
+    """
+
+    def __init__(
+        self, cluster: Cluster, disks: dict[int, Disk], say: Callable[[str], None]
+    ) -> None:
+        assert cluster.mesh is not None
+        self.done: Counter[str] = Counter()
+        self.noticed: Counter[str] = Counter()
+        self.findings: list[str] = []
+        self.restarts = 0
+        self._cluster, self._disks, self._say = cluster, disks, say
+        self._mesh: Mesh = cluster.mesh
+        self._watches: dict[Worker, asyncio.Task[None]] = {}
+        self._ours: set[Worker] = set()  # we ended them
+        self._traces: list[Strace] = []
+
+    async def run(self, episode: Episode) -> None:
+        """Let an episode happen; when this returns every node runs and the network is whole."""
+        tasks = [asyncio.create_task(self._fault(fault)) for fault in episode.faults]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._mesh.heal_all()
+
+    async def _fault(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at_s)
+        nodes = list(fault.nodes)
+        if fault.leader_first:
+            nodes = await self._leader_first(nodes)
+        self.done[fault.kind] += 1
+        self._say(f"{fault.kind} {'+'.join(map(str, nodes))} for {fault.lasts_s} s")
+        action: Callable[[list[int], float, random.Random], Awaitable[None]]
+        action = getattr(self, f"_{fault.kind}")
+        await action(nodes, fault.lasts_s, random.Random(fault.seed))
+
+    async def _leader_first(self, nodes: list[int]) -> list[int]:
+        led: dict[int, int] = {}
+        for node, worker in list(self._cluster.workers.items()):
+            if not worker.stopped:
+                with suppress(WorkerFailed):
+                    led[node] = len(await worker.call("led", 2.0))
+        best = max(led, key=lambda node: led[node], default=nodes[0])
+        return [best, *(node for node in nodes if node != best)][: len(nodes)]
+
+    # --- starting and ending processes
+
+    async def start(self, *nodes: int) -> None:
+        """Start these nodes, and watch that none of them ends unless it is made to."""
+        starting = asyncio.create_task(self._cluster.start(*nodes))
+        await asyncio.sleep(0)
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
+        finally:
+            for node in nodes:
+                if worker := self._cluster.workers.get(node):
+                    self._watches[worker] = asyncio.create_task(self._watch(worker))
+        self.restarts += len(nodes)
+
+    async def _watch(self, worker: Worker) -> None:
+        code = await worker.wait()
+        if worker not in self._ours:
+            self.findings.append(f"died: node {worker.spec.node} ended by itself, code {code}")
+
+    async def kill(self, *nodes: int) -> None:
+        """SIGKILL these, and wait until they are gone."""
+        workers = [
+            self._cluster.workers.pop(node) for node in nodes if node in self._cluster.workers
+        ]
+        self._ours.update(workers)
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            await worker.wait()
+
+    async def end(self) -> None:
+        """Stop watching and tracing; the nodes may end now."""
+        for trace in self._traces:
+            await asyncio.to_thread(trace.end, kindly=False)
+        for watch in self._watches.values():
+            watch.cancel()
+        await asyncio.gather(*self._watches.values(), return_exceptions=True)
+
+    # --- faults of processes, each named as in schedule.KINDS
+
+    async def _kill(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        await self.kill(*nodes)
+        await asyncio.sleep(lasts_s if chance.random() < 0.7 else 0)
+        if chance.random() < 0.4:  # and again, while it replays and joins
+            starting = await self._begun(nodes, chance)
+            await self.kill(*nodes)
+            with suppress(WorkerFailed):
+                await starting
+        await self.start(*nodes)
+
+    async def _begun(self, nodes: list[int], chance: random.Random) -> asyncio.Task[None]:
+        """These nodes are being started, for about a second."""
+        starting = asyncio.create_task(self.start(*nodes))
+        for _ in range(500):
+            if all(node in self._cluster.workers for node in nodes):
+                break
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(chance.uniform(0.0, 1.2))
+        return starting
+
+    async def _close(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        workers = [self._cluster.workers.pop(node) for node in nodes]
+        self._ours.update(workers)
+        await asyncio.gather(*(self._closed(worker) for worker in workers))
+        await asyncio.sleep(lasts_s)
+        await self.start(*nodes)
+
+    async def _closed(self, worker: Worker) -> None:
+        await worker.close()
+        if code := await worker.wait():
+            self.findings.append(f"died: node {worker.spec.node} did not close, code {code}")
+
+    async def _stop(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        workers = [self._cluster[node] for node in nodes]
+        for worker in workers:
+            worker.pause()
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            for worker in workers:
+                worker.resume()
+
+    # --- faults of the network
+
+    def _others(self, node: int) -> list[int]:
+        return [other for other in self._cluster.ids if other != node]
+
+    async def _drop(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        for node in nodes:
+            self._mesh.isolate(node)
+        await asyncio.sleep(lasts_s)
+        for node in nodes:
+            self._mesh.heal(node)
+
+    async def _oneway(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        outwards = chance.random() < 0.5
+        others = self._others(nodes[0])
+        for other in chance.sample(others, chance.randint(1, len(others))):
+            self._mesh.drop(*((nodes[0], other) if outwards else (other, nodes[0])))
+        await asyncio.sleep(lasts_s)
+        self._mesh.heal(nodes[0])
+
+    async def _partial(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        others = self._others(nodes[0])
+        for other in others[: max(1, len(others) // 2)]:
+            self._mesh.drop(nodes[0], other)
+            self._mesh.drop(other, nodes[0])
+        await asyncio.sleep(lasts_s)
+        self._mesh.heal(nodes[0])
+
+    async def _delay(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        pairs = [(node, other) for node in nodes for other in self._others(node)]
+        for node, other in pairs:
+            self._mesh.delay(node, other, chance.randint(*DELAY_US))
+        await asyncio.sleep(lasts_s)
+        for node, other in pairs:
+            self._mesh.delay(node, other, 0)
+
+    async def _cut(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        until = time.monotonic() + lasts_s
+        while time.monotonic() < until:
+            for node in nodes:
+                self._mesh.cut(node, chance.choice(self._others(node)))
+            await asyncio.sleep(chance.uniform(*CUT_EVERY_S))
+
+    # --- faults of disks
+
+    async def _trace(self, node: int, inject: str) -> Strace:
+        trace = await asyncio.to_thread(Strace, self._cluster[node].pid, inject)
+        self._traces.append(trace)
+        return trace
+
+    async def _slow(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        inject = f"delay_enter={chance.randint(*SLOW_US)}"
+        traces = [await self._trace(node, inject) for node in nodes]
+        await asyncio.sleep(lasts_s)
+        for trace in traces:
+            await asyncio.to_thread(trace.end)
+
+    async def _eio(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        await asyncio.gather(*(self._eio_at(node, lasts_s) for node in nodes))
+        if chance.random() < 0.7 and all(isinstance(self._disks[n], PowerDisk) for n in nodes):
+            # What a sync that failed was for is lost, as on a real disk.
+            await self.power_goes(nodes, chance.getrandbits(32), 0.0)
+        else:
+            await self.kill(*nodes)
+        await self.start(*nodes)
+
+    async def _eio_at(self, node: int, lasts_s: float) -> None:
+        """A failed sync: the node must say so, acknowledge nothing more, and be started again."""
+        worker = self._cluster[node]
+        trace = await self._trace(node, "error=EIO")
+        before = await worker.call("health")
+        until = time.monotonic() + lasts_s + POISON_WITHIN_S
+        while not (health := await worker.call("health"))["poisoned"]:
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(POLL_S)
+        await asyncio.to_thread(trace.end)
+        if health["poisoned"]:
+            self.noticed["poisoned"] += 1
+            await self._poisoned(node, worker)
+        elif health["syncs"] > before["syncs"] + 1:  # one may have begun before
+            self.findings.append(f"failed syncs were taken for good on node {node}: {health}")
+        if health["store_error"]:
+            self.noticed["store error"] += 1
+
+    async def _poisoned(self, node: int, worker: Worker) -> None:
+        """The disk works again, but nobody knows what it holds: the node must stay out of it."""
+        answers = [
+            await worker.call("operate", group=group, kind="put", key="_poisoned",
+                              argument=["poisoned", 0], timeout_s=1.0)
+            for group in self._cluster.groups[:2]
+        ]  # fmt: skip
+        for answer in answers:
+            if answer["error"] not in ("NodeFailed", "NodeFailedUnknown"):
+                self.findings.append(f"node {node} is poisoned and answers {answer}")
+        if led := await worker.call("led"):
+            self.findings.append(f"node {node} is poisoned and leads groups {led}")
+        if not (await worker.call("health"))["poisoned"]:
+            self.findings.append(f"node {node} was poisoned and is not any more")
+
+    async def _full(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        (node,) = nodes
+        disk, worker = self._disks[node], self._cluster[node]
+        assert isinstance(disk, SmallDisk)
+        await asyncio.to_thread(disk.fill)
+        hurt: set[str] = set()
+        until = time.monotonic() + 2 * lasts_s
+        while time.monotonic() < until:
+            health = await worker.call("health")
+            hurt |= {"store error"} if health["store_error"] else set()
+            hurt |= {"journal full"} if health["pressure"] else set()
+            for group in self._cluster.groups:  # or the journal would hardly need another segment
+                self._push(worker, group)
+            await asyncio.sleep(POLL_S)
+        self.noticed.update(hurt)
+        refused = chance.random() < 0.3 and not await self._starts_full(node)
+        disk.free()
+        if refused:
+            await self.start(node)
+        worker = self._cluster[node]
+        until = time.monotonic() + RECOVER_WITHIN_S
+        while (health := await worker.call("health"))["store_error"] or health["pressure"]:
+            if time.monotonic() > until:
+                self.findings.append(
+                    f"full: node {node} did not recover from a full disk: {health}"
+                )
+                break
+            await asyncio.sleep(POLL_S)
+        if health["poisoned"]:
+            self.findings.append(f"full: node {node} was poisoned by a full disk: {health}")
+            await self.kill(node)
+            await self.start(node)
+
+    async def _starts_full(self, node: int) -> bool:
+        """Kill it and start it while the disk is full. It may refuse; it may not crash."""
+        await self.kill(node)
+        try:
+            await self.start(node)
+        except WorkerFailed:
+            worker = self._cluster.workers.pop(node)
+            self._ours.add(worker)
+            worker.kill()  # if it hangs
+            if (code := await worker.wait()) < 0:
+                self.findings.append(f"died: node {node} crashed on a full disk, code {code}")
+            self.noticed["did not start"] += 1
+            return False
+        self.noticed["started full"] += 1
+        return True
+
+    @staticmethod
+    def _push(worker: Worker, group: int) -> None:
+        """A large value that nobody waits for."""
+        pushed = worker.ask(
+            "operate", group=group, kind="put", key="_full",
+            argument=["full", PUSHED_BYTES], timeout_s=1.0,
+        )  # fmt: skip
+        pushed.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _power(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        keep = chance.choice((0.0, 0.0, 0.3, 0.7, 0.95))
+        await self.power_goes(nodes, chance.getrandbits(32), keep)
+        await asyncio.sleep(min(1.0, lasts_s))
+        if chance.random() < 0.3:  # and again, while it starts
+            starting = await self._begun(nodes, chance)
+            await self.power_goes(nodes, chance.getrandbits(32), keep)
+            with suppress(WorkerFailed):
+                await starting
+        await self.start(*nodes)
+
+    async def power_goes(self, nodes: list[int], seed: int, keep: float) -> None:
+        """All processes end at once, and with them what was not durable at that moment."""
+        disks = [self._disks[node] for node in nodes]
+        powered = [disk for disk in disks if isinstance(disk, PowerDisk)]
+        assert len(powered) == len(disks)
+        await asyncio.gather(*(asyncio.to_thread(disk.off) for disk in powered))
+        for node in nodes:
+            self._ours.add(self._cluster[node])
+            self._cluster[node].kill()
+        await asyncio.gather(*(asyncio.to_thread(disk.release) for disk in powered))
+        await self.kill(*nodes)
+        for at, disk in enumerate(powered):
+            await asyncio.to_thread(disk.cut, seed + at, keep)

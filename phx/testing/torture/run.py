@@ -1,0 +1,413 @@
+"""One run: eras of faults under load, each ending in a search for what was lost.
+
+An *era* is a new cluster on one kind of disk. Under the load of the clients it goes through
+episodes of faults (schedule.py). After each episode everything is mended, and every group must take
+a write within WRITABLE_WITHIN_S. At the end of the era every process is killed at once (where the
+disks can, their power goes), all are started again, every key is read through the log, the nodes
+must converge, and the verdict (verdict.py) is on all that the clients saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phx.testing.processes import Cluster, WorkerFailed
+from phx.testing.torture.clients import ACKNOWLEDGED, REJECTED, UNKNOWN, Clients, Record
+from phx.testing.torture.disks import DISKS, FSYNC_US, LAYOUTS, Disk, PowerDisk
+from phx.testing.torture.nemesis import Nemesis
+from phx.testing.torture.schedule import LONGEST_S, episodes
+from phx.testing.torture.verdict import OWN, judge
+
+WORKER = "phx.testing.torture.worker"
+WRITABLE_WITHIN_S = 30.0
+"""After the faults every group takes a write within this time, the machine's slowness included."""
+CONVERGED_WITHIN_S = 60.0
+READ_WITHIN_S = 60.0
+PROBE_TIMEOUT_S = 1.0
+ERA_S = 180.0
+SHORT_LONGEST_S = 2.5
+MIB = 1 << 20
+# Small, so that segments roll and chunks settle all the time; the journal holds twice what may be
+# pending and four segments, so that a node that catches up does not run into its limit.
+OPTIONS: dict[str, Any] = {
+    "journal": {
+        "segment_bytes": 1 * MIB,
+        "journal_bytes_max": 24 * MIB,
+        "settle_bytes": 2 * MIB,
+    },
+    "limits": {
+        "value_bytes_max": 64 << 10,
+        "window": 256,
+        "window_bytes": 4 * MIB,
+        "batch_bytes_max": 128 << 10,
+        "pending_bytes_max": 4 * MIB,
+        "cache_bytes_max": 1 * MIB,
+        "delivery_bytes_max": 1 * MIB,
+        "peer_queue_bytes_max": 2 * MIB,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        minutes: under faults; the checks come on top.
+        seed: of the schedule and the clients.
+        faults: kinds, all of which can be had here.
+        folder: where everything is kept; None: a temporary folder, which stays if there is a
+            finding.
+    """
+
+    minutes: float
+    seed: int
+    nodes: int
+    groups: int
+    clients: int
+    faults: tuple[str, ...]
+    folder: Path | None = None
+
+
+@dataclass
+class Result:
+    """What a run found; `findings` says in words what is wrong, if anything is."""
+
+    seed: int
+    minutes: float
+    nodes: int
+    groups: int
+    clients: int
+    faults: dict[str, int]
+    left_out: dict[str, str]
+    eras: int = 0
+    episodes: int = 0
+    operations: int = 0
+    acknowledged: int = 0
+    unknown: int = 0
+    rejected: int = 0
+    keys: int = 0
+    restarts: int = 0
+    noticed: dict[str, int] = field(default_factory=dict)
+    power_cuts: int = 0
+    lost_sectors: int = 0
+    writable_ms: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    folder: str | None = None
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not self.findings
+
+    @property
+    def again(self) -> str:
+        """The command that runs the same schedule again."""
+        return (
+            f"phx torture --seed {self.seed} --minutes {self.minutes:g} --nodes {self.nodes} "
+            f"--groups {self.groups} --clients {self.clients} --faults {','.join(self.faults)}"
+        )
+
+
+class Torture:
+    """One run; `run` does it all. `note` is told what happens, `update` how far it is."""
+
+    def __init__(
+        self,
+        options: Options,
+        left_out: dict[str, str],
+        note: Callable[[str], None],
+        update: Callable[[str], None],
+    ) -> None:
+        self._options, self._note, self._update = options, note, update
+        self._result = Result(
+            options.seed, options.minutes, options.nodes, options.groups, options.clients,
+            dict.fromkeys(sorted(options.faults), 0), left_out,
+        )  # fmt: skip
+        self._writable_ms: list[float] = []
+        self._noticed: Counter[str] = Counter()
+        self._began = time.monotonic()
+        self._folder = options.folder or Path(tempfile.mkdtemp(prefix="phx-torture-"))
+
+    async def run(self) -> Result:
+        """All eras, or as many as it takes to find something."""
+        result = self._result
+        layouts = eras(self._options)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for number, layout in enumerate(layouts, 1):
+                seconds = self._options.minutes * 60 / len(layouts)
+                era = Era(self._options, number, layout, seconds, self._folder, result)
+                await era.run(self._note, self._update, self._writable_ms, self._noticed)
+                result.eras = number
+                if result.findings:
+                    break
+            if not result.acknowledged and not result.findings:
+                result.findings.append("nothing was acknowledged")
+        finally:
+            if result.findings:
+                result.folder = str(self._folder)
+                (self._folder / "findings.txt").write_text("\n".join(result.findings) + "\n")
+            elif self._options.folder is None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+        times = self._writable_ms or [0.0]
+        result.writable_ms = {
+            "p50": round(statistics.median(times), 1),
+            "max": round(max(times), 1),
+        }
+        result.noticed = dict(sorted(self._noticed.items()))
+        result.seconds = round(time.monotonic() - self._began, 1)
+        return result
+
+
+def eras(options: Options) -> list[str]:
+    """The disks of each era: every kind that the faults need in turn, and plain ones."""
+    wanted = [LAYOUTS[kind] for kind in sorted(LAYOUTS, reverse=True) if kind in options.faults]
+    count = max(len(wanted), round(options.minutes * 60 / ERA_S), 1)
+    if count > len(wanted) or not wanted:
+        wanted.append("plain")
+    return [wanted[at % len(wanted)] for at in range(count)]
+
+
+class Era:
+    """A cluster from its birth to the verdict on it."""
+
+    def __init__(
+        self,
+        options: Options,
+        number: int,
+        layout: str,
+        seconds: float,
+        folder: Path,
+        result: Result,
+    ) -> None:
+        self._options, self._layout, self._seconds = options, layout, seconds
+        self._number = number
+        self._folder = folder / f"era{number}"
+        self._result = result
+        self._seed = f"{options.seed}/{number}"
+        self._kinds = [
+            kind for kind in options.faults if LAYOUTS.get(kind, layout) == layout
+        ]  # the faults that these disks can have
+        self._began = time.monotonic()
+        self._log: list[str] = []
+        self._disks: dict[int, Disk] = {}
+        self._records: list[Record] = []
+
+    async def run(
+        self,
+        note: Callable[[str], None],
+        update: Callable[[str], None],
+        writable_ms: list[float],
+        noticed: Counter[str],
+    ) -> None:
+        """Adds to the result, the findings above all."""
+        self._note, self._update, self._writable_ms = note, update, writable_ms
+        options, result = self._options, self._result
+        note(f"era {self._number}: {self._layout} disks, {self._seconds:.0f} s, seed {self._seed}")
+        self._folder.mkdir(parents=True)
+        async with AsyncExitStack() as stack:
+            for node in range(1, options.nodes + 1):
+                fsync_us = FSYNC_US[(options.seed + self._number) % len(FSYNC_US)]
+                place = self._folder / f"node{node}"
+                disk = self._disks[node] = DISKS[self._layout](place, fsync_us)
+                stack.callback(disk.end)
+                disk.begin()
+            stack.callback(self._keep)
+            self._cluster = await stack.enter_async_context(
+                Cluster(
+                    options.nodes,
+                    options.groups,
+                    "",
+                    WORKER,
+                    folder=self._folder,
+                    proxies=True,
+                    options=OPTIONS,
+                )
+            )
+            stack.callback(self._keep_logs)
+            self._nemesis = Nemesis(self._cluster, self._disks, self._say)
+            stack.push_async_callback(self._nemesis.end)
+            self._clients = Clients(self._cluster, options.clients, self._seed)
+            self._records = self._clients.records
+            stack.push_async_callback(self._clients.close)
+            try:
+                states = await self._live()
+            except WorkerFailed as error:
+                result.findings.append(f"failed: {error}")
+                states = {}
+            result.findings += self._nemesis.findings
+            self._count(noticed)
+            if states and not result.findings:
+                update(f"looking at {len(self._records)} operations")
+                result.findings += judge(self._records, states)
+
+    async def _live(self) -> dict[int, dict[int, Any]]:
+        """Birth, faults, the end of all processes, and what the nodes hold after it."""
+        nemesis, cluster, clients = self._nemesis, self._cluster, self._clients
+        await nemesis.start(*cluster.ids)
+        await self._writable("at the start")
+        clients.start()
+        await self._episodes()
+        await clients.stop()
+        if self._result.findings or nemesis.findings:
+            return {}
+        self._say("every process is killed" + self._layout.replace("power", ", without power")[5:])
+        if self._layout == "power":
+            await nemesis.power_goes(cluster.ids, 0, 0.0)
+        else:
+            await nemesis.kill(*cluster.ids)
+        await nemesis.start(*cluster.ids)
+        await self._writable("after the restart of all")
+        if failed := await clients.read_everything(READ_WITHIN_S):
+            self._found(f"{len(failed)} keys could not be read in {READ_WITHIN_S} s: {failed[:5]}")
+        if not await cluster.converged(CONVERGED_WITHIN_S):
+            places = await cluster.call("positions")
+            self._found(f"nodes did not converge in {CONVERGED_WITHIN_S} s: {places}")
+        answers = await cluster.call("state", 120.0)
+        await asyncio.gather(*(nemesis._closed(worker) for worker in self._ending()))
+        return {
+            node: {int(group): state for group, state in groups.items()}
+            for node, groups in answers.items()
+        }
+
+    def _ending(self) -> list[Any]:
+        workers = list(self._cluster.workers.values())
+        self._nemesis._ours.update(workers)
+        return workers
+
+    async def _episodes(self) -> None:
+        options, result = self._options, self._result
+        missed = [kind for kind in self._kinds if not result.faults[kind]]
+        longest_s = SHORT_LONGEST_S if options.minutes <= 2 else LONGEST_S
+        until = time.monotonic() + self._seconds
+        for episode in episodes(
+            self._seed, self._kinds, self._cluster.ids, first=missed, longest_s=longest_s
+        ):
+            if time.monotonic() >= until or result.findings or self._nemesis.findings:
+                break
+            await self._quiet(self._nemesis.run(episode), str(episode))
+            await self._writable(f"after {episode}")
+            await self._healthy()
+            await self._quiet(asyncio.sleep(episode.quiet_s), "quiet")
+            result.episodes += 1
+
+    async def _quiet(self, doing: Any, what: str) -> None:
+        """Show where things stand while something is done."""
+        task = asyncio.ensure_future(doing)
+        try:
+            while not task.done():
+                seconds = time.monotonic() - self._began
+                count = len(self._records)
+                self._update(f"era {self._number}, {seconds:5.1f} s, {count} operations: {what}")
+                await asyncio.wait({task}, timeout=0.5)
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # --- what must hold as soon as the faults have ended
+
+    async def _writable(self, when: str) -> None:
+        """Every group takes a write, whoever is asked, within the time stated above."""
+        began = time.monotonic()
+        stuck = await asyncio.gather(
+            *(self._write(group, began + WRITABLE_WITHIN_S) for group in self._cluster.groups)
+        )
+        took_s = time.monotonic() - began
+        self._writable_ms.append(took_s * 1000)
+        self._say(f"writable in {took_s:.2f} s")
+        if groups := [group for group, error in enumerate(stuck) if error is not None]:
+            self._found(
+                f"not writable: groups {groups} took no write in {WRITABLE_WITHIN_S} s {when}: "
+                f"{stuck[groups[0]]}"
+            )
+
+    async def _write(self, group: int, until: float) -> str | None:
+        """None, or why not."""
+        error = "no node runs"
+        at = group
+        while time.monotonic() < until:
+            nodes = sorted(self._cluster.workers)
+            if not nodes:
+                break
+            at += 1
+            worker = self._cluster[nodes[at % len(nodes)]]
+            try:
+                answer = await worker.call(
+                    "operate", PROBE_TIMEOUT_S + 1, group=group, kind="put", key=f"{OWN}probe",
+                    argument=["probe", 0], timeout_s=PROBE_TIMEOUT_S,
+                )  # fmt: skip
+            except WorkerFailed as failure:
+                error = str(failure)
+                await asyncio.sleep(0.05)
+                continue
+            if answer["outcome"] == ACKNOWLEDGED:
+                return None
+            error = f"node {worker.spec.node}: {answer['error']}"
+            await asyncio.sleep(0.02)
+        return error
+
+    async def _healthy(self) -> None:
+        for node, health in (await self._cluster.call("health")).items():
+            if health["broken"]:
+                self._found(f"broken: node {node} stopped groups {health['broken']}")
+            if health["poisoned"]:
+                self._found(f"node {node} is poisoned, and its disk did not fail")
+
+    # --- keeping books
+
+    def _say(self, text: str) -> None:
+        self._log.append(f"{time.monotonic() - self._began:8.2f} {text}")
+
+    def _found(self, text: str) -> None:
+        self._say(text)
+        self._result.findings.append(text)
+
+    def _count(self, noticed: Counter[str]) -> None:
+        result, nemesis = self._result, self._nemesis
+        for kind, count in nemesis.done.items():
+            result.faults[kind] += count
+        noticed.update(nemesis.noticed)
+        result.restarts += nemesis.restarts
+        result.operations += len(self._records)
+        outcomes = Counter(one.outcome for one in self._records)
+        result.acknowledged += outcomes[ACKNOWLEDGED]
+        result.unknown += outcomes[UNKNOWN]
+        result.rejected += outcomes[REJECTED]
+        result.keys += len({(one.group, one.key) for one in self._records})
+        for disk in self._disks.values():
+            if isinstance(disk, PowerDisk):
+                result.power_cuts += disk.cuts
+                result.lost_sectors += disk.lost_sectors
+
+    def _keep_logs(self) -> None:
+        """What a reader of a finding wants; before the cluster takes it away."""
+        (self._folder / "torture.log").write_text("\n".join(self._log) + "\n")
+        for path in self._cluster.scratch.glob("*.log"):
+            shutil.copy(path, self._folder)
+
+    def _keep(self) -> None:
+        """The nodes' folders, if they go with their mounts; no process is left."""
+        if self._result.findings or self._options.folder:
+            self._keep_records()
+            if self._layout != "plain" and self._result.findings:
+                for disk in self._disks.values():
+                    kept = self._folder / f"kept-{disk.point.name}"
+                    shutil.copytree(disk.point, kept, ignore=shutil.ignore_patterns("filler"))
+
+    def _keep_records(self) -> None:
+        with open(self._folder / "history.jsonl", "w") as file:
+            for one in self._records:
+                file.write(json.dumps(asdict(one)) + "\n")

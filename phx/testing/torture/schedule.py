@@ -1,0 +1,141 @@
+"""What goes wrong, where and when: episodes of faults, all decided by a seed.
+
+An episode is a few faults that overlap; when the last one is over, everything is mended and the
+cluster must come to rest. In one episode at most one fault touches a node's process or disk; those
+of the network come on top.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+KINDS = {
+    "kill": "SIGKILL; sometimes once more while it starts",
+    "close": "closed cleanly, and started again",
+    "stop": "SIGSTOP for seconds, leaders preferred; then SIGCONT",
+    "drop": "everything from and to a node silently dropped",
+    "oneway": "everything in one direction silently dropped",
+    "partial": "two nodes cut off from each other, the others not",
+    "delay": "every message late",
+    "cut": "connections reset, again and again",
+    "slow": "every fdatasync takes long",
+    "eio": "every fdatasync fails",
+    "full": "the file system is full",
+    "power": "what was not synced is gone, or some of it",
+}
+"""Every kind of fault, with what it is."""
+
+NETWORK = frozenset({"drop", "oneway", "partial", "delay", "cut"})
+SHORTEST_S, LONGEST_S = 0.5, 6.0
+QUIET_S = (0.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        kind: of KINDS.
+        nodes: whom it hits, in order. For oneway and partial: the first is cut off from the others.
+        leader_first: hit whoever leads most groups at that moment in place of the first node.
+        at_s, lasts_s: from the start of the episode.
+        seed: of whatever else is to be decided.
+    """
+
+    kind: str
+    nodes: tuple[int, ...]
+    leader_first: bool
+    at_s: float
+    lasts_s: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Some faults at a time, then quiet for `quiet_s` seconds."""
+
+    faults: tuple[Fault, ...]
+    quiet_s: float
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{fault.kind} {'leader' if fault.leader_first else ''}"
+            f"{'+'.join(map(str, fault.nodes[fault.leader_first :]))}"
+            for fault in self.faults
+        )
+
+
+def episodes(
+    seed: str,
+    kinds: Collection[str],
+    nodes: Collection[int],
+    *,
+    first: Collection[str] = (),
+    longest_s: float = LONGEST_S,
+) -> Iterator[Episode]:
+    """The episodes of a run, without end. The same arguments give the same episodes.
+
+    Every kind has its turn before any has its next one, so that a short run has them all.
+
+    Args:
+        kinds: of KINDS.
+        nodes: ids.
+        first: of these kinds, those that come before the others.
+        longest_s: no fault lasts longer, in seconds.
+    """
+    chance = random.Random(seed)
+    late = sorted(set(kinds) - set(first))
+    while True:
+        for turn in (sorted(set(kinds) & set(first)), late):
+            chance.shuffle(turn)
+            for kind in turn:
+                yield _episode(chance, kind, sorted(kinds), sorted(nodes), longest_s)
+
+
+def _episode(
+    chance: random.Random, kind: str, kinds: list[str], nodes: list[int], longest_s: float
+) -> Episode:
+    chosen = [kind]
+    if chance.random() < 0.6:
+        chosen += chance.choices(kinds, k=chance.choice((1, 1, 2)))
+    free = list(nodes)  # of faults of the process or disk
+    chance.shuffle(free)
+    faults: list[Fault] = []
+    for one in chosen:
+        if one in NETWORK:
+            hit = chance.sample(nodes, _how_many(chance, one, len(nodes)))
+        elif one == "power" and not faults:
+            # Whatever is durable nowhere but in memory of a majority shows when all lose power.
+            hit = free if chance.random() < 0.5 else free[:1]
+        else:
+            hit = free[: _how_many(chance, one, len(free))]
+        if not hit:
+            continue
+        if one not in NETWORK:
+            free = [node for node in free if node not in hit]
+        whole = len(hit) == len(nodes)
+        # Elsewhere the leader might be a node that another fault of this episode has already.
+        alone = one in NETWORK or len([f for f in faults if f.kind not in NETWORK]) == 0
+        leader_first = alone and not whole and len(hit) == 1 and chance.random() < 0.6
+        if leader_first and one not in NETWORK:
+            free = []
+        faults.append(
+            Fault(
+                one,
+                tuple(hit),
+                leader_first,
+                round(chance.uniform(0.0, 1.5), 3) if faults else 0.0,
+                round(chance.uniform(SHORTEST_S, longest_s), 3),
+                chance.getrandbits(32),
+            )
+        )
+    return Episode(tuple(faults), round(chance.uniform(*QUIET_S), 3))
+
+
+def _how_many(chance: random.Random, kind: str, available: int) -> int:
+    """Mostly one; sometimes so many that no majority is left; sometimes all."""
+    if kind == "oneway" or kind == "partial" or kind == "full":
+        return min(1, available)
+    return min(available, chance.choice((1, 1, 1, 1, 2, available)))

@@ -1,0 +1,174 @@
+"""Was anything promised and broken? Pure functions over what clients saw and nodes hold at the end.
+
+rule                                                             finding begins with
+---------------------------------------------------------------  -------------------------
+every value read is one that was written, to the last byte       damaged:
+all nodes are equally far, with equal digests                    divergent:
+no node stopped or halted a group                                broken:
+an acknowledged append is there, exactly once, on every node     lost: / twice:
+one of unknown outcome is there once or not                      twice:
+what was rejected is nowhere                                     rejected:
+nothing is there that nobody wrote                               invented:
+in a group, versions of acknowledged writes are distinct and     version:
+  grow from one that returned to one that was called later
+every key's history is linearizable                              linearizable:
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from phx.sim.history import Operation, check_history
+from phx.testing.torture.clients import ACKNOWLEDGED, DAMAGED, REJECTED, Record
+from phx.testing.torture.machine import END
+
+State = Mapping[str, Any]
+"""Of one group on one node: what the worker's ``state`` answers."""
+EXAMPLES_MAX = 5
+OWN = "_"
+"""Keys that begin so were written by the torture itself, and are nobody's."""
+
+
+def judge(records: Sequence[Record], states: Mapping[int, Mapping[int, State]]) -> list[str]:
+    """Everything that is wrong, in words; nothing: [].
+
+    Args:
+        records: every operation of every client, the last ones being reads of every key.
+        states: by node, then by group.
+    """
+    return [
+        *_some("damaged", (f"node {one.node}: {one.error}" for one in records
+                           if one.outcome == DAMAGED)),
+        *divergences(states),
+        *misplaced(records, states),
+        *versions(records),
+        *linearizability(records),
+    ]  # fmt: skip
+
+
+def _some(rule: str, found: Iterable[str]) -> list[str]:
+    """The first few of what a rule found, and how many there are."""
+    listed = list(found)
+    more = len(listed) - EXAMPLES_MAX
+    shown = [f"{rule}: {one}" for one in listed[:EXAMPLES_MAX]]
+    return shown + ([f"{rule}: {more} more"] if more > 0 else [])
+
+
+def divergences(states: Mapping[int, Mapping[int, State]]) -> list[str]:
+    """Groups in which nodes differ, or that do not go on at some node."""
+    apart, broken = [], []
+    for group in sorted(next(iter(states.values()))):
+        seen = {node: groups[group] for node, groups in states.items()}
+        for name in ("applied", "digest", "machines", "values", "appends"):
+            first, *rest = (one[name] for one in seen.values())
+            if any(one != first for one in rest):
+                told = {n: one[name] for n, one in seen.items() if not isinstance(first, dict)}
+                apart.append(f"group {group}: {name} {told or 'differ'}")
+        broken += [
+            f"group {group} {what} on node {node}"
+            for node, one in seen.items()
+            for what in one["broken"]
+        ]
+    return _some("divergent", apart) + _some("broken", broken)
+
+
+def misplaced(records: Sequence[Record], states: Mapping[int, Mapping[int, State]]) -> list[str]:
+    """What is where it must not be, or not where it must, or too often."""
+    written = {(one.group, one.key, one.written): one for one in records if one.written}
+    appended = {place: one for place, one in written.items() if one.kind == "append"}
+    found: dict[str, list[str]] = {name: [] for name in ("lost", "twice", "rejected", "invented")}
+    for node, groups in states.items():
+        there: Counter[tuple[int, str, str]] = Counter()
+        strings: Counter[tuple[int, str, str]] = Counter()
+        for group, state in groups.items():
+            there.update(
+                (group, key, token) for key, token in state["values"].items() if key[:1] != OWN
+            )
+            strings.update(
+                (group, key, token)
+                for key, text in state["appends"].items()
+                for token in text.split(";")[:-1]
+            )
+        there.update(strings)
+        for place, count in there.items():
+            record = written.get(place)
+            where = "group {} key {} token {}".format(*place) + f" on node {node}"
+            if record is None:
+                found["invented"].append(where)
+            elif record.outcome == REJECTED:
+                found["rejected"].append(f"{where}: {record.error}, and yet there")
+            elif count > 1:
+                found["twice"].append(f"{where}: {count} times ({record.outcome})")
+        found["lost"] += [
+            "group {} key {} token {}".format(*place) + f" on node {node}"
+            for place, record in appended.items()
+            if record.outcome == ACKNOWLEDGED and not strings[place]
+        ]
+    return [line for name, lines in found.items() for line in _some(name, lines)]
+
+
+def versions(records: Sequence[Record]) -> list[str]:
+    """The versions that a group's machine gave out, against real time, over all its keys."""
+    by_group: dict[int, list[Record]] = {}
+    for one in records:
+        if one.kind in ("put", "cas") and one.outcome == ACKNOWLEDGED and one.result is not None:
+            by_group.setdefault(one.group, []).append(one)
+    return _some("version", (line for ones in by_group.values() for line in _disorder(ones)))
+
+
+def _disorder(writes: list[Record]) -> Iterator[str]:
+    writes.sort(key=lambda one: int(one.result), reverse=True)
+    for newer, older in itertools.pairwise(writes):
+        if newer.result == older.result:
+            yield f"{newer.result} of group {newer.group} twice: {_told(older)}; {_told(newer)}"
+    first: tuple[int, Record] | None = None  # to return, of all that have a higher version
+    for one in writes:
+        assert one.returned_us is not None
+        if first is not None and first[0] < one.called_us:
+            yield f"group {one.group}: {_told(one)} was called after {_told(first[1])} returned"
+        if first is None or one.returned_us < first[0]:
+            first = one.returned_us, one
+
+
+def _told(one: Record) -> str:
+    return f"{one.kind} of {one.key} by client {one.client} with version {one.result}"
+
+
+def linearizability(records: Sequence[Record]) -> list[str]:
+    """What the checker of histories says."""
+    finding = check_history(operations(records))
+    return [] if finding is None else [str(finding)]
+
+
+def operations(records: Iterable[Record]) -> Iterator[Operation]:
+    """The records as the checker wants them: what was rejected is left out.
+
+    A cas names the version that it expects. A version stands for one token, the one that was seen
+    with it, and a token is written once; so it is a cas on tokens.
+    """
+    for one in records:
+        if one.outcome in (REJECTED, DAMAGED):
+            continue
+        kind, result = one.kind, one.result
+        argument: Any = None
+        if kind == "append":
+            if one.written:
+                argument = one.written.encode() + END
+            else:
+                kind = "get"
+            result = _bytes(result)
+        elif kind == "get":
+            result = None if result is None else _bytes(result[0])
+        elif kind == "put":
+            argument = _bytes(one.written)
+        elif kind == "cas":
+            argument, result = (_bytes(one.expected), _bytes(one.written)), result is not None
+        key = (one.group, one.key)
+        yield Operation(one.client, key, kind, argument, result, one.called_us, one.returned_us)
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()

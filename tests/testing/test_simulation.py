@@ -1,0 +1,91 @@
+"""Users' machines in simulated clusters: a good one passes, each kind of bad one is found."""
+
+import itertools
+from hashlib import blake2b
+
+import pytest
+
+from phx.machine import StateMachine
+from phx.testing.simulation import SimulationFailed, simulate
+
+
+class Ledger(StateMachine):
+    """A chain of everything that was applied."""
+
+    def __init__(self):
+        self.state = b"empty"
+
+    def apply(self, entry):
+        self.state = blake2b(self.state + entry.value, digest_size=8).digest()
+        return self.state
+
+    def digest(self):
+        return self.state
+
+
+def command(chance):
+    return b"%d" % chance.randrange(1000)
+
+
+@pytest.mark.slow
+def test_a_deterministic_machine_passes():
+    assert simulate(lambda group: Ledger(), command, seeds=2) > 2 * 2000
+
+
+def test_a_machine_that_depends_on_its_process_is_found():
+    ticket = itertools.count()
+
+    class Counting(Ledger):
+        def apply(self, entry):
+            self.state = b"%d" % next(ticket)
+
+    with pytest.raises(SimulationFailed) as failed:
+        simulate(lambda group: Counting(), command, seeds=1, profile="crash")
+    assert failed.value.invariant == "U7"
+
+
+def test_a_machine_that_depends_on_where_batches_end_is_found():
+    class Batching(Ledger):
+        def apply_batch(self, entries):
+            results = super().apply_batch(entries)
+            self.state = blake2b(self.state + b"end", digest_size=8).digest()
+            return results
+
+    with pytest.raises(SimulationFailed) as failed:
+        simulate(lambda group: Batching(), command, seeds=3, profile="crash")
+    assert failed.value.invariant == "U7"
+
+
+def test_a_machine_that_raises_is_found_with_its_traceback():
+    class Fragile(Ledger):
+        def apply(self, entry):
+            if entry.value == b"7":
+                raise ZeroDivisionError("seven")
+            return super().apply(entry)
+
+    with pytest.raises(SimulationFailed, match="ZeroDivisionError: seven") as failed:
+        simulate(lambda group: Fragile(), command, seeds=3, profile="calm")
+    assert failed.value.invariant == "machine"
+
+
+def test_a_machine_that_loses_results_is_found():
+    class Forgetful(Ledger):
+        def apply_batch(self, entries):
+            return super().apply_batch(entries)[1:]
+
+    with pytest.raises(SimulationFailed, match="gave 0 results") as failed:
+        simulate(lambda group: Forgetful(), command, seeds=1, profile="calm")
+    assert failed.value.invariant == "machine"
+
+
+def test_a_machine_without_digest_and_a_value_that_is_too_large_are_wrong_usage():
+    class Bare(StateMachine):
+        def apply(self, entry):
+            return None
+
+    with pytest.raises(ValueError, match="digest"):
+        simulate(lambda group: Bare(), command)
+    with pytest.raises(ValueError, match="20000 bytes"):
+        simulate(lambda group: Ledger(), lambda chance: bytes(20_000), seeds=1)
+    with pytest.raises(ValueError, match="no profile"):
+        simulate(lambda group: Ledger(), command, profile="nonsense")
