@@ -10,6 +10,9 @@ import pytest
 from phx import config, errors
 from phx.cli import bench, demo, torture
 from phx.cli.commands import phx as command
+from phx.sim.acts import ACTS
+from phx.sim.fleet import Failure, Result, as_json
+from phx.sim.profiles import plan_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "phx" / "_core"
@@ -80,6 +83,21 @@ def test_command_line_reference_has_every_field_of_the_json(section: str, result
     fields = {one.name for one in dataclasses.fields(result)}
     assert fields <= named
     assert {word for word in named if "-" not in word} <= fields | {"values_per_s"}
+
+
+def test_command_line_reference_has_every_field_of_the_simulation() -> None:
+    failure = Failure(plan_of(1), "U1", "planted", 7, 3)
+    made = as_json(Result("default", 1, failed=[failure]), lambda one: "command")
+    fields = set(made) | set(made["failed"][0])
+    listed = [row for row in rows("docs/reference/cli.md", "phx sim") if "--" not in row[0]]
+    named = {word for row in listed for word in re.findall(r"`(\w+)`", row[0])}
+    named |= set(re.findall(r"`(\w+)`", next(row[1] for row in listed if row[0] == "`failed`")))
+    assert named == fields
+
+
+def test_simulation_page_has_every_act() -> None:
+    named = {word for row in rows("docs/design/simulation.md", "Acts") for word in row[0].split()}
+    assert named == {f"`{kind}`" for kind in ACTS}
 
 
 def test_protocol_page_has_every_invariant_and_names_what_exists() -> None:

@@ -17,6 +17,7 @@ cdef class Driver:
     cdef vector[u64] next_seq            # of each
     cdef dict index_of
     cdef bytes journal_dir
+    cdef bytes trace_path                # or None
     cdef bint create
     cdef bint started                    # start() has been called
     cdef bint starting                   # inside start()

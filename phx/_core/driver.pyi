@@ -56,6 +56,8 @@ class Driver:
         journal_dir: str,
         create: bool,
         options: Mapping[str, int],
+        trace_path: str | None = None,
+        trace_bytes_max: int = 1 << 30,
     ) -> None:
         """Prepare a node; nothing is opened before ``start``.
 
@@ -65,6 +67,9 @@ class Driver:
             bind: numeric address and port to listen at; None: the node's own member address.
             settled: group to the highest instance in the store; absent: 0.
             options: see ``phx.config``; unknown names are refused.
+            trace_path: a new file for everything that this driver is told, writes, syncs and sends
+                (docs/design/trace.md); None: no trace.
+            trace_bytes_max: of that file; there it ends, and the driver goes on.
 
         Raises:
             DriverError: an argument that cannot be (ERROR_OPTION).

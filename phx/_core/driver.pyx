@@ -176,7 +176,7 @@ cdef int peer_addresses(DriverOptions* o, u32 node, members, bind) except -1:
 
 cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
-                 journal_dir, create, options):
+                 journal_dir, create, options, trace_path=None, trace_bytes_max=1 << 30):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
@@ -201,6 +201,8 @@ cdef class Driver:
         self.sessions = Sessions(node, sorted(set(groups)))
         self.journal_dir = os.fsencode(journal_dir)
         self.create = create
+        self.trace_path = os.fsencode(trace_path) if trace_path else None
+        self.options.trace_bytes_max = trace_bytes_max
         self.s = life_new(&self.options, &self.groups)
 
     def __dealloc__(self):
@@ -219,6 +221,7 @@ cdef class Driver:
     def start(self):
         cdef char text[LIFE_TEXT_BYTES]
         cdef const char* folder = PyBytes_AS_STRING(self.journal_dir)
+        cdef const char* trace = NULL
         cdef int code
         if self.forked:
             raise DriverError(ERROR_FORKED, "this process is a fork of the driver's")
@@ -227,9 +230,11 @@ cdef class Driver:
         self.started = True
         self.starting = True
         text[0] = 0
+        if self.trace_path is not None:
+            trace = PyBytes_AS_STRING(self.trace_path)
         with nogil:
             code = life_start(self.s, folder, self.create, &self.groups, &self.settled_through,
-                              text)
+                              trace, text)
         self.starting = False
         if code != LIFE_OK:
             self.stopped = True

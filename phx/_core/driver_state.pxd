@@ -13,6 +13,7 @@ from phx._core.plan cimport JournalHold
 from phx._core.port cimport PhxAddress, PhxFds, pollfd, pthread_t
 from phx._core.queues cimport Chores, Command, Inbox, Outbox, Submission
 from phx._core.state cimport Engine, EngineCounters, EngineOptions, Fetch
+from phx._core.trace cimport Trace
 from phx._core.transport cimport PEERS_MAX, Transport, TransportOptions
 from phx._core.writer cimport JournalWriter
 
@@ -30,6 +31,7 @@ cdef struct DriverOptions:
     u64 settle_idle_us           # nothing chosen for so long: everything moves
     u64 journal_queue_bytes_max  # of records that wait for the disk: above, no Accept is taken
     u64 inline_bytes_max         # larger writes are left to the journal thread
+    u64 trace_bytes_max          # of a trace, if there is to be one
 
 cdef struct Flow:                # a group's way to the applier
     u32 group
@@ -97,6 +99,7 @@ cdef struct DriverState:
     Outbox outbox
     Chores chores
     # --- made by start, freed by stop
+    Trace* trace                 # NULL: nobody wants to know
     Engine* engine
     JournalHold* hold
     Journal* journal

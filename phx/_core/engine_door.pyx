@@ -115,6 +115,14 @@ cdef class Engine:
         block_unref(block)
         return verdict
 
+    def submit_items(self, group, first_seq, count, bytes items, deadline_us):
+        """The same with the items as they stand in the block (batch.pxd)."""
+        cdef Block* block = block_copy(<const char*>items, len(items))
+        cdef int verdict = engine_submit(self.e, group, first_seq, count, block, 0, block.size,
+                                         deadline_us)
+        block_unref(block)
+        return verdict
+
     def durable(self, lsn):
         engine_durable(self.e, lsn)
 

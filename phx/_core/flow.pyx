@@ -9,7 +9,8 @@ from libc.string cimport memcpy, memset
 
 from phx._core.driver_state cimport DriverState, Flow, find_flow, flow_index
 from phx._core.codec cimport RecordHeader, align8
-from phx._core.engine cimport engine_entry, engine_group_status, engine_location, engine_supply
+from phx._core.engine cimport engine_entry, engine_group_status, engine_location
+from phx._core.inputs cimport input_supply
 from phx._core.journal cimport JOURNAL_GONE, JOURNAL_NOT_YET, journal_read
 from phx._core.native cimport *
 from phx._core.port cimport phx_fence
@@ -298,7 +299,7 @@ cdef void flow_supply(DriverState* s, u32 group, u32 peer, u64 first,
             break
         at += stride
         instance += 1
-    engine_supply(s.engine, group, peer, first, entries.data if at else NULL, at)
+    input_supply(s, group, peer, first, entries.data if at else NULL, at)
     s.again = True
 
 
@@ -325,7 +326,7 @@ cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil:
         chore.last = fetch.last
         asked = chores_push(&s.chores, &chore)
     if not asked:
-        engine_supply(s.engine, fetch.group, fetch.peer, fetch.first, out.data, out.size)
+        input_supply(s, fetch.group, fetch.peer, fetch.first, out.data, out.size)
         s.again = True
     block_unref(out)
 

@@ -206,11 +206,16 @@ cdef int settle_current(Journal* j) noexcept nogil:
 cdef int roll(Journal* j, Segment* fresh) noexcept nogil:
     cdef u8 bytes[SEGMENT_HEADER_BYTES]
     cdef SegmentHeader header
-    cdef Segment* previous = j.live.back() if j.live.size() != 0 else NULL
+    cdef Segment* previous = NULL
     cdef i64 result
     cdef int code = settle_current(j)
     if code != JOURNAL_OK:
         return code
+    # The last segment stays the last one, but a recycling may be moving the table under it.
+    pthread_mutex_lock(&j.lock)
+    if j.live.size() != 0:
+        previous = j.live.back()
+    pthread_mutex_unlock(&j.lock)
     shelf_header(j, &header)
     header.generation = j.next_generation
     header.base_lsn = j.next_lsn

@@ -10,10 +10,9 @@ from libc.string cimport memset, strerror
 from phx._core.codec cimport RecordHeader
 from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thread_t
 from phx._core.driver_state cimport DriverOptions, DriverState
-from phx._core.engine cimport (
-    engine_add_group, engine_free, engine_new, engine_replay, engine_start,
-)
+from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
+from phx._core.inputs cimport input_group, input_replay, input_start
 from phx._core.journal cimport (
     JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn, journal_open,
     journal_replay,
@@ -26,7 +25,7 @@ from phx._core.queues cimport (
     chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init, inbox_wake,
     outbox_destroy, outbox_drop, outbox_init,
 )
-from phx._core.state cimport Engine
+from phx._core.trace cimport trace_disk, trace_end, trace_open, trace_unref
 from phx._core.transport cimport (
     TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
 )
@@ -49,7 +48,7 @@ cdef DriverState* life_new(const DriverOptions* options, vector[u32]* groups) no
 
 cdef int replay_record(void* arg, const RecordHeader* header, const u8* body,
                        u64 lsn) noexcept nogil:
-    return engine_replay(<Engine*>arg, header, body, lsn)
+    return input_replay(<DriverState*>arg, header, body, lsn)
 
 
 cdef int journal_failed(DriverState* s, int code, char* text) noexcept nogil:
@@ -73,11 +72,13 @@ cdef int open_journal(DriverState* s, const char* folder, bint create, char* tex
             why = "in use by another node"
         snprintf(text, LIFE_TEXT_BYTES, "journal folder %s: %s", folder, why)
         return LIFE_JOURNAL - (JOURNAL_MISSING if code == -ENOENT else JOURNAL_IO)
+    if s.trace != NULL:
+        trace_disk(s.trace, &disk)
     s.journal = journal_new(&disk, &s.options.journal)
     s.hold = hold_new(s.journal, True)
     code = journal_open(s.journal, create)
     if code == 0:
-        code = journal_replay(s.journal, replay_record, s.engine)
+        code = journal_replay(s.journal, replay_record, s)
     if code != 0 and s.engine.stray:
         snprintf(text, LIFE_TEXT_BYTES, "the journal holds votes of group %u, which the "
                  "configuration does not host: a group cannot be left out", s.engine.stray_group)
@@ -104,6 +105,7 @@ cdef int open_transport(DriverState* s, char* text) noexcept nogil:
     s.options.transport.window = s.options.engine.window
     s.transport = transport_new(&s.options.transport, &hooks, &s.fds)
     s.transport.durable = s.durable
+    s.transport.trace = s.trace
     for i in range(s.options.n_peers):
         transport_set_peer(s.transport, s.options.peers[i], &s.options.addresses[i])
     s.port = transport_listen(s.transport, &s.options.bind)
@@ -128,13 +130,26 @@ cdef int start_threads(DriverState* s, char* text) noexcept nogil:
     return LIFE_SYSTEM
 
 
+cdef int open_trace(DriverState* s, const char* path, char* text) noexcept nogil:
+    cdef int error = 0
+    if path != NULL:
+        s.trace = trace_open(path, s.options.trace_bytes_max, &s.options.engine,
+                             s.options.journal.store_id, &error)
+    if error == 0:
+        return LIFE_OK
+    snprintf(text, LIFE_TEXT_BYTES, "trace file %s: %s", path, strerror(-error))
+    return LIFE_SYSTEM
+
+
 cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
-                    vector[u64]* settled, char* text) noexcept nogil:
+                    vector[u64]* settled, const char* trace_path, char* text) noexcept nogil:
     cdef size_t i
-    cdef int code
+    cdef int code = open_trace(s, trace_path, text)
+    if code != LIFE_OK:
+        return code
     s.engine = engine_new(&s.options.engine)
     for i in range(groups.size()):
-        if engine_add_group(s.engine, groups[0][i], settled[0][i]) != 0:
+        if input_group(s, groups[0][i], settled[0][i]) != 0:
             snprintf(text, LIFE_TEXT_BYTES, "group %u cannot be", groups[0][i])
             return LIFE_SYSTEM
         flow_add(s, groups[0][i], settled[0][i])
@@ -147,7 +162,7 @@ cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector
     s.lsn_end = s.durable
     s.now_us = phx_now_us()
     s.chosen_us = s.now_us
-    s.incarnation = engine_start(s.engine, s.durable, s.now_us, phx_wall_us())
+    s.incarnation = input_start(s, s.durable, s.now_us, phx_wall_us())
     code = open_transport(s, text)
     if code == LIFE_OK:
         code = start_threads(s, text)
@@ -188,6 +203,10 @@ cdef void life_release(DriverState* s) noexcept nogil:
     if s.engine != NULL:
         engine_free(s.engine)
         s.engine = NULL
+    if s.trace != NULL:
+        trace_end(s.trace)
+        trace_unref(s.trace)
+        s.trace = NULL
     hold_unref(s.hold)
     s.hold = NULL
     s.journal = NULL

@@ -4,11 +4,13 @@
 # cython: initializedcheck=False, binding=False
 """The turn of a node; see poller.pxd."""
 
-from libc.string cimport memcpy, memset
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset, strerror
 
 from phx._core.driver_state cimport *
-from phx._core.engine cimport *
+from phx._core.engine cimport engine_counters, engine_group_status
 from phx._core.flow cimport *
+from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.native cimport *
 from phx._core.port cimport *
@@ -16,6 +18,7 @@ from phx._core.queues cimport *
 from phx._core.state cimport (
     ChosenRange, EVENT_FAILED, Effects, Event, Fetch, GroupStatus, Outgoing,
 )
+from phx._core.trace cimport trace_failed
 from phx._core.transport cimport *
 from phx._core.upkeep cimport *
 from phx._core.writer cimport (
@@ -34,15 +37,15 @@ cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
 
 cdef int peer_connected(void* context, u32 peer, u32 incarnation,
                         const u8* store_id) noexcept nogil:
-    return engine_connected((<DriverState*>context).engine, peer, incarnation, store_id)
+    return input_connected(<DriverState*>context, peer, incarnation, store_id)
 
 
 cdef void peer_disconnected(void* context, u32 peer) noexcept nogil:
-    engine_disconnected((<DriverState*>context).engine, peer)
+    input_disconnected(<DriverState*>context, peer)
 
 
 cdef void peer_frame(void* context, u32 peer, const u8* payload, u64 count) noexcept nogil:
-    engine_receive((<DriverState*>context).engine, peer, payload, count)
+    input_receive(<DriverState*>context, peer, payload, count)
 
 
 cdef void peer_log(void* context, int level, const char* text) noexcept nogil:
@@ -120,7 +123,7 @@ cdef void do_address(DriverState* s, const Command* command) noexcept nogil:
 
 cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
     if command.kind == COMMAND_STOP_GROUP:
-        engine_stop_group(s.engine, command.group)
+        input_stop_group(s, command.group)
     elif command.kind == COMMAND_SETTLED:
         upkeep_settled(s, command.first)
     elif command.kind == COMMAND_SETTLE_FAILED:
@@ -132,7 +135,7 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
     elif command.kind == COMMAND_LOADED:
         flow_loaded(s, command.group, command.first, command.block)
     elif command.kind == COMMAND_RESIGN:
-        engine_resign(s.engine)
+        input_resign(s)
     elif command.kind == COMMAND_ADDRESS:
         do_address(s, command)
     elif command.kind == COMMAND_ASK:
@@ -150,8 +153,8 @@ cdef void take_submissions(DriverState* s) noexcept nogil:
         item = &s.submissions[s.submitted]
         s.submitted += 1
         budget -= min(budget, item.nbytes)
-        verdict = engine_submit(s.engine, item.group, item.first_seq, item.count, item.block,
-                                item.offset, item.nbytes, item.deadline_us)
+        verdict = input_submit(s, item.group, item.first_seq, item.count, item.block, item.offset,
+                               item.nbytes, item.deadline_us)
         if verdict != 0:
             reject(s, item, verdict)
         block_unref(item.block)
@@ -167,7 +170,7 @@ cdef void take_inbox(DriverState* s) noexcept nogil:
     if phx_load(&s.inbox.pending):
         inbox_swap(&s.inbox, &s.submissions, &s.commands, &s.applied)
     while i < s.applied.size():
-        engine_applied(s.engine, s.flows[s.applied[i]].group, s.applied[i + 1])
+        input_applied(s, s.flows[s.applied[i]].group, s.applied[i + 1])
         i += 2
     take_submissions(s)
     for i in range(s.commands.size()):
@@ -181,7 +184,7 @@ cdef void take_durable(DriverState* s) noexcept nogil:
     cdef int error = writer_error(s.writer)
     if lsn > s.durable:
         s.durable = lsn
-        engine_durable(s.engine, lsn)
+        input_durable(s, lsn)
         transport_release(s.transport, lsn)
     if error != 0:
         upkeep_poison(s, error)
@@ -316,6 +319,15 @@ cdef u64 spend(DriverState* s, int layer, u64 since_ns) noexcept nogil:
     return now_ns
 
 
+# A trace that ends early is worth a line: what it lacks did happen.
+cdef void say_trace(DriverState* s) noexcept nogil:
+    cdef int error = trace_failed(s.trace)
+    cdef char line[160]
+    if error != 0:
+        snprintf(line, 160, "the trace ends here: %s", strerror(error))
+        outbox_log(&s.outbox, LOG_WARNING, line)
+
+
 cdef void turn(DriverState* s) noexcept nogil:
     cdef Effects* effects
     cdef size_t i
@@ -325,13 +337,13 @@ cdef void turn(DriverState* s) noexcept nogil:
     s.now_us = phx_now_us()
     since = phx_span_ns()
     # The engine's clock first: what arrives is judged at the time of its arrival.
-    engine_advance(s.engine, s.now_us, phx_wall_us())
+    input_advance(s, s.now_us, phx_wall_us())
     transport_turn(s.transport, &s.watched, s.now_us)
     since = spend(s, LAYER_NETWORK, since)
     take_inbox(s)
     since = spend(s, LAYER_SUBMIT, since)
     take_durable(s)
-    effects = engine_turn(s.engine)
+    effects = input_turn(s)
     s.engine_wake_us = effects.wake_at_us
     s.lsn_end = effects.lsn_end
     since = spend(s, LAYER_ENGINE, since)
@@ -349,6 +361,8 @@ cdef void turn(DriverState* s) noexcept nogil:
     for i in range(s.fetches.size()):
         flow_fetch(s, &s.fetches[i])
     spend(s, LAYER_DELIVER, since)
+    if s.trace != NULL:
+        say_trace(s)
     outbox_signal(&s.outbox)
 
 

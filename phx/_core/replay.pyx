@@ -22,6 +22,8 @@ cdef enum:
     GENERATIONS_TRIED = 64
     READ_WORDS = 4096
 
+cdef u64 POSITION_MAX = <u64>1 << 62
+
 ctypedef vector[u32] Numbers
 
 
@@ -132,6 +134,10 @@ cdef int sort_in(Journal* j, Segment* s, int verdict, SegmentHeader* header) noe
     if s.generation != 0 and (s.bytes <= SEGMENT_HEADER_BYTES or s.bytes % 4096 != 0
                               or s.bytes > SEGMENT_BYTES_MOST):
         return journal_blame(j, JOURNAL_DAMAGED, s.number, 0, b"impossible size in its header")
+    # Positions and generations are added to, and told as signed numbers.
+    if (s.generation > POSITION_MAX or s.base_lsn > POSITION_MAX or s.base_lsn & 7 != 0
+            or s.previous_end_lsn > s.base_lsn):
+        return journal_blame(j, JOURNAL_DAMAGED, s.number, 0, b"impossible position in its header")
     return JOURNAL_OK
 
 

@@ -23,6 +23,7 @@ Payload of a REFUSED frame: reason u32 (REFUSED_*), pad u32, then a text for peo
 
 from phx._core.native cimport *
 from phx._core.port cimport PhxAddress, PhxFds, pollfd
+from phx._core.trace cimport Trace, trace_frame, trace_sending, trace_sending_end
 
 cdef enum:
     PEERS_MAX = 16
@@ -125,6 +126,7 @@ cdef struct Transport:
     TransportOptions options
     TransportHooks hooks
     PhxFds* fds
+    Trace* trace                 # NULL: nobody wants to know; set after transport_new
     int listener                 # -1: none
     u64 listen_at_us             # out of descriptors: accept nothing before
     i64 listener_index
@@ -160,3 +162,13 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexce
 cdef void transport_release(Transport* t, u64 lsn) noexcept nogil
 # Write what is free to go, as far as the sockets take it.
 cdef void transport_flush(Transport* t, u64 now_us) noexcept nogil
+
+# Into the trace: those among the first `count` frames of the queue of which no byte has left.
+cdef inline void note_sending(Transport* t, Link* link, u32 count) noexcept nogil:
+    cdef u32 i, first = 1 if link.sent else 0
+    if first >= count:
+        return
+    trace_sending(t.trace, link.node, count - first)
+    for i in range(first, count):
+        trace_frame(t.trace, link.ready[i].frame, link.ready[i].after)
+    trace_sending_end(t.trace)

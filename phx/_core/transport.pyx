@@ -513,6 +513,8 @@ cdef void flush_one(Transport* t, Connection* c) noexcept nogil:
         n = gather(t, c, link, parts)
         if n == 0:
             return
+        if t.trace != NULL and link != NULL:
+            note_sending(t, link, <u32>(n - 1 if c.control != NULL else n))
         sent = phx_send_gather(c.fd, parts, n)
         if sent < 0:
             if phx_again(sent):

@@ -9,9 +9,8 @@ from libc.string cimport memset
 
 from phx._core.disk cimport pthread_mutex_lock, pthread_mutex_unlock
 from phx._core.driver_state cimport DriverState, Floor, Settled
-from phx._core.engine cimport (
-    engine_poison, engine_pressure, engine_retire, engine_settle_plan, engine_settled,
-)
+from phx._core.engine cimport engine_settle_plan
+from phx._core.inputs cimport input_poison, input_pressure, input_retire, input_settled
 from phx._core.journal cimport (
     Journal, journal_pressure, journal_recycle, journal_wants_spare,
 )
@@ -83,7 +82,7 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
     if level == s.pressure:
         return
     s.pressure = level
-    engine_pressure(s.engine, level)
+    input_pressure(s, level)
     s.again = True
     if level:
         snprintf(line, 160, "journal at its limit (%llu of %llu bytes, %llu queued): no new values",
@@ -99,7 +98,7 @@ cdef void upkeep_poison(DriverState* s, int error) noexcept nogil:
     if s.poisoned:
         return
     s.poisoned = True
-    engine_poison(s.engine)
+    input_poison(s)
     snprintf(line, 400, "the journal failed (%d): this node votes no more. %s", error,
              s.journal.text)
     outbox_log(&s.outbox, LOG_ERROR, line)
@@ -140,7 +139,7 @@ cdef bint retire(DriverState* s) noexcept nogil:
     s.again = True
     s.retire_lsn = s.lsn_end
     s.retire_bytes = s.settle_upto - s.floor_lsn
-    return engine_retire(s.engine, s.settle_upto) == 0
+    return input_retire(s, s.settle_upto) == 0
 
 
 cdef void watch_retired(DriverState* s) noexcept nogil:
@@ -195,7 +194,7 @@ cdef void upkeep_settled(DriverState* s, u64 upto) noexcept nogil:
     if not s.settle_running or upto != s.settle_upto:
         return
     for i in range(s.settling.size()):
-        engine_settled(s.engine, s.settling[i].group, s.settling[i].through)
+        input_settled(s, s.settling[i].group, s.settling[i].through)
     s.settling.clear()
     # Something accepted below was chosen since the plan was made: another plan takes it along.
     if not retire(s):

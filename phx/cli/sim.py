@@ -42,9 +42,14 @@ class Options:
 
 def run(options: Options) -> Result:
     """All seeds, then what failed: shrunk, and run once more for its transcript."""
+    told = 0
     with report.Progress() as progress:
 
         def note(result: Result) -> None:
+            nonlocal told
+            for failure in result.failed[told:]:
+                progress.note(f"seed {failure.plan.seed} broke {failure.invariant}")
+            told = len(result.failed)
             speed = result.seeds / max(result.seconds, 0.001)
             progress.update(
                 f"{result.seeds} of {options.seeds} seeds, {speed:.1f} a second, "

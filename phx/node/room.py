@@ -49,6 +49,7 @@ log = logging.getLogger("phx")
 
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
+TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
 DOUBT_S = 1.0
@@ -144,6 +145,7 @@ class Room:
             journal_dir=str(self._folder.journal),
             create=create,
             options=config.options(),
+            **traced(config.node),
         )
         self.driver.start()
 
@@ -362,6 +364,18 @@ def _forget_rooms() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_rooms)
+
+
+def traced(node: int) -> dict[str, Any]:
+    """The driver's arguments for a trace in PHX_TRACE_DIR (docs/design/trace.md), if it is set."""
+    folder = os.environ.get("PHX_TRACE_DIR")
+    if not folder:
+        return {}
+    mib = os.environ.get("PHX_TRACE_MIB", "")
+    return {
+        "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
+        "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
+    }
 
 
 def resolve(host: str) -> str:

@@ -252,6 +252,26 @@ def crash_operation(power: int) -> ActKind:
     return ActKind(make, begin, lambda stage, act: stage.keep())
 
 
+def crash_starting(power: int) -> ActKind:
+    """Down, and down again while it starts: what a start writes is written by halves."""
+
+    def make(chance: Random, shape: Shape) -> tuple[Args, int] | None:
+        operation = 1 + chance.randrange(8)
+        args = {"node": one(chance, shape), "operation": operation, "power": power}
+        return args, between(chance, 0.05, 3.0)
+
+    def begin(stage: Stage, act: Act) -> None:
+        stage.down(act.node, act.until_us)
+        stage.crash(act.node, bool(act.power))
+
+    def end(stage: Stage, act: Act) -> None:
+        if not stage.world.running(act.node):
+            stage.world.crash_at_operation(act.node, act.operation, bool(act.power))
+        stage.keep()
+
+    return ActKind(make, begin, end)
+
+
 def blackout(chance: Random, shape: Shape) -> tuple[Args, int] | None:
     return {"power": int(chance.random() < 0.8)}, between(chance, 0.05, 1.0)
 
@@ -476,6 +496,8 @@ ACTS: dict[str, ActKind] = {
     "power": crash(1),
     "crash-operation": crash_operation(0),
     "power-operation": crash_operation(1),
+    "crash-starting": crash_starting(0),
+    "power-starting": crash_starting(1),
     "blackout": ActKind(blackout, begin_blackout, end_keep),
     "fail-write": disk_failure("write", EIO),
     "fail-sync": disk_failure("sync", EIO),

@@ -25,7 +25,13 @@ class WatchDoor:
     def full(self) -> None: ...
     def chosen(self, node: int, group: int, instance: int, body: bytes) -> None: ...
     def applied(
-        self, node: int, group: int, instance: int, index: int, value: bytes, epoch: int = 0,
+        self,
+        node: int,
+        group: int,
+        instance: int,
+        index: int,
+        value: bytes,
+        epoch: int = 0,
         time_us: int = 0,
     ) -> None: ...
     def acked(self, node: int, group: int, value: bytes) -> None: ...

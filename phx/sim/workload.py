@@ -35,6 +35,7 @@ TOKEN_BYTES = 8
 HOME = 0.6
 """How often a client asks the node at which it asked before."""
 TRIES_MAX = 6
+SUBMIT_BYTES = 16_000
 ENVELOPE_BYTES = 64
 """Of a value of the largest size: what command and simulator add."""
 
@@ -337,19 +338,32 @@ class Workload:
 
     def submit(self, client: Client, node: int, calls: list[Call], timeout_us: int) -> None:
         """Every call is heard of, now or later."""
-        now, operations = self.world.now_us, self.operations
+        operations = self.operations
         client.open += len(calls)
         for call in calls:
             operations.open[id(call)] = call
             call.node = node
-        refused = 0
+        if len(calls) == 1:
+            self.hand_in(client, node, calls, timeout_us)
+            return
+        # A submission keeps to the limit of a node's inbox, as those of a driver do.
+        some: list[Call] = []
+        size = 0
+        for call in calls:
+            if some and size + len(call.command) > SUBMIT_BYTES:
+                self.hand_in(client, node, some, timeout_us)
+                some, size = [], 0
+            some.append(call)
+            size += len(call.command)
+        self.hand_in(client, node, some, timeout_us)
+
+    def hand_in(self, client: Client, node: int, calls: list[Call], timeout_us: int) -> None:
         if self.world.running(node):
             values = [call.command for call in calls]
-            refused = self.world.submit(node, client.group, values, timeout_us, calls)
-            if not refused:
+            if not self.world.submit(node, client.group, values, timeout_us, calls):
                 return
         for call in calls:
-            client.rejected(call, now)
+            client.rejected(call, self.world.now_us)
 
     def unheard(self) -> list[Operation]:
         """Calls of which nothing was heard, but for those at a node whose disk was damaged: it may

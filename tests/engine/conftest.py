@@ -1,4 +1,4 @@
-"""Makes harness, script and wire_text importable for the tests in this folder."""
+"""Makes harness and script importable for the tests in this folder."""
 
 import sys
 from pathlib import Path

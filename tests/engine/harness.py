@@ -22,11 +22,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_checks import Checker, Violation
-from phx.sim.wire_text import (
-    ACCEPT, CHOSEN, FRAME_HEADER_BYTES, Message, Record, decode, records, supplied,
-)  # fmt: skip
 
 from phx._core.engine_door import Engine
+from phx.sim.wire_text import (
+    ACCEPT,
+    CHOSEN,
+    FRAME_HEADER_BYTES,
+    Message,
+    Record,
+    decode,
+    records,
+    supplied,
+)  # fmt: skip
 
 LEADER, FAILED, HALTED, PEER_REFUSED = 2, 1, 3, 4
 SECOND = 1_000_000

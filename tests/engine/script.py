@@ -4,6 +4,7 @@ itself. What left a node stands in `lines`, as a transcript."""
 
 from collections.abc import Callable, Iterable
 
+from phx._core.engine_door import Engine
 from phx.sim.wire_text import (
     FRAME_HEADER_BYTES,
     PEER,
@@ -15,8 +16,6 @@ from phx.sim.wire_text import (
     runs_of,
     supplied,
 )  # fmt: skip
-
-from phx._core.engine_door import Engine
 
 BEATS = ("Heartbeat", "HeartbeatAck")
 START_US = 10_000_000

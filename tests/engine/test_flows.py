@@ -2,6 +2,7 @@
 
 import pytest
 from script import Script
+
 from phx.sim.wire_text import (
     FLAG_LAST,
     Message,

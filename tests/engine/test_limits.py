@@ -1,6 +1,7 @@
 """Limits of the engine: long promises, a journal at its limit, nodes that may not lead."""
 
 from script import Script
+
 from phx.sim.wire_text import Message, encode
 
 KIB = 1024

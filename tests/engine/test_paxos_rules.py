@@ -3,6 +3,7 @@
 import struct
 
 from script import Script
+
 from phx.sim.wire_text import (
     ENTRY_CHOSEN,
     FLAG_LAST,

@@ -323,7 +323,9 @@ def test_another_version_is_told_as_such() -> None:
 def test_impossible_numbers_in_a_header_are_damage() -> None:
     good, _ = long_journal()
     last = good.names()[-1]
-    for field, value in ((72, 4096), (72, 5000), (72, 1 << 60), (64, 1 << 60), (64, 1)):
+    sizes = ((72, 4096), (72, 5000), (72, 1 << 60))
+    positions = ((64, 1 << 60), (64, 1), (48, 4100), (48, (1 << 64) - 32), (40, 1 << 63))
+    for field, value in sizes + positions:
         disk = good.copy()
         content = bytearray(disk.content(last))
         content[field : field + 8] = value.to_bytes(8, "little")

@@ -7,8 +7,19 @@ import pytest
 
 from phx.sim.watch_door import WatchDoor
 from phx.sim.wire_text import (
-    ACCEPT, CHOSEN, ENTRY_CHOSEN, FLAG_LAST, MARK, NOOP, PROMISE, RECORD_HEADER, Run, align8,
-    ballot, batch, encode,
+    ACCEPT,
+    CHOSEN,
+    ENTRY_CHOSEN,
+    FLAG_LAST,
+    MARK,
+    NOOP,
+    PROMISE,
+    RECORD_HEADER,
+    Run,
+    align8,
+    ballot,
+    batch,
+    encode,
 )  # fmt: skip
 
 B1, B2, B3 = ballot(1, 1), ballot(1, 2), ballot(2, 3)

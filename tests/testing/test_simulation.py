@@ -1,12 +1,16 @@
 """Users' machines in simulated clusters: a good one passes, each kind of bad one is found."""
 
 import itertools
+import re
 from hashlib import blake2b
+from pathlib import Path
 
 import pytest
 
 from phx.machine import StateMachine
 from phx.testing.simulation import SimulationFailed, simulate
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Ledger(StateMachine):
@@ -89,3 +93,14 @@ def test_a_machine_without_digest_and_a_value_that_is_too_large_are_wrong_usage(
         simulate(lambda group: Ledger(), lambda chance: bytes(20_000), seeds=1)
     with pytest.raises(ValueError, match="no profile"):
         simulate(lambda group: Ledger(), command, profile="nonsense")
+
+
+@pytest.mark.parametrize("page", ["test-your-machine", "read-a-simulated-failure"])
+def test_the_code_of_the_page_runs(page, capsys):
+    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    room = {}
+    exec(block, room)
+    for name, function in room.items():
+        if name.startswith("test_"):
+            function()

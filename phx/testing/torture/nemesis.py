@@ -112,6 +112,15 @@ class Nemesis:
         for worker in workers:
             await worker.wait()
 
+    async def close(self, *nodes: int) -> None:
+        """Close these cleanly; one that cannot be is a finding."""
+        workers = [self._cluster.workers.pop(node) for node in nodes]
+        self._ours.update(workers)
+        await asyncio.gather(*(worker.close() for worker in workers))
+        for worker in workers:
+            if code := await worker.wait():
+                self.findings.append(f"died: node {worker.spec.node} did not close, code {code}")
+
     async def end(self) -> None:
         """Stop watching and tracing; the nodes may end now."""
         for trace in self._traces:
@@ -143,16 +152,9 @@ class Nemesis:
         return starting
 
     async def _close(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
-        workers = [self._cluster.workers.pop(node) for node in nodes]
-        self._ours.update(workers)
-        await asyncio.gather(*(self._closed(worker) for worker in workers))
+        await self.close(*nodes)
         await asyncio.sleep(lasts_s)
         await self.start(*nodes)
-
-    async def _closed(self, worker: Worker) -> None:
-        await worker.close()
-        if code := await worker.wait():
-            self.findings.append(f"died: node {worker.spec.node} did not close, code {code}")
 
     async def _stop(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
         workers = [self._cluster[node] for node in nodes]
@@ -222,7 +224,9 @@ class Nemesis:
             await asyncio.to_thread(trace.end)
 
     async def _eio(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
-        await asyncio.gather(*(self._eio_at(node, lasts_s) for node in nodes))
+        # Once: whoever tries again is told that all is well. Or every time, until it is given up.
+        when = chance.randint(1, 6) if chance.random() < 0.5 else 0
+        await asyncio.gather(*(self._eio_at(node, lasts_s, when) for node in nodes))
         if chance.random() < 0.7 and all(isinstance(self._disks[n], PowerDisk) for n in nodes):
             # What a sync that failed was for is lost, as on a real disk.
             await self.power_goes(nodes, chance.getrandbits(32), 0.0)
@@ -230,10 +234,13 @@ class Nemesis:
             await self.kill(*nodes)
         await self.start(*nodes)
 
-    async def _eio_at(self, node: int, lasts_s: float) -> None:
-        """A failed sync: the node must say so, acknowledge nothing more, and be started again."""
+    async def _eio_at(self, node: int, lasts_s: float, when: int) -> None:
+        """A failed sync: the node must say so, acknowledge nothing more, and be started again.
+
+        `when`: which sync of each thread fails; 0: all do.
+        """
         worker = self._cluster[node]
-        trace = await self._trace(node, "error=EIO")
+        trace = await self._trace(node, f"error=EIO:when={when}" if when else "error=EIO")
         before = await worker.call("health")
         until = time.monotonic() + lasts_s + POISON_WITHIN_S
         while not (health := await worker.call("health"))["poisoned"]:
@@ -244,7 +251,7 @@ class Nemesis:
         if health["poisoned"]:
             self.noticed["poisoned"] += 1
             await self._poisoned(node, worker)
-        elif health["syncs"] > before["syncs"] + 1:  # one may have begun before
+        elif not when and health["syncs"] > before["syncs"] + 1:  # one may have begun before
             self.findings.append(f"failed syncs were taken for good on node {node}: {health}")
         if health["store_error"]:
             self.noticed["store error"] += 1

@@ -263,10 +263,11 @@ class Era:
         await clients.stop()
         if self._result.findings or nemesis.findings:
             return {}
-        self._say("every process is killed" + self._layout.replace("power", ", without power")[5:])
         if self._layout == "power":
+            self._say("every node loses its power, and what was not synced")
             await nemesis.power_goes(cluster.ids, 0, 0.0)
         else:
+            self._say("every process is killed")
             await nemesis.kill(*cluster.ids)
         await nemesis.start(*cluster.ids)
         await self._writable("after the restart of all")
@@ -276,16 +277,11 @@ class Era:
             places = await cluster.call("positions")
             self._found(f"nodes did not converge in {CONVERGED_WITHIN_S} s: {places}")
         answers = await cluster.call("state", 120.0)
-        await asyncio.gather(*(nemesis._closed(worker) for worker in self._ending()))
+        await nemesis.close(*cluster.ids)
         return {
             node: {int(group): state for group, state in groups.items()}
             for node, groups in answers.items()
         }
-
-    def _ending(self) -> list[Any]:
-        workers = list(self._cluster.workers.values())
-        self._nemesis._ours.update(workers)
-        return workers
 
     async def _episodes(self) -> None:
         options, result = self._options, self._result

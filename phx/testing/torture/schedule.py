@@ -21,7 +21,7 @@ KINDS = {
     "delay": "every message late",
     "cut": "connections reset, again and again",
     "slow": "every fdatasync takes long",
-    "eio": "every fdatasync fails",
+    "eio": "an fdatasync fails, or every one",
     "full": "the file system is full",
     "power": "what was not synced is gone, or some of it",
 }

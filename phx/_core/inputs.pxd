@@ -1,0 +1,133 @@
+"""Every input of the engine, as the driver gives it: noted in the trace if there is one, then told.
+
+Nothing else in the driver may call an input of the engine (tests/trace/test_inputs.py), or a trace
+could not be replayed. A body stays as it is during the call, so an input whose result belongs into
+the trace is noted after it.
+"""
+
+from phx._core.codec cimport RecordHeader
+from phx._core.driver_state cimport DriverState
+from phx._core.engine cimport *
+from phx._core.native cimport *
+from phx._core.state cimport Effects
+from phx._core.trace cimport *
+
+
+cdef inline int input_group(DriverState* s, u32 group, u64 settled_through) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_GROUP, group, 0, settled_through, 0, 0, NULL, 0)
+    return engine_add_group(s.engine, group, settled_through)
+
+
+cdef inline int input_replay(DriverState* s, const RecordHeader* header, const u8* body,
+                             u64 lsn) noexcept nogil:
+    cdef int result = engine_replay(s.engine, header, body, lsn)
+    if s.trace != NULL:
+        trace_replayed(s.trace, header, body, lsn, <u32>result)
+    return result
+
+
+cdef inline u32 input_start(DriverState* s, u64 next_lsn, u64 now_us, u64 wall_us) noexcept nogil:
+    cdef u32 incarnation = engine_start(s.engine, next_lsn, now_us, wall_us)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_START, 0, 0, next_lsn, now_us, incarnation, &wall_us, 8)
+    return incarnation
+
+
+cdef inline void input_receive(DriverState* s, u32 peer, const u8* data, u64 count) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_RECEIVE, 0, peer, 0, 0, 0, data, count)
+    engine_receive(s.engine, peer, data, count)
+
+
+cdef inline int input_submit(DriverState* s, u32 group, u64 first_seq, u32 count, Block* block,
+                             u64 offset, u64 nbytes, u64 deadline_us) noexcept nogil:
+    cdef int verdict = engine_submit(s.engine, group, first_seq, count, block, offset, nbytes,
+                                     deadline_us)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_SUBMIT, group, count, first_seq, deadline_us, <u32>verdict,
+                    block.data + offset, nbytes)
+    return verdict
+
+
+cdef inline void input_durable(DriverState* s, u64 lsn) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_DURABLE, 0, 0, lsn, 0, 0, NULL, 0)
+    engine_durable(s.engine, lsn)
+
+
+cdef inline void input_advance(DriverState* s, u64 now_us, u64 wall_us) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_ADVANCE, 0, 0, now_us, wall_us, 0, NULL, 0)
+    engine_advance(s.engine, now_us, wall_us)
+
+
+cdef inline int input_connected(DriverState* s, u32 peer, u32 incarnation,
+                                const u8* store_id) noexcept nogil:
+    cdef int result = engine_connected(s.engine, peer, incarnation, store_id)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_CONNECTED, 0, peer, incarnation, 0, <u32>result, store_id, 16)
+    return result
+
+
+cdef inline void input_disconnected(DriverState* s, u32 peer) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_DISCONNECTED, 0, peer, 0, 0, 0, NULL, 0)
+    engine_disconnected(s.engine, peer)
+
+
+cdef inline void input_supply(DriverState* s, u32 group, u32 peer, u64 first, const u8* entries,
+                              u64 nbytes) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_SUPPLY, group, peer, first, 0, 0, entries, nbytes)
+    engine_supply(s.engine, group, peer, first, entries, nbytes)
+
+
+cdef inline void input_applied(DriverState* s, u32 group, u64 instance) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_APPLIED, group, 0, instance, 0, 0, NULL, 0)
+    engine_applied(s.engine, group, instance)
+
+
+cdef inline void input_settled(DriverState* s, u32 group, u64 through) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_SETTLED, group, 0, through, 0, 0, NULL, 0)
+    engine_settled(s.engine, group, through)
+
+
+cdef inline int input_retire(DriverState* s, u64 lsn) noexcept nogil:
+    cdef int result = engine_retire(s.engine, lsn)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_RETIRE, 0, 0, lsn, 0, <u32>result, NULL, 0)
+    return result
+
+
+cdef inline void input_stop_group(DriverState* s, u32 group) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_STOP_GROUP, group, 0, 0, 0, 0, NULL, 0)
+    engine_stop_group(s.engine, group)
+
+
+cdef inline void input_poison(DriverState* s) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_POISON, 0, 0, 0, 0, 0, NULL, 0)
+    engine_poison(s.engine)
+
+
+cdef inline void input_pressure(DriverState* s, int level) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_PRESSURE, 0, 0, <u64>level, 0, 0, NULL, 0)
+    engine_pressure(s.engine, level)
+
+
+cdef inline void input_resign(DriverState* s) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_RESIGN, 0, 0, 0, 0, 0, NULL, 0)
+    engine_resign(s.engine)
+
+
+cdef inline Effects* input_turn(DriverState* s) noexcept nogil:
+    cdef Effects* effects = engine_turn(s.engine)
+    if s.trace != NULL:
+        trace_turn(s.trace, effects)
+    return effects

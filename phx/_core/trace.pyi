@@ -1,0 +1,1 @@
+"""The trace of a debug run: native code only, nothing for Python."""

@@ -1,0 +1,732 @@
+# distutils: language = c++
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Target for hostile messages; see engines.pxd."""
+
+from phx._core.ballot cimport ballot_counter, ballot_make, ballot_node
+from phx._core.batch cimport *
+from phx._core.codec cimport *
+from phx._core.engine cimport *
+from phx._core.native cimport *
+from phx._core.state cimport *
+from phx._core.window cimport SLOT_CHOSEN, Slot, ring_at, window_find
+from phx._core.wire cimport *
+from phxfuzz.script cimport *
+
+cdef enum:
+    GROUPS = 4
+    SELF = 2
+    CLUSTER = 7
+    WINDOW = 16
+    OPS_MAX = 200
+    SETUP_TURNS = 60
+    TURN_BYTES_MAX = 1 << 21     # of frames that one turn may emit here, whatever came in
+    INDEX_MAX = 2048             # of a replayed record: more is memory, not another path
+
+cdef struct World:
+    Engine* e
+    Block* payload               # messages for the next frame
+    Block* log                   # every record emitted
+    u64 now_us
+    u64 promised[GROUPS]
+    u64 chosen[GROUPS]
+    u64 emitted[GROUPS]          # highest promise in a record
+    u64 sequence[GROUPS]
+    u64 replayed_last[GROUPS]
+    u32 beaten[MEMBERS_MAX]
+    bint poisoned
+
+
+# --- the state of a replica
+
+cdef void check_lead(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 waiting = 0
+    cdef size_t i
+    demand((r.role >= ROLE_PREPARING) == (r.lead != NULL), b"a role without its leadership")
+    if r.lead == NULL:
+        return
+    demand(ballot_node(r.lead.ballot) == e.options.node, b"leads in another node's ballot")
+    demand(r.lead.ballot <= r.promised, b"leads above its own promise")
+    demand(r.role != ROLE_PREPARING or r.lead.phase1 != NULL, b"phase 1 without its table")
+    demand(r.role != ROLE_LEADING or r.halted or r.lead.ballot == r.promised,
+           b"leads after promising another ballot")
+    demand(r.lead.next <= r.chosen_through + e.options.window + 1, b"proposed beyond the window")
+    for i in range(r.lead.pending.size()):
+        waiting += r.lead.pending[i].nbytes
+        demand(items_check(r.lead.pending[i].block.data + r.lead.pending[i].offset,
+                           r.lead.pending[i].nbytes, r.lead.pending[i].count),
+               b"a value that waits cannot be read")
+    demand(waiting == r.lead.pending_bytes, b"the bytes that wait do not add up")
+    if r.lead.phase1 != NULL:
+        for i in range(r.lead.phase1.reported.size()):
+            if r.lead.phase1.reported[i].value != NULL:
+                demand(body_check(r.lead.phase1.reported[i].value.data,
+                                  r.lead.phase1.reported[i].value.size),
+                       b"a reported value that cannot be read")
+
+
+cdef void check_slots(World* w, Replica* r) noexcept nogil:
+    cdef u32 i
+    cdef u64 instance
+    cdef Slot* slot
+    for i in range(r.window.capacity):
+        instance = r.window.base + i
+        slot = window_find(&r.window, instance)
+        if slot == NULL:
+            continue
+        demand(slot.ballot <= r.promised, b"accepted above the promise (U4)")
+        demand(slot.ballot != 0 or slot.flags & SLOT_CHOSEN, b"a value that nobody accepted")
+        demand(instance <= r.accepted_last, b"accepted beyond the last acceptance")
+        demand(instance <= r.chosen_through + w.e.options.window
+               or instance <= w.replayed_last[r.index], b"accepted beyond the window")
+        demand(slot.lsn < w.e.lsn_end, b"a record that was never emitted")
+        demand(body_check(slot.value.data, slot.value.size), b"accepted what cannot be read")
+
+
+cdef void check_replica(World* w, Replica* r) noexcept nogil:
+    cdef u32 i
+    cdef Block* body
+    demand(r.promised >= w.promised[r.index], b"a promise fell (U4)")
+    demand(r.chosen_through >= w.chosen[r.index], b"what was chosen is not chosen any more (U3)")
+    w.promised[r.index] = r.promised
+    w.chosen[r.index] = r.chosen_through
+    demand(r.highest_seen >= r.promised, b"promised what was never seen")
+    demand(r.window.base == r.chosen_through + 1, b"the window does not follow the chosen log")
+    demand(r.accepted_last >= r.chosen_through, b"chosen beyond the last acceptance")
+    demand(r.settled_through <= r.chosen_through
+           and r.locations.size == r.chosen_through - r.settled_through,
+           b"chosen entries without a record")
+    demand(r.announced_through <= r.chosen_through, b"announced before it was chosen (U3)")
+    demand(r.tail.size <= r.chosen_through, b"more entries in memory than chosen ones")
+    for i in range(r.tail.size):
+        body = <Block*><size_t>ring_at(&r.tail, i)
+        demand(body_check(body.data, body.size), b"chosen what cannot be read")
+    check_slots(w, r)
+    check_lead(w.e, r)
+
+
+cdef void check_engine(World* w) noexcept nogil:
+    cdef Engine* e = w.e
+    cdef size_t i
+    cdef u64 pending = 0
+    cdef Replica* r
+    for i in range(e.replicas.size()):
+        r = e.replicas[i]
+        check_replica(w, r)
+        if r.lead != NULL:
+            pending += r.lead.pending_bytes
+    demand(pending == e.pending_bytes, b"the bytes that wait in all groups do not add up")
+    demand(e.cached_bytes <= e.options.cache_bytes_max or e.cached.size <= 1,
+           b"more in memory than the cache may hold")
+    for i in range(e.claims.size()):
+        r = find_group(e, e.claims[i].group)
+        demand(r != NULL and r.lead != NULL, b"a claim without a leadership")
+        demand(i == 0 or e.claims[i - 1].group < e.claims[i].group, b"claims out of order")
+
+
+# --- effects
+
+cdef void check_records(World* w, Effects* out) noexcept nogil:
+    cdef RecordHeader h
+    cdef u64 at = 0, stride
+    cdef Replica* r
+    if out.records == NULL:
+        return
+    demand(out.lsn_first + out.records.size == out.lsn_end, b"positions with a gap")
+    while at < out.records.size:
+        stride = record_check(out.records.data + at, out.records.size - at, 0, <u32>0xFFFFFFFF)
+        demand(stride != 0, b"a record that no replay would take")
+        memcpy(&h, out.records.data + at, RECORD_HEADER_BYTES)
+        if h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT:
+            r = find_group(w.e, h.group)
+            demand(r != NULL, b"a record of a group that is not hosted")
+            if h.kind == RECORD_PROMISE:
+                demand(h.ballot >= w.emitted[r.index], b"a record takes a promise back (U4)")
+                w.emitted[r.index] = h.ballot
+            else:
+                demand(h.ballot <= r.promised, b"a record accepts above the promise (U4)")
+        if h.kind == RECORD_ACCEPT or h.kind == RECORD_CHOSEN:
+            demand(body_check(out.records.data + at + RECORD_HEADER_BYTES, h.body_bytes),
+                   b"a record whose body cannot be read")
+        at += stride
+    w.log = block_append(w.log, out.records.data, out.records.size)
+
+
+cdef void check_frame(World* w, Outgoing* out) noexcept nogil:
+    cdef u64 at = FRAME_HEADER_BYTES
+    cdef u32 length
+    cdef u8* data = exact(out.frame.data, out.frame.size)
+    demand(frame_check(data, out.frame.size, <u32>0xFFFFFFFF, CLUSTER, out.peer, SELF) == FRAME_OK,
+           b"a frame that nobody would take")
+    while at < out.frame.size:
+        length = message_check(data + at, out.frame.size - at)
+        demand(length != 0, b"a message that nobody would take")
+        at += length
+    free(data)
+
+
+cdef void drain(World* w) noexcept nogil:
+    cdef Effects* out = engine_turn(w.e)
+    cdef size_t i
+    cdef u64 total = 0
+    check_records(w, out)
+    block_unref(out.records)
+    out.records = NULL
+    for i in range(out.outgoing.size()):
+        total += out.outgoing[i].frame.size
+        check_frame(w, &out.outgoing[i])
+        block_unref(out.outgoing[i].frame)
+    demand(total <= TURN_BYTES_MAX, b"a turn that answers without bound")
+    for i in range(out.chosen.size()):
+        demand(out.chosen[i].first <= out.chosen[i].last
+               and find_group(w.e, out.chosen[i].group) != NULL, b"a range that cannot be")
+    demand(out.fetches.size() <= GROUPS * w.e.options.n_members, b"fetches without bound")
+    check_engine(w)
+
+
+# --- numbers near what the engine holds
+
+cdef u64 number(Script* s, Replica* r) noexcept nogil:
+    cdef u8 how = take_u8(s)
+    cdef u64 near = how & 15
+    if how < 32:
+        return how
+    if how < 112:
+        return r.chosen_through + near - 3
+    if how < 144:
+        return r.accepted_last + near - 7
+    if how < 176:
+        return (r.lead.next if r.lead != NULL else r.chosen_through) + near - 7
+    if how < 192:
+        return r.chosen_through + WINDOW + near - 7
+    if how < 200:
+        return <u64>0 - near
+    if how < 224:
+        return <u64>1 << (how & 31) + (32 if how & 8 else 0)
+    return take_word(s, 8)
+
+
+cdef u64 ballot_of(Script* s, Replica* r, u32 peer) noexcept nogil:
+    cdef u8 how = take_u8(s)
+    if how < 64:
+        return r.promised
+    if how < 104:
+        return r.lead.ballot if r.lead != NULL else r.promised
+    if how < 200:
+        return ballot_make(ballot_counter(r.highest_seen) + (how & 3), peer)
+    if how < 216:
+        return ballot_make(ballot_counter(r.promised) + (how & 3) - 1, 1 + (how & 7))
+    if how < 224:
+        return r.claim
+    if how < 232:
+        return 0
+    return take_word(s, 8)
+
+
+cdef Block* append_items(Script* s, Block* out, u32* count, u32* nbytes) noexcept nogil:
+    cdef ItemHeader item
+    cdef u32 i
+    cdef const u8* data
+    count[0] = 1 + (take_u8(s) & 3)
+    nbytes[0] = 0
+    for i in range(count[0]):
+        memset(&item, 0, sizeof(item))
+        item.bytes = <u32>take_bytes(s, take_u8(s) & 31, &data)
+        out = block_append(out, &item, sizeof(item))
+        out = block_append(out, data, item.bytes)
+        nbytes[0] += <u32>sizeof(item) + item.bytes
+    return out
+
+
+# A body, appended to `out`: sound for most choices.
+cdef Block* append_body(World* w, Script* s, Replica* r, Block* out) noexcept nogil:
+    cdef u8 how = take_u8(s)
+    cdef BodyHeader head
+    cdef RunHeader run
+    cdef Slot* slot
+    cdef const u8* data
+    cdef u64 start = out.size, run_at, size
+    memset(&head, 0, sizeof(head))
+    memset(&run, 0, sizeof(run))
+    head.version = BODY_VERSION
+    head.epoch = how
+    if how < 48:
+        head.kind = BODY_NOOP
+        return block_append(out, &head, sizeof(head))
+    if how < 80:
+        slot = window_find(&r.window, r.chosen_through + 1 + (how & 3))
+        if slot != NULL:
+            return block_append(out, slot.value.data, slot.value.size)
+    if how < 96:
+        size = take_bytes(s, take_u8(s), &data)
+        return block_append(out, data, size)
+    head.kind = BODY_BATCH
+    head.runs = 1
+    out = block_append(out, &head, sizeof(head))
+    run.node = SELF if how & 1 else 1 + (how & 2)
+    run.incarnation = w.e.incarnation if how & 4 else 1
+    run.low_water = take_u8(s)
+    run.first_seq = w.sequence[r.index] - (how & 7) if how & 8 else number(s, r)
+    run_at = out.size
+    out = block_append(out, &run, sizeof(run))
+    out = append_items(s, out, &run.count, &run.bytes)
+    memcpy(out.data + run_at, &run, sizeof(run))
+    head.values = run.count
+    memcpy(out.data + start, &head, sizeof(head))
+    return out
+
+
+# --- messages
+
+cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* fixed,
+                         Block* body) noexcept nogil:
+    cdef u8 how = take_u8(s)
+    cdef u32 i, many = how & 3
+    cdef u64 at
+    cdef PrepareBody* prepare = <PrepareBody*>fixed
+    cdef PromiseBody* promise = <PromiseBody*>fixed
+    cdef LearnBody* learn = <LearnBody*>fixed
+    cdef AcceptBody* accept = <AcceptBody*>fixed
+    cdef ForwardBody* forward = <ForwardBody*>fixed
+    cdef HeartbeatBody* beat = <HeartbeatBody*>fixed
+    cdef HeartbeatAckBody* ack = <HeartbeatAckBody*>fixed
+    cdef HoldRange hold
+    cdef ReportedEntry reported
+    cdef SuppliedEntry supplied
+    cdef ClaimChange change
+    if kind == MSG_PREPARE:
+        prepare.holds = many
+        for i in range(many):
+            hold.first = number(s, r)
+            hold.last = number(s, r)
+            hold.ballot = ballot_of(s, r, p.node)
+            body = block_append(body, &hold, sizeof(hold))
+    elif kind == MSG_ACCEPT:
+        body = append_body(w, s, r, body)
+        accept.body_bytes = <u32>body.size
+    elif kind == MSG_PROMISE or kind == MSG_LEARN:
+        for i in range(many):
+            memset(&reported, 0, sizeof(reported))
+            memset(&supplied, 0, sizeof(supplied))
+            reported.instance = number(s, r)
+            supplied.instance = r.chosen_through + 1 + i if how & 16 else reported.instance
+            reported.ballot = ballot_of(s, r, p.node)
+            reported.flags = take_u8(s) & 3
+            at = body.size
+            if kind == MSG_PROMISE:
+                body = block_append(body, &reported, sizeof(reported))
+            else:
+                body = block_append(body, &supplied, sizeof(supplied))
+            if kind == MSG_LEARN or not reported.flags & ENTRY_ELIDED:
+                body = append_body(w, s, r, body)
+            if kind == MSG_PROMISE:
+                reported.body_bytes = <u32>(body.size - at - sizeof(reported))
+                memcpy(body.data + at, &reported, sizeof(reported))
+            else:
+                supplied.body_bytes = <u32>(body.size - at - sizeof(supplied))
+                memcpy(body.data + at, &supplied, sizeof(supplied))
+            body = block_pad8(body)
+        if kind == MSG_PROMISE:
+            promise.entries = many
+        else:
+            learn.entries = many
+    elif kind == MSG_FORWARD:
+        body = append_items(s, body, &forward.count, &forward.items_bytes)
+    elif kind == MSG_HEARTBEAT:
+        beat.claims = many
+        for i in range(many):
+            change.group = take_u8(s) & 7
+            change.pad = 0
+            change.ballot = ballot_of(s, w.e.replicas[change.group & 3], p.node)
+            body = block_append(body, &change, sizeof(change))
+    elif kind == MSG_HEARTBEAT_ACK:
+        ack.refused = many
+        for i in range(many):
+            at = take_u8(s) & 7
+            body = block_append(body, &at, 4)
+    if how & 0x80:               # a count that lies
+        (<u32*>fixed)[take_u8(s) % max(message_fixed_bytes(kind) // 4, <u32>1)] += how & 7
+    return body
+
+
+cdef void message_fixed(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* fixed) noexcept nogil:
+    cdef Engine* e = w.e
+    cdef Lead* lead = r.lead
+    cdef Promised* promised
+    cdef u32 words = message_fixed_bytes(kind) // 8, i
+    cdef u8 how = take_u8(s)
+    for i in range(words):
+        (<u64*>fixed)[i] = number(s, r)
+    if how & 0xC0 == 0xC0:
+        return                   # as it came
+    if kind == MSG_PREVOTE_REPLY:
+        (<PrevoteReplyBody*>fixed).promised = ballot_of(s, r, p.node)
+        (<PrevoteReplyBody*>fixed).verdict = 1 + how % 3
+    elif kind == MSG_PREPARE:
+        (<PrepareBody*>fixed).released = ballot_of(s, r, p.node)
+    elif kind == MSG_PROMISE and lead != NULL and lead.phase1 != NULL:
+        promised = &lead.phase1.promised[member_index(e, p.node)]
+        (<PromiseBody*>fixed).first = lead.phase1.first
+        (<PromiseBody*>fixed).start = promised.start if promised.start else lead.phase1.first
+        (<PromiseBody*>fixed).page = promised.pages
+        (<PromiseBody*>fixed).reply = promised.reply
+        if how & 1:
+            (<PromiseBody*>fixed).chosen_through = r.chosen_through
+    elif kind == MSG_ACCEPT:
+        (<AcceptBody*>fixed).first = max((<AcceptBody*>fixed).first, <u64>1)
+        if how & 1:
+            (<AcceptBody*>fixed).watermark = r.chosen_through
+    elif kind == MSG_ACCEPTED and lead != NULL:
+        (<AcceptedBody*>fixed).first = lead.first
+    elif kind == MSG_REFUSE:
+        (<RefuseBody*>fixed).promised = ballot_of(s, r, p.node)
+        (<RefuseBody*>fixed).reason = how & 7
+    elif kind == MSG_FORWARD:
+        (<ForwardBody*>fixed).incarnation = p.incarnation
+    elif kind == MSG_FORWARD_REPLY:
+        (<ForwardReplyBody*>fixed).incarnation = e.incarnation
+        (<ForwardReplyBody*>fixed).verdict = how & 15
+        if r.callers != NULL and r.callers.head < r.callers.runs.size():
+            (<ForwardReplyBody*>fixed).first_seq = r.callers.runs[r.callers.head].first_seq
+            (<ForwardReplyBody*>fixed).count = 1 + (how & 3)
+            (<ForwardReplyBody*>fixed).attempt = r.callers.attempts
+    elif kind == MSG_HEARTBEAT:
+        (<HeartbeatBody*>fixed).seq = p.heard_seq + 1 - (how & 1)
+        (<HeartbeatBody*>fixed).base_version = p.claim_version
+        (<HeartbeatBody*>fixed).version = p.claim_version + (how & 3)
+        (<HeartbeatBody*>fixed).incarnation = p.incarnation
+        (<HeartbeatBody*>fixed).lease_us = 800000
+    elif kind == MSG_HEARTBEAT_ACK:
+        (<HeartbeatAckBody*>fixed).seq = p.beat_seq
+        (<HeartbeatAckBody*>fixed).version = e.claim_version - (how & 1)
+        (<HeartbeatAckBody*>fixed).incarnation = e.incarnation
+        (<HeartbeatAckBody*>fixed).lease_us = 800000
+
+
+cdef void put_message(World* w, Script* s, Peer* p) noexcept nogil:
+    cdef u8 kind = 1 + take_u8(s) % 17
+    cdef u8 flags = take_u8(s)
+    cdef u8 group = take_u8(s)
+    cdef Replica* r = w.e.replicas[group & 3]
+    cdef u64 ballot = ballot_of(s, r, p.node)
+    cdef u64 fixed[8]
+    cdef u64 start = w.payload.size
+    cdef Block* body
+    cdef u32 nfixed = message_fixed_bytes(kind)
+    if nfixed > sizeof(fixed):
+        nfixed = 0               # no such kind
+    memset(fixed, 0, sizeof(fixed))
+    body = block_new(64)
+    if nfixed:
+        message_fixed(w, s, r, p, kind, <u8*>fixed)
+        body = message_body(w, s, r, p, kind, <u8*>fixed, body)
+    w.payload = message_append(w.payload, kind, flags & 15, group & 7 if group & 64 else group & 3,
+                               ballot, fixed, nfixed, body.data, body.size)
+    block_unref(body)
+    if flags >= 0xE0:            # and then something is wrong with it
+        w.payload.data[start + take_word(s, 2) % (w.payload.size - start)] ^= take_u8(s)
+
+
+cdef void deliver(World* w, u32 peer) noexcept nogil:
+    cdef u8* data = exact(w.payload.data, w.payload.size)
+    engine_receive(w.e, peer, data, w.payload.size)
+    free(data)
+    w.payload.size = 0
+
+
+# --- setting up
+
+cdef void connect(World* w, u32 peer, u32 incarnation) noexcept nogil:
+    cdef u8 store[16]
+    memset(store, <int>peer, 16)
+    engine_connected(w.e, peer, incarnation, store)
+
+
+cdef void advance(World* w, u64 by_us) noexcept nogil:
+    w.now_us += by_us
+    engine_advance(w.e, w.now_us, w.now_us)
+
+
+cdef void answer(World* w, u8 kind, u8 flags, u32 group, u64 ballot, void* fixed) noexcept nogil:
+    w.payload = message_append(w.payload, kind, flags, group, ballot, fixed,
+                               message_fixed_bytes(kind), NULL, 0)
+
+
+# An honest peer, as far as it takes to get this node into office: votes, promises, grants.
+cdef void help(World* w, Peer* p, bint promise) noexcept nogil:
+    cdef PrevoteReplyBody vote
+    cdef PromiseBody promised
+    cdef HeartbeatAckBody ack
+    cdef Replica* r
+    cdef size_t i
+    for i in range(w.e.replicas.size()):
+        r = w.e.replicas[i]
+        if r.role == ROLE_PREVOTING:
+            memset(&vote, 0, sizeof(vote))
+            vote.verdict = PREVOTE_OK
+            answer(w, MSG_PREVOTE_REPLY, 0, r.group, 0, &vote)
+        elif r.role == ROLE_PREPARING and promise:
+            memset(&promised, 0, sizeof(promised))
+            promised.first = r.lead.phase1.first
+            promised.start = promised.first
+            answer(w, MSG_PROMISE, FLAG_LAST, r.group, r.lead.ballot, &promised)
+    memset(&ack, 0, sizeof(ack))
+    ack.seq = p.beat_seq
+    ack.version = w.e.claim_version
+    ack.lease_us = 800000
+    ack.incarnation = w.e.incarnation
+    answer(w, MSG_HEARTBEAT_ACK, 0, 0, 0, &ack)
+    deliver(w, p.node)
+
+
+# How many groups have come at least so far?
+cdef u32 reached(World* w, u8 role) noexcept nogil:
+    cdef u32 count = 0
+    cdef size_t i
+    for i in range(w.e.replicas.size()):
+        count += 1 if w.e.replicas[i].role >= role else 0
+    return count
+
+
+cdef void set_up(World* w, u8 role) noexcept nogil:
+    cdef u32 i, turns = 0
+    for i in range(w.e.options.n_members):
+        if w.e.options.members[i] != SELF:
+            connect(w, w.e.options.members[i], 1)
+    drain(w)
+    engine_durable(w.e, w.e.lsn_end)
+    while role and reached(w, ROLE_LEADING if role == 2 else ROLE_PREPARING) < GROUPS:
+        turns += 1
+        if turns > SETUP_TURNS:
+            break
+        advance(w, 100000)
+        for i in range(w.e.options.n_members):
+            if w.e.options.members[i] != SELF:
+                help(w, &w.e.peers[i], role == 2)
+        drain(w)
+        if role == 2 or reached(w, ROLE_PREPARING) < GROUPS:
+            engine_durable(w.e, w.e.lsn_end)
+    demand(role == 0 or turns <= SETUP_TURNS, b"this target could not set up its engine")
+
+
+# --- what a driver does
+
+cdef void submit(World* w, Script* s) noexcept nogil:
+    cdef u32 group = take_u8(s) & 3, count = 0, nbytes = 0
+    cdef Block* block = append_items(s, block_new(64), &count, &nbytes)
+    if engine_submit(w.e, group, w.sequence[group], count, block, 0, nbytes,
+                     w.now_us + take_word(s, 2) * 64) == 0:
+        w.sequence[group] += count
+    block_unref(block)
+
+
+cdef void feed_entries(World* w, Script* s) noexcept nogil:
+    cdef Replica* r = w.e.replicas[take_u8(s) & 3]
+    cdef Block* out = block_new(64)
+    cdef SuppliedEntry entry
+    cdef u8* data
+    cdef u64 first = number(s, r), at
+    cdef u32 i
+    for i in range(take_u8(s) & 3):
+        memset(&entry, 0, sizeof(entry))
+        entry.instance = first + i
+        at = out.size
+        out = block_append(out, &entry, sizeof(entry))
+        out = append_body(w, s, r, out)
+        entry.body_bytes = <u32>(out.size - at - sizeof(entry))
+        memcpy(out.data + at, &entry, sizeof(entry))
+        out = block_pad8(out)
+    data = exact(out.data, out.size)
+    engine_supply(w.e, r.group, 1 + (take_u8(s) & 3), first, data, out.size)
+    free(data)
+    block_unref(out)
+
+
+cdef void rare(World* w, Script* s) noexcept nogil:
+    cdef u8 what = take_u8(s)
+    cdef Replica* r = w.e.replicas[take_u8(s) & 3]
+    if what < 64:
+        engine_settled(w.e, r.group, min(number(s, r), r.chosen_through))
+    elif what < 128:
+        engine_applied(w.e, r.group, min(number(s, r), r.chosen_through))
+    elif what < 176:
+        engine_retire(w.e, take_word(s, 2))
+    elif what < 216:
+        engine_pressure(w.e, what & 1)
+    elif what < 232:
+        engine_stop_group(w.e, r.group)
+    elif what < 244:
+        engine_resign(w.e)
+    elif what < 248:
+        engine_poison(w.e)
+        w.poisoned = True
+
+
+cdef void play(World* w, Script* s) noexcept nogil:
+    cdef u32 ops = 0
+    cdef u8 op
+    cdef Peer* p
+    cdef const u8* raw
+    cdef u64 size
+    while s.left and ops < OPS_MAX:
+        ops += 1
+        op = take_u8(s)
+        p = &w.e.peers[(op >> 4) % w.e.options.n_members]
+        if p.node == SELF and op & 15 != 7:
+            p = &w.e.peers[0]
+        op &= 15
+        if op < 7:
+            put_message(w, s, p)
+            if op < 5:
+                deliver(w, p.node)
+        elif op == 7:
+            advance(w, take_word(s, 2) * 8)
+        elif op == 8:
+            engine_durable(w.e, w.e.lsn_end - (take_u8(s) & 0xF8 if op & 1 else 0))
+        elif op < 11:
+            drain(w)
+        elif op == 11:
+            submit(w, s)
+        elif op == 12:
+            feed_entries(w, s)
+        elif op == 13:
+            rare(w, s)
+        elif op == 14:
+            size = take_u8(s)
+            if size & 1:
+                engine_disconnected(w.e, p.node)
+            if size & 2:
+                connect(w, p.node, p.incarnation + (1 if size & 4 else 0))
+        else:
+            size = take_bytes(s, take_u8(s), &raw)
+            w.payload = block_append(w.payload, raw, size)
+            deliver(w, p.node)
+    deliver(w, 1)
+    drain(w)
+
+
+# --- life and after
+
+cdef Engine* make_engine(u8 config) noexcept nogil:
+    cdef EngineOptions o
+    cdef u32 i
+    cdef Engine* e
+    memset(&o, 0, sizeof(o))
+    o.node = SELF
+    o.cluster = CLUSTER
+    o.n_members = 5 if config & 4 else 3
+    for i in range(o.n_members):
+        o.members[i] = i + 1
+    o.seed = 1
+    o.window = WINDOW
+    o.window_bytes = 4096
+    o.batch_bytes_max = 256
+    o.heartbeat_us = 100000
+    o.lease_us = 800000
+    o.election_us = 100000
+    o.resend_us = 300000
+    o.pending_bytes_max = 4096
+    o.cache_bytes_max = 512 if config & 8 else 65536
+    o.frame_bytes_max = 1024 if config & 16 else 65536
+    o.value_bytes_max = 512
+    o.balance = config & 32
+    e = engine_new(&o)
+    for i in range(GROUPS):
+        engine_add_group(e, i, 0)
+    return e
+
+
+# A journal that holds what a hostile peer brought about must open again.
+cdef void check_restart(World* w, u8 config) noexcept nogil:
+    cdef Engine* again = make_engine(config)
+    cdef RecordHeader h
+    cdef u64 at = 0, stride
+    cdef size_t i
+    while at < w.log.size:
+        stride = record_check(w.log.data + at, w.log.size - at, 0, <u32>0xFFFFFFFF)
+        memcpy(&h, w.log.data + at, RECORD_HEADER_BYTES)
+        demand(engine_replay(again, &h, w.log.data + at + RECORD_HEADER_BYTES, 4096 + at) == 0,
+               b"a record of its own that an engine does not take back")
+        at += stride
+    for i in range(GROUPS):
+        demand(again.replicas[i].promised >= w.e.replicas[i].promised or w.poisoned,
+               b"a promise is lost by a restart (U4)")
+    engine_free(again)
+
+
+cdef void world_begin(World* w, u8 config) noexcept nogil:
+    cdef u32 i
+    memset(w, 0, sizeof(World))
+    w.e = make_engine(config)
+    w.payload = block_new(256)
+    w.log = block_new(256)
+    w.now_us = 1000000
+    for i in range(GROUPS):
+        w.sequence[i] = 1
+
+
+cdef void world_end(World* w) noexcept nogil:
+    engine_free(w.e)
+    block_unref(w.payload)
+    block_unref(w.log)
+
+
+cdef void run_engine(const u8* data, u64 count) noexcept nogil:
+    cdef World w
+    cdef Script s
+    cdef u8 config
+    s.at = data
+    s.left = count
+    config = take_u8(&s)
+    world_begin(&w, config)
+    engine_start(w.e, 4096, w.now_us, w.now_us)
+    set_up(&w, (config & 3) % 3)
+    play(&w, &s)
+    check_restart(&w, config)
+    world_end(&w)
+
+
+cdef void run_replay(const u8* data, u64 count) noexcept nogil:
+    cdef World w
+    cdef Script s
+    cdef RecordHeader h
+    cdef Replica* r
+    cdef Block* body
+    cdef u8* bytes_
+    cdef u8 config, how
+    cdef u64 lsn = 4096
+    cdef u32 records = 0
+    s.at = data
+    s.left = count
+    config = take_u8(&s)
+    world_begin(&w, config)
+    while s.left and records < OPS_MAX:
+        how = take_u8(&s)
+        if how == 255:
+            break
+        records += 1
+        memset(&h, 0, sizeof(h))
+        h.kind = how % 10
+        h.group = (how >> 4) & 3
+        r = w.e.replicas[h.group]
+        h.index = number(&s, r)
+        if h.kind == RECORD_ACCEPT or h.kind == RECORD_CHOSEN:
+            h.index %= INDEX_MAX
+        h.ballot = ballot_of(&s, r, 1 + (how & 3))
+        body = append_body(&w, &s, r, block_new(64))
+        h.body_bytes = 16 if h.kind == RECORD_PEER and how & 64 else <u32>body.size
+        body.size = min(body.size, <u64>h.body_bytes)
+        h.body_bytes = <u32>body.size
+        bytes_ = exact(body.data, body.size)
+        if engine_replay(w.e, &h, bytes_, lsn) == 0:
+            w.replayed_last[h.group] = max(w.replayed_last[h.group], r.accepted_last)
+            lsn += record_stride(h.body_bytes)
+        free(bytes_)
+        block_unref(body)
+    engine_start(w.e, lsn, w.now_us, w.now_us)
+    check_engine(&w)
+    drain(&w)
+    engine_durable(w.e, w.e.lsn_end)
+    play(&w, &s)
+    check_restart(&w, config)
+    world_end(&w)

@@ -1,0 +1,42 @@
+"""Makes scribe, crew and the cluster of the API's tests importable here; records traces."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "crash"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "api"))
+
+from cluster import cluster
+from scribe import Scribe
+
+
+@pytest.fixture
+def scribe() -> Scribe:
+    return Scribe()
+
+
+async def work(folder: Path) -> None:
+    """Values of three nodes in two groups, one of them too large to share a batch; a clean end."""
+    async with cluster(folder) as nodes:
+        for number in range(30):
+            await asyncio.gather(
+                *(node.group(number % 2).propose(b"%d" % number) for node in nodes)
+            )
+        await nodes[0].group(0).propose(bytes(200_000))
+        await nodes[1].group(1).propose_many([b"many"] * 100)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Traces of three nodes that worked together in this process, by node."""
+    folder = tmp_path_factory.mktemp("recorded")
+    traces = folder / "traces"
+    traces.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PHX_TRACE_DIR", str(traces))
+        asyncio.run(work(folder))
+    return sorted(traces.iterdir())
