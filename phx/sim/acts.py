@@ -7,7 +7,6 @@ of fault is a new row here, and its weight in a profile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -249,6 +248,10 @@ def last_words(chance: Random, shape: Shape) -> tuple[Args, int] | None:
     return args, between(chance, 0.02, 0.3)
 
 
+def one_value(stage: Stage, node: int, group: int) -> Callable[[], None]:
+    return lambda: stage.load.burst(node, group, 1, 16)
+
+
 def begin_last_words(stage: Stage, act: Act) -> None:
     """With values on their way in every group that it leads, each in an instance of its own: so
     there are gaps for the next leader to fill, and acceptances of a few for it to find."""
@@ -262,7 +265,7 @@ def begin_last_words(stage: Stage, act: Act) -> None:
         if world.status(act.node, group)["leading"]:
             for part in range(1, LAST_WORDS):
                 at = act.at_us + (act.until_us - act.at_us) * part // LAST_WORDS
-                world.call_at(at, partial(stage.load.burst, act.node, group, 1, 16))
+                world.call_at(at, one_value(stage, act.node, group))
 
 
 def end_last_words(stage: Stage, act: Act) -> None:
