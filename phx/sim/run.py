@@ -227,10 +227,7 @@ class Run:
     def bounds(self) -> dict[str, int]:
         """Of memory, when nothing is under way."""
         largest = self.limit("value_bytes_max") + self.limit("batch_bytes_max")
-        return {
-            "engine_bytes": self.limit("cache_bytes_max") + largest,
-            "link_bytes": self.plan.nodes * self.limit("frame_bytes_max"),
-        }
+        return {"engine_bytes": self.limit("cache_bytes_max") + largest}
 
 
 def play(
@@ -251,6 +248,7 @@ def play(
     outcome = Outcome(plan)
     run = Run(plan, machines, load, tracing)
     world = run.world
+    blocks = world.memory()["blocks"]
     try:
         run.go()
     except Violation as violation:
@@ -264,6 +262,9 @@ def play(
     outcome.digest = world.digest()
     outcome.steps = world.steps
     world.close()
+    broken = verdicts.given_back(blocks, world.memory()["blocks"])
+    if broken is not None and outcome.violation is None:
+        outcome.violation = Violation(broken[0], broken[1], world.now_us)
     outcome.cpu_s = time.process_time() - start
     return outcome
 

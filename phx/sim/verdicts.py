@@ -20,6 +20,7 @@ __all__ = [
     "decides",
     "equal_digests",
     "exactly_once",
+    "given_back",
     "linearizable",
     "quiet",
     "settled",
@@ -174,3 +175,10 @@ def bounded(memory: Mapping[str, int], bounds: Mapping[str, int]) -> Broken | No
         if memory[name] > bound:
             return "bounded", f"{name}: {memory[name]}, more than {bound}"
     return None
+
+
+def given_back(before: int, after: int) -> Broken | None:
+    """Blocks of native memory alive before a world was made, and after it was closed."""
+    if after == before:
+        return None
+    return "bounded", f"{after - before} blocks of native memory were not given back"

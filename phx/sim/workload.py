@@ -27,6 +27,8 @@ from phx.sim.world import UNKNOWN, World
 __all__ = ["CLIENTS", "TOKEN_BYTES", "Client", "ClientKind", "Operations", "Workload", "is_list"]
 
 TICK_US_MAX = 40_000
+GOAL = 6
+"""Values of a group in a second: while a run is behind, its clients think a third as long."""
 EPOCH_US = 4 * SECOND
 """Keys are new in each epoch, so that values and what is unknown of a key do not pile up."""
 REGISTERS = 4
@@ -36,7 +38,7 @@ HOME = 0.6
 """How often a client asks the node at which it asked before."""
 TRIES_MAX = 6
 SUBMIT_BYTES = 16_000
-ENVELOPE_BYTES = 64
+ENVELOPE_BYTES = 96
 """Of a value of the largest size: what command and simulator add."""
 
 
@@ -288,6 +290,8 @@ class Client:
         else:
             low, high = self.kind.think_us
             think = low + int(self.chance.random() * (high - low))
+            if self.load.behind:
+                think //= 3
         self.load.wake(self, now_us + think)
 
 
@@ -309,6 +313,7 @@ class Workload:
         self.operations = Operations()
         self.end_us = plan.clients_end_us
         self.value_bytes_max = dict(plan.limits)["value_bytes_max"] - ENVELOPE_BYTES
+        self.behind = False
         self.sleeping: list[tuple[int, int, Client]] = []
         self.clients: list[Client] = []
         kinds = list(CLIENTS.values())
@@ -331,6 +336,8 @@ class Workload:
     def tick(self) -> None:
         """One call for all clients that are due by now."""
         now, sleeping = self.world.now_us, self.sleeping
+        wanted = now * self.plan.groups * GOAL // SECOND
+        self.behind = self.world.decided_values() < wanted
         while sleeping and sleeping[0][0] <= now:
             heappop(sleeping)[2].due(now)
         if now < self.plan.duration_us:

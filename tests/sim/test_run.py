@@ -47,6 +47,7 @@ def test_the_same_seeds_are_the_same_runs_in_other_processes_and_orders():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_default_seeds_are_as_large_as_promised_and_nothing_breaks():
     for seed in range(1000, 1020):
         outcome = run_seed(seed)

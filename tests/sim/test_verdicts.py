@@ -95,3 +95,8 @@ def test_quiet():
 def test_bounded():
     assert verdicts.bounded({"a": 5, "b": 9}, {"a": 5}) is None
     broken(verdicts.bounded({"a": 6, "b": 9}, {"a": 5}), "bounded", "a: 6")
+
+
+def test_given_back():
+    assert verdicts.given_back(7, 7) is None
+    broken(verdicts.given_back(7, 9), "bounded", "2 blocks")

