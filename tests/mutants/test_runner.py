@@ -103,7 +103,8 @@ def test_every_named_test_exists(mutant: "run.Mutant") -> None:
 
 def test_the_page_has_a_row_for_every_mutant_and_it_says_what_the_patch_says() -> None:
     rows = {}
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
+    page = PAGE.read_text(encoding="utf-8").split("\n## The mutants\n")[1].split("\n## ")[0]
+    for line in page.splitlines():
         if line.startswith("| `"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             rows[cells[0].strip("`")] = cells[1:]
@@ -149,11 +150,14 @@ def small_tree(root: Path, setup: str = "") -> Path:
     return root
 
 
-def a_mutant(folder: Path, file: str, before: str, after: str) -> "run.Mutant":
+def a_mutant(folder: Path, file: str, before: str, after: str, *rest: str) -> "run.Mutant":
+    """A patch of the first line of a file; `rest` are the lines behind it."""
     path = folder / "odd.patch"
+    count = 1 + len(rest)
     path.write_text(
         "Title: odd\nBreaks: U1\nRule: none\nWhere: here\nKiller: sim default U1\n\n"
-        f"--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n-{before}\n+{after}\n"
+        f"--- a/{file}\n+++ b/{file}\n@@ -1,{count} +1,{count} @@\n-{before}\n+{after}\n"
+        + "".join(f" {line}\n" for line in rest)
     )
     return run.Mutant.read(path)
 
@@ -182,7 +186,8 @@ def test_judging_one_that_does_not_apply_says_so(
 
 def test_the_checkout_is_not_changed_by_a_mutant_of_it(tmp_path: Path) -> None:
     root = small_tree(tmp_path / "root")
-    tree = run.prepare(a_mutant(tmp_path, "phx/one.py", "a = 1", "a = 9"), tmp_path / "work", root)
+    mutant = a_mutant(tmp_path, "phx/one.py", "a = 1", "a = 9", "b = 2", "c = 3")
+    tree = run.prepare(mutant, tmp_path / "work", root)
     assert (tree / "phx" / "one.py").read_text() == "a = 9\nb = 2\nc = 3\n"
     assert (root / "phx" / "one.py").read_text() == "a = 1\nb = 2\nc = 3\n"
     assert (tree / "phx" / "_core" / "two.cpython-311.so").read_text() == "old"
