@@ -22,7 +22,7 @@ from phx._core.liveness cimport hand_over, watch, watch_at
 from phx._core.native cimport *
 from phx._core.phase2 cimport lead_free
 from phx._core.proposals cimport (
-    callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
+    callers_free, callers_requeue, callers_stop, callers_submit, callers_tick, forwards_free,
 )
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
 from phx._core.elections cimport preferred_leader
@@ -67,6 +67,7 @@ cdef void engine_free(Engine* e) noexcept nogil:
         r = e.replicas[i]
         lead_free(r)
         callers_free(r)
+        forwards_free(r)
         window_free(&r.window)
         while r.tail.size:
             r.tail.size -= 1

@@ -4,9 +4,9 @@
  * block_unref. Blocks are grown only while there is a single reference; once shared they are
  * immutable.
  *
- * Everything that native code takes is counted: Blocks by phx_blocks_live(), structs made by phx_new
- * and memory taken by phx_malloc and its kin by phx_others_live(). Tests show that both come back to
- * zero. What a C++ container holds is not counted by itself; it goes with the struct it stands in.
+ * Everything that native code takes is counted: Blocks by phx_blocks_live(), structs made by
+ * phx_new and memory taken by phx_malloc and its kin by phx_others_live(). Tests show that both
+ * come back to zero. What a C++ container holds is not counted by itself: it goes with its struct.
  * Out of memory aborts: a replica that has lost part of its state must not go on.
  */
 #ifndef PHX_NATIVE_H

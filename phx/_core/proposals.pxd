@@ -25,10 +25,11 @@ cdef void callers_tick(Engine* e, Replica* r) noexcept nogil
 # Give up all of them.
 cdef void callers_stop(Engine* e, Replica* r) noexcept nogil
 cdef void callers_free(Replica* r) noexcept nogil
+cdef void forwards_free(Replica* r) noexcept nogil
 # Lowest sequence that is still outstanding.
 cdef u64 callers_low_water(Replica* r) noexcept nogil
 
-# At the leader: take a forwarded run, or say no.
+# At the leader: take a forwarded run, or say no; each piece of an attempt once.
 cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f,
                      const u8* items) noexcept nogil
 cdef void on_forward_reply(Engine* e, Replica* r, Peer* p, const ForwardReplyBody* f) noexcept nogil

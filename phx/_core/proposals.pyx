@@ -325,6 +325,12 @@ cdef void callers_free(Replica* r) noexcept nogil:
     r.callers = NULL
 
 
+cdef void forwards_free(Replica* r) noexcept nogil:
+    if r.forwards != NULL:
+        phx_delete[Forwards](r.forwards)
+    r.forwards = NULL
+
+
 cdef void answer(Engine* e, Replica* r, Peer* p, const Pending* run, u32 verdict) noexcept nogil:
     cdef ForwardReplyBody reply
     reply.first_seq = run.first_seq
@@ -346,11 +352,34 @@ cdef bint forward_sound(Engine* e, Peer* p, const ForwardBody* f, const u8* item
             and items_check(items, f.items_bytes, f.count))
 
 
+cdef bint forward_again(Engine* e, Replica* r, Peer* p, const ForwardBody* f) noexcept nogil:
+    """A copy of what was taken or answered, or overtaken by what was sent later: as good as lost.
+
+    A copy of a value that was taken must not be refused: its origin would call rejected what may be
+    chosen. And a copy of one that was refused must not be taken: it has been called rejected.
+    Attempts of a session ascend within a group, and the pieces of an attempt by sequence.
+    """
+    cdef int at = member_index(e, p.node)
+    cdef Forwards* seen = r.forwards
+    if seen == NULL:
+        seen = r.forwards = phx_new[Forwards]()
+    if seen.incarnation[at] == f.incarnation and (
+            f.attempt < seen.attempt[at]
+            or (f.attempt == seen.attempt[at] and f.first_seq <= seen.first_seq[at])):
+        return True
+    seen.incarnation[at] = f.incarnation
+    seen.attempt[at] = f.attempt
+    seen.first_seq[at] = f.first_seq
+    return False
+
+
 cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f,
                      const u8* items) noexcept nogil:
     cdef Pending pending
     if not forward_sound(e, p, f, items):
         e.counters.hostile_messages += 1
+        return
+    if forward_again(e, r, p, f):
         return
     pending.offset = 0
     pending.nbytes = f.items_bytes

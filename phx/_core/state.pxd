@@ -221,6 +221,11 @@ cdef struct Callers:
     bint unsent              # some run may have to be handed out
     u32 values
 
+cdef struct Forwards:        # the last piece of a forward that each member was answered for
+    u32 incarnation[MEMBERS_MAX]
+    u32 attempt[MEMBERS_MAX]
+    u64 first_seq[MEMBERS_MAX]
+
 cdef struct Replica:
     u32 group
     u32 index                # in Engine.replicas
@@ -262,6 +267,7 @@ cdef struct Replica:
     u64 busy_until_us        # somebody else's phase 1 is given time until then
     Lead* lead
     Callers* callers
+    Forwards* forwards       # NULL: nobody has forwarded anything
     # timers: a popped timer counts only if its time is the one noted here
     u64 role_at_us
     u64 callers_at_us

@@ -8,10 +8,10 @@ import struct
 
 import pytest
 from script import Script
-from wire_text import FLAG_LAST, align8, ballot, encode, value
 
 from phx._core import codec
 from phx._core.engine_door import Engine
+from phx.sim.wire_text import FLAG_LAST, align8, ballot, encode, value
 
 KIB = 1024
 MIB = KIB * KIB

@@ -10,6 +10,7 @@ Started by run.py, with the sanitizers preloaded.
 import importlib.machinery
 import importlib.util
 import mmap
+import os
 import sys
 import types
 from collections.abc import Sequence
@@ -55,7 +56,9 @@ def main() -> int:
     loop = load(build)
     if way == "guided":
         loop.choose(target)
-        arguments = [b"phxfuzz", *(argument.encode() for argument in rest)]
+        # By this name libFuzzer starts itself again, for a merge.
+        arguments = [os.environ.get("PHX_FUZZ_SELF", "phxfuzz"), *rest]
+        arguments = [argument.encode() for argument in arguments]
         return int(loop.guided(arguments))
     loop.choose(target)
     if way == "one":

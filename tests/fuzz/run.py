@@ -19,11 +19,13 @@ Exit code: 0 if all executions were clean; 1 for a finding, and its input is in 
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +50,16 @@ def sanitized_site() -> Path:
         environment = {**os.environ, "PHX_BUILD": "asan,ubsan"}
         subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, check=True)
     return site
+
+
+def unpacked(target: str) -> Path:
+    """A folder with the inputs of tests/fuzz/corpus, which is one archive for each target."""
+    folder = ROOT / "build" / "fuzz-seeds" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    if (CORPUS / f"{target}.zip").exists():
+        with zipfile.ZipFile(CORPUS / f"{target}.zip") as archive:
+            archive.extractall(folder)
+    return folder
 
 
 class Runner:
@@ -90,9 +102,7 @@ class Runner:
         ]
         command += [f"-rss_limit_mb={MEMORY_MB}", f"-malloc_limit_mb={ALLOCATION_MB}"]
         command += [f"-timeout={SILENCE_S}", f"-artifact_prefix={self.findings}/{target}-"]
-        command += [str(kept)]
-        if (CORPUS / target).is_dir():
-            command.append(str(CORPUS / target))
+        command += [str(kept), str(unpacked(target))]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         ran = re.findall(r"number_of_executed_units: +(\d+)", done.stderr)
         covered = re.findall(r"cov: (\d+)", done.stderr)
@@ -106,7 +116,7 @@ class Runner:
             current = Path(folder) / "current"
             current.write_bytes(bytes(8192))
             command = self.child("plain", self.build, target, self.options.seed, wanted, current)
-            command.append(str(CORPUS / target))
+            command.append(str(unpacked(target)))
             limit = 60 + wanted / 100
             try:
                 done = subprocess.run(
@@ -134,21 +144,33 @@ class Runner:
     def merge(self, target: str) -> None:
         """The smallest set of inputs that covers what build/fuzz-corpus covers, if it is small."""
         kept = (self.options.keep or ROOT / "build" / "fuzz-corpus") / target
-        fresh = CORPUS / f"{target}.new"
+        real = unpacked(target)
+        fresh = ROOT / "build" / "fuzz-merge" / target
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        command = self.child("guided", self.build, target, "-merge=1", f"-max_len={BYTES_MAX}")
-        command += [str(fresh), str(CORPUS / target), str(kept)]
-        subprocess.run(command, env=self.environment, check=True, capture_output=True)
+        again = self.findings.parent / f"fuzz-guided/{target}.sh"
+        words = " ".join(map(shlex.quote, self.child("guided", self.build, target)))
+        again.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        again.chmod(0o755)
+        command = [str(again), "-merge=1", f"-max_len={BYTES_MAX}", str(fresh)]
+        command += [str(real), str(kept)]
+        environment = {**self.environment, "PHX_FUZZ_SELF": str(again)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        found = sorted(fresh.glob("*"), key=lambda path: (path.stat().st_size, path.name))
+        if done.returncode or not found:
+            sys.exit(f"{target}: nothing was merged\n{done.stderr[-2000:]}")
         room = self.options.merge * 1024
-        (CORPUS / target).mkdir(exist_ok=True)
-        for path in (CORPUS / target).glob("*"):
-            path.unlink()
-        for path in sorted(fresh.glob("*"), key=lambda path: (path.stat().st_size, path.name)):
-            room -= path.stat().st_size
-            if room > 0:
-                path.rename(CORPUS / target / path.name[:12])
-        shutil.rmtree(fresh)
+        inputs = {path.name: path.read_bytes() for path in sorted(real.glob("seed-*"))}
+        for path in found:
+            data = path.read_bytes()
+            room -= len(data) + 100  # and what an archive needs for it
+            if room > 0 and data not in inputs.values():
+                inputs[path.name[:12]] = data
+        CORPUS.mkdir(exist_ok=True)
+        with zipfile.ZipFile(CORPUS / f"{target}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in sorted(inputs.items()):
+                archive.writestr(zipfile.ZipInfo(name), data)  # the same bytes at any time
+        print(f"{target}: {len(inputs)} of {len(found)} inputs kept")
 
 
 def main() -> int:

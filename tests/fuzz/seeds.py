@@ -1,4 +1,5 @@
-"""Writes the first inputs from real bytes: ``python tests/fuzz/seeds.py FOLDER``.
+"""Writes the first inputs: ``python tests/fuzz/seeds.py build/fuzz-seeds``; after that
+``python tests/fuzz/run.py --merge 30`` puts them into the corpus.
 
 Frames and records come out of engines that elect a leader and agree on values, bodies and chunks
 are packed as phx packs them. (Inputs of the journal, engine and replay targets are scripts; their

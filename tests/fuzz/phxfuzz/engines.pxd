@@ -5,9 +5,8 @@ several roles (a follower, preparing, leading, replayed from a journal), and the
 with sound headers and any content, time, syncs, turns, and what the driver does. Numbers in
 messages are mostly near what the engine holds, so that its checks are passed as often as failed.
 
-What must hold after every turn is said in `check_replica` and `check_effects`; and at the end: the
-records that the engine emitted can be replayed, its promises survive that, and everything that was
-allocated is given back.
+What must hold after every turn is said in oracles.pxd; and at the end: the records that the engine
+emitted can be replayed, its promises survive that, and all that was allocated is given back.
 """
 
 from phx._core.native cimport *

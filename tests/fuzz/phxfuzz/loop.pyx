@@ -3,8 +3,8 @@
 # cython: initializedcheck=False, binding=False
 """Runs targets; see loop.pxd.
 
-Two ways. `guided` hands over to libFuzzer, which sees what is covered. `plain` mutates inputs of the
-corpus from a seed, needs no compiler but the usual one, and says the same for the same seed.
+Two ways. `guided` hands over to libFuzzer, which sees what is covered. `plain` mutates inputs of
+the corpus from a seed, needs no compiler but the usual one, and says the same for the same seed.
 Either way each run is one call of a target, and afterwards nothing may be left allocated.
 """
 

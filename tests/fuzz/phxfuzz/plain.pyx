@@ -386,7 +386,8 @@ cdef void mend_chunk(u8* data, u64 count, bint entries) noexcept nogil:
     cdef ChunkRow* rows
     cdef ChunkEntry* entry
     cdef u64 rows_bytes, at, n
-    cdef u32 i, key[2]
+    cdef u32 i
+    cdef u32 key[2]
     if count < sizeof(ChunkFooter):
         return
     footer = <ChunkFooter*>(data + count - sizeof(ChunkFooter))
