@@ -1,7 +1,7 @@
 """Builds every planted bug beside the checkout and shows by what it dies.
 
     python tests/mutants/run.py [--only NAME …] [--fast] [--jobs 2] [--seeds 2000] [--json FILE]
-    python tests/mutants/run.py --table
+    python tests/mutants/run.py --update        (after a change that moves the simulator's seeds)
 
 A mutant is a patch in this folder. Its head says what is broken, and by whom it is to be killed:
 
@@ -42,6 +42,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORK = ROOT / "build" / "mutants"
+PAGE = ROOT / "docs" / "design" / "mutants.md"
 
 # What a run of the simulator may end with that is a broken claim about the protocol.
 CLAIMS = re.compile(r"U\d+|linearizable|exactly-once|liveness|bounded|halted")
@@ -443,6 +444,25 @@ def row_of(mutant: Mutant) -> list[str]:
     return [f"`{mutant.name}`", mutant.title, mutant.breaks, f"`{mutant.where}`", by, how]
 
 
+def table(found: Iterable[Mutant]) -> str:
+    return "".join(f"| {' | '.join(row_of(one))} |\n" for one in found)
+
+
+def update(outcomes: Iterable[Outcome], page: Path = PAGE) -> None:
+    """Write the seeds that killed into the heads of the patches, and the page's table anew."""
+    by_name = {one.name: one.killer for one in outcomes}
+    for one in mutants():
+        killer = by_name.get(one.name)
+        if killer is None or killer.kind != "sim" or one.killers[0].what != killer.what:
+            continue
+        text = one.path.read_text(encoding="utf-8")
+        line = f"Killer: sim {killer.what} {killer.invariant} seed={killer.seed}"
+        one.path.write_text(re.sub(r"^Killer: sim .*$", line, text, count=1, flags=re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    rows = re.compile(r"(?:^\| `.*\n)+", re.MULTILINE)
+    page.write_text(rows.sub(lambda _: table(mutants()), text, count=1), encoding="utf-8")
+
+
 def line_of(outcome: Outcome) -> str:
     if outcome.broken:
         return f"{outcome.name:40} BROKEN    {outcome.broken.splitlines()[0][:100]}"
@@ -458,7 +478,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="those of the short run")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at once (2)")
     parser.add_argument("--seeds", type=int, default=2000, help="of the simulator, each (2000)")
-    parser.add_argument("--table", action="store_true", help="print the rows of the page, no more")
+    parser.add_argument(
+        "--update", action="store_true", help="write the seeds found into the patches and the page"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the outcomes")
     given = parser.parse_args(argv)
     if given.jobs < 1 or given.seeds < 1:
@@ -479,12 +501,6 @@ def chosen(given: argparse.Namespace) -> list[Mutant]:
 def main(argv: list[str] | None = None) -> int:
     given = arguments(sys.argv[1:] if argv is None else argv)
     picked = chosen(given)
-    if given.table:
-        for one in picked:
-            print(f"| {' | '.join(row_of(one))} |")
-        return 0
-    if not picked:
-        raise SystemExit("no mutant to judge")
     began = time.monotonic()
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(given.jobs) as pool:
@@ -494,6 +510,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = control(outcomes)
     for line in failed:
         print(f"control: the unpatched tree fails: {line}")
+    if given.update:
+        update(outcomes)
     if given.json:
         report = [
             {name: value for name, value in vars(one).items() if name != "killer"}

@@ -113,6 +113,31 @@ def test_the_page_has_a_row_for_every_mutant_and_it_says_what_the_patch_says() -
         assert rows[one.name] == run.row_of(one)[1:], f"write again: {one.name}"
 
 
+def test_seeds_that_moved_are_written_into_patch_and_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = tmp_path / "odd.patch"
+    patch.write_text(
+        "Title: odd\nBreaks: U1\nRule: none\nWhere: here\nKiller: sim default U1 seed=3\n"
+        "Killer: test tests/a.py::test_b\n\n--- a/x\n+++ b/x\n"
+    )
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n\n| mutant |\n|---|\n| `old` | 1 |\n| `older` | 2 |\n\n| `kept` | 3 |\n"
+    )
+    monkeypatch.setattr(run, "mutants", lambda: [run.Mutant.read(patch)])
+    killed = run.Outcome("odd", killed=True, killer=run.Killer("sim", "default", "U4", 17))
+    run.update([killed], page)
+    assert run.Mutant.read(patch).killers == (
+        run.Killer("sim", "default", "U4", 17),
+        run.Killer("test", "tests/a.py::test_b"),
+    )
+    assert page.read_text() == (
+        "# Page\n\n| mutant |\n|---|\n| `odd` | odd | U1 | `here` | U4 | default 17 |\n\n"
+        "| `kept` | 3 |\n"
+    )
+
+
 def test_the_short_run_is_a_few_that_die_at_once() -> None:
     fast = [one for one in MUTANTS if one.fast]
     assert 6 <= len(fast) <= 10
