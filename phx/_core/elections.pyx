@@ -16,7 +16,9 @@ cdef enum:
 
 
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
-    return (e.started and not e.poisoned and not e.resigned and e.pressure == 0
+    # (At its journal's limit a node leads if nobody else does, so that what is open can be
+    # finished: it takes no new values.)
+    return (e.started and not e.poisoned and not e.resigned and e.pressure < PRESSURE_FULL
             and not r.stopped and not r.halted and e.now_us >= e.quiet_until_us)
 
 
@@ -77,6 +79,8 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
             e.options.election_us // 4 + 1)
     if r.failures:
         at += backoff_us(e, r)
+    if e.pressure:
+        at += 2 * <u64>e.options.election_us * e.options.n_members
     if at < r.busy_until_us:
         at = r.busy_until_us + random_below(e, e.options.election_us)
     if at < e.quiet_until_us:

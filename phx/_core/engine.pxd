@@ -55,7 +55,7 @@ cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil
 cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil
 # The journal failed: no vote, no claim, no grant any more, in any group.
 cdef void engine_poison(Engine* e) noexcept nogil
-# 0: normal; 1: journal at its limit: no new Accept is taken and leadership is handed over.
+# A Pressure. When it sets in, leaderships are handed over, if somebody takes them.
 cdef void engine_pressure(Engine* e, int level) noexcept nogil
 # Hand all leaderships over (a node that closes); they are not taken back.
 cdef void engine_resign(Engine* e) noexcept nogil

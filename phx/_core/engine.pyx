@@ -402,12 +402,15 @@ cdef void engine_poison(Engine* e) noexcept nogil:
 
 cdef void engine_pressure(Engine* e, int level) noexcept nogil:
     cdef size_t i
-    if e.pressure == level:
+    cdef int before = e.pressure
+    if before == level:
         return
     e.pressure = level
-    if level:
+    if before == PRESSURE_NONE:
+        # Not once more when it grows: what a leader of last resort has proposed is acknowledged
+        # in its ballot, and chosen it can be settled.
         hand_over(e)
-    else:
+    elif level < before:
         for i in range(e.replicas.size()):
             refresh_leader(e, e.replicas[i])
             touch(e, e.replicas[i])

@@ -97,11 +97,17 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
         want(e, r, through, r.leader)
 
 
+cdef bint may_learn(Engine* e, Replica* r) noexcept nogil:
+    """With a full journal only what may stand in it already."""
+    if e.poisoned or r.halted:
+        return False
+    return e.pressure < PRESSURE_FULL or window_find(&r.window, r.chosen_through + 1) != NULL
+
+
 cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil:
     if through > r.want_through:
         r.want_through = through
-    if (r.want_through <= r.chosen_through or r.asked_us != 0
-            or e.pressure or e.poisoned or r.halted):
+    if r.want_through <= r.chosen_through or r.asked_us != 0 or not may_learn(e, r):
         return
     ask(e, r, prefer)
 
@@ -135,7 +141,7 @@ cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
 cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
     """No answer in time: ask somebody else."""
     r.asked_us = 0
-    if r.want_through > r.chosen_through and not e.pressure and not e.poisoned and not r.halted:
+    if r.want_through > r.chosen_through and may_learn(e, r):
         ask(e, r, 0)
 
 
@@ -208,12 +214,17 @@ cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
     send(e, p, LANE_NOW, MSG_LEARN, 0, r.group, 0, &learn, sizeof(learn), entries, at)
 
 
+# The value that was accepted here is this very one: its record will do.
+cdef bint holds(Replica* r, u64 instance, const u8* body, u32 nbytes) noexcept nogil:
+    cdef Slot* slot = window_find(&r.window, instance)
+    return slot != NULL and slot.value.size == nbytes and memcmp(slot.value.data, body, nbytes) == 0
+
+
 cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nbytes) noexcept nogil:
     """The next chosen value, told by a peer."""
+    cdef bint held = holds(r, instance, body, nbytes)
     cdef Slot* slot = window_slot(&r.window, instance)
-    if slot.value != NULL and slot.value.size == nbytes and memcmp(slot.value.data, body,
-                                                                   nbytes) == 0:
-        # The record that we have holds this very value: no need to write it again.
+    if held:
         slot.flags |= SLOT_CHOSEN
     else:
         if slot.value != NULL and slot.flags & SLOT_CHOSEN:
@@ -239,7 +250,7 @@ cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const
             r.want_through = max(learn.chosen_through, r.chosen_through)
     for i in range(learn.entries):
         stride = entry_stride(entries + at, nbytes - at, sizeof(SuppliedEntry), 8)
-        if stride == 0 or e.pressure or e.poisoned or r.halted:
+        if stride == 0 or e.poisoned or r.halted:
             break
         memcpy(&entry, entries + at, sizeof(entry))
         if entry.instance > r.chosen_through + 1:
@@ -247,6 +258,9 @@ cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const
         if entry.instance == r.chosen_through + 1:
             if not body_check(entries + at + sizeof(entry), entry.body_bytes):
                 e.counters.hostile_messages += 1
+                break
+            if e.pressure == PRESSURE_FULL and not holds(r, entry.instance,
+                    entries + at + sizeof(entry), entry.body_bytes):
                 break
             learn_one(e, r, entry.instance, entries + at + sizeof(entry), entry.body_bytes)
         at += stride

@@ -280,8 +280,8 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
             claim_heard(e, p, change.group, change.ballot)
         changed = True
     p.claim_version = beat.version
-    if not e.pressure:
-        # Beyond its limit a node listens, and grants nothing.
+    if e.pressure < PRESSURE_FULL:
+        # With a full journal a node listens, and grants nothing: it could not follow.
         acknowledge(e, p, beat, False)
     return changed
 

@@ -18,7 +18,7 @@ from phx._core.native cimport *
 from phx._core.proposals cimport callers_entered, callers_low_water
 from phx._core.state cimport *
 from phx._core.window cimport Slot, window_find
-from phx._core.wire cimport MSG_ACCEPT, MSG_CHOSEN, AcceptBody, ChosenBody
+from phx._core.wire cimport FLAG_AGAIN, MSG_ACCEPT, MSG_CHOSEN, AcceptBody, ChosenBody
 
 cdef enum:
     RESEND_BYTES = 1048576       # sent again to one member per tick
@@ -54,6 +54,7 @@ cdef bint room(Engine* e, Replica* r) noexcept nogil:
 
 cdef void send_accept(Engine* e, Replica* r, Peer* only, u64 instance, Block* body) noexcept nogil:
     cdef AcceptBody a
+    cdef u8 flags = FLAG_AGAIN if instance <= r.lead.recover_through else 0
     a.instance = instance
     a.first = r.lead.first
     a.watermark = r.chosen_through
@@ -62,12 +63,12 @@ cdef void send_accept(Engine* e, Replica* r, Peer* only, u64 instance, Block* bo
     # `now`: nothing of ours is exposed, since this ballot's promise is durable, and a restarted
     # node never uses an old ballot (docs/design/protocol.md).
     if only != NULL:
-        send(e, only, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data,
-             body.size)
+        send(e, only, LANE_NOW, MSG_ACCEPT, flags, r.group, r.lead.ballot, &a, sizeof(a),
+             body.data, body.size)
     else:
         r.lead.watermark_sent = r.chosen_through
-        broadcast(e, LANE_NOW, MSG_ACCEPT, 0, r.group, r.lead.ballot, &a, sizeof(a), body.data,
-                  body.size)
+        broadcast(e, LANE_NOW, MSG_ACCEPT, flags, r.group, r.lead.ballot, &a, sizeof(a),
+                  body.data, body.size)
 
 
 cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
@@ -181,8 +182,8 @@ cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
 cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
     cdef Lead* lead = r.lead
     cdef Block* body
-    if e.pressure:
-        # The journal is at its limit: this node's own vote counts like anyone's.
+    if e.pressure == PRESSURE_FULL:
+        # This node's own vote takes room like anyone's.
         return
     if lead.next <= r.chosen_through:
         # Somebody else's watermark has made chosen what we had not yet proposed again.
@@ -191,6 +192,8 @@ cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
         lead.durable_through = r.chosen_through
     if lead.phase1 != NULL:
         recover(e, r)
+    if e.pressure:
+        return
     while not lead.pending.empty() and lead.next > lead.recover_through and room(e,
                                  r) and not r.halted:
         if (lead.next - 1 > max(lead.durable_through, r.chosen_through)

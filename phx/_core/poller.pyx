@@ -16,6 +16,7 @@ from phx._core.native cimport *
 from phx._core.port cimport *
 from phx._core.queues cimport *
 from phx._core.state cimport (
+    PRESSURE_FULL,
     ChosenRange, EVENT_FAILED, Effects, Event, Fetch, GroupStatus, Outgoing,
 )
 from phx._core.trace cimport trace_failed
@@ -275,7 +276,8 @@ cdef bint sync_inline(DriverState* s, const Effects* effects) noexcept nogil:
 
 # What leaves the node before this does not wait for it; see `after` of the frames.
 cdef void write_records(DriverState* s, const Effects* effects) noexcept nogil:
-    cdef bint urgent = s.pressure != 0
+    # Carry-over is what makes room.
+    cdef bint urgent = s.pressure == PRESSURE_FULL or effects.floor_lsn != 0
     cdef int done = 0
     if effects.records == NULL:
         return

@@ -24,7 +24,7 @@ cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBo
                      const u8* holds) noexcept nogil
 cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const PromiseBody* head,
                      const u8* entries, u64 nbytes) noexcept nogil
-cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a,
+cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const AcceptBody* a,
                     const u8* body) noexcept nogil
 cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
                       const AcceptedBody* a) noexcept nogil

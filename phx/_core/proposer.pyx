@@ -29,7 +29,8 @@ from phx._core.proposals cimport (
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
-    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE, MSG_PREVOTE,
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE,
+    MSG_PREVOTE,
     MSG_PREVOTE_REPLY, MSG_REFUSE,
     MSG_TRANSFER, PREVOTE_BEHIND, PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED,
     REFUSE_STOPPED,
@@ -397,7 +398,7 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
 
 # --- phase 2, as far as roles change
 
-cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a,
+cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const AcceptBody* a,
                     const u8* body) noexcept nogil:
     if ballot_node(ballot) != p.node or ballot_hostile(ballot,
                    r.highest_seen) or a.instance == 0 or a.first == 0:
@@ -408,12 +409,14 @@ cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody
     if ballot < r.promised:
         refuse(e, r, p, ballot, REFUSE_BALLOT, r.leader)
         return
-    if e.pressure or e.poisoned:
+    if e.poisoned:
         return
     if ballot > r.promised and not may_promise(e, r, p, ballot, 0):
         return
     # The watermark first: it makes room in the window for what this very message carries.
     note_watermark(e, r, ballot, a.watermark)
+    if e.pressure == PRESSURE_FULL or (e.pressure and not flags & FLAG_AGAIN):
+        return
     follow(e, r, p, ballot, a, body)
 
 
@@ -580,7 +583,7 @@ cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot) noexcept nogil
     if ballot_node(ballot) != p.node:
         e.counters.hostile_messages += 1
         return
-    if not can_lead(e, r):
+    if not can_lead(e, r) or e.pressure:
         refuse(e, r, p, ballot, REFUSE_STOPPED, 0)
         return
     if r.role >= ROLE_PREPARING or r.promised > ballot:

@@ -63,7 +63,7 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
     elif h.kind == MSG_PROMISE:
         on_promise(e, r, p, h.ballot, h.flags, &f.promise, rest, left)
     elif h.kind == MSG_ACCEPT:
-        on_accept(e, r, p, h.ballot, &f.accept, rest)
+        on_accept(e, r, p, h.ballot, h.flags, &f.accept, rest)
     elif h.kind == MSG_ACCEPTED:
         on_accepted(e, r, p, h.ballot, &f.accepted)
     elif h.kind == MSG_REFUSE:

@@ -133,6 +133,14 @@ cdef struct SettleItem:
 
 # ------------------------------------------------------------------------------- a group's replica
 
+cdef enum Pressure:           # how near the journal is to its limit
+    PRESSURE_NONE = 0
+    # No new values; what was begun is finished, or nothing of it could ever be settled: values that
+    # phase 1 finds are proposed and accepted again, what is chosen is learned.
+    PRESSURE_OLD_ONLY = 1
+    # Nothing that takes room: promises and carry-over have the reserve.
+    PRESSURE_FULL = 2
+
 cdef enum Role:
     ROLE_FOLLOWER = 0
     ROLE_PREVOTING = 1       # asking, without durable effect, whether a campaign makes sense

@@ -18,7 +18,9 @@ from phx._core.native cimport *
 from phx._core.queues cimport (
     CHORE_SETTLE, Chore, chores_push, chores_spare, outbox_event, outbox_log,
 )
-from phx._core.state cimport Effects, Event, SettleItem
+from phx._core.state cimport (
+    Effects, Event, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY, SettleItem,
+)
 from phx._core.transport cimport LOG_ERROR, LOG_WARNING
 from phx._core.writer cimport writer_idle, writer_retry
 
@@ -68,22 +70,30 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
     cdef u64 queued = <u64>phx_load(&s.writer.queued_bytes)
     cdef u64 margin = max(3 * segment, 2 * segment + s.options.engine.pending_bytes_max)
     cdef u64 queue_max = s.options.journal_queue_bytes_max
-    cdef int level = 1 if phx_load(&s.writer.full) else 0
+    cdef int level = PRESSURE_FULL if phx_load(&s.writer.full) else PRESSURE_NONE
+    cdef int before = s.pressure
     cdef char line[160]
     if level == 0 and s.pressure == 0 and queued <= queue_max and s.pressure_lsn != 0 \
             and s.lsn_end < s.pressure_lsn + segment // 16:
         return
     s.pressure_lsn = s.lsn_end
     journal_pressure(s.journal, &live, &budget)
-    if live + queued + min(margin, budget // 2) + s.pressure * segment > budget:
-        level = 1
-    if queued > (queue_max // 2 if s.pressure else queue_max):
-        level = 1
-    if level == s.pressure:
+    if live + queued + 2 * segment > budget:
+        # The segment being written is the last but the reserve.
+        level = PRESSURE_FULL
+    if level == 0 and live + queued + min(margin, budget // 2) + (before != 0) * segment > budget:
+        level = PRESSURE_OLD_ONLY
+    if queued > (queue_max // 2 if before else queue_max):
+        level = PRESSURE_FULL
+    if level == before:
         return
     s.pressure = level
+    if level > before:
+        s.settle_retry_us = 0         # now everything that makes room is worth it
     input_pressure(s, level)
     s.again = True
+    if before and level:
+        return
     if level:
         snprintf(line, 160, "journal at its limit (%llu of %llu bytes, %llu queued): no new values",
                  <unsigned long long>live, <unsigned long long>budget, <unsigned long long>queued)
@@ -217,13 +227,14 @@ cdef void settle(DriverState* s) noexcept nogil:
         if writer_idle(s.writer):
             settle_all(s)
         return
-    if s.lsn_end - s.floor_lsn > s.options.settle_bytes and s.floors.empty():
+    # (At the limit there is nothing to wait for: only this makes room.)
+    if (s.lsn_end - s.floor_lsn > s.options.settle_bytes or s.pressure) and s.floors.empty():
         end = old_segments_end(s)
         if end > s.floor_lsn:
             start_plan(s, end)
             return
-    if s.unsettled and s.now_us >= s.chosen_us + s.options.settle_idle_us \
-            and writer_idle(s.writer):
+    if s.unsettled and writer_idle(s.writer) and (
+            s.pressure or s.now_us >= s.chosen_us + s.options.settle_idle_us):
         settle_all(s)
 
 
@@ -246,7 +257,7 @@ cdef u64 upkeep_deadline(DriverState* s) noexcept nogil:
     cdef u64 at = NEVER
     if s.settle_running or s.poisoned:
         return at
-    if s.settle_wanted:
+    if s.settle_wanted or (s.unsettled and s.pressure):
         at = s.settle_retry_us
     elif s.unsettled:
         at = max(s.settle_retry_us, s.chosen_us + s.options.settle_idle_us)

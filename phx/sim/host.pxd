@@ -140,6 +140,8 @@ cdef class Host:
     cdef object plan
     cdef u64 settle_upto_lsn
     cdef u64 settle_after_us
+    cdef u64 retire_lsn
+    cdef u64 retire_bytes
     cdef u64 chosen_us
     cdef bint unsettled
     cdef bint spare_due

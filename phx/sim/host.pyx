@@ -23,7 +23,7 @@ from phx._core.memdisk cimport (
 from phx._core.native cimport *
 from phx._core.state cimport (
     ChosenRange, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED, Effects, Engine, EngineCounters,
-    Event, Outgoing,
+    Event, Outgoing, PRESSURE_FULL,
 )
 from phx.sim.agenda cimport AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
@@ -127,6 +127,7 @@ cdef class Host:
         self.floors.clear()
         self.floor_lsn = 0
         self.settle_after_us = 0
+        self.retire_bytes = 0
         self.chosen_us = now
         self.paused_until_us = self.blocked_until_us = 0
         self.plan = None
@@ -282,7 +283,7 @@ cdef class Host:
         item.lsn_first = out.lsn_first
         item.lsn_end = out.lsn_end
         item.sync = out.sync
-        item.urgent = self.pressure != 0
+        item.urgent = self.pressure == PRESSURE_FULL or out.floor_lsn != 0
         out.records = NULL
         self.queue.push_back(item)
 
@@ -334,13 +335,17 @@ cdef class Host:
                              NULL)
 
     cdef void written(self, bint inline_):
-        cdef size_t done = 0, i
+        cdef size_t done = 0, i, urgent = 0
         cdef int code = 0
         cdef bint sync = self.sync_wanted
         cdef Queued* item
+        # What stands before an urgent block is as urgent as it is: the stream has no gaps.
+        for i in range(self.queue.size()):
+            if self.queue[i].urgent:
+                urgent = i + 1
         while done < self.queue.size() and not self.poisoned:
             item = &self.queue[done]
-            code = journal_append(self.journal, item.block, item.lsn_first, item.urgent)
+            code = journal_append(self.journal, item.block, item.lsn_first, done < urgent)
             if code == JOURNAL_FULL:
                 break
             sync = sync or item.sync

@@ -12,7 +12,7 @@ from phx._core.journal cimport (
 )
 from phx._core.native cimport *
 from phx._core.plan cimport SettlePlan, hold_new
-from phx._core.state cimport Effects
+from phx._core.state cimport Effects, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY
 from phx.sim.agenda cimport AT_COMMIT, AT_SETTLED, AT_SPARE
 from phx.sim.chance cimport chance_between
 from phx.sim.host cimport Floor, Host
@@ -48,14 +48,21 @@ cdef void recycle(Host h):
 cdef void watch_pressure(Host h):
     cdef u64 live = 0, budget = 0
     cdef u64 segment = h.journal_options.segment_bytes
-    cdef int level = 1 if h.stuck else 0
+    cdef u64 margin = max(3 * segment, 2 * segment + h.engine_options.pending_bytes_max)
+    cdef int level = PRESSURE_FULL if h.stuck else PRESSURE_NONE
     journal_pressure(h.journal, &live, &budget)
-    if live + min(3 * segment, budget // 2) + h.pressure * segment > budget:
-        level = 1
+    if live + 2 * segment > budget:
+        level = PRESSURE_FULL
+    if level == 0 and live + min(margin, budget // 2) + (h.pressure != 0) * segment > budget:
+        level = PRESSURE_OLD_ONLY
     if level == h.pressure:
         return
-    h.counts.pressures += level
+    h.counts.pressures += h.pressure == 0
+    if level > h.pressure:
+        h.settle_after_us = 0
     h.pressure = level
+    if h.tracing is not None:
+        h.tracing.append((h.agenda.now_us, "pressure", h.node, level, live, h.lsn_end - h.floor_lsn))
     engine_pressure(h.engine, level)
     h.poke()
 
@@ -75,6 +82,8 @@ cdef u64 old_segments_end(Host h):
 
 cdef bint retire(Host h):
     h.settling = False
+    h.retire_lsn = h.lsn_end
+    h.retire_bytes = h.settle_upto_lsn - h.floor_lsn
     if engine_retire(h.engine, h.settle_upto_lsn) != 0:
         return False
     h.counts.retires += 1
@@ -88,7 +97,8 @@ cdef void start_plan(Host h, u64 upto_lsn):
     plan.upto_lsn = upto_lsn
     h.settle_upto_lsn = upto_lsn
     if plan.items.empty():
-        h.settle_after_us = h.agenda.now_us + (CARRY_US if retire(h) else SETTLE_RETRY_US)
+        if not retire(h):
+            h.settle_after_us = h.agenda.now_us + SETTLE_RETRY_US
         return
     plan.hold = hold_new(h.journal, False)
     h.plan = plan
@@ -132,12 +142,13 @@ cdef void settle(Host h):
     cdef u64 end
     if h.settling or h.poisoned or h.agenda.now_us < h.settle_after_us:
         return
-    if h.lsn_end - h.floor_lsn > h.pace.settle_bytes and h.floors.empty():
+    if (h.lsn_end - h.floor_lsn > h.pace.settle_bytes or h.pressure) and h.floors.empty():
         end = old_segments_end(h)
         if end > h.floor_lsn:
             start_plan(h, end)
-    elif h.unsettled and h.agenda.now_us >= h.chosen_us + h.pace.settle_idle_us \
-            and h.queue.empty() and not h.writing:
+            return
+    if h.unsettled and h.queue.empty() and not h.writing and (
+            h.pressure or h.agenda.now_us >= h.chosen_us + h.pace.settle_idle_us):
         settle_all(h)
 
 
@@ -147,7 +158,17 @@ cdef void make_spare(Host h):
         journal_prepare_spare(h.journal)
 
 
+# What is not chosen was written again; if that was most of it, not soon once more.
+cdef void watch_retired(Host h) noexcept:
+    if h.retire_bytes == 0 or h.lsn_end == h.retire_lsn:
+        return
+    if h.lsn_end - h.retire_lsn > h.retire_bytes // 2 and h.pressure == 0:
+        h.settle_after_us = h.agenda.now_us + CARRY_US
+    h.retire_bytes = 0
+
+
 cdef void upkeep(Host h):
+    watch_retired(h)
     recycle(h)
     watch_pressure(h)
     settle(h)

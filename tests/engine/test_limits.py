@@ -63,11 +63,11 @@ def test_a_long_promise_with_a_part_lost_does_not_count() -> None:
     assert not s.status(3)["leading"]
 
 
-def test_a_node_at_its_journal_limit_accepts_nothing_and_goes_on_promising() -> None:
+def test_a_node_with_a_full_journal_accepts_nothing_and_goes_on_promising() -> None:
     s = Script()
     s.elect(1)
     s.flow()
-    s.engines[2].pressure(1)
+    s.engines[2].pressure(2)
     s.turn(2)
     records = s.end[2]
     s.submit(1, b"a")
@@ -79,6 +79,70 @@ def test_a_node_at_its_journal_limit_accepts_nothing_and_goes_on_promising() -> 
     s.turn(2)
     s.pass_time(1_000_000)
     assert s.values(2) == [[b"a"]]
+
+
+def test_a_node_at_its_journal_limit_accepts_no_new_value_and_learns_what_is_chosen() -> None:
+    s = Script()
+    s.elect(1)
+    s.flow()
+    s.engines[2].pressure(1)
+    s.turn(2)
+    s.submit(1, b"a")
+    s.flow(lambda m: m.name in ("Chosen", "LearnAsk"))
+    assert s.status(1)["chosen_through"] == 1  # 1 and 3 are a quorum
+    assert s.said("Accepted")
+    assert not [
+        line for line in s.said("Accepted") if line.startswith("2→1") and "through=1" in line
+    ]
+    s.pass_time(1_000_000)
+    assert s.values(2) == [[b"a"]]
+
+
+def test_what_is_open_is_finished_although_every_journal_is_at_its_limit() -> None:
+    """Or nothing could ever be settled, and no journal would ever have room again (simulator,
+    default seed 3647).
+    """
+    s = Script()
+    s.elect(1)
+    s.submit(1, b"a")
+    s.deliver("1→2", "Accept")
+    s.deliver("1→3", "Accept")
+    for n in s.engines:
+        s.sync(n)
+        s.restart(n)
+        s.engines[n].pressure(1)
+    for a, b in ((1, 2), (1, 3), (2, 3)):
+        s.connect(a, b)
+    s.pass_time(5_000_000)
+    assert [s.values(n) for n in (1, 2, 3)] == [[[b"a"]]] * 3
+    leader = next(n for n in s.engines if s.status(n)["leading"])
+    s.submit(leader, b"b")
+    s.pass_time(2_000_000)
+    assert s.status(leader)["chosen_through"] == 1, "a new value, at the limit"
+    for n in s.engines:
+        s.engines[n].pressure(0)
+    s.pass_time(2_000_000)
+    assert [s.values(n) for n in (1, 2, 3)] == [[[b"a"], [b"b"]]] * 3
+
+
+def test_a_full_journal_still_learns_that_what_it_holds_is_chosen() -> None:
+    s = Script()
+    s.elect(1)
+    s.submit(1, b"a")
+    s.deliver("1→2", "Accept")
+    s.deliver("1→3", "Accept")
+    s.sync(2)
+    s.crash(1)
+    s.engines[2].pressure(2)
+    s.turn(2)
+    records = s.end[2]
+    s.restart(3, power=False)
+    s.restart(1)
+    for a, b in ((1, 2), (1, 3), (2, 3)):
+        s.connect(a, b)
+    s.pass_time(6_000_000)
+    assert s.values(2) == [[b"a"]]
+    assert s.end[2] - records < 400, "the value is written again"
 
 
 def test_a_leader_at_its_journal_limit_hands_over_and_takes_nothing_alone() -> None:
