@@ -461,8 +461,9 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
     if r.ack_due:
         acknowledge(e, r)
     if r.confirm_due:
-        r.confirm_due = False
+        # A watermark may come before the heartbeat that says who leads: then this waits for it.
         to = member_index(e, r.leader)
+        r.confirm_due = to < 0 and r.role < ROLE_PREPARING
         if to >= 0 and r.leader != e.options.node and r.claim:
             confirm.through = r.chosen_through
             send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, 0, r.group, r.claim, &confirm,

@@ -21,6 +21,8 @@ EIO = 5
 ENOSPC = 28
 NEVER = -1
 RIGHT_PPM = 1_000_000
+LAST_WORDS = 6
+"""Less one: values that a leader takes before it dies."""
 DRIFT_PPM = 50_000
 """Two clocks off by so much each, in opposite directions, are a ninth apart: within the bound."""
 
@@ -236,6 +238,40 @@ def crash(power: int) -> ActKind:
         stage.crash(act.node, bool(act.power))
 
     return ActKind(make, begin, lambda stage, act: stage.keep())
+
+
+def last_words(chance: Random, shape: Shape) -> tuple[Args, int] | None:
+    """What a node says last reaches some and not others; then its process dies."""
+    if shape.nodes == 1:
+        return None
+    args = {"node": one(chance, shape), "loss_ppm": chance.choice([400_000, 600_000, 800_000])}
+    return args, between(chance, 0.02, 0.3)
+
+
+def one_value(stage: Stage, node: int, group: int) -> Callable[[], None]:
+    return lambda: stage.load.burst(node, group, 1, 16)
+
+
+def begin_last_words(stage: Stage, act: Act) -> None:
+    """With values on their way in every group that it leads, each in an instance of its own: so
+    there are gaps for the next leader to fill, and acceptances of a few for it to find."""
+    world = stage.world
+    for other in stage.nodes:
+        if other != act.node:
+            stage.links.put((act.node, other), act, {"loss_ppm": act.loss_ppm})
+    if not world.running(act.node):
+        return
+    for group in range(stage.plan.groups):
+        if world.status(act.node, group)["leading"]:
+            for part in range(1, LAST_WORDS):
+                at = act.at_us + (act.until_us - act.at_us) * part // LAST_WORDS
+                world.call_at(at, one_value(stage, act.node, group))
+
+
+def end_last_words(stage: Stage, act: Act) -> None:
+    stage.links.take(act)
+    stage.crash(act.node, False)
+    stage.keep()
 
 
 def crash_operation(power: int) -> ActKind:
@@ -562,6 +598,7 @@ ACTS: dict[str, ActKind] = {
     "reset": ActKind(two, begin_reset, nothing),
     "crash": crash(0),
     "power": crash(1),
+    "last-words": ActKind(last_words, begin_last_words, end_last_words),
     "crash-operation": crash_operation(0),
     "power-operation": crash_operation(1),
     "crash-starting": crash_starting(0),

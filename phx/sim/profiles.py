@@ -74,7 +74,7 @@ MIX: dict[str, float] = {
     "loss": 3, "duplicate": 2, "reorder": 3, "delay": 2, "slow-link": 1.5, "flip-frames": 1.5,
     "one-way": 3, "apart": 2, "silent": 2, "chain": 1.5, "bridge": 1.5, "reset": 3,
     "crash": 4, "power": 4, "crash-operation": 2, "power-operation": 4,
-    "crash-starting": 0.8, "power-starting": 1.2, "blackout": 1.2,
+    "crash-starting": 0.8, "power-starting": 1.2, "blackout": 1.2, "last-words": 3,
     "fail-write": 1.2, "fail-sync": 1.2, "fail-make": 0.6, "full-disk": 1.2, "fail-store": 1,
     "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
     "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "holes": 1.5, "late-votes": 1.5, "settle": 2, "resign": 3,
@@ -105,6 +105,7 @@ PROFILES: dict[str, Profile] = {
     "partial": alone("chains and bridges", "chain", "bridge"),
     "partition": alone("two halves, told or silent", "apart", "silent", "reset"),
     "crash": alone("processes die", "crash", "crash-operation", "crash-starting"),
+    "last-words": alone("what a leader says last reaches some only; then it dies", "last-words"),
     "power": alone(
         "power fails, of one node or of all",
         "power", "power-operation", "power-starting", "blackout",

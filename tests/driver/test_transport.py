@@ -215,6 +215,19 @@ def test_no_frame_leaves_before_its_record_is_durable(pair):
     assert two.frames() == [(1, b"durable already")]
 
 
+def test_a_broadcast_waits_for_its_record_too(pair):
+    one, two = pair
+    one.send(0, b"waits for 100", after=100)
+    settle(one, two)
+    assert two.frames() == []
+    one.release(99)
+    settle(one, two)
+    assert two.frames() == []
+    one.release(100)
+    settle(one, two)
+    assert two.frames() == [(1, b"waits for 100")]
+
+
 def test_a_full_queue_drops_the_new_frames_and_counts_them(make):
     one, two = make(1, peer_queue_bytes_max=100_000), make(2)
     one.set_peer(2, two.listen())

@@ -178,6 +178,7 @@ def test_acts_that_overlap_do_not_end_each_other():
         (act(2, 4, "power", node=1, power=1), "power_losses"),
         (act(2, 4, "power-operation", node=1, operation=2, power=1), "torn_operations"),
         (act(2, 4, "blackout", power=1), "power_losses"),
+        (act(2, 2.2, "last-words", node=1, loss_ppm=600_000), "lost_frames"),
         (act(2, 4, "fail-sync", node=1, after=2), "poisoned"),
         (act(2, 4, "fail-write", node=1, after=2), "poisoned"),
         (act(2, 6, "loss", a=0, b=0, loss_ppm=100_000), "lost_frames"),

@@ -1,0 +1,112 @@
+"""Leases, by hand: who may count on whom (protocol.md, "Leases and elections").
+
+Whether a leader believes that it holds the lease of a group shows in its answer to a Prepare of
+somebody else: while it does, it refuses ("leased"); otherwise it promises.
+"""
+
+import struct
+
+from script import Script
+
+from phx.sim.wire_text import ballot, encode
+
+LEASE_US = 800_000
+
+
+def heartbeat(s: Script, source: int, dest: int, seq: int, *claims: tuple[int, int]) -> None:
+    rest = b"".join(struct.pack("<IIQ", group, 0, number) for group, number in claims)
+    s.put(
+        source, dest,
+        encode("Heartbeat", 0, 0, rest, flags=2, seq=seq, version=seq, base=0,
+               incarnation=s.engines[source].incarnation, lease_us=LEASE_US, count=len(claims)),
+    )  # fmt: skip
+
+
+def answer(s: Script, source: int, seq: int, version: int, *refused: int) -> None:
+    """To a heartbeat of 1, naming the groups that are not granted."""
+    rest = struct.pack(f"<{len(refused)}I", *refused)
+    s.put(
+        source, 1,
+        encode("HeartbeatAck", 0, 0, rest, seq=seq, version=version, lease_us=LEASE_US,
+               count=len(refused), incarnation=s.engines[1].incarnation),
+    )  # fmt: skip
+
+
+def last_beat(s: Script) -> tuple[int, int]:
+    """Sequence and version of the last heartbeat of 1."""
+    beat = s.pick("1→2", "Heartbeat")[-1]
+    return beat.seq, beat.version
+
+
+def holds(s: Script) -> bool:
+    """Does 1 refuse a promise because of its lease?"""
+    s.lines.clear()
+    s.put(3, 1, encode("Prepare", 0, ballot(40, 3), first=1))
+    said = s.said("Refuse")
+    assert len(said) + len(s.said("Promise")) == 1
+    return bool(said) and said[0].endswith("reason=leased")
+
+
+def test_a_grant_binds_the_member_that_gave_it() -> None:
+    s = Script()
+    number = s.elect(1)
+    s.drop()
+    s.put(3, 2, encode("Transfer", 0, ballot(2, 3)))  # 3 does not lead: nothing to hand over
+    assert s.status(2)["promised"] == number
+    assert not s.pick("2→1", "Prepare")
+    s.advance(1_000_000, 2)
+    s.put(3, 2, encode("Transfer", 0, ballot(3, 3)))
+    assert s.status(2)["promised"] > number
+
+
+def test_a_claim_to_a_group_that_is_promised_to_somebody_else_is_not_granted() -> None:
+    s = Script(groups=2)
+    s.put(2, 3, encode("Prepare", 0, ballot(5, 2), first=1))
+    s.put(1, 3, encode("Prepare", 1, ballot(5, 1), first=1))
+    heartbeat(s, 1, 3, 11, (0, ballot(1, 1)), (1, ballot(5, 1)))
+    (ack,) = [m for m in s.pick("3→1", "HeartbeatAck") if m.seq == 11]
+    assert ack.refused() == {0}
+
+
+def test_an_answer_that_refuses_the_group_is_no_lease_of_it() -> None:
+    s = Script()
+    s.elect(1)
+    s.pass_time(100_000)
+    assert holds(s)
+    s.advance(200_000, 1)
+    seq, version = last_beat(s)
+    answer(s, 2, seq, version, 0)
+    assert holds(s)  # 3 has not taken its grant back
+    answer(s, 3, seq, version, 0)
+    assert not holds(s)
+
+
+def test_an_answer_to_a_heartbeat_from_before_the_claim_is_no_lease() -> None:
+    s = Script()
+    s.flow()
+    while not s.pick("2→1", "Promise"):
+        s.advance(10_000)
+        s.flow(lambda m: m.name == "Promise")  # heartbeats are answered all the time
+    s.drop("Heartbeat")
+    s.drop("HeartbeatAck")
+    s.deliver("2→1", "Promise")
+    assert s.status(1)["leading"]
+    assert not holds(s)
+
+
+def test_a_lease_counts_from_the_sending_of_the_heartbeat() -> None:
+    s = Script()
+    s.elect(1)
+    s.pass_time(100_000)
+    s.drop()
+    s.advance(200_000, 1)
+    sent_us = s.now
+    seq, version = last_beat(s)
+    s.advance(300_000, 1)
+    for member in (2, 3):
+        answer(s, member, seq, version)
+    s.now = sent_us
+    s.advance(LEASE_US - 1_000, 1)
+    assert holds(s)
+    s.advance(1_000, 1)
+    assert not holds(s)
