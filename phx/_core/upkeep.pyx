@@ -129,7 +129,10 @@ cdef u64 old_segments_end(DriverState* s) noexcept nogil:
     cdef u64 goal = 2 * segment
     cdef u64 end = 0
     cdef size_t i
-    if live > 2 * s.options.settle_bytes:
+    if s.pressure:
+        # What is carried over from there must fit into what is left.
+        goal = segment
+    elif live > 2 * s.options.settle_bytes:
         goal = 4 * segment
     pthread_mutex_lock(&j.lock)
     i = 0
@@ -234,8 +237,8 @@ cdef void settle(DriverState* s) noexcept nogil:
         if end > s.floor_lsn:
             start_plan(s, end)
             return
-    if s.unsettled and writer_idle(s.writer) and (
-            s.pressure or s.now_us >= s.chosen_us + s.options.settle_idle_us):
+    if s.unsettled and s.now_us >= s.chosen_us + s.options.settle_idle_us \
+            and s.pressure == 0 and writer_idle(s.writer):
         settle_all(s)
 
 
@@ -258,7 +261,7 @@ cdef u64 upkeep_deadline(DriverState* s) noexcept nogil:
     cdef u64 at = NEVER
     if s.settle_running or s.poisoned:
         return at
-    if s.settle_wanted or (s.unsettled and s.pressure):
+    if s.settle_wanted or s.pressure:
         at = s.settle_retry_us
     elif s.unsettled:
         at = max(s.settle_retry_us, s.chosen_us + s.options.settle_idle_us)

@@ -507,32 +507,9 @@ def busy_leader(chance: Random, shape: Shape) -> tuple[Args, int] | None:
         "group": chance.randrange(shape.groups),
         "values": chance.choice([60, 200]),
         "after_us": chance.choice([300, 1_000, 3_000, 10_000]),
-        "loss_ppm": chance.choice([300_000, 600_000, 800_000]),
         "order": chance.randrange(1 << 30),
     }
     return args, between(chance, 0.5, 3.0)
-
-
-def begin_holes(stage: Stage, act: Act) -> None:
-    """A leader dies in the midst of much, some of which reached nobody: holes, to be filled."""
-    leader = leader_of(stage, act.group)
-    if not leader:
-        return
-    for other in stage.nodes:
-        if other != leader:
-            stage.links.put((leader, other), act, {"loss_ppm": act.loss_ppm})
-    stage.load.burst(leader, act.group, act.values, 600)
-
-    def die() -> None:
-        stage.down(leader, act.until_us)
-        stage.crash(leader, True)
-
-    stage.world.call_at(stage.world.now_us + act.after_us, die)
-
-
-def end_holes(stage: Stage, act: Act) -> None:
-    stage.links.take(act)
-    stage.keep()
 
 
 def begin_late_votes(stage: Stage, act: Act) -> None:
@@ -623,7 +600,6 @@ ACTS: dict[str, ActKind] = {
     "block": ActKind(pause, begin_block, nothing),
     "raise": ActKind(raising, begin_raise, end_raise),
     "burst": ActKind(burst, begin_burst, nothing),
-    "holes": ActKind(busy_leader, begin_holes, end_holes),
     "late-votes": ActKind(busy_leader, begin_late_votes, end_late_votes),
     "settle": ActKind(any_node, begin_settle, nothing),
     "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),

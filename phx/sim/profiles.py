@@ -77,7 +77,8 @@ MIX: dict[str, float] = {
     "crash-starting": 0.8, "power-starting": 1.2, "blackout": 1.2, "last-words": 3,
     "fail-write": 1.2, "fail-sync": 1.2, "fail-make": 0.6, "full-disk": 1.2, "fail-store": 1,
     "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
-    "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "holes": 1.5, "late-votes": 1.5, "settle": 2, "resign": 3,
+    "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "late-votes": 1.5, "settle": 2,
+    "resign": 3,
 }  # fmt: skip
 
 

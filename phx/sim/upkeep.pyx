@@ -51,7 +51,10 @@ cdef void watch_pressure(Host h):
     cdef u64 segment = h.journal_options.segment_bytes
     cdef u64 margin = max(3 * segment, 2 * segment + h.engine_options.pending_bytes_max)
     cdef int level = PRESSURE_FULL if h.stuck else PRESSURE_NONE
+    cdef size_t i
     journal_pressure(h.journal, &live, &budget)
+    for i in range(h.queue.size()):
+        live += h.queue[i].block.size
     if live + 2 * segment > budget:
         level = PRESSURE_FULL
     if level == 0 and live + min(margin, budget // 2) + (h.pressure != 0) * segment > budget:
@@ -71,7 +74,7 @@ cdef void watch_pressure(Host h):
 # End of the oldest segments that are to be freed, about two of them.
 cdef u64 old_segments_end(Host h):
     cdef Journal* j = h.journal
-    cdef u64 goal = h.floor_lsn + 2 * h.journal_options.segment_bytes
+    cdef u64 goal = h.floor_lsn + (1 if h.pressure else 2) * h.journal_options.segment_bytes
     cdef u64 end = 0
     cdef size_t i
     for i in range(j.live.size() - 1):
@@ -148,8 +151,8 @@ cdef void settle(Host h):
         if end > h.floor_lsn:
             start_plan(h, end)
             return
-    if h.unsettled and h.queue.empty() and not h.writing and (
-            h.pressure or h.agenda.now_us >= h.chosen_us + h.pace.settle_idle_us):
+    if h.unsettled and h.agenda.now_us >= h.chosen_us + h.pace.settle_idle_us \
+            and h.pressure == 0 and h.queue.empty() and not h.writing:
         settle_all(h)
 
 

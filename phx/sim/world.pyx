@@ -43,7 +43,7 @@ VERDICTS = {
 }
 UNKNOWN = frozenset({2, 6, 9})
 
-TRACE_EVENTS = 400000
+TRACE_EVENTS = 4000
 
 cdef Pace pace_of(dict values):
     cdef Pace pace = values
