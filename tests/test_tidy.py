@@ -90,7 +90,7 @@ STOREYS = [
     },
 ]
 SIM_STOREYS = [
-    {"agenda", "chance", "clock"},
+    {"agenda", "chance", "clock", "machine"},
     {"reference"},
     {"invariants"},
     {"host"},

@@ -30,6 +30,7 @@ cdef enum:
     INLINE_AVERAGE_NS = 1000000  # syncs are this quick on the average, and
     INLINE_LAST_NS = 2000000     # the last one was: the poll thread syncs by itself
     WAIT_MS_MAX = 60000
+    CLOCK_OLD_US = 1000          # far below the eighth of a lease by which a granter waits longer
 
 cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
 
@@ -45,8 +46,16 @@ cdef void peer_disconnected(void* context, u32 peer) noexcept nogil:
     input_disconnected(<DriverState*>context, peer)
 
 
+# A grant counts from the time at which its heartbeat came in. If this thread was held up between
+# the turn's look at the clock and the reading of the socket, that look is too old: the grant would
+# end before the holder, who counts from the sending, stops believing in it (protocol.md, "Leases").
 cdef void peer_frame(void* context, u32 peer, const u8* payload, u64 count) noexcept nogil:
-    input_receive(<DriverState*>context, peer, payload, count)
+    cdef DriverState* s = <DriverState*>context
+    cdef u64 now_us = phx_now_us()
+    if now_us > s.now_us + CLOCK_OLD_US:
+        s.now_us = now_us
+        input_advance(s, now_us, phx_wall_us())
+    input_receive(s, peer, payload, count)
 
 
 cdef void peer_log(void* context, int level, const char* text) noexcept nogil:

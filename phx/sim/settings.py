@@ -6,7 +6,7 @@ LIMITS: dict[str, int] = {
     "window": 64,
     "window_bytes": 1 << 18,
     "batch_bytes_max": 4096,
-    "heartbeat_us": 150_000,
+    "heartbeat_us": 200_000,
     "lease_us": 800_000,
     "election_us": 100_000,
     "resend_us": 300_000,

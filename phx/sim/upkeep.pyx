@@ -66,7 +66,7 @@ cdef void watch_pressure(Host h):
         h.settle_after_us = min(h.settle_after_us, h.agenda.now_us + CARRY_PRESSED_US)
     h.pressure = level
     if h.tracing is not None:
-        h.tracing.append((h.agenda.now_us, "pressure", h.node, level, live, h.lsn_end - h.floor_lsn))
+        h.tracing.append((h.agenda.now_us, "pressure", h.node, level, live))
     engine_pressure(h.engine, level)
     h.poke()
 

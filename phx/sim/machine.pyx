@@ -1,3 +1,7 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=True
 """The state machine of the simulator's own workload: registers and lists, compactly encoded.
 
     command             bytes                                              result
@@ -13,26 +17,15 @@ Numbers are little-endian. `digest` is of the whole history and of the state, so
 which applied another order differ even when they ended in the same state.
 """
 
-from __future__ import annotations
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcpy
 
-from collections.abc import Sequence
-from typing import Any
-from zlib import crc32
+from phx._core.codec cimport phx_crc32c
+from phx._core.delivery cimport Entry
+from phx._core.native cimport u32, u8
 
 from phx.machine import StateMachine
-from phx.types import Entry
 
-__all__ = [
-    "MachineSpoilt",
-    "SimMachine",
-    "encode_append",
-    "encode_cas",
-    "encode_delete",
-    "encode_get",
-    "encode_put",
-]
-
-GET, PUT, APPEND, CAS, DELETE = b"gpacd"
 NONE = 0xFFFFFFFF
 FAIL_NEXT = 0
 FAIL_HALFWAY = 1
@@ -81,33 +74,41 @@ class SimMachine(StateMachine):
         """
         self.spoilt = how if how in (FAIL_NEXT, FAIL_HALFWAY) else None
 
-    def apply(self, entry: Entry) -> Any:
+    def apply(self, entry):
         return self.apply_batch([entry])[0]
 
-    def apply_batch(self, entries: Sequence[Entry]) -> list[Any]:
+    def apply_batch(self, entries):
         if self.spoilt is not None:
             half = len(entries) // 2 if self.spoilt == FAIL_HALFWAY else 0
             self._run(entries[:half])
             raise MachineSpoilt("as planned")
         return self._run(entries)
 
-    def _run(self, entries: Sequence[Entry]) -> list[Any]:
-        items, chain = self.items, self.chain
-        results: list[Any] = []
+    def _run(self, list entries):
+        cdef dict items = self.items
+        cdef u32 chain = self.chain
+        cdef list results = []
+        cdef Entry entry
+        cdef bytes command
+        cdef const u8* data
+        cdef u32 key
         for entry in entries:
             command = entry.value
-            chain = crc32(command, chain)
-            kind = command[0]
-            key = int.from_bytes(command[1:5], "little")
-            if kind == PUT:
+            data = <const u8*>PyBytes_AS_STRING(command)
+            if PyBytes_GET_SIZE(command) < 5:
+                raise ValueError("no command")
+            chain = phx_crc32c(chain, data, PyBytes_GET_SIZE(command))
+            memcpy(&key, data + 1, 4)
+            if data[0] == b"p":
                 items[key] = command[5:]
                 results.append(None)
-            elif kind == GET:
+            elif data[0] == b"g":
                 results.append(items.get(key))
-            elif kind == APPEND:
-                items[key] = made = items.get(key, b"") + command[5:]
+            elif data[0] == b"a":
+                made = items.get(key, b"") + command[5:]
+                items[key] = made
                 results.append(made)
-            elif kind == CAS:
+            elif data[0] == b"c":
                 results.append(self._swap(key, command))
             else:
                 results.append(items.pop(key, None) is not None)
@@ -123,7 +124,9 @@ class SimMachine(StateMachine):
         return True
 
     def digest(self) -> bytes:
-        state = 0
+        cdef u32 state = 0
+        cdef bytes part
         for key in sorted(self.items):
-            state = crc32(self.items[key], crc32(b"%d:" % key, state))
+            for part in (b"%d:" % key, self.items[key]):
+                state = phx_crc32c(state, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
         return b"%08x%08x" % (self.chain, state)
