@@ -27,7 +27,7 @@ from phx.sim.world import UNKNOWN, World
 __all__ = ["CLIENTS", "TOKEN_BYTES", "Client", "ClientKind", "Operations", "Workload", "is_list"]
 
 TICK_US_MAX = 40_000
-GOAL = 6
+GOAL = 5
 """Values of a group in a second: while a run is behind, its clients think a third as long."""
 EPOCH_US = 4 * SECOND
 """Keys are new in each epoch, so that values and what is unknown of a key do not pile up."""
