@@ -29,6 +29,7 @@ cdef enum:
     PEERS_MAX = 16
     HELLO_BYTES = 40
     HELLO_BYTES_MAX = 256        # longest payload that is believed before the handshake
+    READ_BYTES = 1048576         # of one connection in one turn, so that none starves the others
     PENDING_MAX = 64             # connections whose handshake is not done
     LOG_INFO = 20                # levels of Python's logging
     LOG_WARNING = 30

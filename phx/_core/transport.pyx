@@ -16,7 +16,6 @@ from phx._core.port cimport *
 
 cdef enum:
     BUFFER_BYTES = 65536         # of a connection at first
-    READ_BYTES = 1048576         # of one connection in one turn, so that none starves the others
     GATHER_MAX = 64              # frames in one send
     ACCEPT_MAX = 16              # in one turn
     ATTEMPTS_SLOW = 20           # from so many on, the back-off is the longest

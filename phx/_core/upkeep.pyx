@@ -19,9 +19,9 @@ from phx._core.queues cimport (
     CHORE_SETTLE, Chore, chores_push, chores_spare, outbox_event, outbox_log,
 )
 from phx._core.state cimport (
-    Effects, Event, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY, SettleItem,
+    Effects, EngineOptions, Event, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY, SettleItem,
 )
-from phx._core.transport cimport LOG_ERROR, LOG_WARNING
+from phx._core.transport cimport LOG_ERROR, LOG_WARNING, READ_BYTES
 from phx._core.writer cimport writer_idle, writer_retry
 
 cdef enum:
@@ -63,13 +63,22 @@ cdef void recycle(DriverState* s) noexcept nogil:
 
 # --- pressure
 
-# Accepts are refused before the journal refuses them, so early that what one turn may emit still
-# fits; and while the disk is so slow that records pile up in memory.
+# What a turn may make of what it reads and of what phase 1 found, at most.
+cdef u64 turn_bytes(DriverState* s) noexcept nogil:
+    cdef const EngineOptions* o = &s.options.engine
+    return (<u64>(o.n_members - 1) * (READ_BYTES + <u64>o.frame_bytes_max)
+            + 4 * <u64>o.batch_bytes_max + <u64>o.value_bytes_max)
+
+
+# Records are refused before the journal refuses them, so early that what one turn may emit still
+# fits: a block that does not fit would stand before the carry-over that makes room. And while the
+# disk is so slow that records pile up in memory.
 cdef void watch_pressure(DriverState* s) noexcept nogil:
     cdef u64 live = 0, budget = 0
     cdef u64 segment = s.options.journal.segment_bytes
     cdef u64 queued = <u64>phx_load(&s.writer.queued_bytes)
-    cdef u64 margin = max(3 * segment, 2 * segment + s.options.engine.pending_bytes_max)
+    cdef u64 full = 2 * segment + turn_bytes(s)
+    cdef u64 margin = full + max(segment, s.options.engine.pending_bytes_max)
     cdef u64 queue_max = s.options.journal_queue_bytes_max
     cdef int level = PRESSURE_FULL if phx_load(&s.writer.full) else PRESSURE_NONE
     cdef int before = s.pressure
@@ -79,8 +88,8 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
         return
     s.pressure_lsn = s.lsn_end
     journal_pressure(s.journal, &live, &budget)
-    if live + queued + 2 * segment > budget:
-        # The segment being written is the last but the reserve.
+    # (A small journal has its limits nearer to each other.)
+    if live + queued + min(full, max(2 * segment, budget * 3 // 8)) > budget:
         level = PRESSURE_FULL
     if level == 0 and live + queued + min(margin, budget // 2) + (before != 0) * segment > budget:
         level = PRESSURE_OLD_ONLY

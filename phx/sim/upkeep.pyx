@@ -49,13 +49,15 @@ cdef void recycle(Host h):
 cdef void watch_pressure(Host h):
     cdef u64 live = 0, budget = 0
     cdef u64 segment = h.journal_options.segment_bytes
-    cdef u64 margin = max(3 * segment, 2 * segment + h.engine_options.pending_bytes_max)
+    cdef u64 full = 2 * segment + segment // 4 + h.engine_options.frame_bytes_max \
+        + 4 * h.engine_options.batch_bytes_max + h.engine_options.value_bytes_max
+    cdef u64 margin = full + max(segment, h.engine_options.pending_bytes_max)
     cdef int level = PRESSURE_FULL if h.stuck else PRESSURE_NONE
     cdef size_t i
     journal_pressure(h.journal, &live, &budget)
     for i in range(h.queue.size()):
         live += h.queue[i].block.size
-    if live + 2 * segment > budget:
+    if live + min(full, max(2 * segment, budget * 3 // 8)) > budget:
         level = PRESSURE_FULL
     if level == 0 and live + min(margin, budget // 2) + (h.pressure != 0) * segment > budget:
         level = PRESSURE_OLD_ONLY
