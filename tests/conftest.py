@@ -92,6 +92,16 @@ def left_behind(before: tuple[int, int, int]) -> list[str]:
 OTHERS = pytest.StashKey[int]()
 
 
+@pytest.fixture(autouse=True)
+def path_kept() -> Iterator[None]:
+    """A command that a test runs in this process may look for modules in the current folder; what
+    comes later, and the processes that it spawns, must not.
+    """
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """The test gives back every native allocation, thread and descriptor that it took.
