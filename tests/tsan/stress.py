@@ -28,6 +28,7 @@ from phx._core.driver import ERROR_CLOSED, ERROR_TIMED_OUT, Driver, DriverError
 from phx._core.journal_door import Journal, JournalFailure, Writer
 
 ACCEPT, FLOOR = 2, 6
+CATCH_UP_S = 15
 SEGMENT = 64 << 10
 
 
@@ -265,11 +266,18 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
     finally:
         for one in hands.values():
             one.end()
-    lab.until(lambda: all(lab.same(group) for group in range(4)), 30)
+    # Races are what is looked for here. Whether the nodes agree again in time is only reported: it
+    # is for builds that are not ten times slower (tests/driver/test_cluster.py, phx sim and torture).
+    try:
+        lab.until(lambda: all(lab.same(group) for group in range(4)), CATCH_UP_S)
+        agree = "all agree"
+    except AssertionError:
+        agree = f"not all had caught up {CATCH_UP_S} s later"
     lab.stop()
     applied = sum(len(log) for log in lab.members[1].values.values())
     return (
-        f"{restarts} restarts, {counts[0]} values submitted, {applied} applied at node 1 since then"
+        f"{restarts} restarts, {counts[0]} values submitted, {applied} applied at node 1 since "
+        f"then, {agree}"
     )
 
 
