@@ -267,7 +267,7 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
         for one in hands.values():
             one.end()
     # Races are what is looked for here. Whether the nodes agree again in time is only reported: it
-    # is for builds that are not ten times slower (tests/driver/test_cluster.py, phx sim and torture).
+    # is for builds that are not ten times slower (tests/driver, phx sim, phx torture).
     try:
         lab.until(lambda: all(lab.same(group) for group in range(4)), CATCH_UP_S)
         agree = "all agree"
