@@ -60,6 +60,7 @@ cdef void advance_chosen(Engine* e, Replica* r, u64 through) noexcept nogil:
         callers_chosen(e, r, body)
     if r.accepted_last < r.chosen_through:
         r.accepted_last = r.chosen_through
+    r.asks = 0
     r.announce_due = True
     touch(e, r)
     cache_evict(e)
@@ -128,9 +129,12 @@ cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
             if e.peers[at].connected and e.peers[at].node != e.options.node:
                 p = &e.peers[at]
                 break
-    learn_timer(e, r, e.now_us + e.options.resend_us)
+    # Ever more seldom while nothing comes of it: where answers are only slow, asking again for the
+    # same makes them slower.
+    learn_timer(e, r, e.now_us + (<u64>e.options.resend_us << min(r.asks, <u32>RESEND_DOUBLINGS)))
     if p == NULL:
         return
+    r.asks += 1
     r.asked_us = e.now_us
     r.asked_node = p.node
     body.first = r.chosen_through + 1

@@ -259,6 +259,7 @@ cdef void resend_to(Engine* e, Replica* r, Peer* p, Progress* progress) noexcept
         sent += slot.value.size
         instance += 1
     progress.seen_us = e.now_us
+    progress.resends += 1
     e.counters.resends += 1
 
 
@@ -266,6 +267,7 @@ cdef void resend_what_is_missing(Engine* e, Replica* r) noexcept nogil:
     """Members that are connected and behind; a silent, finished group sets no timer."""
     cdef u32 i
     cdef Progress* progress
+    cdef u64 pause_us
     cdef bint waiting = False
     for i in range(e.options.n_members):
         progress = &r.lead.progress[i]
@@ -276,6 +278,9 @@ cdef void resend_what_is_missing(Engine* e, Replica* r) noexcept nogil:
         if r.lead.next == r.chosen_through + 1 and progress.confirmed >= r.chosen_through:
             continue
         waiting = True
-        if progress.seen_us + e.options.resend_us <= e.now_us:
+        # Ever more seldom while nothing comes back: on a link that is only slow, what is sent
+        # again stands in the way of what was sent first.
+        pause_us = <u64>e.options.resend_us << min(progress.resends, <u32>RESEND_DOUBLINGS)
+        if progress.seen_us + pause_us <= e.now_us:
             resend_to(e, r, &e.peers[i], progress)
     role_timer(e, r, e.now_us + e.options.resend_us if waiting else 0)

@@ -17,7 +17,7 @@ from phx._core.elections cimport (
     backoff_us, can_lead, preferred_leader, refresh_leader, schedule_campaign, step_us,
 )
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
-from phx._core.learner cimport note_watermark, want
+from phx._core.learner cimport note_watermark, tail_entry, want
 from phx._core.native cimport *
 from phx._core.phase2 cimport (
     compute_chosen, lead_free, phase1_free, propose_what_can_be, resend_what_is_missing,
@@ -64,6 +64,14 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
     role_timer(e, r, e.now_us + 2 * e.options.election_us)
 
 
+cdef bint far_behind(Engine* e, Replica* r, u64 chosen_through) noexcept nogil:
+    """It would have to learn more than a window, or what is no longer in memory here, before it
+    could propose: others would take its attempt for a failed one, again and again."""
+    return r.chosen_through > chosen_through and (
+        r.chosen_through > chosen_through + e.options.window
+        or tail_entry(r, chosen_through + 1) == NULL)
+
+
 cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
                      const PrevoteBody* ask) noexcept nogil:
     cdef PrevoteReplyBody reply
@@ -77,7 +85,7 @@ cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
     elif hears_leader(e, r) and ballot_node(r.claim) != p.node:
         reply.verdict = PREVOTE_HEARS_LEADER
         reply.leader = ballot_node(r.claim)
-    elif r.chosen_through > ask.chosen_through + e.options.window and can_lead(e, r):
+    elif far_behind(e, r, ask.chosen_through) and can_lead(e, r):
         reply.verdict = PREVOTE_BEHIND
     elif e.now_us < e.quiet_until_us or grant_runs(e, r, p.node, 0):
         reply.verdict = PREVOTE_HEARS_LEADER
@@ -430,8 +438,10 @@ cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
     if a.through > progress.through:
         progress.through = a.through
         progress.seen_us = e.now_us
+        progress.resends = 0
     if a.chosen_through > progress.confirmed:
         progress.confirmed = a.chosen_through
+        progress.resends = 0
     compute_chosen(e, r)
 
 
@@ -629,6 +639,7 @@ cdef void peer_returned(Engine* e, Replica* r, Peer* p) noexcept nogil:
         progress = &r.lead.progress[member_index(e, p.node)]
         progress.confirmed = 0
         progress.seen_us = 0
+        progress.resends = 0
         resend_what_is_missing(e, r)
     elif r.role == ROLE_PREPARING and not r.lead.phase1.promised[member_index(e, p.node)].whole:
         send_prepare(e, r, p)

@@ -174,10 +174,14 @@ cdef struct Phase1:
     vector[Reported] reported
     size_t again             # the first of them that has not been proposed again
 
+cdef enum:
+    RESEND_DOUBLINGS = 2     # of the pause before the same is asked or sent again
+
 cdef struct Progress:        # what the leader knows of one member
     u64 through              # it has accepted up to here in the leader's ballot, or knows it chosen
     u64 confirmed            # it knows everything up to here chosen
     u64 seen_us              # last time either grew, or was sent again
+    u32 resends              # since either grew
     u64 prepared_us          # last Prepare sent again to it
 
 cdef struct Pending:         # values at a leader, waiting for an instance; `block` is a reference
@@ -264,6 +268,7 @@ cdef struct Replica:
     u64 want_through         # known to be chosen elsewhere
     u64 asked_us             # when the running request was sent; 0: none
     u32 asked_node
+    u32 asks                 # requests since the last chosen instance
     u32 failures             # attempts to lead since the last success
     u64 no_transfer_until_us # the preferred node said that it cannot lead
     # who leads

@@ -51,7 +51,7 @@ cdef enum RefuseReason:
 cdef enum PrevoteVerdict:
     PREVOTE_OK = 1
     PREVOTE_HEARS_LEADER = 2
-    PREVOTE_BEHIND = 3       # the candidate is more than a window behind the answerer
+    PREVOTE_BEHIND = 3       # the candidate would have to learn too much first
 
 cdef enum MessageFlag:
     FLAG_LAST = 1            # Promise: last page

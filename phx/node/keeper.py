@@ -16,7 +16,8 @@ log = logging.getLogger("phx")
 
 IDLE_US = 30_000_000
 RETRY_US = 1_000_000
-FETCH_BYTES = 4 << 20
+SUPPLY_BYTES = 1 << 20  # an answer to a peer
+LOAD_BYTES = 4 << 20
 
 
 class Keeper(threading.Thread):
@@ -90,9 +91,11 @@ class Keeper(threading.Thread):
                     driver.settle_failed(plan)
                     self._ended.wait(RETRY_US / 1e6)
             case ("fetch", group, peer, first, last):
-                driver.supply(group, peer, first, self._read(store, group, first, last))
+                entries = self._read(store, group, first, last, SUPPLY_BYTES)
+                driver.supply(group, peer, first, entries)
             case ("load", group, first, last):
-                driver.loaded(group, first, self._read(store, group, first, last))
+                entries = self._read(store, group, first, last, LOAD_BYTES)
+                driver.loaded(group, first, entries)
             case ("closing",):
                 return False
         return True
@@ -106,9 +109,9 @@ class Keeper(threading.Thread):
             log.exception("%s failed", what)
             return False
 
-    def _read(self, store: Store, group: int, first: int, last: int) -> bytes:
+    def _read(self, store: Store, group: int, first: int, last: int, bytes_max: int) -> bytes:
         try:
-            return store.read(group, first, FETCH_BYTES, last)
+            return store.read(group, first, bytes_max, last)
         except Exception as error:
             self.error = f"reading: {type(error).__name__}: {error}"
             log.exception("group %d: reading instance %d from the store failed", group, first)

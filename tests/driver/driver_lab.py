@@ -12,14 +12,15 @@ from phx._core.driver import ERROR_CLOSED, Driver, DriverError
 
 US = 1_000_000
 CLUSTER = 0xC0FFEE
+FETCH_BYTES = 1 << 20
 
 
 def entries(first: int, bodies: Sequence[bytes]) -> bytes:
     """Bodies of consecutive instances in the form that ``supply`` and ``loaded`` take."""
-    out = b""
+    parts = []
     for instance, body in enumerate(bodies, first):
-        out += struct.pack("<QII", instance, len(body), 0) + body + bytes(-len(body) % 8)
-    return out
+        parts += [struct.pack("<QII", instance, len(body), 0), body, bytes(-len(body) % 8)]
+    return b"".join(parts)
 
 
 class Store(threading.Thread):
@@ -71,7 +72,14 @@ class Store(threading.Thread):
         return True
 
     def stretch(self, group: int, first: int, last: int) -> bytes:
-        return entries(first, self.kept.get(group, [])[first - 1 : min(last, first + 999)])
+        """As many of these instances as FETCH_BYTES take, and at least one, as phx.node.keeper."""
+        found, size = [], 0
+        for body in self.kept.get(group, [])[first - 1 : last]:
+            found.append(body)
+            size += len(body)
+            if size >= FETCH_BYTES:
+                break
+        return entries(first, found)
 
 
 class Member:

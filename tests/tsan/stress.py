@@ -11,6 +11,7 @@ Run by run.py. Values that were acknowledged must be there; races are found by t
 """
 
 import argparse
+import errno
 import random
 import sys
 import threading
@@ -28,7 +29,7 @@ from phx._core.driver import ERROR_CLOSED, ERROR_TIMED_OUT, Driver, DriverError
 from phx._core.journal_door import Journal, JournalFailure, Writer
 
 ACCEPT, FLOOR = 2, 6
-CATCH_UP_S = 15
+CATCH_UP_S = 30
 SEGMENT = 64 << 10
 
 
@@ -179,6 +180,10 @@ def ignoring_closed(step: Callable[[], object]) -> Callable[[], object]:
             if problem.code != ERROR_CLOSED:
                 raise
             time.sleep(0.002)
+        except OSError as problem:
+            if problem.errno != errno.EBADF:  # closed between fileno() and select()
+                raise
+            time.sleep(0.002)
 
     return run
 
@@ -263,21 +268,17 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
             lab.start(victim)
             man(victim)
             restarts += 1
-    finally:
         for one in hands.values():
             one.end()
-    # Races are what is looked for here. Whether the nodes agree again in time is only reported: it
-    # is for builds that are not ten times slower (tests/driver, phx sim, phx torture).
-    try:
+        hands.clear()
         lab.until(lambda: all(lab.same(group) for group in range(4)), CATCH_UP_S)
-        agree = "all agree"
-    except AssertionError:
-        agree = f"not all had caught up {CATCH_UP_S} s later"
-    lab.stop()
+    finally:
+        for one in hands.values():
+            one.over.set()
+        lab.stop()
     applied = sum(len(log) for log in lab.members[1].values.values())
     return (
-        f"{restarts} restarts, {counts[0]} values submitted, {applied} applied at node 1 since "
-        f"then, {agree}"
+        f"{restarts} restarts, {counts[0]} values submitted, {applied} applied at node 1 since then"
     )
 
 

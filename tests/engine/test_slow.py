@@ -1,0 +1,79 @@
+"""Where everything is only slow, asking and sending again must not make it slower."""
+
+from itertools import pairwise
+
+from script import Script
+
+from phx.sim.wire_text import Message
+
+RESEND_US = 300_000  # the default
+
+
+def times_said(s: Script, what: str, span_us: int, held: str) -> list[int]:
+    """When lines with `what` appear while messages `held` do not arrive, in ms from now."""
+    start, found, seen = s.now, [], len(s.lines)
+    while s.now < start + span_us:
+        s.advance(10_000)
+        s.flow(lambda m: m.name == held)
+        found += [(s.now - start) // 1000 for line in s.lines[seen:] if what in line]
+        seen = len(s.lines)
+    return found
+
+
+def pauses(times: list[int]) -> list[int]:
+    return [after - before for before, after in pairwise(times)]
+
+
+def test_who_gets_no_answer_asks_ever_more_seldom() -> None:
+    s = Script()
+    s.elect(1)
+    s.disconnect(1, 3)
+    s.disconnect(2, 3)
+    s.submit(1, b"a")
+    s.flow()
+    s.connect(1, 3)
+    s.connect(2, 3)
+    asked = pauses(times_said(s, "LearnAsk", 6_000_000, "Learn"))
+    assert len(asked) >= 4
+    assert asked == sorted(asked)
+    assert asked[-1] >= 4 * RESEND_US // 1000 - 10
+    # What was chosen since is asked for at once, and the count begins anew.
+    s.flow()
+    assert s.values(3) == [[b"a"]]
+
+
+def test_a_leader_that_gets_no_acknowledgement_sends_ever_more_seldom() -> None:
+    s = Script()
+    s.elect(1)
+    s.pass_time(200_000)
+    s.submit(1, b"a")
+    sent = pauses(times_said(s, "1→3 Accept ", 6_000_000, "Accepted"))
+    assert len(sent) >= 3
+    assert sent == sorted(sent)
+    assert sent[-1] >= 4 * RESEND_US // 1000 - 10
+
+
+def test_nobody_helps_a_candidate_that_lacks_what_is_no_longer_in_memory() -> None:
+    """Two laggards took turns in phase 1, each ending the other's before it had learned from the
+    store what the third knew; the third, put off by both, never tried (TSan stress, seed 1)."""
+    s = Script(cache_bytes_max=2_000)
+    s.elect(1)
+    s.disconnect(1, 3)
+    s.disconnect(2, 3)
+    for _ in range(8):
+        s.submit(1, bytes(1_000))
+        s.flow()
+    assert s.status(1)["chosen_through"] == 8
+    s.connect(2, 3)
+    s.disconnect(1, 2)
+    s.disconnect(1, 3)
+    mark = len(s.lines)
+
+    def slow(m: Message) -> bool:
+        return m.name == "Learn" or (m.name == "PreVote" and m.source == 2)
+
+    s.pass_time(3_000_000, slow)
+    assert "behind" in s.said("PreVoteReply", since=mark)[0]
+    assert not s.said("Prepare", since=mark)
+    s.pass_time(3_000_000, lambda m: m.name == "Learn")  # the store of 2 is still slow
+    assert s.status(2)["leading"]
