@@ -18,7 +18,7 @@ from phx._core.native cimport *
 from phx._core.plan cimport JournalHold, SettlePlan, hold_ref, hold_unref
 from phx._core.port cimport (
     PhxAddress, phx_address, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns,
-    phx_thread_cpu_ns, phx_waker_clear,
+    phx_thread_cpu_ns, phx_thread_name, phx_waker_clear,
 )
 from phx._core.queues cimport *
 from phx._core.state cimport MEMBERS_MAX, Event
@@ -454,6 +454,7 @@ cdef class Driver:
         cdef SettlePlan plan
         if self.forked:
             return ("closing",)
+        phx_thread_name("phx-store")
         hold = hold_ref(self.s.hold) if self.s.hold != NULL else NULL
         with nogil:
             found = wait_for_chore(&self.s.chores, hold, timeout_us, &chore)
