@@ -21,6 +21,9 @@ cdef enum Lane:
 cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
                      u32 nbytes,
                      u64* lsn_end) noexcept nogil
+# Room for what is about to be filled, from what the last ones took: so that it need not be moved
+# while it grows. It forgets a large one in a few dozen turns.
+cdef u64 hint(u64 before, u64 took) noexcept nogil
 # The mark that ends a busy period: written, but nobody waits for it.
 cdef void emit_idle_mark(Engine* e) noexcept nogil
 cdef void send(Engine* e, Peer* p, int lane, u8 kind, u8 flags, u32 group, u64 ballot,

@@ -12,12 +12,19 @@ from phx._core.state cimport *
 from phx._core.window cimport timer_push
 from phx._core.wire cimport message_append
 
+cdef enum:
+    HINT_BYTES_MAX = 1048576
+
+
+cdef u64 hint(u64 before, u64 took) noexcept nogil:
+    return min(max(took, before - before // 16), <u64>HINT_BYTES_MAX)
+
 
 cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
                     u32 nbytes) noexcept nogil:
     cdef u64 lsn = e.lsn_end
     if e.records == NULL:
-        e.records = block_new(4096)
+        e.records = block_new(max(<u64>4096, e.records_hint))
         e.effects.lsn_first = lsn
     e.records = record_append(e.records, kind, group, index, ballot, body, nbytes)
     e.lsn_end += record_stride(nbytes)
@@ -61,6 +68,8 @@ cdef void seal(Engine* e, Block** box, u32 peer, int lane) noexcept nogil:
         out.after = e.start_lsn
     if out.after <= e.durable:
         out.after = 0
+    if peer == 0:
+        e.broadcast_hint = hint(e.broadcast_hint, box[0].size)
     out.frame = box[0]
     e.effects.outgoing.push_back(out)
     box[0] = NULL
@@ -68,10 +77,14 @@ cdef void seal(Engine* e, Block** box, u32 peer, int lane) noexcept nogil:
 
 cdef void put(Engine* e, Block** box, u32 peer, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
               const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
+    cdef u64 room
     if box[0] != NULL and box[0].size + nbody >= e.options.frame_bytes_max:
         seal(e, box, peer, lane)
     if box[0] == NULL:
-        box[0] = frame_begin(block_new(1024 if nbody < 512 else nbody + 512))
+        room = 1024 if nbody < 512 else nbody + 512
+        if peer == 0:
+            room = max(room, e.broadcast_hint)
+        box[0] = frame_begin(block_new(room))
     box[0] = message_append(box[0], kind, flags, group, ballot, fixed, nfixed, body, nbody)
 
 

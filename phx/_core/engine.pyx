@@ -12,8 +12,8 @@ from phx._core.codec cimport (
     RecordHeader,
 )
 from phx._core.effects cimport (
-    LANE_NOW, emit_event, emit_idle_mark, emit_record, random_below, role_timer, seal_frames,
-    send,
+    LANE_NOW, emit_event, emit_idle_mark, emit_record, hint, random_below, role_timer,
+    seal_frames, send,
 )
 from phx._core.elections cimport refresh_leader, schedule_campaign
 from phx._core.learner cimport advance_known, learn_tick, settled, supply, tail_entry
@@ -440,6 +440,8 @@ cdef void hand_effects(Engine* e) noexcept nogil:
     out.fetches.swap(e.effects.fetches)
     out.events.swap(e.effects.events)
     out.records = e.records
+    if e.records != NULL:
+        e.records_hint = hint(e.records_hint, e.records.size)
     out.lsn_first = e.effects.lsn_first
     out.lsn_end = e.lsn_end
     out.sync = e.effects.sync

@@ -61,8 +61,14 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     cdef size_t k
     cdef Replica* r
     cdef u64 bit = <u64>1 << member_index(e, p.node)
+    if ack.incarnation == e.incarnation and ack.seq <= p.ack_seq:
+        # What a newer one has refused may have been promised to somebody else since.
+        return
     on_heartbeat_ack(e, p, flags, ack)
-    if ack.incarnation != e.incarnation or flags & FLAG_NEED_WHOLE:
+    if ack.incarnation != e.incarnation or ack.seq > p.beat_seq:
+        return
+    p.ack_seq = ack.seq
+    if flags & FLAG_NEED_WHOLE:
         return
     if p.refused_any:
         for k in range(e.claims.size()):

@@ -66,9 +66,89 @@ static inline void phx_free(void *made) {
     free(made);
 }
 
+/* Large blocks are kept for the next that needs one: they are made and given back thousands of
+ * times a second, mostly on different threads, and a C library returns such memory to the kernel,
+ * which clears every page again. Four sizes to a doubling, so that a quarter is wasted at most;
+ * PHX_POOL_BYTES are kept in all. Whoever finds the pool in use goes without it: nobody waits, and
+ * a fork cannot be left with a lock. What lies in the pool is not live. Sanitizers see every free.
+ */
+enum {
+    PHX_POOL_LEAST = 1 << 16, /* bytes, Block included; twice as many six times over */
+    PHX_POOL_SIZES = 24,
+    PHX_POOL_BYTES = 16 << 20
+};
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PHX_POOL 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
+    __has_feature(memory_sanitizer)
+#define PHX_POOL 0
+#endif
+#endif
+#ifndef PHX_POOL
+#define PHX_POOL 1
+#endif
+
+struct PhxPool {
+    char busy;
+    uint64_t bytes;
+    Block *first[PHX_POOL_SIZES]; /* the next one stands in its data */
+};
+
+inline __attribute__((visibility("default"))) PhxPool phx_pool = {};
+
+/* The class whose blocks have at least `bytes`, and how many they have; -1: not from the pool. */
+static inline int phx_pool_class(uint64_t bytes, uint64_t *rounded) {
+    if (!PHX_POOL || bytes <= PHX_POOL_LEAST / 4 * 3) return -1;
+    uint64_t size = PHX_POOL_LEAST;
+    for (int at = 0; at < PHX_POOL_SIZES; at += 4, size *= 2)
+        for (int quarter = 0; quarter < 4; quarter++)
+            if (size + size / 4 * quarter >= bytes) {
+                *rounded = size + size / 4 * quarter;
+                return at + quarter;
+            }
+    return -1;
+}
+
+static inline Block *phx_pool_take(int which, uint64_t bytes) {
+    Block *b = NULL;
+    if (__atomic_test_and_set(&phx_pool.busy, __ATOMIC_ACQUIRE)) return NULL;
+    b = phx_pool.first[which];
+    if (b != NULL) {
+        memcpy(&phx_pool.first[which], b->data, sizeof(Block *));
+        phx_pool.bytes -= bytes;
+    }
+    __atomic_clear(&phx_pool.busy, __ATOMIC_RELEASE);
+    return b;
+}
+
+static inline bool phx_pool_keep(Block *b) {
+    uint64_t bytes = sizeof(Block) + b->capacity, rounded = 0;
+    int which = phx_pool_class(bytes, &rounded);
+    bool kept = false;
+    if (which < 0 || rounded != bytes) return false;
+    if (__atomic_test_and_set(&phx_pool.busy, __ATOMIC_ACQUIRE)) return false;
+    if (phx_pool.bytes + bytes <= PHX_POOL_BYTES) {
+        memcpy(b->data, &phx_pool.first[which], sizeof(Block *));
+        phx_pool.first[which] = b;
+        phx_pool.bytes += bytes;
+        kept = true;
+    }
+    __atomic_clear(&phx_pool.busy, __ATOMIC_RELEASE);
+    return kept;
+}
+
 static inline Block *block_new(uint64_t capacity) {
     if (capacity < 8) capacity = 8;
-    Block *b = (Block *)malloc(sizeof(Block) + capacity);
+    uint64_t bytes = sizeof(Block) + capacity;
+    Block *b = NULL;
+    int which = phx_pool_class(bytes, &bytes);
+    if (which >= 0) {
+        capacity = bytes - sizeof(Block);
+        b = phx_pool_take(which, bytes);
+    }
+    if (b == NULL) b = (Block *)malloc(bytes);
     if (b == NULL) phx_fatal("out of memory");
     b->refs = 1;
     b->size = 0;
@@ -85,7 +165,7 @@ static inline Block *block_ref(Block *b) {
 static inline void block_unref(Block *b) {
     if (b != NULL && __atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL) == 0) {
         __atomic_sub_fetch(&phx_live_blocks_counter, 1, __ATOMIC_RELAXED);
-        free(b);
+        if (!phx_pool_keep(b)) free(b);
     }
 }
 
@@ -95,6 +175,13 @@ static inline Block *block_reserve(Block *b, uint64_t extra) {
     uint64_t capacity = b->capacity * 2;
     if (capacity < b->size + extra) capacity = b->size + extra;
     if (b->refs != 1) phx_fatal("a shared block was to grow");
+    if (PHX_POOL && sizeof(Block) + capacity > PHX_POOL_LEAST / 4 * 3) {
+        Block *grown = block_new(capacity);
+        memcpy(grown->data, b->data, b->size);
+        grown->size = b->size;
+        block_unref(b);
+        return grown;
+    }
     b = (Block *)realloc(b, sizeof(Block) + capacity);
     if (b == NULL) phx_fatal("out of memory");
     b->capacity = capacity;

@@ -324,6 +324,7 @@ cdef struct Peer:
     vector[Claim] claims     # by group
     # what it granted us
     u64 lease_until_us       # from the sending time of the last acknowledged heartbeat
+    u64 ack_seq              # of the newest heartbeat that it has answered
     bint refused_any         # the last acknowledgement named groups that it does not grant
     u64 acked_version
     u64 beat_seq
@@ -394,6 +395,8 @@ cdef struct Engine:
     Effects effects             # being filled
     Effects handed              # of the last turn, with whoever drains them
     Block* records
+    u64 records_hint            # bytes of records, and of a broadcast, in turns of late
+    u64 broadcast_hint
     Block* broadcast_now
     Block* broadcast_later
     EngineCounters counters

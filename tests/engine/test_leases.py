@@ -81,6 +81,21 @@ def test_an_answer_that_refuses_the_group_is_no_lease_of_it() -> None:
     assert not holds(s)
 
 
+def test_an_older_answer_does_not_take_back_what_a_newer_one_refused() -> None:
+    """Two nodes held the lease of a group (simulator, default seed 106661): the others had promised
+    it to somebody else and said so, and then their earlier answers arrived."""
+    s = Script()
+    s.elect(1)
+    s.pass_time(100_000)
+    s.advance(200_000, 1)
+    seq, version = last_beat(s)
+    for member in (2, 3):
+        answer(s, member, seq, version, 0)
+    for member in (2, 3):
+        answer(s, member, seq - 1, version)
+    assert not holds(s)
+
+
 def test_an_answer_to_a_heartbeat_from_before_the_claim_is_no_lease() -> None:
     s = Script()
     s.flow()
