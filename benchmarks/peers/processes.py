@@ -36,7 +36,7 @@ def running(
             stderr=stderr,
             text=True,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  no threads here
+            preexec_fn=_die_with_parent,
         )
     try:
         yield process
@@ -50,9 +50,7 @@ def running(
                     pipe.close()
 
 
-def output(
-    command: Sequence[str], timeout_s: float, log: Path, codes: Sequence[int] = (0,)
-) -> str:
+def output(command: Sequence[str], timeout_s: float, log: Path, codes: Sequence[int] = (0,)) -> str:
     """What the command prints. Raises Failed if it takes too long or ends with another code."""
     with running(command, log, pipes=True) as process:
         try:

@@ -1,7 +1,7 @@
 """One PySyncObj node in a process of its own, with its callers. Led over a pipe, a line at a time.
 
-From the parent: the specification, then the load, then "finish", each a JSON object. To it:
-whether this node leads, what was measured, and that the files are written. The process ends when
+From the parent: the specification, questions who leads, the load, then "finish", each a JSON
+object. To it: who leads, what was measured, and that the files are written. The process ends when
 its standard input does. Callers are chains of callbacks: the answer to one value proposes the next.
 """
 
@@ -20,7 +20,7 @@ from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.journal import FileJournal
 
 ID_BYTES = 16
-START_S, DRAIN_S, STILL_S, SETTLE_S = 30.0, 10.0, 1.0, 15.0
+DRAIN_S, STILL_S, SETTLE_S = 10.0, 1.0, 15.0
 
 applied: list[bytes] = []  # outside of the object, which PySyncObj pickles when it compacts
 
@@ -144,11 +144,8 @@ def main() -> None:
     if spec["synced"]:
         sync_before_voting()
     log = Log(spec["address"], spec["others"], SyncObjConf(**spec["conf"]))
-    until = time.monotonic() + START_S
-    while not (log.isReady() and log._getLeader()) and time.monotonic() < until:
-        time.sleep(0.02)
-    tell({"leader": str(log._getLeader())})
-    load = told()
+    while "callers" not in (load := told()):
+        tell({"leader": str(log._getLeader()) if log.isReady() else ""})
     callers = Callers(log, spec["value_bytes"], load["begin_ns"], load["end_ns"])
     callers.run(load["callers"])
     tell(

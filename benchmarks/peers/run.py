@@ -81,7 +81,8 @@ def measure_all(arguments: argparse.Namespace, found: dict[str, Measure]) -> lis
                     try:
                         run = measure(case, callers, *words, Path(folder))
                     except Failed as failure:
-                        run = Run(case, name, "", turn, 0.0, 0.0, 0.0, 0, 0, str(failure), False)
+                        none = (0.0, 0.0, 0.0, 0, 0)
+                        run = Run(case, name, "–", turn, *none, str(failure), False, ran=False)
                 runs.append(run)
                 print(
                     f"round {turn + 1}, {case}, {name}: {run.values_per_s:,.0f} values/s"

@@ -21,7 +21,7 @@ from phx.testing.processes import free_ports
 
 DURABILITY = "synced on a majority before the acknowledgement (default)"
 CLIENT_SOURCE = Path(__file__).with_name("etcd_put.c")
-BEST_CALLERS, BEST_CONNECTIONS = 2000, 20
+BEST_CALLERS, BEST_CONNECTIONS = 1000, 20
 CONNECTIONS_MAX = 20
 START_S, DRAIN_S = 30.0, 12.0
 RECORD_HEAD = struct.Struct("<8sQQ")
@@ -30,9 +30,15 @@ RECORD_HEAD = struct.Struct("<8sQQ")
 def missing() -> str:
     """What has to be installed first; "" if nothing."""
     needed = [name for name in ("etcd", "etcdctl", "cc") if shutil.which(name) is None]
-    if not needed and subprocess.run(
-        ["cc", "-E", "-"], input="#include <nghttp2/nghttp2.h>\n", capture_output=True, text=True
-    ).returncode:
+    if (
+        not needed
+        and subprocess.run(
+            ["cc", "-E", "-"],
+            input="#include <nghttp2/nghttp2.h>\n",
+            capture_output=True,
+            text=True,
+        ).returncode
+    ):
         needed.append("nghttp2/nghttp2.h")
     return ", ".join(needed)
 

@@ -24,6 +24,7 @@ class Run:
     check: str  # what was looked for after the run, and found
     ok: bool  # nothing acknowledged is missing
     command: list[str] = field(default_factory=list)
+    ran: bool = True  # False: the system did not come to a figure; `check` says why
 
 
 COLUMNS = ("system", "durability", "values/s", "lowest–highest", "p50 ms", "p99 ms", "phx / it")
@@ -33,7 +34,8 @@ def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row for every case and system, in the order of their first runs.
 
     `ratio` is phx's median values/s over this system's; None without phx, or without a value. The
-    check is that of the first run that failed it, else of the last one.
+    check is that of the first run that failed it, else of the last one. Runs that came to no figure
+    are left out of the medians, and of `rounds`.
     """
     grouped: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -52,23 +54,24 @@ def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _row(case: str, system: str, runs: Sequence[Run]) -> dict[str, Any]:
-    rates = [run.values_per_s for run in runs]
+    ran = [run for run in runs if run.ran] or runs
+    rates = [run.values_per_s for run in ran]
     shown = next((run for run in runs if not run.ok), runs[-1])
     return {
         "case": case,
         "system": system,
-        "durability": runs[0].durability,
-        "rounds": len(runs),
+        "durability": ran[0].durability,
+        "rounds": sum(run.ran for run in runs),
         "values_per_s": statistics.median(rates),
         "lowest": min(rates),
         "highest": max(rates),
-        "p50_us": statistics.median(run.p50_us for run in runs),
-        "p99_us": statistics.median(run.p99_us for run in runs),
+        "p50_us": statistics.median(run.p50_us for run in ran),
+        "p99_us": statistics.median(run.p99_us for run in ran),
         "acknowledged": sum(run.acknowledged for run in runs),
         "failed": sum(run.failed for run in runs),
         "ok": all(run.ok for run in runs),
         "check": shown.check,
-        "command": runs[0].command,
+        "command": ran[0].command,
     }
 
 
