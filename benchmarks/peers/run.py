@@ -78,11 +78,13 @@ def measure_all(arguments: argparse.Namespace, found: dict[str, Measure]) -> lis
                 with tempfile.TemporaryDirectory(prefix="peers-", dir=arguments.dir) as folder:
                     case = case_name(callers)
                     words = (turn, arguments.seconds, arguments.warmup, arguments.value_bytes)
+                    load = os.getloadavg()[0]
                     try:
                         run = measure(case, callers, *words, Path(folder))
                     except Failed as failure:
                         none = (0.0, 0.0, 0.0, 0, 0)
                         run = Run(case, name, "–", turn, *none, str(failure), False, ran=False)
+                run.load = round(load, 2)
                 runs.append(run)
                 print(
                     f"round {turn + 1}, {case}, {name}: {run.values_per_s:,.0f} values/s"

@@ -129,7 +129,7 @@ def measure(
         failed=failed + still_open,
         check=check,
         ok=ok,
-        command=[shlex.join(member), "etcd_put PORT", *shape, "BEGIN END SEED FILE"],
+        command=[shlex.join(member), f"etcd_put PORT {' '.join(shape)} BEGIN END SEED FILE"],
     )
 
 

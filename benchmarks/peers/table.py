@@ -24,6 +24,7 @@ class Run:
     check: str  # what was looked for after the run, and found
     ok: bool  # nothing acknowledged is missing
     command: list[str] = field(default_factory=list)
+    load: float = 0.0  # the machine's load average just before
     ran: bool = True  # False: the system did not come to a figure; `check` says why
 
 
@@ -100,8 +101,14 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                 f"- {row['system']}: {row['acknowledged']:,} acknowledged, {row['failed']:,} "
                 f"failed in {row['rounds']} runs; check {verdict}: {row['check']}"
             )
+            lines += [f"  - `{word}`" for word in _commands(row["command"])]
         lines.append("")
     return "\n".join(lines)
+
+
+def _commands(command: Sequence[str]) -> list[str]:
+    """One line for each program; a command of single words is one program."""
+    return list(command) if any(" " in word for word in command) else [" ".join(command)]
 
 
 def _number(value: float) -> str:
