@@ -1,8 +1,8 @@
 """Builds the native loops for the phx that is imported, once for each state of the sources.
 
-The loops call the functions of phx's own compiled modules, so what is measured is the library as it
-is built, not a copy of it. They go to build/micro/, under a name that changes with their sources, with
-phx's declarations and with Cython and Python.
+The loops call the functions of phx's own compiled modules, so what is measured is the library as
+it is built, not a copy of it. They go to build/micro/, under a name that changes with their
+sources, with phx's declarations, with Cython and with Python.
 """
 
 import contextlib
@@ -14,14 +14,17 @@ from pathlib import Path
 
 import Cython
 
-import phx
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+if list((ROOT / "phx" / "_core").glob(f"codec{sysconfig.get_config_var('EXT_SUFFIX')}")):
+    sys.path.insert(0, str(ROOT))  # compiled in place: that is what is meant
+
+import phx  # noqa: E402
+
 LOOPS = HERE / "phx_micro"
 MODULES = ("measure", "codec_loops", "engine_loops", "log_loops", "queue_loops")
 PHX = Path(phx.__file__).resolve().parent
-COMPILE = ["-std=c++17", "-O3", "-g1", "-pthread"]  # as setup.py does
+COMPILE = ["-std=c++17", "-O3", "-g1", "-pthread", "-Wno-sign-compare"]  # as setup.py does
 
 
 def version_of_sources() -> str:
@@ -67,7 +70,7 @@ def build(site: Path) -> None:
 
 
 def ready() -> Path:
-    """Builds the loops if need be and makes `import phx_micro` find them; the folder they are in."""
+    """Builds the loops if need be, and makes `import phx_micro` find them; their folder."""
     site = ROOT / "build" / "micro" / version_of_sources()
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     if not all((site / "phx_micro" / f"{name}{suffix}").exists() for name in MODULES):

@@ -1,7 +1,7 @@
 """The micro-benchmarks by name: what each measures, and how many operations are enough.
 
-A count is large enough that the loop around the operations is not what is measured, and small enough
-that all of them run under callgrind within a minute or two.
+A count is large enough that the loop around the operations is not what is measured, and small
+enough that all of them run under callgrind within a minute or two.
 """
 
 import sys
@@ -17,7 +17,7 @@ import build
 
 build.ready()
 
-from phx_micro import codec_loops, engine_loops, log_loops, queue_loops
+from phx_micro import codec_loops, engine_loops, log_loops, queue_loops  # noqa: E402
 
 SIZES = {"16 B": 16, "100 B": 100, "2 KiB": 2 << 10, "100 KiB": 100 << 10}
 
@@ -104,6 +104,9 @@ def log() -> Iterator[Bench]:
             ):
                 make = partial(loop, size=SIZES[size])
                 yield Bench(f"journal {name} {size}, {disk}", "record", count, 100, make, on_disk)
+    for disk, on_disk in (("memory", False), ("file", True)):
+        name = f"journal tail never written, {disk}"
+        yield Bench(name, "MiB", 8, 1, log_loops.JournalTail, on_disk)
     for size, count in (("100 B", 20_000), ("2 KiB", 2_000)):
         for name, loop in (
             ("chunk encode", log_loops.ChunkEncode),

@@ -5,8 +5,8 @@
 
 A round: values are submitted at the leader of every group, its turn makes records and Accepts, both
 followers take them, their turns make records and Accepteds, the leader takes those, and its turn
-announces what is chosen. What a turn has written counts as durable at once. Followers learn with the
-next round's Accepts.
+announces what is chosen. What a turn has written counts as durable at once. Followers learn with
+the next round's Accepts.
 """
 
 from libc.string cimport memset
@@ -211,36 +211,17 @@ cdef void settle(Trio* t) noexcept nogil:
             engine_settled(t.engines[node], t.groups[g], status.chosen_through)
 
 
-cdef class Rounds(Loop):
-    """`count` instances, `groups` of them in each round; one part of every round is measured."""
+cdef class Cluster(Loop):
+    """Three engines of which the first leads every group."""
     cdef Trio* t
     cdef list doors
-    cdef u64 base                # instances chosen before
 
-    def __init__(self, u64 count, u32 groups, u32 values=1, u32 size=100, str part="all"):
-        cdef ItemHeader item
-        if count % groups:
-            raise ValueError("only whole rounds")
+    def __init__(self, u64 count):
         super().__init__(count)
         self.t = phx_new[Trio]()
-        self.t.part = PARTS[part]
+        self.t.part = -1
         self.t.now_us = 1000000
         self.t.next_seq = 1
-        self.t.values = values
-        self.t.items = block_new(64)
-        memset(&item, 0, sizeof(item))
-        item.bytes = size
-        payload = bytes(size)
-        for _ in range(values):
-            self.t.items = block_append(self.t.items, &item, sizeof(item))
-            self.t.items = block_append(self.t.items, <const char*>payload, size)
-        # Groups that prefer the same leader.
-        self.make_engines([NODES * g for g in range(groups)])
-        for _ in range(4):
-            round_in_parts(self.t)
-        self.t.ns = 0
-        pump(self.t, 4)
-        self.base = self.t.chosen[LEADER]
 
     def __dealloc__(self):
         if self.t != NULL:
@@ -250,7 +231,6 @@ cdef class Rounds(Loop):
 
     def make_engines(self, ids):
         cdef Door door
-        cdef int part = self.t.part
         self.doors = []
         for node in range(1, NODES + 1):
             door = Door(node, range(1, NODES + 1), ids, cache_bytes_max=1 << 20)
@@ -263,14 +243,38 @@ cdef class Rounds(Loop):
             for peer in range(1, NODES + 1):
                 if peer != node:
                     door.connected(peer, 1, bytes([peer]) * 16)
-        self.t.part = -1
         for _ in range(200):
             pump(self.t, 100)
             if all(self.doors[LEADER].status(group)["leading"] for group in ids):
                 break
         else:
             raise AssertionError("the first node does not lead")
-        self.t.part = part
+
+
+cdef class Rounds(Cluster):
+    """`count` instances, `groups` of them in each round; one part of every round is measured."""
+    cdef u64 base                # instances chosen before
+
+    def __init__(self, u64 count, u32 groups, u32 values=1, u32 size=100, str part="all"):
+        cdef ItemHeader item
+        if count % groups:
+            raise ValueError("only whole rounds")
+        super().__init__(count)
+        self.t.values = values
+        self.t.items = block_new(64)
+        memset(&item, 0, sizeof(item))
+        item.bytes = size
+        payload = bytes(size)
+        for _ in range(values):
+            self.t.items = block_append(self.t.items, &item, sizeof(item))
+            self.t.items = block_append(self.t.items, <const char*>payload, size)
+        # Groups that prefer the same leader.
+        self.make_engines([NODES * g for g in range(groups)])
+        for _ in range(4):
+            round_in_parts(self.t)
+        pump(self.t, 4)
+        self.t.part = PARTS[part]
+        self.base = self.t.chosen[LEADER]
 
     def run(self):
         cdef u64 rounds = self.count // self.t.groups.size()

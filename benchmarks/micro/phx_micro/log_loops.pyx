@@ -30,7 +30,7 @@ cdef enum:
 
 cdef int count_record(void* arg, const RecordHeader* header, const u8* body,
                       u64 lsn) noexcept nogil:
-    (<u64*>arg)[0] += 1 + header.body_bytes
+    (<u64*>arg)[0] += 1 + <u64>header.body_bytes
     return 0
 
 
@@ -41,15 +41,18 @@ cdef class Journals(Loop):
     cdef object folder
     cdef u32 size
     cdef u32 per_block
+    cdef u64 segment_bytes
     cdef bint failed
     cdef Block* body
 
-    def __init__(self, u64 count, u32 size, folder=None, u32 per_block=100):
+    def __init__(self, u64 count, u32 size, folder=None, u64 segment_bytes=SEGMENT_BYTES,
+                 u32 per_block=100):
         if count % per_block:
             raise ValueError("only whole blocks")
         super().__init__(count)
         self.size = size
         self.per_block = per_block
+        self.segment_bytes = segment_bytes
         self.body = block_new(size)
         memset(self.body.data, 0x5A, size)
         self.folder = folder
@@ -66,9 +69,9 @@ cdef class Journals(Loop):
         cdef JournalOptions options
         memset(&options, 0, sizeof(options))
         options.cluster = options.node = 1
-        options.segment_bytes = SEGMENT_BYTES
+        options.segment_bytes = self.segment_bytes
         options.journal_bytes_max = <u64>1 << 40
-        options.body_bytes_max = 1 << 20
+        options.body_bytes_max = self.size
         if self.folder is None:
             memory_disk_api((<MemoryDisk>self.disk).state, &api)
         elif (code := disk_folder_open(&api, os.fsencode(self.folder), True)) < 0:
@@ -124,11 +127,13 @@ cdef class JournalAppend(Journals):
 
 
 cdef class JournalReplay(Journals):
-    """Open is not measured, replay is; it checks every record."""
-    def __init__(self, u64 count, u32 size, folder=None):
+    """Open is not measured, replay is; it checks every record. The segment is full of them."""
+    def __init__(self, u64 count, u32 size, folder=None, u64 segment_bytes=0):
         cdef Block* block
         cdef u64 i
-        super().__init__(count, size, folder)
+        if segment_bytes == 0:
+            segment_bytes = ((count * (40 + <u64>size) >> 12) + 2) << 12
+        super().__init__(count, size, folder, segment_bytes)
         for i in range(count // self.per_block):
             block = self.block(i * self.per_block)
             self.failed |= journal_append(self.j, block, journal_next_lsn(self.j), False) != 0
@@ -145,6 +150,21 @@ cdef class JournalReplay(Journals):
     def check(self):
         assert not self.failed
         assert self.seen == self.count * (1 + self.size)
+
+
+cdef class JournalTail(Loop):
+    """Replay of `count` MiB of a segment that was never written to."""
+    cdef JournalReplay replay
+
+    def __init__(self, u64 count, folder=None):
+        super().__init__(count)
+        self.replay = JournalReplay(100, 100, folder, count << 20)
+
+    def run(self):
+        return self.replay.run()
+
+    def check(self):
+        self.replay.check()
 
 
 cdef class JournalRead(JournalReplay):
