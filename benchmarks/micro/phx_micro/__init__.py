@@ -1,0 +1,1 @@
+"""The native loops of the micro-benchmarks; built by benchmarks/micro/build.py."""
