@@ -1,7 +1,7 @@
-"""What this machine can do without a protocol: bare syncs, appends, round trips, and a bare cluster.
+"""What this machine can do without a protocol: syncs, appends, round trips, and a bare cluster.
 
-The bare cluster journals, sends, syncs and acknowledges as phx does, and nothing else (limit.pxd). It
-is the upper bound that phx is compared with, measured in the same run on the same disk.
+The bare cluster journals, sends, syncs and acknowledges as phx does, and nothing else (limit.pxd).
+It is the upper bound that phx is compared with, measured in the same run on the same disk.
 
     python -m phx.bench.limit_run --groups 100 --inflight 10000 --seconds 3
 """
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -92,10 +92,8 @@ class Worker:
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
 
 
 class Workers:
@@ -234,7 +232,7 @@ def measure_syncs(folder: Path, seconds: float) -> dict[str, float]:
 
 
 def measure_appends(folder: Path, write_bytes: int, files: int, seconds: float) -> float:
-    """Bytes a second that reach the disk by synced overwrites of that size, each file in turn."""
+    """Bytes a second that reach the disk by synced overwrites of that size, in all files at once."""
     with ExitStack() as stack:
         opened = []
         for number in range(files):
@@ -242,7 +240,8 @@ def measure_appends(folder: Path, write_bytes: int, files: int, seconds: float) 
             stack.callback(opened[-1].close)
         with ThreadPoolExecutor(files) as pool:
             runs = list(pool.map(lambda file: file.overwrite(write_bytes, seconds), opened))
-    return round(sum(len(times) * write_bytes * 1e9 / sum(times) for times in runs), 1)
+    rate: float = sum(len(times) * write_bytes * 1e9 / sum(times) for times in runs)
+    return round(rate, 1)
 
 
 def measure_round_trip(seconds: float) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""A process of the bare cluster, led over a pipe by limit_run.py; ends when its standard input does.
+"""A process of the bare cluster, led over a pipe by limit_run.py; ends when its input does.
 
-One JSON object per line. In: the specification, then the ports, then the times, then ``{}`` to stop.
-Out: ``{"port": …}``, ``{"ready": true}``, ``{"drained": true}``, the result; or ``{"error": …}``.
+One JSON object per line. In: the specification, then the ports, then the times, then ``{}`` to
+stop. Out: ``{"port": …}``, ``{"ready": true}``, ``{"drained": true}``, the result; or ``{"error":
+…}``.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def connect(
     listener: socket.socket, me: int, ports: list[int]
 ) -> tuple[dict[int, socket.socket], dict[int, socket.socket]]:
     """Sockets to every other node and from every other node, by its index."""
-    out, back = {}, {}
+    out: dict[int, socket.socket] = {}
+    back: dict[int, socket.socket] = {}
     for peer, port in enumerate(ports):
         if peer != me:
             out[peer] = socket.create_connection(("127.0.0.1", port), CONNECT_TIMEOUT_S)
