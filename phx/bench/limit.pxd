@@ -95,6 +95,8 @@ cdef struct Peer:
     vector[Slice] sending
     size_t sending_first
     bint blocked                 # out_fd takes no more for now
+    bint out_gone                # the other end has closed it, with nothing in flight
+    bint in_gone
     Arena arena                  # what comes in at in_fd
     u64 parsed                   # bytes of the current block whose frames were handed on
     u64 received                 # number of the last frame

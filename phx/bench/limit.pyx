@@ -487,7 +487,7 @@ cdef void receive_frames(Limit* n, int peer) noexcept nogil:
         got = phx_receive(p.in_fd, p.arena.current.data + p.arena.current.size, room)
         if got <= 0:
             if not phx_again(got):
-                hung_up(n, &p.in_fd, got)
+                hung_up(n, &p.in_gone, got)
             return
         p.arena.current.size += <u64>got
         if not parse(n, peer):
@@ -506,7 +506,7 @@ cdef void receive_acks(Limit* n, Peer* p) noexcept nogil:
     got = phx_receive(p.out_fd, raw + have, 512 - have)
     if got <= 0:
         if not phx_again(got):
-            hung_up(n, &p.out_fd, got)
+            hung_up(n, &p.out_gone, got)
         return
     have += <u64>got
     whole = have // 8 * 8
@@ -520,10 +520,10 @@ cdef void receive_acks(Limit* n, Peer* p) noexcept nogil:
     memmove(p.ack, raw + whole, p.ack_bytes)
 
 
-cdef void hung_up(Limit* n, int* fd, i64 error) noexcept nogil:
+cdef void hung_up(Limit* n, bint* gone, i64 error) noexcept nogil:
     """When nothing is in flight any more the others may go first; the caller's sockets stay."""
     if phx_load(&n.drained) or phx_load(&n.stopping):
-        fd[0] = -1
+        gone[0] = True
     else:
         failed(n, error if error else ECONNRESET)
 
@@ -536,9 +536,9 @@ cdef void wait_and_receive(Limit* n, bint busy) noexcept nogil:
     fds[0].fd = n.waker.read_fd
     fds[0].events = POLLIN
     for p in range(n.n_peers):
-        fds[1 + 2 * p].fd = n.peers[p].out_fd
+        fds[1 + 2 * p].fd = -1 if n.peers[p].out_gone else n.peers[p].out_fd
         fds[1 + 2 * p].events = POLLIN | POLLOUT if n.peers[p].blocked else POLLIN
-        fds[2 + 2 * p].fd = n.peers[p].in_fd
+        fds[2 + 2 * p].fd = -1 if n.peers[p].in_gone else n.peers[p].in_fd
         fds[2 + 2 * p].events = POLLIN
     if not busy:
         phx_store(&n.sleeping, 1)

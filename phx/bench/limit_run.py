@@ -232,7 +232,7 @@ def measure_syncs(folder: Path, seconds: float) -> dict[str, float]:
 
 
 def measure_appends(folder: Path, write_bytes: int, files: int, seconds: float) -> float:
-    """Bytes a second that reach the disk by synced overwrites of that size, in all files at once."""
+    """Bytes a second that synced overwrites of that size bring to disk, in all files at once."""
     with ExitStack() as stack:
         opened = []
         for number in range(files):

@@ -193,4 +193,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The reading thread still holds standard input, which the interpreter's end would wait for.
+    os._exit(main())
