@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import queue
+import select
 import socket
 import sys
 import threading
@@ -41,7 +42,13 @@ class Leader:
         return self._lines.get()
 
     def say(self, **what: Any) -> None:
-        print(json.dumps(what), flush=True)
+        # Not print: where standard output is unbuffered it loses what one write does not take.
+        line = memoryview(json.dumps(what).encode() + b"\n")
+        while line:
+            try:
+                line = line[os.write(1, line) :]
+            except BlockingIOError:
+                select.select([], [1], [])
 
 
 def connect(
