@@ -1,4 +1,4 @@
-"""Builds every .pyx of phx/_core and phx/sim as a C++ extension; pyproject.toml has the rest.
+"""Builds every .pyx of phx/_core, sim and bench as a C++ extension; pyproject.toml has the rest.
 
 PHX_BUILD is for working on phx itself: one or several, with commas between, of
 
@@ -17,7 +17,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 CORE = Path("phx", "_core")
-NATIVE = [CORE, Path("phx", "sim")]
+NATIVE = [CORE, Path("phx", "sim"), Path("phx", "bench")]
 JOBS = int(os.environ.get("PHX_BUILD_JOBS") or os.cpu_count() or 1)
 
 # compiler flags, linker flags; the last -O wins

@@ -55,7 +55,9 @@ def native_counter(symbol: str) -> int:
     counters = {}
     for name, module in sorted(sys.modules.items()):
         path = getattr(module, "__file__", None) or ""
-        if name.startswith("phx._core.") and path.endswith(tuple(EXTENSION_SUFFIXES)):
+        if name.startswith(("phx._core.", "phx.bench.")) and path.endswith(
+            tuple(EXTENSION_SUFFIXES)
+        ):
             try:
                 counter = ctypes.c_int64.in_dll(ctypes.CDLL(path), symbol)
             except ValueError:  # a module that takes nothing of this kind

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PHX = ROOT / "phx"
 CORE = PHX / "_core"
 SIM = PHX / "sim"
+BENCH = PHX / "bench"
 
 MODULE_LINES_MAX = 700
 FUNCTION_LINES_MAX = 70
@@ -105,6 +106,8 @@ NOT_SIMULATED = {
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
 SIM_BACK = {("host", "handing"), ("host", "upkeep"), ("world", "network")}
+BENCH_STOREYS = [{"limit"}, {"limit_door"}]
+BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
 PURE_STOREYS = 5  # so many know no clock, no socket, no file and no thread
 STOREY = {module: number for number, modules in enumerate(STOREYS) for module in modules}
 PURE_CIMPORTS = {"cython", "libc.stdint", "libc.stdlib", "libc.string"}
@@ -135,6 +138,9 @@ MAY_IMPORT = {
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},
+    "phx.bench": set(),
+    "phx.bench.limit_run": {"phx.bench.limit_door"},
+    "phx.bench.limit_worker": {"phx.bench.limit_door"},
     "phx.cli": NODE | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.server", "phx.admin"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
@@ -237,6 +243,33 @@ def test_simulated_modules_cimport_downward_and_nothing_of_the_driver(path):
         ):
             problems.append(f"{name_of(path)}: {name} lives above {path.stem}")
     complain(problems)
+
+
+@pytest.mark.parametrize("path", files(".pyx", ".pxd", under=BENCH), ids=name_of)
+def test_the_bare_cluster_cimports_downward_and_nothing_of_the_protocol(path):
+    floor = {module: number for number, modules in enumerate(BENCH_STOREYS) for module in modules}
+    assert path.stem in floor, f"say in BENCH_STOREYS where {path.stem} lives"
+    problems = []
+    for module in cimports(path.read_text()):
+        name = module.rpartition(".")[2]
+        if module.startswith("phx.bench."):
+            if floor[name] > floor[path.stem]:
+                problems.append(f"{name_of(path)}: {name} lives above {path.stem}")
+        elif module.startswith("phx.") and module not in BENCH_CIMPORTS:
+            problems.append(f"{name_of(path)}: {module} is no part of a bare cluster")
+    complain(problems)
+
+
+@pytest.mark.parametrize("folder", [CORE, SIM], ids=name_of)
+def test_nothing_below_cimports_the_benchmarks(folder):
+    complain(
+        [
+            f"{name_of(path)}: {module}"
+            for path in files(".pyx", ".pxd", under=folder)
+            for module in cimports(path.read_text())
+            if within(module, {"phx.bench"})
+        ]
+    )
 
 
 @pytest.mark.parametrize("path", files(".py", under=PHX), ids=name_of)
@@ -369,7 +402,7 @@ def test_every_document_has_one_title():
 
 # --- native modules and their stubs
 
-SOURCES = files(".pyx", under=CORE) + files(".pyx", under=SIM)
+SOURCES = [path for folder in (CORE, SIM, BENCH) for path in files(".pyx", under=folder)]
 
 
 def test_every_native_module_has_its_table_of_contents_and_its_stub():

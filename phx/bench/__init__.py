@@ -1,0 +1,1 @@
+"""What ``phx bench`` measures, and what it compares phx with."""
