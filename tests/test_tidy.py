@@ -137,9 +137,7 @@ MAY_IMPORT = {
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},
     "phx.cli": NODE
-    | {
-        "phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin",
-    },  # fmt: skip
+    | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from phx.testing.processes import now_us
 
-__all__ = ["Meter", "histogram", "quantile_us", "resident_bytes"]
+__all__ = ["Meter", "histogram", "memory_bytes", "quantile_us"]
 
 BUCKETS_PER_E = 200  # latency histogram: half a per cent wide
 SAMPLE_S = 1.0
@@ -46,7 +46,7 @@ class Meter:
         self._begin_us = self._end_us = 0
         self._cpu: dict[str, int] = {}
         self._counters: dict[str, int] = {}
-        self._samples: list[tuple[float, int, int, int, int]] = []
+        self._samples: list[tuple[float, int, int, int, int, int]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, begin_us: int, end_us: int) -> None:
@@ -55,7 +55,7 @@ class Meter:
         self._at(end_us, self._end)
 
     def result(self) -> dict[str, Any]:
-        """As JSON can carry it. A sample: seconds, acknowledged, resident, notes, unsettled."""
+        """As JSON can carry it; samples in the order of row.Sample."""
         return {
             "cpu_ns": self._cpu["process"],
             "loop_cpu_ns": self._cpu["loop"],
@@ -94,7 +94,8 @@ class Meter:
         at_s = (now_us() - self._begin_us) / 1e6
         done = self._acknowledged()
         lag = unsettled_bytes(self._node) if whole else self._samples[-1][4]
-        self._samples.append((at_s, done, resident_bytes(), self._notes_bytes(), lag))
+        resident, anonymous = memory_bytes()
+        self._samples.append((at_s, done, resident, anonymous, lag, self._notes_bytes()))
 
 
 def unsettled_bytes(node: Any) -> int:
@@ -125,14 +126,20 @@ def cpu_ns() -> int:
     return int((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process now; where only its maximum can be had, that."""
+def memory_bytes() -> tuple[int, int]:
+    """Resident memory of this process now, and what of it is no mapped file (as the store's is).
+
+    Where neither can be had: twice the most that it has been.
+    """
     try:
         with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            _, resident, files, *_ = (int(one) for one in file.read().split())
+        page = os.sysconf("SC_PAGE_SIZE")
+        return resident * page, (resident - files) * page
     except OSError:
         unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return most, most
 
 
 def histogram(latencies_ns: Sequence[int]) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +15,8 @@ __all__ = ["Row", "between", "measured_row", "settings_of"]
 # Parts of the poll thread whose time is known; its CPU is shared out by it.
 POLL_LAYERS = ("submit", "engine", "network", "send", "deliver", "journal")
 
-Sample = Sequence[float]  # seconds, acknowledged, resident, notes, unsettled
+Sample = Sequence[float]  # seconds, then what these are the places of
+DONE, RESIDENT, ANONYMOUS, UNSETTLED, NOTES = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Row(Case):
     group_values_per_s: dict[str, float]
     last_third_to_first: float
     resident_bytes: dict[str, int]
+    memory_bytes: dict[str, int]
     unsettled_bytes: dict[str, int]
     samples: list[dict[str, float]]
     large: dict[str, float]
@@ -108,8 +110,9 @@ def measured_row(
             "max": round(max(rates), 1),
         },
         last_third_to_first=round(thirds(samples, seconds), 3),
-        resident_bytes=resident(samples),
-        unsettled_bytes=unsettled(samples),
+        resident_bytes=span(samples, RESIDENT, sum),
+        memory_bytes={**span(samples, ANONYMOUS, sum), "notes": notes_grown(samples)},
+        unsettled_bytes=span(samples, UNSETTLED, max),
         samples=series(samples, seconds),
         large=large_figures(case, results),
         gil=gil_figures(case, samples),
@@ -170,13 +173,13 @@ def done_at(samples: Sequence[Sample], at_s: float) -> float:
     """Acknowledged values at a time, straight lines between the samples."""
     before = samples[0]
     if at_s <= before[0]:
-        return before[1]
+        return before[DONE]
     for after in samples[1:]:
         if at_s <= after[0]:
             part = (at_s - before[0]) / max(after[0] - before[0], 1e-9)
-            return before[1] + part * (after[1] - before[1])
+            return before[DONE] + part * (after[DONE] - before[DONE])
         before = after
-    return before[1]
+    return before[DONE]
 
 
 def thirds(nodes: Sequence[Sequence[Sample]], seconds: float) -> float:
@@ -186,23 +189,20 @@ def thirds(nodes: Sequence[Sequence[Sample]], seconds: float) -> float:
     return last / first if first else 0.0
 
 
-def resident(nodes: Sequence[Sequence[Sample]]) -> dict[str, int]:
-    """Resident memory over all nodes; `notes`: by how much the clients' notes grew meanwhile."""
+def span(
+    nodes: Sequence[Sequence[Sample]], place: int, over: Callable[[Iterable[float]], float]
+) -> dict[str, int]:
+    """One thing at the beginning, at the end, and at most; `over` all nodes: sum or max."""
     return {
-        "begin": int(sum(samples[0][2] for samples in nodes)),
-        "end": int(sum(samples[-1][2] for samples in nodes)),
-        "max": int(sum(max(one[2] for one in samples) for samples in nodes)),
-        "notes": int(sum(samples[-1][3] - samples[0][3] for samples in nodes)),
+        "begin": int(over(samples[0][place] for samples in nodes)),
+        "end": int(over(samples[-1][place] for samples in nodes)),
+        "max": int(over(max(one[place] for one in samples) for samples in nodes)),
     }
 
 
-def unsettled(nodes: Sequence[Sequence[Sample]]) -> dict[str, int]:
-    """What the store lags behind, in bytes of the journal, at the node where it is most."""
-    return {
-        "begin": int(max(samples[0][4] for samples in nodes)),
-        "end": int(max(samples[-1][4] for samples in nodes)),
-        "max": int(max(one[4] for samples in nodes for one in samples)),
-    }
+def notes_grown(nodes: Sequence[Sequence[Sample]]) -> int:
+    """What the clients' notes grew by: their memory is not phx's."""
+    return int(sum(samples[-1][NOTES] - samples[0][NOTES] for samples in nodes))
 
 
 def series(nodes: Sequence[Sequence[Sample]], seconds: float) -> list[dict[str, float]]:
@@ -214,8 +214,8 @@ def series(nodes: Sequence[Sequence[Sample]], seconds: float) -> list[dict[str, 
             {
                 "at_s": second,
                 "values_per_s": round(sum(between(s, second - 1, second) for s in nodes), 1),
-                "resident_bytes": sum(one[2] for one in now),
-                "unsettled_bytes": max(one[4] for one in now),
+                "memory_bytes": sum(one[ANONYMOUS] for one in now),
+                "unsettled_bytes": max(one[UNSETTLED] for one in now),
             }
         )
     return found

@@ -49,9 +49,11 @@ def number(value: float, digits: int = 0) -> str:
     return f"{value:,.{digits}f}"
 
 
-def cell(value: Any) -> str:
+def cell(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
+    if name == "load_groups" and value == 0:
+        return "all"
     return number(value) if value == int(value) else f"{value:g}"
 
 
@@ -63,9 +65,10 @@ def tables(result: dict[str, Any]) -> list[Table]:
     found = [
         limit_table(result.get("limits", [])),
         Table(title, *joined(heads, cells, main_columns(rows))),
+        Table("CPU of a value, ns over all nodes", *joined(heads, cells, cpu_columns(rows))),
         Table(
-            "what a value costs, over all nodes: CPU ns and bytes",
-            *joined(heads, cells, cost_columns(rows)),
+            "bytes of a value over all nodes; memory of an idle node by groups",
+            *joined(heads, cells, byte_columns(rows)),
         ),
     ]
     for says, columns, wanted in (
@@ -90,7 +93,7 @@ def settings_shown(rows: list[dict[str, Any]]) -> tuple[str, list[str], list[lis
         if name == "groups" or any(value != values[0] for value in values):
             heads.append(head)
             for line, value in zip(cells, values, strict=True):
-                line.append(cell(value))
+                line.append(cell(name, value))
         elif name in ALWAYS or values[0] != DEFAULTS[name]:
             title.append(words.format(values[0]))
     return ", ".join(title), heads, cells
@@ -132,7 +135,7 @@ def main_columns(rows: list[dict[str, Any]]) -> Columns:
     return found
 
 
-def cost_columns(rows: list[dict[str, Any]]) -> Columns:
+def cpu_columns(rows: list[dict[str, Any]]) -> Columns:
     layers = [row["layers_ns_per_value"] for row in rows]
 
     def poll(one: dict[str, float], *names: str) -> str:
@@ -146,10 +149,15 @@ def cost_columns(rows: list[dict[str, Any]]) -> Columns:
         "network": [poll(one, "network", "send") for one in layers],
         "deliver": [poll(one, "deliver") for one in layers],
         "journal": [number(one.get("journal", 0) + one.get("poll.journal", 0)) for one in layers],
+    }
+
+
+def byte_columns(rows: list[dict[str, Any]]) -> Columns:
+    return {
         "journal B": [number(row["journal_bytes_per_value"]) for row in rows],
         "store B": [number(row["store_bytes_per_value"]) for row in rows],
         "wire B": [number(row["wire_bytes_per_value"]) for row in rows],
-        "KB/group": [number(row["memory_bytes_per_group"] / 1000, 1) for row in rows],
+        "idle KB/group": [number(row["memory_bytes_per_group"] / 1000, 1) for row in rows],
     }
 
 
@@ -161,11 +169,12 @@ def is_long(row: dict[str, Any]) -> bool:
 
 
 def time_columns(rows: list[dict[str, Any]]) -> Columns:
-    memory, lag = ([row[name] for row in rows] for name in ("resident_bytes", "unsettled_bytes"))
+    memory, lag = ([row[name] for row in rows] for name in ("memory_bytes", "unsettled_bytes"))
     return {
         "last/first third": [f"{row['last_third_to_first']:.2f}" for row in rows],
-        **{f"resident {at}": [number(one[at] / 1e6) for one in memory] for at in SPAN},
-        "grown by notes": [number(one["notes"] / 1e6, 1) for one in memory],
+        **{f"memory {at}": [number(one[at] / 1e6) for one in memory] for at in SPAN},
+        "of it notes": [number(one["notes"] / 1e6, 1) for one in memory],
+        "with files": [number(row["resident_bytes"]["end"] / 1e6) for row in rows],
         **{f"unsettled {at}": [number(one[at] / 1e6) for one in lag] for at in SPAN},
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 from phx.bench.check import read_back
 from phx.bench.load import Load
 from phx.bench.machines import MACHINES
-from phx.bench.meter import Meter, resident_bytes
+from phx.bench.meter import Meter, memory_bytes
 from phx.machine import StateMachine
 from phx.testing.loops import run_in_loop
 from phx.testing.node_worker import NodeWorker
@@ -30,7 +30,7 @@ class BenchNode(NodeWorker):
         self.loads: list[Load] = []
         self.meter: Meter | None = None
         self.ended = asyncio.Event()
-        self.bare_bytes = resident_bytes()  # without a node
+        self.bare_bytes = memory_bytes()[1]  # without a node
 
     def machine_of(self, name: str) -> StateMachine:
         return MACHINES[name]()
@@ -40,8 +40,8 @@ class BenchNode(NodeWorker):
         return sum(load.acknowledged for load in self.loads)
 
     async def do_memory(self) -> dict[str, int]:
-        """Resident bytes: before the node was made, and now."""
-        return {"bare": self.bare_bytes, "now": resident_bytes()}
+        """Bytes of memory without mapped files: before the node was made, and now."""
+        return {"bare": self.bare_bytes, "now": memory_bytes()[1]}
 
     async def do_load(
         self, loads: list[dict[str, Any]], timeout_s: float, measure_us: tuple[int, int]
