@@ -52,7 +52,7 @@ class Case:
     large_bytes: int = 0
     large_groups: int = 0
     large_rate: float = 0
-    gil_s: float = 0
+    gil_s: int = 0
     seconds: float = 10
     warmup: float = 2
     loop: str = "auto"

@@ -64,6 +64,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     title += f", bare fdatasync {result['environment']['fdatasync_p50_us']:g} us"
     found = [
         limit_table(result.get("limits", [])),
+        pieces_table(result.get("limits", [])),
         Table(title, *joined(heads, cells, main_columns(rows))),
         Table("CPU of a value, ns over all nodes", *joined(heads, cells, cpu_columns(rows))),
         Table(
@@ -201,22 +202,31 @@ def gil_columns(rows: list[dict[str, Any]]) -> Columns:
 def limit_table(limits: list[dict[str, Any]]) -> Table:
     """What the machine does without a protocol; no rows if that was not measured."""
     columns = ["groups", "nodes", "in flight", "B", "values/s", "p50 us", "p99 us"]
-    columns += ["uvloop futures/s", "asyncio futures/s", "one caller p50 us", "sync p50 us"]
+    columns += ["uvloop futures/s", "asyncio futures/s", "one caller p50 us"]
     lines = []
     for one in limits:
         cluster, futures = one.get("cluster", {}), one.get("cluster_futures", {})
         kind = [number(one[name]) for name in ("groups", "nodes", "inflight", "value_bytes")]
         figures = [cluster.get(name) for name in ("values_per_s", "p50_us", "p99_us")]
         figures += [futures.get(loop, {}).get("values_per_s") for loop in ("uvloop", "asyncio")]
-        figures += [one.get("cluster_one", {}).get("p50_us"), median_of(one.get("sync_us", {}))]
+        figures.append(one.get("cluster_one", {}).get("p50_us"))
         lines.append(kind + ["-" if value is None else number(value) for value in figures])
     return Table("limit: the same load without a protocol", columns, lines)
 
 
-def median_of(figures: Any) -> float | None:
-    """The median among figures, whichever way it is named there."""
-    if isinstance(figures, dict):
-        for name in ("p50", "median", "p50_us", "median_us"):
-            if isinstance(figures.get(name), int | float):
-                return float(figures[name])
-    return None
+PIECES = {
+    "sync_us": "sync, us",
+    "append_bytes_per_s": "append, bytes/s",
+    "round_trip_us": "round trip, us",
+}
+
+
+def pieces_table(limits: list[dict[str, Any]]) -> Table:
+    """What a limit is made of, as it was measured for each."""
+    lines = [
+        [said, ", ".join(f"{key} {value:,.6g}" for key, value in one[name].items())]
+        for one in limits
+        for name, said in PIECES.items()
+        if one.get(name)
+    ]
+    return Table("pieces of the limit", ["piece", "figures"], lines)

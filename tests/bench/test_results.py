@@ -129,7 +129,7 @@ def test_tables_show_settings_that_differ_and_what_was_found() -> None:
 # --- the limit
 
 LIMIT = {
-    "sync_us": {"p50": 90.0},
+    "sync_us": {"p50": 90.0, "p99": 1234.5},
     "cluster": {"values_per_s": 600.0, "p50_us": 5.0, "p99_us": 9.0, "syncs": 3},
     "cluster_futures": {"asyncio": {"values_per_s": 300.0}, "uvloop": {"values_per_s": 400.0}},
     "cluster_one": {"p50_us": 11.0},
@@ -166,7 +166,8 @@ def test_a_limit_is_measured_once_for_each_kind_of_load(tmp_path: Path) -> None:
     shown = tables({**result(made), "limits": limits.found})
     assert "limit" in shown[0].title
     assert [line[4] for line in shown[0].rows] == ["600", "600"]
-    assert {"50%", "75%"} <= set(shown[1].rows[0])
+    assert shown[1].rows == [["sync, us", "p50 90, p99 1,234.5"]] * 2
+    assert {"50%", "75%"} <= set(shown[2].rows[0])
     json.dumps(limits.found)
 
 
