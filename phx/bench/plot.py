@@ -20,10 +20,13 @@ class PlotMissing(Exception):
 def curves(result: dict[str, Any], against: str, figures: list[str]) -> Curves:
     """Per set of rows that differ in `against` alone: (its value, figures…), ascending.
 
+    What is offered is one thing, whether by values in flight or by a rate.
+
     Labels name the settings in which the sets differ.
     """
     rows = result["rows"]
     left_out = {"name", "batch", "seconds", "warmup", against}
+    left_out |= {"rate"} if against == "inflight" else set()
     settings = [
         {name: value for name, value in settings_of(row).items() if name not in left_out}
         for row in rows
@@ -34,8 +37,12 @@ def curves(result: dict[str, Any], against: str, figures: list[str]) -> Curves:
     found: Curves = {}
     for row, one in zip(rows, settings, strict=True):
         label = ", ".join(f"{name} {one[name]}" for name in differing) or row["mode"]
-        found.setdefault(label, []).append((row[against], *(row[figure] for figure in figures)))
-    return {label: sorted(points) for label, points in found.items()}
+        found.setdefault(label, []).append(
+            (row[against], row.get("rate", 0), *(row[figure] for figure in figures))
+        )
+    return {
+        label: [(one[0], *one[2:]) for one in sorted(points)] for label, points in found.items()
+    }
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

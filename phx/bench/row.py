@@ -111,7 +111,7 @@ def measured_row(
         },
         last_third_to_first=round(thirds(samples, seconds), 3),
         resident_bytes=span(samples, RESIDENT, sum),
-        memory_bytes={**span(samples, ANONYMOUS, sum), "notes": notes_grown(samples)},
+        memory_bytes=anonymous(samples, seconds),
         unsettled_bytes=span(samples, UNSETTLED, max),
         samples=series(samples, seconds),
         large=large_figures(case, results),
@@ -200,16 +200,26 @@ def span(
     }
 
 
-def notes_grown(nodes: Sequence[Sequence[Sample]]) -> int:
-    """What the clients' notes grew by: their memory is not phx's."""
-    return int(sum(samples[-1][NOTES] - samples[0][NOTES] for samples in nodes))
+def anonymous(nodes: Sequence[Sequence[Sample]], seconds: float) -> dict[str, int]:
+    """Memory over all nodes; also after the first third, when caches are full.
+
+    `notes` is what the clients' notes grew by: they are not phx's.
+    """
+    third = sum(latest(samples, seconds / 3)[ANONYMOUS] for samples in nodes)
+    notes = sum(samples[-1][NOTES] - samples[0][NOTES] for samples in nodes)
+    return {**span(nodes, ANONYMOUS, sum), "third": int(third), "notes": int(notes)}
+
+
+def latest(samples: Sequence[Sample], at_s: float) -> Sample:
+    """The last sample up to a time, or the first."""
+    return [one for one in samples if one[0] <= at_s or one is samples[0]][-1]
 
 
 def series(nodes: Sequence[Sequence[Sample]], seconds: float) -> list[dict[str, float]]:
     """Per second: throughput and memory over all nodes, the longest lag."""
     found = []
     for second in range(1, int(seconds) + 1):
-        now = [[one for one in samples if one[0] <= second + 0.5][-1] for samples in nodes]
+        now = [latest(samples, second + 0.5) for samples in nodes]
         found.append(
             {
                 "at_s": second,

@@ -173,7 +173,10 @@ def time_columns(rows: list[dict[str, Any]]) -> Columns:
     memory, lag = ([row[name] for row in rows] for name in ("memory_bytes", "unsettled_bytes"))
     return {
         "last/first third": [f"{row['last_third_to_first']:.2f}" for row in rows],
-        **{f"memory {at}": [number(one[at] / 1e6) for one in memory] for at in SPAN},
+        **{
+            f"memory {at}": [number(one[at] / 1e6) for one in memory]
+            for at in ("begin", "third", "end", "max")
+        },
         "of it notes": [number(one["notes"] / 1e6, 1) for one in memory],
         "with files": [number(row["resident_bytes"]["end"] / 1e6) for row in rows],
         **{f"unsettled {at}": [number(one[at] / 1e6) for one in lag] for at in SPAN},

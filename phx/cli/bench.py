@@ -18,9 +18,7 @@ from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fai
 
 __all__ = ["bench"]
 
-LISTS = ("groups", "value_bytes", "inflight")  # a row for each
-NUMBERS = {"metavar": "N,N,…", "show_default": True}
-FILE = click.Path(dir_okay=False, allow_dash=True)
+LISTS = ("groups", "value_bytes", "inflight", "rate")  # a row for each
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -83,9 +81,11 @@ SETTING_OPTIONS: list[Decorator] = [
     ),
     option(
         "--rate",
-        type=click.FloatRange(0, 100_000_000),
-        default=0,
-        help="Values a second that are offered over all clients; 0: as many as go through.",
+        callback=numbers(0, 100_000_000),
+        metavar="N,N,…",
+        default="0",
+        help="Values a second that are offered over all clients; 0: as many as go through. "
+        "A row for each.",
     ),
     choice(
         "--at",
@@ -161,7 +161,7 @@ RUN_OPTIONS: list[Decorator] = [
         "--json",
         "json_path",
         metavar="FILE",
-        type=FILE,
+        type=click.Path(dir_okay=False, allow_dash=True),
         help="Write everything measured to FILE as JSON; - for stdout, without the table.",
     ),
     option(

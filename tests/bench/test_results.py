@@ -99,7 +99,9 @@ def test_what_happened_over_time() -> None:
     made = row()
     assert made["last_third_to_first"] == 0.5
     assert [one["values_per_s"] for one in made["samples"]] == [400, 400, 400, 200, 200, 200]
-    assert made["memory_bytes"] == {"begin": 0, "end": 1200, "max": 1200, "notes": 12}
+    assert made["memory_bytes"] == {
+        "begin": 0, "third": 400, "end": 1200, "max": 1200, "notes": 12,
+    }  # fmt: skip
     assert made["unsettled_bytes"] == {"begin": 50, "end": 44, "max": 50}
     assert between([(0, 0, 0, 0, 0, 0), (10, 100, 0, 0, 0, 0)], 2.5, 5) == 10
 
@@ -249,6 +251,13 @@ def test_curves_are_sets_of_rows_that_differ_in_one_setting() -> None:
     }
     assert curves(result(row()), "inflight", ["p50_us"]) == {
         "propose": [(10, pytest.approx(22.0, abs=0.1))]
+    }
+
+
+def test_a_curve_of_latency_goes_along_what_is_offered() -> None:
+    rows = [{**row(rate=rate), "p50_us": rate / 10} for rate in (900, 100, 500)]
+    assert curves(result(*rows), "inflight", ["p50_us"]) == {
+        "propose": [(10, 10.0), (10, 50.0), (10, 90.0)]
     }
 
 
