@@ -61,11 +61,11 @@ def main() -> None:
         result = run.run(run.Options(cases(arguments)), progress)
     for row in result["rows"]:
         against(row, floor)
-    for table in tables(result):
-        print_table(*table)
     if arguments.json:
         found = {"floor": floor, "rows": result["rows"]}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    for table in tables(result):
+        print_table(*table)
     if not all(row["verified"] for row in result["rows"]):
         sys.exit(1)
 

@@ -264,15 +264,16 @@ def report(result: dict[str, Any], json_path: str | None, plot_path: Path | None
     from phx.bench.table import tables
     from phx.cli.report import print_json, print_table
 
+    # Files first: what was measured must not be lost with the reader of a pipe.
+    if json_path is not None and json_path != "-":
+        Path(json_path).write_text(json.dumps(result, indent=2) + "\n")
+    if plot_path is not None:
+        plot(result, plot_path)
     if json_path == "-":
         print_json(result)
     else:
         for table in tables(result):
             print_table(*table)
-        if json_path is not None:
-            Path(json_path).write_text(json.dumps(result, indent=2) + "\n")
-    if plot_path is not None:
-        plot(result, plot_path)
     if not all(row["verified"] for row in result["rows"]):
         fail("; ".join(row["finding"] for row in result["rows"] if row["finding"]))
 
