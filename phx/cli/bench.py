@@ -313,7 +313,7 @@ def compare_command(before: Path, after: Path, fail_below: float | None, as_json
         print_table(*compare.table(found, first, second))
     for path, rows in ((before, found.only_before), (after, found.only_after)):
         if rows:
-            click.echo(f"{len(rows)} rows are in {path} only", err=True)
+            click.echo(f"in {path} only: {len(rows)}", err=True)
     if not found.pairs or (fail_below is not None and compare.fallen(found, fail_below)):
         fail("\n".join(compare.fallen(found, fail_below or 0)))
 
