@@ -11,35 +11,42 @@ from typing import Any
 
 from floor import measure
 
-from phx.cli import bench
+from phx.bench import run
+from phx.bench.case import Case
+from phx.bench.table import tables
+from phx.cli.report import Progress, print_table
 
-# groups, mode, values in flight, values per propose_many (0: half of a group's share)
+# groups, mode, values in flight
 ROWS = [
-    (1, "propose", 1, 0),
-    (1, "propose", 1000, 0),
-    (1, "propose_many", 10_000, 0),
-    (100, "propose", 100, 0),
-    (100, "propose", 1000, 0),
-    (100, "propose", 10_000, 0),
-    (100, "propose_many", 10_000, 0),
+    (1, "propose", 1),
+    (1, "propose", 1000),
+    (1, "propose_many", 10_000),
+    (100, "propose", 100),
+    (100, "propose", 1000),
+    (100, "propose", 10_000),
+    (100, "propose_many", 10_000),
 ]
 
 
-def options(row: tuple[int, str, int, int], arguments: argparse.Namespace) -> bench.Options:
-    groups, mode, inflight, batch = row
-    return bench.Options(
-        groups=[groups],
-        value_bytes=arguments.value_bytes,
-        mode=mode,
-        inflight=inflight,
-        seconds=arguments.seconds,
-        nodes=3,
-        warmup=1.0,
-        batch=batch,
-        at="leader",
-        folder=None,
-        loop="auto",
-    )
+def cases(arguments: argparse.Namespace) -> list[Case]:
+    return [
+        Case(
+            groups=groups,
+            value_bytes=arguments.value_bytes,
+            mode=mode,
+            inflight=inflight,
+            seconds=arguments.seconds,
+            warmup=1.0,
+        )
+        for groups, mode, inflight in ROWS
+    ]
+
+
+def against(row: dict[str, Any], floor: dict[str, float]) -> None:
+    """The row's ratios to the floor."""
+    if row["inflight"] == 1:
+        row["p50_to_floor"] = row["p50_us"] / floor["replicated_p50_us_1"]
+    row["values_per_s_to_floor"] = row["values_per_s"] / floor["replicated_values_per_s_1000"]
 
 
 def main() -> None:
@@ -50,19 +57,16 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         floor = measure(Path(folder), 1.0, arguments.value_bytes)
-    rows: list[dict[str, Any]] = []
-    for row in ROWS:
-        result = bench.run(options(row, arguments))
-        measured = result["rows"][0]
-        if measured["inflight"] == 1:
-            measured["p50_to_floor"] = measured["p50_us"] / floor["replicated_p50_us_1"]
-        limit = floor["replicated_values_per_s_1000"]
-        measured["values_per_s_to_floor"] = measured["values_per_s"] / limit
-        rows.append(measured)
-        bench.print_result(result)
+    with Progress() as progress:
+        result = run.run(run.Options(cases(arguments)), progress)
+    for row in result["rows"]:
+        against(row, floor)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"floor": floor, "rows": rows}, indent=2) + "\n")
-    if not all(row["verified"] for row in rows):
+        found = {"floor": floor, "rows": result["rows"]}
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    for table in tables(result):
+        print_table(*table)
+    if not all(row["verified"] for row in result["rows"]):
         sys.exit(1)
 
 

@@ -100,7 +100,9 @@ class NodeStatus:
         store_error: why the store cannot settle at the moment; None: it can.
         peers: by node id.
         counters: of the engine since the start, by name.
-        journal, queues, cpu_ns, settle, store, applier: further numbers, by name.
+        cpu_ns: of the native threads, by name; "poll.x": time that passed in that part of the poll
+            thread's turns.
+        journal, queues, settle, store, applier: further numbers, by name.
     """
 
     cluster: str

@@ -8,7 +8,8 @@ import click
 import pytest
 
 from phx import config, errors
-from phx.cli import bench, demo, torture
+from phx.bench.row import Row
+from phx.cli import demo, torture
 from phx.cli.commands import phx as command
 from phx.sim.acts import ACTS
 from phx.sim.fleet import Failure, Result, as_json
@@ -75,7 +76,7 @@ def test_command_line_reference_has_every_option(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("section", "result"),
-    [("phx demo", demo.Result), ("phx bench", bench.Row), ("phx torture", torture.Result)],
+    [("phx demo", demo.Result), ("phx bench", Row), ("phx torture", torture.Result)],
 )
 def test_command_line_reference_has_every_field_of_the_json(section: str, result: type) -> None:
     listed = rows("docs/reference/cli.md", section)

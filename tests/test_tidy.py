@@ -136,12 +136,13 @@ MAY_IMPORT = {
     "phx.blocking": NODE,
     "phx.sim": GROUND | STORE | {"phx._core.engine", "phx.machine", "phx.machines"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
+    "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},
-    "phx.bench": set(),
     "phx.bench.limit_run": {"phx.bench.limit_door"},
     "phx.bench.limit_worker": {"phx.bench.limit_door"},
-    "phx.cli": NODE | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.server", "phx.admin"},
+    "phx.cli": NODE
+    | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 

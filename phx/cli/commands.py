@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from phx._version import __version__
-
-FINDING = 1
-SETTINGS = {"help_option_names": ["-h", "--help"]}
-
-
-def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A subcommand that answers --version as well, and -h."""
-
-    def decorate(function: Callable[..., None]) -> click.Command:
-        versioned = click.version_option(__version__, prog_name=f"phx {name}")(function)
-        return group.command(name, context_settings=SETTINGS)(versioned)
-
-    return decorate
+from phx.cli.bench import bench
+from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
 
 
 @click.group(context_settings=SETTINGS)
@@ -34,14 +21,7 @@ def phx() -> None:
     """
 
 
-LOOP = click.option(
-    "--loop",
-    type=click.Choice(["auto", "uvloop", "asyncio"]),
-    default="auto",
-    show_default=True,
-    help="Event loop of the node; auto: uvloop where it is installed.",
-)
-GROUPS_MAX = 100_000
+phx.add_command(bench)
 
 
 @command(phx, "node")
@@ -72,8 +52,8 @@ def node_command(
     """Run one node in the foreground, until SIGTERM or Ctrl-C."""
     from phx import errors
     from phx.cli import node
-    from phx.cli.loops import run_in_loop
     from phx.config import Config
+    from phx.testing.loops import run_in_loop
 
     try:
         config = Config.from_toml(config_path)
@@ -184,113 +164,6 @@ def demo_command(
         demo.print_result(result)
     if not result.good:
         fail("\n".join(result.findings))
-
-
-def numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    """Comma-separated positive integers."""
-    try:
-        found = [int(one) for one in value.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers") from None
-    if not all(1 <= one <= GROUPS_MAX for one in found):
-        raise click.BadParameter(f"every number must be 1 to {GROUPS_MAX}")
-    return found
-
-
-@command(phx, "bench")
-@click.option(
-    "--groups",
-    callback=numbers,
-    metavar="N,N,…",
-    default="1,20,50,100",
-    show_default=True,
-    help="One row for each number.",
-)
-@click.option("--value-bytes", type=click.IntRange(16, 1 << 20), default=100, show_default=True)
-@click.option(
-    "--mode",
-    type=click.Choice(["propose", "propose_many"]),
-    default="propose",
-    show_default=True,
-    help="One awaited call per value, or per batch of values.",
-)
-@click.option(
-    "--inflight",
-    type=click.IntRange(1, 1_000_000),
-    default=1000,
-    show_default=True,
-    help="Values in flight, over all groups and processes.",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.5, 3600),
-    default=10,
-    show_default=True,
-    help="Measured time; the warm-up is left out.",
-)
-@click.option("--nodes", type=click.IntRange(1, 15), default=3, show_default=True)
-@click.option(
-    "--warmup",
-    type=click.FloatRange(0, 600),
-    default=2,
-    show_default=True,
-    help="Seconds of load before the measured time.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(0, 10_000),
-    default=0,
-    show_default=True,
-    help="Values per propose_many; 0: half of what a group has in flight.",
-)
-@click.option(
-    "--at",
-    type=click.Choice(["leader", "any"]),
-    default="leader",
-    show_default=True,
-    help="Where the clients of a group run: at the node that leads it, or at all.",
-)
-@click.option(
-    "--dir",
-    "folder",
-    metavar="DIR",
-    default=None,
-    type=click.Path(path_type=Path),
-    help="Where the nodes keep their data. Default: a temporary folder.",
-)
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    default=None,
-    type=click.Path(dir_okay=False, allow_dash=True),
-    help="Write everything measured to FILE as JSON; - for stdout, without the table.",
-)
-@LOOP
-def bench_command(json_path: str | None, **options: Any) -> None:
-    """Measure throughput and latency of a real cluster on this machine.
-
-    Exits with 1 if an acknowledged value is not on every node.
-    """
-    import json
-
-    from phx.cli import bench, report
-
-    check_loop(options["loop"])
-    if (options["value_bytes"] + 1) * 10_000 > 1 << 24 and options["mode"] == "propose_many":
-        options["batch"] = min(options["batch"] or 10, (1 << 24) // (options["value_bytes"] + 1))
-    try:
-        result = bench.run(bench.Options(**options))
-    except (bench.WorkerFailed, OSError) as error:
-        fail(str(error))
-    if json_path == "-":
-        report.print_json(result)
-    else:
-        bench.print_result(result)
-        if json_path is not None:
-            Path(json_path).write_text(json.dumps(result, indent=2) + "\n")
-    if not all(row["verified"] for row in result["rows"]):
-        fail("; ".join(row["finding"] for row in result["rows"] if row["finding"]))
 
 
 @command(phx, "sim")
@@ -450,17 +323,3 @@ def torture_command(
         torture.print_result(result)
     if not result.good:
         fail("\n".join(result.findings))
-
-
-def check_loop(loop: str) -> None:
-    """Wrong usage rather than a failure in three processes."""
-    from phx.cli.loops import uvloop_found
-
-    if loop == "uvloop" and not uvloop_found():
-        raise click.UsageError("uvloop is not installed")
-
-
-def fail(why: str) -> NoReturn:
-    """A finding: say what, on stderr, and exit with 1."""
-    click.echo(why, err=True)
-    sys.exit(FINDING)

@@ -14,6 +14,8 @@ from rich.status import Status
 from rich.table import Table
 
 PLAIN_LINE_EVERY_S = 1.0
+WIDTH_MIN = 80
+WIDTH_MAX = 1000
 
 
 class Progress:
@@ -65,8 +67,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False).print(table)
+    # As wide as it needs to be: a figure that is cut off is worse than a line that is broken.
+    needed = Console(width=WIDTH_MAX).measure(table).maximum
+    Console(width=max(needed, WIDTH_MIN), highlight=False).print(table)
 
 
 def number(value: float, digits: int = 0) -> str:

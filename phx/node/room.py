@@ -268,7 +268,10 @@ class Room:
             counters=found["engine"],
             journal=found["journal"],
             queues=found["queues"],
-            cpu_ns={**found["cpu_ns"], **found["layers_ns"]},
+            cpu_ns={
+                **found["cpu_ns"],
+                **{f"poll.{name}": ns for name, ns in found["layers_ns"].items()},
+            },
             settle=found["settle"],
             store=asdict(self._store.stats()),
             applier=self.applier.counters(),

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -215,14 +216,15 @@ class Worker:
 class Cluster:
     """Workers 1 … `nodes`, their folders and ports; nothing of it is left when the block ends.
 
-    `worker` is the module that the processes run; `machine` and `options` are for it to understand.
+    `groups` is how many (ids from 0), or their ids. `worker` is the module that the processes run;
+    `machine` and `options` are for it to understand.
     `folder` given: node folders are made in it and stay. Not given: a temporary folder.
     """
 
     def __init__(
         self,
         nodes: int,
-        groups: int,
+        groups: int | Sequence[int],
         machine: str,
         worker: str,
         *,
@@ -232,7 +234,7 @@ class Cluster:
         options: dict[str, Any] | None = None,
     ):
         self.ids = list(range(1, nodes + 1))
-        self.groups = list(range(groups))
+        self.groups = list(range(groups)) if isinstance(groups, int) else list(groups)
         self.workers: dict[int, Worker] = {}
         self.mesh: Mesh | None = None
         self._machine, self._loop, self._options = machine, loop, options or {}
@@ -323,7 +325,7 @@ class Cluster:
             "members": {str(other): f"127.0.0.1:{self._port(node, other)}" for other in self.ids},
             "bind": f"127.0.0.1:{self._ports[node]}",
             "dir": str(folder),
-            "groups": len(self.groups),
+            "groups": self.groups,
             **self._options,
         }
         # A node that has run here before and finds nothing has lost its disk: it must say so.

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,58 @@ def test_bench_at_any_node_forwards(run: Run) -> None:
     (row,) = json.loads(done.stdout)["rows"]
     assert row["verified"]
     assert row["counters"]["counters.forwards"] > 0
+
+
+def rows_of(run: Run, *words: object) -> list[dict[str, Any]]:
+    """The rows of a small run, all of them verified."""
+    done = run("bench", *words, "--seconds", 1, "--warmup", 0.3, "--json", "-", timeout=150)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    assert all(row["verified"] for row in rows)
+    return rows
+
+
+def test_bench_with_all_leaders_on_one_node_and_skewed_load_at_followers(run: Run) -> None:
+    words = ["--groups", 6, "--leaders", "one", "--at", "follower", "--skew", "zipf"]
+    (row,) = rows_of(run, *words, "--machine", "dict", "--load-groups", 4, "--inflight", 50)
+    assert row["leaders_by_node"] == {"1": 6, "2": 0, "3": 0}
+    assert row["loaded_groups"] == 4
+    assert row["counters"]["counters.forwards"] > 0
+    spread = row["group_values_per_s"]
+    assert spread["max"] > 1.5 * spread["min"]  # of four times the clients
+    layers = row["layers_ns_per_value"]
+    assert sum(layers.values()) == pytest.approx(row["cpu_ns_per_value"], rel=0.02)
+    assert min(layers[name] for name in ("clients", "apply", "wake", "journal")) > 0
+    assert row["memory_bytes"]["end"] > 0
+    assert row["memory_bytes_per_group"] > 0
+
+
+def test_bench_at_a_rate_beside_large_values_with_a_slow_machine(run: Run) -> None:
+    words = ["--groups", 4, "--large-groups", 1, "--large-rate", 40, "--large-bytes", 20_000]
+    began = time.monotonic()
+    (row,) = rows_of(run, *words, "--rate", 300, "--machine", "slow", "--inflight", 20)
+    took_s = time.monotonic() - began
+    assert row["values_per_s"] > 0
+    assert row["large"]["values_per_s"] > 0
+    callers = 20 + 16
+    assert row["acknowledged"] <= (300 + 40) * took_s + callers  # no more than was offered
+    assert row["loaded_groups"] == 3
+
+
+def test_bench_with_a_held_gil_goes_on_at_the_other_nodes(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "result.svg"
+    words = ["--groups", 3, "--inflight", 30, "--gil-s", 1, "--plot", path]
+    done = run(
+        "bench", *words, "--seconds", 3, "--warmup", 0.3, "--json", "-",
+        "--dir", tmp_path / "data", timeout=150,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["gil"]["held_values_per_s"] > 0
+    assert len(row["samples"]) == 3
+    assert "</svg>" in path.read_text()
+    kept = [path.name for path in (tmp_path / "data" / "row1").iterdir()]
+    assert sorted(kept) == ["node1", "node2", "node3"]
 
 
 def test_node_runs_until_it_is_told_to_stop_and_remembers(

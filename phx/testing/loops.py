@@ -1,4 +1,4 @@
-"""Which event loop a command runs on."""
+"""Which event loop a process runs on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""A small real run: the limit is asked for just before, and the row is a share of it."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from phx.bench import run
+from phx.bench.case import Case
+from phx.bench.table import tables
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+
+
+class Said:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def update(self, text: str) -> None:
+        pass
+
+
+def test_rows_are_shares_of_a_limit_that_is_measured_just_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = Said()
+
+    def measure(folder: Path | None, **settings: Any) -> dict[str, Any]:
+        assert folder == tmp_path
+        settings["progress"]("the limit")
+        one = {"values_per_s": 1e5, "p50_us": 1.0, "p99_us": 2.0, "syncs": 9}
+        return {
+            "sync_us": {"p50": 1.0},
+            "append_bytes_per_s": {"best": 1e9},
+            "round_trip_us": {"p50": 1.0},
+            "cluster": one,
+            "cluster_futures": {"asyncio": one, "uvloop": one},
+            "cluster_one": {"p50_us": 1.0},
+        }
+
+    native = ModuleType("phx.bench.limit_run")
+    native.measure = measure  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "phx.bench.limit_run", native)
+    case = Case(groups=1, inflight=1, seconds=0.5, warmup=0.2, loop="asyncio")
+    result = run.run(run.Options([case], tmp_path, limit=True), said)
+    (row,) = result["rows"]
+    assert row["verified"]
+    assert 0 < row["of_limit"]["values_per_s"] < 1
+    assert row["of_limit"]["p50"] == row["p50_us"]
+    assert result["limits"][0]["inflight"] == 1
+    assert said.notes.index("the limit") < said.notes.index(f"{case.label}: starting 3 processes")
+    assert any("p50/limit" in table.columns for table in tables(result))
