@@ -598,6 +598,10 @@ cdef void* poll_main(void* arg) noexcept nogil:
         if n.end.at_ns and n.flights.empty() and not n.python:
             phx_store(&n.drained, 1)
         wait_and_receive(n, busy)
+    # Callers may have ended right after the measured time, and this thread with them.
+    n.now_ns = phx_span_ns()
+    look(n, &n.begin)
+    look(n, &n.end)
     return NULL
 
 
