@@ -143,6 +143,7 @@ class Applier:
         self._groups = groups
         self._backlog: deque[Batch] = deque()
         self.poisoned = False
+        self.stopped: list[int] = []  # groups
         self._refused_s: dict[int, float] = {}  # by node: when that was last said
         self.turns = 0
         self.batches = 0
@@ -195,7 +196,12 @@ class Applier:
             stopped = self._groups[group].stopped
             self._waiters.fail(group, first_seq, count, lambda: verdict_error(verdict, stopped))
         elif kind == EVENT_LEADER:
-            self._groups[group].leader = leader
+            state = self._groups[group]
+            state.leader = leader
+            if not leader:
+                state.led_since = 0.0
+            elif not state.led_since:
+                state.led_since = monotonic()
         elif kind == EVENT_HALTED:
             log.critical(
                 "group %d: invariant %d of the protocol broke: no vote in it any more",
@@ -304,6 +310,7 @@ class Applier:
         stopped.__cause__ = error
         state.stopped = stopped
         state.taking = {}
+        self.stopped.append(state.group)
         log.error("%s", stopped, exc_info=error)
         self._driver.stop_group(state.group)
         self._waiters.fail_group(state.group, lambda: _unknown_stop(stopped))

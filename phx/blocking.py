@@ -67,6 +67,8 @@ class Cell:
 class Group(GroupView):
     """One Paxos log and its machines. Thread-safe."""
 
+    __slots__ = ()
+
     def propose(
         self, value: bytes, *, timeout: float | None = TIMEOUT_S, machine: int = 0
     ) -> Result:
@@ -150,7 +152,7 @@ class Node:
     def __init__(self, config: Config, machines: Machines, *, bootstrap: bool = False) -> None:
         self.config = config
         self._room = Room(config, machines, bootstrap=bootstrap)
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, Group] = {}  # those asked for so far
         self._applier: ApplierThread | None = None
         self._closing = threading.Lock()
         self._finalizer: weakref.finalize[..., Node] | None = None
@@ -159,7 +161,6 @@ class Node:
         """Open the node. Raises as ``phx.Node.open``."""
         room = self._room
         room.open()
-        self._groups = {group: Group(room.door, room.states[group], self) for group in room.states}
         applier = self._applier = ApplierThread(room)
         room.before_abandon = applier.stop
         applier.start()
@@ -198,16 +199,21 @@ class Node:
 
     def group(self, group: int) -> Group:
         """One of the groups of this node. Raises NotInCluster for any other."""
-        try:
-            return self._groups[group]
-        except KeyError:
+        return self._groups.get(group) or self._handle(group)
+
+    def _handle(self, group: int) -> Group:
+        applier, state = self._applier, self._room.states.get(group)
+        if applier is None or state is None:
             self._room.opened()
-            raise NotInCluster(f"group {group} is not hosted by node {self.config.node}") from None
+            raise NotInCluster(f"group {group} is not hosted by node {self.config.node}")
+        return self._groups.setdefault(group, Group(self._room.door, state, self))
 
     @property
     def groups(self) -> Sequence[Group]:
         """All groups of this node, by id."""
-        return list(self._groups.values())
+        if self._applier is None:
+            return []
+        return [self.group(group) for group in self._room.states]
 
     @property
     def port(self) -> int:

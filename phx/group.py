@@ -253,6 +253,8 @@ def _as_bytes(value: object) -> bytes:
 class GroupView:
     """What both kinds of Group share: looking, without waiting."""
 
+    __slots__ = ("__weakref__", "_door", "_node", "_state")
+
     def __init__(self, door: Door, state: GroupState, node: object) -> None:
         self._door = door
         self._state = state
@@ -283,6 +285,8 @@ class Group(GroupView):
 
     Not thread-safe: use it from that loop only.
     """
+
+    __slots__ = ("_future", "_loop", "_propose")
 
     def __init__(
         self, door: Door, state: GroupState, node: object, loop: asyncio.AbstractEventLoop

@@ -27,6 +27,7 @@ cdef enum:
 
 cdef void promise(Engine* e, Replica* r, u64 ballot) noexcept nogil:
     r.promised = ballot
+    e.grants_version += 1
     if ballot > r.highest_seen:
         r.highest_seen = ballot
     r.promise_lsn = emit_record(e, RECORD_PROMISE, r.group, 0, ballot, NULL, 0, NULL)

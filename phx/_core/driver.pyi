@@ -27,6 +27,7 @@ EVENT_PEER_REFUSED: Final = 4
 EVENT_POISONED: Final = 64  # the journal failed: this node votes no more
 
 OPTIONS: dict[str, int]  # every option with its default
+GROUP_BYTES: dict[str, int]  # native structs of a group; for benchmarks/idle.py
 
 class DriverError(Exception):
     code: int
@@ -105,6 +106,9 @@ class Driver:
     def status(self) -> dict[str, object]: ...
     def group_status(self, group: int) -> dict[str, int | bool]: ...
     def group_statuses(self) -> list[dict[str, int | bool]]: ...
+    def busy_groups(self) -> list[tuple[int, int, int, int]]:
+        """``(group, leader, chosen_through, accepted_last)`` of each group that has no leader (0),
+        or has accepted something that is not known to be applied."""
     def read(self, group: int, instance: int) -> bytes | int:
         """Body of a chosen instance; 0: not chosen yet, 1: in the store, 2: no such group."""
     def store_work(

@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport ITEM_HEADER_BYTES, ItemHeader
-from phx._core.delivery cimport Delivered, Sessions
+from phx._core.delivery cimport Delivered, Sessions, WaiterRing
 from phx._core.driver_state cimport *
 from phx._core.journal cimport journal_abandon, journal_prepare_spare
 from phx._core.life cimport *
@@ -21,7 +21,8 @@ from phx._core.port cimport (
     phx_thread_cpu_ns, phx_thread_name, phx_waker_clear,
 )
 from phx._core.queues cimport *
-from phx._core.state cimport MEMBERS_MAX, Event
+from phx._core.sessions cimport SessionTable
+from phx._core.state cimport MEMBERS_MAX, Callers, Claim, Event, Lead, OwnRun, Progress, Replica
 
 ERROR_CLOSED = 1
 ERROR_OVERLOADED = 2
@@ -54,6 +55,20 @@ OPTIONS = {
     "segment_bytes": 32 * _MIB, "journal_bytes_max": 1024 * _MIB, "settle_bytes": 128 * _MIB,
     "settle_idle_us": 2_000_000, "journal_queue_bytes_max": 64 * _MIB, "inline_bytes_max": 65536,
     "balance": 1, "seed": 0,
+}
+
+# What a group takes in native structs, whether anybody uses it or not, and what it takes beyond
+# that while it is led here, and from its first value on.
+GROUP_BYTES = {
+    "replica": sizeof(Replica) + 2 * sizeof(void*),
+    "flow": sizeof(Flow),
+    "queues": sizeof(u64) + 3 * sizeof(u32) + sizeof(u8),
+    "driver": 2 * sizeof(u64) + sizeof(u32),
+    "sessions": sizeof(SessionTable) + sizeof(void*),
+    "waiters": sizeof(WaiterRing),
+    "led": sizeof(Lead) + 2 * sizeof(Claim),
+    "led, per member": sizeof(Progress),
+    "callers": sizeof(Callers) + sizeof(OwnRun),
 }
 
 _LAYER_NAMES = ("network", "submit", "engine", "send", "deliver", "journal")
@@ -557,6 +572,19 @@ cdef class Driver:
         self.ask(&question)
         return [row_of(&question.rows[i]) for i in range(question.rows.size())]
 
+    def busy_groups(self):
+        cdef Question question
+        cdef GroupRow* row
+        cdef size_t i
+        cdef list found = []
+        question.kind = ASK_BUSY
+        self.ask(&question)
+        for i in range(question.rows.size()):
+            row = &question.rows[i]
+            found.append((row.group, row.status.leader, row.status.chosen_through,
+                          row.status.accepted_last))
+        return found
+
     def status(self):
         cdef Question question
         cdef NodeStatus status
@@ -627,6 +655,7 @@ cdef dict status_of(DriverState* s, NodeStatus* status):
             "pending": bool(status.settle_wanted or status.settle_running),
             "plans": status.settle_plans, "entries": status.settle_entries,
         },
+        "leading": status.leading,
         "turns": status.turns,
         "connections": status.connections,
         "rejected_connections": status.rejected,

@@ -91,6 +91,7 @@ cdef struct NodeStatus:
     bint settle_running
     u64 settle_plans
     u64 settle_entries
+    u32 leading                  # groups
 
 cdef struct DriverState:
     DriverOptions options

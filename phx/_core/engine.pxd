@@ -70,6 +70,8 @@ cdef Block* engine_entry(Engine* e, u32 group, u64 instance) noexcept nogil
 cdef u64 engine_location(Engine* e, u32 group, u64 instance) noexcept nogil
 cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept nogil
 cdef EngineCounters* engine_counters(Engine* e) noexcept nogil
+# How many groups this node leads.
+cdef u32 engine_leading(Engine* e) noexcept nogil
 # For settling: appends, for every group, the chosen and unsettled entries up to the last one whose
 # record lies below `lsn`, in order of group and instance.
 cdef void engine_settle_plan(Engine* e, u64 lsn, vector[SettleItem]* out) noexcept nogil

@@ -53,6 +53,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
         e.random_state = 1
     e.lease_bound_us = options.lease_us
     e.claim_version = 1
+    e.grants_version = 1
     for i in range(8):
         random_below(e, 2)
     return e
@@ -376,6 +377,7 @@ cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
     if r == NULL or r.stopped:
         return
     r.stopped = True
+    e.grants_version += 1
     if r.role == ROLE_PREVOTING:
         r.role = ROLE_FOLLOWER
         role_timer(e, r, 0)
@@ -540,6 +542,14 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
 
 cdef EngineCounters* engine_counters(Engine* e) noexcept nogil:
     return &e.counters
+
+
+cdef u32 engine_leading(Engine* e) noexcept nogil:
+    cdef u32 count = 0
+    cdef size_t i
+    for i in range(e.claims.size()):
+        count += find_group(e, e.claims[i].group).role == ROLE_LEADING
+    return count
 
 
 cdef void engine_settle_plan(Engine* e, u64 lsn, vector[SettleItem]* out) noexcept nogil:

@@ -15,7 +15,7 @@ from phx._core.batch cimport (
 from phx._core.effects cimport HALT_BAD_BODY, LANE_NOW, broadcast, halt_group, role_timer, send
 from phx._core.learner cimport advance_chosen, tail_entry
 from phx._core.native cimport *
-from phx._core.proposals cimport callers_entered, callers_low_water
+from phx._core.proposals cimport callers_entered, callers_low_water, pending_pop
 from phx._core.state cimport *
 from phx._core.window cimport Slot, window_find
 from phx._core.wire cimport FLAG_AGAIN, MSG_ACCEPT, MSG_CHOSEN, AcceptBody, ChosenBody
@@ -27,10 +27,30 @@ cdef enum:
     AGAIN_US = 500
 
 
+cdef void* for_members(u32 n_members, u64 size) noexcept nogil:
+    cdef void* memory = phx_calloc(n_members, size)
+    if memory == NULL:
+        phx_fatal("out of memory")
+    return memory
+
+
+cdef Lead* lead_new(u32 n_members) noexcept nogil:
+    cdef Lead* lead = phx_new[Lead]()
+    lead.progress = <Progress*>for_members(n_members, sizeof(Progress))
+    return lead
+
+
+cdef Phase1* phase1_new(u32 n_members) noexcept nogil:
+    cdef Phase1* phase1 = phx_new[Phase1]()
+    phase1.promised = <Promised*>for_members(n_members, sizeof(Promised))
+    return phase1
+
+
 cdef void phase1_free(Lead* lead) noexcept nogil:
     cdef size_t i
     if lead.phase1 == NULL:
         return
+    phx_free(lead.phase1.promised)
     for i in range(lead.phase1.reported.size()):
         block_unref(lead.phase1.reported[i].value)
     phx_delete[Phase1](lead.phase1)
@@ -42,9 +62,10 @@ cdef void lead_free(Replica* r) noexcept nogil:
     if r.lead == NULL:
         return
     phase1_free(r.lead)
-    while not r.lead.pending.empty():
-        block_unref(r.lead.pending.front().block)
-        r.lead.pending.pop_front()
+    while not pending_empty(r.lead):
+        block_unref(pending_first(r.lead).block)
+        pending_pop(r.lead)
+    phx_free(r.lead.progress)
     phx_delete[Lead](r.lead)
     r.lead = NULL
 
@@ -123,7 +144,7 @@ cdef bint pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_
                    BodyHeader* head) noexcept nogil:
     """Move values from the queue into the body: into the open run if they follow it, or a new one.
     False: the next value does not fit any more (a first one always does)."""
-    cdef Pending* first = &r.lead.pending.front()
+    cdef Pending* first = pending_first(r.lead)
     cdef bint follows = (
         head.runs != 0 and run.node == first.node and run.incarnation == first.incarnation
         and run.first_seq + run.count == first.first_seq)
@@ -161,7 +182,7 @@ cdef bint pack_run(Engine* e, Replica* r, Block** out, RunHeader* run, u64* run_
     e.pending_bytes -= used
     if first.count == 0:
         block_unref(first.block)
-        r.lead.pending.pop_front()
+        pending_pop(r.lead)
     return True
 
 
@@ -177,7 +198,7 @@ cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
     head.epoch = r.lead.ballot
     head.time_us = e.wall_us
     out = block_append(out, &head, sizeof(head))
-    while (not r.lead.pending.empty() and out.size < e.options.batch_bytes_max
+    while (not pending_empty(r.lead) and out.size < e.options.batch_bytes_max
             and head.runs < RUNS_MAX):
         if not pack_run(e, r, &out, &run, &run_at, &head):
             break
@@ -201,7 +222,7 @@ cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
         recover(e, r)
     if e.pressure:
         return
-    while not lead.pending.empty() and lead.next > lead.recover_through and room(e,
+    while not pending_empty(lead) and lead.next > lead.recover_through and room(e,
                                  r) and not r.halted:
         if (lead.next - 1 > max(lead.durable_through, r.chosen_through)
                 and lead.pending_bytes < e.options.batch_bytes_max):

@@ -8,7 +8,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset, strerror
 
 from phx._core.driver_state cimport *
-from phx._core.engine cimport engine_counters, engine_group_status
+from phx._core.engine cimport engine_counters, engine_group_status, engine_leading
 from phx._core.flow cimport *
 from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
@@ -211,6 +211,12 @@ cdef void fill_row(DriverState* s, Flow* flow, vector[GroupRow]* rows) noexcept 
         rows.push_back(row)
 
 
+cdef bint busy(DriverState* s, Flow* flow) noexcept nogil:
+    cdef GroupStatus status
+    return (engine_group_status(s.engine, flow.group, &status)
+            and (status.leader == 0 or status.applied_through < status.accepted_last))
+
+
 cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:
     out.node = link.node
     out.incarnation = link.incarnation
@@ -230,6 +236,7 @@ cdef void fill_status(DriverState* s, NodeStatus* out) noexcept nogil:
     memset(out, 0, sizeof(NodeStatus))
     out.now_us = s.now_us
     out.engine = engine_counters(s.engine)[0]
+    out.leading = engine_leading(s.engine)
     journal_counters(s.journal, &out.journal)
     out.n_peers = s.transport.n_links
     for i in range(s.transport.n_links):
@@ -262,6 +269,10 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
     elif question.kind == ASK_GROUPS:
         for i in range(s.flows.size()):
             fill_row(s, &s.flows[i], &question.rows)
+    elif question.kind == ASK_BUSY:
+        for i in range(s.flows.size()):
+            if busy(s, &s.flows[i]):
+                fill_row(s, &s.flows[i], &question.rows)
     else:
         flow_read(s, question)
     inbox_answer(&s.inbox, question)

@@ -33,6 +33,9 @@ cdef u64 callers_low_water(Replica* r) noexcept nogil
 cdef void on_forward(Engine* e, Replica* r, Peer* p, const ForwardBody* f,
                      const u8* items) noexcept nogil
 cdef void on_forward_reply(Engine* e, Replica* r, Peer* p, const ForwardReplyBody* f) noexcept nogil
+# The first of the values that wait at this leader is forgotten; its reference must have been given
+# back.
+cdef void pending_pop(Lead* lead) noexcept nogil
 # A new ballot of this node: its own callers' values are handed out afresh.
 cdef void pending_drop_own(Engine* e, Replica* r) noexcept nogil
 # The leadership ends: say so to whoever forwarded what is still waiting.

@@ -20,6 +20,8 @@ from phx._core.wire cimport (
 cdef enum:
     FORWARD_BYTES = 262144       # a forwarded run is cut at this size
     RETRY_US = 1000000           # a forward without news is repeated after this
+    PENDING_KEPT_MAX = 256       # room that an empty queue of waiting values keeps
+    PENDING_GONE_MIN = 64        # places of values gone that are given back together
 
 
 cdef u64 callers_low_water(Replica* r) noexcept nogil:
@@ -437,13 +439,30 @@ cdef void on_forward_reply(Engine* e, Replica* r, Peer* p,
         callers_no_later(e, r, e.now_us + e.options.heartbeat_us)
 
 
+cdef void pending_pop(Lead* lead) noexcept nogil:
+    cdef vector[Pending] none
+    cdef size_t i, left
+    lead.pending_head += 1
+    if lead.pending_head == lead.pending.size():
+        lead.pending_head = 0
+        lead.pending.clear()
+        if lead.pending.capacity() > PENDING_KEPT_MAX:
+            lead.pending.swap(none)
+    elif lead.pending_head >= PENDING_GONE_MIN and 2 * lead.pending_head > lead.pending.size():
+        left = lead.pending.size() - lead.pending_head
+        for i in range(left):
+            lead.pending[i] = lead.pending[lead.pending_head + i]
+        lead.pending.resize(left)
+        lead.pending_head = 0
+
+
 cdef void pending_drop_own(Engine* e, Replica* r) noexcept nogil:
-    cdef size_t count = r.lead.pending.size()
+    cdef size_t count = r.lead.pending.size() - r.lead.pending_head
     cdef Pending first
     while count:
         count -= 1
-        first = r.lead.pending.front()
-        r.lead.pending.pop_front()
+        first = pending_first(r.lead)[0]
+        pending_pop(r.lead)
         if first.node == e.options.node:
             r.lead.pending_bytes -= first.nbytes
             e.pending_bytes -= first.nbytes
@@ -455,12 +474,12 @@ cdef void pending_drop_own(Engine* e, Replica* r) noexcept nogil:
 cdef void pending_drop(Engine* e, Replica* r) noexcept nogil:
     cdef Pending* first
     cdef int origin
-    while not r.lead.pending.empty():
-        first = &r.lead.pending.front()
+    while not pending_empty(r.lead):
+        first = pending_first(r.lead)
         origin = member_index(e, first.node)
         if first.node != e.options.node and origin >= 0:
             answer(e, r, &e.peers[origin], first, VERDICT_NOT_LEADER)
         e.pending_bytes -= first.nbytes
         block_unref(first.block)
-        r.lead.pending.pop_front()
+        pending_pop(r.lead)
     r.lead.pending_bytes = 0

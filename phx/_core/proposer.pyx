@@ -20,8 +20,8 @@ from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_unt
 from phx._core.learner cimport note_watermark, tail_entry, want
 from phx._core.native cimport *
 from phx._core.phase2 cimport (
-    compute_chosen, lead_free, phase1_free, propose_what_can_be, resend_what_is_missing,
-    tell_watermark,
+    compute_chosen, lead_free, lead_new, phase1_free, phase1_new, propose_what_can_be,
+    resend_what_is_missing, tell_watermark,
 )
 from phx._core.proposals cimport (
     callers_flush, callers_requeue, callers_stop, pending_drop, pending_drop_own,
@@ -183,10 +183,10 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
         schedule_campaign(e, r, e.options.election_us)
         return
     if r.lead == NULL:
-        r.lead = phx_new[Lead]()
+        r.lead = lead_new(e.options.n_members)
     lead = r.lead
     phase1_free(lead)
-    lead.phase1 = phx_new[Phase1]()
+    lead.phase1 = phase1_new(e.options.n_members)
     lead.phase1.first = r.chosen_through + 1
     lead.phase1.released = released
     lead.phase1.promised[e.self_index].chosen_through = r.chosen_through
@@ -197,7 +197,7 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
     lead.durable_through = r.chosen_through
     lead.watermark_sent = 0
     lead.open_bytes = 0
-    memset(lead.progress, 0, sizeof(lead.progress))
+    memset(lead.progress, 0, e.options.n_members * sizeof(Progress))
     r.role = ROLE_PREPARING
     e.counters.elections += 1
     promise(e, r, ballot)
@@ -548,6 +548,7 @@ cdef void yield_when_done(Engine* e, Replica* r) noexcept nogil:
 cdef void pump(Engine* e, Replica* r) noexcept nogil:
     if r.halted:
         # Here, and not where it broke: whoever found it still holds pointers into the leadership.
+        e.grants_version += 1
         if r.lead != NULL:
             step_down(e, r)
         callers_stop(e, r)

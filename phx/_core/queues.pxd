@@ -57,6 +57,7 @@ cdef enum QuestionKind:
     ASK_GROUP = 2                # rows: the one of `group`, or none
     ASK_GROUPS = 3               # rows: all
     ASK_READ = 4                 # body, or verdict
+    ASK_BUSY = 5                 # rows: without a leader, or accepted and not known to be applied
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0

@@ -169,7 +169,7 @@ cdef struct Phase1:
     u64 max_chosen           # highest chosen_through that a promise told
     u32 max_chosen_node
     bint quorum
-    Promised promised[MEMBERS_MAX]
+    Promised* promised       # one for each member
     # By instance, those found only: how far they lie apart is what others said, and costs nothing.
     vector[Reported] reported
     size_t again             # the first of them that has not been proposed again
@@ -208,8 +208,9 @@ cdef struct Lead:            # exists from the start of phase 1 until stepping d
     u64 claim_version        # of our led set, when this claim entered it
     u64 refusing             # members whose last acknowledgement did not grant this group, as bits
     Phase1* phase1           # NULL once everything found by it has been proposed
-    deque[Pending] pending
-    Progress progress[MEMBERS_MAX]
+    vector[Pending] pending  # from `pending_head` on
+    size_t pending_head
+    Progress* progress       # one for each member
 
 cdef struct OwnRun:          # values of this node's callers, not yet known to be chosen
     Block* block
@@ -322,6 +323,8 @@ cdef struct Peer:
     u64 heard_seq               # highest heartbeat heard of this incarnation
     u64 claim_version
     vector[Claim] claims     # by group
+    vector[u32] refused      # groups of these claims that are not granted, as of grants_version:
+    u64 refused_version
     # what it granted us
     u64 lease_until_us       # from the sending time of the last acknowledged heartbeat
     u64 ack_seq              # of the newest heartbeat that it has answered
@@ -382,6 +385,8 @@ cdef struct Engine:
     u64 cached_bytes
     u64 pending_bytes
     u64 again_bytes             # of values proposed again in this turn
+    # Grows with whatever grants depend on: claims heard, promises, groups stopped or halted.
+    u64 grants_version
     # our claims
     u64 claim_version
     vector[Claim] claims        # by group
@@ -410,6 +415,12 @@ cdef inline void touch(Engine* e, Replica* r) noexcept nogil:
     if not r.dirty:
         r.dirty = True
         e.dirty.push_back(r.index)
+
+cdef inline bint pending_empty(Lead* lead) noexcept nogil:
+    return lead.pending_head == lead.pending.size()
+
+cdef inline Pending* pending_first(Lead* lead) noexcept nogil:
+    return &lead.pending[lead.pending_head]
 
 # Position of `node` among the members, or -1.
 cdef inline int member_index(Engine* e, u32 node) noexcept nogil:

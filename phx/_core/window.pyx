@@ -9,8 +9,8 @@ from libc.string cimport memcpy, memset
 from phx._core.native cimport *
 
 cdef enum:
-    WINDOW_START = 16
-    RING_START = 8
+    WINDOW_START = 4             # small: most groups are seldom used, and a busy one soon grows
+    RING_START = 4
 
 
 cdef void* taken(u64 count, u64 size) noexcept nogil:

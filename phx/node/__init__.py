@@ -60,7 +60,8 @@ class Node:
     def __init__(self, config: Config, machines: Machines, *, bootstrap: bool = False) -> None:
         self.config = config
         self._room = Room(config, machines, bootstrap=bootstrap)
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, Group] = {}  # those asked for so far
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: not opened yet
         self._pump: _Pump | None = None
         self._closed: asyncio.Future[None] | None = None
         self._finalizer: weakref.finalize[..., Node] | None = None
@@ -82,9 +83,7 @@ class Node:
             # The thread goes on: whatever it opens is given back.
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
-        self._groups = {
-            group: Group(room.door, state, self, loop) for group, state in room.states.items()
-        }
+        self._loop = loop
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
         self._finalizer = weakref.finalize(self, _abandon, room)
@@ -138,16 +137,21 @@ class Node:
 
     def group(self, group: int) -> Group:
         """One of the groups of this node. Raises NotInCluster for any other."""
-        try:
-            return self._groups[group]
-        except KeyError:
+        return self._groups.get(group) or self._handle(group)
+
+    def _handle(self, group: int) -> Group:
+        loop, state = self._loop, self._room.states.get(group)
+        if loop is None or state is None:
             self._room.opened()
-            raise NotInCluster(f"group {group} is not hosted by node {self.config.node}") from None
+            raise NotInCluster(f"group {group} is not hosted by node {self.config.node}")
+        return self._groups.setdefault(group, Group(self._room.door, state, self, loop))
 
     @property
     def groups(self) -> Sequence[Group]:
         """All groups of this node, by id."""
-        return list(self._groups.values())
+        if self._loop is None:
+            return []
+        return [self.group(group) for group in self._room.states]
 
     @property
     def port(self) -> int:

@@ -72,9 +72,8 @@ class Room:
         self.forked = False
         self._ended = False
         self.before_abandon: Callable[[], None] = lambda: None
-        self.states = {
-            group: GroupState(group, machines_of(machines, group)) for group in config.group_ids
-        }
+        ids = self._ids = config.group_ids  # asked for once: all tables share these numbers
+        self.states = {group: GroupState(group, machines_of(machines, group)) for group in ids}
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
@@ -106,7 +105,7 @@ class Room:
         create = self._folder.examine(bootstrap=self._bootstrap)
         self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
         store = self._store = self._keeper.open()
-        if left_out := sorted(set(store.settled()) - set(config.group_ids)):
+        if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
@@ -120,7 +119,7 @@ class Room:
             self._start(store, True)
         self._folder.whole()
         self.waiters = Waiters(
-            config.group_ids,
+            self._ids,
             group_values_max=limits.group_values_max,
             group_bytes_max=limits.group_bytes_max,
             node_values_max=limits.node_values_max,
@@ -140,7 +139,7 @@ class Room:
             store_id=store.identity.store_id,
             members=self._addresses(),
             bind=self._bind(),
-            groups=config.group_ids,
+            groups=self._ids,
             settled=store.settled(),
             journal_dir=str(self._folder.journal),
             create=create,
@@ -216,32 +215,28 @@ class Room:
         An acceptance beyond everything known to be chosen may be chosen, too: it is given a second
         to turn out so, counted from the first time that a leader was known.
         """
-        wanted = set(self.states if groups is None else groups)
-        if unknown := wanted - set(self.states):
+        wanted = None if groups is None else set(groups)
+        unknown = [group for group in wanted or () if group not in self.states]
+        if unknown:
             raise NotInCluster(f"group {min(unknown)} is not hosted by node {self.config.node}")
         found, now = [], time.monotonic()
-        for status in self.opened().group_statuses():
-            group = int(status["group"])
-            state = self.states.get(group)
-            if state is None or group not in wanted or state.stopped is not None:
+        # The other groups have a leader, and all that they know of is applied.
+        for group, leader, chosen_through, accepted_last in self.opened().busy_groups():
+            state = self.states[group]
+            if (wanted is not None and group not in wanted) or state.stopped is not None:
                 continue
-            doubt = status["accepted_last"] > status["chosen_through"]
-            if not status["leader"]:
+            if not leader:
                 state.led_since = 0.0
             elif not state.led_since:
                 state.led_since = now
-            if (
-                not status["leader"]
-                or state.applied < status["chosen_through"]
-                or (doubt and now < state.led_since + DOUBT_S)
-            ):
+            doubt = accepted_last > chosen_through and now < state.led_since + DOUBT_S
+            if not leader or state.applied < chosen_through or doubt:
                 found.append(group)
         return found
 
     def status(self) -> NodeStatus:
         driver = self.opened()
         found: dict[str, Any] = dict(driver.status())
-        leading = sum(bool(one["leading"]) for one in driver.group_statuses())
         peers = {}
         for peer in found["peers"]:
             known = ("node", "connected", "heard_us_ago")
@@ -258,8 +253,8 @@ class Room:
             incarnation=driver.incarnation,
             port=driver.port,
             groups=len(self.states),
-            leading=leading,
-            stopped=tuple(g for g, state in self.states.items() if state.stopped is not None),
+            leading=found["leading"],
+            stopped=tuple(sorted(self.applier.stopped)),
             waiting_values=self.waiters.count,
             waiting_bytes=self.waiters.held_bytes,
             poisoned=bool(found["journal"]["poisoned"]),
