@@ -13,10 +13,12 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -30,7 +32,48 @@ WARM_S = 1.0
 DISK_S = 1.0
 DISK_WRITE_BYTES = 1 << 20
 DISK_FILE_BYTES = 64 << 20
+LINK_BUFFER_BYTES = 65536
 OPEN_MAX = 256  # large values in flight per process; beyond, the load is short and says so
+
+
+class SlowLink:
+    """Forwards one address at a fixed rate, from threads that end with the process."""
+
+    def __init__(self, port: int, bytes_per_s: float):
+        self._target = port
+        self._rate = bytes_per_s
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LINK_BUFFER_BYTES)
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self._listener.accept()
+            far = socket.socket()
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LINK_BUFFER_BYTES)
+            try:
+                far.connect(("127.0.0.1", self._target))
+            except OSError:
+                near.close()
+                continue
+            for source, dest in ((near, far), (far, near)):
+                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._pump, args=(source, dest), daemon=True).start()
+
+    def _pump(self, source: socket.socket, dest: socket.socket) -> None:
+        free_at = 0.0  # when the line has carried what was put on it
+        try:
+            while data := source.recv(16384):
+                free_at = max(free_at, time.monotonic()) + len(data) / self._rate
+                if (wait := free_at - time.monotonic()) > 0.0005:
+                    time.sleep(wait)
+                dest.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for one in (source, dest):
+                one.close()
 
 
 class Nothing(phx.StateMachine):
@@ -89,7 +132,9 @@ class Child:
         finally:
             self._open -= 1
 
-    async def _large(self, groups: list[int], value: bytes, per_s: float, end: float) -> None:
+    async def _large(
+        self, groups: list[int], value: bytes, per_s: float, burst: int, end: float
+    ) -> None:
         tasks: set[asyncio.Task[None]] = set()
         at = time.monotonic()
         sent = 0
@@ -102,6 +147,8 @@ class Child:
                 self._short += 1
             sent += 1
             at += 1 / per_s
+            if sent % burst:
+                continue
             await asyncio.sleep(max(0.0, at - time.monotonic()))
         await asyncio.gather(*tasks)
 
@@ -115,7 +162,7 @@ class Child:
         self._taken = self._short = 0
         small = bytes(ask["small_bytes"])
         _, *times = await asyncio.gather(
-            self._large(large, os.urandom(ask["value_bytes"]), per_s, end),
+            self._large(large, os.urandom(ask["value_bytes"]), per_s, ask["burst"], end),
             *(self._small(group, small, begin, end) for group in led if group in ask["small"]),
         )
         after = self._node.status()
@@ -129,9 +176,7 @@ class Child:
 
 def grown(before: Any, after: Any) -> dict[str, int]:
     """What the counters of the journal have grown by."""
-    return {
-        name: last - before[name] for name, last in after.items() if isinstance(last, int)
-    }
+    return {name: last - before[name] for name, last in after.items() if isinstance(last, int)}
 
 
 async def child(node: int, ports: list[int], folder: str, groups: int) -> None:
@@ -149,6 +194,11 @@ async def child(node: int, ports: list[int], folder: str, groups: int) -> None:
         door = Child(one)
         while line := await asyncio.to_thread(sys.stdin.readline):
             print(json.dumps(await door.run(json.loads(line))), flush=True)
+
+
+def ports_of(node: int, own: list[int], to: list[int]) -> list[str]:
+    """Where this node listens, and where it finds the others."""
+    return [str(own[i] if one == node else to[i]) for i, one in enumerate(NODES)]
 
 
 def ask_all(children: list[subprocess.Popen[str]], ask: dict[str, Any]) -> list[dict[str, Any]]:
@@ -185,6 +235,7 @@ def rounds(
                     "large": large,
                     "bytes_per_s": rate,
                     "value_bytes": options.value_bytes,
+                    "burst": options.burst,
                     "small_bytes": options.small_bytes,
                 },
             )
@@ -231,12 +282,17 @@ def main() -> int:
     parser.add_argument("--value-bytes", type=int, default=100_000)
     parser.add_argument("--mb-s", type=float, default=0.0, help="large values; 0: from --share")
     parser.add_argument("--share", type=float, default=0.3, help="of the disk, by three journals")
+    parser.add_argument("--burst", type=int, default=1, help="large values proposed at once")
+    parser.add_argument("--link-mb-s", type=float, default=0.0, help="0: the bare loopback")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="on the disk that is to be measured")
     parser.add_argument("--json", type=Path, help="write everything there")
     options = parser.parse_args()
-    ports = [str(port) for port in free_ports(len(NODES))]
+    own = free_ports(len(NODES))
+    to = own
+    if options.link_mb_s:
+        to = [SlowLink(port, options.link_mb_s * 1e6).port for port in own]
     groups = str(options.small + options.large)
     environment = dict(os.environ, PYTHONPATH=str(Path(phx.__file__).parent.parent))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -245,7 +301,15 @@ def main() -> int:
         print(f"disk: {rate / 1e6:.0f} MB/s synced; large load: {load / 1e6:.1f} MB/s")
         children = [
             subprocess.Popen(
-                [sys.executable, __file__, "--child", str(node), *ports, folder, groups],
+                [
+                    sys.executable,
+                    __file__,
+                    "--child",
+                    str(node),
+                    *ports_of(node, own, to),
+                    folder,
+                    groups,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,

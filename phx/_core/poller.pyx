@@ -305,7 +305,7 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
     cdef const Outgoing* out
     for i in range(effects.outgoing.size()):
         out = &effects.outgoing[i]
-        transport_send(s.transport, out.peer, out.after, out.frame)
+        transport_send(s.transport, out.peer, out.after, out.frame, out.bulk)
     transport_flush(s.transport, s.now_us)
 
 
