@@ -120,6 +120,7 @@ cdef struct DriverState:
     vector[Submission] submissions
     size_t submitted             # so many of them are with the engine, or in `large`
     deque[Submission] large      # large ones, and what followed them in their groups
+    u64 large_bytes              # at most about as many as Inbox.bytes_max
     u64 large_at_us              # when some of these were last taken
     vector[Command] commands
     vector[u64] applied

@@ -176,6 +176,7 @@ cdef bint stands_in_line(DriverState* s, const Submission* item) noexcept nogil:
     if flow == NULL or (item.nbytes < LARGE_BYTES and flow.large == 0):
         return False
     flow.large += 1
+    s.large_bytes += item.nbytes
     s.large.push_back(item[0])
     return True
 
@@ -196,6 +197,7 @@ cdef void take_large(DriverState* s) noexcept nogil:
         item = s.large.front()
         s.large.pop_front()
         find_flow(s, item.group).large -= 1
+        s.large_bytes -= item.nbytes
         budget -= min(budget, item.nbytes)
         submit(s, &item)
     if not s.large.empty():
@@ -203,18 +205,19 @@ cdef void take_large(DriverState* s) noexcept nogil:
 
 
 # A turn takes no more than a part of a segment, so that pressure is felt before the journal is
-# full.
+# full. Nor is more taken than the line of large ones holds: then the inbox fills, and refuses.
 cdef void take_submissions(DriverState* s) noexcept nogil:
     cdef u64 budget = s.options.journal.segment_bytes // 4
     cdef Submission* item
-    while s.submitted < s.submissions.size() and budget > 0:
+    while s.submitted < s.submissions.size() and budget > 0 \
+            and s.large_bytes <= s.inbox.bytes_max:
         item = &s.submissions[s.submitted]
         s.submitted += 1
         if not stands_in_line(s, item):
             budget -= min(budget, item.nbytes)
             submit(s, item)
     if s.submitted < s.submissions.size():
-        s.again = True
+        s.again = s.again or s.large_bytes <= s.inbox.bytes_max
     else:
         s.submissions.clear()
         s.submitted = 0

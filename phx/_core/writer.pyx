@@ -61,7 +61,8 @@ ctypedef vector[WriterItem] Items
 
 # 1, or an error.
 cdef int sync_written(JournalWriter* w) noexcept nogil:
-    cdef i64 lsn = journal_sync(w.journal)
+    cdef i64 lsn
+    lsn = journal_sync(w.journal)
     if lsn < 0:
         return <int>lsn
     phx_store(&w.durable_lsn, lsn)
