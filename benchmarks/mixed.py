@@ -171,6 +171,7 @@ class Child:
             "taken": self._taken,
             "short": self._short,
             "journal": grown(before.journal, after.journal),
+            "sync_max_us": int(after.journal["sync_max_ns"]) // 1000,
         }
 
 
@@ -251,6 +252,7 @@ def rounds(
                 / (WARM_S + options.seconds),
                 "short": sum(one["short"] for one in found),
                 "journal": [one["journal"] for one in found],
+                "sync_max_us": [one["sync_max_us"] for one in found],
             }
         row["ratio"] = row["loaded"]["p99_us"] / max(1, row["alone"]["p99_us"])
         rows.append(row)
@@ -266,8 +268,10 @@ def show(name: str, row: dict[str, Any]) -> None:
         syncs = max(1, one.get("syncs", 0))
         print(
             f"          journal: {syncs} syncs of {one.get('sync_sum_ns', 0) // syncs // 1000} us, "
-            f"{one.get('bytes_written', 0) // syncs} B each"
+            f"{one.get('bytes_written', 0) // syncs} B each, "
+            f"{one.get('segments_made', 0)} segments made"
         )
+    print(f"          longest syncs so far: {row['sync_max_us']} us")
 
 
 def main() -> int:
