@@ -59,6 +59,13 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
     return e
 
 
+cdef void drop_boxes(Block** boxes) noexcept nogil:
+    cdef int i
+    for i in range(LANES):
+        block_unref(boxes[i])
+        boxes[i] = NULL
+
+
 cdef void engine_free(Engine* e) noexcept nogil:
     cdef size_t i
     cdef Replica* r
@@ -79,11 +86,9 @@ cdef void engine_free(Engine* e) noexcept nogil:
     ring_free(&e.cached)
     effects_drop(e)
     block_unref(e.records)
-    block_unref(e.broadcast_now)
-    block_unref(e.broadcast_later)
+    drop_boxes(e.broadcasts)
     for i in range(MEMBERS_MAX):
-        block_unref(e.peers[i].now)
-        block_unref(e.peers[i].later)
+        drop_boxes(e.peers[i].boxes)
     phx_delete[Engine](e)
 
 
@@ -306,10 +311,7 @@ cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
     p = &e.peers[at]
     p.connected = False
     e.connected -= 1
-    block_unref(p.now)
-    block_unref(p.later)
-    p.now = NULL
-    p.later = NULL
+    drop_boxes(p.boxes)
     for i in range(e.replicas.size()):
         if e.replicas[i].leader == peer:
             callers_requeue(e, e.replicas[i])

@@ -548,7 +548,6 @@ cdef void yield_when_done(Engine* e, Replica* r) noexcept nogil:
 cdef void pump(Engine* e, Replica* r) noexcept nogil:
     if r.halted:
         # Here, and not where it broke: whoever found it still holds pointers into the leadership.
-        e.grants_version += 1
         if r.lead != NULL:
             step_down(e, r)
         callers_stop(e, r)

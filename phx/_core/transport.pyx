@@ -72,11 +72,15 @@ cdef void drop_queue(Link* link) noexcept nogil:
     cdef size_t i
     for i in range(link.ready.size()):
         block_unref(link.ready[i].frame)
+    for i in range(link.bulk.size()):
+        block_unref(link.bulk[i].frame)
     for i in range(link.held.size()):
         block_unref(link.held[i].frame)
     link.ready.clear()
+    link.bulk.clear()
     link.held.clear()
     link.queued_bytes = 0
+    link.overtaken_bytes = 0
     link.sent = 0
 
 
@@ -423,12 +427,32 @@ cdef void read_some(Transport* t, Connection* c, u64 now_us) noexcept nogil:
 
 # --- what leaves
 
-cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexcept nogil:
+# Its `after` is durable.
+cdef void make_ready(Link* link, const Queued* item) noexcept nogil:
+    if item.bulk:
+        link.bulk.push_back(item[0])
+        return
+    link.ready.push_back(item[0])
+    if not link.bulk.empty():
+        link.overtaken_bytes += item.frame.size
+
+
+# One bulk frame gets its place behind what is ready, if that is nothing or if it is its turn.
+cdef void promote_bulk(Link* link) noexcept nogil:
+    if link.bulk.empty():
+        return
+    if link.ready.empty() or link.overtaken_bytes >= OVERTAKING_BYTES_MAX:
+        link.ready.push_back(link.bulk.front())
+        link.bulk.pop_front()
+        link.overtaken_bytes = 0
+
+
+cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint bulk) noexcept nogil:
     cdef u32 i
     if peer == 0:
         for i in range(t.n_links):
             if t.links[i].connection != NULL:
-                transport_send(t, t.links[i].node, after, block_ref(frame))
+                transport_send(t, t.links[i].node, after, block_ref(frame), bulk)
         block_unref(frame)
         return
     cdef Link* link = transport_link(t, peer)
@@ -441,9 +465,10 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexce
         return
     item.after = after
     item.frame = frame
+    item.bulk = bulk
     link.queued_bytes += frame.size
     if after <= t.durable:
-        link.ready.push_back(item)
+        make_ready(link, &item)
         return
     link.held.push_back(item)
     cdef size_t at = link.held.size() - 1
@@ -456,14 +481,16 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexce
 cdef void transport_release(Transport* t, u64 lsn) noexcept nogil:
     cdef u32 i
     cdef Link* link
+    cdef Queued item
     if lsn <= t.durable:
         return
     t.durable = lsn
     for i in range(t.n_links):
         link = &t.links[i]
         while not link.held.empty() and link.held.front().after <= lsn:
-            link.ready.push_back(link.held.front())
+            item = link.held.front()
             link.held.pop_front()
+            make_ready(link, &item)
 
 
 cdef void sent_frames(Link* link, u64 count) noexcept nogil:
@@ -492,6 +519,7 @@ cdef int gather(Transport* t, Connection* c, Link* link, iovec* parts) noexcept 
         n = 1
     if link == NULL:
         return n
+    promote_bulk(link)
     for i in range(min(<size_t>(GATHER_MAX - n), link.ready.size())):
         item = &link.ready[i]
         if item.after > t.durable:

@@ -438,3 +438,60 @@ def test_a_buffer_never_grows_beyond_one_frame(make):
             door.step(1)
             got += len(door.frames())
             assert door.status()["buffer_bytes"] <= 200_000 + 32
+
+
+def test_large_frames_are_overtaken_by_the_others_and_keep_their_order(pair):
+    one, two = pair
+    for number in range(3):
+        one.send(2, b"large %d" % number + bytes(60_000), bulk=True)
+    one.send(2, b"large too, waits" + bytes(60_000), after=5, bulk=True)
+    one.send(2, b"small 0")
+    one.send(2, b"small, waits", after=5)
+    one.send(0, b"small 1")
+    settle(one, two)
+    starts = [payload[:16].rstrip(b"\0") for _, payload in two.frames()]
+    assert starts == [b"small 0", b"small 1", b"large 0", b"large 1", b"large 2"]
+    one.release(5)
+    settle(one, two)
+    starts = [payload[:16] for _, payload in two.frames()]
+    assert starts == [b"small, waits", b"large too, waits"]
+
+
+def test_a_large_frame_that_has_begun_is_finished_first(make):
+    one = make(1, peer_queue_bytes_max=64 << 20)
+    two = make(2, payload_bytes_max=1 << 20)
+    one.set_peer(2, two.listen())
+    two.set_peer(1, 0)
+    step(one, two, until=lambda: connected(one, 2) and connected(two, 1))
+    for number in range(20):
+        one.send(2, b"%02d" % number + bytes(900_000), bulk=True)
+    while True:  # until the sockets are full: nobody reads
+        before = link(one, 2)["queued_bytes"]
+        one.step(10)
+        if link(one, 2)["queued_bytes"] == before:
+            break
+    assert before
+    one.send(2, b"small")
+    step(one, two, until=lambda: link(one, 2)["queued_bytes"] == 0)
+    settle(one, two)
+    starts = [payload[:5].rstrip(b"\0") for _, payload in two.frames()]
+    at = starts.index(b"small")
+    assert at < 20, "it waits for what the sockets hold and for one frame, not for all"
+    assert [one for one in starts if one != b"small"] == [b"%02d" % n for n in range(20)]
+
+
+def test_a_large_frame_does_not_wait_for_ever(make):
+    one, two = make(1, peer_queue_bytes_max=64 << 20), make(2)
+    one.set_peer(2, two.listen())
+    two.set_peer(1, 0)
+    step(one, two, until=lambda: connected(one, 2) and connected(two, 1))
+    one.send(2, b"large", bulk=True)
+    frames: list[bytes] = []
+    while b"large" not in frames:
+        assert len(frames) < 2_000, "overtaken for ever"
+        while link(one, 2)["queued_bytes"] < 5_000_000:  # always more than the sockets hold
+            one.send(2, b"small" + bytes(50_000))
+        one.step(1)
+        two.step(1)
+        frames += [payload[:5] for _, payload in two.frames()]
+    assert b"small" in frames
