@@ -11,6 +11,7 @@ from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_OK, FRAME_REFUSED, FRAME_SHORT,
     PROTOCOL_VERSION, FrameHeader, frame_begin, frame_check, frame_seal,
 )
+from phx._core.lanes cimport lanes_drop, lanes_promote, lanes_ready, lanes_sent
 from phx._core.native cimport *
 from phx._core.port cimport *
 
@@ -68,22 +69,6 @@ cdef Link* transport_link(Transport* t, u32 node) noexcept nogil:
     return NULL
 
 
-cdef void drop_queue(Link* link) noexcept nogil:
-    cdef size_t i
-    for i in range(link.ready.size()):
-        block_unref(link.ready[i].frame)
-    for i in range(link.bulk.size()):
-        block_unref(link.bulk[i].frame)
-    for i in range(link.held.size()):
-        block_unref(link.held[i].frame)
-    link.ready.clear()
-    link.bulk.clear()
-    link.held.clear()
-    link.queued_bytes = 0
-    link.overtaken_bytes = 0
-    link.sent = 0
-
-
 cdef void dial_later(Transport* t, Link* link, u64 now_us) noexcept nogil:
     cdef u64 delay = t.options.backoff_max_us
     if link.attempts < ATTEMPTS_SLOW:
@@ -130,7 +115,7 @@ cdef void connection_close(Transport* t, Connection* c, u64 now_us) noexcept nog
         dial_later(t, link, now_us)
     if link.connection == c:
         link.connection = NULL
-        drop_queue(link)
+        lanes_drop(link)
         dial_later(t, link, now_us)
         t.hooks.disconnected(t.hooks.context, link.node)
 
@@ -253,7 +238,7 @@ cdef void accept_some(Transport* t, u64 now_us) noexcept nogil:
 cdef void replace(Transport* t, Link* link, u64 now_us) noexcept nogil:
     cdef Connection* old = link.connection
     link.connection = NULL
-    drop_queue(link)
+    lanes_drop(link)
     connection_fail(t, old, "replaced by a newer one", now_us)
 
 
@@ -427,26 +412,6 @@ cdef void read_some(Transport* t, Connection* c, u64 now_us) noexcept nogil:
 
 # --- what leaves
 
-# Its `after` is durable.
-cdef void make_ready(Link* link, const Queued* item) noexcept nogil:
-    if item.bulk:
-        link.bulk.push_back(item[0])
-        return
-    link.ready.push_back(item[0])
-    if not link.bulk.empty():
-        link.overtaken_bytes += item.frame.size
-
-
-# One bulk frame gets its place behind what is ready, if that is nothing or if it is its turn.
-cdef void promote_bulk(Link* link) noexcept nogil:
-    if link.bulk.empty():
-        return
-    if link.ready.empty() or link.overtaken_bytes >= OVERTAKING_BYTES_MAX:
-        link.ready.push_back(link.bulk.front())
-        link.bulk.pop_front()
-        link.overtaken_bytes = 0
-
-
 cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint bulk) noexcept nogil:
     cdef u32 i
     if peer == 0:
@@ -468,7 +433,7 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint b
     item.bulk = bulk
     link.queued_bytes += frame.size
     if after <= t.durable:
-        make_ready(link, &item)
+        lanes_ready(link, &item)
         return
     link.held.push_back(item)
     cdef size_t at = link.held.size() - 1
@@ -490,23 +455,7 @@ cdef void transport_release(Transport* t, u64 lsn) noexcept nogil:
         while not link.held.empty() and link.held.front().after <= lsn:
             item = link.held.front()
             link.held.pop_front()
-            make_ready(link, &item)
-
-
-cdef void sent_frames(Link* link, u64 count) noexcept nogil:
-    cdef u64 left
-    link.bytes_sent += count
-    while count:
-        left = link.ready.front().frame.size - link.sent
-        if count < left:
-            link.sent += count
-            return
-        count -= left
-        link.queued_bytes -= link.ready.front().frame.size
-        block_unref(link.ready.front().frame)
-        link.ready.pop_front()
-        link.frames_sent += 1
-        link.sent = 0
+            lanes_ready(link, &item)
 
 
 cdef int gather(Transport* t, Connection* c, Link* link, iovec* parts) noexcept nogil:
@@ -519,7 +468,7 @@ cdef int gather(Transport* t, Connection* c, Link* link, iovec* parts) noexcept 
         n = 1
     if link == NULL:
         return n
-    promote_bulk(link)
+    lanes_promote(link)
     for i in range(min(<size_t>(GATHER_MAX - n), link.ready.size())):
         item = &link.ready[i]
         if item.after > t.durable:
@@ -557,7 +506,7 @@ cdef void flush_one(Transport* t, Connection* c) noexcept nogil:
                 block_unref(c.control)
                 c.control = NULL
         if link != NULL:
-            sent_frames(link, <u64>sent)
+            lanes_sent(link, <u64>sent)
 
 
 cdef void transport_flush(Transport* t, u64 now_us) noexcept nogil:
@@ -695,7 +644,7 @@ cdef void transport_free(Transport* t) noexcept nogil:
             phx_fds_close(t.fds, t.connections[i].fd)
         connection_free(t.connections[i])
     for i in range(t.n_links):
-        drop_queue(&t.links[i])
+        lanes_drop(&t.links[i])
     if t.listener >= 0:
         phx_fds_close(t.fds, t.listener)
     phx_delete(t)

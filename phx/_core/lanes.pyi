@@ -1,0 +1,1 @@
+"""Keeping the journal short: native code only, nothing for Python."""
