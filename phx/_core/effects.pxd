@@ -5,11 +5,12 @@ answers that expose nothing. `later` leaves once everything emitted so far is du
 exposes a promise or an acceptance, and a Prepare, which must not outrun the sender's own promise
 (rule 1 of ARCHITECTURE.md).
 
-Beside each runs a lane for large messages, `bulk`, so that small ones of other groups need not wait
-behind them on the way to the peer: the transport sends what is not bulk first. A group that has sent a
-large body uses only the bulk lanes for a while, so that its own messages stay in order. (None has to:
-messages may be reordered. But a watermark that overtakes its Accepts makes the receiver ask for what is
-on its way, and a forward that is overtaken is lost.) Heartbeats are never bulk.
+Beside each runs a lane for large messages, `bulk`, so that small ones of other groups need not
+wait behind them on the way to the peer: the transport sends what is not bulk first. A group that
+has sent a large body uses only the bulk lanes for a while, so that its own messages stay in order.
+(None has to: messages may be reordered. But a watermark that overtakes its Accepts makes the
+receiver ask for what is on its way, and a forward that is overtaken is lost.) Heartbeats are never
+bulk.
 """
 
 from phx._core.native cimport *

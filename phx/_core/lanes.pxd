@@ -1,8 +1,8 @@
 """The frames that wait for one peer, in the order in which they will leave.
 
-`held` waits for the journal; what is free to go stands in `ready`, or, if it is large, in `bulk`, from
-where one frame at a time takes its place in `ready`: when nothing else is there, or when it has been
-overtaken by enough.
+`held` waits for the journal; what is free to go stands in `ready`, or, if it is large, in `bulk`,
+from where one frame at a time takes its place in `ready`: when nothing else is there, or when it
+has been overtaken by enough.
 """
 
 from phx._core.native cimport *

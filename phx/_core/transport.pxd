@@ -162,8 +162,9 @@ cdef void transport_watch(Transport* t, vector[pollfd]* fds, u64 now_us) noexcep
 cdef u64 transport_deadline(Transport* t) noexcept nogil
 # Accept, read, dial, time out; calls the hooks. `fds` as filled by transport_watch, after poll().
 cdef void transport_turn(Transport* t, vector[pollfd]* fds, u64 now_us) noexcept nogil
-# Takes the caller's reference. peer 0: every connected peer. Unconnected: dropped. Bulk frames leave
-# in their order and the others in theirs; a bulk frame is overtaken by what comes later and is not.
+# Takes the caller's reference. peer 0: every connected peer. Unconnected: dropped. Bulk frames
+# leave in their order and the others in theirs; a bulk frame is overtaken by what comes later and
+# is not.
 cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint bulk) noexcept nogil
 # The journal is durable up to `lsn`: what waited for that may go.
 cdef void transport_release(Transport* t, u64 lsn) noexcept nogil
