@@ -148,6 +148,7 @@ cdef struct DriverState:
     bint unsettled               # something was chosen since everything was settled
     bint settle_wanted
     bint settle_running
+    bint settle_asked            # the plan under way was wanted, or is to free segments
     u64 settle_upto
     u64 settle_retry_us
     u64 retire_lsn               # lsn_end when the engine was last told to retire

@@ -90,7 +90,8 @@ cdef bint is_bulk(Engine* e, u8 kind, u32 group, u64 nbody) noexcept nogil:
 
 
 cdef void put(Engine* e, Block** boxes, u32 peer, int lane, u8 kind, u8 flags, u32 group,
-              u64 ballot, const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
+              u64 ballot, const void* fixed, u32 nfixed, const void* body,
+              u64 nbody) noexcept nogil:
     cdef bint bulk = is_bulk(e, kind, group, nbody)
     cdef Block** box = boxes + lane + (LANE_BULK if bulk else 0)
     cdef u64 room, limit = e.options.frame_bytes_max
