@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-import phx
 from phx.cli.loops import run_in_loop
+
+import phx
 from phx.testing.processes import free_ports
 
 NODES = (1, 2, 3)
