@@ -442,6 +442,8 @@ cdef class Waiters:
         cdef size_t low = 0
         cdef size_t high = self.rings.size()
         cdef size_t middle
+        if group < high and self.rings[group].group == group:  # most nodes host 0, 1, 2 and so on
+            return &self.rings[group]
         while low < high:
             middle = (low + high) >> 1
             if self.rings[middle].group < group:
@@ -455,7 +457,7 @@ cdef class Waiters:
     # Room for `count` more sequences: 1, or 0 when they would be too far from the lowest one.
     cdef int grow(self, WaiterRing* ring, u64 count) except -1:
         cdef u64 span = ring.next - ring.low + count
-        cdef u64 capacity = ring.capacity if ring.capacity else 16
+        cdef u64 capacity = ring.capacity if ring.capacity else 4
         cdef u64 sequence
         cdef WaiterSlot* slots
         if span > SEQUENCES_MAX:

@@ -144,6 +144,7 @@ cdef struct DriverState:
     bint unsettled               # something was chosen since everything was settled
     bint settle_wanted
     bint settle_running
+    bint settle_asked            # the plan under way was wanted, or is to free segments
     u64 settle_upto
     u64 settle_retry_us
     u64 retire_lsn               # lsn_end when the engine was last told to retire
@@ -155,6 +156,8 @@ cdef struct DriverState:
 # The flow of a group, or NULL.
 cdef inline Flow* find_flow(DriverState* s, u32 group) noexcept nogil:
     cdef size_t low = 0, high = s.flows.size(), middle
+    if group < high and s.flows[group].group == group:   # most nodes host 0, 1, 2 and so on
+        return &s.flows[group]
     while low < high:
         middle = (low + high) // 2
         if s.flows[middle].group < group:

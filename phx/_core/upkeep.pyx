@@ -7,6 +7,7 @@
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
+from phx._core.codec cimport RecordHeader
 from phx._core.disk cimport pthread_mutex_lock, pthread_mutex_unlock
 from phx._core.driver_state cimport DriverState, Floor, Settled
 from phx._core.engine cimport engine_settle_plan
@@ -31,6 +32,8 @@ cdef enum:
     CARRY_US = 5000000
     CARRY_PRESSED_US = 250000   # the same with a journal at its limit
     BUSY_US = 5000
+    CARRY_FREE_BYTES = 16384     # may be carried over at any time
+    CARRY_GAIN = 4               # times what is carried over has to be freed
 
 cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
 
@@ -165,6 +168,20 @@ cdef bint retire(DriverState* s) noexcept nogil:
     return input_retire(s, s.settle_upto) == 0
 
 
+# To move the floor, the promise of every group that stands below it is written again, though nobody
+# uses it: after a few values that is not worth while. What stays below is replayed at a start.
+cdef bint retire_pays(DriverState* s) noexcept nogil:
+    cdef u64 cost = s.flows.size() * sizeof(RecordHeader)
+    return (cost <= CARRY_FREE_BYTES or s.settle_asked or s.pressure != 0
+            or s.settle_upto - s.floor_lsn >= CARRY_GAIN * cost)
+
+
+cdef bint leave(DriverState* s) noexcept nogil:
+    s.settle_running = False
+    s.again = True
+    return True
+
+
 cdef void watch_retired(DriverState* s) noexcept nogil:
     if s.retire_bytes == 0 or s.lsn_end == s.retire_lsn:
         return
@@ -187,7 +204,7 @@ cdef void start_plan(DriverState* s, u64 upto) noexcept nogil:
     if chore.items.empty():
         phx_delete(chore.items)
         chore.items = NULL
-        if not retire(s):
+        if not (retire(s) if retire_pays(s) else leave(s)):
             outbox_log(&s.outbox, LOG_ERROR, "nothing to settle, and yet the journal is needed")
             s.settle_retry_us = s.now_us + RETRY_US
         return
@@ -208,6 +225,7 @@ cdef void start_plan(DriverState* s, u64 upto) noexcept nogil:
 
 cdef void settle_all(DriverState* s) noexcept nogil:
     s.unsettled = False
+    s.settle_asked = s.settle_wanted
     s.settle_wanted = False
     start_plan(s, s.durable)
 
@@ -220,7 +238,7 @@ cdef void upkeep_settled(DriverState* s, u64 upto) noexcept nogil:
         input_settled(s, s.settling[i].group, s.settling[i].through)
     s.settling.clear()
     # Something accepted below was chosen since the plan was made: another plan takes it along.
-    if not retire(s):
+    if not (retire(s) if retire_pays(s) else leave(s)):
         start_plan(s, s.settle_upto)
 
 
@@ -244,6 +262,7 @@ cdef void settle(DriverState* s) noexcept nogil:
     if (s.lsn_end - s.floor_lsn > s.options.settle_bytes or s.pressure) and s.floors.empty():
         end = old_segments_end(s)
         if end > s.floor_lsn:
+            s.settle_asked = True
             start_plan(s, end)
             return
     if s.unsettled and s.now_us >= s.chosen_us + s.options.settle_idle_us \

@@ -172,7 +172,7 @@ def test_what_is_not_taken_is_bounded_and_read_again_from_the_journal(lab):
     one.start()
     one.wait_led()
     member = one.members[1]
-    values = [b"%d " % number + os.urandom(1_000) for number in range(2_000)]
+    values = [b"%d " % number + os.urandom(1_000) for number in range(1_000)]
     for at in range(0, 2_000, 100):
         member.submit(values[at : at + 100])
     end = time.monotonic() + 10
@@ -250,6 +250,56 @@ def test_an_idle_node_settles_and_a_restart_loads_from_the_store(lab):
     one.wait_led([0, 1])
     one.commit([b"and on"], 1)
     assert member.values[0] == [*values, b"and on"]
+
+
+def test_a_few_values_do_not_make_an_idle_node_write_every_promise_again(lab):
+    one = lab(1, groups=1_000, settle_idle_us=50_000)
+    one.start()
+    one.wait_led(range(1_000))
+    member = one.members[1]
+
+    def settle(number: int) -> int:
+        """A value, chosen and settled: the bytes of journal that this took."""
+        before = member.driver.status()["journal"]["written_lsn"]
+        one.commit([b"%d" % number], 1, 7)
+        chosen = member.driver.group_status(7)["chosen_through"]
+        one.until(lambda: member.driver.group_status(7)["settled_through"] == chosen)
+        one.until(lambda: not member.driver.status()["settle"]["pending"])
+        return member.driver.status()["journal"]["written_lsn"] - before
+
+    settle(0)
+    floor = member.driver.status()["journal"]["floor_lsn"]
+    assert settle(1) < 2_000
+    assert member.driver.status()["journal"]["floor_lsn"] == floor
+    member.driver.settle_now()
+    one.until(lambda: member.driver.status()["journal"]["floor_lsn"] > floor)
+    assert settle(2) < 2_000
+    one.stop()
+    one.start()
+    one.wait_led(range(1_000))
+    one.until(lambda: len(member.values[7]) == 3)
+    one.commit([b"3"], 1, 7)
+    assert member.values[7] == [b"0", b"1", b"2", b"3"]
+
+
+def test_busy_groups_are_those_with_something_left_to_do(lab):
+    three = lab(3, groups=3)
+    three.start(1)
+    member = three.members[1]
+    assert [row[:2] for row in member.driver.busy_groups()] == [(0, 0), (1, 0), (2, 0)]
+    assert member.driver.status()["leading"] == 0
+    three.start(2, 3)
+    three.wait_led(range(3))
+    three.until(lambda: not any(one.driver.busy_groups() for one in three.running()))
+    three.until(lambda: sum(one.driver.status()["leading"] for one in three.running()) == 3)
+    member.submit([b"x"], 2)
+    end = time.monotonic() + 10
+    while member.driver.group_status(2)["chosen_through"] == 0:  # and nobody applies it
+        assert time.monotonic() < end
+    ((group, leader, chosen_through, accepted_last),) = member.driver.busy_groups()
+    assert (group, leader) == (2, three.led(2))
+    assert chosen_through == accepted_last == 1
+    three.until(lambda: not member.driver.busy_groups())
 
 
 def test_the_journal_stays_short_while_values_are_settled(lab):
@@ -437,7 +487,7 @@ def test_leaving_the_interpreter_without_stop_does_no_harm(tmp_path):
 
 def test_stop_frees_what_nobody_took(alone):
     member = alone.members[1]
-    member.submit([os.urandom(1000) for _ in range(2_000)])
+    member.submit([os.urandom(1000) for _ in range(1_000)])
     end = time.monotonic() + 5
     while member.driver.group_status(0)["waiting_values"]:
         assert time.monotonic() < end

@@ -68,6 +68,36 @@ def test_a_claim_to_a_group_that_is_promised_to_somebody_else_is_not_granted() -
     assert ack.refused() == {0}
 
 
+def test_each_answer_says_what_is_granted_now() -> None:
+    """Also where the claims have not changed since the answer before."""
+    s = Script(groups=4)
+    claims = [(group, ballot(5, 1)) for group in range(3)]
+
+    def refused(seq: int, *changed: tuple[int, int], base: int) -> set[int]:
+        rest = b"".join(struct.pack("<IIQ", group, 0, number) for group, number in changed)
+        s.put(
+            1, 3,
+            encode("Heartbeat", 0, 0, rest, flags=0, seq=seq, version=base + len(changed),
+                   base=base, incarnation=s.engines[1].incarnation, lease_us=LEASE_US,
+                   count=len(changed)),
+        )  # fmt: skip
+        (ack,) = [m for m in s.pick("3→1", "HeartbeatAck") if m.seq == seq]
+        return set(ack.refused())
+
+    for group, number in claims:
+        s.put(1, 3, encode("Prepare", group, number, first=1))
+    heartbeat(s, 1, 3, 11, *claims)
+    assert refused(12, base=11) == set()
+    s.engines[3].stop_group(1)
+    assert refused(13, base=11) == {1}
+    assert refused(14, (3, ballot(5, 1)), base=11) == {1, 3}
+    s.put(1, 3, encode("Prepare", 3, ballot(5, 1), first=1))
+    assert refused(15, base=12) == {1}
+    s.put(1, 3, encode("Prepare", 0, ballot(6, 1), first=1))
+    assert refused(16, base=12) == {0, 1}
+    assert refused(17, (0, 0), base=12) == {1}
+
+
 def test_an_answer_that_refuses_the_group_is_no_lease_of_it() -> None:
     s = Script()
     s.elect(1)
