@@ -22,7 +22,7 @@ cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const
                      u32 nbytes,
                      u64* lsn_end) noexcept nogil
 # Room for what is about to be filled, from what the last ones took: so that it need not be moved
-# while it grows. It forgets a large one in a few dozen turns.
+# while it grows. It forgets a large one in a few turns.
 cdef u64 hint(u64 before, u64 took) noexcept nogil
 # The mark that ends a busy period: written, but nobody waits for it.
 cdef void emit_idle_mark(Engine* e) noexcept nogil

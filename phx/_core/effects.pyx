@@ -17,7 +17,7 @@ cdef enum:
 
 
 cdef u64 hint(u64 before, u64 took) noexcept nogil:
-    return min(max(took, before - before // 16), <u64>HINT_BYTES_MAX)
+    return min(max(took, before - before // 4), <u64>HINT_BYTES_MAX)
 
 
 cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
@@ -169,5 +169,6 @@ cdef u64 random_below(Engine* e, u64 below) noexcept nogil:
 cdef void halt_group(Engine* e, Replica* r, u8 why) noexcept nogil:
     if not r.halted:
         r.halted = True
+        e.grants_version += 1
         touch(e, r)
         emit_event(e, EVENT_HALTED, why, r.group, 0, 0, r.leader)

@@ -172,7 +172,7 @@ def test_what_is_not_taken_is_bounded_and_read_again_from_the_journal(lab):
     one.start()
     one.wait_led()
     member = one.members[1]
-    values = [b"%d " % number + os.urandom(1_000) for number in range(1_000)]
+    values = [b"%d " % number + os.urandom(1_000) for number in range(2_000)]
     for at in range(0, 2_000, 100):
         member.submit(values[at : at + 100])
     end = time.monotonic() + 10
