@@ -24,7 +24,7 @@ async def measure(
     groups: int, loaded: int, inflight: int, batch: int, seconds: float
 ) -> dict[str, Any]:
     """One cluster of `groups` groups with load on `loaded` of them."""
-    async with Cluster(3, groups, "tally", "phx.cli.worker") as cluster:
+    async with Cluster(3, groups, "tally", "phx.bench.worker") as cluster:
         await cluster.start()
         led = await cluster.led(TIMEOUT_S)
         stride = groups // loaded

@@ -83,7 +83,6 @@ STOREYS = [
         "driver_state",
         "flow",
         "inputs",
-        "lanes",
         "life",
         "poller",
         "queues",
@@ -102,8 +101,8 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "lanes", "life", "poller", "port", "queues", "transport",
-    "upkeep", "writer",
+    "driver", "driver_state", "flow", "life", "poller", "port", "queues", "transport", "upkeep",
+    "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
 SIM_BACK = {("host", "handing"), ("host", "upkeep"), ("world", "network")}

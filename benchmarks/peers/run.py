@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
+sys.path.insert(0, str(HERE))
+sys.path.append(str(HERE.parent.parent))  # an installed phx comes first
 
 import system_etcd  # noqa: E402
 import system_phx  # noqa: E402
@@ -30,7 +31,7 @@ import system_pysyncobj  # noqa: E402
 from processes import Failed  # noqa: E402
 from table import Run, markdown, summary  # noqa: E402
 
-from phx.cli.bench import sync_floor_us  # noqa: E402
+from phx.bench.run import sync_floor_us  # noqa: E402
 
 Measure = Callable[..., Run]
 BEST = "best mode of each"

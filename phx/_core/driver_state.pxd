@@ -40,7 +40,6 @@ cdef struct Flow:                # a group's way to the applier
     u64 next                     # next instance to hand over
     u64 last                     # last one known to be chosen
     u64 retry_us                 # after a failure: not before
-    u32 large                    # of its submissions, so many are in DriverState.large
 
 cdef struct Floor:               # nothing below `lsn` is live once `after` is durable
     u64 lsn
@@ -119,10 +118,7 @@ cdef struct DriverState:
     bint again                   # there is more to do at once
     vector[pollfd] watched
     vector[Submission] submissions
-    size_t submitted             # so many of them are with the engine, or in `large`
-    deque[Submission] large      # large ones, and what followed them in their groups
-    u64 large_bytes              # at most about as many as Inbox.bytes_max
-    u64 large_at_us              # when some of these were last taken
+    size_t submitted             # so many of them are with the engine
     vector[Command] commands
     vector[u64] applied
     vector[Fetch] fetches

@@ -4,13 +4,6 @@ Two lanes lead to each peer. `now` needs no record of ours to be durable first: 
 answers that expose nothing. `later` leaves once everything emitted so far is durable: whatever
 exposes a promise or an acceptance, and a Prepare, which must not outrun the sender's own promise
 (rule 1 of ARCHITECTURE.md).
-
-Beside each runs a lane for large messages, `bulk`, so that small ones of other groups need not
-wait behind them on the way to the peer: the transport sends what is not bulk first. A group that
-has sent a large body uses only the bulk lanes for a while, so that its own messages stay in order.
-(None has to: messages may be reordered. But a watermark that overtakes its Accepts makes the
-receiver ask for what is on its way, and a forward that is overtaken is lost.) Heartbeats are never
-bulk.
 """
 
 from phx._core.native cimport *
@@ -22,12 +15,6 @@ cdef enum:
 cdef enum Lane:
     LANE_NOW = 0
     LANE_LATER = 1
-    LANE_BULK = 2                # + either
-
-cdef enum:
-    BULK_BODY_BYTES = 16384      # from here on a body is large
-    BULK_FRAME_BYTES = 131072    # at which a bulk frame is closed: others wait for no more than one
-    BULK_US = 1000000            # a group stays bulk for so long after its last large body
 
 # Append a record; its position. *lsn_end (if given) is the position after it. A mark precedes the
 # first record of a turn when there is news about durability.
@@ -35,7 +22,7 @@ cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const
                      u32 nbytes,
                      u64* lsn_end) noexcept nogil
 # Room for what is about to be filled, from what the last ones took: so that it need not be moved
-# while it grows. It forgets a large one in a few dozen turns.
+# while it grows. It forgets a large one in a few turns.
 cdef u64 hint(u64 before, u64 took) noexcept nogil
 # The mark that ends a busy period: written, but nobody waits for it.
 cdef void emit_idle_mark(Engine* e) noexcept nogil

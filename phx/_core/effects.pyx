@@ -10,14 +10,14 @@ from phx._core.codec cimport (
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.window cimport timer_push
-from phx._core.wire cimport MSG_HEARTBEAT, MSG_HEARTBEAT_ACK, message_append
+from phx._core.wire cimport message_append
 
 cdef enum:
     HINT_BYTES_MAX = 1048576
 
 
 cdef u64 hint(u64 before, u64 took) noexcept nogil:
-    return min(max(took, before - before // 16), <u64>HINT_BYTES_MAX)
+    return min(max(took, before - before // 4), <u64>HINT_BYTES_MAX)
 
 
 cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
@@ -57,7 +57,7 @@ cdef void emit_idle_mark(Engine* e) noexcept nogil:
     e.mark_due_us = 0
 
 
-cdef void seal(Engine* e, Block** box, u32 peer, int lane, bint bulk) noexcept nogil:
+cdef void seal(Engine* e, Block** box, u32 peer, int lane) noexcept nogil:
     cdef Outgoing out
     if box[0] == NULL:
         return
@@ -68,40 +68,21 @@ cdef void seal(Engine* e, Block** box, u32 peer, int lane, bint bulk) noexcept n
         out.after = e.start_lsn
     if out.after <= e.durable:
         out.after = 0
-    if peer == 0 and not bulk:
+    if peer == 0:
         e.broadcast_hint = hint(e.broadcast_hint, box[0].size)
     out.frame = box[0]
-    out.bulk = bulk
     e.effects.outgoing.push_back(out)
     box[0] = NULL
 
 
-# Is this message to go with the large ones? (Those of no group are not of group 0.)
-cdef bint is_bulk(Engine* e, u8 kind, u32 group, u64 nbody) noexcept nogil:
-    cdef Replica* r
-    if kind == MSG_HEARTBEAT or kind == MSG_HEARTBEAT_ACK:
-        return False
-    r = find_group(e, group)
-    if r == NULL:
-        return False
-    if nbody >= BULK_BODY_BYTES:
-        r.bulk_until_us = e.now_us + BULK_US
-    return e.now_us < r.bulk_until_us
-
-
-cdef void put(Engine* e, Block** boxes, u32 peer, int lane, u8 kind, u8 flags, u32 group,
-              u64 ballot, const void* fixed, u32 nfixed, const void* body,
-              u64 nbody) noexcept nogil:
-    cdef bint bulk = is_bulk(e, kind, group, nbody)
-    cdef Block** box = boxes + lane + (LANE_BULK if bulk else 0)
-    cdef u64 room, limit = e.options.frame_bytes_max
-    if bulk:
-        limit = min(limit, <u64>BULK_FRAME_BYTES)
-    if box[0] != NULL and box[0].size + nbody >= limit:
-        seal(e, box, peer, lane, bulk)
+cdef void put(Engine* e, Block** box, u32 peer, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
+              const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
+    cdef u64 room
+    if box[0] != NULL and box[0].size + nbody >= e.options.frame_bytes_max:
+        seal(e, box, peer, lane)
     if box[0] == NULL:
         room = 1024 if nbody < 512 else nbody + 512
-        if peer == 0 and not bulk:
+        if peer == 0:
             room = max(room, e.broadcast_hint)
         box[0] = frame_begin(block_new(room))
     box[0] = message_append(box[0], kind, flags, group, ballot, fixed, nfixed, body, nbody)
@@ -111,29 +92,30 @@ cdef void send(Engine* e, Peer* p, int lane, u8 kind, u8 flags, u32 group, u64 b
                const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
     if not p.connected:
         return
-    put(e, p.boxes, p.node, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
+    if lane == LANE_LATER:
+        put(e, &p.later, p.node, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
+    else:
+        put(e, &p.now, p.node, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
 
 
 cdef void broadcast(Engine* e, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
                     const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
     if e.connected == 0:
         return
-    put(e, e.broadcasts, 0, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
-
-
-cdef void seal_boxes(Engine* e, Block** boxes, u32 peer) noexcept nogil:
-    seal(e, boxes + LANE_NOW, peer, LANE_NOW, False)
-    seal(e, boxes + LANE_LATER, peer, LANE_LATER, False)
-    seal(e, boxes + LANE_BULK + LANE_NOW, peer, LANE_NOW, True)
-    seal(e, boxes + LANE_BULK + LANE_LATER, peer, LANE_LATER, True)
+    if lane == LANE_LATER:
+        put(e, &e.broadcast_later, 0, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
+    else:
+        put(e, &e.broadcast_now, 0, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
 
 
 cdef void seal_frames(Engine* e) noexcept nogil:
     cdef u32 i
-    seal_boxes(e, e.broadcasts, 0)
+    seal(e, &e.broadcast_now, 0, LANE_NOW)
+    seal(e, &e.broadcast_later, 0, LANE_LATER)
     for i in range(e.options.n_members):
         e.peers[i].answer_bytes = 0
-        seal_boxes(e, e.peers[i].boxes, e.peers[i].node)
+        seal(e, &e.peers[i].now, e.peers[i].node, LANE_NOW)
+        seal(e, &e.peers[i].later, e.peers[i].node, LANE_LATER)
 
 
 cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u32 count,

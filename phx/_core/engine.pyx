@@ -59,13 +59,6 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
     return e
 
 
-cdef void drop_boxes(Block** boxes) noexcept nogil:
-    cdef int i
-    for i in range(LANES):
-        block_unref(boxes[i])
-        boxes[i] = NULL
-
-
 cdef void engine_free(Engine* e) noexcept nogil:
     cdef size_t i
     cdef Replica* r
@@ -86,9 +79,11 @@ cdef void engine_free(Engine* e) noexcept nogil:
     ring_free(&e.cached)
     effects_drop(e)
     block_unref(e.records)
-    drop_boxes(e.broadcasts)
+    block_unref(e.broadcast_now)
+    block_unref(e.broadcast_later)
     for i in range(MEMBERS_MAX):
-        drop_boxes(e.peers[i].boxes)
+        block_unref(e.peers[i].now)
+        block_unref(e.peers[i].later)
     phx_delete[Engine](e)
 
 
@@ -311,7 +306,10 @@ cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
     p = &e.peers[at]
     p.connected = False
     e.connected -= 1
-    drop_boxes(p.boxes)
+    block_unref(p.now)
+    block_unref(p.later)
+    p.now = NULL
+    p.later = NULL
     for i in range(e.replicas.size()):
         if e.replicas[i].leader == peer:
             callers_requeue(e, e.replicas[i])

@@ -30,10 +30,6 @@ cdef enum:
     INLINE_AVERAGE_NS = 1000000  # syncs are this quick on the average, and
     INLINE_LAST_NS = 2000000     # the last one was: the poll thread syncs by itself
     WAIT_MS_MAX = 60000
-    LARGE_BYTES = 16384          # a submission of so many bytes stands in a line of its own,
-    LARGE_TURN_BYTES = 1048576   # of which a turn takes so many bytes,
-    JOURNAL_AHEAD_BYTES = 2097152  # and nothing while so many wait to be written,
-    LARGE_WAIT_US = 50000        # but for so long at most
     CLOCK_OLD_US = 1000          # far below the eighth of a lease by which a granter waits longer
 
 cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
@@ -88,8 +84,6 @@ cdef int wait_ms(DriverState* s) noexcept nogil:
     cdef u64 now_us = phx_now_us()
     cdef u64 at = min(s.engine_wake_us, transport_deadline(s.transport))
     at = min(at, min(upkeep_deadline(s), flow_deadline(s)))
-    if not s.large.empty():
-        at = min(at, s.large_at_us + LARGE_WAIT_US)
     if s.again or at <= now_us:
         return 0
     # Rounded up: poll() counts milliseconds, and a turn too early would be one for nothing.
@@ -159,65 +153,23 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
     block_unref(command.block)
 
 
-cdef void submit(DriverState* s, const Submission* item) noexcept nogil:
-    cdef int verdict = input_submit(s, item.group, item.first_seq, item.count, item.block,
-                                    item.offset, item.nbytes, item.deadline_us)
-    if verdict != 0:
-        reject(s, item, verdict)
-    block_unref(item.block)
-
-
-# Within a group the order stays: what follows a large one stands behind it.
-cdef bint stands_in_line(DriverState* s, const Submission* item) noexcept nogil:
-    cdef Flow* flow
-    if item.nbytes < LARGE_BYTES and s.large.empty():
-        return False
-    flow = find_flow(s, item.group)
-    if flow == NULL or (item.nbytes < LARGE_BYTES and flow.large == 0):
-        return False
-    flow.large += 1
-    s.large_bytes += item.nbytes
-    s.large.push_back(item[0])
-    return True
-
-
-# Small values of other groups are not to wait behind large ones: neither in a long turn, nor for
-# the journal to write what came before. So the line waits for the journal thread instead. (Not at
-# the journal's limit, or when it failed: then the engine is to say what becomes of them.)
-cdef void take_large(DriverState* s) noexcept nogil:
-    cdef u64 budget = LARGE_TURN_BYTES
-    cdef Submission item
-    if s.large.empty():
-        return
-    if <u64>phx_load(&s.writer.queued_bytes) >= JOURNAL_AHEAD_BYTES and s.pressure == 0 \
-            and not s.poisoned and s.now_us < s.large_at_us + LARGE_WAIT_US:
-        return
-    s.large_at_us = s.now_us
-    while not s.large.empty() and budget > 0:
-        item = s.large.front()
-        s.large.pop_front()
-        find_flow(s, item.group).large -= 1
-        s.large_bytes -= item.nbytes
-        budget -= min(budget, item.nbytes)
-        submit(s, &item)
-    if not s.large.empty():
-        s.again = True
-
-
 # A turn takes no more than a part of a segment, so that pressure is felt before the journal is
-# full. Nor is more taken than the line of large ones holds: then the inbox fills, and refuses.
+# full.
 cdef void take_submissions(DriverState* s) noexcept nogil:
     cdef u64 budget = s.options.journal.segment_bytes // 4
     cdef Submission* item
-    while s.submitted < s.submissions.size() and budget > 0 \
-            and s.large_bytes <= s.inbox.bytes_max:
+    cdef int verdict
+    while s.submitted < s.submissions.size() and budget > 0:
         item = &s.submissions[s.submitted]
         s.submitted += 1
-        if not stands_in_line(s, item):
-            budget -= min(budget, item.nbytes)
-            submit(s, item)
+        budget -= min(budget, item.nbytes)
+        verdict = input_submit(s, item.group, item.first_seq, item.count, item.block, item.offset,
+                               item.nbytes, item.deadline_us)
+        if verdict != 0:
+            reject(s, item, verdict)
+        block_unref(item.block)
     if s.submitted < s.submissions.size():
-        s.again = s.again or s.large_bytes <= s.inbox.bytes_max
+        s.again = True
     else:
         s.submissions.clear()
         s.submitted = 0
@@ -231,7 +183,6 @@ cdef void take_inbox(DriverState* s) noexcept nogil:
         input_applied(s, s.flows[s.applied[i]].group, s.applied[i + 1])
         i += 2
     take_submissions(s)
-    take_large(s)
     for i in range(s.commands.size()):
         do_command(s, &s.commands[i])
     s.applied.clear()
@@ -365,7 +316,7 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
     cdef const Outgoing* out
     for i in range(effects.outgoing.size()):
         out = &effects.outgoing[i]
-        transport_send(s.transport, out.peer, out.after, out.frame, out.bulk)
+        transport_send(s.transport, out.peer, out.after, out.frame)
     transport_flush(s.transport, s.now_us)
 
 
@@ -447,9 +398,6 @@ cdef void* poller_run(void* arg) noexcept nogil:
     while s.submitted < s.submissions.size():
         block_unref(s.submissions[s.submitted].block)
         s.submitted += 1
-    while not s.large.empty():
-        block_unref(s.large.front().block)
-        s.large.pop_front()
     # What was emitted reaches the disk, so that a restart replays it; nobody is told any more.
     writer_stop(s.writer)
     pthread_mutex_lock(&s.inbox.lock)

@@ -254,12 +254,6 @@ static inline int phx_socket_ready(int fd) {
     int one = 1;
     int bad = phx_fd_flags(fd);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-#ifdef TCP_NOTSENT_LOWAT
-    /* What the kernel took cannot be overtaken any more (transport.pxd): it takes little ahead.
-     * What is on its way does not count, so this costs no throughput. */
-    int ahead = 131072;
-    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &ahead, sizeof ahead);
-#endif
 #ifdef SO_NOSIGPIPE
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &one, sizeof one);
 #endif

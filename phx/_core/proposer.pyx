@@ -40,6 +40,9 @@ from phx._core.wire cimport (
 )
 
 cdef enum:
+    # Whoever is ahead may be unable to lead, and to tell what it knows: from so many failures on it
+    # is no longer waited for. (Phase 1 learns what is chosen all the same.)
+    BEHIND_MAX = 4
     PREPARE_TRIES = 4            # an unanswered Prepare is repeated this often before starting over
     REPORTED_MAX = 33554432      # instances that a phase 1 may tell of
     NO_TRANSFER_US = 15000000    # a member that cannot lead now is not asked again for so long
@@ -117,7 +120,8 @@ cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot,
     # A node that is cut off from the leader still learns from whoever hears it.
     if reply.chosen_through > r.chosen_through:
         want(e, r, reply.chosen_through, p.node)
-    if reply.verdict == PREVOTE_BEHIND:
+    if reply.verdict == PREVOTE_BEHIND and r.failures < BEHIND_MAX:
+        r.failures += 1
         r.role = ROLE_FOLLOWER
         schedule_campaign(e, r, 5 * <u64>e.options.election_us)
     elif reply.verdict == PREVOTE_OK:

@@ -15,8 +15,7 @@ from phx._core.segment cimport (
     SEGMENT_HEADER_BYTES, SEGMENT_NAME_BYTES, SegmentHeader, segment_name, segment_seal)
 
 cdef enum:
-    ZEROS_BYTES = 1048576        # written at once,
-    ZEROS_AHEAD_BYTES = 2097152  # and synced
+    ZEROS_BYTES = 1048576
 
 
 cdef void shelf_header(Journal* j, SegmentHeader* header) noexcept nogil:
@@ -28,8 +27,6 @@ cdef void shelf_header(Journal* j, SegmentHeader* header) noexcept nogil:
 
 
 # Zeros all of the file, so that later writes change no metadata, and then the header of a spare.
-# Synced in parts: the disk would be busy with a whole segment of them for a tenth of a second, and
-# every sync of the journal thread would wait for that.
 cdef i64 fill(Journal* j, i64 file) noexcept nogil:
     cdef u8* zeros = <u8*>phx_calloc(1, ZEROS_BYTES)
     cdef u64 at = 0, count
@@ -43,8 +40,6 @@ cdef i64 fill(Journal* j, i64 file) noexcept nogil:
             count = ZEROS_BYTES
         result = j.disk.write(j.disk.context, file, zeros, count, at)
         at += count
-        if result >= 0 and at % ZEROS_AHEAD_BYTES == 0 and at < j.options.segment_bytes:
-            result = j.disk.sync(j.disk.context, file)
     if result >= 0:
         shelf_header(j, &header)
         segment_seal(&header, zeros)

@@ -71,7 +71,6 @@ cdef struct Outgoing:
     u32 peer             # 0: every connected peer
     u64 after            # send once the journal is durable up to here; 0: at once
     Block* frame         # sealed frame; the reference belongs to whoever drains the effects
-    bint bulk            # large messages: whatever is not may overtake it
 
 cdef struct ChosenRange:
     u32 group
@@ -240,9 +239,6 @@ cdef struct Forwards:        # the last piece of a forward that each member was 
     u32 attempt[MEMBERS_MAX]
     u64 first_seq[MEMBERS_MAX]
 
-cdef enum:
-    LANES = 4                # effects.pxd
-
 cdef struct Replica:
     u32 group
     u32 index                # in Engine.replicas
@@ -286,7 +282,6 @@ cdef struct Replica:
     Lead* lead
     Callers* callers
     Forwards* forwards       # NULL: nobody has forwarded anything
-    u64 bulk_until_us        # its messages go with the large ones until then
     # timers: a popped timer counts only if its time is the one noted here
     u64 role_at_us
     u64 callers_at_us
@@ -338,7 +333,8 @@ cdef struct Peer:
     u64 beat_seq
     u64 beat_sent_us[SENT_TIMES]
     # frames being filled
-    Block* boxes[LANES]
+    Block* now
+    Block* later
     u64 answer_bytes         # of long answers to it in this turn
 
 cdef struct Vote:
@@ -406,7 +402,8 @@ cdef struct Engine:
     Block* records
     u64 records_hint            # bytes of records, and of a broadcast, in turns of late
     u64 broadcast_hint
-    Block* broadcasts[LANES]    # frames being filled; see effects.pxd
+    Block* broadcast_now
+    Block* broadcast_later
     EngineCounters counters
 
 cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:

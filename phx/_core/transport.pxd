@@ -31,8 +31,6 @@ cdef enum:
     HELLO_BYTES_MAX = 256        # longest payload that is believed before the handshake
     READ_BYTES = 1048576         # of one connection in one turn, so that none starves the others
     PENDING_MAX = 64             # connections whose handshake is not done
-    # A bulk frame goes after so many bytes of others at the latest, so that none waits for ever.
-    OVERTAKING_BYTES_MAX = 262144
     LOG_INFO = 20                # levels of Python's logging
     LOG_WARNING = 30
     LOG_ERROR = 40
@@ -103,7 +101,6 @@ cdef struct Connection:
 cdef struct Queued:
     u64 after
     Block* frame
-    bint bulk
 
 cdef struct Link:                # everything about one peer
     u32 node
@@ -117,8 +114,6 @@ cdef struct Link:                # everything about one peer
     u64 heard_us                 # 0: never
     deque[Queued] ready          # free to go; the first `sent` bytes of the first are gone
     u64 sent
-    deque[Queued] bulk           # free too, and goes when nothing else is ready, or in its turn
-    u64 overtaken_bytes          # what became ready since a bulk frame went last
     deque[Queued] held           # ascending `after`
     u64 queued_bytes
     u64 frames_sent
@@ -162,10 +157,8 @@ cdef void transport_watch(Transport* t, vector[pollfd]* fds, u64 now_us) noexcep
 cdef u64 transport_deadline(Transport* t) noexcept nogil
 # Accept, read, dial, time out; calls the hooks. `fds` as filled by transport_watch, after poll().
 cdef void transport_turn(Transport* t, vector[pollfd]* fds, u64 now_us) noexcept nogil
-# Takes the caller's reference. peer 0: every connected peer. Unconnected: dropped. Bulk frames
-# leave in their order and the others in theirs; a bulk frame is overtaken by what comes later and
-# is not.
-cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint bulk) noexcept nogil
+# Takes the caller's reference. peer 0: every connected peer. Unconnected: dropped.
+cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexcept nogil
 # The journal is durable up to `lsn`: what waited for that may go.
 cdef void transport_release(Transport* t, u64 lsn) noexcept nogil
 # Write what is free to go, as far as the sockets take it.

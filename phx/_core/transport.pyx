@@ -11,7 +11,6 @@ from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_OK, FRAME_REFUSED, FRAME_SHORT,
     PROTOCOL_VERSION, FrameHeader, frame_begin, frame_check, frame_seal,
 )
-from phx._core.lanes cimport lanes_drop, lanes_promote, lanes_ready, lanes_sent
 from phx._core.native cimport *
 from phx._core.port cimport *
 
@@ -69,6 +68,18 @@ cdef Link* transport_link(Transport* t, u32 node) noexcept nogil:
     return NULL
 
 
+cdef void drop_queue(Link* link) noexcept nogil:
+    cdef size_t i
+    for i in range(link.ready.size()):
+        block_unref(link.ready[i].frame)
+    for i in range(link.held.size()):
+        block_unref(link.held[i].frame)
+    link.ready.clear()
+    link.held.clear()
+    link.queued_bytes = 0
+    link.sent = 0
+
+
 cdef void dial_later(Transport* t, Link* link, u64 now_us) noexcept nogil:
     cdef u64 delay = t.options.backoff_max_us
     if link.attempts < ATTEMPTS_SLOW:
@@ -115,7 +126,7 @@ cdef void connection_close(Transport* t, Connection* c, u64 now_us) noexcept nog
         dial_later(t, link, now_us)
     if link.connection == c:
         link.connection = NULL
-        lanes_drop(link)
+        drop_queue(link)
         dial_later(t, link, now_us)
         t.hooks.disconnected(t.hooks.context, link.node)
 
@@ -238,7 +249,7 @@ cdef void accept_some(Transport* t, u64 now_us) noexcept nogil:
 cdef void replace(Transport* t, Link* link, u64 now_us) noexcept nogil:
     cdef Connection* old = link.connection
     link.connection = NULL
-    lanes_drop(link)
+    drop_queue(link)
     connection_fail(t, old, "replaced by a newer one", now_us)
 
 
@@ -412,12 +423,12 @@ cdef void read_some(Transport* t, Connection* c, u64 now_us) noexcept nogil:
 
 # --- what leaves
 
-cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint bulk) noexcept nogil:
+cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexcept nogil:
     cdef u32 i
     if peer == 0:
         for i in range(t.n_links):
             if t.links[i].connection != NULL:
-                transport_send(t, t.links[i].node, after, block_ref(frame), bulk)
+                transport_send(t, t.links[i].node, after, block_ref(frame))
         block_unref(frame)
         return
     cdef Link* link = transport_link(t, peer)
@@ -430,10 +441,9 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint b
         return
     item.after = after
     item.frame = frame
-    item.bulk = bulk
     link.queued_bytes += frame.size
     if after <= t.durable:
-        lanes_ready(link, &item)
+        link.ready.push_back(item)
         return
     link.held.push_back(item)
     cdef size_t at = link.held.size() - 1
@@ -446,16 +456,30 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame, bint b
 cdef void transport_release(Transport* t, u64 lsn) noexcept nogil:
     cdef u32 i
     cdef Link* link
-    cdef Queued item
     if lsn <= t.durable:
         return
     t.durable = lsn
     for i in range(t.n_links):
         link = &t.links[i]
         while not link.held.empty() and link.held.front().after <= lsn:
-            item = link.held.front()
+            link.ready.push_back(link.held.front())
             link.held.pop_front()
-            lanes_ready(link, &item)
+
+
+cdef void sent_frames(Link* link, u64 count) noexcept nogil:
+    cdef u64 left
+    link.bytes_sent += count
+    while count:
+        left = link.ready.front().frame.size - link.sent
+        if count < left:
+            link.sent += count
+            return
+        count -= left
+        link.queued_bytes -= link.ready.front().frame.size
+        block_unref(link.ready.front().frame)
+        link.ready.pop_front()
+        link.frames_sent += 1
+        link.sent = 0
 
 
 cdef int gather(Transport* t, Connection* c, Link* link, iovec* parts) noexcept nogil:
@@ -468,7 +492,6 @@ cdef int gather(Transport* t, Connection* c, Link* link, iovec* parts) noexcept 
         n = 1
     if link == NULL:
         return n
-    lanes_promote(link)
     for i in range(min(<size_t>(GATHER_MAX - n), link.ready.size())):
         item = &link.ready[i]
         if item.after > t.durable:
@@ -506,7 +529,7 @@ cdef void flush_one(Transport* t, Connection* c) noexcept nogil:
                 block_unref(c.control)
                 c.control = NULL
         if link != NULL:
-            lanes_sent(link, <u64>sent)
+            sent_frames(link, <u64>sent)
 
 
 cdef void transport_flush(Transport* t, u64 now_us) noexcept nogil:
@@ -644,7 +667,7 @@ cdef void transport_free(Transport* t) noexcept nogil:
             phx_fds_close(t.fds, t.connections[i].fd)
         connection_free(t.connections[i])
     for i in range(t.n_links):
-        lanes_drop(&t.links[i])
+        drop_queue(&t.links[i])
     if t.listener >= 0:
         phx_fds_close(t.fds, t.listener)
     phx_delete(t)

@@ -128,11 +128,11 @@ cdef class TransportDoor:
         transport_turn(self.door.transport, &self.door.watched, now_us)
         transport_flush(self.door.transport, now_us)
 
-    def send(self, peer, bytes payload not None, after=0, bulk=False):
+    def send(self, peer, bytes payload not None, after=0):
         cdef Block* frame = frame_begin(block_new(64))
         frame = block_append(frame, PyBytes_AS_STRING(payload), len(payload))
         frame_seal(frame, 0, FRAME_ENGINE, self.node, peer, self.cluster)
-        transport_send(self.door.transport, peer, after, frame, bulk)
+        transport_send(self.door.transport, peer, after, frame)
 
     def release(self, lsn):
         transport_release(self.door.transport, lsn)

@@ -1,8 +1,7 @@
 """The journal thread: collects blocks while a sync is in flight, writes them all, syncs once.
-(Many megabytes at once are synced in parts, in their order.)
 
 Blocks reach the journal in the order in which they were pushed. When a block that asked for a sync
-is durable, the new position is published and `notify` called, once per sync, on the journal
+is durable, the new position is published and `notify` called, once per batch, on the journal
 thread; it must not block and not call back into the writer. Nothing lingers on a timer.
 
 One other thread (the poll thread) makes all calls here.

@@ -54,56 +54,39 @@ cdef extern from *:
 
 cdef enum:
     RETRY_MS = 1000
-    SYNC_BYTES_MAX = 4194304     # written before a sync, if more is to follow
 
 ctypedef vector[WriterItem] Items
 
 
-# 1, or an error.
-cdef int sync_written(JournalWriter* w) noexcept nogil:
-    cdef i64 lsn
-    lsn = journal_sync(w.journal)
-    if lsn < 0:
-        return <int>lsn
-    phx_store(&w.durable_lsn, lsn)
-    return 1
-
-
-# Writes items until one finds the journal full, then syncs if one of them wants it; after each
-# SYNC_BYTES_MAX too, so that what came first does not wait for all. *done: how many were written
-# (their references are gone). 1: a sync has returned; 0: none was wanted; or an error.
+# Writes items until one finds the journal full, then syncs if one of them wants it. *done: how many
+# were written (their references are gone). 1: a sync has returned; 0: none was wanted; or an error.
 cdef int run_items(JournalWriter* w, WriterItem* items, size_t count, size_t* done) noexcept nogil:
     cdef bint sync = False
     cdef size_t at, urgent = 0
-    cdef u64 written = 0
-    cdef int code = JOURNAL_OK, synced = 0
+    cdef int code = JOURNAL_OK
+    cdef i64 lsn
     # What stands before an urgent block is as urgent as it is: the stream has no gaps.
     for at in range(count):
         if items[at].urgent:
             urgent = at + 1
     done[0] = 0
     while done[0] < count and code == JOURNAL_OK:
-        if sync and written >= SYNC_BYTES_MAX:
-            synced = sync_written(w)
-            if synced < 0:
-                return synced
-            sync = False
-            written = 0
-            if w.notify != NULL:
-                w.notify(w.context)
         at = done[0]
         code = journal_append(w.journal, items[at].block, items[at].lsn_first, at < urgent)
         if code == JOURNAL_OK:
             sync = sync or items[at].sync
-            written += items[at].block.size
             phx_add(&w.queued_bytes, -<i64>items[at].block.size)
             block_unref(items[at].block)
             done[0] += 1
     if code != JOURNAL_OK and code != JOURNAL_FULL:
         return code
     if sync:
-        synced = sync_written(w)
-    return synced
+        lsn = journal_sync(w.journal)
+        if lsn < 0:
+            return <int>lsn
+        phx_store(&w.durable_lsn, lsn)
+        return 1
+    return 0
 
 
 cdef void drop(JournalWriter* w, Items* items, size_t first) noexcept nogil:

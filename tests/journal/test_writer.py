@@ -286,28 +286,3 @@ def test_timing_helpers_measure_real_work_and_leave_a_sound_journal(tmp_path) ->
     del writer
     journal.close()
     Journal(tmp_path / "journal", segment_bytes=1 << 16).close()
-
-
-def test_many_megabytes_at_once_are_synced_in_parts(disk) -> None:
-    """What came first is durable and told before the last of it is written."""
-    journal = Journal(disk, create=True, segment_bytes=64 << 20, body_bytes_max=1 << 20)
-    writer = Writer(journal)
-    disk.set_sync_us(100_000)
-    lsn = writer.push(FIRST_LSN, accept(0))
-    wait_for(lambda: not writer.idle)
-    ends = []
-    for index in range(1, 13):  # all of it while the first sync is in flight
-        lsn = writer.push(lsn, accept(index, bytes(1 << 20)))
-        ends.append(lsn)
-    seen = set()
-    before = disk.syncs
-    while writer.durable_lsn != lsn:
-        seen.add(writer.durable_lsn)
-        time.sleep(0.001)
-    writer.stop()
-    assert disk.syncs - before >= 3
-    assert seen & set(ends[:-1]), "a part was durable before the rest"
-    assert writer.notices >= 3
-    disk.power_loss(1)
-    again = Journal(disk, segment_bytes=64 << 20, body_bytes_max=1 << 20)
-    assert len(replayed(again)) == 13

@@ -1,1 +1,0 @@
-"""Keeping the journal short: native code only, nothing for Python."""
