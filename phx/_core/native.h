@@ -68,7 +68,7 @@ static inline void phx_free(void *made) {
 
 /* Large blocks are kept for the next that needs one: they are made and given back thousands of
  * times a second, mostly on different threads, and a C library returns such memory to the kernel,
- * which clears every page again. Four sizes to a doubling, so that a quarter is wasted at most;
+ * which clears every page again. Four sizes to a doubling, and a third is wasted at most;
  * PHX_POOL_BYTES are kept in all. Whoever finds the pool in use goes without it: nobody waits, and
  * a fork cannot be left with a lock. What lies in the pool is not live. Sanitizers see every free.
  */

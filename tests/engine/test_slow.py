@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from script import Script
 
-from phx.sim.wire_text import Message
+from phx.sim.wire_text import Message, encode
 
 RESEND_US = 300_000  # the default
 
@@ -77,3 +77,33 @@ def test_nobody_helps_a_candidate_that_lacks_what_is_no_longer_in_memory() -> No
     assert not s.said("Prepare", since=mark)
     s.pass_time(3_000_000, lambda m: m.name == "Learn")  # the store of 2 is still slow
     assert s.status(2)["leading"]
+
+
+def test_nobody_is_put_off_for_ever_by_one_that_is_ahead() -> None:
+    """2 is ahead of 1 and says so each time, but neither leads nor tells what it knows. With the
+    votes of 3 and 4 the others are a majority: phase 1 finds out what is chosen."""
+    s = Script(nodes=5)
+    answers = [(2, 3, 5), (3, 1, 0), (4, 1, 0)]  # member, behind or ok, chosen there
+
+    def refused() -> int:
+        """How often 1 was put off before it began phase 1."""
+        attempts = 0
+        for _ in range(3_000):
+            s.advance(10_000, 1)
+            asked = s.pick("1→2", "PreVote")
+            prepared = s.pick("Prepare")
+            s.drop()
+            if prepared:
+                return attempts
+            if asked:
+                attempts += 1
+                for member, verdict, chosen in answers:
+                    reply = encode(
+                        "PreVoteReply", 0, asked[0].ballot, chosen=chosen, promised=0,
+                        verdict=verdict, leader=0,
+                    )  # fmt: skip
+                    s.put(member, 1, reply)
+        raise AssertionError("it never tried")
+
+    s.drop()
+    assert 1 < refused() < 10
