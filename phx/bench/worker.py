@@ -14,12 +14,8 @@ from phx.bench.load import Load
 from phx.bench.machines import MACHINES
 from phx.bench.meter import Meter, memory_bytes
 from phx.machine import StateMachine
-from phx.testing.loops import run_in_loop
-from phx.testing.node_worker import NodeWorker
+from phx.testing.node_worker import NodeWorker, run_worker
 from phx.testing.processes import now_us
-from phx.testing.worker import begin, send, serve
-
-PROGRESS_S = 0.2
 
 
 class BenchNode(NodeWorker):
@@ -34,6 +30,9 @@ class BenchNode(NodeWorker):
 
     def machine_of(self, name: str) -> StateMachine:
         return MACHINES[name]()
+
+    def progress(self) -> dict[str, Any] | None:
+        return {"acknowledged": self.acknowledged} if self.loads else None
 
     @property
     def acknowledged(self) -> int:
@@ -90,29 +89,5 @@ class BenchNode(NodeWorker):
         return tallies
 
 
-async def report_progress(worker: BenchNode) -> None:
-    while True:
-        await asyncio.sleep(PROGRESS_S)
-        if worker.loads:
-            send({"progress": {"acknowledged": worker.acknowledged}})
-
-
-async def run(spec: dict[str, Any]) -> None:
-    worker = BenchNode(spec)
-    await worker.start()
-    progress = asyncio.create_task(report_progress(worker))
-    try:
-        await serve(worker)
-    finally:
-        progress.cancel()
-        if not worker.closed.is_set():
-            await worker.node.close()
-
-
-def main() -> None:
-    spec = begin()
-    run_in_loop(run(spec), spec["loop"])
-
-
 if __name__ == "__main__":
-    main()
+    run_worker(BenchNode)

@@ -13,11 +13,7 @@ from phx.cli.ledger import ACKNOWLEDGED, Ledger, LedgerReader, key_of, value_of
 from phx.cli.writers import Writers
 from phx.machine import StateMachine
 from phx.machines.kv import KeyValue, encode_set
-from phx.testing.loops import run_in_loop
-from phx.testing.node_worker import NodeWorker
-from phx.testing.worker import begin, send, serve
-
-PROGRESS_S = 0.2
+from phx.testing.node_worker import NodeWorker, run_worker
 
 
 class WorkerNode(NodeWorker):
@@ -64,35 +60,12 @@ class WorkerNode(NodeWorker):
                         examples.append(f"group {group} key {key}")
         return {"checked": checked, "lost": lost, "examples": examples}
 
-    def progress(self) -> dict[str, Any]:
-        done = self.writers.acknowledged if self.writers else 0
+    def progress(self) -> dict[str, Any] | None:
+        if self.writers is None:
+            return None
         journal = self.node.status().journal
-        return {"acknowledged": done, "syncs": journal["syncs"]}
-
-
-async def report_progress(worker: WorkerNode) -> None:
-    while True:
-        await asyncio.sleep(PROGRESS_S)
-        if worker.writers is not None:
-            send({"progress": worker.progress()})
-
-
-async def run(spec: dict[str, Any]) -> None:
-    worker = WorkerNode(spec)
-    await worker.start()
-    progress = asyncio.create_task(report_progress(worker))
-    try:
-        await serve(worker)
-    finally:
-        progress.cancel()
-        if not worker.closed.is_set():
-            await worker.node.close()
-
-
-def main() -> None:
-    spec = begin()
-    run_in_loop(run(spec), spec["loop"])
+        return {"acknowledged": self.writers.acknowledged, "syncs": journal["syncs"]}
 
 
 if __name__ == "__main__":
-    main()
+    run_worker(WorkerNode)

@@ -9,9 +9,12 @@ from typing import Any
 from phx.config import Config
 from phx.machine import StateMachine
 from phx.node import Node
-from phx.testing.worker import jsonable
+from phx.testing.loops import run_in_loop
+from phx.testing.worker import begin, jsonable, send, serve
 
-__all__ = ["NodeWorker"]
+__all__ = ["NodeWorker", "run_worker"]
+
+PROGRESS_S = 0.2
 
 
 class NodeWorker:
@@ -31,6 +34,10 @@ class NodeWorker:
     def machine_of(self, name: str) -> StateMachine:
         """A machine for one more group, by the name that the parent gave."""
         raise NotImplementedError
+
+    def progress(self) -> dict[str, Any] | None:
+        """What the parent is told five times a second; None: nothing yet."""
+        return None
 
     def _machine(self, group: int) -> StateMachine:
         machine = self.machine_of(self.spec["machine"])
@@ -69,3 +76,27 @@ class NodeWorker:
     async def do_close(self) -> None:
         await self.node.close()
         self.closed.set()
+
+
+async def _report(worker: NodeWorker) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_S)
+        if (progress := worker.progress()) is not None:
+            send({"progress": progress})
+
+
+async def _run(worker: NodeWorker) -> None:
+    await worker.start()
+    reporting = asyncio.create_task(_report(worker))
+    try:
+        await serve(worker)
+    finally:
+        reporting.cancel()
+        if not worker.closed.is_set():
+            await worker.node.close()
+
+
+def run_worker(kind: type[NodeWorker]) -> None:
+    """The whole life of a worker process, until its parent has had enough of it."""
+    spec = begin()
+    run_in_loop(_run(kind(spec)), spec["loop"])
