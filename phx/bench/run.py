@@ -104,6 +104,17 @@ class _Bench:
         self._folder = folder
         self._progress = progress
 
+    async def _placed(self, cluster: Cluster) -> dict[int, list[int]]:
+        """Groups by their leaders, once every group is led by the node that it prefers: a process
+        that came up late gets its leaderships a second or two later."""
+        until = time.monotonic() + ASK_TIMEOUT_S
+        while time.monotonic() < until:
+            led = await cluster.led(ASK_TIMEOUT_S)
+            nodes = sorted(led)
+            if all(nodes[group % len(nodes)] == node for node in nodes for group in led[node]):
+                return led
+        raise WorkerFailed(f"leaders were not where they belong after {ASK_TIMEOUT_S:g} s")
+
     async def measure(self) -> Row:
         case = self._case
         async with Cluster(
@@ -116,7 +127,7 @@ class _Bench:
         ) as cluster:
             self._progress.note(f"{case.label}: starting {case.nodes} processes")
             await cluster.start()
-            led = await cluster.led(ASK_TIMEOUT_S)
+            led = await self._placed(cluster)
             memory = await cluster.call("memory")
             before = await cluster.call("positions", ASK_TIMEOUT_S)
             batch, end_us = await self._start(cluster, led)
