@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, perf_counter_ns
 from typing import Any, Protocol
 
-from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch, Refusal, Waiters
+from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch
+from phx._core.waiters import Refusal, Waiters
 from phx.errors import (
     GroupStopped,
     NodeFailed,
@@ -295,7 +296,7 @@ class Applier:
             self._halt(state, GroupStopped(state.group, batch.last + 1, None, batch.error), None)
 
     def _stop(
-        self, state: GroupState, chunk: list[Entry], at: int, machine: int, error: BaseException
+        self, state: GroupState, chunk: Sequence[Entry], at: int, machine: int, error: BaseException
     ) -> None:
         first, last = chunk[at], chunk[-1]
         batched = type(state.machines[machine]).apply_batch is not StateMachine.apply_batch
@@ -322,7 +323,7 @@ def _unknown_stop(stopped: GroupStopped) -> StoppedUnknown:
     return error
 
 
-def _stretch(entries: list[Entry], start: int, stop: int) -> tuple[int, int]:
+def _stretch(entries: Sequence[Entry], start: int, stop: int) -> tuple[int, int]:
     """The machine of entries[start], and where its run of entries ends."""
     machine = entries[start].machine
     end = start + 1
@@ -331,7 +332,7 @@ def _stretch(entries: list[Entry], start: int, stop: int) -> tuple[int, int]:
     return machine, end
 
 
-def _unknown_machine(machine: int, chunk: list[Entry]) -> list[Any]:
+def _unknown_machine(machine: int, chunk: Sequence[Entry]) -> list[Any]:
     # The same on every node that has no such machine; entries of the other machines go on.
     return [
         Refusal(UnknownMachine(f"group {entry.group} has no machine {machine}"))
@@ -341,7 +342,7 @@ def _unknown_machine(machine: int, chunk: list[Entry]) -> list[Any]:
     ]
 
 
-def _as_results(results: object, chunk: list[Entry]) -> list[Any]:
+def _as_results(results: object, chunk: Sequence[Entry]) -> list[Any]:
     made = results if isinstance(results, list) else list(results)  # type: ignore[call-overload]
     if len(made) != len(chunk):
         raise ValueError(f"apply_batch returned {len(made)} results for {len(chunk)} entries")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Protocol
 
-from phx._core.delivery import IN_FLIGHT_MAX, Result, Waiters, entries_of
 from phx._core.driver import (
     ERROR_CLOSED,
     ERROR_FORKED,
@@ -19,6 +18,8 @@ from phx._core.driver import (
     Driver,
     DriverError,
 )
+from phx._core.entries import entries_of
+from phx._core.waiters import IN_FLIGHT_MAX, Result, Waiters
 from phx.applier import GroupState, same_stop
 from phx.config import Limits
 from phx.errors import (
@@ -286,7 +287,7 @@ class Group(GroupView):
     Not thread-safe: use it from that loop only.
     """
 
-    __slots__ = ("_future", "_loop", "_propose")
+    __slots__ = ("_future", "_loop", "_propose", "_propose_many")
 
     def __init__(
         self, door: Door, state: GroupState, node: object, loop: asyncio.AbstractEventLoop
@@ -295,6 +296,7 @@ class Group(GroupView):
         self._loop = loop
         self._future = loop.create_future
         self._propose = door.waiters.propose
+        self._propose_many = door.waiters.propose_many
 
     def propose(
         self, value: bytes, *, timeout: float | None = TIMEOUT_S, machine: int = 0
@@ -338,12 +340,16 @@ class Group(GroupView):
 
         Args, Raises: as ``propose``; either all values are taken or none.
         """
-        future = self._loop.create_future()
+        future = self._future()
         values = list(values)
         if not values:
             future.set_result([])
             return future
-        self._door.submit_many(self._state, future, values, timeout, machine)
+        state = self._state
+        if machine not in state.taking or not self._propose_many(
+            state.group, machine, values, timeout, future
+        ):
+            self._door.submit_many(state, future, values, timeout, machine)
         return future
 
     async def entry(self, instance: int) -> list[Entry]:

@@ -53,6 +53,10 @@ class StateMachine(ABC):
 
         Override it where a whole batch can be applied faster than its values one by one. Where one
         batch ends and the next begins differs between nodes and must not matter.
+
+        Args:
+            entries: made one by one as they are looked at, so to walk once is fast. They hold a
+                piece of the log: of what is to stay, keep the entry or its value.
         """
         return [self.apply(entry) for entry in entries]
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phx._core.delivery import Entry, Result
+from phx._core.entries import Entry
+from phx._core.waiters import Result
 
 __all__ = [
     "GROUP_ID_MAX",

@@ -77,7 +77,7 @@ STOREYS = [
     {"engine"},
     {"disk", "journal", "memdisk", "replay", "segment", "shelf", "trace", "writer"},
     {"chunk", "chunk_index", "plan", "settler"},
-    {"delivery", "port", "sessions"},
+    {"delivery", "entries", "port", "sessions", "waiters"},
     {
         "driver",
         "driver_state",
@@ -115,7 +115,8 @@ PURE_CIMPORTS = {"cython", "libc.stdint", "libc.stdlib", "libc.string"}
 DOOR_CIMPORTS = {"cpython.buffer", "cpython.bytes", "cpython.ref", "cpython.object"}
 
 # What each Python module or folder may import of phx, besides itself. The longest prefix counts.
-VALUES = {"phx._core.delivery"}  # the compiled values and tables that the API hands out
+# The compiled values and tables that the API hands out.
+VALUES = {"phx._core.delivery", "phx._core.entries", "phx._core.waiters"}
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}

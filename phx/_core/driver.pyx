@@ -10,7 +10,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport ITEM_HEADER_BYTES, ItemHeader
-from phx._core.delivery cimport Delivered, Sessions, WaiterRing
+from phx._core.delivery cimport Delivered, Sessions
+from phx._core.waiters cimport WaiterRing
 from phx._core.driver_state cimport *
 from phx._core.journal cimport journal_abandon, journal_prepare_spare
 from phx._core.life cimport *

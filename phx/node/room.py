@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phx._core.delivery import Waiters
 from phx._core.driver import (
     ERROR_BIND,
     ERROR_JOURNAL,
@@ -22,6 +21,7 @@ from phx._core.driver import (
     Driver,
     DriverError,
 )
+from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
 from phx.config import Config, split_address
 from phx.errors import (

@@ -8,7 +8,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcpy
 
 from phx._core.codec cimport RecordHeader, align8
-from phx._core.delivery cimport Batch, Delivered, Entry
+from phx._core.delivery cimport Batch, Delivered
+from phx._core.entries cimport Entry
 from phx._core.engine cimport (
     engine_applied, engine_entry, engine_location, engine_stop_group, engine_supply,
 )
@@ -169,15 +170,17 @@ cdef bint take(Host h, LogFlow* flow, Delivered* out):
 
 
 # The first eight bytes of every value are its op id: the watch sees it, the machine does not.
-cdef void strip(Host h, Batch batch):
+cdef list stripped(Host h, Batch batch):
+    cdef list entries = list(batch.entries)
     cdef Entry entry
     cdef u64 op
-    for entry in batch.entries:
+    for entry in entries:
         memcpy(&op, PyBytes_AS_STRING(entry.value), 8)
         watch_applied(h.watch, h.node, entry.group, entry.instance, entry.index, op, entry.epoch,
                       entry.time_us)
         entry.value = PyBytes_FromStringAndSize(
             PyBytes_AS_STRING(entry.value) + 8, PyBytes_GET_SIZE(entry.value) - 8)
+    return entries
 
 
 cdef void stop(Host h, LogFlow* flow, str why):
@@ -190,11 +193,11 @@ cdef void stop(Host h, LogFlow* flow, str why):
     h.poke()
 
 
-cdef void wake(Host h, Batch batch, results):
+cdef void wake(Host h, Batch batch, list entries, results):
     cdef Entry entry
     cdef Py_ssize_t i
-    for i in range(len(batch.entries)):
-        entry = <Entry>(<list>batch.entries)[i]
+    for i in range(len(entries)):
+        entry = <Entry>entries[i]
         if entry.sequence == 0:
             continue
         call = h.waiting.pop(<u64>entry.group << 48 | entry.sequence, None)
@@ -212,18 +215,18 @@ cdef void apply_batch(Host h, LogFlow* flow, Batch batch):
     if batch.error is not None:
         watch_fail(h.watch, b"U7", (<str>batch.error).encode())
         return
-    strip(h, batch)
+    cdef list entries = stripped(h, batch)
     h.note(batch.digest)
     try:
-        results = h.machine[flow.group].apply_batch(batch.entries)
+        results = h.machine[flow.group].apply_batch(entries)
     except Exception as error:
         stop(h, flow, f"{type(error).__name__}: {error}")
         return
-    if len(results) != len(batch.entries):
+    if len(results) != len(entries):
         stop(h, flow, "apply_batch gave another number of results")
         return
     h.counts.applied += len(results)
-    wake(h, batch, results)
+    wake(h, batch, entries, results)
     h.digests(h, batch)
     engine_applied(h.engine, flow.group, batch.last)
 

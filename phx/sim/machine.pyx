@@ -21,7 +21,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
 from phx._core.codec cimport phx_crc32c
-from phx._core.delivery cimport Entry
+from phx._core.entries cimport Entry
 from phx._core.native cimport u32, u8
 
 from phx.machine import StateMachine

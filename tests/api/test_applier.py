@@ -6,7 +6,8 @@ import time
 import pytest
 
 from phx._core.batch import pack_body, pack_noop
-from phx._core.delivery import IN_FLIGHT_MAX, Result, Sessions, Waiters
+from phx._core.delivery import Sessions
+from phx._core.waiters import IN_FLIGHT_MAX, Result, Waiters
 from phx.applier import Applier, GroupState
 from phx.errors import (
     GroupStopped,

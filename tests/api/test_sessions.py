@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from phx._core.batch import pack_body, pack_noop
 from phx._core.codec import blocks_live, crc32c
-from phx._core.delivery import BEYOND, DUPLICATE, IN_FLIGHT_MAX, STALE, Sessions, entries_of
+from phx._core.delivery import BEYOND, DUPLICATE, STALE, Sessions
+from phx._core.entries import entries_of
+from phx._core.waiters import IN_FLIGHT_MAX
 
 GROUP = 7
 ME = 1
@@ -256,7 +258,7 @@ def test_a_batch_knows_whether_all_is_for_one_machine():
 def test_a_noop_advances_the_log():
     table = sessions()
     batch = table.offer(GROUP, 1, [pack_noop(1, 2), pack_noop(1, 2)])
-    assert (batch.first, batch.last, batch.entries, batch.error) == (1, 2, [], None)
+    assert (batch.first, batch.last, list(batch.entries), batch.error) == (1, 2, [], None)
     assert table.next_instance(GROUP)[0] == 3
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phx._core.delivery import IN_FLIGHT_MAX, Entry, Refusal, Result, Waiters
+from phx._core.entries import Entry
+from phx._core.waiters import IN_FLIGHT_MAX, Refusal, Result, Waiters
 from phx.errors import Closed, NoQuorum, PartlyDone, TimedOutUnknown
 
 GROUP = 3

@@ -6,7 +6,8 @@
 from libc.string cimport memset
 
 from phx._core.delivery cimport Batch, Delivered, Sessions, delivered_free
-from phx._core.delivery import Sessions as NewSessions, Waiters
+from phx._core.delivery import Sessions as NewSessions
+from phx._core.waiters import Waiters
 from phx._core.native cimport *
 from phx._core.queues cimport (
     CHORE_FETCH, Chore, Chores, Command, Handed, Inbox, Outbox, Submission, chores_close,
@@ -365,7 +366,7 @@ cdef class Completions(Loop):
     cdef bint together
 
     def __init__(self, u64 count, bint together):
-        from phx._core.delivery import Entry
+        from phx._core.entries import Entry
         if count > 65536:
             raise ValueError("more than may be in flight")
         super().__init__(count)

@@ -1,0 +1,58 @@
+"""Callers, and what they get back.
+
+Waiters   this node's callers by (group, sequence), resolved thousands at a time in native loops
+Result    what a caller gets back
+
+Everything here runs with the GIL held, on the thread that applies.
+"""
+
+from cpython.ref cimport PyObject
+from phx._core.native cimport *
+from phx._core.entries cimport Entries
+
+cdef class Result:
+    cdef readonly u64 instance
+    cdef readonly object value
+
+# A result that is an error: set as the exception of the caller's future.
+cdef class Refusal:
+    cdef readonly object error
+
+cdef struct WaiterSlot:
+    PyObject* waiter                     # owned; NULL: resolved
+    u32 bytes
+    u32 index                            # position in the run of a propose_many
+
+cdef struct WaiterRing:
+    u32 group
+    WaiterSlot* slots                    # sequence s stands at s & (capacity - 1)
+    u64 capacity
+    u64 low                              # lowest sequence not resolved
+    u64 next
+    u64 count                            # not resolved
+    u64 bytes
+
+cdef class Waiters:
+    cdef readonly u64 count
+    cdef readonly u64 held_bytes
+    cdef u64 group_values_max
+    cdef u64 group_bytes_max
+    cdef u64 node_values_max
+    cdef u64 node_bytes_max
+    cdef u64 value_bytes_max
+    cdef object partly
+    cdef object submit                   # of the driver, and its clock: set by connect()
+    cdef object now_us
+    cdef vector[WaiterRing] rings        # ascending groups; never moves after __init__
+    cdef WaiterRing* find(self, u32 group) except NULL
+    cdef int grow(self, WaiterRing* ring, u64 count) except -1
+    cdef u64 due(self, object timeout) except? 0
+    cdef bint send(self, WaiterRing* ring, u64 first, u16 machine, list values,
+                   u64 due_us) except -1
+    cdef u64 enter(self, WaiterRing* ring, object waiter, u64 nbytes) except? 0
+    cdef object take(self, WaiterRing* ring, u64 sequence, u32* index)
+    cdef int settle(self, object waiter, u32 index, object value, bint failed) except -1
+    cdef u64 enter_run(self, WaiterRing* ring, object future, list values, u64 nbytes) except? 0
+    cdef int resolve(self, WaiterRing* ring, u64 sequence, u64 instance, object value) except -1
+    cdef Py_ssize_t complete_passage(self, WaiterRing* ring, Entries entries, list results,
+                                     Py_ssize_t start) except -1
