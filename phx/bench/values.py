@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 
 __all__ = ["BLOCK_BYTES", "SUM_MASK", "Values", "per_pass"]
@@ -30,6 +31,7 @@ class Values:
         self._per_pass = per_pass(size)
         self._block_number = -1
         self._block = b""
+        self._layouts: dict[int, struct.Struct] = {}
         self.next = 0
 
     def take(self, count: int) -> tuple[int, list[bytes]]:
@@ -49,11 +51,12 @@ class Values:
 
     def values(self, serial: int, count: int) -> list[bytes]:
         """Values serial … serial + count - 1, which must be of one pass."""
-        size, stride = self._size, self._stride
         number, step = divmod(serial, self._per_pass)
-        block_number, shift = divmod(number, stride)
+        block_number, shift = divmod(number, self._stride)
         if block_number != self._block_number:
             self._block = random.Random(self._seed + block_number).randbytes(BLOCK_BYTES)
             self._block_number = block_number
-        block, at = self._block, step * stride + shift
-        return [block[at : at + size] for at in range(at, at + count * stride, stride)]
+        layout = self._layouts.get(count)
+        if layout is None:  # a client's calls are of one or two lengths
+            layout = self._layouts[count] = struct.Struct(f"{self._size}sx" * count)
+        return list(layout.unpack_from(self._block, step * self._stride + shift))
