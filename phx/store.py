@@ -78,7 +78,7 @@ class SettleStats:
         skipped: entries of the plan that were in the store already.
         chunks, value_bytes: written; bytes of the chunks.
         commits: synced transactions.
-        read_bytes: of the journal.
+        read_bytes: of the journal, in ``reads`` pieces.
         seconds: the whole call.
     """
 
@@ -89,6 +89,7 @@ class SettleStats:
     value_bytes: int
     commits: int
     read_bytes: int
+    reads: int
     seconds: float
 
 
@@ -303,6 +304,7 @@ class Store:
             value_bytes=value_bytes,
             commits=commits,
             read_bytes=settler.read_bytes,
+            reads=settler.reads,
             seconds=time.monotonic() - began,
         )
 

@@ -52,10 +52,13 @@ cdef class Settler:
     cdef readonly u64 entries
     cdef readonly u64 entry_bytes     # of their bodies
     cdef readonly u64 read_bytes      # of the journal
+    cdef readonly u64 reads           # in so many pieces
 
     cdef int check(self, int verdict) except -1
     cdef int weigh(self) noexcept nogil
     cdef int next_pass(self) noexcept nogil
+    cdef bint sparse(self, u64 wanted, u64 span) noexcept nogil
+    cdef u64 typical_bytes(self) noexcept nogil
     cdef void read_stretches(self, u64 begin, u64 end) noexcept nogil
     cdef int locate(self, size_t item, const u8** record, u64* room) noexcept nogil
     cdef int pick(self, size_t item) noexcept nogil

@@ -21,6 +21,7 @@ class Settler:
     entries: int
     entry_bytes: int
     read_bytes: int
+    reads: int
     def __init__(self, index: ChunkIndex, plan: SettlePlan, pass_bytes: int) -> None: ...
     def next_chunk(self) -> tuple[int, memoryview, memoryview] | None:
         """(id, value, tail) of the next chunk, or None at the end; good until the next call."""

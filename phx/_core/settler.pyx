@@ -30,7 +30,11 @@ cdef extern from * nogil:
     void prefetch "__builtin_prefetch" (const void* at)
 
 cdef enum:
-    SPARSE_BYTES = 8192       # of journal for each entry wanted, and they are read one by one
+    # So much more of journal than of what is wanted of it, for each entry, and they are read one by
+    # one: a call of the system costs as much as reading on.
+    SPARSE_BYTES = 8192
+    SPARSE_TIMES = 4
+    STRETCH_BYTES = 4 << 20   # read at once; blocks of this size are used again (native.h)
     AHEAD = 12                # entries between asking for a record's memory and looking at it
 
 cdef u64 REACH_SKIP = 0xFFFFFFFFFFFFFFFF
@@ -111,7 +115,7 @@ cdef class Settler:
                 if self.items[n].lsn >= low:    # others lie before this pass: one by one
                     begin = min(begin, self.items[n].lsn)
                     high = max(high, self.items[n].lsn)
-        if wanted * SPARSE_BYTES >= high - begin:
+        if begin <= high and not self.sparse(wanted, high - begin):
             self.read_stretches(begin, high)
         self.picked.reserve(wanted)
         for n in range(self.n_items):
@@ -122,6 +126,22 @@ cdef class Settler:
                     break
         return verdict
 
+    cdef bint sparse(self, u64 wanted, u64 span) noexcept nogil:
+        """Whether `wanted` entries are little among `span` bytes of journal."""
+        return wanted * (SPARSE_BYTES + SPARSE_TIMES * self.typical_bytes()) < span
+
+    cdef u64 typical_bytes(self) noexcept nogil:
+        """Of a record that is wanted: the mean so far, at first that of one that is looked at."""
+        cdef const u8* record = NULL
+        cdef u64 room = 0
+        cdef size_t n
+        if self.entries:
+            return RECORD_HEADER_BYTES + self.entry_bytes // self.entries
+        for n in range(self.n_items):
+            if self.reach[n] != REACH_SKIP:
+                return room if self.locate(n, &record, &room) == SETTLE_OK else 0
+        return 0
+
     cdef void read_stretches(self, u64 begin, u64 end) noexcept nogil:
         """Everything from the record at `begin` to the one that begins at `end`. What cannot be
         read is left out: if it is wanted, it is asked for again by itself, and named then."""
@@ -129,11 +149,12 @@ cdef class Settler:
         while begin <= end:
             stretch.lsn = begin
             stretch.block = NULL
-            if journal_read_span(self.journal, begin, max(end - begin, <u64>4096),
+            if journal_read_span(self.journal, begin, min(max(end - begin, <u64>4096), STRETCH_BYTES),
                                  &stretch.block) != JOURNAL_OK:
                 break
             self.stretches.push_back(stretch)
             self.read_bytes += stretch.block.size
+            self.reads += 1
             begin += stretch.block.size
 
     cdef int locate(self, size_t item, const u8** record, u64* room) noexcept nogil:
@@ -151,12 +172,16 @@ cdef class Settler:
                     return SETTLE_OK
                 break
         block = NULL
-        self.journal_error = journal_read_span(self.journal, lsn, 1, &block)
+        cdef u64 likely = RECORD_HEADER_BYTES
+        if self.entries:
+            likely = record_stride(self.entry_bytes // self.entries)
+        self.journal_error = journal_read_span(self.journal, lsn, likely, &block)
         if self.journal_error != JOURNAL_OK:
             self.bad_item = item
             return SETTLE_UNREADABLE
         self.singles.push_back(block)
         self.read_bytes += block.size
+        self.reads += 1
         record[0] = block.data
         room[0] = block.size
         return SETTLE_OK

@@ -285,6 +285,18 @@ def test_a_sparse_plan_reads_what_it_wants_only(tmp_path):
         stats = store.settle(log.plan(key for key in log.lsns if key[0] == 1))
         assert read_all(store, 1) == [entry[1:] for entry in entries]
         assert stats.read_bytes < 2000
+        assert stats.reads == 11  # the first one twice: how large are they?
+
+
+@pytest.mark.parametrize("nbytes", [20, 8 * KIB, 30 * KIB, 200 * KIB])
+def test_a_dense_plan_is_read_in_large_pieces(tmp_path, nbytes):
+    """However large the entries are: it depends on how much lies between them."""
+    log = Log(body_bytes_max=256 * KIB)
+    log.add(block(range(3), 1, 50, nbytes))
+    with opened(tmp_path / "s", create=True) as store:
+        stats = store.settle(log.plan())
+        assert stats.entries == 150
+        assert stats.reads <= 3 + 2 * stats.read_bytes // log.segment_bytes < 100
 
 
 def test_chunks_have_the_size_that_fits(tmp_path):
