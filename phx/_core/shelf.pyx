@@ -16,6 +16,7 @@ from phx._core.segment cimport (
 
 cdef enum:
     ZEROS_BYTES = 1048576
+    ZEROS_AT_ONCE_BYTES = 4 * ZEROS_BYTES
 
 
 cdef void shelf_header(Journal* j, SegmentHeader* header) noexcept nogil:
@@ -27,6 +28,7 @@ cdef void shelf_header(Journal* j, SegmentHeader* header) noexcept nogil:
 
 
 # Zeros all of the file, so that later writes change no metadata, and then the header of a spare.
+# A sync of the log stands behind whatever the device was given before it: so not all at once.
 cdef i64 fill(Journal* j, i64 file) noexcept nogil:
     cdef u8* zeros = <u8*>phx_calloc(1, ZEROS_BYTES)
     cdef u64 at = 0, count
@@ -40,6 +42,8 @@ cdef i64 fill(Journal* j, i64 file) noexcept nogil:
             count = ZEROS_BYTES
         result = j.disk.write(j.disk.context, file, zeros, count, at)
         at += count
+        if result >= 0 and at % ZEROS_AT_ONCE_BYTES == 0:
+            result = j.disk.sync(j.disk.context, file)
     if result >= 0:
         shelf_header(j, &header)
         segment_seal(&header, zeros)
