@@ -1,5 +1,5 @@
 from collections.abc import Iterator, Sequence
-from typing import overload
+from typing import Any, overload
 
 class Entry:
     """One chosen value, as apply sees it. The same on every replica except ``sequence``.
@@ -47,11 +47,16 @@ class Entry:
         sequence: int = 0,
     ) -> None: ...
 
+class Passage:
+    """The bodies of a stretch of log; only native code makes and reads one."""
+
 class Entries(Sequence[Entry]):
     """Consecutive entries of one group: a Sequence of Entry, each made when it is looked at."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Entry]: ...
+    def index(self, value: Any, start: int = 0, stop: int = ...) -> int: ...
+    def count(self, value: Any) -> int: ...
     @overload
     def __getitem__(self, index: int) -> Entry: ...
     @overload

@@ -52,6 +52,8 @@ cdef class Entry:
 
 @cython.final
 cdef class Passage:
+    """The bodies of a stretch of log; only native code makes and reads one."""
+
     def __dealloc__(self):
         cdef size_t i
         for i in range(self.bodies.size()):
@@ -127,7 +129,7 @@ cdef class Entries:
         return self.passage.entry(at, &self.passage.stretches[self.passage.stretch_of(at)])
 
     def __iter__(self):
-        cdef EntryIterator it = EntryIterator.__new__(EntryIterator)
+        cdef _EntryIterator it = _EntryIterator.__new__(_EntryIterator)
         it.passage = self.passage
         it.at = self.start
         it.stop = self.stop
@@ -145,7 +147,7 @@ Sequence.register(Entries)
 
 
 @cython.final
-cdef class EntryIterator:
+cdef class _EntryIterator:
     cdef Passage passage
     cdef size_t at
     cdef size_t stop

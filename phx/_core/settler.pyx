@@ -149,7 +149,8 @@ cdef class Settler:
         while begin <= end:
             stretch.lsn = begin
             stretch.block = NULL
-            if journal_read_span(self.journal, begin, min(max(end - begin, <u64>4096), STRETCH_BYTES),
+            if journal_read_span(self.journal, begin,
+                                 min(max(end - begin, <u64>4096), <u64>STRETCH_BYTES),
                                  &stretch.block) != JOURNAL_OK:
                 break
             self.stretches.push_back(stretch)

