@@ -117,7 +117,8 @@ class Journal:
         journal_bytes_max: of all of them; at this size the node takes no new values until some are
             settled (at least 4 segments, .. 1 TiB).
         settle_bytes: how much may be unsettled before chosen values move to the store (at least one
-            segment; at most half of journal_bytes_max).
+            segment; at most half of journal_bytes_max). Members with higher ids begin up to two
+            segments earlier, so that they do not all write at once.
     """
 
     segment_bytes: int = _option(32 * MIB, 1 * MIB, 1 * GIB)

@@ -52,6 +52,7 @@ Nothing in a chunk is believed because it was right once: every entry is checked
 is served, and no offset leads outside the value.
 """
 
+from phx._core.codec cimport RecordHeader
 from phx._core.native cimport *
 
 cdef enum:
@@ -137,6 +138,10 @@ cdef bint chunk_breaks(const ChunkWriter* w, u32 group, u64 instance) noexcept n
 # False: it does not fit, nothing was changed. Entries must come in order of group and instance.
 cdef bint chunk_add(ChunkWriter* w, u32 group, u64 instance, const u8* body,
                     u32 count) noexcept nogil
+# The same for the body of a record, checked and its checksum unsalted, as journal_read_span gives
+# it. The entry's checksum is made from the record's: what it covers was looked at when the record
+# was checked, and not again.
+cdef bint chunk_add_record(ChunkWriter* w, const RecordHeader* record) noexcept nogil
 # Rows, footer, checksum, and zeros between.
 cdef void chunk_end(ChunkWriter* w, const u8* store_id) noexcept nogil
 # Bytes of the tail of an ended chunk.

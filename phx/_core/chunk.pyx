@@ -7,7 +7,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcmp, memcpy, memset
 
-from phx._core.codec cimport phx_crc32c
+from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, phx_crc32c, phx_crc32c_moved
 from phx._core.native cimport *
 
 ctypedef const u8[::1] Bytes
@@ -18,12 +18,16 @@ cdef packed struct EntryKey:   # what an entry's checksum covers before its body
     u64 instance
 
 
-cdef inline u32 entry_crc(u32 group, u64 instance, const u8* body, u32 count) noexcept nogil:
+cdef inline u32 key_crc(u32 group, u64 instance, u32 count) noexcept nogil:
     cdef EntryKey key
     key.group = group
     key.bytes = count
     key.instance = instance
-    return phx_crc32c(phx_crc32c(0, &key, sizeof(EntryKey)), body, count)
+    return phx_crc32c(0, &key, sizeof(EntryKey))
+
+
+cdef inline u32 entry_crc(u32 group, u64 instance, const u8* body, u32 count) noexcept nogil:
+    return phx_crc32c(key_crc(group, instance, count), body, count)
 
 
 # ------------------------------------------------------------------------------------------ sizes
@@ -70,6 +74,19 @@ cdef bint chunk_breaks(const ChunkWriter* w, u32 group, u64 instance) noexcept n
 
 cdef bint chunk_add(ChunkWriter* w, u32 group, u64 instance, const u8* body,
                     u32 count) noexcept nogil:
+    return add(w, group, instance, body, count, entry_crc(group, instance, body, count))
+
+
+cdef bint chunk_add_record(ChunkWriter* w, const RecordHeader* record) noexcept nogil:
+    cdef u32 count = record.body_bytes
+    cdef u32 before = phx_crc32c(0, <const u8*>record + 4, RECORD_HEADER_BYTES - 4)
+    before ^= key_crc(record.group, record.index, count)
+    return add(w, record.group, record.index, <const u8*>record + RECORD_HEADER_BYTES, count,
+               record.crc ^ phx_crc32c_moved(before, count))
+
+
+cdef bint add(ChunkWriter* w, u32 group, u64 instance, const u8* body, u32 count,
+              u32 crc) noexcept nogil:
     cdef u64 stride = chunk_stride(count)
     cdef bint breaks = chunk_breaks(w, group, instance)
     cdef u64 rows = w.rows.size() + (1 if breaks else 0)
@@ -88,7 +105,7 @@ cdef bint chunk_add(ChunkWriter* w, u32 group, u64 instance, const u8* body,
     memset(at + stride - 8, 0, 8)   # the body may end inside the last word
     entry.instance = instance
     entry.bytes = count
-    entry.crc = entry_crc(group, instance, body, count)
+    entry.crc = crc
     memcpy(at + CHUNK_ENTRY_HEADER, body, count)
     cdef ChunkRow* row = &w.rows.back()
     row.count += 1

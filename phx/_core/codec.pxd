@@ -87,6 +87,7 @@ cdef enum FrameVerdict:
 
 cdef extern from "crc32c.h" nogil:
     u32 phx_crc32c(u32 crc, const void* data, size_t count)
+    u32 phx_crc32c_moved(u32 bits, size_t count)
 
 cdef inline u64 align8(u64 count) noexcept nogil:
     return (count + 7) & ~<u64>7

@@ -148,6 +148,11 @@ def crc32c_table(data not None, u32 crc=0):
         PyBuffer_Release(&view)
 
 
+def crc32c_moved(u32 bits, size_t count):
+    """What a difference of ``bits`` in a crc32c becomes behind ``count`` more bytes."""
+    return phx_crc32c_moved(bits, count)
+
+
 def crc32c_way():
     """Which way crc32c() goes on this machine: ``sse4.2``, ``armv8`` or ``table``."""
     return phx_crc32c_way().decode()

@@ -2,6 +2,8 @@
  *
  *     phx_crc32c(0, data, count)      checksum of data
  *     phx_crc32c(crc, more, count)    the checksum goes on: crc of data followed by more
+ *     phx_crc32c_moved(bits, count)   what a difference in the crc becomes behind `count` more bytes:
+ *                                     crc(a, data) ^ crc(b, data) == moved(a ^ b, count of data)
  *
  * The way is chosen once, when the module is loaded: SSE4.2 (x86-64), the ARMv8 CRC extension
  * (aarch64), else a table, eight bytes at a step. Nothing needs a compiler flag for the machine.
@@ -82,13 +84,13 @@ static inline uint32_t phx_crc32c_table(uint32_t crc, const void *data, size_t c
     return ~crc;
 }
 
-#ifdef PHX_CRC_HARDWARE
-
 static inline uint32_t phx_crc_skip_lane(uint32_t crc) {
     const PhxCrcTables &t = phx_crc_tables;
     return t.lane[0][crc & 255] ^ t.lane[1][(crc >> 8) & 255] ^ t.lane[2][(crc >> 16) & 255] ^
            t.lane[3][crc >> 24];
 }
+
+#ifdef PHX_CRC_HARDWARE
 
 PHX_CRC_TARGET static inline uint32_t phx_crc32c_hardware(uint32_t crc, const void *data,
                                                           size_t count) {
@@ -148,4 +150,12 @@ static inline uint32_t phx_crc32c(uint32_t crc, const void *data, size_t count) 
 static inline const char *phx_crc32c_way(void) { return "table"; }
 
 #endif
+
+/* A crc is linear, so the data does not matter: as many zeros do. */
+static inline uint32_t phx_crc32c_moved(uint32_t bits, size_t count) {
+    static const uint8_t zeros[PHX_CRC_LANE] = {};
+    for (; count >= PHX_CRC_LANE; count -= PHX_CRC_LANE) bits = phx_crc_skip_lane(bits);
+    return ~phx_crc32c(~bits, zeros, count);
+}
+
 #endif

@@ -10,6 +10,7 @@ that every pass carries every group on without a gap, whatever the order of posi
 from phx._core.chunk cimport ChunkView, ChunkWriter
 from phx._core.chunk_index cimport ChunkIndex
 from phx._core.journal cimport Journal
+from phx._core.codec cimport RecordHeader
 from phx._core.native cimport *
 from phx._core.plan cimport SettlePlan
 from phx._core.state cimport SettleItem
@@ -24,7 +25,7 @@ cdef enum SettleVerdict:
 cdef struct Picked:
     u32 item                 # of the plan
     u32 bytes
-    const u8* body
+    const RecordHeader* record
 
 cdef struct Stretch:         # of the journal, in memory
     u64 lsn

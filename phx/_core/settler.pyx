@@ -9,8 +9,8 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 
 from phx._core.chunk cimport (
     CHUNK_BAD_ENTRY, CHUNK_OK, ChunkRow, ChunkView, ChunkWriter,
-    chunk_add, chunk_begin, chunk_end, chunk_entry, chunk_open, chunk_stride, chunk_tail_bytes,
-    chunk_value_bytes, raise_damage,
+    chunk_add, chunk_add_record, chunk_begin, chunk_end, chunk_entry, chunk_open, chunk_stride,
+    chunk_tail_bytes, chunk_value_bytes, raise_damage,
 )
 from phx._core.chunk_index cimport ChunkIndex, IndexGroup
 from phx._core.codec cimport (
@@ -207,7 +207,7 @@ cdef class Settler:
             self.left_bytes += sizeof(ChunkRow)
         picked.item = <u32>item
         picked.bytes = header.body_bytes
-        picked.body = record + RECORD_HEADER_BYTES
+        picked.record = header
         self.picked.push_back(picked)
         self.reach[item] = REACH_SKIP
         self.left_bytes += chunk_stride(picked.bytes)
@@ -245,10 +245,9 @@ cdef class Settler:
         chunk_begin(&self.writer, self.room, value_bytes, self.index.next_id)
         while self.at < self.picked.size():
             if self.at + AHEAD < self.picked.size():
-                prefetch(self.picked[self.at + AHEAD].body)
+                prefetch(self.picked[self.at + AHEAD].record)
             p = &self.picked[self.at]
-            if not chunk_add(&self.writer, self.items[p.item].group, self.items[p.item].instance,
-                             p.body, p.bytes):
+            if not chunk_add_record(&self.writer, p.record):
                 break
             self.entries += 1
             self.entry_bytes += p.bytes

@@ -134,14 +134,15 @@ cdef void upkeep_poison(DriverState* s, int error) noexcept nogil:
 # --- settling
 
 # Members of a group write alike. If all settled at the same moment, every sync of a majority would
-# stand behind the writes of a store; so each begins part of the two segments later.
+# stand behind the writes of a store; so each begins up to two segments earlier.
 cdef u64 settle_at(DriverState* s) noexcept nogil:
     cdef const EngineOptions* o = &s.options.engine
     cdef u64 rank = 0
     cdef u32 i
     for i in range(o.n_members):
         rank += o.members[i] < o.node
-    return s.options.settle_bytes + 2 * s.options.journal.segment_bytes * rank // o.n_members
+    return s.options.settle_bytes - min(
+        2 * s.options.journal.segment_bytes * rank // o.n_members, s.options.settle_bytes // 2)
 
 
 # End of the oldest segments that are to be freed, about two of them, more if the journal is long.
