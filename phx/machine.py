@@ -4,33 +4,119 @@ A machine is deterministic: the same entries in the same order must lead to the 
 node. No clock (use ``entry.time_us``), no random numbers, no iteration over sets of strings, no
 reading of what another group or the outside world says.
 
-phx calls a machine from one thread only: the event loop's, or the applier thread of a blocking
-node. An exception stops the group on this node, for a machine that failed half-way holds an
+An exception of ``apply`` stops the group on this node, for a machine that failed half-way holds an
 unknown state. So an *expected* failure (a key that is missing, a version that does not match) is a
 result, not an exception.
+
+Who calls what, and what waits meanwhile. The *applying thread* is the event loop's, or the applier
+thread of a blocking node. Calls in one line of the table never overlap for one object.
+
+    call                               thread                     waits for it
+    ---------------------------------  -------------------------  ----------------------------------
+    apply, apply_batch, digest         the applying one           all groups of the node
+    freeze, commit                     the applying one           all groups: keep it below 10 ms
+    retire, DurableMachine.close       the applying one           all groups
+    View.snapshot, View.close          any, not the applying one  nobody, while the GIL is let go
+    StateMachine.snapshot              any; nobody applies then   whoever wants the object
+    the factory, open, restore         any; on a new object       nobody, while the GIL is let go
+
+A view is used by one thread at a time, while the machine that gave it goes on applying, is retired
+or is closed. "While the GIL is let go": a loop of Python gives it away every few milliseconds by
+itself; one long call into C (sorting a million keys) may not.
+
+``snapshot``, ``restore`` and all of ``DurableMachine`` are the part of this contract that
+checkpoints need. A node does not call them yet.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from phx.types import MACHINE_ID_MAX, Entry
 
-__all__ = ["Machines", "Reader", "StateMachine", "Writer", "machines_of"]
+__all__ = [
+    "CopyView",
+    "DurableMachine",
+    "Machines",
+    "Reader",
+    "StateMachine",
+    "View",
+    "Writer",
+    "has_snapshots",
+    "machines_of",
+]
 
 
 class Writer(Protocol):
-    """Where ``snapshot`` writes to."""
+    """Where a snapshot is written to: one file, from its beginning to its end.
 
-    def write(self, data: bytes, /) -> object: ...
+    Guarantee: what was written in order is what ``restore`` reads, byte by byte, or it is found to
+    be damaged before a machine sees it. Nothing is durable, or seen by anybody, before the snapshot
+    has returned.
+
+    One thread at a time; only until ``snapshot`` returns.
+    """
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> object:
+        """Append all of ``data``, which may be changed again afterwards.
+
+        It may sleep, without the GIL, to keep to a rate. Pieces of 64 KiB to 1 MiB are best.
+        Raises PhxError or OSError (no room, or the snapshot is not wanted any more): let it pass.
+        """
+        ...
+
+    def fileno(self) -> int:
+        """A descriptor at the end of what was written, for a copy that goes round ``write``.
+
+        Such a copy keeps to no rate, and the file is read once more for its checksum. Whoever
+        writes to it must not read from, seek or close it. Raises OSError where there is no file.
+        """
+        ...
 
 
 class Reader(Protocol):
-    """Where ``restore`` reads from; ``read`` gives b"" at the end."""
+    """What a snapshot wrote, verified, from its beginning. One thread at a time."""
 
-    def read(self, bytes_max: int, /) -> bytes: ...
+    def read(self, bytes_max: int, /) -> bytes:
+        """The next ``bytes_max`` bytes (1 ..); fewer only where they end, b"" at the end."""
+        ...
+
+    def path(self) -> Path:
+        """The whole file, for those who would rather copy it. Read it only; it may be in use."""
+        ...
+
+
+class View(Protocol):
+    """The state of a machine at one instance, which later applies do not change.
+
+    It does not depend on its machine: it stays good after the machine was retired or closed.
+    """
+
+    def snapshot(self, writer: Writer, /) -> None:
+        """As StateMachine.snapshot. At most one call at a time; there may be none, or several."""
+        ...
+
+    def close(self) -> None:
+        """Called once, whatever happened, and never during ``snapshot``; must not raise."""
+        ...
+
+
+class CopyView:
+    """A view that is a machine of its own: a copy that nobody else has, and nobody applies to."""
+
+    def __init__(self, machine: StateMachine) -> None:
+        self._machine: StateMachine | None = machine
+
+    def snapshot(self, writer: Writer, /) -> None:
+        if self._machine is None:
+            raise ValueError("the view is closed")
+        self._machine.snapshot(writer)
+
+    def close(self) -> None:
+        self._machine = None
 
 
 class StateMachine(ABC):
@@ -38,7 +124,16 @@ class StateMachine(ABC):
 
     Guarantee: ``apply`` sees every chosen value of its group that is addressed to it exactly once,
     in the order of the log, whatever was retried, resent or restarted.
+
+    ``apply`` is all that a machine must have. ``snapshot`` and ``restore`` belong together, and
+    ``freeze`` is what makes them useful beside a machine that goes on applying.
+
+    Attributes:
+        digest_cheap: ``digest`` costs less than a millisecond, whatever the state: it may be
+            called every few thousand instances.
     """
+
+    digest_cheap: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, entry: Entry) -> Any:
@@ -64,13 +159,112 @@ class StateMachine(ABC):
         """A fingerprint of the state, equal on replicas that applied the same; b"": not offered."""
         return b""
 
+    def freeze(self) -> View | None:
+        """The state as it is now, for somebody to write while this machine goes on; None: no view.
+
+        Called between two instances, never in the middle of one. All groups of the node wait: it
+        has to be O(1) or a copy of references, and must not read or write files at length.
+        """
+        return None
+
     def snapshot(self, writer: Writer) -> None:
-        """Write the whole state. Reserved for checkpoints: not called yet."""
+        """Write the whole state. Nothing changes the machine meanwhile.
+
+        Equal states should write equal bytes, whatever led to them: then a copy that was begun from
+        one replica can be finished from another. Whatever ``writer`` raises must pass.
+        """
         raise NotImplementedError
 
     def restore(self, reader: Reader) -> None:
-        """Replace the state by what ``snapshot`` wrote. Reserved, too."""
+        """Take on the state that ``snapshot`` wrote: afterwards every apply, result and digest is
+        what it would have been there.
+
+        Called once, at most, on an object that its factory just made and nobody else has seen. If
+        it raises, the object is thrown away. It has to refuse what it does not understand (such as
+        a later format), and need not look for damaged bytes: phx has checked them.
+        """
         raise NotImplementedError
+
+    def retire(self) -> None:
+        """This object was replaced by a restored one: the last call that it gets.
+
+        Views of it may be in use still. A DurableMachine is closed after it.
+        """
+        return
+
+
+class DurableMachine(StateMachine):
+    """A machine whose state is in files of its own, and is not rebuilt from the log.
+
+    Guarantee to the machine: the calls come in the order ``open``, perhaps ``restore``, then
+    ``apply*`` and ``commit`` in turn, ``close``. ``commit`` comes only where an instance ends, and
+    after an apply that raised, or was not finished, there is none: so what is half-done is never
+    durable.
+
+    Guarantee that the machine has to give: at any moment, also after the process was killed or the
+    power failed, the files hold the state of exactly the instances up to the ``applied`` of one
+    commit, the last that returned or the one that was under way. It never commits by itself.
+    Together with the log this makes every value count exactly once.
+    """
+
+    @abstractmethod
+    def open(self, folder: Path) -> int:
+        """Open what is in ``folder``, or begin there; the ``applied`` of the last commit, 0: new.
+
+        The folder is this machine's alone; it is made if need be. Calls after it may come from
+        another thread.
+
+        Raises Damaged if what is there cannot be used, and nothing less than that: the folder is
+        then put aside and the state restored. Any other error means "not now".
+        """
+
+    @abstractmethod
+    def commit(self, applied: int) -> None:
+        """Make durable, in one transaction: everything applied so far, and the number ``applied``.
+
+        Args:
+            applied: the last instance that was applied; never less than at the last commit.
+
+        If it raises, the machine is closed, and its group stops on this node.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the files as of the last commit and let go of them. Views stay good.
+
+        Called once after ``open``, also if that or anything else raised; must not raise.
+        """
+
+    @abstractmethod
+    def freeze(self) -> View:
+        """The state as of the last commit. Nothing was applied since."""
+
+    def snapshot(self, writer: Writer) -> None:
+        """Write the state as of the last commit. Nothing was applied since."""
+        view = self.freeze()
+        try:
+            view.snapshot(writer)
+        finally:
+            view.close()
+
+    def restore(self, reader: Reader) -> None:
+        """As StateMachine.restore, between ``open`` of a new folder and the first apply.
+
+        When it returns, the state is durable, together with the ``applied`` of the commit before
+        the snapshot: to close and open this folder gives that number. If it raises or the process
+        dies, the folder is thrown away.
+        """
+        raise NotImplementedError
+
+
+def has_snapshots(machine: StateMachine) -> bool:
+    """Whether a machine has both halves, ``snapshot`` and ``restore``."""
+    kind = type(machine)
+    return (
+        kind.snapshot is not StateMachine.snapshot
+        and kind.restore is not StateMachine.restore
+        and kind.restore is not DurableMachine.restore
+    )
 
 
 Made = StateMachine | Mapping[int, StateMachine]

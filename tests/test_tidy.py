@@ -129,6 +129,7 @@ MAY_IMPORT = {
     "phx.store_folder": GROUND | STORE,
     "phx.store": GROUND | STORE | {"phx.store_folder"},
     "phx.checkpoint": GROUND | STORE | {"phx.store"},
+    "phx.durable": GROUND | {"phx.machine"},
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from phx.machine import StateMachine
+from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.types import Entry
 
 FAIL_NEXT: Final = 0
@@ -20,6 +20,7 @@ def encode_delete(key: int) -> bytes: ...
 class SimMachine(StateMachine):
     """A replica of one group's registers. `items` is its state, `spoilt` makes it fail."""
 
+    digest_cheap: ClassVar[bool]
     chain: int
     items: dict[int, bytes]
     spoilt: int | None
@@ -32,3 +33,7 @@ class SimMachine(StateMachine):
     def apply(self, entry: Entry) -> Any: ...
     def apply_batch(self, entries: Sequence[Entry]) -> list[Any]: ...
     def digest(self) -> bytes: ...
+    def freeze(self) -> CopyView: ...
+    def snapshot(self, writer: Writer) -> None: ...
+    def restore(self, reader: Reader) -> None:
+        """Raises Damaged for what no snapshot can be."""

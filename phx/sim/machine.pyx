@@ -24,7 +24,8 @@ from phx._core.codec cimport phx_crc32c
 from phx._core.entries cimport Entry
 from phx._core.native cimport u32, u8
 
-from phx.machine import StateMachine
+from phx.errors import Damaged
+from phx.machine import CopyView, StateMachine
 
 NONE = 0xFFFFFFFF
 FAIL_NEXT = 0
@@ -61,6 +62,8 @@ class SimMachine(StateMachine):
     """A replica of one group's registers. `items` is its state, `spoilt` makes it fail."""
 
     __slots__ = ("chain", "items", "spoilt")
+
+    digest_cheap = True
 
     def __init__(self) -> None:
         self.items: dict[int, bytes] = {}
@@ -130,3 +133,31 @@ class SimMachine(StateMachine):
             for part in (b"%d:" % key, self.items[key]):
                 state = phx_crc32c(state, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
         return b"%08x%08x" % (self.chain, state)
+
+    def freeze(self) -> CopyView:
+        frozen = SimMachine()
+        frozen.items = self.items.copy()
+        frozen.chain = self.chain
+        return CopyView(frozen)
+
+    def snapshot(self, writer) -> None:
+        writer.write(self.chain.to_bytes(4, "little"))
+        for key in sorted(self.items):
+            value = self.items[key]
+            writer.write(key.to_bytes(4, "little") + len(value).to_bytes(4, "little") + value)
+
+    def restore(self, reader) -> None:
+        """Raises Damaged for what no snapshot can be."""
+        chain = reader.read(4)
+        items = {}
+        last = -1
+        while head := reader.read(8):
+            key, size = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
+            value = reader.read(size) if size else b""
+            if len(head) != 8 or key <= last or len(value) != size:
+                raise Damaged("a snapshot of registers ends early, or is out of order")
+            items[key] = value
+            last = key
+        if len(chain) != 4:
+            raise Damaged("a snapshot of registers ends early, or is out of order")
+        self.items, self.chain = items, int.from_bytes(chain, "little")

@@ -1,9 +1,11 @@
 """The simulator's own machine does what the model of the history checker says."""
 
+import io
 from random import Random
 
 import pytest
 
+from phx.errors import Damaged
 from phx.sim.history import IMPOSSIBLE, KeyValueModel, Operation
 from phx.sim.machine import (
     FAIL_HALFWAY,
@@ -72,3 +74,51 @@ def test_a_spoilt_machine_fails_as_it_was_told(how, applied):
     assert len(machine.items) == applied
     machine.spoil(-1)
     machine.apply_batch([Entry(0, 9, encode_put(9, b"x"))])
+
+
+def filled(entries):
+    machine = SimMachine()
+    machine.apply_batch(entries)
+    return machine
+
+
+def snapshot_of(state):
+    out = io.BytesIO()
+    state.snapshot(out)
+    return out.getvalue()
+
+
+def test_what_is_restored_goes_on_as_if_it_had_applied_everything():
+    entries = [Entry(0, i, encode_put(i * 5 % 7, b"v" * (i % 4))) for i in range(20)]
+    source = filled(entries)
+    view = source.freeze()
+    frozen = source.digest()
+    more = [Entry(0, 20, encode_append(3, b"more")), Entry(0, 21, encode_delete(0))]
+    results = source.apply_batch(more)
+    data = snapshot_of(view)
+    view.close()
+    made = SimMachine()
+    made.restore(io.BytesIO(data))
+    assert made.digest() == frozen != source.digest()
+    assert made.apply_batch(more) == results
+    assert made.digest() == source.digest()
+    assert snapshot_of(made) == snapshot_of(source)
+
+
+def test_snapshots_of_registers_that_are_not_whole_are_refused():
+    data = snapshot_of(filled([Entry(0, i, encode_put(i, b"abc")) for i in range(3)]))
+    whole = {4 + 11 * registers for registers in range(4)}  # shorter ones are other snapshots
+    for end in set(range(len(data))) - whole:
+        with pytest.raises(Damaged):
+            SimMachine().restore(io.BytesIO(data[:end]))
+    with pytest.raises(Damaged):
+        SimMachine().restore(io.BytesIO(data[:4] + data[15:26] + data[4:15]))
+
+
+def test_a_plan_to_fail_is_no_state():
+    machine = filled([Entry(0, 1, encode_put(1, b"x"))])
+    machine.spoil(FAIL_NEXT)
+    made = SimMachine()
+    made.restore(io.BytesIO(snapshot_of(machine)))
+    assert made.spoilt is None
+    assert machine.spoilt == FAIL_NEXT

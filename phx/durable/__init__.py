@@ -1,0 +1,23 @@
+"""Base classes of machines whose state is in files of their own: LMDB, or SQLite.
+
+They are part of the work on checkpoints: a node does not open or commit a DurableMachine yet, so
+for now they are to be driven by hand (docs/howto/write-a-state-machine.md).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phx.durable.generations import Generations
+    from phx.durable.lmdb import LmdbMachine
+    from phx.durable.sqlite import SqliteMachine
+
+__all__ = ["Generations", "LmdbMachine", "SqliteMachine"]
+
+_HOME = {"Generations": "generations", "LmdbMachine": "lmdb", "SqliteMachine": "sqlite"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'phx.durable' has no attribute {name!r}")
+    return getattr(import_module(f"phx.durable.{_HOME[name]}"), name)

@@ -1,0 +1,85 @@
+"""The folders of one durable machine: one is current, another may be in the making.
+
+    FOLDER/00000001/    a generation: what DurableMachine.open is given
+    FOLDER/00000002/    another, that a restore fills
+    FOLDER/current      the name of the one that counts; changed by rename
+
+A crash at any moment leaves the old generation current, or the new one, never neither.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from phx.durable.files import fill, make_folder, sync_folder
+from phx.errors import Damaged
+
+__all__ = ["Generations"]
+
+_NAME = re.compile(r"[0-9]{8}")
+
+
+class Generations:
+    """Generations below one folder, which is made if need be. One thread at a time.
+
+    Usual order: at a start ``sweep``, then ``current``, or ``begin`` and ``switch`` if there is
+    none; for a restore ``begin``, DurableMachine.open and restore, ``switch``, and ``sweep`` once
+    the old machine is closed and its views are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        make_folder(folder)
+
+    def current(self) -> Path | None:
+        """The generation that counts; None: there is none yet. Damaged if it is not to be found."""
+        try:
+            name = (self._folder / "current").read_bytes()
+        except FileNotFoundError:
+            return None
+        text = name.decode("ascii", "replace")
+        if not text.endswith("\n") or not _NAME.fullmatch(text[:-1]):
+            raise Damaged(f"{self._folder}: the name of the current generation is damaged")
+        found = self._folder / text[:-1]
+        if not found.is_dir():
+            raise Damaged(f"{found}: the current generation is not there")
+        return found
+
+    def begin(self) -> Path:
+        """A new, empty generation, which does not count yet. OSError if it cannot be made."""
+        last = max((int(path.name) for path in self._all()), default=0)
+        made = self._folder / f"{last + 1:08d}"
+        made.mkdir()
+        sync_folder(self._folder)
+        return made
+
+    def switch(self, generation: Path) -> None:
+        """From here on this one counts, durably when it returns. Its files must be so already.
+
+        If it raises OSError, ``current`` says which of the two counts.
+        """
+        if generation.parent != self._folder or not generation.is_dir():
+            raise ValueError(f"{generation} is no generation of {self._folder}")
+        passing = self._folder / "current.new"
+        passing.unlink(missing_ok=True)
+        fill(passing, [generation.name.encode("ascii") + b"\n"])
+        os.rename(passing, self._folder / "current")
+        sync_folder(self._folder)
+
+    def sweep(self, keep: Collection[Path] = ()) -> None:
+        """Remove what does not count, besides ``keep``: open ones, and those with open views.
+
+        Nothing is removed while it is not known what counts (Damaged).
+        """
+        counts = self.current()
+        for path in self._all():
+            if path != counts and path not in keep:
+                shutil.rmtree(path)
+        (self._folder / "current.new").unlink(missing_ok=True)
+
+    def _all(self) -> list[Path]:
+        return [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]

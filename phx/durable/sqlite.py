@@ -1,0 +1,275 @@
+"""A machine whose state is a database of SQLite.
+
+    class Stock(SqliteMachine):
+        def create(self, db):
+            db.execute("CREATE TABLE stock (name TEXT PRIMARY KEY, pieces INTEGER NOT NULL)")
+
+        def apply(self, entry):
+            ...
+            self.db.execute("UPDATE stock SET pieces = pieces - 1 WHERE name = ?", (name,))
+
+One transaction stays open over many applies, until phx commits it together with the number of the
+last instance. So ``db`` sees everything applied, ``reading`` what was committed last.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from phx.durable.files import (
+    PIECE_BYTES,
+    SealedReader,
+    SealedWriter,
+    fill,
+    make_folder,
+    sync_folder,
+)
+from phx.errors import Damaged
+from phx.machine import DurableMachine, Reader, Writer
+
+__all__ = ["SqliteMachine"]
+
+FILE = "state.db"
+COPY = "view-"  # files of views that are being written begin so
+MAGIC = b"PHXSQLT1"  # the body is a database file
+
+PAGES_A_STEP = 4096  # of a copy; the connection can be interrupted between two steps
+
+_APPLIED = "SELECT instance FROM phx_applied"
+_MAKE_APPLIED = """
+    CREATE TABLE phx_applied (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        instance INTEGER NOT NULL CHECK (instance >= 0)
+    )
+"""
+
+
+class SqliteMachine(DurableMachine):
+    """Base class: a subclass has ``create`` and ``apply``.
+
+    Be deterministic: no CURRENT_TIMESTAMP, no random(), an ORDER BY wherever the order of rows
+    matters. COMMIT, ROLLBACK, BEGIN and ``executescript`` are refused, for a transaction is phx's
+    to end; SAVEPOINT is allowed. The table phx_applied is phx's, too.
+    """
+
+    _db: sqlite3.Connection | None = None
+    _path = Path()
+    _applied = 0
+    _ending = False
+
+    # --- for the subclass
+
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Called at every open, outside of a transaction: functions, collations, pragmas.
+
+        The journal mode (WAL) and ``synchronous`` (FULL) are set already; leave them.
+        """
+        return
+
+    def create(self, db: sqlite3.Connection) -> None:
+        """Make the tables of a new database, in the transaction that makes it."""
+        return
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """The connection, inside of the open transaction, in ``apply`` and ``digest`` only.
+
+        RuntimeError if SQLite rolled that back by itself (a full disk, ON CONFLICT ROLLBACK): what
+        was applied since the last commit is lost, and must be applied again from the log.
+        """
+        db = self._opened()
+        if not db.in_transaction:
+            raise RuntimeError("the open transaction was rolled back: close, and open again")
+        return db
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Another connection, read-only, on what was committed last, in any thread."""
+        self._opened()
+        with closing(_open_reader(self._path)) as db:
+            yield db
+
+    @property
+    def applied(self) -> int:
+        """The instance of the last commit."""
+        return self._applied
+
+    # --- for phx
+
+    def open(self, folder: Path) -> int:
+        if self._db is not None:
+            raise ValueError("this machine is open already")
+        make_folder(folder)
+        for left in folder.glob(COPY + "*"):
+            left.unlink()
+        self._path = folder.absolute() / FILE
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            self._begin_with(db)
+            sync_folder(folder)
+        except BaseException as error:
+            db.close()
+            if isinstance(error, sqlite3.Error) and _is_damage(error):
+                raise Damaged(f"{self._path}: {error}") from error
+            raise
+        self._db = db
+        return self._applied
+
+    def commit(self, applied: int) -> None:
+        if applied < self._applied:
+            raise ValueError(f"commit of {applied} after one of {self._applied}")
+        db = self.db
+        db.execute("UPDATE phx_applied SET instance = ?", (applied,))
+        self._end(db)
+        self._applied = applied
+
+    def close(self) -> None:
+        db, self._db = self._db, None
+        if db is None:
+            return
+        self._ending = True
+        with suppress(sqlite3.Error):
+            db.rollback()
+        with suppress(sqlite3.Error):
+            db.close()
+        self._ending = False
+
+    def freeze(self) -> SqliteView:
+        """A second connection inside a read transaction. The write-ahead log grows meanwhile."""
+        self._opened()
+        db = _open_reader(self._path)
+        try:
+            db.execute("BEGIN")
+            applied = _number(db, _APPLIED)  # the first look is what the transaction will see
+            assert applied is not None
+        except BaseException:
+            db.close()
+            raise
+        return SqliteView(self._path.parent, db, applied)
+
+    def restore(self, reader: Reader) -> None:
+        """Raises Damaged for what no SqliteMachine has written."""
+        self._opened()
+        if self._applied:
+            raise ValueError("restore is for a machine that was opened in a new folder")
+        sealed = SealedReader(reader, (MAGIC,))
+        self.close()
+        folder = self._path.parent
+        for end in ("", "-wal", "-shm"):
+            (folder / (FILE + end)).unlink(missing_ok=True)
+        fill(self._path, sealed)
+        self.open(folder)
+        if self._applied != sealed.applied:
+            raise Damaged(f"a snapshot of {sealed.applied} holds {self._applied}")
+
+    # --- transactions
+
+    def _begin_with(self, db: sqlite3.Connection) -> None:
+        """Make ready a connection that was just opened; afterwards a transaction is open."""
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise sqlite3.OperationalError(f"the journal mode is {mode}: a network disk?")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's cache, too
+        new = _number(db, "SELECT count(*) FROM sqlite_master") == 0
+        self.prepare(db)
+        self._ending = True
+        db.set_authorizer(self._authorize)
+        db.execute("BEGIN")
+        self._ending = False
+        if new:
+            db.execute(_MAKE_APPLIED)
+            db.execute("INSERT INTO phx_applied VALUES (1, 0)")
+            self.create(db)
+            self._end(db)
+        elif not _number(db, "SELECT count(*) FROM sqlite_master WHERE name = 'phx_applied'"):
+            raise Damaged(f"{self._path}: no database of a SqliteMachine")
+        applied = _number(db, _APPLIED)
+        if applied is None:
+            raise Damaged(f"{self._path}: the number of the applied instance is missing")
+        self._applied = applied
+
+    def _end(self, db: sqlite3.Connection) -> None:
+        """Commit, and begin anew: so a statement outside of a transaction cannot happen.
+
+        BEGIN takes no lock and no snapshot before the next statement.
+        """
+        self._ending = True
+        try:
+            db.commit()
+            db.execute("BEGIN")
+        finally:
+            self._ending = False
+
+    def _authorize(self, action: int, *_: object) -> int:
+        # Asked when a statement is prepared. COMMIT and ROLLBACK of ours are never cached.
+        if action == sqlite3.SQLITE_TRANSACTION and not self._ending:
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise ValueError("this machine is not open")
+        return self._db
+
+
+class SqliteView:
+    """What a SqliteMachine had committed at one instance."""
+
+    def __init__(self, folder: Path, db: sqlite3.Connection, applied: int) -> None:
+        self._folder = folder
+        self._db: sqlite3.Connection | None = db
+        self._applied = applied
+
+    def snapshot(self, writer: Writer, /) -> None:
+        """Copy the database into a file beside it, without the GIL, and write that.
+
+        It needs the room for the state once more until it returns.
+        """
+        if self._db is None:
+            raise ValueError("the view is closed")
+        descriptor, name = tempfile.mkstemp(prefix=COPY, dir=self._folder)
+        try:
+            with open(descriptor, "rb", buffering=0) as file:
+                with closing(sqlite3.connect(name, isolation_level=None)) as copy:
+                    copy.execute("PRAGMA synchronous = OFF")
+                    copy.execute("PRAGMA journal_mode = OFF")
+                    self._db.backup(copy, pages=PAGES_A_STEP)
+                os.unlink(name)
+                name = ""
+                sealed = SealedWriter(writer, MAGIC, self._applied)
+                while piece := file.read(PIECE_BYTES):
+                    sealed.write(piece)
+                sealed.finish()
+        finally:
+            if name:
+                os.unlink(name)
+
+    def close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                db.close()
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _number(db: sqlite3.Connection, query: str) -> int | None:
+    """The first column of the first row, whatever `prepare` made of rows; None: no row."""
+    cursor = db.cursor()
+    cursor.row_factory = None
+    row = cursor.execute(query).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -1,0 +1,711 @@
+"""Durable machines, driven by hand as a node would drive them."""
+
+import io
+import os
+import sqlite3
+import threading
+import time
+
+import lmdb
+import pytest
+from durable_lab import KINDS, LmdbSums, SqliteSums, digest_of, entry_of, expected, feed
+
+import phx.durable
+from phx.durable.files import SealedWriter
+from phx.durable.lmdb import LmdbMachine
+from phx.durable.sqlite import SqliteMachine
+from phx.errors import Damaged
+from phx.machine import StateMachine, has_snapshots
+from phx.types import Entry
+
+pytestmark = pytest.mark.no_leaks
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def machine(kind, tmp_path):
+    made = kind()
+    made.open(tmp_path / "one" / "1")
+    yield made
+    made.close()
+
+
+def written(machine, through):
+    """The bytes of a snapshot at this instance."""
+    feed(machine, machine.applied + 1, through)
+    machine.commit(through)
+    out = io.BytesIO()
+    machine.snapshot(out)
+    return out.getvalue()
+
+
+def restored(kind, folder, data):
+    made = kind()
+    try:
+        assert made.open(folder) == 0
+        made.restore(io.BytesIO(data))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def test_a_new_folder_has_applied_nothing(kind, tmp_path):
+    for _ in range(2):
+        machine = kind()
+        assert machine.open(tmp_path / "a" / "b") == 0
+        assert machine.digest() == digest_of({})
+        machine.close()
+
+
+def test_what_was_committed_is_there_and_what_was_not_is_gone(kind, machine, tmp_path):
+    feed(machine, 1, 7)
+    machine.commit(7)
+    feed(machine, 8, 9)
+    assert machine.digest() == expected(9)
+    machine.close()
+    assert machine.open(tmp_path / "one" / "1") == 7
+    assert machine.digest() == expected(7)
+    feed(machine, 8, 12)
+    machine.commit(12)
+    machine.close()
+    again = kind()
+    assert again.open(tmp_path / "one" / "1") == 12
+    assert again.digest() == expected(12)
+    again.close()
+
+
+def test_results_are_those_of_one_long_history(machine):
+    sums = {}
+    for instance in range(1, 300):
+        key = instance * 31 % 97
+        sums[key] = sums.get(key, 0) + instance
+        assert machine.apply(entry_of(instance)) == sums[key]
+        if instance % 7 == 0:
+            machine.commit(instance)
+
+
+def test_an_instance_without_anything_for_it_is_committed_too(kind, machine, tmp_path):
+    machine.commit(4)
+    machine.commit(4)
+    with pytest.raises(ValueError):
+        machine.commit(3)
+    machine.close()
+    assert machine.open(tmp_path / "one" / "1") == 4
+
+
+def test_an_apply_that_raises_leaves_the_last_commit(machine, tmp_path):
+    feed(machine, 1, 5)
+    machine.commit(5)
+    feed(machine, 6, 6)
+    with pytest.raises(ValueError):
+        machine.apply_batch([entry_of(7), Entry(0, 8, b"no number")])
+    machine.close()
+    assert machine.open(tmp_path / "one" / "1") == 5
+    assert machine.digest() == expected(5)
+
+
+def test_readers_see_the_last_commit_in_any_thread(machine):
+    feed(machine, 1, 97)
+    machine.commit(97)
+    feed(machine, 98, 194)
+    seen = []
+
+    def look():
+        with machine.reading() as view:
+            if isinstance(machine, LmdbSums):
+                sums = {int(key): int(total) for key, total in view.cursor()}
+            else:
+                sums = dict(view.execute("SELECT key, total FROM sums").fetchall())
+            seen.append(digest_of(sums))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(20)
+    assert seen == [expected(97)]
+
+
+@pytest.mark.parametrize("use", ["commit", "freeze", "restore", "reading", "apply"])
+def test_a_machine_that_is_not_open_says_so(kind, use):
+    machine = kind()
+    calls = {
+        "commit": lambda: machine.commit(1),
+        "freeze": machine.freeze,
+        "restore": lambda: machine.restore(io.BytesIO()),
+        "reading": lambda: machine.reading().__enter__(),
+        "apply": lambda: machine.apply(entry_of(1)),
+    }
+    with pytest.raises(ValueError, match="not open"):
+        calls[use]()
+    machine.close()
+
+
+def test_open_twice_is_refused(machine, tmp_path):
+    with pytest.raises(ValueError, match="already"):
+        machine.open(tmp_path / "two")
+
+
+def test_opened_in_one_thread_and_used_in_another(kind, tmp_path):
+    machine = kind()
+    opening = threading.Thread(target=machine.open, args=(tmp_path / "m",))
+    opening.start()
+    opening.join(20)
+    feed(machine, 1, 5)
+    machine.commit(5)
+    assert machine.digest() == expected(5)
+    machine.close()
+
+
+# --- snapshots
+
+
+def test_a_snapshot_restores_into_a_new_folder(kind, machine, tmp_path):
+    data = written(machine, 400)
+    made = restored(kind, tmp_path / "two", data)
+    assert made.applied == 400
+    assert made.digest() == expected(400)
+    feed(made, 401, 410)
+    made.commit(410)
+    made.close()
+    assert made.open(tmp_path / "two") == 410
+    assert made.digest() == expected(410)
+    # and what was made of a snapshot makes one
+    other = restored(kind, tmp_path / "three", written(made, 420))
+    assert (other.applied, other.digest()) == (420, expected(420))
+    for one in (made, other):
+        one.close()
+    assert machine.digest() == expected(400)
+
+
+def test_what_was_restored_is_durable_before_anything_is_committed(kind, machine, tmp_path):
+    restored(kind, tmp_path / "two", written(machine, 9)).close()
+    again = kind()
+    assert again.open(tmp_path / "two") == 9
+    assert again.digest() == expected(9)
+    again.close()
+
+
+class Slow:
+    """A writer at which a snapshot stands still until it is let on."""
+
+    def __init__(self):
+        self.data = bytearray()
+        self.reached = threading.Event()
+        self.go = threading.Event()
+
+    def write(self, piece):
+        self.data += piece
+        self.reached.set()
+        assert self.go.wait(30)
+
+
+def test_a_snapshot_is_written_while_applying_goes_on(kind, machine, tmp_path):
+    feed(machine, 1, 300)
+    machine.commit(300)
+    view, slow = machine.freeze(), Slow()
+    thread = threading.Thread(target=view.snapshot, args=(slow,))
+    thread.start()
+    assert slow.reached.wait(20)
+    for instance in range(301, 500):
+        feed(machine, instance, instance)
+        if instance % 20 == 0:
+            machine.commit(instance)
+    assert thread.is_alive()
+    slow.go.set()
+    thread.join(20)
+    view.close()
+    assert machine.digest() == expected(499)
+    made = restored(kind, tmp_path / "two", bytes(slow.data))
+    assert (made.applied, made.digest()) == (300, expected(300))
+    made.close()
+
+
+def test_applies_and_snapshots_race_for_a_second(kind, machine, tmp_path):
+    views, copies, failed = [], [], []
+
+    def write(view):
+        out = io.BytesIO()
+        try:
+            view.snapshot(out)
+            copies.append(out.getvalue())
+        except BaseException as error:
+            failed.append(error)
+
+    until, instance = time.monotonic() + 1, 0
+    while time.monotonic() < until:
+        feed(machine, instance + 1, instance + 10)
+        instance += 10
+        machine.commit(instance)
+        if len(views) < 12 and instance % 50 == 0:
+            view = machine.freeze()
+            views.append((instance, view, threading.Thread(target=write, args=(view,))))
+            views[-1][2].start()
+    for _, view, thread in views:
+        thread.join(30)
+        view.close()
+    assert failed == []
+    found = set()
+    for at, data in enumerate(copies):
+        made = restored(kind, tmp_path / f"copy{at}", data)
+        assert made.digest() == expected(made.applied)
+        found.add(made.applied)
+        made.close()
+    assert found == {at for at, _, _ in views}
+    assert len(found) > 3
+
+
+def test_a_view_outlives_its_machine(kind, machine, tmp_path):
+    feed(machine, 1, 100)
+    machine.commit(100)
+    view, slow = machine.freeze(), Slow()
+    later = machine.freeze()
+    thread = threading.Thread(target=view.snapshot, args=(slow,))
+    thread.start()
+    assert slow.reached.wait(20)
+    machine.retire()
+    began = time.monotonic()
+    machine.close()
+    assert time.monotonic() - began < 5  # it does not wait for the copy
+    slow.go.set()
+    thread.join(20)
+    view.close()
+    out = io.BytesIO()
+    later.snapshot(out)
+    later.close()
+    for at, data in enumerate((bytes(slow.data), out.getvalue())):
+        made = restored(kind, tmp_path / f"copy{at}", data)
+        assert (made.applied, made.digest()) == (100, expected(100))
+        made.close()
+
+
+class Full:
+    """A writer whose disk is full after so many bytes."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def write(self, piece):
+        self.room -= len(piece)
+        if self.room < 0:
+            raise OSError("no room")
+
+
+@pytest.mark.parametrize("room", [0, 20, 5000])
+def test_a_writer_that_fails_ends_the_snapshot_and_nothing_else(machine, tmp_path, room):
+    feed(machine, 1, 300)
+    machine.commit(300)
+    view = machine.freeze()
+    with pytest.raises(OSError, match="no room"):
+        view.snapshot(Full(room))
+    out = io.BytesIO()
+    view.snapshot(out)  # the view is as good as before
+    view.close()
+    assert len(out.getvalue()) > 5000
+    feed(machine, 301, 302)
+    machine.commit(302)
+    assert [path.name for path in (tmp_path / "one" / "1").glob("view-*")] == []
+
+
+def test_a_view_that_was_never_written_and_one_that_is_closed(machine):
+    machine.commit(1)
+    machine.freeze().close()
+    view = machine.freeze()
+    view.close()
+    with pytest.raises(ValueError, match="closed"):
+        view.snapshot(io.BytesIO())
+
+
+def test_a_view_is_had_at_once(machine):
+    feed(machine, 1, 5000)
+    machine.commit(5000)
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        view = machine.freeze()
+        took.append(time.perf_counter() - began)
+        view.close()
+    assert min(took) < 0.010
+
+
+def test_restore_is_for_a_new_folder_only(kind, machine, tmp_path):
+    data = written(machine, 9)
+    with pytest.raises(ValueError, match="new folder"):
+        machine.restore(io.BytesIO(data))
+    assert machine.digest() == expected(9)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_damaged_snapshots_are_refused(kind, tmp_path):
+    source = kind()
+    source.open(tmp_path / "source")
+    data = written(source, 200)
+    source.close()
+    places = [0, 3, 7, 8, 15, 16, 17, 100, 4096, len(data) // 2, len(data) - 41, len(data) - 1]
+    spoilt = [data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :] for at in places]
+    spoilt += [data[:at] for at in (0, 5, 16, 40, 56, 4096, len(data) - 40, len(data) - 1)]
+    spoilt += [data + b"\0", data[:16] + data[4112:], data + data]
+    for at, bad in enumerate(spoilt):
+        with pytest.raises(Damaged):
+            restored(kind, tmp_path / f"copy{at}", bad)
+
+
+def test_a_snapshot_of_the_other_kind_is_refused(tmp_path):
+    for kind, other in ((LmdbSums, SqliteSums), (SqliteSums, LmdbSums)):
+        source = kind()
+        source.open(tmp_path / kind.__name__)
+        data = written(source, 5)
+        source.close()
+        with pytest.raises(Damaged, match="kind"):
+            restored(other, tmp_path / f"no {kind.__name__}", data)
+
+
+def test_a_whole_snapshot_that_is_no_database_is_refused(kind, tmp_path):
+    out = io.BytesIO()
+    sealed = SealedWriter(out, b"PHXLMDB1" if kind is LmdbSums else b"PHXSQLT1", 5)
+    sealed.write(os.urandom(20_000))
+    sealed.finish()
+    with pytest.raises(Damaged):
+        restored(kind, tmp_path / "copy", out.getvalue())
+
+
+def test_the_number_inside_must_be_the_one_outside(kind, machine, tmp_path):
+    data = written(machine, 5)
+    out = io.BytesIO()
+    sealed = SealedWriter(out, data[:8], 6)
+    sealed.write(data[16:-40])
+    sealed.finish()
+    with pytest.raises(Damaged, match="of 6 holds 5"):
+        restored(kind, tmp_path / "copy", out.getvalue())
+
+
+# --- files that are damaged
+
+
+def data_file(kind, folder):
+    return folder / ("data.mdb" if kind is LmdbSums else "state.db")
+
+
+def filled(kind, folder):
+    machine = kind()
+    machine.open(folder)
+    feed(machine, 1, 3000)
+    machine.commit(3000)
+    machine.close()
+    return data_file(kind, folder)
+
+
+def test_files_cut_short_or_overwritten_are_damage(kind, tmp_path):
+    def cut(path):
+        os.truncate(path, path.stat().st_size // 4096 // 2 * 4096)
+
+    def overwrite(path):
+        with open(path, "r+b") as file:
+            file.write(b"\xa5" * 8192)
+
+    for at, spoil in enumerate((cut, overwrite)):
+        folder = tmp_path / str(at)
+        spoil(filled(kind, folder))
+        machine = kind()
+        with pytest.raises(Damaged):
+            machine.open(folder)
+        machine.close()
+
+
+def test_somebody_elses_database_is_damage(kind, tmp_path):
+    if kind is LmdbSums:
+        env = lmdb.Environment(str(tmp_path), max_dbs=2, lib_version=0)
+        with env.begin(write=True) as txn:
+            txn.put(b"key", b"value")
+        env.close()
+    else:
+        db = sqlite3.connect(tmp_path / "state.db")
+        db.execute("CREATE TABLE theirs (a)")
+        db.close()
+    machine = kind()
+    with pytest.raises(Damaged):
+        machine.open(tmp_path)
+    machine.close()
+
+
+# --- what only one of them has
+
+
+def test_the_package_names_what_it_has():
+    assert phx.durable.LmdbMachine is LmdbMachine
+    assert phx.durable.SqliteMachine is SqliteMachine
+    with pytest.raises(AttributeError):
+        phx.durable.nothing  # noqa: B018
+
+
+def test_who_has_snapshots():
+    class Bare(StateMachine):
+        def apply(self, entry):
+            return None
+
+    class Half(Bare):
+        def snapshot(self, writer):
+            pass
+
+    assert not has_snapshots(Bare())
+    assert not has_snapshots(Half())
+    assert has_snapshots(LmdbSums())
+    assert has_snapshots(SqliteSums())
+
+
+class NoPatch:
+    """An environment of a build whose copyfd takes no transaction."""
+
+    def __init__(self, env):
+        self._env = env
+
+    def copyfd(self, fd, compact=False, txn=None):
+        raise TypeError("no transaction")
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+
+def test_lmdb_without_its_patch_writes_every_record(tmp_path):
+    machine = LmdbSums()
+    machine.open(tmp_path / "one")
+    machine._shared.env = NoPatch(machine._shared.env)
+    data = written(machine, 300)
+    assert data[:8] == b"PHXLMDB2"
+    made = restored(LmdbSums, tmp_path / "two", data)
+    assert (made.applied, made.digest()) == (300, expected(300))
+    with made.reading() as txn:
+        counts = dict(txn.cursor(db=made.table("counts")))
+        assert sum(map(int, counts.values())) == 300
+    made.close()
+    assert made.open(tmp_path / "two") == 300
+    made.close()
+    machine.close()
+    for at, bad in enumerate((data[:-1], data[:100], data[:60] + b"\xff" + data[61:])):
+        with pytest.raises(Damaged):
+            restored(LmdbSums, tmp_path / f"bad{at}", bad)
+        assert LmdbSums().open(tmp_path / f"bad{at}") == 0
+
+
+def test_this_lmdb_has_its_patch(tmp_path):
+    machine = LmdbSums()
+    machine.open(tmp_path / "one")
+    assert written(machine, 3)[:8] == b"PHXLMDB1"
+    machine.close()
+
+
+def test_lmdb_refuses_a_commit_from_elsewhere(tmp_path):
+    machine = LmdbSums()
+    machine.open(tmp_path / "one")
+    feed(machine, 1, 1)
+    raised = []
+
+    def commit():
+        try:
+            machine.commit(1)
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    thread.join(20)
+    assert len(raised) == 1
+    machine.commit(1)
+    machine.close()
+
+
+def test_lmdb_that_is_full_stops_and_goes_on_with_more_room(tmp_path):
+    class Small(LmdbMachine):
+        map_bytes = 1 << 20
+
+        def apply(self, entry):
+            self.txn.put(entry.value[:8], entry.value)
+
+    class Large(Small):
+        map_bytes = 16 << 20
+
+    machine = Small()
+    machine.open(tmp_path / "one")
+    committed = 0
+
+    def fill_it():
+        nonlocal committed
+        for instance in range(1, 1000):
+            machine.apply(Entry(0, instance, b"%08d" % instance + b"x" * 4000))
+            if instance % 50 == 0:
+                machine.commit(instance)
+                committed = instance
+
+    with pytest.raises(lmdb.MapFullError):
+        fill_it()
+    machine.close()
+    again = Large()
+    assert again.open(tmp_path / "one") == committed > 0
+    with again.reading() as txn:
+        assert txn.stat(again.table("data"))["entries"] == committed
+    again.close()
+
+
+@pytest.mark.parametrize("tables", [(), ("phx",)])
+def test_lmdb_tables_have_rules(tmp_path, tables):
+    class Odd(LmdbSums):
+        pass
+
+    Odd.tables = tables
+    with pytest.raises(ValueError, match="tables"):
+        Odd().open(tmp_path)
+
+
+def test_a_table_that_is_added_later_begins_empty(tmp_path):
+    machine = LmdbSums()
+    machine.open(tmp_path / "one")
+    data = written(machine, 9)
+    machine.close()
+
+    class More(LmdbSums):
+        tables = ("sums", "counts", "more")
+
+    for folder in ("one", "two"):
+        made = More()
+        if made.open(tmp_path / folder) == 0:
+            made.restore(io.BytesIO(data))
+        assert (made.applied, made.digest()) == (9, expected(9))
+        assert made.txn.get(b"1", db=made.table("more")) is None
+        made.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda db: db.execute("COMMIT"),
+        lambda db: db.execute("END"),
+        lambda db: db.execute("ROLLBACK"),
+        lambda db: db.commit(),
+        lambda db: db.rollback(),
+        lambda db: db.executescript("SELECT 1"),
+        lambda db: db.__enter__() and db.__exit__(None, None, None),
+    ],
+)
+def test_sqlite_transactions_are_not_the_machines_to_end(tmp_path, call):
+    machine = SqliteSums()
+    machine.open(tmp_path)
+    feed(machine, 1, 3)
+    machine.commit(3)  # ours is prepared, and must not have left the way open
+    feed(machine, 4, 5)
+    with pytest.raises(sqlite3.Error):
+        call(machine.db)
+    machine.close()
+    assert machine.open(tmp_path) == 3
+    assert machine.digest() == expected(3)
+    machine.close()
+
+
+def test_sqlite_savepoints_are(tmp_path):
+    machine = SqliteSums()
+    machine.open(tmp_path)
+    feed(machine, 1, 3)
+    machine.db.execute("SAVEPOINT try")
+    feed(machine, 50, 60)
+    machine.db.execute("ROLLBACK TO try")
+    machine.db.execute("RELEASE try")
+    machine.commit(3)
+    machine.close()
+    assert machine.open(tmp_path) == 3
+    assert machine.digest() == expected(3)
+    machine.close()
+
+
+def test_what_sqlite_rolled_back_is_never_called_applied(tmp_path):
+    class Unique(SqliteSums):
+        def create(self, db):
+            super().create(db)
+            db.execute("CREATE TABLE once (key INTEGER PRIMARY KEY ON CONFLICT ROLLBACK)")
+
+    machine = Unique()
+    machine.open(tmp_path)
+    feed(machine, 1, 3)
+    machine.commit(3)
+    feed(machine, 4, 5)
+    machine.db.execute("INSERT INTO once VALUES (1)")
+    with pytest.raises(sqlite3.IntegrityError):
+        machine.db.execute("INSERT INTO once VALUES (1)")
+    # A machine that takes that for an expected failure is stopped all the same.
+    with pytest.raises(RuntimeError):
+        feed(machine, 6, 6)
+    with pytest.raises(RuntimeError):
+        machine.commit(6)
+    machine.close()
+    assert machine.open(tmp_path) == 3
+    assert machine.digest() == expected(3)
+    machine.close()
+
+
+def test_a_statement_of_a_kept_connection_is_in_a_transaction_too(tmp_path):
+    machine = SqliteSums()
+    machine.open(tmp_path)
+    kept = machine.db
+    machine.commit(1)
+    kept.execute("INSERT INTO sums VALUES (1, 1, NULL)")
+    machine.close()
+    machine.open(tmp_path)
+    assert machine.digest() == digest_of({})
+    machine.close()
+
+
+def test_sqlite_prepares_every_connection_that_applies(tmp_path):
+    class Rows(SqliteSums):
+        def prepare(self, db):
+            db.row_factory = lambda cursor, row: {"total": 7}
+            db.create_function("seven", 0, lambda: 7, deterministic=True)
+
+        def apply(self, entry):
+            return self.db.execute("SELECT seven() AS total").fetchone()["total"]
+
+    for _ in range(2):
+        machine = Rows()
+        machine.open(tmp_path)
+        assert machine.apply(entry_of(1)) == 7
+        machine.commit(machine.applied + 1)
+        machine.close()
+    assert Rows().open(tmp_path) == 2
+
+
+def test_a_mistake_in_create_is_no_damage_and_leaves_a_new_folder(tmp_path):
+    class Wrong(SqliteSums):
+        def create(self, db):
+            super().create(db)
+            db.execute("CREATE TABLE (")
+
+    class Commits(SqliteSums):
+        def create(self, db):
+            super().create(db)
+            db.commit()
+
+    for wrong in (Wrong, Commits):
+        with pytest.raises(sqlite3.Error):
+            wrong().open(tmp_path)
+        machine = SqliteSums()
+        assert machine.open(tmp_path / wrong.__name__) == 0
+        machine.close()
+    machine = SqliteSums()
+    assert machine.open(tmp_path) == 0
+    machine.close()
+
+
+def test_sqlite_is_as_durable_as_it_can_be(tmp_path):
+    machine = SqliteSums()
+    machine.open(tmp_path)
+    assert machine.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert machine.db.execute("PRAGMA synchronous").fetchone() == (2,)
+    machine.close()
+
+
+def test_what_a_killed_view_left_is_removed(tmp_path):
+    (tmp_path / "view-abc").write_bytes(b"half a copy")
+    machine = SqliteSums()
+    machine.open(tmp_path)
+    machine.close()
+    assert not (tmp_path / "view-abc").exists()
