@@ -77,7 +77,7 @@ STOREYS = [
     {"engine"},
     {"disk", "journal", "memdisk", "replay", "segment", "shelf", "trace", "writer"},
     {"chunk", "chunk_index", "plan", "settler"},
-    {"delivery", "entries", "port", "sessions", "waiters"},
+    {"delivery", "entries", "port", "session_codec", "sessions", "waiters"},
     {
         "driver",
         "driver_state",
@@ -116,7 +116,7 @@ DOOR_CIMPORTS = {"cpython.buffer", "cpython.bytes", "cpython.ref", "cpython.obje
 
 # What each Python module or folder may import of phx, besides itself. The longest prefix counts.
 # The compiled values and tables that the API hands out.
-VALUES = {"phx._core.delivery", "phx._core.entries", "phx._core.waiters"}
+VALUES = {f"phx._core.{name}" for name in ("delivery", "entries", "session_codec", "waiters")}
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}

@@ -26,10 +26,14 @@ cdef class Sessions:
     cdef public u32 incarnation          # of this node; set by the driver before the first take
     cdef vector[SessionTable*] tables    # ascending groups
     cdef SessionTable* find(self, u32 group) noexcept
-    # Takes all of `taken` (references, arrays): one Batch for each, in that order. An unsound body
-    # or a gap ends its Batch, which carries `error`; the others are whole.
+    # Takes all of `taken` (references, arrays): for each, in that order, one Batch, and one more
+    # for each agreed instance that it goes on past, where a Batch ends. An unsound body or a gap
+    # is the end of its Delivered, and its last Batch carries `error`; the others are whole.
     cdef list batches(self, vector[Delivered]* taken)
-    cdef Batch _batch(self, Delivered* taken)
+    cdef int _cut(self, Delivered* taken, list out) except -1
+    # From bodies[at] to the end or to an agreed instance; `at` is then behind it.
+    cdef Batch _batch(self, SessionTable* table, Delivered* taken, u32* at)
+    cdef SessionTable* _hosted(self, u32 group) except NULL
 
 cdef class Batch:
     cdef readonly u32 group
@@ -39,6 +43,7 @@ cdef class Batch:
     cdef readonly Entries entries        # duplicates are left out
     cdef readonly int machine            # the one machine of all entries; -1: several, or none
     cdef readonly Py_ssize_t own         # entries that a caller of this node may wait for
+    cdef readonly bytes table            # after `last`, if it was wanted; else None
     cdef readonly list dropped           # own sequences that are not applied: (sequence, Admission)
     cdef readonly object error           # None, or what is wrong at instance last + 1
     cdef public Py_ssize_t done          # entries applied so far; the applier's own mark

@@ -15,9 +15,11 @@ from phx._core.batch cimport (
 )
 from phx._core.codec cimport phx_crc32c
 from phx._core.entries cimport Passage, Stretch, entries_of_passage
+from phx._core.session_codec cimport TABLE_OK, table_decode, table_error, table_to_bytes
 from phx._core.sessions cimport (
-    ADMIT_APPLY, ADMIT_BEYOND, ADMIT_DUPLICATE, ADMIT_STALE, SessionRow, SessionTable,
-    session_admit, session_done, session_enter, sessions_free,
+    ADMIT_APPLY, ADMIT_BEYOND, ADMIT_DUPLICATE, ADMIT_STALE, AGREE, AGREED_MAX, WANTED_AGREED,
+    WANTED_ANY, WANTED_NOT, SessionRow, SessionTable, session_admit, session_done, session_enter,
+    sessions_agree, sessions_free,
 )
 
 DUPLICATE = <int>ADMIT_DUPLICATE
@@ -86,7 +88,7 @@ cdef class Sessions:
         cdef size_t i = 0
         try:
             while i < taken.size():
-                out.append(self._batch(&taken.data()[i]))
+                self._cut(&taken.data()[i], out)
                 i += 1
         finally:
             for i in range(taken.size()):
@@ -94,25 +96,37 @@ cdef class Sessions:
             taken.clear()
         return out
 
-    cdef Batch _batch(self, Delivered* taken):
-        cdef Batch batch = Batch.__new__(Batch)
+    cdef int _cut(self, Delivered* taken, list out) except -1:
         cdef SessionTable* table = self.find(taken.group)
+        cdef Batch batch
+        cdef u32 at = 0
+        if table != NULL:
+            while at < taken.count and 0 < taken.first + at <= table.covered:
+                at += 1
+        while True:
+            batch = self._batch(table, taken, &at)
+            out.append(batch)
+            if at == taken.count or batch.error is not None:
+                return 0
+
+    cdef Batch _batch(self, SessionTable* table, Delivered* taken, u32* at):
+        cdef Batch batch = Batch.__new__(Batch)
         cdef Passage passage = Passage.__new__(Passage)
         cdef Block* body
-        cdef u32 i
+        cdef bint agreed = False
         passage.group = batch.group = taken.group
-        batch.first = taken.first
-        batch.last = taken.first - 1
+        batch.first = taken.first + at[0]
+        batch.last = batch.first - 1
         batch.entries = entries_of_passage(passage, 0, 0)
         batch.dropped = []
         batch.machine = -2
         if table == NULL:
             batch.error = "a group that this node does not host"
             return batch
-        for i in range(taken.count):
-            body = taken.bodies[i]
-            if taken.first + i != table.next:
-                batch.error = f"the log went on at {taken.first + i} instead of {table.next}"
+        while at[0] < taken.count and not agreed:
+            body = taken.bodies[at[0]]
+            if taken.first + at[0] != table.next:
+                batch.error = f"the log went on at {taken.first + at[0]} instead of {table.next}"
                 break
             if body == NULL or not body_check(body.data, body.size):
                 batch.error = "a chosen value that is not the body of an instance"
@@ -121,14 +135,108 @@ cdef class Sessions:
             admit_body(self, table, batch, passage, body)
             batch.last = table.next
             table.next += 1
+            at[0] += 1
+            agreed = batch.last % AGREE == 0
+        if agreed:
+            sessions_agree(table)
         batch.entries.stop = passage.items.size()
         batch.digest = table.digest
         if batch.machine == -2:
             batch.machine = -1
+        if table.wanted == WANTED_ANY or (table.wanted == WANTED_AGREED and agreed):
+            if batch.error is None and batch.last >= batch.first:
+                batch.table = table_to_bytes(table)
+                table.wanted = WANTED_NOT
         return batch
 
+    cdef SessionTable* _hosted(self, u32 group) except NULL:
+        cdef SessionTable* table = self.find(group)
+        if table == NULL:
+            raise KeyError(group)
+        return table
+
+    def want(self, u32 group, bint at_any):
+        """The next Batch that ends at an agreed instance carries the group's table as of its end.
+
+        Guarantee: exactly one Batch carries it, one without error and with at least one instance;
+        asking again before that changes nothing, but that `at_any` stays.
+
+        Args:
+            group: one that this node hosts.
+            at_any: the very next such Batch, wherever it ends.
+
+        Raises:
+            KeyError: no such group here.
+        """
+        cdef SessionTable* table = self._hosted(group)
+        table.wanted = max(table.wanted, WANTED_ANY if at_any else WANTED_AGREED)
+
+    def table(self, u32 group):
+        """The group's table after the last Batch that was made of it; its bytes: session_codec.pxd.
+
+        Guarantee: nodes with the same log give the same bytes at the same instance. It may be ahead
+        of what is applied: by the Batches that were made and not yet applied.
+
+        Raises:
+            KeyError: no such group here.
+        """
+        return table_to_bytes(self._hosted(group))
+
+    def load(self, bytes table not None):
+        """The group's table is `table` from now on, whatever it was; the group.
+
+        Guarantee: from here on it admits what that table would admit where it was made. Bodies of
+        the instances that it has seen are passed over and are no gap; behind it a gap is one. What
+        was known of agreed instances is forgotten, what `want` asked for is still wanted. If it
+        raises, nothing has changed. It may go back: the machines of the group have to be those of
+        the same instance.
+
+        Args:
+            table: as `table` gave it, here or at another node; hostile until checked.
+
+        Raises:
+            ValueError: no session table, or one of a group that this node does not host.
+        """
+        cdef SessionTable* made = phx_new[SessionTable]()
+        cdef SessionTable* mine
+        cdef int verdict
+        try:
+            verdict = table_decode(<const u8*>PyBytes_AS_STRING(table), PyBytes_GET_SIZE(table),
+                                   made)
+            if verdict != TABLE_OK:
+                raise table_error(verdict)
+            mine = self.find(made.group)
+            if mine == NULL:
+                raise ValueError(f"a session table of group {made.group}, which is not hosted here")
+            sessions_free(mine)
+            mine.rows.swap(made.rows)
+            mine.digest = made.digest
+            mine.next = made.next
+            mine.epoch = made.epoch
+            mine.covered = made.next - 1
+            if mine.covered and mine.covered % AGREE == 0:
+                sessions_agree(mine)
+            return mine.group
+        finally:
+            sessions_free(made)
+            phx_delete(made)
+
+    def agreed(self, u32 group):
+        """(instance, chained checksum after it) of the last agreed instances, ascending.
+
+        At most 64, and none from before a table was loaded. They may be ahead of what is applied.
+
+        Raises:
+            KeyError: no such group here.
+        """
+        cdef SessionTable* table = self._hosted(group)
+        cdef u64 newest = (table.next - 1) // AGREE
+        cdef u64 at
+        return [(at * AGREE, table.agreed[at & (AGREED_MAX - 1)])
+                for at in range(newest + 1 - table.n_agreed, newest + 1)]
+
     def offer(self, u32 group, u64 first, bodies not None):
-        """A Batch of these bodies, bytes each, as if the driver had handed them over."""
+        """The Batches of these bodies, bytes each, as if the driver had handed them over."""
         cdef vector[Delivered] taken
         cdef Delivered one
         cdef u32 i
@@ -142,39 +250,34 @@ cdef class Sessions:
         for i in range(one.count):
             one.bodies[i] = block_copy(<const char*>(<bytes>kept[i]), PyBytes_GET_SIZE(kept[i]))
         taken.push_back(one)
-        return self.batches(&taken)[0]
+        return self.batches(&taken)
 
     def rows(self, u32 group):
         """What the table holds, by node: (node, incarnation, base, sequences done above base)."""
-        cdef SessionTable* table = self.find(group)
+        cdef SessionTable* table = self._hosted(group)
         cdef SessionRow* row
+        cdef u64 offset
         cdef size_t i
-        if table == NULL:
-            raise KeyError(group)
         out = []
         for i in range(table.rows.size()):
             row = &table.rows[i]
-            ahead = range(row.base + 1, row.base + row.capacity)
-            done = [sequence for sequence in ahead if session_done(row, sequence)]
+            done = [row.base + offset for offset in range(1, row.capacity)
+                    if session_done(row, row.base + offset)]
             out.append((row.node, row.incarnation, row.base, done))
         return out
 
     def table_bytes(self, u32 group):
         """Bytes of bitmaps held for a group."""
-        cdef SessionTable* table = self.find(group)
+        cdef SessionTable* table = self._hosted(group)
         cdef size_t i
         cdef u64 total = 0
-        if table == NULL:
-            raise KeyError(group)
         for i in range(table.rows.size()):
             total += table.rows[i].capacity >> 3
         return total
 
     def next_instance(self, u32 group):
         """The instance expected next, and the group's chained checksum before it."""
-        cdef SessionTable* table = self.find(group)
-        if table == NULL:
-            raise KeyError(group)
+        cdef SessionTable* table = self._hosted(group)
         return table.next, table.digest
 
 
@@ -191,6 +294,7 @@ cdef int admit_body(Sessions sessions, SessionTable* table, Batch batch, Passage
     memcpy(&header, body.data, BODY_HEADER_BYTES)
     table.digest = phx_crc32c(table.digest, &table.next, 8)
     table.digest = phx_crc32c(table.digest, &header, BODY_HEADER_BYTES)
+    table.epoch = max(table.epoch, header.epoch)
     stretch.instance = table.next
     stretch.epoch = header.epoch
     stretch.time_us = header.time_us

@@ -11,6 +11,8 @@ from phx._core.native cimport *
 cdef enum:
     SEQUENCES_MAX = 65536        # of one node in one group, from the lowest outstanding one on
     SESSION_ROWS_MAX = 64        # nodes that ever proposed in a group
+    AGREE = 4096                 # agreed instances: its multiples, the same on every node
+    AGREED_MAX = 64              # of which the checksum is remembered
 
 # What became of one sequence of one session (protocol.md, "Exactly once").
 cdef enum Admission:
@@ -28,10 +30,21 @@ cdef struct SessionRow:
     u64 capacity                 # bits: 0, or a power of two from 64 to SEQUENCES_MAX
     u64* bits                    # sequence s stands at bit s & (capacity - 1)
 
+# Whether a table is to be copied when a Batch ends.
+cdef enum Wanted:
+    WANTED_NOT = 0
+    WANTED_AGREED = 1            # at the next agreed instance
+    WANTED_ANY = 2               # wherever the next Batch ends
+
 cdef struct SessionTable:
     u32 group
     u32 digest                   # CRC-32C chained over everything admitted, in log order
     u64 next                     # instance expected next
+    u64 epoch                    # highest BodyHeader.epoch of all instances before it
+    u64 covered                  # up to here the table was loaded: bodies are passed over
+    u32* agreed                  # digests; that of instance n stands at n / AGREE & 63. NULL: none
+    u8 n_agreed                  # how many of the agreed instances before `next` it has
+    u8 wanted                    # Wanted
     vector[SessionRow] rows      # ascending nodes
 
 # Whether the ring says that `sequence` is done: base < sequence < base + capacity.
@@ -48,5 +61,8 @@ cdef int session_admit(SessionRow* row, u64 sequence) noexcept nogil
 cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u64 low_water,
                                int* why) noexcept nogil
 
-# Frees every row of a table.
+# Remembers the digest of the instance before `next`, an agreed one.
+cdef void sessions_agree(SessionTable* table) noexcept nogil
+
+# Frees every row of a table, and what it remembers of agreed instances.
 cdef void sessions_free(SessionTable* table) noexcept nogil

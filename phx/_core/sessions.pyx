@@ -119,8 +119,21 @@ cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u
     return row
 
 
+cdef void sessions_agree(SessionTable* table) noexcept nogil:
+    if table.agreed == NULL:
+        table.agreed = <u32*>phx_calloc(AGREED_MAX, sizeof(u32))
+        if table.agreed == NULL:
+            phx_fatal("out of memory")
+    table.agreed[((table.next - 1) // AGREE) & (AGREED_MAX - 1)] = table.digest
+    if table.n_agreed < AGREED_MAX:
+        table.n_agreed += 1
+
+
 cdef void sessions_free(SessionTable* table) noexcept nogil:
     cdef size_t i
     for i in range(table.rows.size()):
         phx_free(table.rows[i].bits)
     table.rows.clear()
+    phx_free(table.agreed)
+    table.agreed = NULL
+    table.n_agreed = 0

@@ -234,6 +234,7 @@ cdef void apply_batch(Host h, LogFlow* flow, Batch batch):
 cdef void apply(Host h):
     cdef vector[Delivered] taken
     cdef Delivered one
+    cdef LogFlow* flow
     cdef size_t i
     cdef bint more = False
     h.apply_due = False
@@ -246,7 +247,9 @@ cdef void apply(Host h):
                 taken.push_back(one)
             more = more or h.flows[i].next <= h.flows[i].last
     for batch in h.sessions.batches(&taken):
-        apply_batch(h, flow_of(h, batch.group), batch)
+        flow = flow_of(h, batch.group)
+        if not flow.stopped:     # by the batch before it
+            apply_batch(h, flow, batch)
     if more:
         apply_soon(h, 500)
     h.poke()

@@ -25,6 +25,7 @@ from phx.errors import (
 from phx.machine import StateMachine
 
 ME = 1
+AGREE = 4096  # a batch ends at its multiples
 
 
 class Script:
@@ -42,7 +43,7 @@ class Script:
 
     def deliver(self, group, *bodies):
         first = self.sessions.next_instance(group)[0]
-        self.ready.append(self.sessions.offer(group, first, bodies))
+        self.ready += self.sessions.offer(group, first, bodies)
 
     def clear_wake(self):
         pass
@@ -158,6 +159,37 @@ def test_values_are_applied_in_order_and_callers_get_results(kind):
     assert caller.result == Result(3, b"MINE")
     assert world.driver.applied_at == [(5, 2), (5, 3)]
     assert world.states[5].applied == 3
+
+
+@pytest.mark.parametrize("kind", [Recorder, BatchRecorder])
+def test_a_take_that_is_cut_at_an_agreed_instance_is_applied_in_order(kind):
+    world = World({5: {0: kind()}})
+    world.driver.deliver(5, *[pack_noop(1, 1)] * (AGREE - 1))
+    caller, run = world.propose(5, b"mine")
+    late, run_late = world.propose(5, b"late")
+    bodies = [values_of(b"a"), values_of(b"b", first=2), run_late, values_of(b"c", first=3)]
+    world.driver.deliver(5, pack_body([run, bodies[0]]), *(pack_body([b]) for b in bodies[1:]))
+    world.run()
+    assert [value for _, value in world.states[5].machines[0].seen] == [
+        b"mine", b"a", b"b", b"late", b"c",
+    ]  # fmt: skip
+    assert (caller.result, late.result) == (Result(AGREE, b"MINE"), Result(AGREE + 2, b"LATE"))
+    assert world.driver.applied_at == [(5, AGREE - 1), (5, AGREE), (5, AGREE + 3)]
+    assert world.states[5].applied == AGREE + 3
+
+
+def test_a_group_that_stops_in_one_batch_applies_nothing_of_the_next_one_of_the_same_take():
+    world = World({5: {0: Recorder()}})
+    world.driver.deliver(5, *[pack_noop(1, 1)] * (AGREE - 1))
+    caller, run = world.propose(5, b"late")
+    world.driver.deliver(5, pack_body([values_of(b"raise")]), pack_body([run]))
+    assert len(world.driver.ready) == 3
+    world.run()
+    assert world.states[5].machines[0].seen == []
+    assert world.states[5].applied == AGREE - 1
+    assert world.states[5].stopped.instance == AGREE
+    assert isinstance(caller.error, StoppedUnknown)
+    assert world.driver.applied_at == [(5, AGREE - 1)]
 
 
 def test_a_batch_goes_to_apply_batch_whole():

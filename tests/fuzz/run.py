@@ -1,6 +1,6 @@
 """Fuzzing of everything that takes bytes from outside: ``python tests/fuzz/run.py``.
 
-    --target T        frame, record, body, chunk, journal, engine, replay, or all (all)
+    --target T        frame, record, body, table, chunk, journal, engine, replay, or all (all)
     --executions N    of each target (100,000; of journal, engine and replay a fifth of it)
     --seed S          what is tried; plain: the same seed, the same inputs (1)
     --jobs J          targets at a time (1)
@@ -34,7 +34,7 @@ import build
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CORPUS = HERE / "corpus"
-TARGETS = ("frame", "record", "body", "chunk", "journal", "engine", "replay")
+TARGETS = ("frame", "record", "body", "table", "chunk", "journal", "engine", "replay")
 SLOW = ("journal", "engine", "replay")
 BYTES_MAX = 2048  # of an input under libFuzzer
 SILENCE_S = 60  # without an end of one input

@@ -1,9 +1,10 @@
 """Writes the first inputs: ``python tests/fuzz/seeds.py build/fuzz-seeds``; after that
 ``python tests/fuzz/run.py --merge 30`` puts them into the corpus.
 
-Frames and records come out of engines that elect a leader and agree on values, bodies and chunks
-are packed as phx packs them. (Inputs of the journal, engine and replay targets are scripts; their
-real bytes are made inside the target.) What libFuzzer finds beyond these is in tests/fuzz/corpus.
+Frames and records come out of engines that elect a leader and agree on values, bodies, tables and
+chunks are packed as phx packs them. (Inputs of the journal, engine and replay targets are scripts;
+their real bytes are made inside the target.) What libFuzzer finds beyond these is in
+tests/fuzz/corpus.
 """
 
 import struct
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from script import Script
 
-from phx._core import batch, chunk, codec
+from phx._core import batch, chunk, codec, delivery
 
 STORE_ID = b"\x09" * 16
 
@@ -79,6 +80,22 @@ def bodies() -> dict[str, bytes]:
     }
 
 
+def tables() -> dict[str, bytes]:
+    """Mode, length, a table, how many sequences before it is written again, and sequences."""
+    made = delivery.Sessions(1, [7])
+    empty = made.table(7)
+    for instance, first in enumerate((1, 2, 9, 70, 300), 1):
+        runs = [(node, 1, 1, first * node, [(0, b"v")] * 3) for node in (1, 2, 40)]
+        made.offer(7, instance, [batch.pack_body(runs, epoch=instance)])
+    some = made.table(7)
+    asked = b"".join(struct.pack("<BBBBH", n % 8, n, n % 4, n % 64, n * 37) for n in range(40))
+
+    def part(mode: int, table: bytes) -> bytes:
+        return struct.pack("<BH", mode, len(table)) + table + b"\x14" + asked
+
+    return {"empty": part(0, empty), "table": part(0, some), "mended": part(1, some + bytes(90))}
+
+
 def chunks() -> dict[str, bytes]:
     """Mode, length, a chunk, and what is asked of it."""
     made, _ = chunk.build_chunk(
@@ -94,6 +111,7 @@ def chunks() -> dict[str, bytes]:
 def main() -> None:
     folder = Path(sys.argv[1])
     made = {"frame": frames(), "record": records(), "body": bodies(), "chunk": chunks()}
+    made["table"] = tables()
     scripts = {"journal": 4, "engine": 3, "replay": 3}
     for name, roles in scripts.items():
         made[name] = {f"script{n}": bytes([n]) for n in range(roles)}

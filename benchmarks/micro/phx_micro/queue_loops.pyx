@@ -312,7 +312,7 @@ cdef class Admissions(Loop):
 
 
 cdef class Deliveries(Values):
-    """From chosen bodies to the entries that apply sees: one Batch, `count` values."""
+    """From chosen bodies to the entries that apply sees: `count` values of one group."""
     cdef Sessions sessions
     cdef vector[Delivered] taken
     cdef list batches
@@ -338,10 +338,11 @@ cdef class Deliveries(Values):
             self.batches = []
 
     def check(self):
-        cdef Batch batch = self.batches[0]
-        assert batch.error is None and batch.dropped == []
-        assert len(batch.entries) == self.count
-        assert batch.entries[self.count - 1].value == bytes(self.size)
+        cdef Batch batch = self.batches[-1]
+        assert all((<Batch>one).error is None and (<Batch>one).dropped == []
+                   for one in self.batches)
+        assert sum(len((<Batch>one).entries) for one in self.batches) == self.count
+        assert batch.entries[len(batch.entries) - 1].value == bytes(self.size)
         assert batch.last == self.count // self.per_body
 
 

@@ -13,7 +13,7 @@ from libc.stdlib cimport malloc
 from phx._core.native cimport *
 from phxfuzz.engines cimport run_engine, run_replay
 from phxfuzz.journals cimport free_journals, make_journals, run_journal
-from phxfuzz.plain cimport run_body, run_chunk, run_frame, run_record
+from phxfuzz.plain cimport run_body, run_chunk, run_frame, run_record, run_table
 from phxfuzz.script cimport *
 
 cdef extern from *:
@@ -34,11 +34,12 @@ cdef enum:
     BYTES_MAX = 4096
     MUTATIONS_MAX = 6
 
-NAMES = ("frame", "record", "body", "chunk", "journal", "engine", "replay")
+NAMES = ("frame", "record", "body", "table", "chunk", "journal", "engine", "replay")
 GUIDED = bool(phx_fuzz_guided)
 
-cdef Target targets[7]
-targets[:] = [run_frame, run_record, run_body, run_chunk, run_journal, run_engine, run_replay]
+cdef Target targets[8]
+targets[:] = [run_frame, run_record, run_body, run_table, run_chunk, run_journal, run_engine,
+              run_replay]
 cdef Target chosen = NULL
 cdef i64 live_before = 0
 

@@ -3,12 +3,15 @@
 # cython: initializedcheck=False, binding=False
 """Targets for decoders of bytes; see plain.pxd."""
 
+from libc.string cimport memcmp
+
 from phx._core.batch cimport *
 from phx._core.chunk cimport *
 from phx._core.codec cimport *
 from phx._core.native cimport *
 from phx._core.port cimport PhxAddress, PhxFds, iovec, pollfd, phx_fds_add, phx_send_gather
 from phx._core.segment cimport *
+from phx._core.session_codec cimport *
 from phx._core.sessions cimport *
 from phx._core.transport cimport *
 from phxfuzz.script cimport *
@@ -377,6 +380,133 @@ cdef void run_body(const u8* data, u64 count) noexcept nogil:
         free(body)
     sessions_free(table)
     phx_delete(table)
+
+
+# --- session tables
+
+# Rows for as long as there are bytes, and the checksum; how many bytes it has then.
+cdef u64 mend_table(u8* data, u64 count) noexcept nogil:
+    cdef TableHeader* header = <TableHeader*>data
+    cdef TableRow* row
+    cdef u64 at = TABLE_HEADER_BYTES, room, last
+    cdef u32 node = 0
+    if count < TABLE_HEADER_BYTES:
+        return count
+    header.version = TABLE_VERSION
+    header.next |= 2
+    header.pad = 0
+    header.rows = 0
+    while count - at >= TABLE_ROW_BYTES and header.rows < SESSION_ROWS_MAX:
+        row = <TableRow*>(data + at)
+        at += TABLE_ROW_BYTES
+        node += 1 + (row.node & 7)
+        row.node = node
+        row.pad = 0
+        room = min((count - at) & ~<u64>7, <u64>(SEQUENCES_MAX // 8 - 8)) * 8
+        row.span = <u32>min(<u64>row.span & 0x3FF, room)
+        row.base = min(max(row.base, <u64>1), ~<u64>row.span)
+        if row.span:
+            at += (row.span - 1) // 64 * 8
+            memcpy(&last, data + at, 8)
+            last |= <u64>1 << ((row.span - 1) & 63)
+            last &= ~<u64>0 >> (63 - ((row.span - 1) & 63))
+            memcpy(data + at, &last, 8)
+            at += 8
+        header.rows += 1
+    header.crc = phx_crc32c(0, data + 4, at - 4)
+    return at
+
+
+cdef u8* table_written(SessionTable* table, u64* size) noexcept nogil:
+    cdef u8* made
+    size[0] = table_size(table)
+    demand(size[0] <= TABLE_BYTES_MAX, b"a table larger than any can be")
+    made = <u8*>malloc(size[0])
+    table_encode(table, made)
+    return made
+
+
+cdef void same_bytes(SessionTable* one, SessionTable* other) noexcept nogil:
+    cdef u64 size, other_size
+    cdef u8* bytes_ = table_written(one, &size)
+    cdef u8* others = table_written(other, &other_size)
+    demand(size == other_size and memcmp(bytes_, others, size) == 0,
+           b"two tables that admitted the same have other bytes")
+    free(bytes_)
+    free(others)
+
+
+# One sequence, mostly near what the row of `like` holds, of each table that is there.
+cdef void admit_in_both(Script* s, SessionTable* like, SessionTable* other) noexcept nogil:
+    cdef u8 how = take_u8(s)
+    cdef u32 node = take_u8(s), incarnation = take_u8(s) & 3
+    cdef u64 low = take_u8(s), sequence = take_word(s, 2)
+    cdef SessionTable* table
+    cdef SessionRow* row
+    cdef int verdicts[2]
+    cdef int why = 0, i
+    if how & 1 and like.rows.size():
+        row = &like.rows[node % like.rows.size()]
+        node = row.node
+        incarnation = row.incarnation + (incarnation & 1 if how & 2 else 0)
+        low = row.base + low if how & 4 else 0
+        sequence += row.base
+    if sequence == ~<u64>0:      # no body has it
+        return
+    for i in range(2):
+        table = other if i else like
+        if table == NULL:
+            return
+        row = session_enter(table, node, incarnation, low, &why)
+        verdicts[i] = 16 + why if row == NULL else session_admit(row, sequence)
+    demand(verdicts[0] == verdicts[1], b"a table that was written and read admits something else")
+
+
+cdef void run_table(const u8* data, u64 count) noexcept nogil:
+    cdef SessionTable* table = phx_new[SessionTable]()
+    cdef SessionTable* copy = phx_new[SessionTable]()
+    cdef Script s
+    cdef const u8* part
+    cdef u8* bytes_
+    cdef u8* written
+    cdef u64 size, written_size, i, most
+    cdef u8 mode
+    s.at = data
+    s.left = count
+    mode = take_u8(&s)
+    size = take_bytes(&s, take_word(&s, 2), &part)
+    bytes_ = exact(part, size)
+    if mode & 1:
+        written_size = mend_table(bytes_, size)
+        written = exact(bytes_, written_size)
+        free(bytes_)
+        bytes_ = written
+        size = written_size
+    if table_decode(bytes_, size, table) == TABLE_OK:
+        written = table_written(table, &written_size)
+        demand(written_size == size and memcmp(written, bytes_, size) == 0,
+               b"bytes were taken that no encoder writes")
+        free(written)
+        demand(table.next != 0, b"a table of a time before all instances")
+    else:
+        demand(table.rows.size() == 0 and table.next == 0, b"something was taken of what is unsound")
+        demand(mode & 1 == 0 or size < TABLE_HEADER_BYTES, b"a sound table was refused")
+        table.next = 2
+    free(bytes_)
+    most = take_u8(&s)
+    for i in range(most):
+        admit_in_both(&s, table, NULL)
+    bytes_ = table_written(table, &size)
+    demand(table_decode(bytes_, size, copy) == TABLE_OK, b"a table cannot be read again")
+    free(bytes_)
+    same_bytes(table, copy)
+    while s.left:
+        admit_in_both(&s, table, copy)
+    same_bytes(table, copy)
+    sessions_free(table)
+    sessions_free(copy)
+    phx_delete(table)
+    phx_delete(copy)
 
 
 # --- chunks
