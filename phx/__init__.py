@@ -14,14 +14,16 @@ from phx._version import __version__
 
 if TYPE_CHECKING:
     from phx import blocking, errors, machines
-    from phx.config import Config, Journal, Limits, Timing
+    from phx.config import Checkpoints, Config, Journal, Limits, Timing
     from phx.errors import PhxError, Rejected, Unknown
     from phx.group import Group
     from phx.machine import StateMachine
     from phx.node import Node
-    from phx.types import Entry, GroupStatus, NodeStatus, PeerStatus, Result
+    from phx.types import CheckpointInfo, Entry, GroupStatus, NodeStatus, PeerStatus, Result
 
 __all__ = [
+    "CheckpointInfo",
+    "Checkpoints",
     "Config",
     "Entry",
     "Group",
@@ -45,13 +47,20 @@ __all__ = [
 
 _MODULES = {
     "blocking": (),
-    "config": ("Config", "Journal", "Limits", "Timing"),
+    "config": ("Checkpoints", "Config", "Journal", "Limits", "Timing"),
     "errors": ("PhxError", "Rejected", "Unknown"),
     "group": ("Group",),
     "machine": ("StateMachine",),
     "machines": (),
     "node": ("Node",),
-    "types": ("Entry", "GroupStatus", "NodeStatus", "PeerStatus", "Result"),
+    "types": (
+        "CheckpointInfo",
+        "Entry",
+        "GroupStatus",
+        "NodeStatus",
+        "PeerStatus",
+        "Result",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -40,6 +40,7 @@ log = logging.getLogger("phx")
 SLICE_NS = 1_500_000
 SLICE_BYTES = 256 << 10
 CHUNK_MAX = 1 << 16
+NEVER = 1 << 62
 REFUSED_EVERY_S = 60.0
 
 # kinds of events (engine.pxd, driver.pyi)
@@ -72,6 +73,7 @@ class GroupState:
 
     __slots__ = (
         "applied",
+        "checkpoint_at",
         "chunk",
         "digest",
         "digest_at",
@@ -89,6 +91,7 @@ class GroupState:
         self.taking = machines  # those that values are taken for: empty once stopped or closed
         self.stopped: GroupStopped | None = None
         self.applied = 0  # every instance up to it is applied
+        self.checkpoint_at = NEVER  # when it reaches this, somebody wants to know (node/snapshots)
         self.digest = 0  # chained checksum after digest_at
         self.digest_at = 0
         self.chunk = 64  # entries that are likely to fit in half a slice
@@ -146,6 +149,9 @@ class Applier:
         self._backlog: deque[Batch] = deque()
         self.poisoned = False
         self.stopped: list[int] = []  # groups
+        self.on_due: Callable[[GroupState], None] | None = None
+        self.on_table: Callable[[GroupState, bytes], None] | None = None
+        self.on_idle: Callable[[], None] | None = None
         self._refused_s: dict[int, float] = {}  # by node: when that was last said
         self.turns = 0
         self.batches = 0
@@ -164,6 +170,8 @@ class Applier:
             if not backlog:
                 taken = self._driver.take(SLICE_BYTES)
                 if not taken:
+                    if self.on_idle is not None:
+                        self.on_idle()
                     return False
                 backlog.extend(taken)
             while backlog:
@@ -297,6 +305,10 @@ class Applier:
             state.applied = state.digest_at = batch.last
             state.digest = batch.digest
             self._driver.applied(state.group, batch.last)
+            if batch.table is not None and self.on_table is not None:
+                self.on_table(state, batch.table)
+            if state.applied >= state.checkpoint_at and self.on_due is not None:
+                self.on_due(state)
         if batch.error is not None:
             self._halt(state, GroupStopped(state.group, batch.last + 1, None, batch.error), None)
 

@@ -27,7 +27,7 @@ from phx.group import TIMEOUT_S, GroupView
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.room import Room
-from phx.types import Entry, NodeStatus, Result
+from phx.types import CheckpointInfo, Entry, NodeStatus, Result
 
 __all__ = ["Group", "Node"]
 
@@ -94,6 +94,10 @@ class Group(GroupView):
             self._door.submit_many(self._state, cell, values, timeout, machine)
         results: list[Result] = cell.wait()
         return results
+
+    def checkpoint(self) -> CheckpointInfo:
+        """See ``phx.Group.checkpoint``. Blocks until it is durable."""
+        return self._door.take_checkpoint(self.id).result()
 
     def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance. See ``phx.Group.entry``."""

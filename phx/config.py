@@ -21,6 +21,9 @@ A configuration file::
     [journal]
     journal_bytes_max = 2_147_483_648
 
+    [checkpoints]
+    interval_instances = 50_000
+
 Every option has its unit at the end of its name; its range stands beside its default below, and
 relations between options are checked too.
 """
@@ -127,6 +130,31 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """When the state of a group is written down, so that a start needs only the log behind it.
+
+    Groups whose machines give no view (``StateMachine.freeze``) have none.
+
+    Attributes:
+        interval_instances: the next one after so many instances; 0: not for their number (up to
+            2^40).
+        interval_us: the next one after this time, if anything was applied; 0: not for the time (up
+            to 30 days).
+        keep: complete ones that are kept of each group (1 .. 100).
+        write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
+        reserve_bytes: what they leave free on the disk (up to 1 TiB).
+        restore_threads: groups that are restored at a time at a start (1 .. 64).
+    """
+
+    interval_instances: int = _option(100_000, 0, 1 << 40)
+    interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
+    keep: int = _option(2, 1, 100)
+    write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
+    reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
+    restore_threads: int = _option(2, 1, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything that a node must be told. Validated when it is made.
 
@@ -140,7 +168,7 @@ class Config:
         bind: "host:port" to listen at; default: the own member address. Port 0: any free port.
         balance: leaderships return to the node that a group prefers, so that load stays even.
         seed: of the back-off's random numbers; 0: by node and time.
-        timing, limits, journal: the option groups; a mapping will do.
+        timing, limits, journal, checkpoints: the option groups; a mapping will do.
 
     Raises:
         ConfigError: ``problems`` names everything that is wrong, each with its path.
@@ -157,6 +185,7 @@ class Config:
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
     journal: Journal = field(default_factory=Journal)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -232,7 +261,12 @@ class Config:
         return {**timing, **limits, **journal, "balance": int(self.balance), "seed": self.seed}
 
 
-_SECTIONS: dict[str, type] = {"timing": Timing, "limits": Limits, "journal": Journal}
+_SECTIONS: dict[str, type] = {
+    "timing": Timing,
+    "limits": Limits,
+    "journal": Journal,
+    "checkpoints": Checkpoints,
+}
 # Stands in for what is missing, so that everything else is still checked; itself without fault.
 _MISSING: dict[str, Any] = {"cluster": "?", "node": 1, "members": {1: "?:0"}, "dir": "."}
 

@@ -35,6 +35,7 @@ An error says one of two things in its class, and in ``outcome``:
       Foreign           rejected     it belongs to another cluster or node
       Locked            rejected     another process, or another Node, has it open
       NotBootstrapped   rejected     it is empty, and bootstrap=True was not given
+    CheckpointFailed    rejected   a checkpoint could not be taken
     SystemFailure       rejected   a thread, a socket or an address could not be had
 """
 
@@ -235,6 +236,10 @@ class NotBootstrapped(StoreError):
     """The folder is empty. A new voter starts only with ``bootstrap=True``: it may be a lost disk,
     and a node that forgot its promises must not vote under its old id.
     """
+
+
+class CheckpointFailed(Rejected):
+    """No checkpoint was taken: the text says why. The group goes on, the older ones stay."""
 
 
 class SystemFailure(Rejected, OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from threading import Lock
 from typing import Protocol
 
@@ -38,7 +39,7 @@ from phx.errors import (
     ValueTooLarge,
 )
 from phx.machine import StateMachine
-from phx.types import Entry, GroupStatus
+from phx.types import CheckpointInfo, Entry, GroupStatus
 
 __all__ = ["TIMEOUT_S", "Group"]
 
@@ -74,6 +75,7 @@ class Door:
         self.lock = Lock()  # held by callers that may propose from several threads
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
+        self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit
@@ -215,6 +217,11 @@ class Door:
             digest=state.digest,
             digest_at=state.digest_at,
         )
+
+    def take_checkpoint(self, group: int) -> Future[CheckpointInfo]:
+        self.open_driver()
+        assert self.checkpoint is not None
+        return self.checkpoint(group)
 
     def entry(self, group: int, instance: int) -> list[Entry]:
         """The values of an instance, from memory, the journal or the store; may read from disk."""
@@ -360,3 +367,14 @@ class Group(GroupView):
             NoLongerKept: it lies below what this node keeps.
         """
         return await self._loop.run_in_executor(None, self._door.entry, self.id, instance)
+
+    async def checkpoint(self) -> CheckpointInfo:
+        """Write down the state as of now, or a little later; when it is durable.
+
+        The group goes on meanwhile. A start of this node begins with the newest checkpoint.
+
+        Raises:
+            CheckpointFailed: it says why; nothing has changed.
+            Closed: the node is not open.
+        """
+        return await asyncio.wrap_future(self._door.take_checkpoint(self.id))

@@ -141,7 +141,36 @@ def make_tables(env: lmdb.Environment, meta: Any, identity: StoreIdentity) -> No
         txn.put(b"identity", identity.pack(), db=meta)
 
 
+def read_identity(folder: Path, map_bytes: int) -> StoreIdentity:
+    """Whose store it is, for whoever does not know. Raises as `Store.open` does."""
+    lock = take_lock(folder, create=False)
+    try:
+        env = open_env(folder, map_bytes, create=False)
+        try:
+            with env.begin(db=env.open_db(b"meta", create=False)) as txn:
+                packed = txn.get(b"identity")
+        except lmdb.NotFoundError:
+            packed = None
+        finally:
+            env.close()
+    finally:
+        os.close(lock)
+    if packed is None:
+        raise NotBootstrapped(f"{folder}: the store was never completely made")
+    return unpack_identity(packed, folder)
+
+
 def check_identity(packed: bytes, folder: Path, cluster: int, node: int) -> StoreIdentity:
+    identity = unpack_identity(packed, folder)
+    if (identity.cluster, identity.node) != (cluster, node):
+        raise Foreign(
+            f"{folder}: the store belongs to node {identity.node} of cluster "
+            f"{identity.cluster:#x}, not to node {node} of cluster {cluster:#x}"
+        )
+    return identity
+
+
+def unpack_identity(packed: bytes, folder: Path) -> StoreIdentity:
     body, crc = packed[:-4], packed[-4:]
     if len(packed) < 16 or crc32c(body).to_bytes(4, "little") != crc or body[:8] != IDENTITY_MAGIC:
         raise Damaged(f"{folder}: the identity of the store is damaged")
@@ -151,14 +180,9 @@ def check_identity(packed: bytes, folder: Path, cluster: int, node: int) -> Stor
             f"{folder}: the store has format version {version}; this is phx for version "
             f"{FORMAT_VERSION}"
         )
-    _, _, its_cluster, its_node, store_id, *lmdb_version = IDENTITY.unpack(body)
-    if (its_cluster, its_node) != (cluster, node):
-        raise Foreign(
-            f"{folder}: the store belongs to node {its_node} of cluster "
-            f"{its_cluster:#x}, not to node {node} of cluster {cluster:#x}"
-        )
+    _, _, cluster, node, store_id, *lmdb_version = IDENTITY.unpack(body)
     major, minor, patch = lmdb_version
-    return StoreIdentity(its_cluster, its_node, store_id, version, (major, minor, patch))
+    return StoreIdentity(cluster, node, store_id, version, (major, minor, patch))
 
 
 def sync_folder(folder: Path) -> None:

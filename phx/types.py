@@ -19,6 +19,7 @@ __all__ = [
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
     "NODE_ID_MAX",
+    "CheckpointInfo",
     "Entry",
     "GroupStatus",
     "NodeStatus",
@@ -30,6 +31,25 @@ NODE_ID_MAX = (1 << 20) - 1
 GROUP_ID_MAX = (1 << 20) - 1
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint that is complete and durable.
+
+    Attributes:
+        group: whose state it is.
+        frontier: the state of exactly the instances up to this one.
+        bytes: of its files.
+        path: its folder, in the node's.
+        seconds: from the capture to the disk.
+    """
+
+    group: int
+    frontier: int
+    bytes: int
+    path: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +119,12 @@ class NodeStatus:
         poisoned: a write or sync of the journal failed: the node votes no more, until it is opened
             again.
         store_error: why the store cannot settle at the moment; None: it can.
+        checkpoint_error: why the last checkpoint that was tried could not be taken; None: it was.
         peers: by node id.
         counters: of the engine since the start, by name.
         cpu_ns: of the native threads, by name; "poll.x": time that passed in that part of the poll
             thread's turns.
-        journal, queues, settle, store, applier: further numbers, by name.
+        journal, queues, settle, store, applier, checkpoints: further numbers, by name.
     """
 
     cluster: str
@@ -117,6 +138,7 @@ class NodeStatus:
     waiting_bytes: int
     poisoned: bool
     store_error: str | None
+    checkpoint_error: str | None
     peers: Mapping[int, PeerStatus]
     counters: Mapping[str, int]
     journal: Mapping[str, object]
@@ -125,3 +147,4 @@ class NodeStatus:
     settle: Mapping[str, object]
     store: Mapping[str, object]
     applier: Mapping[str, int]
+    checkpoints: Mapping[str, int]

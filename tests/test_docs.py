@@ -37,7 +37,7 @@ def rows(document: str, heading: str | None = None) -> list[list[str]]:
     return [row for row in table(document, heading) if row[0].startswith("`")]
 
 
-@pytest.mark.parametrize("section", ["Timing", "Limits", "Journal"])
+@pytest.mark.parametrize("section", ["Timing", "Limits", "Journal", "Checkpoints"])
 def test_configuration_reference_has_every_option_with_its_default_and_range(section: str) -> None:
     expected = [
         [f"`{one.name}`", f"{one.default:,}", f"{low:,} … {high:,}"]
@@ -49,7 +49,7 @@ def test_configuration_reference_has_every_option_with_its_default_and_range(sec
 
 def test_configuration_reference_has_every_option_of_the_node() -> None:
     named = {row[0].strip("`") for row in rows("docs/reference/config.md", "The node")}
-    sections = {"timing", "limits", "journal"}
+    sections = {"timing", "limits", "journal", "checkpoints"}
     assert named == {one.name for one in dataclasses.fields(config.Config)} - sections
 
 

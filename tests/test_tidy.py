@@ -128,15 +128,17 @@ MAY_IMPORT = {
     "phx._version": set(),
     "phx.store_folder": GROUND | STORE,
     "phx.store": GROUND | STORE | {"phx.store_folder"},
-    "phx.checkpoint": GROUND | STORE | {"phx.store"},
+    "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
     "phx.durable": GROUND | {"phx.machine"},
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
-    "phx.node": NODE | {"phx._core.driver", "phx.store"},
+    "phx.node": NODE | {"phx._core.driver", "phx.checkpoint", "phx.store"},
     "phx.blocking": NODE,
-    "phx.sim": GROUND | STORE | {"phx._core.engine", "phx.machine", "phx.machines"},
+    "phx.sim": GROUND
+    | STORE
+    | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},
@@ -144,7 +146,8 @@ MAY_IMPORT = {
     "phx.bench.limit_run": {"phx.bench.limit_door"},
     "phx.bench.limit_worker": {"phx.bench.limit_door"},
     "phx.cli": NODE
-    | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"},
+    | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"}
+    | {"phx.checkpoint", "phx.store", "phx.store_folder"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 

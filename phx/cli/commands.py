@@ -9,6 +9,7 @@ import click
 
 from phx._version import __version__
 from phx.cli.bench import bench
+from phx.cli.checkpoint import checkpoint
 from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
 
 
@@ -22,6 +23,7 @@ def phx() -> None:
 
 
 phx.add_command(bench)
+phx.add_command(checkpoint)
 
 
 @command(phx, "node")

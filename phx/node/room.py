@@ -23,6 +23,8 @@ from phx._core.driver import (
 )
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
+from phx.checkpoint.catalog import ROOT, Catalog
+from phx.checkpoint.files import OsFiles
 from phx.config import Config, split_address
 from phx.errors import (
     Closed,
@@ -39,9 +41,11 @@ from phx.errors import (
     Unknown,
 )
 from phx.group import Door
-from phx.machine import Machines, machines_of
+from phx.machine import DurableMachine, Machines, StateMachine, machines_of
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
+from phx.node.restorer import Restorer
+from phx.node.snapshots import Snapshots
 from phx.store import Store
 from phx.types import NodeStatus, PeerStatus
 
@@ -64,6 +68,7 @@ class Room:
 
     def __init__(self, config: Config, machines: Machines, *, bootstrap: bool) -> None:
         self.config = config
+        self._machines = machines
         self._bootstrap = bootstrap
         self._folder = Folder(Path(config.dir))
         self._keeper: Keeper | None = None
@@ -73,13 +78,25 @@ class Room:
         self._ended = False
         self.before_abandon: Callable[[], None] = lambda: None
         ids = self._ids = config.group_ids  # asked for once: all tables share these numbers
-        self.states = {group: GroupState(group, machines_of(machines, group)) for group in ids}
+        self.states = {group: GroupState(group, self._made(group)) for group in ids}
+        self._restorer: Restorer | None = None
+        self._snapshots: Snapshots | None = None
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
         self.applier: Applier
         self.door: Door
         self._state = "new"
+
+    def _made(self, group: int) -> dict[int, StateMachine]:
+        """New machines for a group."""
+        made = machines_of(self._machines, group)
+        for machine, one in made.items():
+            if isinstance(one, DurableMachine):
+                raise TypeError(
+                    f"machine {machine} of group {group} is a DurableMachine: no node keeps those yet"
+                )
+        return made
 
     # --- opening
 
@@ -110,13 +127,21 @@ class Room:
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
         self._folder.journal.mkdir(exist_ok=True)
+        catalog = Catalog.open(OsFiles(Path(config.dir)), ROOT, cluster=config.cluster_id)
+        for finding in catalog.findings:
+            log.warning("%s: %s", finding.path, finding.what)
+        starts = {
+            group: found[0].frontier
+            for group, found in catalog.groups().items()
+            if group in self.states
+        }
         try:
-            self._start(store, create)
+            self._start(store, create, starts)
         except DriverError as error:
             # No journal has ever begun in there: a bootstrap that was cut short goes on.
             if error.code != ERROR_JOURNAL_MISSING or not (self._folder.begun and self._bootstrap):
                 raise
-            self._start(store, True)
+            self._start(store, True, starts)
         self._folder.whole()
         self.waiters = Waiters(
             self._ids,
@@ -130,8 +155,35 @@ class Room:
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
         self._keeper.serve(self.driver)
+        self._keep_checkpoints(catalog, list(starts))
 
-    def _start(self, store: Store, create: bool) -> None:
+    def _keep_checkpoints(self, catalog: Catalog, paused: list[int]) -> None:
+        """Take them from now on, and bring the paused groups back from theirs."""
+        snapshots = self._snapshots = Snapshots(
+            catalog, self.config, self.states, self.driver.sessions, self.driver.poke
+        )
+        applier = self.applier
+        applier.on_due, applier.on_table = snapshots.due, snapshots.table
+        applier.on_idle, self.door.checkpoint = snapshots.turned, snapshots.ask
+        for group in self.states.keys() - set(paused):
+            snapshots.schedule(self.states[group], 0)
+        snapshots.start()
+        self._restorer = Restorer(
+            catalog,
+            Path(self.config.dir),
+            self.states,
+            self.driver,
+            self._made,
+            snapshots.schedule,
+        )
+        self._restorer.start(paused, self.config.checkpoints.restore_threads)
+
+    def _end_checkpoints(self) -> None:
+        for one in (self._restorer, self._snapshots):
+            if one is not None:
+                one.end()
+
+    def _start(self, store: Store, create: bool, starts: dict[int, int]) -> None:
         config = self.config
         self.driver = Driver(
             cluster=config.cluster_id,
@@ -141,6 +193,7 @@ class Room:
             bind=self._bind(),
             groups=self._ids,
             settled=store.settled(),
+            starts=starts,
             journal_dir=str(self._folder.journal),
             create=create,
             options=config.options(),
@@ -180,6 +233,7 @@ class Room:
 
     def _undo(self) -> None:
         """Take back a half-done opening."""
+        self._end_checkpoints()
         driver = getattr(self, "driver", None)
         if driver is not None:
             driver.stop(STOP_US)
@@ -270,6 +324,8 @@ class Room:
             settle=found["settle"],
             store=asdict(self._store.stats()),
             applier=self.applier.counters(),
+            checkpoints=dict(self._snapshots.counters) if self._snapshots else {},
+            checkpoint_error=self._snapshots.error if self._snapshots else None,
         )
 
     # --- closing
@@ -309,6 +365,7 @@ class Room:
         """Stop and join every thread, close every file. Blocks."""
         self._ended = True
         _rooms.discard(self)
+        self._end_checkpoints()
         try:
             while True:
                 try:
@@ -332,6 +389,7 @@ class Room:
         self.before_abandon()
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
         _rooms.discard(self)
+        self._end_checkpoints()
         try:
             self.driver.stop(STOP_US)
         except DriverError as error:

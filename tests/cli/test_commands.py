@@ -14,7 +14,7 @@ COMMANDS = sorted(command.commands)
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["bench", "demo", "init", "node", "sim", "torture"]
+    assert COMMANDS == ["bench", "checkpoint", "demo", "init", "node", "sim", "torture"]
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -54,6 +54,12 @@ def test_every_command_can_report_as_json(name: str) -> None:
         ["bench", "--inflight", "0"],
         ["bench", "--value-bytes", "3"],
         ["bench", "--at", "sea"],
+        ["checkpoint", "nothing"],
+        ["checkpoint", "list"],
+        ["checkpoint", "verify", "missing"],
+        ["checkpoint", "export", ".", "-1", "x"],
+        ["checkpoint", "export", ".", "many", "x"],
+        ["checkpoint", "import", "missing", "."],
         ["init"],
         ["init", "--dir", "x", "--nodes", "16"],
         ["torture", "--faults", "earthquake"],

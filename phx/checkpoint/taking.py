@@ -1,0 +1,289 @@
+"""Making a checkpoint: staged, synced, renamed. It is there as a whole or not at all.
+
+    step          a crash behind it leaves
+    ------------  ------------------------------------------------------------------------
+    staged        rubbish in staging, which is removed when the folder is opened
+    file          the same; once for each machine that has a file
+    manifest      the same: whole, but nobody looks there
+    renamed       the old state, or the new one
+    taken         the new one
+
+Dropping older ones comes after it (`Catalog.drop`), and raising the floor of the log last.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from phx._version import __version__
+from phx.checkpoint.catalog import READ_BYTES, STAGING, Hasher, path_of, put_aside, verify
+from phx.checkpoint.files import (
+    Data,
+    Files,
+    Output,
+    exists,
+    join,
+    make_folders,
+    new_folder,
+    remove_tree,
+)
+from phx.checkpoint.manifest import (
+    BLOCK_BYTES_MIN,
+    MANIFEST,
+    FileEntry,
+    MachineEntry,
+    Manifest,
+    block_bytes_of,
+    encode,
+    state_digest,
+)
+from phx.machine import Writer
+
+__all__ = ["Capture", "Part", "Steps", "publish", "run", "take"]
+
+SYNC_BYTES = 8 << 20
+"""So much is synced at once: one large sync would stand in front of the journal's."""
+GATHER_BYTES = 256 << 10
+
+Steps = Generator[str, None, Manifest]
+Pace = Callable[[int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One machine, frozen at the frontier.
+
+    Attributes:
+        machine: its id.
+        kind: MEMORY or DURABLE.
+        write: writes its state, such as ``view.snapshot``; None: it stays in the machine's own
+            files (DURABLE only).
+        digest: what its ``digest()`` said at the frontier; b"": it was not asked.
+    """
+
+    machine: int
+    kind: int
+    write: Callable[[Writer], object] | None
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """The state of a group at one instance, before it is written. Fields as in Manifest."""
+
+    cluster: int
+    group: int
+    frontier: int
+    epoch: int
+    config: int
+    members: tuple[int, ...]
+    sessions: bytes
+    chain: int
+    parts: tuple[Part, ...]
+    taken_by: int
+    taken_us: int
+
+
+def nothing(_: int) -> None:
+    """No pace to keep to."""
+
+
+def run(steps: Steps) -> Manifest:
+    """All steps, one after the other; what they made. Raises what they raise."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            made: Manifest = end.value
+            return made
+
+
+def take(
+    files: Files,
+    root: str,
+    capture: Capture,
+    *,
+    estimate_bytes: int = 0,
+    reserve_bytes: int = 0,
+    pace: Pace = nothing,
+) -> Steps:
+    """Write a capture to the disk. Returns the manifest, once the checkpoint is durable.
+
+    If there is one of equal content already, that one stays and counts.
+
+    Args:
+        root: the folder of all checkpoints, in `files`.
+        estimate_bytes, reserve_bytes: what will be written, about; what must stay free then.
+        pace: called with the number of bytes after every write. It may sleep, or raise to end it.
+
+    Raises OSError (ENOSPC before anything is written if there is no room), ValueError if a manifest
+    cannot say what was captured, and whatever a part raises. Nothing is left then, but what could
+    not be removed, which is rubbish in staging.
+    """
+    free = files.free_bytes()
+    if free < estimate_bytes + reserve_bytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"{free} bytes are free; a checkpoint takes about {estimate_bytes}, and "
+            f"{reserve_bytes} must stay free",
+        )
+    make_folders(files, join(root, STAGING))
+    staging = new_folder(files, join(root, STAGING), "take")
+    try:
+        yield "staged"
+        entries: list[FileEntry] = []
+        machines: list[MachineEntry] = []
+        for part in sorted(capture.parts, key=lambda one: one.machine):
+            at = -1
+            if part.write is not None:
+                at = len(entries)
+                entries.append(_write(files, staging, f"machine-{part.machine}", part.write, pace))
+                yield "file"
+            digest = state_digest(part.digest)
+            machines.append(MachineEntry(part.machine, part.kind, at, digest))
+        manifest = Manifest(
+            cluster=capture.cluster,
+            group=capture.group,
+            frontier=capture.frontier,
+            epoch=capture.epoch,
+            config=capture.config,
+            members=capture.members,
+            sessions=capture.sessions,
+            chain=capture.chain,
+            machines=tuple(machines),
+            files=tuple(entries),
+            taken_by=capture.taken_by,
+            taken_us=capture.taken_us,
+            phx=__version__,
+        )
+        return (yield from publish(files, root, staging, manifest))
+    except BaseException:
+        discard(files, staging)
+        raise
+
+
+def publish(files: Files, root: str, staging: str, manifest: Manifest) -> Steps:
+    """From a staged folder, whose files are synced, to a checkpoint. Returns its manifest.
+
+    A damaged checkpoint of equal content that is in the way is moved to quarantine.
+    """
+    output = files.create(join(staging, MANIFEST))
+    try:
+        output.write(encode(manifest))
+        output.sync()
+    finally:
+        output.close()
+    files.sync(staging)
+    yield "manifest"
+    place = path_of(root, manifest)
+    above = place.rpartition("/")[0]
+    make_folders(files, above)
+    if exists(files, place):
+        if not verify(files, place):
+            files.sync(above)
+            remove_tree(files, staging)
+            yield "taken"
+            return manifest
+        put_aside(files, root, place)
+        yield "aside"
+    files.rename(staging, place)
+    yield "renamed"
+    # The folder it comes from first: in between it has no name rather than two.
+    files.sync(join(root, STAGING))
+    files.sync(above)
+    yield "taken"
+    return manifest
+
+
+def discard(files: Files, staging: str) -> None:
+    """Remove what is not wanted any more; what cannot be removed is rubbish that does no harm."""
+    with suppress(OSError):
+        remove_tree(files, staging)
+
+
+# --- one file
+
+
+def _write(
+    files: Files, folder: str, name: str, write: Callable[[Writer], object], pace: Pace
+) -> FileEntry:
+    """One file, written by a machine; durable on return."""
+    path = join(folder, name)
+    output = files.create(path)
+    try:
+        writer = FileWriter(output, pace)
+        write(writer)
+        writer.end()
+        output.sync()
+        size, entry = output.size_bytes(), writer.hasher.entry(name)
+    finally:
+        output.close()
+    if writer.bypassed or block_bytes_of(size) != BLOCK_BYTES_MIN:
+        return _read_back(files, path, name, size)
+    return entry
+
+
+def _read_back(files: Files, path: str, name: str, size_bytes: int) -> FileEntry:
+    hasher = Hasher(block_bytes_of(size_bytes))
+    opened = files.read(path)
+    try:
+        while data := opened.read(READ_BYTES):
+            hasher.update(data)
+    finally:
+        opened.close()
+    if hasher.size_bytes != size_bytes:
+        raise OSError(errno.EIO, f"{path}: {hasher.size_bytes} of {size_bytes} bytes")
+    return hasher.entry(name)
+
+
+class FileWriter:
+    """The Writer that a machine gets: gathers small pieces, hashes, syncs now and then."""
+
+    def __init__(self, output: Output, pace: Pace) -> None:
+        self.hasher = Hasher(BLOCK_BYTES_MIN)
+        self.bypassed = False
+        self._output = output
+        self._pace = pace
+        self._gathered = bytearray()
+        self._unsynced = 0
+        self._ended = False
+
+    def write(self, data: Data, /) -> None:
+        if self._ended:
+            raise ValueError("the snapshot has returned: its file is closed")
+        if not self.bypassed and memoryview(data).nbytes < GATHER_BYTES:
+            self._gathered += data
+            if len(self._gathered) >= GATHER_BYTES:
+                self._flush()
+            return
+        self._flush()
+        self._put(data)
+
+    def fileno(self) -> int:
+        descriptor = self._output.fileno()
+        self._flush()
+        self.bypassed = True  # from now on the file alone knows what is in it
+        return descriptor
+
+    def end(self) -> None:
+        self._flush()
+        self._ended = True
+
+    def _flush(self) -> None:
+        if self._gathered:
+            gathered, self._gathered = self._gathered, bytearray()
+            self._put(gathered)
+
+    def _put(self, data: Data) -> None:
+        size = memoryview(data).nbytes
+        self._output.write(data)
+        if not self.bypassed:
+            self.hasher.update(data)
+        self._unsynced += size
+        if self._unsynced >= SYNC_BYTES:
+            self._output.sync()
+            self._unsynced = 0
+        self._pace(size)

@@ -1,0 +1,254 @@
+"""``phx checkpoint``: what checkpoints a node's folder has, and carrying one elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from phx._version import __version__
+from phx.cli.options import SETTINGS, command, fail
+from phx.errors import PhxError
+from phx.types import GROUP_ID_MAX
+
+if TYPE_CHECKING:
+    from phx.checkpoint.catalog import Finding
+    from phx.checkpoint.manifest import Manifest
+
+__all__ = ["checkpoint"]
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Report on stdout as JSON.")
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="phx checkpoint")
+def checkpoint() -> None:
+    """Look at the checkpoints in a node's folder, verify them, carry one elsewhere.
+
+    DIR is the folder of a node: `dir` of its configuration. Every command can answer with --json.
+    """
+
+
+@command(checkpoint, "list")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@AS_JSON
+def list_command(folder: Path, as_json: bool) -> None:
+    """Show the checkpoints of every group. Also beside a running node.
+
+    Exits with 1 if there is anything that is no readable checkpoint.
+    """
+    from phx.checkpoint.catalog import ROOT, look
+    from phx.checkpoint.files import OsFiles
+    from phx.cli.report import print_json, print_table
+
+    with failing(folder):
+        survey = look(OsFiles(folder), ROOT)
+    found = [one for group in sorted(survey.groups) for one in survey.groups[group]]
+    if as_json:
+        print_json(
+            {"checkpoints": [facts(one) for one in found], "findings": listed(survey.findings)}
+        )
+    else:
+        rows = [[str(value) for value in facts(one).values()] for one in found]
+        print_table(f"Checkpoints in {folder}", list(COLUMNS), rows)
+    if survey.findings:
+        fail("\n".join(line(one) for one in survey.findings))
+
+
+@command(checkpoint, "verify")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@AS_JSON
+def verify_command(folder: Path, as_json: bool) -> None:
+    """Read every byte of every checkpoint; one line a finding. Also beside a running node.
+
+    Exits with 1 if anything is not what was written.
+    """
+    from phx.checkpoint.catalog import ROOT, look, path_of, verify
+    from phx.checkpoint.files import OsFiles, exists
+    from phx.cli.report import print_json
+
+    files = OsFiles(folder)
+    checked = size_bytes = 0
+    with failing(folder):
+        survey = look(files, ROOT)
+        findings = list(survey.findings)
+        for group in sorted(survey.groups):
+            for one in survey.groups[group]:
+                path = path_of(ROOT, one)
+                found = verify(files, path)
+                if found and not exists(files, path):
+                    continue  # a running node has dropped it meanwhile
+                findings += found
+                checked += 1
+                size_bytes += one.size_bytes
+    if as_json:
+        print_json({"checkpoints": checked, "bytes": size_bytes, "findings": listed(findings)})
+    else:
+        for one_finding in findings:
+            click.echo(line(one_finding))
+        click.echo(f"{checked} checkpoints with {size_bytes:,} bytes; {len(findings)} findings")
+    if findings:
+        fail(f"{len(findings)} findings")
+
+
+@command(checkpoint, "export")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("group", metavar="GROUP", type=click.IntRange(0, GROUP_ID_MAX))
+@click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--frontier",
+    type=click.IntRange(1, (1 << 64) - 2),
+    default=None,
+    help="The checkpoint of this instance. Default: the newest one.",
+)
+@AS_JSON
+def export_command(
+    folder: Path, group: int, target: Path, frontier: int | None, as_json: bool
+) -> None:
+    """Write a checkpoint of a group to one file, verified on the way. Never overwrites.
+
+    Also beside a running node, which may drop the checkpoint meanwhile: then this exits with 1.
+    """
+    from phx.checkpoint.bundle import export
+    from phx.checkpoint.catalog import ROOT, look, path_of
+    from phx.checkpoint.files import OsFiles
+    from phx.store_folder import sync_folder
+
+    if target.exists():
+        fail(f"{target} exists")
+    files = OsFiles(folder)
+    part = target.with_name(target.name + ".part")
+    with failing(folder):
+        found = [
+            one
+            for one in look(files, ROOT).groups.get(group, ())
+            if frontier is None or one.frontier == frontier
+        ]
+        # A light one has no state in it; of equal frontiers there may be a full one, too.
+        best = next((one for one in found if not one.light), found[0] if found else None)
+        if best is None:
+            fail(f"{folder} has no such checkpoint of group {group}")
+        try:
+            with part.open("wb") as output:
+                export(files, path_of(ROOT, best), output.write)
+                output.flush()
+                os.fsync(output.fileno())
+            part.rename(target)
+            sync_folder(target.parent)
+        finally:
+            with suppress(FileNotFoundError):
+                part.unlink()
+    report(best, as_json)
+
+
+@command(checkpoint, "import")
+@click.argument(
+    "source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--new", is_flag=True, help="Also for a group of which the folder holds nothing.")
+@AS_JSON
+def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None:
+    """Put an exported checkpoint into the folder of a node that is not running.
+
+    It is there as a whole, every byte verified, or not at all. Refused: the checkpoint of another
+    cluster, or of an instance below what the folder's log begins with.
+    """
+    from phx.checkpoint.bundle import import_
+    from phx.checkpoint.catalog import ROOT
+    from phx.checkpoint.files import OsFiles
+    from phx.checkpoint.taking import run
+    from phx.errors import Foreign, StoreError
+    from phx.node.folder import Folder
+    from phx.store import MAP_BYTES, Store
+    from phx.store_folder import read_identity
+
+    place = Folder(folder)
+    if not place.store.is_dir():
+        fail(f"{folder} is not the folder of a node: there is no store in it")
+    with failing(source):
+        place.lock(create=False)
+        try:
+            owner = read_identity(place.store, MAP_BYTES)
+            store = Store.open(place.store, cluster=owner.cluster, node=owner.node)
+            try:
+                floors = {group: store.bounds(group)[0] for group in store.settled()}
+            finally:
+                store.close()
+
+            def accept(manifest: Manifest) -> None:
+                if manifest.cluster != owner.cluster:
+                    raise Foreign(
+                        f"it is of cluster {manifest.cluster:#x}, and {folder} of cluster "
+                        f"{owner.cluster:#x}"
+                    )
+                if manifest.group not in floors and not new:
+                    raise StoreError(f"{folder} holds nothing of group {manifest.group}; see --new")
+                floor = floors.get(manifest.group, 1)
+                if manifest.frontier + 1 < floor:
+                    raise StoreError(
+                        f"it ends at instance {manifest.frontier}, and the log in {folder} begins "
+                        f"with {floor}: what is between them would be missing"
+                    )
+
+            with source.open("rb") as opened:
+                made = run(import_(OsFiles(folder), ROOT, opened, accept=accept))
+        finally:
+            place.unlock()
+    report(made, as_json)
+
+
+# --- what they share
+
+
+@contextmanager
+def failing(subject: Path) -> Iterator[None]:
+    """What goes wrong with it is a finding."""
+    try:
+        yield
+    except PhxError as error:
+        fail(f"{subject}: {type(error).__name__}: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{subject}: {where}{error.strerror or error}")
+
+
+COLUMNS = ("group", "frontier", "bytes", "machines", "light", "taken_by", "taken", "ident")
+
+
+def facts(one: Manifest) -> dict[str, Any]:
+    """A checkpoint as it is shown, by the names of COLUMNS."""
+    try:
+        taken = datetime.fromtimestamp(one.taken_us // 1_000_000, UTC).strftime(
+            "%Y-%m-%dT%H:%M:%SZ"
+        )
+    except (OverflowError, ValueError, OSError):
+        taken = "?"
+    values = (
+        one.group, one.frontier, one.size_bytes, len(one.machines), one.light, one.taken_by, taken,
+        one.ident[:16],
+    )  # fmt: skip
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def report(one: Manifest, as_json: bool) -> None:
+    from phx.cli.report import print_json
+
+    if as_json:
+        print_json(facts(one))
+    else:
+        click.echo(f"group {one.group}, frontier {one.frontier}, {one.size_bytes:,} bytes")
+
+
+def line(finding: Finding) -> str:
+    return f"{finding.path}: {finding.what}"
+
+
+def listed(findings: list[Finding]) -> list[dict[str, str]]:
+    return [one._asdict() for one in findings]

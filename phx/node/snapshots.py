@@ -1,0 +1,384 @@
+"""Takes the checkpoints of a node, one after the other, while its groups go on.
+
+    in line    somebody asked for it, or the group is due
+    captured   on the applying thread, between two instances: session table and views of one instance
+    written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
+    dropped    what is older than the ``keep`` newest
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from zlib import crc32
+
+from phx._core.delivery import Sessions
+from phx.applier import NEVER, GroupState
+from phx.checkpoint.catalog import Catalog, path_of
+from phx.checkpoint.manifest import MEMORY, Manifest
+from phx.checkpoint.taking import Capture, Part, run, take
+from phx.config import Config
+from phx.errors import CheckpointFailed
+from phx.machine import StateMachine, View, has_snapshots
+from phx.types import CheckpointInfo
+
+__all__ = ["Snapshots"]
+
+log = logging.getLogger("phx")
+
+AGREED_WAIT_S = 1.0
+"""How long an agreed instance is waited for before any instance will do."""
+RETRY_S, RETRY_MAX_S = 10.0, 600.0
+BURST_S = 0.05
+CONFIGURATION = 1  # of every group, until members can change
+TABLE_CHAIN = struct.Struct("<I")
+TABLE_CHAIN_AT = 24
+TABLE_EPOCH = struct.Struct("<Q")
+TABLE_EPOCH_AT = 32
+
+
+class Ending(Exception):
+    """The node closes."""
+
+
+@dataclass
+class Wish:
+    """A group of which a checkpoint is wanted."""
+
+    group: int
+    asked: bool  # by somebody: any instance will do
+    futures: list[Future[CheckpointInfo]] = field(default_factory=list)
+
+
+@dataclass
+class Taken:
+    """A group as it was captured, or why it was not."""
+
+    capture: Capture | None = None
+    views: list[View] = field(default_factory=list)
+    error: Exception | None = None
+
+
+class Snapshots(threading.Thread):
+    """The thread that writes checkpoints, and who may ask for one.
+
+    Guarantee: a checkpoint holds machines, session table and chained checksum of one and the same
+    instance, between two of which it was captured. No group waits for the disk; the views are all
+    that is made on the applying thread.
+
+    Args:
+        catalog: the checkpoints that the node has.
+        states, sessions: what is applied, and the tables.
+        wake: makes the applying thread take a turn soon.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: Config,
+        states: Mapping[int, GroupState],
+        sessions: Sessions,
+        wake: Callable[[], None],
+    ) -> None:
+        super().__init__(name="phx-snapshot", daemon=True)
+        self._catalog = catalog
+        self._config = config
+        self._options = config.checkpoints
+        self._states = states
+        self._sessions = sessions
+        self._wake = wake
+        self._change = threading.Condition()
+        self._line: deque[Wish] = deque()
+        self._timers: list[tuple[float, int]] = []
+        self._last: dict[int, int] = {}  # frontier of the newest, where there is one
+        self._failures: dict[int, int] = {}  # in a row
+        self._wanted: Wish | None = None  # the one that is being captured
+        self._taken: Taken | None = None
+        self._ending = False
+        self._free_s = 0.0  # when the pace allows the next byte
+        self.error: str | None = None
+        self.counters = {"taken": 0, "failed": 0, "bytes": 0, "freeze_us_max": 0, "write_us": 0}
+
+    # --- who wants one
+
+    def schedule(self, state: GroupState, frontier: int) -> None:
+        """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
+        applies anything."""
+        if not all(map(has_view, state.machines.values())):
+            state.checkpoint_at = NEVER
+            return
+        if frontier:
+            self._last[state.group] = frontier
+        state.checkpoint_at = frontier + 1  # whatever is applied first sets the timer
+
+    def ask(self, group: int) -> Future[CheckpointInfo]:
+        """A checkpoint of what is applied by now, or a little later. Any thread."""
+        future: Future[CheckpointInfo] = Future()
+        with self._change:
+            if self._ending:
+                future.set_exception(CheckpointFailed("the node is closed"))
+                return future
+            for wish in self._line:
+                if wish.group == group:
+                    wish.asked = True
+                    wish.futures.append(future)
+                    return future
+            self._line.appendleft(Wish(group, True, [future]))
+            self._change.notify_all()
+        return future
+
+    def due(self, state: GroupState) -> None:
+        """`state.applied` has reached `checkpoint_at`. On the applying thread."""
+        group, options = state.group, self._options
+        last = self._last.get(group, 0)
+        every = options.interval_instances
+        if every and state.applied >= self._due_at(group, last):
+            state.checkpoint_at = NEVER
+            self._join(group)
+            return
+        state.checkpoint_at = self._due_at(group, last) if every else NEVER
+        if options.interval_us:
+            wait_s = options.interval_us / 1e6
+            if not last:
+                wait_s = max(1.0, wait_s * self._share(group))
+            with self._change:
+                heappush(self._timers, (time.monotonic() + wait_s, group))
+                self._change.notify_all()
+
+    def _due_at(self, group: int, last: int) -> int:
+        every = self._options.interval_instances
+        return last + (every if last else max(1, int(every * self._share(group))))
+
+    def _share(self, group: int) -> float:
+        """Where in an interval the group begins: a thousand groups do not begin together, nor do
+        the members of one of them."""
+        members = sorted(self._config.members)
+        place = crc32(b"%d %d" % (self._config.cluster_id, group)) / 2**32
+        return (place + members.index(self._config.node) / len(members)) % 1.0
+
+    def _join(self, group: int) -> None:
+        with self._change:
+            if all(wish.group != group for wish in self._line):
+                self._line.append(Wish(group, False))
+                self._change.notify_all()
+
+    # --- capturing, on the applying thread
+
+    def table(self, state: GroupState, table: bytes) -> None:
+        """A batch was applied to its end, and `table` is the group's after it."""
+        wish = self._wanted
+        if wish is not None and wish.group == state.group and self._taken is None:
+            self._capture(state, table)
+
+    def turned(self) -> None:
+        """Nothing is left to apply: whoever is wanted may be captured as it is."""
+        wish = self._wanted
+        if wish is None or self._taken is not None:
+            return
+        state = self._states[wish.group]
+        if state.stopped is not None:
+            self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
+        elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:
+            self._capture(state, self._sessions.table(wish.group))
+
+    def _capture(self, state: GroupState, table: bytes) -> None:
+        began = time.perf_counter_ns()
+        taken = Taken()
+        try:
+            parts = tuple(self._parts(state, taken.views))
+            taken.capture = Capture(
+                cluster=self._config.cluster_id,
+                group=state.group,
+                frontier=state.applied,
+                epoch=TABLE_EPOCH.unpack_from(table, TABLE_EPOCH_AT)[0],
+                config=CONFIGURATION,
+                members=tuple(sorted(self._config.members)),
+                sessions=table,
+                chain=TABLE_CHAIN.unpack_from(table, TABLE_CHAIN_AT)[0],
+                parts=parts,
+                taken_by=self._config.node,
+                taken_us=time.time_ns() // 1000,
+            )
+        except Exception as error:
+            close_all(taken.views)
+            taken = Taken(error=error)
+        took_us = (time.perf_counter_ns() - began) // 1000
+        self.counters["freeze_us_max"] = max(self.counters["freeze_us_max"], took_us)
+        self._hand(taken)
+
+    def _parts(self, state: GroupState, views: list[View]) -> Iterator[Part]:
+        for machine, one in state.machines.items():
+            view = one.freeze() if has_view(one) else None
+            if view is None:
+                raise CheckpointFailed(
+                    f"machine {machine} of group {state.group} gives no view (freeze, snapshot, "
+                    "restore)"
+                )
+            views.append(view)
+            digest = one.digest() if one.digest_cheap else b""
+            yield Part(machine, MEMORY, view.snapshot, digest)
+
+    def _hand(self, taken: Taken) -> None:
+        with self._change:
+            self._taken = taken
+            self._change.notify_all()
+
+    # --- writing, on this thread
+
+    def run(self) -> None:
+        while (wish := self._next()) is not None:
+            try:
+                info = self._take(wish)
+            except Ending:
+                self._settle(wish, CheckpointFailed("the node closes"))
+            except Exception as error:
+                self._failed(wish, error)
+            else:
+                self.error = None
+                self._failures.pop(wish.group, None)
+                self.counters["taken"] += 1
+                self.counters["bytes"] += info.bytes
+                for future in wish.futures:
+                    if future.set_running_or_notify_cancel():
+                        future.set_result(info)
+
+    def _next(self) -> Wish | None:
+        """The next in line; None at the end."""
+        with self._change:
+            while not self._ending:
+                now = time.monotonic()
+                while self._timers and self._timers[0][0] <= now:
+                    group = heappop(self._timers)[1]
+                    behind = self._states[group].applied > self._last.get(group, 0)
+                    if behind and all(wish.group != group for wish in self._line):
+                        self._line.append(Wish(group, False))
+                if self._line:
+                    return self._line.popleft()
+                self._change.wait(self._timers[0][0] - now if self._timers else None)
+        return None
+
+    def _take(self, wish: Wish) -> CheckpointInfo:
+        began = time.monotonic()
+        taken = self._captured(wish)
+        try:
+            if taken.error is not None:
+                raise taken.error
+            assert taken.capture is not None
+            manifest = self._write(taken.capture)
+        finally:
+            close_all(taken.views)
+        state = self._states[wish.group]
+        self._last[wish.group] = manifest.frontier
+        state.checkpoint_at = min(state.checkpoint_at, manifest.frontier + 1)
+        took_s = time.monotonic() - began
+        self.counters["write_us"] += int(took_s * 1e6)
+        return CheckpointInfo(
+            group=wish.group,
+            frontier=manifest.frontier,
+            bytes=sum(one.size_bytes for one in manifest.files),
+            path=str(self._config.dir / path_of(self._catalog.root, manifest)),
+            seconds=took_s,
+        )
+
+    def _captured(self, wish: Wish) -> Taken:
+        """Wait for the applying thread."""
+        with self._change:
+            self._wanted, self._taken = wish, None
+        try:
+            if not wish.asked:
+                self._sessions.want(wish.group, False)
+                if (taken := self._await(AGREED_WAIT_S)) is not None:
+                    return taken
+                wish.asked = True
+            self._sessions.want(wish.group, True)
+            self._wake()
+            while (taken := self._await(AGREED_WAIT_S)) is None:
+                self._wake()  # somebody else's turn may have come between
+            return taken
+        finally:
+            with self._change:
+                self._wanted = None
+
+    def _await(self, seconds: float) -> Taken | None:
+        with self._change:
+            self._change.wait_for(lambda: self._taken is not None or self._ending, seconds)
+            taken, self._taken = self._taken, None
+            if taken is None and self._ending:
+                raise Ending
+            return taken
+
+    def _write(self, capture: Capture) -> Manifest:
+        catalog, options = self._catalog, self._options
+        steps = take(
+            catalog.files,
+            catalog.root,
+            capture,
+            reserve_bytes=options.reserve_bytes,
+            pace=self._pace,
+        )
+        manifest = run(steps)
+        catalog.add(manifest)
+        for _ in catalog.drop(capture.group, options.keep):
+            pass
+        return manifest
+
+    def _pace(self, nbytes: int) -> None:
+        """Sleep until so much may have been written."""
+        now = time.monotonic()
+        self._free_s = max(self._free_s, now - BURST_S) + nbytes / self._options.write_bytes_per_s
+        with self._change:
+            self._change.wait_for(lambda: self._ending, max(0.0, self._free_s - now))
+            if self._ending:
+                raise Ending
+
+    def _failed(self, wish: Wish, error: Exception) -> None:
+        """Say so; later again, less and less often."""
+        self.counters["failed"] += 1
+        self.error = f"group {wish.group}: {type(error).__name__}: {error}"
+        if not isinstance(error, CheckpointFailed):
+            log.error("no checkpoint of group %d", wish.group, exc_info=error)
+            if isinstance(error, OSError):
+                error = CheckpointFailed(f"group {wish.group}: {error}")
+        self._settle(wish, error)
+        state = self._states[wish.group]
+        if state.stopped is None and all(map(has_view, state.machines.values())):
+            failures = self._failures[wish.group] = self._failures.get(wish.group, 0) + 1
+            wait_s = min(RETRY_S * 2 ** (failures - 1), RETRY_MAX_S)
+            with self._change:
+                heappush(self._timers, (time.monotonic() + wait_s, wish.group))
+
+    def _settle(self, wish: Wish, error: Exception) -> None:
+        for future in wish.futures:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+    def end(self) -> None:
+        """Finish nothing that is not nearly done; whoever waits is told."""
+        with self._change:
+            self._ending = True
+            self._change.notify_all()
+        if self.ident is not None and self is not threading.current_thread():
+            self.join()
+        for wish in self._line:
+            self._settle(wish, CheckpointFailed("the node is closed"))
+        self._line.clear()
+
+
+def has_view(machine: StateMachine) -> bool:
+    return type(machine).freeze is not StateMachine.freeze and has_snapshots(machine)
+
+
+def close_all(views: list[View]) -> None:
+    for view in views:
+        try:
+            view.close()
+        except Exception:
+            log.exception("closing a view")
+    views.clear()
