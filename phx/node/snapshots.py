@@ -1,9 +1,9 @@
 """Takes the checkpoints of a node, one after the other, while its groups go on.
 
-    in line    somebody asked for it, or the group is due
-    captured   on the applying thread, between two instances: session table and views of one instance
-    written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
-    dropped    what is older than the ``keep`` newest
+in line    somebody asked for it, or the group is due
+captured   on the applying thread, between two instances: session table and views of one instance
+written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
+dropped    what is older than the ``keep`` newest
 """
 
 from __future__ import annotations

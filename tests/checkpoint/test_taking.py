@@ -372,5 +372,3 @@ def test_first_folders_of_all_survive_a_crash_and_then_the_power() -> None:
         manifest = run(take(files, ROOT, OLD))
         files.power_loss(Random(at), 0)
         assert whole(files, manifest)
-
-
