@@ -2,6 +2,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from phx._core.delivery import Batch, Sessions
+from phx._core.options import DriverError as DriverError
 from phx._core.plan import SettlePlan
 
 # codes of DriverError
@@ -26,13 +27,7 @@ EVENT_HALTED: Final = 3
 EVENT_PEER_REFUSED: Final = 4
 EVENT_POISONED: Final = 64  # the journal failed: this node votes no more
 
-OPTIONS: dict[str, int]  # every option with its default
 GROUP_BYTES: dict[str, int]  # native structs of a group; for benchmarks/idle.py
-
-class DriverError(Exception):
-    code: int
-    message: str
-    def __init__(self, code: int, message: str) -> None: ...
 
 class Driver:
     """A node's native half: engine, journal, sockets and the threads that run them.
@@ -67,7 +62,7 @@ class Driver:
                 An empty address is not dialled until ``set_address`` gives one.
             bind: numeric address and port to listen at; None: the node's own member address.
             settled: group to the highest instance in the store; absent: 0.
-            options: see ``phx.config``; unknown names are refused.
+            options: see ``phx.config`` and ``options.OPTIONS``; unknown names are refused.
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.
