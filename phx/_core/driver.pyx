@@ -37,6 +37,7 @@ ERROR_BIND = LIFE_BIND
 ERROR_SYSTEM = LIFE_SYSTEM
 ERROR_TIMED_OUT = 8
 ERROR_FORKED = 9
+ERROR_START = 10
 ERROR_JOURNAL = LIFE_JOURNAL
 
 EVENT_FAILED = 1
@@ -51,7 +52,7 @@ GROUP_BYTES = {
     "replica": sizeof(Replica) + 2 * sizeof(void*),
     "flow": sizeof(Flow),
     "queues": sizeof(u64) + 3 * sizeof(u32) + sizeof(u8),
-    "driver": 2 * sizeof(u64) + sizeof(u32),
+    "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
     "waiters": sizeof(WaiterRing),
     "led": sizeof(Lead) + 2 * sizeof(Claim),
@@ -67,11 +68,13 @@ cdef enum:
 
 cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
-                 journal_dir, create, options, trace_path=None, trace_bytes_max=1 << 30):
+                 journal_dir, create, options, starts=None, floors=None, trace_path=None,
+                 trace_bytes_max=1 << 30):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
-        cdef u64 through, first = 1
+        cdef Opening opening
+        cdef u64 first = 1
         if self.s != NULL:
             raise TypeError("a driver is made once")
         if node not in ids or len(set(ids)) != len(ids) or not 1 <= len(ids) <= MEMBERS_MAX:
@@ -82,13 +85,19 @@ cdef class Driver:
         driver_options(&self.options, values)
         peer_addresses(&self.options, node, members, bind)
         self.index_of = {}
+        self.paused = dict(starts or {})
+        self.floors = dict(floors or {})
         for index, one in enumerate(sorted(set(groups))):
             group = one
-            through = settled.get(one, 0)
+            opening.settled_through = settled.get(one, 0)
+            opening.start = self.start_of(one, self.paused.get(one, 0), opening.settled_through)
+            opening.paused = one in self.paused
             self.index_of[one] = index
             self.groups.push_back(group)
-            self.settled_through.push_back(through)
+            self.openings.push_back(opening)
             self.next_seq.push_back(first)
+        if unknown := sorted(self.paused.keys() - self.index_of.keys()):
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {unknown[0]} to start")
         self.sessions = Sessions(node, sorted(set(groups)))
         self.journal_dir = os.fsencode(journal_dir)
         self.create = create
@@ -124,8 +133,8 @@ cdef class Driver:
         if self.trace_path is not None:
             trace = PyBytes_AS_STRING(self.trace_path)
         with nogil:
-            code = life_start(self.s, folder, self.create, &self.groups, &self.settled_through,
-                              trace, text)
+            code = life_start(self.s, folder, self.create, &self.groups, &self.openings, trace,
+                              text)
         self.starting = False
         if code != LIFE_OK:
             self.stopped = True
@@ -310,6 +319,45 @@ cdef class Driver:
         if index is None:
             raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
         inbox_applied(&self.s.inbox, index, instance)
+
+    cdef object start_of(self, group, start, u64 settled_through):
+        """`start`, if the log of this node can follow a machine that holds so much."""
+        floor = self.floors.get(group, 1)
+        if type(start) is not int or not 0 <= start < 1 << 62:
+            raise DriverError(ERROR_START, f"group {group}: {start!r} is not an instance")
+        if type(floor) is not int or not 1 <= floor <= settled_through + 1:
+            raise DriverError(ERROR_START, f"group {group}: the store holds instances up to "
+                              f"{settled_through}, and says that {floor!r} is its lowest")
+        if start + 1 < floor:
+            raise DriverError(ERROR_START, f"group {group}: a machine at instance {start} needs "
+                              f"{start + 1}, and the log begins at {floor}")
+        return start
+
+    def resume(self, group, start=None):
+        cdef Command command
+        self.check()
+        index = self.index_of.get(group)
+        if index is None:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        # Taken out first: of two that resume it at once one is refused.
+        planned = self.paused.pop(group, None)
+        if planned is None:
+            raise DriverError(ERROR_START, f"group {group} is not paused")
+        try:
+            start = self.start_of(group, planned if start is None else start,
+                                  self.openings[<size_t>index].settled_through)
+            expected, _ = self.sessions.next_instance(group)
+            if expected != start + 1:
+                raise DriverError(ERROR_START, f"group {group}: a machine at instance {start}, and "
+                                  f"a session table that expects {expected}")
+            memset(&command, 0, sizeof(Command))
+            command.kind = COMMAND_RESUME
+            command.group = group
+            command.first = start
+            self.command(&command, True)
+        except BaseException:
+            self.paused[group] = planned
+            raise
 
     def stop_group(self, u32 group):
         cdef Command command
