@@ -84,6 +84,7 @@ STOREYS = [
         "flow",
         "inputs",
         "life",
+        "options",
         "poller",
         "queues",
         "transport",
@@ -101,8 +102,8 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "life", "poller", "port", "queues", "transport", "upkeep",
-    "writer",
+    "driver", "driver_state", "flow", "life", "options", "poller", "port", "queues", "transport",
+    "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
 SIM_BACK = {("host", "handing"), ("host", "upkeep"), ("world", "network")}

@@ -5,7 +5,7 @@ only queues, wakes and asks.
 """
 
 from phx._core.delivery cimport Sessions
-from phx._core.driver_state cimport DriverOptions, DriverState
+from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.native cimport *
 from phx._core.queues cimport Command, Question, Submission
 
@@ -13,9 +13,11 @@ cdef class Driver:
     cdef DriverState* s
     cdef DriverOptions options
     cdef vector[u32] groups              # ascending
-    cdef vector[u64] settled_through     # of each
+    cdef vector[Opening] openings        # of each
     cdef vector[u64] next_seq            # of each
     cdef dict index_of
+    cdef dict paused                     # group: where it was to begin
+    cdef dict floors                     # group: lowest instance kept, where that is not 1
     cdef bytes journal_dir
     cdef bytes trace_path                # or None
     cdef bint create
@@ -29,6 +31,7 @@ cdef class Driver:
     cdef readonly u32 incarnation
 
     cdef int check(self) except -1
+    cdef object start_of(self, group, start, u64 settled_through)
     cdef Block* room(self, u64 need, u64 remaining) noexcept
     cdef void pack(self, list values, u16 machine, u64 total, vector[Submission]* runs) noexcept
     cdef int command(self, Command* command, bint wake) except -1

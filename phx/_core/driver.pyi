@@ -2,6 +2,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from phx._core.delivery import Batch, Sessions
+from phx._core.options import DriverError as DriverError
 from phx._core.plan import SettlePlan
 
 # codes of DriverError
@@ -14,6 +15,7 @@ ERROR_BIND: Final = 6  # message: the system's reason
 ERROR_SYSTEM: Final = 7  # thread, descriptor
 ERROR_TIMED_OUT: Final = 8  # stop() could not join in time; it may be called again
 ERROR_FORKED: Final = 9  # this process is a fork of the one that made the driver
+ERROR_START: Final = 10  # a start that the log or the session table cannot follow; not paused
 # -JournalError is added to this: 101 I/O, 102 damaged, 103 foreign, 104 version, 105 full,
 # 106 poisoned, 108 exists, 109 missing
 ERROR_JOURNAL: Final = 100
@@ -26,13 +28,7 @@ EVENT_HALTED: Final = 3
 EVENT_PEER_REFUSED: Final = 4
 EVENT_POISONED: Final = 64  # the journal failed: this node votes no more
 
-OPTIONS: dict[str, int]  # every option with its default
 GROUP_BYTES: dict[str, int]  # native structs of a group; for benchmarks/idle.py
-
-class DriverError(Exception):
-    code: int
-    message: str
-    def __init__(self, code: int, message: str) -> None: ...
 
 class Driver:
     """A node's native half: engine, journal, sockets and the threads that run them.
@@ -57,23 +53,42 @@ class Driver:
         journal_dir: str,
         create: bool,
         options: Mapping[str, int],
+        starts: Mapping[int, int] | None = None,
+        floors: Mapping[int, int] | None = None,
         trace_path: str | None = None,
         trace_bytes_max: int = 1 << 30,
     ) -> None:
         """Prepare a node; nothing is opened before ``start``.
+
+        Guarantee: of each group ``take`` gives every chosen instance once, in order, from K + 1
+        on; K: see ``starts``. What was accepted and is not known to be chosen after this start is
+        not given, whatever K is, and no acceptance at or below K passes for chosen: flow.pxd has
+        the argument, and the run that breaks the shortcut.
 
         Args:
             members: ``(node id, numeric address, port)`` of every member, this node among them.
                 An empty address is not dialled until ``set_address`` gives one.
             bind: numeric address and port to listen at; None: the node's own member address.
             settled: group to the highest instance in the store; absent: 0.
-            options: see ``phx.config``; unknown names are refused.
+            options: see ``phx.config`` and ``options.OPTIONS``; unknown names are refused.
+            starts: groups that begin paused, each with the instance K up to which its machine is
+                going to hold everything, 0 to 2**62: the frontier of the checkpoint that is being
+                restored, or 0. K may lie above everything that this node knows to be chosen. While
+                a group is paused ``take`` gives nothing of it, this node does not lead it
+                and does not campaign; it votes, accepts, learns, settles and supplies all the same,
+                and takes values, which go to whoever leads. It waits for ``resume``. Any other
+                group begins with instance 1, and is not paused.
+            floors: group to the lowest instance that the store still has, from 1 to its settled
+                instance + 1; absent: 1.
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.
 
         Raises:
-            DriverError: an argument that cannot be (ERROR_OPTION).
+            DriverError: an argument that cannot be (ERROR_OPTION); ``starts`` names a group that is
+                not hosted (ERROR_UNKNOWN_GROUP); a start whose next instance lies below the floor
+                of its group, so that the log cannot follow it, or a floor that leaves a gap behind
+                what is settled (ERROR_START). Nothing was opened.
         """
     @staticmethod
     def now_us() -> int:
@@ -100,6 +115,21 @@ class Driver:
     def messages(self) -> list[tuple[int, str]]:
         """Log lines of the native threads since the last call: ``(logging level, text)``."""
     def applied(self, group: int, instance: int) -> None: ...
+    def resume(self, group: int, start: int | None = None) -> None:
+        """The machine of a paused group is there: deliver what follows, and lead if it comes to it.
+
+        Guarantee: what ``take`` gives of the group begins with instance ``start`` + 1. Once per
+        group; where it raises, the group is paused as before, and it may be called again.
+
+        Args:
+            start: the machine, and the group's table in ``sessions``, hold exactly the effects of
+                instances 1 to ``start``; None: as said in ``starts``. It may be lower or higher
+                than that: another checkpoint was restored in its place.
+
+        Raises:
+            DriverError: the group is not paused, or the log cannot follow ``start``, or the
+                session table stands elsewhere (ERROR_START); UNKNOWN_GROUP, CLOSED, OVERLOADED.
+        """
     def stop_group(self, group: int) -> None: ...
     def set_address(self, node: int, host: str, port: int) -> None:
         """Dial ``node`` at this numeric address from now on."""
@@ -107,8 +137,8 @@ class Driver:
     def group_status(self, group: int) -> dict[str, int | bool]: ...
     def group_statuses(self) -> list[dict[str, int | bool]]: ...
     def busy_groups(self) -> list[tuple[int, int, int, int]]:
-        """``(group, leader, chosen_through, accepted_last)`` of each group that has no leader (0),
-        or has accepted something that is not known to be applied."""
+        """``(group, leader, chosen_through, accepted_last)`` of each group that is paused, has no
+        leader (0), or has accepted something that is not known to be applied."""
     def read(self, group: int, instance: int) -> bytes | int:
         """Body of a chosen instance; 0: not chosen yet, 1: in the store, 2: no such group."""
     def store_work(

@@ -16,24 +16,28 @@ from phx._core.driver_state cimport *
 from phx._core.journal cimport journal_abandon, journal_prepare_spare
 from phx._core.life cimport *
 from phx._core.native cimport *
+from phx._core.options cimport *
 from phx._core.plan cimport JournalHold, SettlePlan, hold_ref, hold_unref
 from phx._core.port cimport (
-    PhxAddress, phx_address, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns,
-    phx_thread_cpu_ns, phx_thread_name, phx_waker_clear,
+    PhxAddress, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns, phx_thread_cpu_ns,
+    phx_thread_name, phx_waker_clear,
 )
 from phx._core.queues cimport *
 from phx._core.sessions cimport SessionTable
 from phx._core.state cimport MEMBERS_MAX, Callers, Claim, Event, Lead, OwnRun, Progress, Replica
 
+from phx._core.options import DriverError
+
 ERROR_CLOSED = 1
 ERROR_OVERLOADED = 2
 ERROR_UNKNOWN_GROUP = 3
 ERROR_TOO_LARGE = 4
-ERROR_OPTION = 5
+ERROR_OPTION = LIFE_OPTION
 ERROR_BIND = LIFE_BIND
 ERROR_SYSTEM = LIFE_SYSTEM
 ERROR_TIMED_OUT = 8
 ERROR_FORKED = 9
+ERROR_START = 10
 ERROR_JOURNAL = LIFE_JOURNAL
 
 EVENT_FAILED = 1
@@ -42,29 +46,13 @@ EVENT_HALTED = 3
 EVENT_PEER_REFUSED = 4
 EVENT_POISONED = 64
 
-_MIB = 1 << 20
-
-# Every option with its default; what they mean stands in phx.config.
-OPTIONS = {
-    "heartbeat_us": 100_000, "lease_us": 800_000, "election_us": 100_000, "resend_us": 300_000,
-    "connect_timeout_us": 2_000_000, "silence_us": 0, "backoff_min_us": 20_000,
-    "backoff_max_us": 1_000_000,
-    "value_bytes_max": _MIB, "window": 1024, "window_bytes": 16 * _MIB,
-    "batch_bytes_max": _MIB // 4,
-    "frame_bytes_max": _MIB, "pending_bytes_max": 64 * _MIB, "cache_bytes_max": 64 * _MIB,
-    "delivery_bytes_max": 64 * _MIB, "peer_queue_bytes_max": 32 * _MIB,
-    "segment_bytes": 32 * _MIB, "journal_bytes_max": 1024 * _MIB, "settle_bytes": 128 * _MIB,
-    "settle_idle_us": 2_000_000, "journal_queue_bytes_max": 64 * _MIB, "inline_bytes_max": 65536,
-    "balance": 1, "seed": 0,
-}
-
 # What a group takes in native structs, whether anybody uses it or not, and what it takes beyond
 # that while it is led here, and from its first value on.
 GROUP_BYTES = {
     "replica": sizeof(Replica) + 2 * sizeof(void*),
     "flow": sizeof(Flow),
     "queues": sizeof(u64) + 3 * sizeof(u32) + sizeof(u8),
-    "driver": 2 * sizeof(u64) + sizeof(u32),
+    "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
     "waiters": sizeof(WaiterRing),
     "led": sizeof(Lead) + 2 * sizeof(Claim),
@@ -76,127 +64,17 @@ _LAYER_NAMES = ("network", "submit", "engine", "send", "deliver", "journal")
 
 cdef enum:
     SPARE_RETRY_US = 1000000
-    BODY_OVERHEAD = 4096         # of a batch beyond its values: headers of body, run, item
-    FORWARD_BYTES = 262144       # a forwarded run, see proposals
-
-
-class DriverError(Exception):
-    """What the native half refuses; ``code`` is one of ERROR_*."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
-cdef int address_of(PhxAddress* out, host, port) except -1:
-    cdef bytes text = str(host).encode("ascii", "replace")
-    if not 0 <= port <= 65535:
-        raise DriverError(ERROR_OPTION, f"{port} is not a port")
-    if not text:
-        memset(out, 0, sizeof(PhxAddress))
-    elif phx_address(out, text, port) != 0:
-        raise DriverError(ERROR_OPTION, f"{host!r} is not a numeric address")
-    return 0
-
-
-cdef dict option_values(options):
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        raise DriverError(ERROR_OPTION, f"unknown options: {', '.join(unknown)}")
-    values = {**OPTIONS, **options}
-    for name, value in values.items():
-        if type(value) is not int or not 0 <= value < 1 << 62:
-            raise DriverError(ERROR_OPTION, f"{name}: {value!r} is not a number of that kind")
-    if values["seed"] == 0:
-        values["seed"] = int.from_bytes(os.urandom(7), "little")
-    if values["silence_us"] == 0:
-        values["silence_us"] = max(4 * values["lease_us"], 2_000_000)
-    return values
-
-
-cdef int engine_options(DriverOptions* o, dict v, list ids) except -1:
-    cdef u32 i
-    o.engine.n_members = <u32>len(ids)
-    for i in range(o.engine.n_members):
-        o.engine.members[i] = ids[i]
-    o.engine.seed = v["seed"]
-    o.engine.window = v["window"]
-    o.engine.window_bytes = v["window_bytes"]
-    o.engine.batch_bytes_max = v["batch_bytes_max"]
-    o.engine.heartbeat_us = v["heartbeat_us"]
-    o.engine.lease_us = v["lease_us"]
-    o.engine.election_us = v["election_us"]
-    o.engine.resend_us = v["resend_us"]
-    o.engine.pending_bytes_max = v["pending_bytes_max"]
-    o.engine.cache_bytes_max = v["cache_bytes_max"]
-    o.engine.frame_bytes_max = v["frame_bytes_max"]
-    o.engine.value_bytes_max = v["value_bytes_max"]
-    o.engine.balance = v["balance"] != 0
-    return 0
-
-
-cdef int driver_options(DriverOptions* o, dict v) except -1:
-    # A batch below its limit still takes one more value, whatever its size.
-    cdef u64 body_bytes_max = v["batch_bytes_max"] + v["value_bytes_max"] + BODY_OVERHEAD
-    o.transport.payload_bytes_max = v["frame_bytes_max"] + body_bytes_max + FORWARD_BYTES
-    o.transport.peer_queue_bytes_max = v["peer_queue_bytes_max"]
-    o.transport.handshake_us = v["connect_timeout_us"]
-    o.transport.silence_us = v["silence_us"]
-    o.transport.backoff_min_us = v["backoff_min_us"]
-    o.transport.backoff_max_us = v["backoff_max_us"]
-    o.transport.seed = v["seed"]
-    o.journal.segment_bytes = v["segment_bytes"]
-    o.journal.journal_bytes_max = v["journal_bytes_max"]
-    o.journal.body_bytes_max = body_bytes_max
-    o.inbox_bytes_max = v["pending_bytes_max"]
-    o.delivery_bytes_max = v["delivery_bytes_max"]
-    o.settle_bytes = v["settle_bytes"]
-    o.settle_idle_us = v["settle_idle_us"]
-    o.journal_queue_bytes_max = v["journal_queue_bytes_max"]
-    o.inline_bytes_max = v["inline_bytes_max"]
-    return 0
-
-
-cdef int identity(DriverOptions* o, u64 cluster, u32 node, bytes store_id) except -1:
-    if len(store_id) != 16:
-        raise DriverError(ERROR_OPTION, "a store id has 16 bytes")
-    o.engine.cluster = cluster
-    o.engine.node = node
-    o.transport.cluster = cluster
-    o.transport.node = node
-    memcpy(o.transport.store_id, PyBytes_AS_STRING(store_id), 16)
-    o.journal.cluster = cluster
-    o.journal.node = node
-    memcpy(o.journal.store_id, PyBytes_AS_STRING(store_id), 16)
-    return 0
-
-
-cdef int peer_addresses(DriverOptions* o, u32 node, members, bind) except -1:
-    cdef u32 n = 0
-    for member, host, port in members:
-        if member != node:
-            o.peers[n] = member
-            address_of(&o.addresses[n], host, port)
-            if port == 0:
-                o.addresses[n].bytes = 0
-            n += 1
-        elif bind is None:
-            bind = (host, port)
-    o.n_peers = n
-    address_of(&o.bind, bind[0], bind[1])
-    if o.bind.bytes == 0:
-        raise DriverError(ERROR_OPTION, "there is no address to listen at")
-    return 0
 
 
 cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
-                 journal_dir, create, options, trace_path=None, trace_bytes_max=1 << 30):
+                 journal_dir, create, options, starts=None, floors=None, trace_path=None,
+                 trace_bytes_max=1 << 30):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
-        cdef u64 through, first = 1
+        cdef Opening opening
+        cdef u64 first = 1
         if self.s != NULL:
             raise TypeError("a driver is made once")
         if node not in ids or len(set(ids)) != len(ids) or not 1 <= len(ids) <= MEMBERS_MAX:
@@ -207,13 +85,19 @@ cdef class Driver:
         driver_options(&self.options, values)
         peer_addresses(&self.options, node, members, bind)
         self.index_of = {}
+        self.paused = dict(starts or {})
+        self.floors = dict(floors or {})
         for index, one in enumerate(sorted(set(groups))):
             group = one
-            through = settled.get(one, 0)
+            opening.settled_through = settled.get(one, 0)
+            opening.start = self.start_of(one, self.paused.get(one, 0), opening.settled_through)
+            opening.paused = one in self.paused
             self.index_of[one] = index
             self.groups.push_back(group)
-            self.settled_through.push_back(through)
+            self.openings.push_back(opening)
             self.next_seq.push_back(first)
+        if unknown := sorted(self.paused.keys() - self.index_of.keys()):
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {unknown[0]} to start")
         self.sessions = Sessions(node, sorted(set(groups)))
         self.journal_dir = os.fsencode(journal_dir)
         self.create = create
@@ -249,8 +133,8 @@ cdef class Driver:
         if self.trace_path is not None:
             trace = PyBytes_AS_STRING(self.trace_path)
         with nogil:
-            code = life_start(self.s, folder, self.create, &self.groups, &self.settled_through,
-                              trace, text)
+            code = life_start(self.s, folder, self.create, &self.groups, &self.openings, trace,
+                              text)
         self.starting = False
         if code != LIFE_OK:
             self.stopped = True
@@ -435,6 +319,45 @@ cdef class Driver:
         if index is None:
             raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
         inbox_applied(&self.s.inbox, index, instance)
+
+    cdef object start_of(self, group, start, u64 settled_through):
+        """`start`, if the log of this node can follow a machine that holds so much."""
+        floor = self.floors.get(group, 1)
+        if type(start) is not int or not 0 <= start < 1 << 62:
+            raise DriverError(ERROR_START, f"group {group}: {start!r} is not an instance")
+        if type(floor) is not int or not 1 <= floor <= settled_through + 1:
+            raise DriverError(ERROR_START, f"group {group}: the store holds instances up to "
+                              f"{settled_through}, and says that {floor!r} is its lowest")
+        if start + 1 < floor:
+            raise DriverError(ERROR_START, f"group {group}: a machine at instance {start} needs "
+                              f"{start + 1}, and the log begins at {floor}")
+        return start
+
+    def resume(self, group, start=None):
+        cdef Command command
+        self.check()
+        index = self.index_of.get(group)
+        if index is None:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        # Taken out first: of two that resume it at once one is refused.
+        planned = self.paused.pop(group, None)
+        if planned is None:
+            raise DriverError(ERROR_START, f"group {group} is not paused")
+        try:
+            start = self.start_of(group, planned if start is None else start,
+                                  self.openings[<size_t>index].settled_through)
+            expected, _ = self.sessions.next_instance(group)
+            if expected != start + 1:
+                raise DriverError(ERROR_START, f"group {group}: a machine at instance {start}, and "
+                                  f"a session table that expects {expected}")
+            memset(&command, 0, sizeof(Command))
+            command.kind = COMMAND_RESUME
+            command.group = group
+            command.first = start
+            self.command(&command, True)
+        except BaseException:
+            self.paused[group] = planned
+            raise
 
     def stop_group(self, u32 group):
         cdef Command command

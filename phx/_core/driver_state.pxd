@@ -33,10 +33,16 @@ cdef struct DriverOptions:
     u64 inline_bytes_max         # larger writes are left to the journal thread
     u64 trace_bytes_max          # of a trace, if there is to be one
 
+cdef struct Opening:             # how a group begins
+    u64 settled_through          # highest instance in the store
+    u64 start                    # its machine is to hold everything up to here
+    bint paused                  # and does not yet
+
 cdef struct Flow:                # a group's way to the applier
     u32 group
     bint waiting                 # in DriverState.backlog
     bint loading                 # the store thread has been asked
+    bint paused                  # nothing is handed over: the machine is being restored
     u64 next                     # next instance to hand over
     u64 last                     # last one known to be chosen
     u64 retry_us                 # after a failure: not before

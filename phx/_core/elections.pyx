@@ -19,7 +19,8 @@ cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
     # (At its journal's limit a node leads if nobody else does, so that what is open can be
     # finished: it takes no new values.)
     return (e.started and not e.poisoned and not e.resigned and e.pressure < PRESSURE_FULL
-            and not r.stopped and not r.halted and e.now_us >= e.quiet_until_us)
+            and not r.stopped and not r.halted and not r.restoring
+            and e.now_us >= e.quiet_until_us)
 
 
 cdef bint live(Engine* e, u32 index) noexcept nogil:
@@ -66,7 +67,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     cdef u64 at
     if r.role != ROLE_FOLLOWER:
         return
-    if hears_leader(e, r) or r.stopped or r.halted or e.poisoned or e.resigned:
+    if hears_leader(e, r) or r.stopped or r.halted or r.restoring or e.poisoned or e.resigned:
         role_timer(e, r, 0)
         return
     preference(e, r.group, order)

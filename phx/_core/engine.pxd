@@ -53,6 +53,12 @@ cdef void engine_settled(Engine* e, u32 group, u64 through) noexcept nogil
 cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil
 # apply failed: this node stops leading and proposing in the group; its acceptor goes on.
 cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil
+# A machine of the group is being restored. While `on` this node neither leads nor campaigns in it,
+# for a leader whose machine is not there answers nobody; in everything else it is as it was: it
+# promises, accepts, acknowledges, learns, grants, supplies, and takes values of its callers, which
+# go to whoever leads. A leadership is handed over, an attempt under way is given up. Also before
+# the start, after engine_add_group. Says nothing of what is chosen: see flow.pxd.
+cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil
 # The journal failed: no vote, no claim, no grant any more, in any group.
 cdef void engine_poison(Engine* e) noexcept nogil
 # A Pressure. Leaderships in which nothing is open are handed over, if somebody takes them.

@@ -371,13 +371,9 @@ cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil:
     return 0
 
 
-cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
-    cdef Replica* r = find_group(e, group)
+cdef void lead_no_more(Engine* e, Replica* r) noexcept nogil:
+    """This group has just become one that cannot be led from here."""
     cdef u32 to
-    if r == NULL or r.stopped:
-        return
-    r.stopped = True
-    e.grants_version += 1
     if r.role == ROLE_PREVOTING:
         r.role = ROLE_FOLLOWER
         role_timer(e, r, 0)
@@ -386,7 +382,27 @@ cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
         transfer(e, r, to)
     else:
         step_down(e, r)
+
+
+cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or r.stopped:
+        return
+    r.stopped = True
+    e.grants_version += 1
+    lead_no_more(e, r)
     callers_stop(e, r)
+
+
+cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or r.restoring == on:
+        return
+    r.restoring = on
+    if on:
+        lead_no_more(e, r)
+    elif e.started:
+        schedule_campaign(e, r, 0)
 
 
 cdef void engine_poison(Engine* e) noexcept nogil:
@@ -530,6 +546,7 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     out.leading = r.role == ROLE_LEADING
     out.stopped = r.stopped
     out.halted = r.halted
+    out.restoring = r.restoring
     out.promised = r.promised
     out.ballot = r.lead.ballot if r.lead != NULL else 0
     out.chosen_through = r.chosen_through

@@ -18,7 +18,7 @@ from phx._core.engine cimport (
     engine_disconnected,
     engine_durable, engine_entry, engine_free, engine_group_status, engine_location, engine_new,
     engine_poison,
-    engine_pressure, engine_receive, engine_replay, engine_resign, engine_retire,
+    engine_pressure, engine_receive, engine_replay, engine_resign, engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
     engine_start, engine_stop_group, engine_submit, engine_supply, engine_turn,
 )
@@ -151,6 +151,9 @@ cdef class Engine:
 
     def stop_group(self, group):
         engine_stop_group(self.e, group)
+
+    def restoring(self, group, bint on):
+        engine_restoring(self.e, group, on)
 
     def poison(self):
         engine_poison(self.e)

@@ -7,10 +7,10 @@
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from phx._core.driver_state cimport DriverState, Flow, find_flow, flow_index
+from phx._core.driver_state cimport DriverState, Flow, Opening, find_flow, flow_index
 from phx._core.codec cimport RecordHeader, align8
 from phx._core.engine cimport engine_entry, engine_group_status, engine_location
-from phx._core.inputs cimport input_supply
+from phx._core.inputs cimport input_applied, input_restoring, input_supply
 from phx._core.journal cimport JOURNAL_GONE, JOURNAL_NOT_YET, journal_read
 from phx._core.native cimport *
 from phx._core.port cimport phx_fence
@@ -65,24 +65,36 @@ cdef int entry_body(DriverState* s, u32 group, u64 instance, Block** out) noexce
 
 # --- to the applier
 
-cdef void flow_add(DriverState* s, u32 group, u64 settled_through) noexcept nogil:
-    cdef Flow flow
-    cdef u32 index = <u32>s.flows.size()
-    memset(&flow, 0, sizeof(Flow))
-    flow.group = group
-    flow.next = 1
-    flow.last = settled_through
-    flow.waiting = settled_through != 0
-    s.flows.push_back(flow)
-    if flow.waiting:
-        s.backlog.push_back(index)
-
-
+# Stands in the backlog if there is something that may be handed over. (`next` may lie beyond
+# last + 1: the machine is ahead of what is known to be chosen.)
 cdef void wait_in_line(DriverState* s, Flow* flow) noexcept nogil:
     cdef u32 index = flow_index(s, flow)
-    if not flow.waiting:
-        flow.waiting = True
-        s.backlog.push_back(index)
+    if flow.next > flow.last or flow.waiting or flow.loading or flow.paused:
+        return
+    flow.waiting = True
+    s.backlog.push_back(index)
+
+
+cdef void flow_add(DriverState* s, u32 group, const Opening* opening) noexcept nogil:
+    cdef Flow flow
+    memset(&flow, 0, sizeof(Flow))
+    flow.group = group
+    flow.next = opening.start + 1
+    flow.last = opening.settled_through
+    flow.paused = opening.paused
+    s.flows.push_back(flow)
+    wait_in_line(s, &s.flows.back())
+
+
+cdef void flow_resume(DriverState* s, u32 group, u64 start) noexcept nogil:
+    cdef Flow* flow = find_flow(s, group)
+    if flow == NULL or not flow.paused:
+        return
+    flow.paused = False
+    flow.next = start + 1
+    input_applied(s, group, start)
+    input_restoring(s, group, False)
+    wait_in_line(s, flow)
 
 
 cdef void flow_chosen(DriverState* s, const ChosenRange* chosen) noexcept nogil:
@@ -90,8 +102,7 @@ cdef void flow_chosen(DriverState* s, const ChosenRange* chosen) noexcept nogil:
     if flow == NULL or chosen.last <= flow.last:
         return
     flow.last = chosen.last
-    if not flow.loading:
-        wait_in_line(s, flow)
+    wait_in_line(s, flow)
 
 
 cdef u64 room_left(DriverState* s) noexcept nogil:
@@ -147,8 +158,7 @@ cdef void loads_next(DriverState* s) noexcept nogil:
         flow = &s.flows[s.loads_line.front()]
         s.loads_line.pop_front()
         load(s, flow)
-        if not flow.loading:
-            wait_in_line(s, flow)
+        wait_in_line(s, flow)
 
 
 # Hand over one piece of a group's range; what it weighs, 0 when nothing could be.
@@ -199,8 +209,7 @@ cdef void flow_feed(DriverState* s) noexcept nogil:
             budget -= min(done, budget)
             if done and flow.next <= flow.last and not flow.loading:
                 s.again = True
-        if flow.next <= flow.last and not flow.loading:
-            wait_in_line(s, flow)
+        wait_in_line(s, flow)
     if full:
         # From here on the taker wakes this thread; what it took before it saw the flag is seen
         # here.
@@ -267,8 +276,7 @@ cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noex
             phx_fatal("out of memory")
         memcpy(piece, bodies.data(), bodies.size() * sizeof(Block*))
         hand(s, flow, piece, <u32>bodies.size(), nbytes)
-    if flow.next <= flow.last:
-        wait_in_line(s, flow)
+    wait_in_line(s, flow)
     loads_next(s)
 
 

@@ -108,6 +108,12 @@ cdef inline void input_stop_group(DriverState* s, u32 group) noexcept nogil:
     engine_stop_group(s.engine, group)
 
 
+cdef inline void input_restoring(DriverState* s, u32 group, bint on) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_RESTORING, group, 0, on, 0, 0, NULL, 0)
+    engine_restoring(s.engine, group, on)
+
+
 cdef inline void input_poison(DriverState* s) noexcept nogil:
     if s.trace != NULL:
         trace_input(s.trace, TRACE_POISON, 0, 0, 0, 0, 0, NULL, 0)

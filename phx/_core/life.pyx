@@ -9,10 +9,10 @@ from libc.string cimport memset, strerror
 
 from phx._core.codec cimport RecordHeader
 from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thread_t
-from phx._core.driver_state cimport DriverOptions, DriverState
+from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
-from phx._core.inputs cimport input_group, input_replay, input_start
+from phx._core.inputs cimport input_group, input_replay, input_restoring, input_start
 from phx._core.journal cimport (
     JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn, journal_open,
     journal_replay,
@@ -141,19 +141,29 @@ cdef int open_trace(DriverState* s, const char* path, char* text) noexcept nogil
     return LIFE_SYSTEM
 
 
-cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
-                    vector[u64]* settled, const char* trace_path, char* text) noexcept nogil:
+cdef int add_groups(DriverState* s, vector[u32]* groups, vector[Opening]* openings,
+                    char* text) noexcept nogil:
     cdef size_t i
+    for i in range(groups.size()):
+        if input_group(s, groups[0][i], openings[0][i].settled_through) != 0:
+            snprintf(text, LIFE_TEXT_BYTES, "group %u cannot be", groups[0][i])
+            return LIFE_SYSTEM
+        flow_add(s, groups[0][i], &openings[0][i])
+    for i in range(groups.size()):
+        if openings[0][i].paused:
+            input_restoring(s, groups[0][i], True)
+    return LIFE_OK
+
+
+cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
+                    vector[Opening]* openings, const char* trace_path, char* text) noexcept nogil:
     cdef int code = open_trace(s, trace_path, text)
     if code != LIFE_OK:
         return code
     s.engine = engine_new(&s.options.engine)
-    for i in range(groups.size()):
-        if input_group(s, groups[0][i], settled[0][i]) != 0:
-            snprintf(text, LIFE_TEXT_BYTES, "group %u cannot be", groups[0][i])
-            return LIFE_SYSTEM
-        flow_add(s, groups[0][i], settled[0][i])
-    code = open_journal(s, journal_dir, create, text)
+    code = add_groups(s, groups, openings, text)
+    if code == LIFE_OK:
+        code = open_journal(s, journal_dir, create, text)
     if code == LIFE_OK:
         code = open_wakers(s, text)
     if code != LIFE_OK:

@@ -144,6 +144,8 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
         flow_supply(s, command.group, command.peer, command.first, command.block)
     elif command.kind == COMMAND_LOADED:
         flow_loaded(s, command.group, command.first, command.block)
+    elif command.kind == COMMAND_RESUME:
+        flow_resume(s, command.group, command.first)
     elif command.kind == COMMAND_RESIGN:
         input_resign(s)
     elif command.kind == COMMAND_ADDRESS:
@@ -214,7 +216,8 @@ cdef void fill_row(DriverState* s, Flow* flow, vector[GroupRow]* rows) noexcept 
 cdef bint busy(DriverState* s, Flow* flow) noexcept nogil:
     cdef GroupStatus status
     return (engine_group_status(s.engine, flow.group, &status)
-            and (status.leader == 0 or status.applied_through < status.accepted_last))
+            and (flow.paused or status.leader == 0
+                 or status.applied_through < status.accepted_last))
 
 
 cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:

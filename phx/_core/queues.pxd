@@ -43,6 +43,7 @@ cdef enum CommandKind:
     COMMAND_RESIGN = 7
     COMMAND_ADDRESS = 8          # peer, block: a PhxAddress
     COMMAND_ASK = 9              # question
+    COMMAND_RESUME = 10          # group; its machine holds everything up to `first`
 
 cdef struct Command:
     u8 kind
@@ -57,7 +58,8 @@ cdef enum QuestionKind:
     ASK_GROUP = 2                # rows: the one of `group`, or none
     ASK_GROUPS = 3               # rows: all
     ASK_READ = 4                 # body, or verdict
-    ASK_BUSY = 5                 # rows: without a leader, or accepted and not known to be applied
+    # rows: paused, or without a leader, or accepted and not known to be applied
+    ASK_BUSY = 5
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0

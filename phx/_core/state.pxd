@@ -41,6 +41,7 @@ cdef struct GroupStatus:
     bint leading
     bint stopped                 # apply failed here
     bint halted                  # a protocol invariant broke here
+    bint restoring               # its machine is not there yet: this node does not lead
     u64 promised
     u64 ballot
     u64 chosen_through
@@ -250,6 +251,7 @@ cdef struct Replica:
     u32 supplied             # members whose question about the log was answered in this turn
     bint stopped
     bint halted
+    bint restoring
     # acceptor
     u64 promised
     u64 promise_lsn

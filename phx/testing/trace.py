@@ -165,6 +165,8 @@ class Replay:
                 return self.engine.retire(t.first)
             case Kind.STOP_GROUP:
                 self.engine.stop_group(t.group)
+            case Kind.RESTORING:
+                self.engine.restoring(t.group, t.first != 0)
             case Kind.POISON:
                 self.engine.poison()
             case Kind.PRESSURE:
@@ -240,7 +242,7 @@ class Check:
 
     def _event(self, one: Event) -> None:
         kind = one.kind
-        if Kind.GROUP <= kind <= Kind.RESIGN:
+        if Kind.GROUP <= kind < Kind.TURN:
             self._input(kind, input_of(one))
         elif kind == Kind.TURN:
             self._turn(one)

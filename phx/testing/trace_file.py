@@ -39,7 +39,7 @@ OPTION_NAMES: Final = (
 
 
 class Kind(IntEnum):
-    """Of an event. From GROUP to RESIGN: an input of the engine."""
+    """Of an event. From GROUP to before TURN: an input of the engine."""
 
     BEGIN = 1
     OPTIONS = 2
@@ -62,6 +62,7 @@ class Kind(IntEnum):
     POISON = 30
     PRESSURE = 31
     RESIGN = 32
+    RESTORING = 33
     TURN = 48
     SENDING = 64
     OPENED = 65

@@ -95,6 +95,8 @@ class Member:
         self.store_id = bytes([node]) * 16
         self.options = options
         self.kept: dict[int, list[bytes]] = {}
+        self.starts: dict[int, int] = {}
+        self.trace_path: str | None = None
         self.created = False
         self.driver: Driver
         self.store: Store
@@ -117,6 +119,8 @@ class Member:
             journal_dir=str(self.folder / f"node{self.node}"),
             create=not self.created,
             options=self.options,
+            starts=self.starts,
+            trace_path=self.trace_path,
         )
         self.driver.start()
         self.created = True
@@ -130,6 +134,19 @@ class Member:
             self.store.join(10)
             assert not self.store.is_alive()
             assert self.store.problem is None, self.store.problem
+
+    def prime(self, group: int, bodies: Sequence[bytes]) -> None:
+        """Bring the group's session table to where it stands after these instances."""
+        batch = self.driver.sessions.offer(group, 1, bodies)
+        assert batch.error is None, batch.error
+
+    def bodies(self, group: int = 0) -> list[bytes]:
+        """Of all instances that it knows to be chosen."""
+        kept = self.kept.get(group, [])
+        last = int(self.driver.group_status(group)["chosen_through"])
+        rest = [self.driver.read(group, i) for i in range(len(kept) + 1, last + 1)]
+        assert all(isinstance(body, bytes) for body in rest), "read while it was being settled"
+        return [*kept, *(body for body in rest if isinstance(body, bytes))]
 
     def submit(self, values: Sequence[bytes], group: int = 0, timeout_s: float = 10) -> int:
         return self.driver.submit(group, 1, values, Driver.now_us() + int(timeout_s * US))
