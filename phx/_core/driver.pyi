@@ -103,6 +103,8 @@ class Driver:
         """
     def fileno(self) -> int:
         """Descriptor that is readable when take(), events() or messages() has something."""
+    def poke(self) -> None:
+        """Make ``fileno`` readable, as if there were something to take. Any thread."""
     def clear_wake(self) -> None:
         """Make ``fileno`` unreadable; call before taking."""
     def take(self, bytes_max: int) -> list[Batch]:

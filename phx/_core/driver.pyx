@@ -20,7 +20,7 @@ from phx._core.options cimport *
 from phx._core.plan cimport JournalHold, SettlePlan, hold_ref, hold_unref
 from phx._core.port cimport (
     PhxAddress, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns, phx_thread_cpu_ns,
-    phx_thread_name, phx_waker_clear,
+    phx_thread_name, phx_waker_clear, phx_waker_signal,
 )
 from phx._core.queues cimport *
 from phx._core.sessions cimport SessionTable
@@ -255,6 +255,10 @@ cdef class Driver:
     def fileno(self):
         self.check()
         return self.s.outbox.waker.read_fd
+
+    def poke(self):
+        self.check()
+        phx_waker_signal(&self.s.outbox.waker)
 
     def clear_wake(self):
         self.check()

@@ -126,11 +126,11 @@ class Snapshots(threading.Thread):
                 future.set_exception(CheckpointFailed("the node is closed"))
                 return future
             for wish in self._line:
-                if wish.group == group:
-                    wish.asked = True
+                if wish.group == group and wish.asked:
                     wish.futures.append(future)
                     return future
-            self._line.appendleft(Wish(group, True, [future]))
+            before = sum(wish.asked for wish in self._line)  # they stand in front
+            self._line.insert(before, Wish(group, True, [future]))
             self._change.notify_all()
         return future
 
@@ -185,6 +185,8 @@ class Snapshots(threading.Thread):
         state = self._states[wish.group]
         if state.stopped is not None:
             self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
+        elif not state.applied:
+            self._hand(Taken(error=CheckpointFailed(f"group {wish.group}: nothing is applied yet")))
         elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:
             self._capture(state, self._sessions.table(wish.group))
 

@@ -123,6 +123,9 @@ def test_it_is_one_state_whatever_is_applied_meanwhile(run_once, tmp_path):
                         group.propose_many([b"1"] * 5), group.propose_many([b"1"] * 5, machine=1)
                     )
 
+            with pytest.raises(errors.CheckpointFailed, match="nothing is applied yet"):
+                await node.group(1).checkpoint()
+            await group.propose(b"0")
             load = asyncio.ensure_future(both())
             frontiers = set()
             while not load.done():
@@ -239,6 +242,7 @@ def test_a_group_that_is_seldom_used_gets_one_in_time_and_no_second_for_nothing(
 def test_what_cannot_be_taken_says_why(run_once, tmp_path):
     async def main():
         async with phx.Node(alone(tmp_path), Journal, bootstrap=True) as node:
+            await node.group(0).propose(b"x")
             with pytest.raises(errors.CheckpointFailed, match="machine 0 of group 0 gives no view"):
                 await node.group(0).checkpoint()
             node.group(1).machine().raises = True
@@ -307,6 +311,7 @@ def test_closing_ends_a_checkpoint_that_is_being_written(run_once, tmp_path):
         config = alone(tmp_path, write_bytes_per_s=1 << 20)
         async with phx.Node(config, Large, bootstrap=True) as node:
             await grown(node, 0, 1)
+            await grown(node, 1, 1)
             taking = asyncio.ensure_future(node.group(0).checkpoint())
             waiting = asyncio.ensure_future(node.group(1).checkpoint())
             await asyncio.sleep(0.3)
