@@ -104,7 +104,7 @@ class Snapshots(threading.Thread):
         self._ending = False
         self._free_s = 0.0  # when the pace allows the next byte
         self.error: str | None = None
-        self.counters = {"taken": 0, "failed": 0, "bytes": 0, "freeze_us_max": 0, "write_us": 0}
+        self.counters = {"restored": 0, "taken": 0, "failed": 0, "bytes": 0, "freeze_us_max": 0, "write_us": 0}
 
     # --- who wants one
 
@@ -116,6 +116,8 @@ class Snapshots(threading.Thread):
             return
         if frontier:
             self._last[state.group] = frontier
+            with self._change:
+                self.counters["restored"] += 1
         state.checkpoint_at = frontier + 1  # whatever is applied first sets the timer
 
     def ask(self, group: int) -> Future[CheckpointInfo]:

@@ -8,6 +8,17 @@ import pytest
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 KILLS = 20
+OFTEN = {"interval_instances": 60, "interval_us": 0, "keep": 2}
+
+
+def restored(cluster) -> bool:
+    """Every node has checkpoints of every group, and began with one of them."""
+    for node in cluster.ids:
+        folder = cluster.data / f"node{node}" / "checkpoints"
+        assert {one.name for one in folder.iterdir()} >= {str(g) for g in range(cluster.groups)}
+        assert all(len(list((folder / str(g)).iterdir())) <= 3 for g in range(cluster.groups))
+    began = [one.checkpoints["restored"] for one in cluster.each("status").values()]
+    return began == [cluster.groups] * len(cluster.ids)
 
 
 def written(cluster, seconds: float) -> None:
@@ -18,7 +29,7 @@ def written(cluster, seconds: float) -> None:
 @pytest.mark.timeout(180)
 def test_twenty_kills_under_load_lose_nothing(crew):
     chance = random.Random(20)
-    cluster = crew(groups=6)
+    cluster = crew(groups=6, checkpoints=OFTEN)
     cluster.start(bootstrap=True)
     cluster.ready()
     cluster.each("load", rate=600.0)
@@ -42,12 +53,13 @@ def test_twenty_kills_under_load_lose_nothing(crew):
     cluster.each("stop_load")
     cluster.converged()
     assert cluster.nothing_lost() > 1_000
+    assert restored(cluster)
 
 
 @pytest.mark.timeout(120)
 def test_the_whole_cluster_is_killed_and_loses_nothing(crew):
     """A system that keeps its log in memory, or answers before it syncs, loses data here."""
-    cluster = crew(groups=4)
+    cluster = crew(groups=4, checkpoints=OFTEN)
     cluster.start(bootstrap=True)
     for _ in range(3):
         cluster.ready()
@@ -60,6 +72,7 @@ def test_the_whole_cluster_is_killed_and_loses_nothing(crew):
         cluster.converged()
         assert cluster.nothing_lost() == killed_at
     assert killed_at > 500
+    assert restored(cluster)
 
 
 @pytest.mark.timeout(90)

@@ -25,7 +25,10 @@ from array import array
 from collections import Counter
 from typing import Any
 
+import msgpack
+
 import phx
+from phx.machine import CopyView
 
 HEAD = struct.Struct("<IIQQ")  # group, writer, number, salt: first bytes of every value
 RECORD = struct.Struct("<IIQQQI4x")  # the same, instance, size of the value
@@ -50,6 +53,19 @@ class Values(phx.StateMachine):
         self.twice += head in self.kept
         self.kept[head] = entry.value
         return len(self.kept)
+
+    def freeze(self) -> CopyView:
+        view = Values(0)
+        view.kept, view.twice = self.kept.copy(), self.twice
+        return CopyView(view)
+
+    def snapshot(self, writer: Any) -> None:
+        writer.write(msgpack.packb([self.twice, list(self.kept.values())]))
+
+    def restore(self, reader: Any) -> None:
+        data = b"".join(iter(lambda: reader.read(1 << 20), b""))
+        self.twice, values = msgpack.unpackb(data)
+        self.kept = {value[: HEAD.size]: value for value in values}
 
 
 class Tally(phx.StateMachine):
