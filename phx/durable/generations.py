@@ -62,7 +62,7 @@ class Generations:
 
         If it raises OSError, ``current`` says which of the two counts.
         """
-        if generation.parent != self._folder or not generation.is_dir():
+        if generation not in self._all():
             raise ValueError(f"{generation} is no generation of {self._folder}")
         passing = self._folder / "current.new"
         passing.unlink(missing_ok=True)

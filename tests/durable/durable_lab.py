@@ -10,6 +10,7 @@ made to stop; says "opened APPLIED" and "committed APPLIED".
 """
 
 import argparse
+import io
 import sqlite3
 from hashlib import blake2b
 from pathlib import Path
@@ -78,6 +79,29 @@ KINDS: dict[str, type[LmdbSums] | type[SqliteSums]] = {"lmdb": LmdbSums, "sqlite
 
 def feed(machine: StateMachine, first: int, last: int) -> None:
     machine.apply_batch([entry_of(instance) for instance in range(first, last + 1)])
+
+
+def written(machine: LmdbSums | SqliteSums, through: int) -> bytes:
+    """The bytes of a snapshot at this instance."""
+    feed(machine, machine.applied + 1, through)
+    machine.commit(through)
+    out = io.BytesIO()
+    machine.snapshot(out)
+    return out.getvalue()
+
+
+def restored(
+    kind: type[LmdbSums] | type[SqliteSums], folder: Path, data: bytes
+) -> LmdbSums | SqliteSums:
+    """A machine in a new folder, restored; closed if that fails."""
+    made = kind()
+    try:
+        assert made.open(folder) == 0
+        made.restore(io.BytesIO(data))
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def main() -> None:

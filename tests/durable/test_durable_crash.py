@@ -28,7 +28,8 @@ def start(kind, folder, *options, strace=()):
 
 def finish(process, before=()):
     """The last instance that it said was committed, and what it complained of."""
-    lines = "".join([*before, process.stdout.read()]).splitlines()  # ends when the process does
+    said = "".join([*before, process.stdout.read()])  # ends when the process does
+    lines = said[: said.rfind("\n") + 1].splitlines()  # the last one may be half a line
     err = process.stderr.read()
     process.wait(20)
     process.stdout.close()

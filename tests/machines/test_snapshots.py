@@ -77,7 +77,7 @@ def test_equal_dictionaries_write_equal_bytes_in_whatever_order_they_were_filled
 def large(keys):
     machine = KeyValue()
     for number in range(keys):
-        machine.apply(Entry(value=encode_set(f"key {number}", b"%d" % number)))
+        machine.apply(Entry(value=encode_set(f"key {number}", b"%d" % number + bytes(20))))
     return machine
 
 
