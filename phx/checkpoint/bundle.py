@@ -22,8 +22,8 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from phx.checkpoint.catalog import READ_BYTES, STAGING, Hasher
-from phx.checkpoint.files import Files, join, make_folders, new_folder
+from phx.checkpoint.catalog import READ_BYTES, Hasher
+from phx.checkpoint.files import Files, join
 from phx.checkpoint.manifest import (
     HEAD,
     MANIFEST_BYTES_MAX,
@@ -34,7 +34,7 @@ from phx.checkpoint.manifest import (
     encode,
     read_manifest,
 )
-from phx.checkpoint.taking import SYNC_BYTES, Steps, discard, publish
+from phx.checkpoint.taking import NEW, SYNC_BYTES, Steps, discard, publish, stage
 from phx.errors import Damaged, Foreign, StoreError
 
 __all__ = ["Source", "export", "import_", "read_head"]
@@ -122,12 +122,11 @@ def import_(
             f"{free} bytes are free; the checkpoint has {manifest.size_bytes}, and "
             f"{reserve_bytes} must stay free",
         )
-    make_folders(files, join(root, STAGING))
-    staging = new_folder(files, join(root, STAGING), "import")
+    staging = stage(files, root, "import", manifest.group)
     try:
         yield "staged"
         for entry in manifest.files:
-            _receive(files, staging, entry, source)
+            _receive(files, join(staging, NEW), entry, source)
             yield "file"
         if source.read(1):
             raise Damaged("there is more in it than its manifest says")
@@ -137,12 +136,12 @@ def import_(
         raise
 
 
-def _receive(files: Files, staging: str, entry: FileEntry, source: Source) -> None:
+def _receive(files: Files, folder: str, entry: FileEntry, source: Source) -> None:
     (length,) = LENGTH.unpack(_exactly(source, LENGTH.size))
     if length != entry.size_bytes:
         raise Damaged(f"{entry.name} has {length} bytes, not {entry.size_bytes}")
     hasher = Hasher(block_bytes_of(entry.size_bytes))
-    output = files.create(join(staging, entry.name))
+    output = files.create(join(folder, entry.name))
     unsynced = 0
     try:
         while hasher.size_bytes < length:

@@ -1,7 +1,7 @@
 """Which checkpoints a folder has, which of them may go, and whether they are what was written.
 
     checkpoints/<group>/<frontier, 20 digits>-<8 digits of the ident>/   manifest, files
-    checkpoints/staging/                                                 what is being made
+    checkpoints/staging/<what>-<group>-<number>/                         what is being made
     quarantine/                                                          what was found damaged
 
 Only a name in the folder of a group makes a checkpoint: what lies in staging is rubbish after a
@@ -63,6 +63,7 @@ QUARANTINE = "quarantine"
 
 READ_BYTES = 1 << 20
 GROUP_NAME = re.compile(r"0|[1-9][0-9]{0,6}")
+STAGED = re.compile(r"[a-z]+-(0|[1-9][0-9]{0,6})-")
 FOLDER_NAME = re.compile(r"[0-9]{20}-[0-9a-f]{8}")
 
 
@@ -303,15 +304,13 @@ class Catalog:
         staging = join(root, STAGING)
         if exists(files, staging):
             for one in files.listing(staging):
+                # It may be of a checkpoint whose new name was not synced when its maker died.
+                made_for = STAGED.match(one.name)
+                if made_for and exists(files, join(root, made_for[1])):
+                    files.sync(join(root, made_for[1]))
                 if one.name not in keep:
                     remove_tree(files, join(staging, one.name))
-        survey = look(files, root, cluster)
-        for group in survey.groups:
-            files.sync(join(root, str(group)))
-        if survey.groups:
-            files.sync(root)
-            files.sync(root.rpartition("/")[0])
-        return cls(files, root, survey)
+        return cls(files, root, look(files, root, cluster))
 
     def groups(self) -> dict[int, list[Manifest]]:
         """Newest first."""
@@ -366,7 +365,7 @@ class Catalog:
             path = path_of(self.root, victim)
             try:
                 make_folders(self.files, join(self.root, STAGING))
-                grave = new_folder(self.files, join(self.root, STAGING), "drop")
+                grave = new_folder(self.files, join(self.root, STAGING), f"drop-{group}")
                 yield "grave"
                 self.files.rename(path, join(grave, folder_name(victim)))
             except BaseException:

@@ -42,11 +42,12 @@ from phx.checkpoint.manifest import (
 )
 from phx.machine import Writer
 
-__all__ = ["Capture", "Part", "Steps", "publish", "run", "take"]
+__all__ = ["Capture", "Part", "Steps", "discard", "publish", "run", "stage", "take"]
 
 SYNC_BYTES = 8 << 20
 """So much is synced at once: one large sync would stand in front of the journal's."""
 GATHER_BYTES = 256 << 10
+NEW = "new"
 
 Steps = Generator[str, None, Manifest]
 Pace = Callable[[int], object]
@@ -130,8 +131,7 @@ def take(
             f"{free} bytes are free; a checkpoint takes about {estimate_bytes}, and "
             f"{reserve_bytes} must stay free",
         )
-    make_folders(files, join(root, STAGING))
-    staging = new_folder(files, join(root, STAGING), "take")
+    staging = stage(files, root, "take", capture.group)
     try:
         yield "staged"
         entries: list[FileEntry] = []
@@ -140,7 +140,8 @@ def take(
             at = -1
             if part.write is not None:
                 at = len(entries)
-                entries.append(_write(files, staging, f"machine-{part.machine}", part.write, pace))
+                name = f"machine-{part.machine}"
+                entries.append(_write(files, join(staging, NEW), name, part.write, pace))
                 yield "file"
             digest = state_digest(part.digest)
             machines.append(MachineEntry(part.machine, part.kind, at, digest))
@@ -165,18 +166,27 @@ def take(
         raise
 
 
+def stage(files: Files, root: str, prefix: str, group: int) -> str:
+    """Make a folder in staging, and NEW in it, where the files of a new checkpoint go."""
+    make_folders(files, join(root, STAGING))
+    staging = new_folder(files, join(root, STAGING), f"{prefix}-{group}")
+    files.make_folder(join(staging, NEW))
+    return staging
+
+
 def publish(files: Files, root: str, staging: str, manifest: Manifest) -> Steps:
     """From a staged folder, whose files are synced, to a checkpoint. Returns its manifest.
 
     A damaged checkpoint of equal content that is in the way is moved to quarantine.
     """
-    output = files.create(join(staging, MANIFEST))
+    new = join(staging, NEW)
+    output = files.create(join(new, MANIFEST))
     try:
         output.write(encode(manifest))
         output.sync()
     finally:
         output.close()
-    files.sync(staging)
+    files.sync(new)
     yield "manifest"
     place = path_of(root, manifest)
     above = place.rpartition("/")[0]
@@ -184,24 +194,28 @@ def publish(files: Files, root: str, staging: str, manifest: Manifest) -> Steps:
     if exists(files, place):
         if not verify(files, place):
             files.sync(above)
-            remove_tree(files, staging)
+            discard(files, staging)
             yield "taken"
             return manifest
         put_aside(files, root, place)
         yield "aside"
-    files.rename(staging, place)
+    # What is left in staging tells the next opener that the new name may not be durable yet.
+    files.rename(new, place)
     yield "renamed"
     # The folder it comes from first: in between it has no name rather than two.
-    files.sync(join(root, STAGING))
+    files.sync(staging)
     files.sync(above)
+    with suppress(OSError):
+        files.remove_folder(staging)
     yield "taken"
     return manifest
 
 
 def discard(files: Files, staging: str) -> None:
-    """Remove what is not wanted any more; what cannot be removed is rubbish that does no harm."""
+    """Remove what was not published; what cannot be removed is rubbish that does no harm."""
     with suppress(OSError):
-        remove_tree(files, staging)
+        if exists(files, join(staging, NEW)):
+            remove_tree(files, staging)
 
 
 # --- one file

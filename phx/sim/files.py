@@ -7,7 +7,8 @@ process keeps all effects; a loss of power keeps what was synced, and of the res
                         with zeros between them, and the file may end anywhere
     names in a folder   as of the last sync of it; of what changed since, each change may be there
                         or not, in any order, but none without an earlier one of the same name
-    a rename            one change: it is in both folders or in neither
+    a rename            one change, to be found in both folders or in neither; but after a sync of
+                        none but the folder that it left, it may be nowhere
 """
 
 from __future__ import annotations
@@ -201,7 +202,14 @@ class MemoryFiles:
         needed: list[_Change] = []
         left: list[_Change] = []
         for change in reversed(self._changes):
-            if change.touches(folder) or change.keys() & keys:
+            gone, come = change.gone, change.come
+            if gone and come and gone[0] is folder and come[0] is not folder:
+                if not {(id(come[0]), come[1])} & keys:
+                    left.append(_Change(None, come))
+                    change = _Change(gone, None)
+                keys |= change.keys()
+                needed.append(change)
+            elif change.touches(folder) or change.keys() & keys:
                 keys |= change.keys()
                 needed.append(change)
             else:

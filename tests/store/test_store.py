@@ -29,7 +29,8 @@ from store_lab import (
 
 from phx import errors
 from phx._core.plan import SettlePlan
-from phx.store import FORMAT_VERSION, Store
+from phx.store import FORMAT_VERSION, MAP_BYTES, Store
+from phx.store_folder import read_identity
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -53,6 +54,20 @@ def test_a_store_knows_whose_it_is(tmp_path):
         assert store.settled() == {}
     with opened(tmp_path / "other", create=True) as store:
         assert store.identity.store_id != made.store_id
+
+
+def test_whose_a_store_is_can_be_asked(tmp_path):
+    with pytest.raises(errors.NotBootstrapped):
+        read_identity(tmp_path / "s", MAP_BYTES)
+    with opened(tmp_path / "s", create=True) as store, pytest.raises(errors.Locked):
+        read_identity(tmp_path / "s", MAP_BYTES)
+    assert read_identity(tmp_path / "s", MAP_BYTES) == store.identity
+    with opened(tmp_path / "s"):
+        pass
+    (tmp_path / "half").mkdir()
+    lmdb.open(str(tmp_path / "half"), lib_version=0).close()
+    with pytest.raises(errors.NotBootstrapped, match="never completely"):
+        read_identity(tmp_path / "half", MAP_BYTES)
 
 
 @pytest.mark.parametrize(("cluster", "node"), [(CLUSTER + 1, NODE), (CLUSTER, NODE + 1)])

@@ -1,0 +1,255 @@
+"""`phx checkpoint` on folders: what it shows, what it finds, what it refuses."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from phx.checkpoint.catalog import ROOT, path_of
+from phx.checkpoint.files import OsFiles
+from phx.checkpoint.manifest import DURABLE, Manifest
+from phx.checkpoint.taking import Part
+from phx.cli.checkpoint import checkpoint
+from phx.cli.commands import phx as command
+from phx.node.folder import Folder
+from phx.store import Store
+
+TESTS = Path(__file__).resolve().parent.parent
+CLUSTER = 0xC1A5
+
+
+@pytest.fixture(autouse=True)
+def labs() -> Iterator[None]:
+    """Captures and plans of other folders' tests."""
+    before = list(sys.path)
+    sys.path += [str(TESTS / "checkpoint"), str(TESTS / "store")]
+    yield
+    sys.path[:] = before
+
+
+def made(folder: Path, *arguments: Any, **changed: Any) -> Manifest:
+    from checkpoint_lab import made as taken
+
+    manifest: Manifest = taken(OsFiles(folder), *arguments, **changed)
+    return manifest
+
+
+def called(*words: object) -> Result:
+    return CliRunner().invoke(command, ["checkpoint", *map(str, words)])
+
+
+def answer(*words: object, exit_code: int = 0) -> Any:
+    shown = called(*words, "--json")
+    assert shown.exit_code == exit_code, shown.output
+    return json.loads(shown.stdout)
+
+
+def refusal(*words: object) -> str:
+    shown = called(*words)
+    assert shown.exit_code == 1
+    assert shown.stdout == ""
+    return shown.stderr
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """The folder of a node that has never settled anything."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    Store.open(folder / "store", cluster=CLUSTER, node=1, create=True).close()
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A checkpoint of group 7 at 4096."""
+    (tmp_path / "other").mkdir()
+    made(tmp_path / "other")
+    assert called("export", tmp_path / "other", 7, tmp_path / "bundle").exit_code == 0
+    return tmp_path / "bundle"
+
+
+def damage(folder: Path, manifest: Manifest, name: str = "machine-0") -> str:
+    path = folder / path_of(ROOT, manifest) / name
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    return path.relative_to(folder).as_posix()
+
+
+def test_list_shows_every_checkpoint_newest_first(tmp_path: Path) -> None:
+    assert answer("list", tmp_path) == {"checkpoints": [], "findings": []}
+    for frontier in (4096, 8192):
+        made(tmp_path, frontier)
+    made(tmp_path, 5, group=3)
+    found = answer("list", tmp_path)
+    assert [(one["group"], one["frontier"]) for one in found["checkpoints"]] == [
+        (3, 5),
+        (7, 8192),
+        (7, 4096),
+    ]
+    assert found["checkpoints"][2]["taken"] == "2023-11-14T22:13:20Z"
+    shown = called("list", tmp_path)
+    assert shown.exit_code == 0
+    assert all(word in shown.stdout for word in ("8192", "4096", "ident"))
+
+
+def test_list_names_what_cannot_be_read(tmp_path: Path) -> None:
+    path = damage(tmp_path, made(tmp_path), "manifest")
+    assert answer("list", tmp_path, exit_code=1)["findings"] == [
+        {"path": path, "what": "not a manifest"}
+    ]
+    assert path in called("list", tmp_path).stderr
+
+
+def test_verify_finds_what_list_does_not_see(tmp_path: Path) -> None:
+    manifest = made(tmp_path)
+    assert answer("verify", tmp_path) == {
+        "checkpoints": 1,
+        "bytes": manifest.size_bytes,
+        "findings": [],
+    }
+    path = damage(tmp_path, manifest)
+    assert answer("list", tmp_path)["findings"] == []
+    found = answer("verify", tmp_path, exit_code=1)["findings"]
+    assert [one["path"] for one in found] == [path]
+    shown = called("verify", tmp_path)
+    assert shown.stdout.splitlines()[0].startswith(f"{path}: bytes 0 .. ")
+    assert shown.exit_code == 1
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    made(tmp_path)
+    (tmp_path / ROOT / "staging" / "take-7-0").mkdir()
+
+    def tree() -> list[tuple[Path, int]]:
+        return sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+
+    before = tree()
+    for name in ("list", "verify"):
+        assert called(name, tmp_path).exit_code == 0
+    assert tree() == before
+
+
+def test_a_checkpoint_goes_from_one_node_to_another(node: Path, bundle: Path) -> None:
+    assert "holds nothing of group 7" in refusal("import", bundle, node)
+    found = answer("import", bundle, node, "--new")
+    assert (found["group"], found["frontier"]) == (7, 4096)
+    assert answer("verify", node)["checkpoints"] == 1
+    assert answer("import", bundle, node, "--new") == found
+    again = node / "again"
+    assert called("export", node, 7, again).stdout == "group 7, frontier 4096, 724 bytes\n"
+    assert again.read_bytes() == bundle.read_bytes()
+
+
+def test_import_needs_no_new_for_a_group_that_the_folder_holds(node: Path, bundle: Path) -> None:
+    from store_lab import Log, block
+
+    log = Log()
+    log.add(block([7], 1, 3))
+    store = Store.open(node / "store", cluster=CLUSTER, node=1)
+    store.settle(log.plan())
+    store.close()
+    assert answer("import", bundle, node)["group"] == 7
+
+
+def test_import_refuses_another_cluster(node: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    made(foreign, cluster=0xBAD)
+    called("export", foreign, 7, tmp_path / "bundle")
+    assert "0xbad" in refusal("import", tmp_path / "bundle", node, "--new")
+    assert not (node / ROOT).exists()
+
+
+def test_import_refuses_what_ends_below_the_floor(
+    node: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "settled", lambda self: {7: 9000})
+    for floor, good in ((4098, False), (4097, True)):
+        monkeypatch.setattr(Store, "bounds", lambda self, group, floor=floor: (floor, 9000))
+        if good:
+            assert answer("import", bundle, node)["frontier"] == 4096
+        else:
+            assert "begins with 4098" in refusal("import", bundle, node)
+            assert not (node / ROOT).exists()
+
+
+def test_import_refuses_a_running_node_and_what_is_none(
+    node: Path, bundle: Path, tmp_path: Path
+) -> None:
+    running = Folder(node)
+    running.lock(create=False)
+    try:
+        assert "Locked" in refusal("import", bundle, node, "--new")
+    finally:
+        running.unlock()
+    (tmp_path / "empty").mkdir()
+    assert "not the folder of a node" in refusal("import", bundle, tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == []
+    (tmp_path / "empty" / "store").mkdir()
+    assert "NotBootstrapped" in refusal("import", bundle, tmp_path / "empty")
+
+
+def test_import_refuses_damage_and_leaves_nothing(node: Path, bundle: Path) -> None:
+    data = bundle.read_bytes()
+    for spoilt in (b"", data[:-1], data + b"x", data[:-1] + b"?", b"x" * len(data)):
+        bundle.write_bytes(spoilt)
+        assert "Damaged" in refusal("import", bundle, node, "--new")
+    assert answer("list", node) == {"checkpoints": [], "findings": []}
+    bundle.write_bytes(data)
+    assert called("import", bundle, node, "--new").exit_code == 0
+
+
+def test_export_takes_the_newest_or_the_one_that_is_named(tmp_path: Path) -> None:
+    for frontier in (4096, 8192, 12288):
+        made(tmp_path, frontier)
+    made(tmp_path, 12288, parts=(Part(0, DURABLE, None),), taken_us=1 << 60)  # a light one
+    assert answer("export", tmp_path, 7, tmp_path / "newest")["frontier"] == 12288
+    old = answer("export", tmp_path, 7, tmp_path / "old", "--frontier", 4096)
+    assert old["frontier"] == 4096
+    assert "no such checkpoint" in refusal("export", tmp_path, 8, tmp_path / "x")
+    assert "no such checkpoint" in refusal("export", tmp_path, 7, tmp_path / "x", "--frontier", 5)
+    assert not (tmp_path / "x").exists()
+
+
+def test_export_never_overwrites_and_leaves_no_half(tmp_path: Path) -> None:
+    manifest = made(tmp_path)
+    target = tmp_path / "target"
+    target.write_text("mine")
+    assert "exists" in refusal("export", tmp_path, 7, target)
+    assert target.read_text() == "mine"
+    damage(tmp_path, manifest, "machine-9")
+    assert "Damaged" in refusal("export", tmp_path, 7, tmp_path / "half")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ROOT, "target"]
+    assert "nowhere" in refusal("export", tmp_path, 7, tmp_path / "nowhere" / "file")
+
+
+def test_reference_has_every_command_and_option() -> None:
+    page = (TESTS.parent / "docs/reference/cli.md").read_text()
+    section = page.split("\n## phx checkpoint\n", 1)[1].split("\n## ")[0]
+    parts = re.split(r"(?m)^### phx checkpoint (\w+)$", section)
+    named = {
+        name: set(re.findall(r"`(--[\w-]+)", text))
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    assert named == {
+        name: {
+            option.opts[0]
+            for option in one.params
+            if isinstance(option, click.Option) and option.opts[0] not in ("--version", "--json")
+        }
+        for name, one in checkpoint.commands.items()
+    }
+
+
+@pytest.mark.parametrize("name", sorted(checkpoint.commands))
+def test_habits(name: str) -> None:
+    shown = called(name, "--help").stdout
+    assert "--json" in shown
+    assert "--version" in shown
+    assert called(name, "--version").exit_code == 0
