@@ -94,7 +94,7 @@ class Room:
         for machine, one in made.items():
             if isinstance(one, DurableMachine):
                 raise TypeError(
-                    f"machine {machine} of group {group} is a DurableMachine: no node keeps those yet"
+                    f"machine {machine} of group {group}: no node keeps a DurableMachine yet"
                 )
         return made
 

@@ -104,7 +104,14 @@ class Snapshots(threading.Thread):
         self._ending = False
         self._free_s = 0.0  # when the pace allows the next byte
         self.error: str | None = None
-        self.counters = {"restored": 0, "taken": 0, "failed": 0, "bytes": 0, "freeze_us_max": 0, "write_us": 0}
+        self.counters = {
+            "restored": 0,
+            "taken": 0,
+            "failed": 0,
+            "bytes": 0,
+            "freeze_us_max": 0,
+            "write_us": 0,
+        }
 
     # --- who wants one
 

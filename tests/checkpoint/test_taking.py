@@ -355,7 +355,7 @@ def test_an_error_at_each_effect_leaves_the_old_or_the_new(work: Work, number: i
                 pass
             unnoticed += 1
         except OSError as error:
-            assert error.errno == number
+            assert error.errno == number  # noqa: PT017
         # Without a restart; what could not be removed may be in staging.
         found = Catalog.scan(files, ROOT)[7]
         assert [one.frontier for one in found] in ([4096], [8192, 4096], [8192])
