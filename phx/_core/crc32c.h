@@ -2,7 +2,7 @@
  *
  *     phx_crc32c(0, data, count)      checksum of data
  *     phx_crc32c(crc, more, count)    the checksum goes on: crc of data followed by more
- *     phx_crc32c_moved(bits, count)   what a difference in the crc becomes behind `count` more bytes:
+ *     phx_crc32c_moved(bits, count)   what a difference in a crc becomes behind `count` more bytes:
  *                                     crc(a, data) ^ crc(b, data) == moved(a ^ b, count of data)
  *
  * The way is chosen once, when the module is loaded: SSE4.2 (x86-64), the ARMv8 CRC extension

@@ -17,7 +17,7 @@ def restored(cluster) -> bool:
         folder = cluster.data / f"node{node}" / "checkpoints"
         assert {one.name for one in folder.iterdir()} >= {str(g) for g in range(cluster.groups)}
         assert all(len(list((folder / str(g)).iterdir())) <= 3 for g in range(cluster.groups))
-    began = [one.checkpoints["restored"] for one in cluster.each("status").values()]
+    began = [one["checkpoints"]["restored"] for one in cluster.each("status").values()]
     return began == [cluster.groups] * len(cluster.ids)
 
 
