@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,16 +134,16 @@ def export_command(
         best = next((one for one in found if not one.light), found[0] if found else None)
         if best is None:
             fail(f"{folder} has no such checkpoint of group {group}")
-        try:
-            with part.open("wb") as output:
+        with part.open("xb") as output:
+            try:
                 export(files, path_of(ROOT, best), output.write)
                 output.flush()
                 os.fsync(output.fileno())
-            part.rename(target)
-            sync_folder(target.parent)
-        finally:
-            with suppress(FileNotFoundError):
+            except BaseException:
                 part.unlink()
+                raise
+        part.rename(target)
+        sync_folder(target.parent)
     report(best, as_json)
 
 

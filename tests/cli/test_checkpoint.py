@@ -223,6 +223,10 @@ def test_export_never_overwrites_and_leaves_no_half(tmp_path: Path) -> None:
     target.write_text("mine")
     assert "exists" in refusal("export", tmp_path, 7, target)
     assert target.read_text() == "mine"
+    (tmp_path / "half.part").write_text("mine, too")
+    assert "half.part" in refusal("export", tmp_path, 7, tmp_path / "half")
+    assert (tmp_path / "half.part").read_text() == "mine, too"
+    (tmp_path / "half.part").unlink()
     damage(tmp_path, manifest, "machine-9")
     assert "Damaged" in refusal("export", tmp_path, 7, tmp_path / "half")
     assert sorted(path.name for path in tmp_path.iterdir()) == [ROOT, "target"]
