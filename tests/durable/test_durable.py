@@ -244,6 +244,25 @@ def test_applies_and_snapshots_race_for_a_second(kind, machine, tmp_path):
     assert len(found) > 3
 
 
+def test_a_view_that_is_written_late_holds_what_was_committed_when_it_was_made(
+    kind, machine, tmp_path
+):
+    feed(machine, 1, 300)
+    machine.commit(300)
+    feed(machine, 301, 310)  # not committed: not in the view
+    view = machine.freeze()
+    machine.commit(310)
+    feed(machine, 311, 600)
+    machine.commit(600)
+    for copy in ("two", "three"):
+        out = io.BytesIO()
+        view.snapshot(out)
+        made = restored(kind, tmp_path / copy, out.getvalue())
+        assert (made.applied, made.digest()) == (300, expected(300))
+        made.close()
+    view.close()
+
+
 def test_a_view_outlives_its_machine(kind, machine, tmp_path):
     feed(machine, 1, 100)
     machine.commit(100)
