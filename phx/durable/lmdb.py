@@ -121,7 +121,10 @@ class LmdbMachine(DurableMachine):
     def commit(self, applied: int) -> None:
         if applied < self._applied:
             raise ValueError(f"commit of {applied} after one of {self._applied}")
-        txn, shared = self.txn, self._opened()
+        shared = self._opened()
+        if applied == self._applied and self._txn is None:
+            return
+        txn = self.txn
         if self._txn_thread != threading.get_ident():
             raise RuntimeError("commit in another thread than the one that applied")
         txn.put(APPLIED, _pack_applied(applied), db=shared.tables["phx"])

@@ -60,6 +60,7 @@ class SqliteMachine(DurableMachine):
     _db: sqlite3.Connection | None = None
     _path = Path()
     _applied = 0
+    _changes = -1  # of the connection, when it was last committed
     _ending = False
 
     # --- for the subclass
@@ -124,6 +125,8 @@ class SqliteMachine(DurableMachine):
         if applied < self._applied:
             raise ValueError(f"commit of {applied} after one of {self._applied}")
         db = self.db
+        if applied == self._applied and db.total_changes == self._changes:
+            return
         db.execute("UPDATE phx_applied SET instance = ?", (applied,))
         self._end(db)
         self._applied = applied
@@ -178,6 +181,7 @@ class SqliteMachine(DurableMachine):
         db.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's cache, too
         new = _number(db, "SELECT count(*) FROM sqlite_master") == 0
         self.prepare(db)
+        self._changes = -1
         self._ending = True
         db.set_authorizer(self._authorize)
         db.execute("BEGIN")
@@ -202,6 +206,7 @@ class SqliteMachine(DurableMachine):
         self._ending = True
         try:
             db.commit()
+            self._changes = db.total_changes
             db.execute("BEGIN")
         finally:
             self._ending = False
