@@ -489,7 +489,7 @@ cdef void run_table(const u8* data, u64 count) noexcept nogil:
         free(written)
         demand(table.next != 0, b"a table of a time before all instances")
     else:
-        demand(table.rows.size() == 0 and table.next == 0, b"something was taken of what is unsound")
+        demand(table.rows.size() == 0 and table.next == 0, b"something is left of what is unsound")
         demand(mode & 1 == 0 or size < TABLE_HEADER_BYTES, b"a sound table was refused")
         table.next = 2
     free(bytes_)
