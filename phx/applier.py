@@ -11,6 +11,7 @@ is applied in stretches, so that the order of the log holds across the machines 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, perf_counter_ns
@@ -229,14 +230,13 @@ class Applier:
         state = self._groups[batch.group]
         if state.stopped is not None:
             return True
-        entries = batch.entries
-        end = len(entries)
+        end = len(batch.entries)
         while batch.done < end:
             start = batch.done
             stop = min(end, start + state.chunk)
             machine = batch.machine
             if machine < 0:
-                machine, stop = _stretch(entries, start, stop)
+                machine, stop = _stretch(batch.entries, start, stop)
             if not self._apply_chunk(state, batch, machine, start, stop):
                 return True
             if stop < end and perf_counter_ns() >= until:
@@ -248,8 +248,8 @@ class Applier:
         self, state: GroupState, batch: Batch, machine: int, start: int, stop: int
     ) -> bool:
         """Apply entries[start:stop], all of one machine; False when that stopped the group."""
-        entries = batch.entries
-        chunk = entries if stop - start == len(entries) else entries[start:stop]
+        whole = stop - start == len(batch.entries)
+        chunk = batch.entries if whole else batch.entries[start:stop]
         results: list[Any] = []
         one = state.machines.get(machine)
         began = perf_counter_ns()
@@ -264,8 +264,13 @@ class Applier:
                 results = _as_results(one.apply_batch(chunk), chunk)
         except BaseException as error:
             # Entries before the one that raised are applied, and their callers are told so.
-            self._waiters.complete(state.group, entries, results, start)
+            self._waiters.complete(state.group, batch.entries, results, start)
+            # The error stays, and with it its frames: they must not keep this piece of the log.
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            traceback.clear_frames(error.__traceback__)
             self._stop(state, chunk, len(results), machine, error)
+            del chunk
+            batch.drop()
             if not isinstance(error, Exception):
                 raise
             return False
@@ -274,7 +279,7 @@ class Applier:
         took = applied - began
         self.apply_ns += took
         if batch.own:
-            self._waiters.complete(state.group, entries, results, start)
+            self._waiters.complete(state.group, batch.entries, results, start)
             self.wake_ns += perf_counter_ns() - applied
         self.values += stop - start
         # Half a slice's worth, from what this chunk cost; a short one says little.
