@@ -491,8 +491,8 @@ cdef void run_table(const u8* data, u64 count) noexcept nogil:
     else:
         demand(table.rows.size() == 0 and table.next == 0, b"something is left of what is unsound")
         demand(mode & 1 == 0 or size < TABLE_HEADER_BYTES, b"a sound table was refused")
-        table.next = 2
     free(bytes_)
+    table.next = max(table.next, <u64>2)
     most = take_u8(&s)
     for i in range(most):
         admit_in_both(&s, table, NULL)
