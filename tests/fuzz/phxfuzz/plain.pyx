@@ -404,7 +404,7 @@ cdef u64 mend_table(u8* data, u64 count) noexcept nogil:
         row.pad = 0
         room = min((count - at) & ~<u64>7, <u64>(SEQUENCES_MAX // 8 - 8)) * 8
         row.span = <u32>min(<u64>row.span & 0x3FF, room)
-        row.base = min(max(row.base, <u64>1), ~<u64>row.span)
+        row.base = min(max(row.base, <u64>1), ~<u64>row.span - 1)
         if row.span:
             at += (row.span - 1) // 64 * 8
             memcpy(&last, data + at, 8)
