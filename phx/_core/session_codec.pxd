@@ -20,7 +20,8 @@ Row (24 bytes), then its bits:
     0       4     node
     4       4     incarnation
     8       8     base     everything below it is done; it is not; at least 1
-    16      4     span     highest sequence that is done - base, below SEQUENCES_MAX; 0: none is
+    16      4     span     highest sequence that is done - base, below SEQUENCES_MAX; 0: none is.
+                           base + span is below 2**64 - 1, which is no sequence of any body
     20      4     pad      0
     24      ...   bit k, lowest first: sequence base + 1 + k is done; zeros to a multiple of 8 bytes
 

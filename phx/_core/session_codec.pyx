@@ -120,7 +120,10 @@ cdef int header_check(const TableHeader* header) noexcept nogil:
 
 cdef int row_check(const TableRow* row, const SessionTable* before) noexcept nogil:
     cdef size_t n = before.rows.size()
-    if row.base == 0 or row.span >= SEQUENCES_MAX or row.span > ~row.base:
+    if row.base == 0 or row.span >= SEQUENCES_MAX:
+        return TABLE_BAD_NUMBER
+    # No body has the last of all sequences (body_check): behind it, base would begin again at 0.
+    if row.span and row.span >= ~row.base:
         return TABLE_BAD_NUMBER
     if n and before.rows[n - 1].node >= row.node:
         return TABLE_BAD_ORDER

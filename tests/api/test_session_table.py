@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phx._core.batch import pack_body, pack_noop
-from phx._core.codec import crc32c
+from phx._core.codec import allocations_live, crc32c
 from phx._core.delivery import Sessions
 from phx._core.session_codec import table_facts
 
@@ -101,7 +101,7 @@ def states(draw):
     rows = []
     for node in sorted(draw(st.sets(st.integers(0, (1 << 32) - 1), max_size=6))):
         base = draw(st.one_of(st.integers(1, 200), st.integers(1, TOP), st.just(TOP)))
-        done = sorted(base + offset for offset in draw(DONE) if base + offset <= TOP)
+        done = sorted(base + offset for offset in draw(DONE) if base + offset < TOP)
         rows.append((node, draw(st.integers(0, (1 << 32) - 1)), base, done))
     return (
         GROUP,
@@ -248,6 +248,7 @@ def test_a_group_of_another_node_is_refused():
         ([(2, 1, 0, [])], "range"),
         ([(2, 1, 1, [REACH + 1])], "range"),
         ([(2, 1, TOP, [], 1)], "range"),
+        ([(2, 1, TOP - 9, [TOP])], "range"),  # no body has that sequence
         ([(2, 1, TOP - 9, [TOP - 8], 10)], "range"),
         ([(2, 1, 1, [3], 1)], "bits"),  # a bit above the span
         ([(2, 1, 1, [2], 2)], "bits"),  # the span ends at a bit that is not set
@@ -442,6 +443,16 @@ def test_the_last_agreed_instances_are_remembered_and_no_more():
         digests.append((batch.last, batch.digest))
         assert made.agreed(GROUP) == digests[-REMEMBERED:]
     assert made.agreed(2) == []
+
+
+def test_a_group_at_rest_takes_nothing_for_what_it_does_not_remember_yet():
+    before = allocations_live()
+    made = Sessions(ME, range(100))
+    for group in range(100):
+        made.offer(group, 1, [pack_noop(1, 2)])
+    assert allocations_live() - before == 100
+    made.offer(5, 2, [pack_noop(1, 2)] * AGREE)
+    assert allocations_live() - before == 101
 
 
 def test_a_loaded_table_knows_the_agreed_instance_it_was_made_at_and_none_before():

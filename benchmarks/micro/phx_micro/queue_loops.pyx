@@ -338,7 +338,7 @@ cdef class Deliveries(Values):
             self.batches = []
 
     def check(self):
-        cdef Batch batch = self.batches[-1]
+        cdef Batch batch = self.batches[len(self.batches) - 1]
         assert all((<Batch>one).error is None and (<Batch>one).dropped == []
                    for one in self.batches)
         assert sum(len((<Batch>one).entries) for one in self.batches) == self.count

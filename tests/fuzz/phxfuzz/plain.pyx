@@ -404,7 +404,7 @@ cdef u64 mend_table(u8* data, u64 count) noexcept nogil:
         row.pad = 0
         room = min((count - at) & ~<u64>7, <u64>(SEQUENCES_MAX // 8 - 8)) * 8
         row.span = <u32>min(<u64>row.span & 0x3FF, room)
-        row.base = min(max(row.base, <u64>1), ~<u64>row.span)
+        row.base = min(max(row.base, <u64>1), ~<u64>row.span - 1)
         if row.span:
             at += (row.span - 1) // 64 * 8
             memcpy(&last, data + at, 8)
@@ -489,10 +489,10 @@ cdef void run_table(const u8* data, u64 count) noexcept nogil:
         free(written)
         demand(table.next != 0, b"a table of a time before all instances")
     else:
-        demand(table.rows.size() == 0 and table.next == 0, b"something was taken of what is unsound")
+        demand(table.rows.size() == 0 and table.next == 0, b"something is left of what is unsound")
         demand(mode & 1 == 0 or size < TABLE_HEADER_BYTES, b"a sound table was refused")
-        table.next = 2
     free(bytes_)
+    table.next = max(table.next, <u64>2)
     most = take_u8(&s)
     for i in range(most):
         admit_in_both(&s, table, NULL)
