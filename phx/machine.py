@@ -24,8 +24,8 @@ A view is used by one thread at a time, while the machine that gave it goes on a
 or is closed. "While the GIL is let go": a loop of Python gives it away every few milliseconds by
 itself; one long call into C (sorting a million keys) may not.
 
-``snapshot``, ``restore`` and all of ``DurableMachine`` are the part of this contract that
-checkpoints need. A node does not call them yet.
+``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints. All of ``DurableMachine``, and
+``retire``, are the part of this contract that no node keeps yet.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ dropped    what is older than the ``keep`` newest
 from __future__ import annotations
 
 import logging
-import struct
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from heapq import heappop, heappush
 from zlib import crc32
 
 from phx._core.delivery import Sessions
+from phx._core.session_codec import table_facts
 from phx.applier import NEVER, GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.manifest import MEMORY, Manifest
@@ -40,10 +40,6 @@ AGREED_EVERY = 8192
 RETRY_S, RETRY_MAX_S = 10.0, 600.0
 BURST_S = 0.05
 CONFIGURATION = 1  # of every group, until members can change
-TABLE_CHAIN = struct.Struct("<I")
-TABLE_CHAIN_AT = 24
-TABLE_EPOCH = struct.Struct("<Q")
-TABLE_EPOCH_AT = 32
 
 
 class Ending(Exception):
@@ -205,16 +201,18 @@ class Snapshots(threading.Thread):
         began = time.perf_counter_ns()
         taken = Taken()
         try:
+            _, frontier, chain, epoch = table_facts(table)
+            assert frontier == state.applied, "the table is of another instance"
             parts = tuple(self._parts(state, taken.views))
             taken.capture = Capture(
                 cluster=self._config.cluster_id,
                 group=state.group,
-                frontier=state.applied,
-                epoch=TABLE_EPOCH.unpack_from(table, TABLE_EPOCH_AT)[0],
+                frontier=frontier,
+                epoch=epoch,
                 config=CONFIGURATION,
                 members=tuple(sorted(self._config.members)),
                 sessions=table,
-                chain=TABLE_CHAIN.unpack_from(table, TABLE_CHAIN_AT)[0],
+                chain=chain,
                 parts=parts,
                 taken_by=self._config.node,
                 taken_us=time.time_ns() // 1000,
