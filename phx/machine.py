@@ -9,20 +9,22 @@ unknown state. So an *expected* failure (a key that is missing, a version that d
 result, not an exception.
 
 Who calls what, and what waits meanwhile. The *applying thread* is the event loop's, or the applier
-thread of a blocking node. Calls in one line of the table never overlap for one object.
+thread of a blocking node. Calls of one machine never overlap; those of its views may, with the
+machine's and with one another's.
 
     call                               thread                     waits for it
     ---------------------------------  -------------------------  ----------------------------------
     apply, apply_batch, digest         the applying one           all groups of the node
-    freeze, commit                     the applying one           all groups: keep it below 10 ms
+    freeze                             the applying one           all groups: keep it below 10 ms
+    commit                             the applying one           all groups: one transaction's sync
     retire, DurableMachine.close       the applying one           all groups
     View.snapshot, View.close          any, not the applying one  nobody, while the GIL is let go
     StateMachine.snapshot              any; nobody applies then   whoever wants the object
     the factory, open, restore         any; on a new object       nobody, while the GIL is let go
 
-A view is used by one thread at a time, while the machine that gave it goes on applying, is retired
-or is closed. "While the GIL is let go": a loop of Python gives it away every few milliseconds by
-itself; one long call into C (sorting a million keys) may not.
+One view is used by one thread at a time, while the machine that gave it goes on applying, is
+retired or is closed. "While the GIL is let go": a loop of Python gives it away every few
+milliseconds by itself; one long call into C (sorting a million keys) may not.
 
 ``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints. All of ``DurableMachine``, and
 ``retire``, are the part of this contract that no node keeps yet.
