@@ -1,12 +1,14 @@
 """A node: its folder, its threads, its groups; for asyncio.
 
-    folder   who may open it, and whether what lies in it fits together
-    keeper   the store thread: the only one that writes to LMDB
-    room     everything that a node of either kind runs on, without an event loop
-    Node     the asyncio door to it; phx.blocking has the other one
+    folder     who may open it, and whether what lies in it fits together
+    keeper     the store thread: the only one that writes to LMDB
+    snapshots  the thread that writes checkpoints, and when they are due
+    restorer   brings machines back from them at a start
+    room       everything that a node of either kind runs on, without an event loop
+    Node       the asyncio door to it; phx.blocking has the other one
 
-A node has four threads, however many groups: two native ones (poll, journal), the keeper, and the
-one that applies (here: the event loop's).
+A node has five threads, however many groups: two native ones (poll, journal), the keeper, the one
+that writes checkpoints, and the one that applies (here: the event loop's).
 """
 
 from __future__ import annotations

@@ -50,6 +50,9 @@ class Restorer:
         factory: makes the machines of a group anew.
         restored: told of each group and the frontier that it goes on from (0: the whole log), on
             the thread that restored it, before the group goes on.
+
+    Attributes:
+        paused: groups that do not go on yet.
     """
 
     def __init__(
@@ -68,11 +71,13 @@ class Restorer:
         self._factory = factory
         self._restored = restored
         self._left: deque[int] = deque()
+        self.paused: set[int] = set()
         self._threads: list[threading.Thread] = []
 
     def start(self, groups: list[int], threads: int) -> None:
         """Begin with these, which must be paused."""
         self._left.extend(groups)
+        self.paused.update(groups)
         for number in range(min(threads, len(groups))):
             thread = threading.Thread(target=self._work, name=f"phx-restore-{number}", daemon=True)
             self._threads.append(thread)
@@ -110,6 +115,7 @@ class Restorer:
             state.digest = manifest.chain
         self._restored(state, frontier)
         self._driver.resume(state.group, frontier)
+        self.paused.discard(state.group)
 
     def _restore(self, state: GroupState) -> Manifest | None:
         """The checkpoint that the group's machines hold now; None: they are new."""

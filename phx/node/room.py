@@ -16,6 +16,7 @@ from phx._core.driver import (
     ERROR_BIND,
     ERROR_JOURNAL,
     ERROR_OPTION,
+    ERROR_START,
     ERROR_SYSTEM,
     ERROR_TIMED_OUT,
     Driver,
@@ -284,7 +285,8 @@ class Room:
             elif not state.led_since:
                 state.led_since = now
             doubt = accepted_last > chosen_through and now < state.led_since + DOUBT_S
-            if not leader or state.applied < chosen_through or doubt:
+            paused = self._restorer is not None and group in self._restorer.paused
+            if paused or not leader or state.applied < chosen_through or doubt:
                 found.append(group)
         return found
 
@@ -462,6 +464,8 @@ def _opening_error(error: DriverError) -> PhxError:
             return StoreError(error.message)
     if error.code == ERROR_OPTION:
         return ConfigError([error.message])
+    if error.code == ERROR_START:
+        return Damaged(error.message)
     if error.code in (ERROR_BIND, ERROR_SYSTEM):
         return SystemFailure(error.message)
     return SystemFailure(f"{error.message} (driver error {error.code})")
