@@ -9,6 +9,7 @@ dropped    what is older than the ``keep`` newest
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -94,7 +95,9 @@ class Snapshots(threading.Thread):
         self._wake = wake
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
-        self._timers: list[tuple[float, int]] = []
+        self._timers: list[tuple[float, int]] = []  # a heap
+        self._timed: dict[int, float] = {}  # the one of a group that counts
+        self._taken_s: dict[int, float] = {}
         self._last: dict[int, int] = {}  # frontier of the newest, where there is one
         self._failures: dict[int, int] = {}  # in a row
         self._wanted: Wish | None = None  # the one that is being captured
@@ -155,9 +158,27 @@ class Snapshots(threading.Thread):
             wait_s = options.interval_us / 1e6
             if not last:
                 wait_s = max(1.0, wait_s * self._share(group))
-            with self._change:
-                heappush(self._timers, (time.monotonic() + wait_s, group))
+            self._time(group, time.monotonic() + wait_s)
+
+    def _time(self, group: int, at_s: float) -> None:
+        with self._change:
+            if at_s < self._timed.get(group, math.inf):
+                self._timed[group] = at_s
+                heappush(self._timers, (at_s, group))
                 self._change.notify_all()
+
+    def _rang(self, at_s: float, group: int, now: float) -> None:
+        """A group's time has come, if nothing was taken since it was set."""
+        if self._timed.get(group) != at_s:
+            return
+        del self._timed[group]
+        due_s = self._taken_s.get(group, -1e18) + self._options.interval_us / 1e6
+        if self._states[group].applied <= self._last.get(group, 0):
+            return
+        if now < due_s:
+            self._time(group, due_s)
+        elif all(wish.group != group for wish in self._line):
+            self._line.append(Wish(group, False))
 
     def _due_at(self, group: int, last: int) -> int:
         every = self._options.interval_instances
@@ -266,10 +287,7 @@ class Snapshots(threading.Thread):
             while not self._ending:
                 now = time.monotonic()
                 while self._timers and self._timers[0][0] <= now:
-                    group = heappop(self._timers)[1]
-                    behind = self._states[group].applied > self._last.get(group, 0)
-                    if behind and all(wish.group != group for wish in self._line):
-                        self._line.append(Wish(group, False))
+                    self._rang(*heappop(self._timers), now)
                 if self._line:
                     return self._line.popleft()
                 self._change.wait(self._timers[0][0] - now if self._timers else None)
@@ -287,6 +305,7 @@ class Snapshots(threading.Thread):
             close_all(taken.views)
         state = self._states[wish.group]
         self._last[wish.group] = manifest.frontier
+        self._taken_s[wish.group] = time.monotonic()
         state.checkpoint_at = min(state.checkpoint_at, manifest.frontier + 1)
         took_s = time.monotonic() - began
         self.counters["write_us"] += int(took_s * 1e6)
@@ -364,9 +383,9 @@ class Snapshots(threading.Thread):
         state = self._states[wish.group]
         if state.stopped is None and all(map(has_view, state.machines.values())):
             failures = self._failures[wish.group] = self._failures.get(wish.group, 0) + 1
-            wait_s = min(RETRY_S * 2 ** (failures - 1), RETRY_MAX_S)
-            with self._change:
-                heappush(self._timers, (time.monotonic() + wait_s, wish.group))
+            self._time(
+                wish.group, time.monotonic() + min(RETRY_S * 2 ** (failures - 1), RETRY_MAX_S)
+            )
 
     def _settle(self, wish: Wish, error: Exception) -> None:
         for future in wish.futures:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from phx.machine import StateMachine
+import msgpack
+
+from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.types import Entry
 
 KEY_VALUE, APPENDS = 0, 1
@@ -54,6 +56,21 @@ class Appends(StateMachine):
         for key in sorted(self.kept):
             state.update(b"%d:%s=" % (len(key), key.encode()) + self.kept[key])
         return state.digest()
+
+    def freeze(self) -> CopyView:
+        view = Appends()
+        view.kept = self.kept.copy()
+        return CopyView(view)
+
+    def snapshot(self, writer: Writer) -> None:
+        for key in sorted(self.kept):
+            writer.write(msgpack.packb([key, self.kept[key]]))
+
+    def restore(self, reader: Reader) -> None:
+        pieces = msgpack.Unpacker()
+        while data := reader.read(1 << 16):
+            pieces.feed(data)
+            self.kept.update(pieces)
 
 
 def encode_append(key: str, token: str) -> bytes:

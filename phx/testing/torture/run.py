@@ -44,6 +44,7 @@ MIB = 1 << 20
 # that catches up does not run into its limit. The second is so narrow that limits are reached, too.
 OPTIONS: tuple[dict[str, Any], ...] = (
     {
+        "checkpoints": {"interval_instances": 500, "interval_us": 0, "reserve_bytes": 0},
         "journal": {
             "segment_bytes": 1 * MIB,
             "journal_bytes_max": 24 * MIB,
@@ -61,6 +62,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
         },
     },
     {
+        "checkpoints": {"interval_instances": 50, "interval_us": 1_000_000, "reserve_bytes": 0},
         "journal": {
             "segment_bytes": 1 * MIB,
             "journal_bytes_max": 8 * MIB,
