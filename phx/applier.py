@@ -151,7 +151,7 @@ class Applier:
         self.stopped: list[int] = []  # groups
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
-        self.on_idle: Callable[[], None] | None = None
+        self.on_turn: Callable[[], None] | None = None  # at the end of each
         self._refused_s: dict[int, float] = {}  # by node: when that was last said
         self.turns = 0
         self.batches = 0
@@ -164,14 +164,18 @@ class Applier:
         self._driver.clear_wake()
         self.turns += 1
         self.tell()
+        more = self._slice()
+        if self.on_turn is not None:
+            self.on_turn()
+        return more
+
+    def _slice(self) -> bool:
         until = perf_counter_ns() + SLICE_NS
         backlog = self._backlog
         while True:
             if not backlog:
                 taken = self._driver.take(SLICE_BYTES)
                 if not taken:
-                    if self.on_idle is not None:
-                        self.on_idle()
                     return False
                 backlog.extend(taken)
             while backlog:

@@ -165,7 +165,7 @@ class Room:
         )
         applier = self.applier
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
-        applier.on_idle, self.door.checkpoint = snapshots.turned, snapshots.ask
+        applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
         for group in self.states.keys() - set(paused):
             snapshots.schedule(self.states[group], 0)
         snapshots.start()

@@ -206,7 +206,8 @@ class Snapshots(threading.Thread):
             self._capture(state, table)
 
     def turned(self) -> None:
-        """Nothing is left to apply: whoever is wanted may be captured as it is."""
+        """Whoever is wanted may be captured as it is, if all of its batches are applied. (Under
+        load that is waited for at a batch's end; a group without load has none.)"""
         wish = self._wanted
         if wish is None or self._taken is not None:
             return

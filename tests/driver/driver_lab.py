@@ -137,8 +137,8 @@ class Member:
 
     def prime(self, group: int, bodies: Sequence[bytes]) -> None:
         """Bring the group's session table to where it stands after these instances."""
-        batch = self.driver.sessions.offer(group, 1, bodies)
-        assert batch.error is None, batch.error
+        for batch in self.driver.sessions.offer(group, 1, bodies):
+            assert batch.error is None, batch.error
 
     def bodies(self, group: int = 0) -> list[bytes]:
         """Of all instances that it knows to be chosen."""
