@@ -149,6 +149,7 @@ class Applier:
         self._backlog: deque[Batch] = deque()
         self.poisoned = False
         self.stopped: list[int] = []  # groups
+        self._calls: deque[Callable[[], None]] = deque()
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
         self.on_turn: Callable[[], None] | None = None  # at the end of each
@@ -163,11 +164,17 @@ class Applier:
         """One slice of work; True when there may be more to do at once."""
         self._driver.clear_wake()
         self.turns += 1
+        while self._calls:
+            self._calls.popleft()()
         self.tell()
         more = self._slice()
         if self.on_turn is not None:
             self.on_turn()
         return more
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have the next turn begin with this. Any thread; it does not make a turn come."""
+        self._calls.append(call)
 
     def _slice(self) -> bool:
         until = perf_counter_ns() + SLICE_NS
@@ -314,7 +321,7 @@ class Applier:
             if state.applied >= state.checkpoint_at and self.on_due is not None:
                 self.on_due(state)
         if batch.error is not None:
-            self._halt(state, GroupStopped(state.group, batch.last + 1, None, batch.error), None)
+            self.halt(state, GroupStopped(state.group, batch.last + 1, None, batch.error), None)
 
     def _stop(
         self, state: GroupState, chunk: Sequence[Entry], at: int, machine: int, error: BaseException
@@ -325,9 +332,9 @@ class Applier:
         if batched and last.instance != first.instance:
             span = f" in a batch of instances {first.instance} to {last.instance}"
         why = f"apply raised {type(error).__name__}: {error}{span}"
-        self._halt(state, GroupStopped(state.group, first.instance, machine, why), error)
+        self.halt(state, GroupStopped(state.group, first.instance, machine, why), error)
 
-    def _halt(self, state: GroupState, stopped: GroupStopped, error: BaseException | None) -> None:
+    def halt(self, state: GroupState, stopped: GroupStopped, error: BaseException | None) -> None:
         """Nothing more is applied or proposed in the group on this node; all else goes on."""
         stopped.__cause__ = error
         state.stopped = stopped

@@ -102,12 +102,36 @@ cdef class Sessions:
         cdef u32 at = 0
         if table != NULL:
             while at < taken.count and 0 < taken.first + at <= table.covered:
+                if self._of_this_life(taken.bodies[at]):
+                    # The checkpoint is of another log: values would vanish under it one by one.
+                    batch = Batch.__new__(Batch)
+                    batch.group = taken.group
+                    batch.first = taken.first + at
+                    batch.last = batch.first - 1
+                    batch.entries = entries_of_passage(Passage.__new__(Passage), 0, 0)
+                    batch.dropped = []
+                    batch.machine = -1
+                    batch.digest = table.digest
+                    batch.error = "a new value stands where the checkpoint says that all is applied"
+                    out.append(batch)
+                    return 0
                 at += 1
         while True:
             batch = self._batch(table, taken, &at)
             out.append(batch)
             if at == taken.count or batch.error is not None:
                 return 0
+
+    # Whether a body holds a value that a caller of this node proposed since it was opened.
+    cdef bint _of_this_life(self, Block* body) noexcept:
+        cdef RunIterator it
+        if body == NULL or not body_check(body.data, body.size):
+            return False
+        run_begin(&it, body.data, body.size)
+        while run_next(&it):
+            if it.run.node == self.node and it.run.incarnation == self.incarnation:
+                return True
+        return False
 
     cdef Batch _batch(self, SessionTable* table, Delivered* taken, u32* at):
         cdef Batch batch = Batch.__new__(Batch)

@@ -34,6 +34,7 @@ from phx.errors import (
     Damaged,
     Foreign,
     ForkedError,
+    GroupStopped,
     NotInCluster,
     PartlyDone,
     PhxError,
@@ -54,6 +55,7 @@ log = logging.getLogger("phx")
 
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
+ABANDON_S = 5.0
 TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
@@ -129,6 +131,9 @@ class Room:
             )
         self._folder.journal.mkdir(exist_ok=True)
         catalog = Catalog.open(OsFiles(Path(config.dir)), ROOT, cluster=config.cluster_id)
+        if create and catalog.groups():
+            # Of another life: its log would stand where the new one begins.
+            raise Damaged(f"{config.dir}: there are checkpoints, and neither journal nor store")
         for finding in catalog.findings:
             log.warning("%s: %s", finding.path, finding.what)
         starts = {
@@ -168,7 +173,6 @@ class Room:
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
         for group in self.states.keys() - set(paused):
             snapshots.schedule(self.states[group], 0)
-        snapshots.start()
         self._restorer = Restorer(
             catalog,
             Path(self.config.dir),
@@ -176,13 +180,23 @@ class Room:
             self.driver,
             self._made,
             snapshots.schedule,
+            self._stuck,
         )
+        snapshots.paused = self._restorer.paused
+        snapshots.start()
         self._restorer.start(paused, self.config.checkpoints.restore_threads)
 
-    def _end_checkpoints(self) -> None:
+    def _stuck(self, state: GroupState, error: BaseException) -> None:
+        """A group that could not be restored stops, like one whose apply failed."""
+        why = f"it could not be restored: {type(error).__name__}: {error}"
+        stopped = GroupStopped(state.group, state.applied + 1, None, why)
+        self.applier.soon(lambda: self.applier.halt(state, stopped, error))
+        self.driver.poke()
+
+    def _end_checkpoints(self, wait_s: float | None = None) -> None:
         for one in (self._restorer, self._snapshots):
             if one is not None:
-                one.end()
+                one.end(wait_s)
 
     def _start(self, store: Store, create: bool, starts: dict[int, int]) -> None:
         config = self.config
@@ -234,13 +248,15 @@ class Room:
 
     def _undo(self) -> None:
         """Take back a half-done opening."""
-        self._end_checkpoints()
-        driver = getattr(self, "driver", None)
-        if driver is not None:
-            driver.stop(STOP_US)
-        if self._keeper is not None:
-            self._keeper.end()
-        self._folder.unlock()
+        try:
+            self._end_checkpoints()
+        finally:
+            driver = getattr(self, "driver", None)
+            if driver is not None:
+                driver.stop(STOP_US)
+            if self._keeper is not None:
+                self._keeper.end()
+            self._folder.unlock()
 
     # --- while it is open
 
@@ -367,20 +383,25 @@ class Room:
         """Stop and join every thread, close every file. Blocks."""
         self._ended = True
         _rooms.discard(self)
-        self._end_checkpoints()
         try:
-            while True:
-                try:
-                    self.driver.stop(STOP_US)
-                    break
-                except DriverError as error:
-                    if error.code != ERROR_TIMED_OUT:
-                        raise
-                    log.error("a native thread is stuck in a system call; still waiting")
-        finally:
-            if self._keeper is not None:
-                self._keeper.end()
-            self._folder.unlock()
+            self._end_checkpoints()
+        finally:  # also if Ctrl-C comes while it waits for them
+            try:
+                self._stop_driver()
+            finally:
+                if self._keeper is not None:
+                    self._keeper.end()
+                self._folder.unlock()
+
+    def _stop_driver(self) -> None:
+        while True:
+            try:
+                self.driver.stop(STOP_US)
+                return
+            except DriverError as error:
+                if error.code != ERROR_TIMED_OUT:
+                    raise
+                log.error("a native thread is stuck in a system call; still waiting")
 
     def abandon(self) -> None:
         """Close a node that its user never closed: at interpreter exit, or collected as garbage."""
@@ -391,7 +412,7 @@ class Room:
         self.before_abandon()
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
         _rooms.discard(self)
-        self._end_checkpoints()
+        self._end_checkpoints(ABANDON_S)
         try:
             self.driver.stop(STOP_US)
         except DriverError as error:

@@ -8,12 +8,13 @@ dropped    what is older than the ``keep`` newest
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -40,6 +41,7 @@ states are equal on all nodes; so it is worth a moment, but nobody else's place 
 AGREED_EVERY = 8192
 RETRY_S, RETRY_MAX_S = 10.0, 600.0
 BURST_S = 0.05
+LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
 CONFIGURATION = 1  # of every group, until members can change
 
 
@@ -62,7 +64,7 @@ class Taken:
 
     capture: Capture | None = None
     views: list[View] = field(default_factory=list)
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class Snapshots(threading.Thread):
@@ -95,6 +97,7 @@ class Snapshots(threading.Thread):
         self._wake = wake
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
+        self._due: set[int] = set()  # groups that stand in it unasked
         self._timers: list[tuple[float, int]] = []  # a heap
         self._timed: dict[int, float] = {}  # the one of a group that counts
         self._taken_s: dict[int, float] = {}
@@ -104,6 +107,8 @@ class Snapshots(threading.Thread):
         self._taken: Taken | None = None
         self._ending = False
         self._free_s = 0.0  # when the pace allows the next byte
+        self._unlooked_bytes = 0
+        self.paused: Container[int] = ()  # groups whose machines are being restored
         self.error: str | None = None
         self.counters = {
             "restored": 0,
@@ -156,7 +161,7 @@ class Snapshots(threading.Thread):
         state.checkpoint_at = self._due_at(group, last) if every else NEVER
         if options.interval_us:
             wait_s = options.interval_us / 1e6
-            if not last:
+            if group not in self._taken_s:  # of this life
                 wait_s = max(1.0, wait_s * self._share(group))
             self._time(group, time.monotonic() + wait_s)
 
@@ -175,10 +180,10 @@ class Snapshots(threading.Thread):
         due_s = self._taken_s.get(group, -1e18) + self._options.interval_us / 1e6
         if self._states[group].applied <= self._last.get(group, 0):
             return
-        if now < due_s:
+        if now < due_s and group not in self._failures:
             self._time(group, due_s)
-        elif all(wish.group != group for wish in self._line):
-            self._line.append(Wish(group, False))
+        else:
+            self._join(group)
 
     def _due_at(self, group: int, last: int) -> int:
         every = self._options.interval_instances
@@ -193,7 +198,8 @@ class Snapshots(threading.Thread):
 
     def _join(self, group: int) -> None:
         with self._change:
-            if all(wish.group != group for wish in self._line):
+            if group not in self._due:
+                self._due.add(group)
                 self._line.append(Wish(group, False))
                 self._change.notify_all()
 
@@ -214,7 +220,7 @@ class Snapshots(threading.Thread):
         state = self._states[wish.group]
         if state.stopped is not None:
             self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
-        elif not state.applied:
+        elif not state.applied and wish.group not in self.paused:
             self._hand(Taken(error=CheckpointFailed(f"group {wish.group}: nothing is applied yet")))
         elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:
             self._capture(state, self._sessions.table(wish.group))
@@ -239,12 +245,15 @@ class Snapshots(threading.Thread):
                 taken_by=self._config.node,
                 taken_us=time.time_ns() // 1000,
             )
-        except Exception as error:
+        except BaseException as error:
             close_all(taken.views)
             taken = Taken(error=error)
-        took_us = (time.perf_counter_ns() - began) // 1000
-        self.counters["freeze_us_max"] = max(self.counters["freeze_us_max"], took_us)
-        self._hand(taken)
+            if not isinstance(error, Exception):
+                raise  # the applying thread's business, too
+        finally:
+            took_us = (time.perf_counter_ns() - began) // 1000
+            self.counters["freeze_us_max"] = max(self.counters["freeze_us_max"], took_us)
+            self._hand(taken)
 
     def _parts(self, state: GroupState, views: list[View]) -> Iterator[Part]:
         for machine, one in state.machines.items():
@@ -271,7 +280,7 @@ class Snapshots(threading.Thread):
                 info = self._take(wish)
             except Ending:
                 self._settle(wish, CheckpointFailed("the node closes"))
-            except Exception as error:
+            except BaseException as error:  # of a user's view: also SystemExit
                 self._failed(wish, error)
             else:
                 self.error = None
@@ -289,8 +298,13 @@ class Snapshots(threading.Thread):
                 now = time.monotonic()
                 while self._timers and self._timers[0][0] <= now:
                     self._rang(*heappop(self._timers), now)
-                if self._line:
-                    return self._line.popleft()
+                while self._line:
+                    wish = self._line.popleft()
+                    if wish.asked:
+                        return wish
+                    self._due.discard(wish.group)
+                    if self._states[wish.group].applied > self._last.get(wish.group, 0):
+                        return wish
                 self._change.wait(self._timers[0][0] - now if self._timers else None)
         return None
 
@@ -354,17 +368,28 @@ class Snapshots(threading.Thread):
             catalog.files,
             catalog.root,
             capture,
+            estimate_bytes=sum(
+                one.size_bytes for last in catalog.of(capture.group)[:1] for one in last.files
+            ),
             reserve_bytes=options.reserve_bytes,
             pace=self._pace,
         )
         manifest = run(steps)
         catalog.add(manifest)
-        for _ in catalog.drop(capture.group, options.keep):
-            pass
+        try:
+            for _ in catalog.drop(capture.group, options.keep):
+                pass
+        except OSError:
+            log.exception("group %d: an older checkpoint stays", capture.group)
         return manifest
 
     def _pace(self, nbytes: int) -> None:
-        """Sleep until so much may have been written."""
+        """Sleep until so much may have been written; OSError if it leaves too little room."""
+        self._unlooked_bytes += nbytes
+        if self._unlooked_bytes >= LOOK_BYTES:
+            self._unlooked_bytes = 0
+            if self._catalog.files.free_bytes() < self._options.reserve_bytes:
+                raise OSError(errno.ENOSPC, "checkpoints.reserve_bytes must stay free")
         now = time.monotonic()
         self._free_s = max(self._free_s, now - BURST_S) + nbytes / self._options.write_bytes_per_s
         with self._change:
@@ -372,14 +397,15 @@ class Snapshots(threading.Thread):
             if self._ending:
                 raise Ending
 
-    def _failed(self, wish: Wish, error: Exception) -> None:
+    def _failed(self, wish: Wish, error: BaseException) -> None:
         """Say so; later again, less and less often."""
         self.counters["failed"] += 1
         self.error = f"group {wish.group}: {type(error).__name__}: {error}"
         if not isinstance(error, CheckpointFailed):
             log.error("no checkpoint of group %d", wish.group, exc_info=error)
-            if isinstance(error, OSError):
-                error = CheckpointFailed(f"group {wish.group}: {error}")
+            if isinstance(error, OSError) or not isinstance(error, Exception):
+                why = f"group {wish.group}: {type(error).__name__}: {error}"
+                error = CheckpointFailed(why)
         self._settle(wish, error)
         state = self._states[wish.group]
         if state.stopped is None and all(map(has_view, state.machines.values())):
@@ -388,18 +414,22 @@ class Snapshots(threading.Thread):
                 wish.group, time.monotonic() + min(RETRY_S * 2 ** (failures - 1), RETRY_MAX_S)
             )
 
-    def _settle(self, wish: Wish, error: Exception) -> None:
+    def _settle(self, wish: Wish, error: BaseException) -> None:
         for future in wish.futures:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
 
-    def end(self) -> None:
-        """Finish nothing that is not nearly done; whoever waits is told."""
+    def end(self, wait_s: float | None = None) -> None:
+        """Finish nothing that is not nearly done; whoever waits is told.
+
+        Args:
+            wait_s: for the thread, at most: whoever collects garbage may be inside a lock of ours.
+        """
         with self._change:
             self._ending = True
             self._change.notify_all()
         if self.ident is not None and self is not threading.current_thread():
-            self.join()
+            self.join(wait_s)
         for wish in self._line:
             self._settle(wish, CheckpointFailed("the node is closed"))
         self._line.clear()

@@ -1,16 +1,19 @@
 """Checkpoints of a node: taken while groups go on, and what a start makes of them."""
 
 import asyncio
+import errno
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 import phx
 from phx import errors
-from phx.machine import StateMachine
+from phx.checkpoint import taking
 from phx.machines import Counter, KeyValue
 from phx.machines.kv import encode_set
+from phx.node import restorer, snapshots
 from tests.api.cluster import Journal, cluster, config_of, introduce
 from tests.api.test_blocking import blocking_cluster
 
@@ -341,4 +344,204 @@ def test_without_an_event_loop(tmp_path):
         assert taken.frontier > 0
 
 
-assert issubclass(Seen, StateMachine)
+def test_checkpoints_of_another_life_are_refused(run_once, tmp_path):
+    """A new log begins at 1: under a checkpoint at 30 its first 30 instances would vanish."""
+    config = alone(tmp_path)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await grown(node, 0, 30)
+            await node.group(0).checkpoint()
+        for name in ("journal", "store"):
+            shutil.rmtree(config.dir / name)
+        for _ in range(2):
+            with pytest.raises(errors.Damaged, match="checkpoints"):
+                await phx.Node(config, Seen, bootstrap=True).open()
+
+    run_once(main())
+
+
+def test_what_is_read_differently_the_second_time_is_not_taken(run_once, tmp_path, monkeypatch):
+    config = alone(tmp_path)
+    reads = 0
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await grown(node, 0, 9)
+            await node.group(0).checkpoint()
+        good = restorer.StoppableFiles.read
+
+        def second(files, path):
+            nonlocal reads
+            reads += 1
+            if reads == 2:
+                flip(config.dir / path, -2)
+            return good(files, path)
+
+        monkeypatch.setattr(restorer.StoppableFiles, "read", second)
+        async with phx.Node(config, Seen) as node:
+            await node.wait_ready()
+            assert node.group(0).machine().total == 9
+            assert len(node.group(0).machine().instances) == 9
+        assert reads == 2
+
+    run_once(main())
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_damage(run_once, tmp_path, monkeypatch):
+    config = alone(tmp_path)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await grown(node, 0, 9)
+            await node.group(0).checkpoint()
+
+        def none_left(files, path):
+            raise OSError(errno.EMFILE, "too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(restorer.StoppableFiles, "read", none_left)
+            async with phx.Node(config, Seen) as node:
+                await node.wait_ready()
+                assert len(node.group(0).machine().instances) == 9
+        assert len(of(config)) == 1
+        async with phx.Node(config, Seen) as node:
+            await node.wait_ready()
+            assert not node.group(0).machine().instances
+
+    run_once(main())
+
+
+def test_a_restore_that_exits_stops_nobody_else(run_once, tmp_path):
+    class Exits(Seen):
+        def __init__(self, group=0):
+            super().__init__(group)
+            self.group = group
+
+        def restore(self, reader):
+            if self.group < 2:
+                raise SystemExit(3)
+            super().restore(reader)
+
+    config = config_of(tmp_path, 1, nodes=1, groups=4, checkpoints=QUIET)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            for group in range(4):
+                await grown(node, group, 5)
+                await node.group(group).checkpoint()
+        async with phx.Node(config, Exits) as node:
+            await node.wait_ready()
+            assert [len(one.machine().instances) for one in node.groups] == [5, 5, 0, 0]
+
+    run_once(main())
+
+
+def test_a_group_that_cannot_be_restored_at_all_stops(run_once, tmp_path):
+    made = 0
+
+    def factory(group):
+        nonlocal made
+        made += 1
+        if made > 2:
+            raise RuntimeError("no more")
+        return Refusing() if made else Seen()
+
+    class Refusing(Seen):
+        def restore(self, reader):
+            raise ValueError("another version")
+
+    config = alone(tmp_path)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await grown(node, 0, 5)
+            await node.group(0).checkpoint()
+        async with phx.Node(config, factory) as node:
+            await node.wait_ready()
+            with pytest.raises(errors.GroupStopped, match="could not be restored"):
+                await node.group(0).propose(b"1")
+            assert node.status().stopped == (0,)
+            await grown(node, 1, 2)
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("where", ["snapshot", "freeze"])
+def test_a_view_that_exits_fails_its_checkpoint_and_no_other(tmp_path, where):
+    class Exits(Seen):
+        exits = True
+
+        def freeze(self):
+            if Exits.exits and where == "freeze":
+                Exits.exits = False
+                raise SystemExit(3)
+            return super().freeze()
+
+        def snapshot(self, writer):
+            if Exits.exits and where == "snapshot":
+                Exits.exits = False
+                raise SystemExit(3)
+            super().snapshot(writer)
+
+    with blocking_cluster(tmp_path, Exits, nodes=1, checkpoints=QUIET) as (node,):
+        node.group(0).propose(b"1")
+        with pytest.raises(errors.CheckpointFailed, match="SystemExit"):
+            node.group(0).checkpoint()
+        node.group(1).propose(b"1")
+        assert node.group(0).checkpoint().frontier > 0
+
+
+def test_closing_does_not_wait_for_a_long_restore(run_once, tmp_path):
+    class Slow(Seen):
+        def restore(self, reader):
+            for _ in range(10_000):
+                time.sleep(0.002)
+                reader.read(1)
+                if self.total < 0:
+                    break
+
+        def snapshot(self, writer):
+            writer.write(bytes(100_000))
+
+    config = alone(tmp_path)
+
+    async def main():
+        async with phx.Node(config, Slow, bootstrap=True) as node:
+            await grown(node, 0, 1)
+            await node.group(0).checkpoint()
+        async with phx.Node(config, Slow):
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 8
+
+    run_once(main())
+
+
+def test_after_a_failure_it_is_tried_again(run_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshots, "RETRY_S", 0.1)
+    config = alone(tmp_path, interval_instances=40, interval_us=3_600_000_000)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await grown(node, 0, 5)
+            await node.group(0).checkpoint()
+            fails = 2
+
+            def full(*args, **others):
+                nonlocal fails
+                fails -= 1
+                if fails >= 0:
+                    raise OSError(errno.ENOSPC, "full")
+                return taking.take(*args, **others)
+
+            monkeypatch.setattr(snapshots, "take", full)
+            await grown(node, 0, 60)
+            for _ in range(500):
+                if node.status().checkpoints["taken"] == 2:
+                    break
+                await asyncio.sleep(0.02)
+            status = node.status().checkpoints
+            assert (status["taken"], status["failed"]) == (2, 2)
+
+    run_once(main())
