@@ -111,6 +111,7 @@ def test_the_files_of_a_machine_that_applies_are_those_of_its_last_commit(tmp_pa
 RESTORER = """
 import sys
 from pathlib import Path
+sys.path.append(sys.argv[4])
 from durable_lab import KINDS
 with open(sys.argv[2], "rb") as file:
     machine = KINDS[sys.argv[1]]()
@@ -138,11 +139,10 @@ def test_killed_in_a_restore_it_is_done_again_elsewhere(tmp_path, kind, when):
     command += ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={when}"]
     command += [sys.executable, "-c", RESTORER, kind, str(tmp_path / "snapshot")]
     victim = subprocess.run(
-        [*command, str(tmp_path / "1")],
+        [*command, str(tmp_path / "1"), str(LAB.parent)],
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=LAB.parent,
     )
     assert (victim.returncode, victim.stdout, victim.stderr) == (-9, "", "")
     made = KINDS[kind]()
