@@ -33,14 +33,13 @@ from phx.errors import (
     UnknownMachine,
 )
 from phx.machine import StateMachine
-from phx.types import Entry
+from phx.types import NEVER, Entry
 
 log = logging.getLogger("phx")
 
 SLICE_NS = 1_500_000
 SLICE_BYTES = 256 << 10
 CHUNK_MAX = 1 << 16
-NEVER = 1 << 62
 REFUSED_EVERY_S = 60.0
 
 # kinds of events (engine.pxd, driver.pyi)

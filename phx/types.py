@@ -18,6 +18,7 @@ __all__ = [
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
+    "NEVER",
     "NODE_ID_MAX",
     "CheckpointInfo",
     "Entry",
@@ -31,6 +32,8 @@ NODE_ID_MAX = (1 << 20) - 1
 GROUP_ID_MAX = (1 << 20) - 1
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
+NEVER = 1 << 62
+"""An instance that no group reaches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

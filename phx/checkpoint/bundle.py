@@ -17,13 +17,12 @@ follows it, and one of itself.
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Callable
 from typing import Protocol
 
 from phx.checkpoint.catalog import READ_BYTES, Hasher
-from phx.checkpoint.files import Files, join
+from phx.checkpoint.files import Files, join, need_room
 from phx.checkpoint.manifest import (
     HEAD,
     MANIFEST_BYTES_MAX,
@@ -115,13 +114,7 @@ def import_(
     """
     manifest = read_head(source)
     accept(manifest)
-    free = files.free_bytes()
-    if free < manifest.size_bytes + reserve_bytes:
-        raise OSError(
-            errno.ENOSPC,
-            f"{free} bytes are free; the checkpoint has {manifest.size_bytes}, and "
-            f"{reserve_bytes} must stay free",
-        )
+    need_room(files, manifest.size_bytes, reserve_bytes)
     staging = stage(files, root, "import", manifest.group)
     try:
         yield "staged"

@@ -27,6 +27,7 @@ __all__ = [
     "exists",
     "join",
     "make_folders",
+    "need_room",
     "new_folder",
     "remove_tree",
     "split",
@@ -161,6 +162,17 @@ def new_folder(files: Files, above: str, prefix: str) -> str:
             return path
         except FileExistsError:
             number += 1
+
+
+def need_room(files: Files, nbytes: int, reserve_bytes: int) -> None:
+    """OSError (ENOSPC) unless so much can be written and the reserve stays free."""
+    free = files.free_bytes()
+    if free < nbytes + reserve_bytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"{free} bytes are free; a checkpoint takes about {nbytes}, and {reserve_bytes} must "
+            "stay free",
+        )
 
 
 def remove_tree(files: Files, path: str) -> None:

@@ -27,6 +27,7 @@ from phx.checkpoint.files import (
     exists,
     join,
     make_folders,
+    need_room,
     new_folder,
     remove_tree,
 )
@@ -124,13 +125,7 @@ def take(
     cannot say what was captured, and whatever a part raises. Nothing is left then, but what could
     not be removed, which is rubbish in staging.
     """
-    free = files.free_bytes()
-    if free < estimate_bytes + reserve_bytes:
-        raise OSError(
-            errno.ENOSPC,
-            f"{free} bytes are free; a checkpoint takes about {estimate_bytes}, and "
-            f"{reserve_bytes} must stay free",
-        )
+    need_room(files, estimate_bytes, reserve_bytes)
     staging = stage(files, root, "take", capture.group)
     try:
         yield "staged"

@@ -1,6 +1,6 @@
 """Takes the checkpoints of a node, one after the other, while its groups go on.
 
-in line    somebody asked for it, or the group is due
+in line    somebody asked for it, or the group is due (phx.checkpoint.policy)
 captured   on the applying thread, between two instances: session table and views of one instance
 written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
 dropped    what is older than the ``keep`` newest
@@ -8,28 +8,26 @@ dropped    what is older than the ``keep`` newest
 
 from __future__ import annotations
 
-import errno
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from zlib import crc32
 
 from phx._core.delivery import Sessions
 from phx._core.session_codec import table_facts
-from phx.applier import NEVER, GroupState
+from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
+from phx.checkpoint.files import need_room
 from phx.checkpoint.manifest import MEMORY, Manifest
+from phx.checkpoint.policy import Policy
 from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
 from phx.machine import StateMachine, View, has_snapshots
-from phx.types import CheckpointInfo
+from phx.types import NEVER, CheckpointInfo
 
 __all__ = ["Snapshots"]
 
@@ -39,7 +37,6 @@ AGREED_WAIT_S = 0.5
 """How long an agreed instance is waited for before any instance will do. There checkpoints of equal
 states are equal on all nodes; so it is worth a moment, but nobody else's place in line."""
 AGREED_EVERY = 8192
-RETRY_S, RETRY_MAX_S = 10.0, 600.0
 BURST_S = 0.05
 LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
 CONFIGURATION = 1  # of every group, until members can change
@@ -98,11 +95,13 @@ class Snapshots(threading.Thread):
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
         self._due: set[int] = set()  # groups that stand in it unasked
-        self._timers: list[tuple[float, int]] = []  # a heap
-        self._timed: dict[int, float] = {}  # the one of a group that counts
-        self._taken_s: dict[int, float] = {}
-        self._last: dict[int, int] = {}  # frontier of the newest, where there is one
-        self._failures: dict[int, int] = {}  # in a row
+        self._policy = Policy(  # under `_change`
+            interval_instances=config.checkpoints.interval_instances,
+            interval_us=config.checkpoints.interval_us,
+            cluster=config.cluster_id,
+            node=config.node,
+            members=config.members,
+        )
         self._wanted: Wish | None = None  # the one that is being captured
         self._taken: Taken | None = None
         self._ending = False
@@ -127,11 +126,9 @@ class Snapshots(threading.Thread):
         if not all(map(has_view, state.machines.values())):
             state.checkpoint_at = NEVER
             return
-        if frontier:
-            self._last[state.group] = frontier
-            with self._change:
-                self.counters["restored"] += 1
-        state.checkpoint_at = frontier + 1  # whatever is applied first sets the timer
+        with self._change:
+            state.checkpoint_at = self._policy.begins(state.group, frontier)
+            self.counters["restored"] += frontier > 0
 
     def ask(self, group: int) -> Future[CheckpointInfo]:
         """A checkpoint of what is applied by now, or a little later. Any thread."""
@@ -151,57 +148,18 @@ class Snapshots(threading.Thread):
 
     def due(self, state: GroupState) -> None:
         """`state.applied` has reached `checkpoint_at`. On the applying thread."""
-        group, options = state.group, self._options
-        last = self._last.get(group, 0)
-        every = options.interval_instances
-        if every and state.applied >= self._due_at(group, last):
-            state.checkpoint_at = NEVER
-            self._join(group)
-            return
-        state.checkpoint_at = self._due_at(group, last) if every else NEVER
-        if options.interval_us:
-            wait_s = options.interval_us / 1e6
-            if group not in self._taken_s:  # of this life
-                wait_s = max(1.0, wait_s * self._share(group))
-            self._time(group, time.monotonic() + wait_s)
-
-    def _time(self, group: int, at_s: float) -> None:
         with self._change:
-            if at_s < self._timed.get(group, math.inf):
-                self._timed[group] = at_s
-                heappush(self._timers, (at_s, group))
-                self._change.notify_all()
-
-    def _rang(self, at_s: float, group: int, now: float) -> None:
-        """A group's time has come, if nothing was taken since it was set."""
-        if self._timed.get(group) != at_s:
-            return
-        del self._timed[group]
-        due_s = self._taken_s.get(group, -1e18) + self._options.interval_us / 1e6
-        if self._states[group].applied <= self._last.get(group, 0):
-            return
-        if now < due_s and group not in self._failures:
-            self._time(group, due_s)
-        else:
-            self._join(group)
-
-    def _due_at(self, group: int, last: int) -> int:
-        every = self._options.interval_instances
-        return last + (every if last else max(1, int(every * self._share(group))))
-
-    def _share(self, group: int) -> float:
-        """Where in an interval the group begins: a thousand groups do not begin together, nor do
-        the members of one of them."""
-        members = sorted(self._config.members)
-        place = crc32(b"%d %d" % (self._config.cluster_id, group)) / 2**32
-        return (place + members.index(self._config.node) / len(members)) % 1.0
+            due, state.checkpoint_at = self._policy.reached(
+                state.group, state.applied, time.monotonic()
+            )
+            if due:
+                self._join(state.group)
+            self._change.notify_all()
 
     def _join(self, group: int) -> None:
-        with self._change:
-            if group not in self._due:
-                self._due.add(group)
-                self._line.append(Wish(group, False))
-                self._change.notify_all()
+        if group not in self._due:
+            self._due.add(group)
+            self._line.append(Wish(group, False))
 
     # --- capturing, on the applying thread
 
@@ -284,7 +242,6 @@ class Snapshots(threading.Thread):
                 self._failed(wish, error)
             else:
                 self.error = None
-                self._failures.pop(wish.group, None)
                 self.counters["taken"] += 1
                 self.counters["bytes"] += info.bytes
                 for future in wish.futures:
@@ -295,17 +252,18 @@ class Snapshots(threading.Thread):
         """The next in line; None at the end."""
         with self._change:
             while not self._ending:
-                now = time.monotonic()
-                while self._timers and self._timers[0][0] <= now:
-                    self._rang(*heappop(self._timers), now)
+                now_s = time.monotonic()
+                for group in self._policy.ringing(now_s):
+                    self._join(group)
                 while self._line:
                     wish = self._line.popleft()
                     if wish.asked:
                         return wish
                     self._due.discard(wish.group)
-                    if self._states[wish.group].applied > self._last.get(wish.group, 0):
+                    if self._states[wish.group].applied > self._policy.last(wish.group):
                         return wish
-                self._change.wait(self._timers[0][0] - now if self._timers else None)
+                next_s = self._policy.next_s()
+                self._change.wait(None if next_s is None else next_s - now_s)
         return None
 
     def _take(self, wish: Wish) -> CheckpointInfo:
@@ -319,9 +277,9 @@ class Snapshots(threading.Thread):
         finally:
             close_all(taken.views)
         state = self._states[wish.group]
-        self._last[wish.group] = manifest.frontier
-        self._taken_s[wish.group] = time.monotonic()
-        state.checkpoint_at = min(state.checkpoint_at, manifest.frontier + 1)
+        with self._change:
+            ask_at = self._policy.taken(wish.group, manifest.frontier, time.monotonic())
+            state.checkpoint_at = min(state.checkpoint_at, ask_at)
         took_s = time.monotonic() - began
         self.counters["write_us"] += int(took_s * 1e6)
         return CheckpointInfo(
@@ -388,8 +346,7 @@ class Snapshots(threading.Thread):
         self._unlooked_bytes += nbytes
         if self._unlooked_bytes >= LOOK_BYTES:
             self._unlooked_bytes = 0
-            if self._catalog.files.free_bytes() < self._options.reserve_bytes:
-                raise OSError(errno.ENOSPC, "checkpoints.reserve_bytes must stay free")
+            need_room(self._catalog.files, 0, self._options.reserve_bytes)
         now = time.monotonic()
         self._free_s = max(self._free_s, now - BURST_S) + nbytes / self._options.write_bytes_per_s
         with self._change:
@@ -409,10 +366,8 @@ class Snapshots(threading.Thread):
         self._settle(wish, error)
         state = self._states[wish.group]
         if state.stopped is None and all(map(has_view, state.machines.values())):
-            failures = self._failures[wish.group] = self._failures.get(wish.group, 0) + 1
-            self._time(
-                wish.group, time.monotonic() + min(RETRY_S * 2 ** (failures - 1), RETRY_MAX_S)
-            )
+            with self._change:
+                self._policy.failed(wish.group, time.monotonic())
 
     def _settle(self, wish: Wish, error: BaseException) -> None:
         for future in wish.futures:

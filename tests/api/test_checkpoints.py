@@ -10,7 +10,7 @@ import pytest
 
 import phx
 from phx import errors
-from phx.checkpoint import taking
+from phx.checkpoint import policy, taking
 from phx.machines import Counter, KeyValue
 from phx.machines.kv import encode_set
 from phx.node import restorer, snapshots
@@ -519,7 +519,7 @@ def test_closing_does_not_wait_for_a_long_restore(run_once, tmp_path):
 
 
 def test_after_a_failure_it_is_tried_again(run_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(snapshots, "RETRY_S", 0.1)
+    monkeypatch.setattr(policy, "RETRY_S", 0.1)
     config = alone(tmp_path, interval_instances=40, interval_us=3_600_000_000)
 
     async def main():

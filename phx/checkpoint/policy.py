@@ -1,0 +1,134 @@
+"""When the groups of a node are due for a checkpoint. Knows no clock: it is told the time.
+
+A group is due `interval_instances` after its last checkpoint, or `interval_us` after it if anything
+was applied since; after one that failed it is tried again, less and less often. The first interval
+of a group is shortened by its share, so that a thousand groups do not begin together, nor do the
+members of one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from zlib import crc32
+
+from phx.types import NEVER
+
+__all__ = ["Policy"]
+
+RETRY_S, RETRY_MAX_S = 10.0, 600.0
+FIRST_S_MIN = 1.0
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a group that has checkpoints, or will have."""
+
+    last: int = 0  # frontier of the newest one; 0: none
+    taken_s: float = -math.inf  # when it was taken, in this life
+    failures: int = 0  # since then
+    rings_s: float = math.inf  # the entry of the heap that counts
+
+
+class Policy:
+    """Says when. One thread at a time; times in seconds of one monotonic clock.
+
+    Args:
+        interval_instances, interval_us: 0: not for that.
+        cluster, node, members: what spreads the groups.
+    """
+
+    def __init__(
+        self,
+        *,
+        interval_instances: int,
+        interval_us: int,
+        cluster: int,
+        node: int,
+        members: Collection[int],
+    ) -> None:
+        self._every = interval_instances
+        self._every_s = interval_us / 1e6
+        self._cluster = cluster
+        self._rank = sorted(members).index(node) / len(members)
+        self._records: dict[int, Record] = {}
+        self._heap: list[tuple[float, int]] = []
+
+    def share(self, group: int) -> float:
+        """Where in its interval the group stands at first, 0 .. 1."""
+        return (crc32(b"%d %d" % (self._cluster, group)) / 2**32 + self._rank) % 1.0
+
+    def last(self, group: int) -> int:
+        """Frontier of the group's newest checkpoint; 0: it has none."""
+        record = self._records.get(group)
+        return record.last if record else 0
+
+    def begins(self, group: int, frontier: int) -> int:
+        """The group goes on from a checkpoint, 0: from none. The instance to ask again at."""
+        if frontier:
+            self._of(group).last = frontier
+        return frontier + 1  # whatever is applied first sets the timer
+
+    def reached(self, group: int, applied: int, now_s: float) -> tuple[bool, int]:
+        """`applied` is where `begins`, `taken` or this said to ask again: whether the group is due,
+        and when to ask next."""
+        record = self._of(group)
+        at = self._instance_due(group, record)
+        if applied >= at:
+            return True, NEVER
+        if self._every_s:
+            wait_s = self._every_s
+            if record.taken_s == -math.inf:
+                wait_s = max(FIRST_S_MIN, wait_s * self.share(group))
+            self._ring(group, record, now_s + wait_s)
+        return False, at
+
+    def taken(self, group: int, frontier: int, now_s: float) -> int:
+        """A checkpoint is there. The instance to ask again at."""
+        record = self._of(group)
+        record.last, record.taken_s, record.failures = frontier, now_s, 0
+        return frontier + 1
+
+    def failed(self, group: int, now_s: float) -> None:
+        """It could not be taken: the group rings again."""
+        record = self._of(group)
+        record.failures += 1
+        wait_s = min(RETRY_S * 2 ** (record.failures - 1), RETRY_MAX_S)
+        self._ring(group, record, now_s + wait_s)
+
+    def next_s(self) -> float | None:
+        """When the next group may ring; None: none will."""
+        return self._heap[0][0] if self._heap else None
+
+    def ringing(self, now_s: float) -> list[int]:
+        """The groups whose time has come. Whether anything was applied since is for the caller."""
+        found = []
+        while self._heap and self._heap[0][0] <= now_s:
+            at_s, group = heappop(self._heap)
+            record = self._records[group]
+            if record.rings_s != at_s:
+                continue  # an earlier one took its place
+            record.rings_s = math.inf
+            due_s = record.taken_s + self._every_s
+            if now_s < due_s and not record.failures:
+                self._ring(group, record, due_s)  # one was taken meanwhile
+            else:
+                found.append(group)
+        return found
+
+    def _of(self, group: int) -> Record:
+        return self._records.setdefault(group, Record())
+
+    def _instance_due(self, group: int, record: Record) -> int:
+        if not self._every:
+            return NEVER
+        if record.last:
+            return record.last + self._every
+        return max(1, int(self._every * self.share(group)))
+
+    def _ring(self, group: int, record: Record, at_s: float) -> None:
+        if at_s < record.rings_s:
+            record.rings_s = at_s
+            heappush(self._heap, (at_s, group))
