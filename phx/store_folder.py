@@ -20,10 +20,9 @@ import lmdb
 from phx._core.chunk_index import ChunkIndex
 from phx._core.codec import crc32c
 from phx.errors import Damaged, Foreign, Locked, NotBootstrapped, StoreError
+from phx.lmdb_files import LMDB_MAJOR, refuse_cut
 
 FORMAT_VERSION = 1
-LMDB_MAJOR = 0
-"""LMDB's engine, always named: 0.9 and 1.0 refuse each other's files; unnamed, either is taken."""
 
 IDENTITY = struct.Struct("<8sIQI16sIII")
 IDENTITY_MAGIC = b"PHXSTORE"
@@ -100,12 +99,7 @@ def open_env(folder: Path, map_bytes: int, create: bool) -> lmdb.Environment:
         ) from error
     except (lmdb.Error, OSError) as error:
         raise StoreError(f"{folder}: {error}") from error
-    # A file cut short would be a signal at some later read: its map reaches beyond its end.
-    used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    there = (folder / "data.mdb").stat().st_size
-    if there < used and env.info()["last_txnid"] > 0:
-        env.close()
-        raise Damaged(f"{folder}: data.mdb has {there} of {used} bytes")
+    refuse_cut(env, folder)
     return env
 
 

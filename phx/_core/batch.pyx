@@ -8,9 +8,6 @@ from libc.string cimport memcpy
 
 from phx._core.native cimport *
 
-cdef extern from * nogil:
-    void prefetch "__builtin_prefetch" (const void* at)
-
 cdef enum:
     AHEAD_BYTES = 1024
 

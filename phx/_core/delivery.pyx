@@ -14,7 +14,7 @@ from phx._core.batch cimport (
     body_check, run_begin, run_next,
 )
 from phx._core.codec cimport phx_crc32c
-from phx._core.entries cimport Passage, Stretch, entries_of_passage
+from phx._core.entries cimport Entries, Passage, Stretch, entries_of_passage
 from phx._core.session_codec cimport TABLE_OK, table_decode, table_error, table_to_bytes
 from phx._core.sessions cimport (
     ADMIT_APPLY, ADMIT_BEYOND, ADMIT_DUPLICATE, ADMIT_STALE, AGREE, AGREED_MAX, WANTED_AGREED,
@@ -25,6 +25,10 @@ from phx._core.sessions cimport (
 DUPLICATE = <int>ADMIT_DUPLICATE
 STALE = <int>ADMIT_STALE
 BEYOND = <int>ADMIT_BEYOND
+
+
+cdef enum:
+    NO_MACHINE = -2      # of a batch while nothing was admitted
 
 
 cdef void delivered_free(Delivered* taken) noexcept nogil:
@@ -104,13 +108,7 @@ cdef class Sessions:
             while at < taken.count and 0 < taken.first + at <= table.covered:
                 if self._of_this_life(taken.bodies[at]):
                     # The checkpoint is of another log: values would vanish under it one by one.
-                    batch = Batch.__new__(Batch)
-                    batch.group = taken.group
-                    batch.first = taken.first + at
-                    batch.last = batch.first - 1
-                    batch.entries = entries_of_passage(Passage.__new__(Passage), 0, 0)
-                    batch.dropped = []
-                    batch.machine = -1
+                    batch = empty_batch(taken.group, taken.first + at)
                     batch.digest = table.digest
                     batch.error = "a new value stands where the checkpoint says that all is applied"
                     out.append(batch)
@@ -134,16 +132,10 @@ cdef class Sessions:
         return False
 
     cdef Batch _batch(self, SessionTable* table, Delivered* taken, u32* at):
-        cdef Batch batch = Batch.__new__(Batch)
-        cdef Passage passage = Passage.__new__(Passage)
+        cdef Batch batch = empty_batch(taken.group, taken.first + at[0])
+        cdef Passage passage = batch.entries.passage
         cdef Block* body
         cdef bint agreed = False
-        passage.group = batch.group = taken.group
-        batch.first = taken.first + at[0]
-        batch.last = batch.first - 1
-        batch.entries = entries_of_passage(passage, 0, 0)
-        batch.dropped = []
-        batch.machine = -2
         if table == NULL:
             batch.error = "a group that this node does not host"
             return batch
@@ -165,7 +157,7 @@ cdef class Sessions:
             sessions_agree(table)
         batch.entries.stop = passage.items.size()
         batch.digest = table.digest
-        if batch.machine == -2:
+        if batch.machine == NO_MACHINE:
             batch.machine = -1
         if table.wanted == WANTED_ANY or (table.wanted == WANTED_AGREED and agreed):
             if batch.error is None and batch.last >= batch.first:
@@ -368,7 +360,7 @@ cdef int admit_run(SessionTable* table, SessionRow* row, Batch batch, Passage pa
             passage.add(item)
             batch.own += own
             if batch.machine != head.machine:
-                batch.machine = head.machine if batch.machine == -2 else -1
+                batch.machine = head.machine if batch.machine == NO_MACHINE else -1
         else:
             begun = False
             table.digest = phx_crc32c(table.digest, covered, item - covered)
@@ -382,13 +374,30 @@ cdef int admit_run(SessionTable* table, SessionRow* row, Batch batch, Passage pa
     return 0
 
 
+cdef Entries no_entries(u32 group):
+    cdef Passage passage = Passage.__new__(Passage)
+    passage.group = group
+    return entries_of_passage(passage, 0, 0)
+
+
+cdef Batch empty_batch(u32 group, u64 first):
+    cdef Batch batch = Batch.__new__(Batch)
+    batch.group = group
+    batch.first = first
+    batch.last = first - 1
+    batch.entries = no_entries(group)
+    batch.dropped = []
+    batch.machine = NO_MACHINE
+    return batch
+
+
 @cython.final
 cdef class Batch:
     """A contiguous stretch of one group's log, duplicates left out. Its fields: delivery.pxd."""
 
     def drop(self):
         """Gives the entries back: there are none afterwards."""
-        self.entries = entries_of_passage(Passage.__new__(Passage), 0, 0)
+        self.entries = no_entries(self.group)
 
     def __repr__(self):
         return f"Batch(group={self.group}, {self.first}..{self.last}, {len(self.entries)} entries)"

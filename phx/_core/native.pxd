@@ -12,6 +12,10 @@ ctypedef uint32_t u32
 ctypedef uint64_t u64
 ctypedef int64_t i64
 
+cdef extern from * nogil:
+    # Asks for memory that will be looked at soon; any address will do.
+    void prefetch "__builtin_prefetch" (const void* at)
+
 cdef extern from "native.h" nogil:
     ctypedef struct Block:
         i64 refs

@@ -26,9 +26,6 @@ from phx._core.state cimport SettleItem
 
 ctypedef const u8[::1] Bytes
 
-cdef extern from * nogil:
-    void prefetch "__builtin_prefetch" (const void* at)
-
 cdef enum:
     # So much more of journal than of what is wanted of it, for each entry, and they are read one by
     # one: a call of the system costs as much as reading on.

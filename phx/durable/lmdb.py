@@ -34,11 +34,11 @@ from phx.durable.files import (
     sync_folder,
 )
 from phx.errors import Damaged
+from phx.lmdb_files import LMDB_MAJOR, refuse_cut
 from phx.machine import DurableMachine, Reader, Writer
 
 __all__ = ["LmdbMachine"]
 
-LMDB_MAJOR = 0  # always named: 0.9 and 1.0 refuse each other's files
 OWN_TABLE = b"phx"
 APPLIED = b"applied"
 
@@ -243,12 +243,7 @@ def _open_env(folder: Path, map_bytes: int, tables: int) -> lmdb.Environment:
         )
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
         raise Damaged(f"{folder}: no data of LMDB {LMDB_MAJOR}.x: {error}") from error
-    # A file cut short would be a signal at some later read: its map reaches beyond its end.
-    used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    there = (folder / "data.mdb").stat().st_size
-    if there < used and env.info()["last_txnid"] > 0:
-        env.close()
-        raise Damaged(f"{folder}: data.mdb has {there} of {used} bytes")
+    refuse_cut(env, folder)
     return env
 
 

@@ -507,3 +507,16 @@ def test_a_batch_with_an_error_carries_no_table():
     assert (batch.last, batch.table) == (1, None)
     (batch,) = made.offer(GROUP, 2, [noop])
     assert batch.table == made.table(GROUP)
+
+
+def test_a_value_of_this_life_under_the_checkpoint_is_an_error_and_not_passed_over():
+    """The log is not the one that the checkpoint was taken of: it would be lost without a word."""
+    table = at_frontier(30)
+    others = [body_of((ME, INCARNATION - 1, 1, 1, 2)), body_of((2, INCARNATION, 1, 1, 2))]
+    (passed,) = table.offer(GROUP, 1, others)
+    assert (passed.error, len(passed.entries)) == (None, 0)
+    (refused,) = table.offer(GROUP, 3, [body_of((ME, INCARNATION, 1, 1, 1)), *others])
+    assert (refused.first, refused.last, len(refused.entries)) == (3, 2, 0)
+    assert "the checkpoint says that all is applied" in refused.error
+    (after,) = table.offer(GROUP, 31, [body_of((ME, INCARNATION, 1, 1, 1))])
+    assert (after.error, len(after.entries)) == (None, 1)
