@@ -11,6 +11,7 @@ import pytest
 import phx
 from phx import errors
 from phx.checkpoint import policy, taking
+from phx.checkpoint.files import OsFiles
 from phx.machines import Counter, KeyValue
 from phx.machines.kv import encode_set
 from phx.node import restorer, snapshots
@@ -543,5 +544,44 @@ def test_after_a_failure_it_is_tried_again(run_once, tmp_path, monkeypatch):
                 await asyncio.sleep(0.02)
             status = node.status().checkpoints
             assert (status["taken"], status["failed"]) == (2, 2)
+
+    run_once(main())
+
+
+def test_room_that_goes_while_it_is_written_ends_a_checkpoint(run_once, tmp_path, monkeypatch):
+    class Large(Seen):
+        def snapshot(self, writer):
+            for _ in range(64):
+                writer.write(bytes(1 << 20))
+
+    free = [1 << 40, 1 << 40, 0]  # at first, after 8 MiB, after 16 MiB
+    monkeypatch.setattr(OsFiles, "free_bytes", lambda files: free.pop(0) if free else 0)
+
+    async def main():
+        config = alone(tmp_path, write_bytes_per_s=1 << 40, reserve_bytes=1 << 20)
+        async with phx.Node(config, Large, bootstrap=True) as node:
+            await grown(node, 0, 1)
+            with pytest.raises(errors.CheckpointFailed, match="must stay free"):
+                await node.group(0).checkpoint()
+            assert not free
+            assert not of(config)
+            assert not list((config.dir / "checkpoints" / "staging").iterdir())
+
+    run_once(main())
+
+
+def test_they_are_written_no_faster_than_they_may_be(run_once, tmp_path):
+    class Large(Seen):
+        def snapshot(self, writer):
+            for _ in range(4):
+                writer.write(bytes(1 << 20))
+
+    async def main():
+        config = alone(tmp_path, write_bytes_per_s=8 << 20)
+        async with phx.Node(config, Large, bootstrap=True) as node:
+            await grown(node, 0, 1)
+            taken = await node.group(0).checkpoint()
+            assert taken.bytes == 4 << 20
+            assert taken.seconds > 0.4
 
     run_once(main())

@@ -108,6 +108,29 @@ def test_a_node_far_behind_is_fed_from_memory_journal_and_store(lab):
     assert any("fetch" in one.store.work for one in three.running())
 
 
+def test_members_begin_to_settle_one_after_the_other(lab):
+    """Together they would put the writes of three stores in front of every sync of a majority."""
+    three = lab(3, settle_idle_us=60 * US)  # segments of 1 MiB, settle_bytes 4 MiB
+    three.start()
+    three.wait_led()
+    began: dict[int, int] = {}
+    sent = 0
+    while len(began) < 3:
+        assert sent < 6 << 20
+        three.members[1].submit([os.urandom(5_000) for _ in range(20)])
+        sent += 100_000
+        count = sent // 5_000
+        three.until(lambda n=count: all(len(one.values[0]) == n for one in three.running()))
+        end = time.monotonic() + 0.05
+        while time.monotonic() < end:
+            for one in three.running():
+                one.pump(0.01)
+        for node, one in three.members.items():
+            if "settle" in one.store.work:
+                began.setdefault(node, sent)
+    assert began[3] < began[2] < began[1] <= 4_400_000
+
+
 def test_twenty_restarts_lose_nothing(three):
     dice = random.Random(3)
     sent = 0

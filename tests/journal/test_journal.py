@@ -679,3 +679,13 @@ def test_reading_while_another_thread_appends_rolls_and_recycles(real, tmp_path:
     assert not failures
     assert min(seen) > 50
     journal.close()
+
+
+def test_a_new_segment_is_synced_piece_by_piece():
+    """A sync of the log stands behind everything that the device was given before it."""
+    disk = MemoryDisk()
+    journal = Journal(disk, create=True, segment_bytes=16 << 20, journal_bytes_max=64 << 20)
+    before = disk.syncs
+    assert journal.prepare_spare() in (0, 1)
+    assert disk.syncs - before >= 4
+    journal.close()
