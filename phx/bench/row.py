@@ -141,12 +141,15 @@ def layers(results: dict[int, Any], grown: dict[str, int], cpu: int) -> dict[str
     """CPU by layer; the parts add up to `cpu`.
 
     Threads are CPU time. The poll thread's is shared out by the time that passed in its parts.
-    Applying and waking are time that passed in the event loop's thread, so at most that much.
+    Applying and waking are time that passed in the event loop's thread: on a busy machine it may be
+    more than the CPU time of that thread, which they then share, and nothing is left for clients.
     """
     poll, journal = grown.get("cpu_ns.poll", 0), grown.get("cpu_ns.journal", 0)
     loop = min(sum(one["loop_cpu_ns"] for one in results.values()), max(0, cpu - poll - journal))
-    apply = min(grown.get("applier.apply_ns", 0), loop)
-    wake = min(grown.get("applier.wake_ns", 0), loop - apply)
+    apply, wake = grown.get("applier.apply_ns", 0), grown.get("applier.wake_ns", 0)
+    if apply + wake > loop:
+        apply = loop * apply // (apply + wake)
+        wake = min(wake, loop - apply)
     parts = {name: grown.get(f"cpu_ns.poll.{name}", 0) for name in POLL_LAYERS}
     whole = max(1, sum(parts.values()))
     return {

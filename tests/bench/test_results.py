@@ -13,7 +13,7 @@ from phx.bench.case import Case
 from phx.bench.compare import compare, fallen
 from phx.bench.limit_of import LimitMissing, Limits, shares
 from phx.bench.plot import curves, plot
-from phx.bench.row import between, measured_row
+from phx.bench.row import between, layers, measured_row
 from phx.bench.table import tables
 from phx.cli.commands import phx as command
 
@@ -93,6 +93,13 @@ def test_parts_of_the_cpu_add_up_to_all_of_it() -> None:
     assert each["poll.send"] == pytest.approx(3 * each["poll.engine"], rel=0.05)
     assert each["store"] == pytest.approx(2000, rel=0.05)
     assert each["clients"] == pytest.approx(8000, rel=0.05)
+
+
+def test_a_loop_that_waited_for_the_processor_shares_what_it_had() -> None:
+    grown = {"cpu_ns.poll": 3000, "applier.apply_ns": 9000, "applier.wake_ns": 3000}
+    made = layers({1: {"loop_cpu_ns": 4000}}, grown, 8000)
+    assert (made["apply"], made["wake"], made["clients"]) == (3000, 1000, 0)
+    assert sum(made.values()) == 8000 - 3000  # the poll thread's parts were not noted
 
 
 def test_what_happened_over_time() -> None:

@@ -144,7 +144,8 @@ def test_bench_with_all_leaders_on_one_node_and_skewed_load_at_followers(run: Ru
     assert spread["max"] > 1.5 * spread["min"]  # of four times the clients
     layers = row["layers_ns_per_value"]
     assert sum(layers.values()) == pytest.approx(row["cpu_ns_per_value"], rel=0.02)
-    assert min(layers[name] for name in ("clients", "apply", "wake", "journal")) > 0
+    assert min(layers[name] for name in ("apply", "wake", "journal")) > 0
+    assert layers["clients"] >= 0  # nothing is left where time passed without the processor
     assert row["memory_bytes"]["end"] > 0
     assert row["memory_bytes_per_group"] > 0
 
