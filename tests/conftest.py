@@ -93,7 +93,7 @@ def left_behind(before: tuple[int, int, int]) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, tests of processes run one after the other, beside everything else file by file."""
+    """With `-n`, tests of processes run one after the other, and the other files beside them."""
     for item in items:
         alone = any(item.get_closest_marker(name) for name in ("processes", "strace"))
         item.add_marker(pytest.mark.xdist_group("processes" if alone else item.path.stem))
