@@ -75,7 +75,7 @@ STOREYS = [
         "routing",
     },
     {"engine"},
-    {"disk", "journal", "memdisk", "replay", "segment", "shelf", "trace", "writer"},
+    {"disk", "journal", "memdisk", "replay", "segment", "shelf", "survey", "trace", "writer"},
     {"chunk", "chunk_index", "plan", "settler"},
     {"delivery", "entries", "port", "session_codec", "sessions", "waiters"},
     {
@@ -131,6 +131,11 @@ MAY_IMPORT = {
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store": GROUND | STORE | {"phx.store_folder"},
     "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
+    "phx.lmdb_pages": set(),
+    "phx.verify": GROUND
+    | STORE
+    | {"phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
+    | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
@@ -149,7 +154,7 @@ MAY_IMPORT = {
     "phx.bench.limit_worker": {"phx.bench.limit_door"},
     "phx.cli": NODE
     | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"}
-    | {"phx.checkpoint", "phx.store", "phx.store_folder"},
+    | {"phx.checkpoint", "phx.store", "phx.store_folder", "phx.verify"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 
