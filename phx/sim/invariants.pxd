@@ -25,20 +25,11 @@ from phx._core.native cimport *
 from phx._core.state cimport Engine, Replica
 from phx.sim.clock cimport Clock
 from phx.sim.reference cimport Reference
+from phx.sim.watch_records cimport Records, Written
 
 cdef enum:
     WATCH_TEXT_BYTES = 320
     WATCH_KIND_BYTES = 24
-
-cdef struct Written:             # a record as emitted, in order of position
-    u64 lsn
-    u64 end
-    u64 instance
-    u64 ballot
-    u32 crc
-    u32 group
-    u32 value
-    u8 kind
 
 cdef struct Seat:                # one node in one group
     u64 promised                 # written in this life
@@ -63,8 +54,7 @@ cdef struct NodeWatch:
     u64 durable                  # position
     Engine* engine               # NULL: it is down
     Clock* clock
-    vector[Written] written      # in all lives
-    size_t unsynced              # the first of them that is not known durable
+    Records records              # in all lives
     vector[Seat] seats
     vector[vector[Ballot]] ballots   # by group
 

@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset, strncpy
 from phx._core.ballot cimport ballot_counter, ballot_node
 from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_HEADER_BYTES, FrameHeader, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR,
-    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader, align8, record_stride,
+    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader, align8,
 )
 from phx._core.leases cimport group_lease_until
 from phx._core.native cimport *
@@ -24,8 +24,13 @@ from phx._core.wire cimport (
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
-    OP_OPEN, OP_REJECTED, OP_UNKNOWN, Cell, Log, Op, Reference, Applied, Value, Vote, cell_vote,
-    hash_bytes, reference_cell, reference_decide, reference_free, reference_new, reference_value,
+    OP_OPEN, OP_REJECTED, OP_UNKNOWN, Cell, Log, Op, Reference, Applied, Value, Vote,
+    cell_synced_ballot, cell_synced_in, cell_vote, hash_bytes, reference_cell, reference_decide,
+    reference_forget, reference_free, reference_new, reference_value, vote_synced,
+)
+from phx.sim.watch_records cimport (
+    Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
+    records_rewind,
 )
 
 cdef u64 INSTANCE_MAX = 1 << 22       # no run gets there: a number above is garbage
@@ -143,16 +148,7 @@ cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
 cdef void accepted_durably(Watch* w, u32 node, u32 group, u64 instance, u64 ballot) noexcept nogil:
     cdef Cell* cell = reference_cell(w.ref, group, instance)
     cdef Vote* vote = cell_vote(cell, ballot, 0)
-    cdef u32 bits
-    cdef u32 count = 0
-    if vote.synced & (<u32>1 << (node - 1)):
-        return
-    vote.synced |= <u32>1 << (node - 1)
-    bits = vote.synced
-    while bits:
-        bits &= bits - 1
-        count += 1
-    if count == w.ref.quorum:
+    if vote_synced(w.ref, vote, node):
         decide(w, node, group, instance, cell, vote)
 
 
@@ -250,26 +246,14 @@ cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) 
     cdef RecordHeader header
     cdef Written written
     cdef u64 at = 0
-    memset(&written, 0, sizeof(written))
     # Positions of a life whose last bytes never reached the medium are used again.
-    while not n.written.empty() and n.written.back().lsn >= lsn:
-        if n.written.back().end <= n.durable:
-            fail_at(w, b"U3", node, 0, lsn, 0, b"a durable position is written again")
-        n.written.pop_back()
-    n.unsynced = min(n.unsynced, n.written.size())
+    if records_rewind(&n.records, lsn, n.durable):
+        fail_at(w, b"U3", node, 0, lsn, 0, b"a durable position is written again")
     while at < count:
-        memcpy(&header, data + at, sizeof(header))
-        written.lsn = lsn + at
-        written.end = written.lsn + record_stride(header.body_bytes)
-        written.crc = header.crc
-        written.kind = header.kind
-        written.group = header.group
-        written.instance = header.index
-        written.ballot = header.ballot
-        written.value = 0
+        written = record_read(data + at, lsn + at, &header)
         emitted(w, n, &header, data + at + RECORD_HEADER_BYTES, &written)
-        n.written.push_back(written)
-        at += record_stride(header.body_bytes)
+        n.records.written.push_back(written)
+        at = written.end - lsn
 
 
 cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept nogil:
@@ -289,35 +273,24 @@ cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept no
 
 cdef void watch_durable(Watch* w, u32 node, u64 lsn) noexcept nogil:
     cdef NodeWatch* n = of(w, node)
+    cdef const Written* one
     n.durable = max(n.durable, lsn)
-    while n.unsynced < n.written.size() and n.written[n.unsynced].end <= lsn:
-        record_durable(w, n, &n.written[n.unsynced])
-        n.unsynced += 1
-
-
-cdef Written* written_at(NodeWatch* n, u64 lsn) noexcept nogil:
-    cdef size_t low = 0, high = n.written.size(), middle
-    while low < high:
-        middle = (low + high) // 2
-        if n.written[middle].lsn < lsn:
-            low = middle + 1
-        else:
-            high = middle
-    if low < n.written.size() and n.written[low].lsn == lsn:
-        return &n.written[low]
-    return NULL
+    while True:
+        one = records_next_durable(&n.records, lsn)
+        if one == NULL:
+            return
+        record_durable(w, n, one)
 
 
 cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u8* body,
                          u64 lsn) noexcept nogil:
     cdef NodeWatch* n = of(w, node)
-    cdef Written* one = written_at(n, lsn)
+    cdef const Written* one = record_at(&n.records, lsn)
     cdef const char* why = NULL
     cdef u32 value = 0
     if one != NULL and one.value:
         value = reference_value(w.ref, one.group, body, header.body_bytes, &why)
-    if one == NULL or one.kind != header.kind or one.group != header.group \
-            or one.instance != header.index or one.ballot != header.ballot or one.value != value:
+    if one == NULL or not record_is(one, header, value):
         fail_at(w, b"U3", node, header.group, header.index, header.ballot,
                 b"replay hands on a record that was never written there")
         return
@@ -333,18 +306,13 @@ cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u
 cdef void check_kept(Watch* w, NodeWatch* n, u32 group, u64 settled) noexcept nogil:
     cdef Log* log = &w.ref.logs[group]
     cdef Replica* r = find_group(n.engine, group)
-    cdef u32 bit = <u32>1 << (n.node - 1)
     cdef Slot* slot
     cdef u64 instance, ballot
-    cdef size_t i
     if settled > log.end:
         fail_at(w, b"U3", n.node, group, settled, 0, b"the store holds what is not decided")
         return
     for instance in range(r.chosen_through + 1, log.cells.size()):
-        ballot = 0
-        for i in range(log.cells[instance].votes.size()):
-            if log.cells[instance].votes[i].synced & bit:
-                ballot = max(ballot, log.cells[instance].votes[i].ballot)
+        ballot = cell_synced_ballot(&log.cells[instance], n.node)
         if ballot == 0:
             continue
         slot = window_find(&r.window, instance)
@@ -379,16 +347,9 @@ cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
 
 cdef void watch_died(Watch* w, u32 node) noexcept nogil:
     cdef NodeWatch* n = of(w, node)
-    cdef Log* log
-    cdef u32 group, bit = <u32>1 << (node - 1)
-    cdef size_t i, v
     n.engine = NULL
-    n.unsynced = n.written.size()
-    for group in range(w.groups):
-        log = &w.ref.logs[group]
-        for i in range(log.cells.size()):
-            for v in range(log.cells[i].votes.size()):
-                log.cells[i].votes[v].held &= ~bit
+    records_died(&n.records)
+    reference_forget(w.ref, node)
 
 
 # --- frames (U5, U6, and every claim that something is chosen)
@@ -445,8 +406,6 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
     cdef Cell* cell
     cdef u64 instance, known = 0
     cdef u32 bit = <u32>1 << (n.node - 1)
-    cdef size_t i
-    cdef bint good
     memcpy(&body, fixed, sizeof(body))
     exposes(w, n, m, m.ballot)
     claims_through(w, n, m, body.chosen_through)
@@ -458,11 +417,8 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
     instance = max(body.first, known + 1)
     while instance <= body.through:
         cell = reference_cell(w.ref, m.group, instance)
-        good = cell.decided != 0 and (instance <= seat.through or cell.known & bit != 0)
-        for i in range(cell.votes.size()):
-            if cell.votes[i].ballot == m.ballot and cell.votes[i].synced & bit:
-                good = True
-        if not good:
+        if not (cell.decided and (instance <= seat.through or cell.known & bit)) \
+                and not cell_synced_in(cell, m.ballot, n.node):
             fail_at(w, b"U5", n.node, m.group, instance, m.ballot,
                     b"acknowledges an instance that it does not hold durably in this ballot")
             return

@@ -95,6 +95,13 @@ cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
 cdef Cell* reference_cell(Reference* ref, u32 group, u64 instance) noexcept nogil
 # The vote of this ballot, made if it is new, then with `value`.
 cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil
+# The node has the acceptance durably: did that make a quorum just now?
+cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil
+# The highest ballot in which the node has an acceptance durably; 0: in none. And: in this one?
+cdef u64 cell_synced_ballot(const Cell* cell, u32 node) noexcept nogil
+cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil
+# A life of the node is over: it holds nothing in memory.
+cdef void reference_forget(Reference* ref, u32 node) noexcept nogil
 # The instance is decided; the log grows if it was the next one. NULL, or what is broken by that.
 cdef const char* reference_decide(Reference* ref, u32 group, u64 instance, u64 ballot,
                                   u32 value) noexcept nogil

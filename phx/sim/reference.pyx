@@ -145,6 +145,45 @@ cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil:
     return &cell.votes.back()
 
 
+cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil:
+    cdef u32 bits, count = 0
+    if vote.synced & (<u32>1 << (node - 1)):
+        return False
+    vote.synced |= <u32>1 << (node - 1)
+    bits = vote.synced
+    while bits:
+        bits &= bits - 1
+        count += 1
+    return count == ref.quorum
+
+
+cdef u64 cell_synced_ballot(const Cell* cell, u32 node) noexcept nogil:
+    cdef u64 ballot = 0
+    cdef size_t i
+    for i in range(cell.votes.size()):
+        if cell.votes[i].synced & (<u32>1 << (node - 1)):
+            ballot = max(ballot, cell.votes[i].ballot)
+    return ballot
+
+
+cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil:
+    cdef size_t i
+    for i in range(cell.votes.size()):
+        if cell.votes[i].ballot == ballot and cell.votes[i].synced & (<u32>1 << (node - 1)):
+            return True
+    return False
+
+
+cdef void reference_forget(Reference* ref, u32 node) noexcept nogil:
+    cdef Log* log
+    cdef size_t group, i, v
+    for group in range(ref.logs.size()):
+        log = &ref.logs[group]
+        for i in range(log.cells.size()):
+            for v in range(log.cells[i].votes.size()):
+                log.cells[i].votes[v].held &= ~(<u32>1 << (node - 1))
+
+
 # --- the log
 
 # Does the log apply this value? And from now on it has.
