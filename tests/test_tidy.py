@@ -96,7 +96,7 @@ SIM_STOREYS = [
     {"reference", "watch_records"},
     {"invariants"},
     {"host"},
-    {"damage", "handing", "upkeep"},
+    {"damage", "handing", "saving", "upkeep"},
     {"world"},
     {"network"},
 ]
@@ -106,7 +106,7 @@ NOT_SIMULATED = {
     "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
-SIM_BACK = {("host", "handing"), ("host", "upkeep"), ("world", "network")}
+SIM_BACK = {("host", "handing"), ("host", "saving"), ("host", "upkeep"), ("world", "network")}
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
 PURE_STOREYS = 5  # so many know no clock, no socket, no file and no thread

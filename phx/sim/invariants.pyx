@@ -5,7 +5,7 @@
 """The invariants; see invariants.pxd for what each says."""
 
 from libc.stdio cimport snprintf
-from libc.string cimport memcpy, memset, strncpy
+from libc.string cimport memcpy, strncpy
 
 from phx._core.ballot cimport ballot_counter, ballot_node
 from phx._core.codec cimport (
@@ -24,9 +24,10 @@ from phx._core.wire cimport (
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
-    OP_OPEN, OP_REJECTED, OP_UNKNOWN, Cell, Log, Op, Reference, Applied, Value, Vote,
-    cell_synced_ballot, cell_synced_in, cell_vote, hash_bytes, reference_cell, reference_decide,
-    reference_forget, reference_free, reference_new, reference_value, vote_synced,
+    Applied, Cell, Log, OP_OPEN, OP_REJECTED, OP_UNKNOWN, Op, Reference, Value, Vote,
+    cell_synced_ballot, cell_synced_in, cell_vote, log_applied, reference_cell, reference_chain,
+    reference_decide, reference_forget, reference_free, reference_named, reference_new,
+    reference_op, reference_state, reference_table, reference_value, vote_synced,
 )
 from phx.sim.watch_records cimport (
     Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
@@ -340,7 +341,7 @@ cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
         check_kept(w, n, group, settled[group])
         seat.promised = seat.seen = r.promised
         seat.through = r.chosen_through
-        seat.handed = 0
+        seat.handed = seat.restored = 0
         seat.applied = 0
         seat.acked_ballot = 0
 
@@ -551,7 +552,7 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
     seat.through = r.chosen_through
     if r.settled_through > r.chosen_through:
         fail_at(w, b"U3", node, group, r.settled_through, 0, b"settled before it was chosen")
-    if r.applied_through > r.chosen_through:
+    if r.applied_through > max(r.chosen_through, seat.restored):
         fail_at(w, b"U7", node, group, r.applied_through, 0, b"applied before it was chosen")
     if r.role == ROLE_LEADING:
         if r.lead == NULL or ballot_node(r.lead.ballot) != node or r.lead.ballot > r.promised:
@@ -578,13 +579,62 @@ cdef void watch_full(Watch* w) noexcept nogil:
     watch_leases(w)
 
 
+# --- checkpoints (U9)
+
+cdef void check_state(Watch* w, const char* kind, u32 node, u32 group, u64 through, const u8* data,
+                      u64 count, u64 state) noexcept nogil:
+    cdef const char* why = b"a state of what is not decided"
+    cdef u32 chain = 0
+    if 0 < through <= w.ref.logs[group].end:
+        why = reference_table(w.ref, group, through, data, count, &chain)
+        if why == NULL and not reference_chain(w.ref, group, through, chain):
+            why = b"another chained checksum than was seen there first"
+    if why != NULL:
+        fail_at(w, b"U9c", node, group, through, 0, why)
+    elif not reference_state(w.ref, group, through, state):
+        fail_at(w, kind, node, group, through, 0,
+                b"another state of the machine than was seen there first")
+
+
+cdef void watch_checkpoint(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
+                           u64 state) noexcept nogil:
+    if of(w, node).seats[group].applied != log_applied(&w.ref.logs[group], through):
+        fail_at(w, b"U9c", node, group, through, 0, b"captured at another instance than it says")
+    check_state(w, b"U7", node, group, through, table, count, state)
+
+
+cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
+                         u64 state) noexcept nogil:
+    cdef Seat* seat = &of(w, node).seats[group]
+    if seat.handed:
+        fail_at(w, b"U9e", node, group, seat.handed, 0, b"restored when it had been handed values")
+    check_state(w, b"U9c", node, group, through, table, count, state)
+    seat.handed = seat.restored = through
+    seat.applied = log_applied(&w.ref.logs[group], through)
+
+
+cdef void watch_floor(Watch* w, u32 node, u32 group, u64 floor, u64 cover) noexcept nogil:
+    cdef Seat* seat = &of(w, node).seats[group]
+    seat.floor = max(seat.floor, floor)
+    if seat.floor > cover + 1:
+        fail_at(w, b"U9a", node, group, seat.floor, 0,
+                b"the log below is given up, and no checkpoint stands for all of it")
+
+
+cdef void watch_chain(Watch* w, u32 node, u32 group, u64 instance, u32 chain) noexcept nogil:
+    if not reference_chain(w.ref, group, instance, chain):
+        fail_at(w, b"U7", node, group, instance, 0,
+                b"another chained checksum than another replica had")
+
+
 # --- machines and callers (U7, U8)
 
 cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
                        u64 count) noexcept nogil:
     cdef Seat* seat = &of(w, node).seats[group]
     if instance != seat.handed + 1:
-        fail_at(w, b"U7", node, group, instance, 0, b"handed to the machine out of order")
+        fail_at(w, b"U9e" if seat.restored and seat.handed == seat.restored else b"U7", node, group,
+                instance, 0, b"handed to the machine out of order")
     seat.handed = instance
     is_decided(w, b"U1", node, group, instance, body, count)
 
@@ -611,23 +661,12 @@ cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, 
 
 
 cdef u64 watch_submitting(Watch* w) noexcept nogil:
-    cdef Op op
-    memset(&op, 0, sizeof(op))
-    w.ref.ops.push_back(op)
-    return w.ref.ops.size() - 1
+    return reference_op(w.ref)
 
 
 cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,
                           u64 count) noexcept nogil:
-    cdef u64 number
-    cdef Op* op
-    memcpy(&number, value, 8)
-    op = &w.ref.ops[number]
-    op.node = node
-    op.group = group
-    op.incarnation = of(w, node).incarnation
-    op.sequence = sequence
-    op.hash = hash_bytes(value, count)
+    reference_named(w.ref, node, of(w, node).incarnation, group, sequence, value, count)
 
 
 cdef void watch_acked(Watch* w, u32 node, u32 group, u64 op) noexcept nogil:
