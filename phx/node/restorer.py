@@ -7,7 +7,6 @@ before it is taken, in the end the whole log.
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 from collections import deque
@@ -15,19 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
-from phx._core.session_codec import table_facts
 from phx.applier import GroupState
-from phx.checkpoint.catalog import (
-    READ_BYTES,
-    Catalog,
-    Finding,
-    Hasher,
-    path_of,
-    put_aside,
-    verify_file,
-)
-from phx.checkpoint.files import Input, OsFiles, join
-from phx.checkpoint.manifest import FileEntry, Manifest, block_bytes_of, state_digest
+from phx.checkpoint.catalog import Catalog, path_of, put_aside
+from phx.checkpoint.files import Input, OsFiles
+from phx.checkpoint.loading import Broken, load_machine, need_sound
+from phx.checkpoint.manifest import Manifest
 from phx.machine import StateMachine
 
 __all__ = ["Restorer"]
@@ -37,10 +28,6 @@ log = logging.getLogger("phx")
 
 class Ending(Exception):
     """The node closes."""
-
-
-class Broken(Exception):
-    """A checkpoint is damaged for good."""
 
 
 class Stoppable:
@@ -72,39 +59,6 @@ class StoppableFiles(OsFiles):
 
     def read(self, path: str) -> Input:
         return Stoppable(super().read(path), self._ending)
-
-
-class FileReader:
-    """The Reader that a machine gets: one file of a checkpoint, which was verified just before.
-
-    It is hashed once more on its way: what the disk gives the second time may differ.
-    """
-
-    def __init__(self, opened: Input, entry: FileEntry, path: Path) -> None:
-        self._opened = opened
-        self._entry = entry
-        self._path = path
-        self._hasher = Hasher(block_bytes_of(entry.size_bytes))
-        self.copied = False
-
-    def read(self, bytes_max: int, /) -> bytes:
-        pieces = []
-        left = min(bytes_max, self._entry.size_bytes - self._hasher.size_bytes)
-        while left > 0 and (data := self._opened.read(min(left, READ_BYTES))):
-            self._hasher.update(data)
-            pieces.append(data)
-            left -= len(data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def path(self) -> Path:
-        self.copied = True
-        return self._path
-
-    def good(self) -> bool:
-        """Whether all that it gave was what was written; reads the rest."""
-        while self.read(READ_BYTES):
-            pass
-        return self._hasher.entry(self._entry.name).digest == self._entry.digest
 
 
 class Restorer:
@@ -200,7 +154,7 @@ class Restorer:
         for manifest in self._catalog.of(group):
             path = path_of(self._catalog.root, manifest)
             try:
-                self._verify(manifest, path)
+                need_sound(self._files, manifest, path)
                 self._load(state.machines, manifest, path)
                 return manifest
             except Ending:
@@ -223,24 +177,6 @@ class Restorer:
         if state.taking:  # else the node closes
             state.taking = state.machines
 
-    def _verify(self, manifest: Manifest, path: str) -> None:
-        """Raises Broken for what is damaged for good, OSError for what may be read later."""
-        try:
-            table_facts(manifest.sessions)
-        except ValueError as error:
-            raise Broken(f"{path}: the session table: {error}") from error
-        findings: list[Finding] = []
-        for entry in manifest.files:
-            inside = join(path, entry.name)
-            try:
-                findings += verify_file(self._files, inside, entry)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-                    raise
-                findings.append(Finding(inside, str(error)))
-        if findings:
-            raise Broken("; ".join(f"{where}: {why}" for where, why in findings[:3]))
-
     def _load(self, machines: dict[int, StateMachine], manifest: Manifest, path: str) -> None:
         held = {one.machine for one in manifest.machines}
         if held != machines.keys():
@@ -248,19 +184,9 @@ class Restorer:
         for one in manifest.machines:
             if one.file < 0:
                 raise ValueError(f"it does not hold the state of machine {one.machine}")
-            entry, machine = manifest.files[one.file], machines[one.machine]
-            inside = join(path, entry.name)
-            opened = self._files.read(inside)
-            try:
-                reader = FileReader(opened, entry, self._folder / inside)
-                machine.restore(reader)
-                good = reader.good()
-            finally:
-                opened.close()
-            if not good or (reader.copied and verify_file(self._files, inside, entry)):
-                raise Broken(f"{inside}: it was read differently the second time")
-            if one.digest and machine.digest_cheap and state_digest(machine.digest()) != one.digest:
-                raise ValueError(f"machine {one.machine} has another digest than when it was taken")
+            load_machine(
+                self._files, machines[one.machine], one, manifest, path, self._folder.joinpath
+            )
 
     def _put_aside(self, manifest: Manifest, path: str) -> None:
         self._catalog.forget(manifest)

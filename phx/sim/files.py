@@ -20,9 +20,10 @@ from random import Random
 
 from phx.checkpoint.files import FILE, FOLDER, Data, Found, split
 
-__all__ = ["Crashed", "MemoryFiles"]
+__all__ = ["UNLIMITED_BYTES", "Crashed", "MemoryFiles"]
 
 SECTOR_BYTES = 512
+UNLIMITED_BYTES = 1 << 40
 
 
 class Crashed(BaseException):
@@ -55,18 +56,22 @@ class _Folder:
 Node = _File | _Folder
 
 
-@dataclass(slots=True)
 class _Change:
     """A name that went, a name that came, or both at once."""
 
-    gone: tuple[_Folder, str] | None
-    come: tuple[_Folder, str, Node] | None
+    __slots__ = ("come", "folders", "gone", "keys")
 
-    def keys(self) -> set[tuple[int, str]]:
-        return {(id(at[0]), at[1]) for at in (self.gone, self.come) if at is not None}
-
-    def touches(self, folder: _Folder) -> bool:
-        return any(at is not None and at[0] is folder for at in (self.gone, self.come))
+    def __init__(
+        self, gone: tuple[_Folder, str] | None, come: tuple[_Folder, str, Node] | None
+    ) -> None:
+        self.gone = gone
+        self.come = come
+        self.folders: list[_Folder] = []
+        self.keys: set[tuple[int, str]] = set()
+        for at in (gone, come):
+            if at is not None:
+                self.folders.append(at[0])
+                self.keys.add((id(at[0]), at[1]))
 
     def settle(self) -> None:
         if self.gone is not None:
@@ -85,7 +90,9 @@ class MemoryFiles:
         capacity_bytes: of all files; beyond it a write fails with ENOSPC.
     """
 
-    def __init__(self, capacity_bytes: int = 1 << 40, sector_bytes: int = SECTOR_BYTES) -> None:
+    def __init__(
+        self, capacity_bytes: int = UNLIMITED_BYTES, sector_bytes: int = SECTOR_BYTES
+    ) -> None:
         self.capacity_bytes = capacity_bytes
         self.effects = 0
         self.crash_at = 0
@@ -97,6 +104,10 @@ class MemoryFiles:
         self._dead = False
 
     # --- what can happen to it
+
+    def stop(self) -> None:
+        """The process is dead: whoever still runs in it gets Crashed."""
+        self._dead = True
 
     def restart(self) -> None:
         """A new process: what the old one had open is of no use any more."""
@@ -112,10 +123,10 @@ class MemoryFiles:
         """
         lost: set[tuple[int, str]] = set()
         for change in self._changes:
-            if chance.random() < keep and not change.keys() & lost:
+            if chance.random() < keep and not change.keys & lost:
                 change.settle()
             else:
-                lost |= change.keys()
+                lost |= change.keys
         self._changes = []
         self._cut(self._root, chance, keep)
         self.restart()
@@ -207,10 +218,10 @@ class MemoryFiles:
                 if not {(id(come[0]), come[1])} & keys:
                     left.append(_Change(None, come))
                     change = _Change(gone, None)
-                keys |= change.keys()
+                keys |= change.keys
                 needed.append(change)
-            elif change.touches(folder) or change.keys() & keys:
-                keys |= change.keys()
+            elif folder in change.folders or change.keys & keys:
+                keys |= change.keys
                 needed.append(change)
             else:
                 left.append(change)
@@ -220,9 +231,14 @@ class MemoryFiles:
 
     def free_bytes(self) -> int:
         self.alive(self.life)
-        return max(self.capacity_bytes - self._used(self._root), 0)
+        if self.capacity_bytes == UNLIMITED_BYTES:
+            return UNLIMITED_BYTES
+        return max(self.capacity_bytes - self.used_bytes(), 0)
 
     # --- within
+
+    def used_bytes(self) -> int:
+        return self._used(self._root)
 
     def alive(self, life: int) -> None:
         if self._dead or life != self.life:
