@@ -133,7 +133,8 @@ class Journal:
 class Checkpoints:
     """When the state of a group is written down, so that a start needs only the log behind it.
 
-    Groups whose machines give no view (``StateMachine.freeze``) have none.
+    Groups whose machines give no view (``StateMachine.freeze``) have none. Where all machines of a
+    group are durable, theirs hold no state of machines, unless they were asked for.
 
     Attributes:
         interval_instances: the next one after so many instances; 0: not for their number (up to
@@ -144,6 +145,8 @@ class Checkpoints:
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         restore_threads: groups that are restored at a time at a start (1 .. 64).
+        machine_commit_us: a durable machine commits at latest so long after it applied something;
+            what was not committed is applied again after a crash (1 ms .. 10 min).
     """
 
     interval_instances: int = _option(100_000, 0, 1 << 40)
@@ -152,6 +155,7 @@ class Checkpoints:
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     restore_threads: int = _option(2, 1, 64)
+    machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

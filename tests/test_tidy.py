@@ -141,7 +141,7 @@ MAY_IMPORT = {
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
-    "phx.node": NODE | {"phx._core.driver", "phx.checkpoint", "phx.store"},
+    "phx.node": NODE | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

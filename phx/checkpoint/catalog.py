@@ -391,13 +391,17 @@ class Catalog:
         return None
 
 
-def put_aside(files: Files, root: str, path: str) -> str:
-    """Move the folder of a damaged checkpoint to quarantine, durably; where it is now."""
+def put_aside(files: Files, root: str, path: str, called: str = "") -> str:
+    """Move a damaged folder to quarantine, durably; where it is now.
+
+    Args:
+        called: what the folder it lies in there is called; default: by the group of a checkpoint.
+    """
     aside = join(root.rpartition("/")[0], QUARANTINE)
     make_folders(files, aside)
     folder, _, name = path.rpartition("/")
     group = folder.rpartition("/")[2]
-    place = join(new_folder(files, aside, f"checkpoint-{group}"), name)
+    place = join(new_folder(files, aside, called or f"checkpoint-{group}"), name)
     files.rename(path, place)
     files.sync(folder)
     files.sync(place.rpartition("/")[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from phx._core.session_codec import table_facts
@@ -25,15 +25,22 @@ class Broken(Exception):
     """A checkpoint is damaged for good."""
 
 
-def need_sound(files: Files, manifest: Manifest, path: str) -> None:
-    """Read all that a checkpoint has. Raises Broken for what is damaged for good, OSError for what
-    may be read later."""
+def need_sound(
+    files: Files, manifest: Manifest, path: str, entries: Sequence[FileEntry] | None = None
+) -> None:
+    """Read all that is going to be used of a checkpoint.
+
+    Args:
+        entries: these of its files; default: all of them.
+
+    Raises Broken for what is damaged for good, OSError for what may be read later.
+    """
     try:
         table_facts(manifest.sessions)
     except ValueError as error:
         raise Broken(f"{path}: the session table: {error}") from error
     findings: list[Finding] = []
-    for entry in manifest.files:
+    for entry in manifest.files if entries is None else entries:
         inside = join(path, entry.name)
         try:
             findings += verify_file(files, inside, entry)
@@ -85,11 +92,14 @@ def load_machine(
     manifest: Manifest,
     path: str,
     where: Callable[[str], Path],
+    *,
+    digest: bool = True,
 ) -> None:
     """Restore a new machine from its file in the checkpoint at `path`, which was found sound.
 
     Args:
         where: the real path of a file, for machines that would rather copy it.
+        digest: ask the machine for its own, if that is cheap.
 
     Raises Broken if what was read this time differs, ValueError if the machine's digest is another
     one, and whatever its `restore` raises. The machine is of no use then.
@@ -105,5 +115,6 @@ def load_machine(
         opened.close()
     if not good or (reader.copied and verify_file(files, inside, entry)):
         raise Broken(f"{inside}: it was read differently the second time")
-    if one.digest and machine.digest_cheap and state_digest(machine.digest()) != one.digest:
+    asked = digest and one.digest and machine.digest_cheap
+    if asked and state_digest(machine.digest()) != one.digest:
         raise ValueError(f"machine {one.machine} has another digest than when it was taken")

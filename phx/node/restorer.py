@@ -3,6 +3,10 @@
 The group is paused meanwhile: it votes, accepts and learns, but delivers nothing and does not lead.
 Of each group the newest checkpoint that is whole counts; a damaged one is put aside, and the one
 before it is taken, in the end the whole log.
+
+Durable machines are opened first. One whose files hold instance A takes nothing from a checkpoint
+K <= A, and no instance up to A from the log (phx.applier); one that is behind K is restored into a
+new generation, if the checkpoint has its state; a light one has not, and then it does not serve.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
 from phx.checkpoint.files import Input, OsFiles
 from phx.checkpoint.loading import Broken, load_machine, need_sound
-from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest
 from phx.machine import StateMachine
+from phx.node.machine_files import Held, hold, let_go, renewed
 
 __all__ = ["Restorer"]
 
@@ -28,6 +33,10 @@ log = logging.getLogger("phx")
 
 class Ending(Exception):
     """The node closes."""
+
+
+class Unfit(Exception):
+    """A checkpoint is whole, but not what the group's machines can go on from."""
 
 
 class Stoppable:
@@ -65,7 +74,8 @@ class Restorer:
     """Restores the paused groups of a driver, and lets them go on.
 
     Guarantee: machines see no byte of a checkpoint before all of it was found to be what was
-    written; a group goes on from exactly the instance that its machines hold.
+    written; a group goes on from exactly the instance that its machines hold, or from one below
+    what a durable machine holds, with that in its state.
 
     Args:
         folder: of the node: the root of the catalog's files.
@@ -149,44 +159,96 @@ class Restorer:
         self.paused.discard(state.group)
 
     def _restore(self, state: GroupState) -> Manifest | None:
-        """The checkpoint that the group's machines hold now; None: they are new."""
-        group = state.group
-        for manifest in self._catalog.of(group):
-            path = path_of(self._catalog.root, manifest)
-            try:
-                need_sound(self._files, manifest, path)
-                self._load(state.machines, manifest, path)
+        """The checkpoint that the group goes on from; None: from none, so with the whole log."""
+        for manifest in self._catalog.of(state.group):
+            held = hold(self._files, self._folder, state, self._factory)
+            if self._brought_back(state, held, manifest):
+                self._settle(state, held, manifest.frontier)
                 return manifest
-            except Ending:
-                raise
-            except Broken as error:
-                log.error("group %d: a damaged checkpoint is put aside: %s", group, error)
-                self._put_aside(manifest, path)
-            except OSError as error:
-                log.error("group %d: %s cannot be read now: %s", group, path, error)
-            except BaseException:
-                # Perhaps it is of another version of the machine. It is whole, so it stays; but it
-                # does not count, or it would push out the usable ones.
-                log.exception("group %d: %s cannot be restored", group, path)
-                self._catalog.forget(manifest)
             self._anew(state)
+        held = hold(self._files, self._folder, state, self._factory)
+        self._settle(state, held, 0)
         return None
+
+    def _brought_back(self, state: GroupState, held: dict[int, Held], manifest: Manifest) -> bool:
+        """Restore what has to be; False: not from this one, and nothing is open any more."""
+        group, path = state.group, path_of(self._catalog.root, manifest)
+        try:
+            self._verify(state, held, manifest, path)
+            self._load(state, held, manifest, path)
+            return True
+        except Ending:
+            let_go(held)
+            raise
+        except Broken as error:
+            log.error("group %d: a damaged checkpoint is put aside: %s", group, error)
+            self._put_aside(manifest, path)
+        except OSError as error:
+            log.error("group %d: %s cannot be read now: %s", group, path, error)
+        except Unfit as error:
+            log.error("group %d: %s does not serve: %s", group, path, error)
+            self._catalog.forget(manifest)
+        except BaseException:
+            # Perhaps it is of another version of the machine. It is whole, so it stays; but it
+            # does not count, or it would push out the usable ones.
+            log.exception("group %d: %s cannot be restored", group, path)
+            self._catalog.forget(manifest)
+        let_go(held)
+        return False
+
+    def _settle(self, state: GroupState, held: dict[int, Held], frontier: int) -> None:
+        """The machines that are open are the group's, which goes on from `frontier`."""
+        try:
+            for one in held.values():
+                one.settle()
+        except BaseException:
+            let_go(held)
+            raise
+        state.skip = {n: one.applied for n, one in held.items() if one.applied > frontier}
+        state.committed = {n: one.applied for n, one in held.items()}
+        state.durable = {n: one.machine for n, one in held.items()}
 
     def _anew(self, state: GroupState) -> None:
         state.machines = self._factory(state.group)
         if state.taking:  # else the node closes
             state.taking = state.machines
 
-    def _load(self, machines: dict[int, StateMachine], manifest: Manifest, path: str) -> None:
-        held = {one.machine for one in manifest.machines}
-        if held != machines.keys():
-            raise ValueError(f"it holds machines {sorted(held)}, the group has {sorted(machines)}")
-        for one in manifest.machines:
-            if one.file < 0:
-                raise ValueError(f"it does not hold the state of machine {one.machine}")
-            load_machine(
-                self._files, machines[one.machine], one, manifest, path, self._folder.joinpath
+    def _verify(
+        self, state: GroupState, held: dict[int, Held], manifest: Manifest, path: str
+    ) -> None:
+        """All bytes that are going to be read. Raises Broken for what is damaged for good, OSError
+        for what may be read later, Unfit for what holds other machines or not their state."""
+        there = {one.machine for one in manifest.machines}
+        if there != state.machines.keys():
+            raise Unfit(
+                f"it holds machines {sorted(there)}, the group has {sorted(state.machines)}"
             )
+        behind = _behind(manifest, held)
+        for one in behind:
+            if one.file < 0:
+                raise Unfit(f"it does not hold the state of machine {one.machine}")
+            if one.kind != (DURABLE if one.machine in held else MEMORY):
+                raise Unfit(f"machine {one.machine} was of another kind")
+        need_sound(self._files, manifest, path, [manifest.files[one.file] for one in behind])
+
+    def _load(
+        self, state: GroupState, held: dict[int, Held], manifest: Manifest, path: str
+    ) -> None:
+        for one in _behind(manifest, held):
+            durable = held.get(one.machine)
+            if durable is not None and not durable.fresh:
+                durable.renew(renewed(state, one.machine, self._factory))
+            load_machine(
+                self._files,
+                state.machines[one.machine],
+                one,
+                manifest,
+                path,
+                self._folder.joinpath,
+                digest=durable is None,  # a durable one's is for the thread that applies
+            )
+            if durable is not None:
+                durable.applied = manifest.frontier
 
     def _put_aside(self, manifest: Manifest, path: str) -> None:
         self._catalog.forget(manifest)
@@ -194,3 +256,12 @@ class Restorer:
             put_aside(self._catalog.files, self._catalog.root, path)
         except OSError as error:
             log.error("%s: %s", path, error)
+
+
+def _behind(manifest: Manifest, held: dict[int, Held]) -> list[MachineEntry]:
+    """The machines whose state has to come from the checkpoint."""
+    return [
+        one
+        for one in manifest.machines
+        if one.machine not in held or held[one.machine].applied < manifest.frontier
+    ]

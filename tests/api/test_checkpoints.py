@@ -327,16 +327,6 @@ def test_closing_ends_a_checkpoint_that_is_being_written(run_once, tmp_path):
     run_once(main())
 
 
-def test_a_durable_machine_is_refused_as_long_as_nobody_commits_it(tmp_path):
-    from phx.durable import SqliteMachine
-
-    class Mine(SqliteMachine):
-        def apply(self, entry): ...
-
-    with pytest.raises(TypeError, match="DurableMachine"):
-        phx.Node(alone(tmp_path), lambda group: Mine(), bootstrap=True)
-
-
 def test_without_an_event_loop(tmp_path):
     with blocking_cluster(tmp_path, KeyValue, checkpoints=QUIET) as nodes:
         for n in range(20):
