@@ -59,6 +59,9 @@ class Stoppable:
             raise Ending
         return self._opened.read(bytes_max)
 
+    def skip(self, size_bytes: int, /) -> None:
+        self._opened.skip(size_bytes)
+
     def close(self) -> None:
         self._opened.close()
 
