@@ -115,10 +115,14 @@ class Line:
         return True
 
 
+def finish_of(receiving: Receiver) -> Manifest:
+    assert receiving.staged is not None
+    return run(receiving.staged.publish())
+
+
 def finish(line: Line) -> Manifest:
-    assert line.receiving.staged is not None
-    return run(line.receiving.staged.publish())
+    return finish_of(line.receiving)
 
 
-__all__ = ["FAST", "GREETING", "ME", "MIB", "MINE", "PEER", "THEIRS", "Line", "Pantry", "finish"]
-__all__ += ["provider", "receiver", "resumed", "sender", "wish"]
+__all__ = ["FAST", "GREETING", "ME", "MIB", "MINE", "PEER", "THEIRS", "Line", "Pantry"]
+__all__ += ["finish", "finish_of", "provider", "receiver", "resumed", "sender", "wish"]
