@@ -136,16 +136,18 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
+    "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
-    "phx.node": NODE | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store"},
+    "phx.node": NODE
+    | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE
-    | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines"},
+    | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.transfer"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},

@@ -55,6 +55,9 @@ class Stoppable:
             raise Ending
         return self._opened.read(bytes_max)
 
+    def skip(self, size_bytes: int, /) -> None:
+        self._opened.skip(size_bytes)
+
     def close(self) -> None:
         self._opened.close()
 

@@ -5,6 +5,7 @@ process keeps all effects; a loss of power keeps what was synced, and of the res
 
     bytes of a file     up to the last sync of it; of those behind it, single sectors may be there,
                         with zeros between them, and the file may end anywhere
+    a cut of a file     it may be as it was before, all of it, until it is synced
     names in a folder   as of the last sync of it; of what changed since, each change may be there
                         or not, in any order, but none without an earlier one of the same name
     a rename            one change, to be found in both folders or in neither; but after a sync of
@@ -34,9 +35,18 @@ class _File:
     def __init__(self) -> None:
         self.data = bytearray()
         self.synced_bytes = 0
+        self.uncut = b""
+        """What was synced before it was cut, until that is."""
 
     def cut(self, chance: Random, keep: float, sector_bytes: int) -> None:
         """Lose what was not synced, but for what chance keeps."""
+        if self.uncut and chance.random() >= keep:
+            self.data, self.synced_bytes, self.uncut = (
+                bytearray(self.uncut),
+                len(self.uncut),
+                b"",
+            )
+            return
         tail = len(self.data) - self.synced_bytes
         size = self.synced_bytes + (tail if chance.random() < keep else chance.randint(0, tail))
         after = self.data[: self.synced_bytes] + bytes(size - self.synced_bytes)
@@ -44,7 +54,7 @@ class _File:
             if chance.random() < keep:
                 end = min(first + sector_bytes, size)
                 after[first:end] = self.data[first:end]
-        self.data, self.synced_bytes = after, size
+        self.data, self.synced_bytes, self.uncut = after, size, b""
 
 
 @dataclass(eq=False, slots=True)
@@ -185,6 +195,19 @@ class MemoryFiles:
         self.alive(self.life)
         return _Input(self, self._file(path))
 
+    def extend(self, path: str, size_bytes: int) -> _Output:
+        self.alive(self.life)
+        file = self._file(path)
+        if len(file.data) < size_bytes:
+            raise _error(errno.EINVAL, path)
+        if len(file.data) > size_bytes:
+            self.effect()
+            if size_bytes < file.synced_bytes:
+                file.uncut = file.uncut or bytes(file.data[: file.synced_bytes])
+                file.synced_bytes = size_bytes
+            del file.data[size_bytes:]
+        return _Output(self, file)
+
     def rename(self, old: str, new: str) -> None:
         source, name, node = self._find(old)
         target, as_name = self._vacant(new)
@@ -320,6 +343,9 @@ class _Input:
         self._at += len(data)
         return data
 
+    def skip(self, size_bytes: int, /) -> None:
+        self._at += size_bytes
+
     def close(self) -> None:
         pass
 
@@ -351,7 +377,7 @@ class _Output:
     def sync(self) -> None:
         self._files.alive(self._life)
         self._files.effect()
-        self._file.synced_bytes = len(self._file.data)
+        self._file.synced_bytes, self._file.uncut = len(self._file.data), b""
 
     def close(self) -> None:
         pass
