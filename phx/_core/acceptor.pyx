@@ -79,7 +79,9 @@ cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* 
     head.first = ask.first
     head.start = ask.start
     head.chosen_through = r.chosen_through
-    head.floor = 1
+    # floor - 1 <= chosen_through: what was trimmed is chosen, and both are said. A reader of
+    # entries alone would take what is trimmed for open.
+    head.floor = r.floor
     head.page = 0
     head.entries = 0
     while instance <= r.accepted_last:

@@ -35,7 +35,7 @@ from phx._core.native cimport *
 
 cdef enum:
     FRAME_MAGIC = 0x31584850
-    PROTOCOL_VERSION = 1
+    PROTOCOL_VERSION = 2
     FRAME_HEADER_BYTES = 32
     RECORD_HEADER_BYTES = 32
 
@@ -54,6 +54,9 @@ cdef enum RecordKind:
     RECORD_FLOOR = 6      # index: lsn below which nothing is live any more
     RECORD_MARK = 7       # index: lsn known durable when this was written
     RECORD_GROUP = 8      # index: configuration version; body: member ids (u32 each)
+    # index: the store has had everything of the group up to here; ballot: lowest instance that it
+    # kept then (1: all of it)
+    RECORD_SETTLED = 9
 
 cdef packed struct FrameHeader:
     u32 magic

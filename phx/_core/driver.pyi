@@ -21,11 +21,12 @@ ERROR_START: Final = 10  # a start that the log or the session table cannot foll
 ERROR_JOURNAL: Final = 100
 
 # kinds of events() beyond those of the engine (engine.pxd: 1 failed, 2 leader, 3 halted,
-# 4 peer refused)
+# 4 peer refused, 5 no log brings the group on)
 EVENT_FAILED: Final = 1
 EVENT_LEADER: Final = 2
 EVENT_HALTED: Final = 3
 EVENT_PEER_REFUSED: Final = 4
+EVENT_BELOW: Final = 5
 EVENT_POISONED: Final = 64  # the journal failed: this node votes no more
 
 GROUP_BYTES: dict[str, int]  # native structs of a group; for benchmarks/idle.py
@@ -79,7 +80,7 @@ class Driver:
                 and takes values, which go to whoever leads. It waits for ``resume``. Any other
                 group begins with instance 1, and is not paused.
             floors: group to the lowest instance that the store still has, from 1 to its settled
-                instance + 1; absent: 1.
+                instance + 1; absent: 1. See ``floored``.
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.
@@ -113,7 +114,12 @@ class Driver:
         What is left over makes ``fileno`` readable again.
         """
     def events(self) -> list[tuple[int, int, int, int, int, int]]:
-        """``(kind, verdict, group, first_seq, count, leader)`` of all since the last call."""
+        """``(kind, verdict, group, first_seq, count, leader)`` of all since the last call.
+
+        EVENT_BELOW: nobody connected has the log that the group needs next; ``leader`` keeps it
+        from ``first_seq`` on, and no one from lower. Once per group until it is taken, and again
+        while it lasts. ``leader`` 0: the group's own machine waits for what this node has trimmed.
+        """
     def messages(self) -> list[tuple[int, str]]:
         """Log lines of the native threads since the last call: ``(logging level, text)``."""
     def applied(self, group: int, instance: int) -> None: ...
@@ -131,6 +137,22 @@ class Driver:
         Raises:
             DriverError: the group is not paused, or the log cannot follow ``start``, or the
                 session table stands elsewhere (ERROR_START); UNKNOWN_GROUP, CLOSED, OVERLOADED.
+        """
+    def floored(self, group: int, floor: int, settled: int) -> None:
+        """The store keeps the group from instance ``floor`` on, its row says so and is durable.
+
+        Guarantee: from the next turn on peers that ask for less are told the floor, and nothing is
+        settled up to ``settled`` any more. A floor never falls. Every message tells the floor that
+        the engine was told last, so it is told after the row was committed and never before.
+
+        Args:
+            floor: lowest instance that the store keeps, from 1 to ``settled`` + 1. A checkpoint
+                that is durable, and of which the group's machine was made or can be made, holds
+                everything below: a machine that is behind gets nothing of it from ``take``.
+            settled: the row's settled instance, below 2**62.
+
+        Raises:
+            DriverError: numbers that leave a gap (ERROR_START); UNKNOWN_GROUP, CLOSED, OVERLOADED.
         """
     def stop_group(self, group: int) -> None: ...
     def set_address(self, node: int, host: str, port: int) -> None:

@@ -44,6 +44,7 @@ EVENT_FAILED = 1
 EVENT_LEADER = 2
 EVENT_HALTED = 3
 EVENT_PEER_REFUSED = 4
+EVENT_BELOW = 5
 EVENT_POISONED = 64
 
 # What a group takes in native structs, whether anybody uses it or not, and what it takes beyond
@@ -51,7 +52,7 @@ EVENT_POISONED = 64
 GROUP_BYTES = {
     "replica": sizeof(Replica) + 2 * sizeof(void*),
     "flow": sizeof(Flow),
-    "queues": sizeof(u64) + 3 * sizeof(u32) + sizeof(u8),
+    "queues": sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
     "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
     "waiters": sizeof(WaiterRing),
@@ -91,6 +92,7 @@ cdef class Driver:
             group = one
             opening.settled_through = settled.get(one, 0)
             opening.start = self.start_of(one, self.paused.get(one, 0), opening.settled_through)
+            opening.floor = self.floors.get(one, 1)
             opening.paused = one in self.paused
             self.index_of[one] = index
             self.groups.push_back(group)
@@ -362,6 +364,27 @@ cdef class Driver:
         except BaseException:
             self.paused[group] = planned
             raise
+
+    def floored(self, group, floor, settled):
+        cdef Command command
+        self.check()
+        index = self.index_of.get(group)
+        if index is None:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        if (type(floor) is not int or type(settled) is not int
+                or not 1 <= floor <= settled + 1 <= 1 << 62):
+            raise DriverError(ERROR_START, f"group {group}: {floor!r} and {settled!r} are no floor "
+                              "and no settled instance behind which there is no gap")
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_FLOORED
+        command.group = group
+        command.first = floor
+        command.second = settled
+        self.command(&command, True)
+        # A start that is told from here on has to be one that the log can follow.
+        self.floors[group] = max(floor, self.floors.get(group, 1))
+        self.openings[<size_t>index].settled_through = max(
+            <u64>settled, self.openings[<size_t>index].settled_through)
 
     def stop_group(self, u32 group):
         cdef Command command

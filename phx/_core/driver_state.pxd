@@ -35,6 +35,7 @@ cdef struct DriverOptions:
 
 cdef struct Opening:             # how a group begins
     u64 settled_through          # highest instance in the store
+    u64 floor                    # lowest one that it keeps, or would keep
     u64 start                    # its machine is to hold everything up to here
     bint paused                  # and does not yet
 

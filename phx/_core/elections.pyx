@@ -6,6 +6,7 @@
 
 from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport random_below, role_timer, tell_leader
+from phx._core.learner cimport stranded
 from phx._core.leases cimport hears_leader
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_requeue
@@ -20,7 +21,9 @@ cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
     # finished: it takes no new values.)
     return (e.started and not e.poisoned and not e.resigned and e.pressure < PRESSURE_FULL
             and not r.stopped and not r.halted and not r.restoring
-            and e.now_us >= e.quiet_until_us)
+            and e.now_us >= e.quiet_until_us
+            # (It would have to learn first, and cannot.)
+            and not stranded(e, r))
 
 
 cdef bint live(Engine* e, u32 index) noexcept nogil:

@@ -18,6 +18,7 @@ cdef void engine_free(Engine* e) noexcept nogil
 # --- before the start, in this order
 # `settled_through`: every instance up to it is in the store, chosen.
 cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept nogil
+# engine_floor and engine_restoring may be told here, too.
 # Every record the journal still has, in order. 0, or -1 for a record that cannot be (damage).
 cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
                        u64 lsn) noexcept nogil
@@ -48,6 +49,12 @@ cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* ent
 cdef void engine_applied(Engine* e, u32 group, u64 instance) noexcept nogil
 # Everything of the group up to `through` is now in the store, synced.
 cdef void engine_settled(Engine* e, u32 group, u64 through) noexcept nogil
+# The store keeps nothing of the group below `floor` (1 to 2**62) any more, and its row says so, and
+# that everything below is settled, durably: what is asked for below is answered with the floor. A
+# checkpoint that is durable holds the rest. It never falls. Where the engine did not know all of
+# it to be chosen (after a restart), it does now, as it would after another restart: it goes on
+# behind, announces nothing of it, and does not lead the group at that moment.
+cdef void engine_floor(Engine* e, u32 group, u64 floor) noexcept nogil
 # Emit what is still live below `lsn` again and move the floor there (floor_lsn of the next turn).
 # Every chosen entry below lsn must be settled. 0, or -1 if one is not.
 cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil

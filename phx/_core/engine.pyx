@@ -9,14 +9,17 @@ from libc.string cimport memcmp, memcpy, memset
 from phx._core.acceptor cimport acknowledge, carry_over, replay
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE,
-    RecordHeader,
+    RECORD_SETTLED, RecordHeader,
 )
 from phx._core.effects cimport (
     LANE_NOW, emit_event, emit_idle_mark, emit_record, hint, random_below, role_timer,
     seal_frames, send,
 )
 from phx._core.elections cimport refresh_leader, schedule_campaign
-from phx._core.learner cimport advance_known, learn_tick, settled, supply, tail_entry
+from phx._core.learner cimport (
+    advance_known, carry_settled, jump, learn_tick, peer_renewed, replay_settled, settled, supply,
+    tail_entry,
+)
 from phx._core.leases cimport claims_forget, heartbeats
 from phx._core.liveness cimport hand_over, watch, watch_at
 from phx._core.native cimport *
@@ -97,6 +100,7 @@ cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept no
     r.settled_through = settled_through
     r.chosen_through = settled_through
     r.accepted_last = settled_through
+    r.floor = 1
     window_init(&r.window, settled_through + 1)
     e.replicas.push_back(r)
     while e.by_group.size() <= group:
@@ -125,7 +129,7 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
             memcpy(e.peers[at].store_id, body, 16)
         return 0
     if (header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT
-            and header.kind != RECORD_CHOSEN):
+            and header.kind != RECORD_CHOSEN and header.kind != RECORD_SETTLED):
         return 0
     r = find_group(e, header.group)
     if r == NULL:
@@ -133,6 +137,8 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
         e.stray = True
         e.stray_group = header.group
         return -1
+    if header.kind == RECORD_SETTLED:
+        return replay_settled(e, r, header, lsn)
     return replay(e, r, header, body, lsn)
 
 
@@ -164,6 +170,7 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
     emit_node_state(e, ~<u64>0)
     for i in range(e.replicas.size()):
         carry_over(e, e.replicas[i], ~<u64>0)
+        carry_settled(e, e.replicas[i], ~<u64>0)
         advance_known(e, e.replicas[i])
     if next_lsn:
         emit_record(e, RECORD_FLOOR, 0, next_lsn, 0, NULL, 0, NULL)
@@ -293,6 +300,7 @@ cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_
     e.connected += 1
     e.beat_now = True
     for i in range(e.replicas.size()):
+        peer_renewed(e, e.replicas[i], p)
         peer_returned(e, e.replicas[i], p)
     return 0
 
@@ -335,6 +343,18 @@ cdef void engine_settled(Engine* e, u32 group, u64 through) noexcept nogil:
         settled(e, r, through)
 
 
+cdef void engine_floor(Engine* e, u32 group, u64 floor) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or floor <= r.floor:
+        return
+    if floor - 1 > r.chosen_through:
+        # A leader proposes from chosen_through on, and counts from there.
+        step_down(e, r)
+        jump(e, r, floor - 1)
+    settled(e, r, floor - 1)
+    r.floor = floor
+
+
 cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:
     """Chosen since the settle plan was made, and still below `lsn`: emit them from memory."""
     cdef u32 i
@@ -364,6 +384,7 @@ cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil:
     for i in range(e.replicas.size()):
         carry_chosen(e, e.replicas[i], lsn, True)
         carry_over(e, e.replicas[i], lsn)
+        carry_settled(e, e.replicas[i], lsn)
     e.floor_lsn = lsn
     emit_record(e, RECORD_FLOOR, 0, lsn, 0, NULL, 0, NULL)
     e.effects.floor_lsn = lsn
@@ -552,6 +573,7 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     out.chosen_through = r.chosen_through
     out.applied_through = r.applied_through
     out.settled_through = r.settled_through
+    out.floor = r.floor
     out.accepted_last = r.accepted_last
     out.waiting_values = r.callers.values if r.callers != NULL else 0
     return True

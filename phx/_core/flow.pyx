@@ -16,9 +16,9 @@ from phx._core.native cimport *
 from phx._core.port cimport phx_fence
 from phx._core.queues cimport (
     CHORE_FETCH, CHORE_LOAD, READ_BODY, READ_FAILED, READ_NO_GROUP, READ_NOT_CHOSEN, READ_SETTLED,
-    Chore, Handed, Question, chores_push, outbox_hand, outbox_log,
+    Chore, Handed, Question, chores_push, outbox_event, outbox_hand, outbox_log,
 )
-from phx._core.state cimport ChosenRange, Fetch, GroupStatus
+from phx._core.state cimport EVENT_BELOW, ChosenRange, Event, Fetch, GroupStatus
 from phx._core.transport cimport LOG_ERROR, LOG_WARNING
 from phx._core.wire cimport SuppliedEntry
 
@@ -246,13 +246,30 @@ cdef u64 loaded_entry(const u8* data, u64 count, u64 instance, u32* body_bytes) 
     return stride
 
 
+# The store has nothing at flow.next. A floor above it must not be (what is trimmed is in a
+# checkpoint that the machine was made of), unless something was lost.
+cdef void not_there(DriverState* s, Flow* flow) noexcept nogil:
+    cdef GroupStatus status
+    cdef Event event
+    cdef char line[120]
+    flow.retry_us = s.now_us + RETRY_US
+    snprintf(line, 120, "group %u: the store gave no entry at instance %llu", flow.group,
+             <unsigned long long>flow.next)
+    outbox_log(&s.outbox, LOG_WARNING, line)
+    if engine_group_status(s.engine, flow.group, &status) and flow.next < status.floor:
+        memset(&event, 0, sizeof(Event))
+        event.kind = EVENT_BELOW
+        event.group = flow.group
+        event.first_seq = status.floor
+        outbox_event(&s.outbox, flow_index(s, flow), &event)
+
+
 cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noexcept nogil:
     cdef Flow* flow = find_flow(s, group)
     cdef vector[Block*] bodies
     cdef Block** piece
     cdef u64 at = 0, stride, nbytes = 0
     cdef u32 body_bytes = 0
-    cdef char line[120]
     if flow == NULL or not flow.loading:
         return
     flow.loading = False
@@ -266,10 +283,7 @@ cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noex
         nbytes += body_bytes + ENTRY_COST
         at += stride
     if bodies.empty():
-        snprintf(line, 120, "group %u: the store gave no entry at instance %llu", group,
-                 <unsigned long long>flow.next)
-        outbox_log(&s.outbox, LOG_WARNING, line)
-        flow.retry_us = s.now_us + RETRY_US
+        not_there(s, flow)
     else:
         piece = <Block**>phx_malloc(bodies.size() * sizeof(Block*))
         if piece == NULL:

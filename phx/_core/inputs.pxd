@@ -95,6 +95,12 @@ cdef inline void input_settled(DriverState* s, u32 group, u64 through) noexcept 
     engine_settled(s.engine, group, through)
 
 
+cdef inline void input_floor(DriverState* s, u32 group, u64 floor) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_FLOOR, group, 0, floor, 0, 0, NULL, 0)
+    engine_floor(s.engine, group, floor)
+
+
 cdef inline int input_retire(DriverState* s, u64 lsn) noexcept nogil:
     cdef int result = engine_retire(s.engine, lsn)
     if s.trace != NULL:

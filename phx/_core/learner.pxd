@@ -9,6 +9,7 @@ chosen; a learned value is stored as chosen and touches neither the promise nor 
 ballot (docs/design/protocol.md, "Learning").
 """
 
+from phx._core.codec cimport RecordHeader
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport LearnAskBody, LearnBody
@@ -21,6 +22,11 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
 # Ask somebody for what is chosen up to `through` and missing here.
 cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil
 cdef void learn_tick(Engine* e, Replica* r) noexcept nogil
+# No log brings this node on: of the members that are connected each has trimmed what comes next
+# here or knows no more, and one has trimmed it. Only a checkpoint does, or somebody who returns.
+cdef bint stranded(Engine* e, Replica* r) noexcept nogil
+# A member was connected, and may have what the others have trimmed: it is asked first.
+cdef void peer_renewed(Engine* e, Replica* r, Peer* p) noexcept nogil
 cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) noexcept nogil
 cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries,
                    u64 nbytes) noexcept nogil
@@ -30,3 +36,12 @@ cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
 # The body of a chosen instance, if in memory.
 cdef Block* tail_entry(Replica* r, u64 instance) noexcept nogil
 cdef void settled(Engine* e, Replica* r, u64 through) noexcept nogil
+# Everything up to `through` (above chosen_through) is chosen, and stands in a checkpoint and not
+# here: go on behind it. What is held up to there is forgotten, chosen or not; promise and
+# acceptances above stay. Nothing of it is announced. The node must not lead the group.
+cdef void jump(Engine* e, Replica* r, u64 through) noexcept nogil
+# What is settled is said again if it has grown, or if that was said below `lsn`: it is all that a
+# store that is lost, or put back from a copy, leaves behind.
+cdef void carry_settled(Engine* e, Replica* r, u64 lsn) noexcept nogil
+# 0, or -1 for one that cannot be. The highest one counts, whatever the order of records.
+cdef int replay_settled(Engine* e, Replica* r, const RecordHeader* header, u64 lsn) noexcept nogil

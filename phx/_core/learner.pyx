@@ -7,16 +7,17 @@
 from libc.string cimport memcmp, memcpy
 
 from phx._core.batch cimport body_check
-from phx._core.codec cimport RECORD_CHOSEN, align8
+from phx._core.codec cimport RECORD_CHOSEN, RECORD_SETTLED, RecordHeader
 from phx._core.effects cimport (
-    HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, answer_room, emit_record,
-    halt_group, learn_timer, send,
+    HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, answer_room, emit_event,
+    emit_record, halt_group, learn_timer, send,
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_chosen
 from phx._core.state cimport *
 from phx._core.window cimport (
-    SLOT_CHOSEN, Slot, ring_at, ring_pop, ring_push, window_advance, window_find, window_slot,
+    SLOT_CHOSEN, Slot, ring_at, ring_free, ring_pop, ring_purge, ring_push, window_advance,
+    window_find, window_jump, window_slot,
 )
 from phx._core.wire cimport (
     MSG_LEARN, MSG_LEARN_ASK, LearnAskBody, LearnBody, SuppliedEntry, entry_stride,
@@ -25,6 +26,8 @@ from phx._core.wire cimport (
 cdef enum:
     LEARN_BYTES = 524288         # an answer is closed at this size
     LEARN_ENTRIES = 4096
+
+cdef u64 INSTANCE_MAX = <u64>1 << 62
 
 
 cdef void cache_evict(Engine* e) noexcept nogil:
@@ -37,6 +40,14 @@ cdef void cache_evict(Engine* e) noexcept nogil:
         body = <Block*><size_t>ring_pop(&r.tail)
         e.cached_bytes -= body.size
         block_unref(body)
+
+
+# Another instance comes next: what was heard of the last one says nothing about it.
+cdef inline void progressed(Replica* r) noexcept nogil:
+    r.asks = 0
+    r.below = 0
+    r.dry = 0
+    r.below_told = False
 
 
 cdef void advance_chosen(Engine* e, Replica* r, u64 through) noexcept nogil:
@@ -60,7 +71,7 @@ cdef void advance_chosen(Engine* e, Replica* r, u64 through) noexcept nogil:
         callers_chosen(e, r, body)
     if r.accepted_last < r.chosen_through:
         r.accepted_last = r.chosen_through
-    r.asks = 0
+    progressed(r)
     r.announce_due = True
     touch(e, r)
     cache_evict(e)
@@ -113,22 +124,29 @@ cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil:
     ask(e, r, prefer)
 
 
-# One request at a time, to `prefer` if it is there, else to the next connected peer after the last
-# asked.
-cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
-    cdef LearnAskBody body
-    cdef u32 i
+# `prefer` if it is there, else the next connected peer after the last asked; one that has said that
+# it cannot help only if all have said so. NULL: nobody is there.
+cdef Peer* whom(Engine* e, Replica* r, u32 prefer) noexcept nogil:
+    cdef u32 i, useless = r.below | r.dry
     cdef int start = member_index(e, r.asked_node)
     cdef int at = member_index(e, prefer) if prefer != 0 else -1
-    cdef Peer* p = NULL
-    if at >= 0 and e.peers[at].connected and prefer != e.options.node:
-        p = &e.peers[at]
-    else:
-        for i in range(e.options.n_members):
-            at = <int>((start + 1 + <int>i) % <int>e.options.n_members)
-            if e.peers[at].connected and e.peers[at].node != e.options.node:
-                p = &e.peers[at]
-                break
+    cdef Peer* found = NULL
+    if at >= 0 and e.peers[at].connected and prefer != e.options.node and not useless >> at & 1:
+        return &e.peers[at]
+    for i in range(e.options.n_members):
+        at = <int>((start + 1 + <int>i) % <int>e.options.n_members)
+        if e.peers[at].connected and e.peers[at].node != e.options.node:
+            if not useless >> at & 1:
+                return &e.peers[at]
+            if found == NULL:
+                found = &e.peers[at]
+    return found
+
+
+# One request at a time.
+cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
+    cdef LearnAskBody body
+    cdef Peer* p = whom(e, r, prefer)
     # Ever more seldom while nothing comes of it: where answers are only slow, asking again for the
     # same makes them slower.
     learn_timer(e, r, e.now_us + (<u64>e.options.resend_us << min(r.asks, <u32>RESEND_DOUBLINGS)))
@@ -137,6 +155,7 @@ cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
     r.asks += 1
     r.asked_us = e.now_us
     r.asked_node = p.node
+    r.below_told = False
     body.first = r.chosen_through + 1
     body.last = r.want_through
     send(e, p, LANE_NOW, MSG_LEARN_ASK, 0, r.group, 0, &body, sizeof(body), NULL, 0)
@@ -147,6 +166,60 @@ cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
     r.asked_us = 0
     if r.want_through > r.chosen_through and may_learn(e, r):
         ask(e, r, 0)
+
+
+cdef bint stranded(Engine* e, Replica* r) noexcept nogil:
+    cdef u32 i
+    cdef bint found = False
+    if r.below == 0:
+        return False
+    for i in range(e.options.n_members):
+        if i == e.self_index or not e.peers[i].connected:
+            continue
+        if r.below >> i & 1:
+            found = True
+        elif not r.dry >> i & 1:
+            return False
+    return found
+
+
+cdef void peer_renewed(Engine* e, Replica* r, Peer* p) noexcept nogil:
+    if r.below == 0:
+        return
+    r.below = 0
+    r.dry = 0
+    r.asked_us = 0
+    want(e, r, r.want_through, p.node)
+
+
+cdef void told_nothing(Engine* e, Replica* r, Peer* p, const LearnBody* learn) noexcept nogil:
+    """Whoever was asked for what comes next here has answered without it. One that has trimmed it
+    is not believed alone: another one may have the log, and that is less work than a checkpoint.
+    """
+    cdef u32 bit = <u32>1 << member_index(e, p.node)
+    if learn.floor > r.chosen_through + 1:
+        if learn.floor - 1 > learn.chosen_through:
+            e.counters.hostile_messages += 1
+            return
+        if r.below == 0 or p.node == r.below_node or learn.floor < r.below_floor:
+            r.below_node = p.node
+            r.below_floor = learn.floor
+        r.below |= bit
+    elif r.below and learn.chosen_through <= r.chosen_through:
+        r.dry |= bit
+    else:
+        # It has it, and could not say so: somebody else is asked when the timer runs out.
+        return
+    if not stranded(e, r):
+        if may_learn(e, r):
+            ask(e, r, 0)
+        return
+    # Nobody is asked again before the timer, whatever watermarks say.
+    r.asked_us = max(e.now_us, <u64>1)
+    touch(e, r)
+    if not r.below_told:
+        r.below_told = True
+        emit_event(e, EVENT_BELOW, 0, r.group, r.below_floor, 0, r.below_node)
 
 
 cdef Block* tail_entry(Replica* r, u64 instance) noexcept nogil:
@@ -179,7 +252,9 @@ cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) 
         return
     r.supplied |= bit
     touch(e, r)
-    if ask.first == 0 or ask.first > r.chosen_through:
+    if ask.first < r.floor or ask.first > r.chosen_through:
+        # Not from the floor on instead: whoever asked takes nothing that leaves a gap, or it would
+        # pass instances over (U7).
         supply(e, r, p, ask.first, NULL, 0)
         return
     if tail_entry(r, instance) == NULL:
@@ -204,9 +279,13 @@ cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
     cdef u64 at = 0, stride
     if not answer_room(p):
         return
+    if first < r.floor:
+        # Trimmed since it was asked for.
+        nbytes = 0
     p.answer_bytes += nbytes
     learn.first = first
     learn.chosen_through = r.chosen_through
+    learn.floor = r.floor
     learn.entries = 0
     learn.pad = 0
     while at < nbytes:
@@ -245,13 +324,18 @@ cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nby
 cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries,
                    u64 nbytes) noexcept nogil:
     cdef SuppliedEntry entry
-    cdef u64 at = 0, stride, before = r.chosen_through
+    cdef u64 at = 0, stride, before = r.chosen_through, known
+    cdef bint asked = r.asked_us != 0 and p.node == r.asked_node
     cdef u32 i
     if p.node == r.asked_node:
         r.asked_us = 0
-        # What was said to be chosen is no more than hearsay: whoever answers knows better.
-        if learn.chosen_through < r.want_through:
-            r.want_through = max(learn.chosen_through, r.chosen_through)
+        # What was said to be chosen is no more than hearsay: whoever answers knows better. But what
+        # somebody has trimmed is chosen.
+        known = max(learn.chosen_through, r.chosen_through)
+        if r.below:
+            known = max(known, r.below_floor - 1)
+        if known < r.want_through:
+            r.want_through = known
     for i in range(learn.entries):
         stride = entry_stride(entries + at, nbytes - at, sizeof(SuppliedEntry), 8)
         if stride == 0 or e.poisoned or r.halted:
@@ -275,12 +359,67 @@ cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const
         r.asked_us = 0
         learn_timer(e, r, 0)
     elif r.asked_us == 0:
-        # An answer that brings nothing: somebody else is asked when the timer runs out.
         if r.chosen_through > before:
             want(e, r, r.want_through, p.node)
+        elif asked and not r.halted:
+            told_nothing(e, r, p, learn)
 
 
 cdef void settled(Engine* e, Replica* r, u64 through) noexcept nogil:
     while r.settled_through < through and r.locations.size > 0:
         ring_pop(&r.locations)
         r.settled_through += 1
+
+
+cdef void tail_drop(Engine* e, Replica* r) noexcept nogil:
+    """Out of memory with the last chosen instances, and out of the line of what is next to go."""
+    cdef Block* body
+    if r.tail.size == 0:
+        return
+    ring_purge(&e.cached, r.index)
+    while r.tail.size > 0:
+        body = <Block*><size_t>ring_pop(&r.tail)
+        e.cached_bytes -= body.size
+        block_unref(body)
+
+
+cdef void jump(Engine* e, Replica* r, u64 through) noexcept nogil:
+    tail_drop(e, r)
+    ring_free(&r.locations)
+    window_jump(&r.window, through + 1)
+    r.chosen_through = through
+    r.announced_through = through
+    r.settled_through = through
+    if r.accepted_last < through:
+        r.accepted_last = through
+    progressed(r)
+    if not e.started:
+        return
+    r.asked_us = 0
+    learn_timer(e, r, 0)
+    r.confirm_due = True
+    touch(e, r)
+    advance_known(e, r)
+    want(e, r, r.want_through, r.leader)
+
+
+cdef void carry_settled(Engine* e, Replica* r, u64 lsn) noexcept nogil:
+    if r.settled_through > r.settled_told or (r.settled_told and r.settled_lsn < lsn):
+        r.settled_told = r.settled_through
+        r.settled_lsn = emit_record(e, RECORD_SETTLED, r.group, r.settled_through, r.floor, NULL, 0,
+                                    NULL)
+
+
+cdef int replay_settled(Engine* e, Replica* r, const RecordHeader* header, u64 lsn) noexcept nogil:
+    if (header.index == 0 or header.index > INSTANCE_MAX or header.ballot == 0
+            or header.ballot - 1 > header.index or header.body_bytes):
+        return -1
+    if header.index >= r.settled_told:
+        r.settled_told = header.index
+        r.settled_lsn = lsn
+    if header.index > r.chosen_through:
+        # The store is not the one that it was. What is chosen is said all the same, or somebody
+        # would hear that nothing was accepted (docs/design/checkpoints.md, section 6).
+        jump(e, r, header.index)
+        r.floor = header.index + 1
+    return 0

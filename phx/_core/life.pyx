@@ -12,7 +12,9 @@ from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thre
 from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
-from phx._core.inputs cimport input_group, input_replay, input_restoring, input_start
+from phx._core.inputs cimport (
+    input_floor, input_group, input_replay, input_restoring, input_start,
+)
 from phx._core.journal cimport (
     JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn, journal_open,
     journal_replay,
@@ -150,6 +152,8 @@ cdef int add_groups(DriverState* s, vector[u32]* groups, vector[Opening]* openin
             return LIFE_SYSTEM
         flow_add(s, groups[0][i], &openings[0][i])
     for i in range(groups.size()):
+        if openings[0][i].floor > 1:
+            input_floor(s, groups[0][i], openings[0][i].floor)
         if openings[0][i].paused:
             input_restoring(s, groups[0][i], True)
     return LIFE_OK

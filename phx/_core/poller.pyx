@@ -144,6 +144,8 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
         flow_supply(s, command.group, command.peer, command.first, command.block)
     elif command.kind == COMMAND_LOADED:
         flow_loaded(s, command.group, command.first, command.block)
+    elif command.kind == COMMAND_FLOORED:
+        upkeep_floored(s, command.group, command.first, command.second)
     elif command.kind == COMMAND_RESUME:
         flow_resume(s, command.group, command.first)
     elif command.kind == COMMAND_RESIGN:

@@ -17,7 +17,7 @@ from phx._core.elections cimport (
     backoff_us, can_lead, preferred_leader, refresh_leader, schedule_campaign, step_us,
 )
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
-from phx._core.learner cimport note_watermark, tail_entry, want
+from phx._core.learner cimport note_watermark, stranded, tail_entry, want
 from phx._core.native cimport *
 from phx._core.phase2 cimport (
     compute_chosen, lead_free, lead_new, phase1_free, phase1_new, propose_what_can_be,
@@ -316,6 +316,9 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
     cdef ReportedEntry entry
     cdef u64 at = 0, stride
     cdef u32 i
+    if head.floor == 0:
+        e.counters.hostile_messages += 1
+        return
     if r.role != ROLE_PREPARING or r.lead.ballot != ballot or head.first != r.lead.phase1.first:
         return
     promised = &r.lead.phase1.promised[member_index(e, p.node)]
@@ -337,8 +340,8 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
             return
         at += stride
     promised.pages += 1
-    if head.chosen_through > promised.chosen_through:
-        promised.chosen_through = head.chosen_through
+    # (What a member has trimmed is chosen, even if it did not say so.)
+    promised.chosen_through = max(promised.chosen_through, max(head.chosen_through, head.floor - 1))
     if flags & FLAG_LAST:
         promised.whole = True
         count_promises(e, r)
@@ -556,7 +559,8 @@ cdef void pump(Engine* e, Replica* r) noexcept nogil:
             step_down(e, r)
         callers_stop(e, r)
         return
-    if r.role == ROLE_LEARNING and r.chosen_through >= r.lead.phase1.max_chosen:
+    if r.role == ROLE_LEARNING and (
+            r.chosen_through >= r.lead.phase1.max_chosen or stranded(e, r)):
         if can_lead(e, r):
             lead_begin(e, r)
         else:

@@ -44,12 +44,14 @@ cdef enum CommandKind:
     COMMAND_ADDRESS = 8          # peer, block: a PhxAddress
     COMMAND_ASK = 9              # question
     COMMAND_RESUME = 10          # group; its machine holds everything up to `first`
+    COMMAND_FLOORED = 11         # group; its row says: kept from `first`, settled through `second`
 
 cdef struct Command:
     u8 kind
     u32 group
     u32 peer
     u64 first
+    u64 second
     Block* block
     Question* question
 
@@ -143,6 +145,8 @@ cdef struct Outbox:
     vector[u8] leader_dirty
     vector[u32] leaders_dirty    # group indexes
     vector[u32] refused_peers    # told of as refused and not yet taken
+    vector[u8] below             # by group index: an EVENT_BELOW waits
+    vector[u32] belows           # group indexes
     vector[u32] slots            # scratch of outbox_take, by group index
     vector[Message] messages
     u64 messages_lost
@@ -155,8 +159,9 @@ cdef void outbox_drop(Outbox* q) noexcept nogil
 cdef void outbox_destroy(Outbox* q) noexcept nogil
 # Poll thread. Takes the bodies' references and the array.
 cdef void outbox_hand(Outbox* q, Handed* item) noexcept nogil
-# Leaders and refused peers are kept as they last were; failures that follow each other are joined,
-# and are never more than the values that Python has outstanding.
+# Leaders are kept as they last were, of refused peers and of groups that no log brings on one each;
+# failures that follow each other are joined, and are never more than the values that Python has
+# outstanding.
 cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil
 cdef void outbox_log(Outbox* q, int level, const char* text) noexcept nogil
 # Wake Python if anything was added (end of a turn).

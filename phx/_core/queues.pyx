@@ -13,7 +13,9 @@ from phx._core.port cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_mutex_destroy,
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from phx._core.state cimport EVENT_FAILED, EVENT_LEADER, EVENT_PEER_REFUSED, Event, SettleItem
+from phx._core.state cimport (
+    EVENT_BELOW, EVENT_FAILED, EVENT_LEADER, EVENT_PEER_REFUSED, Event, SettleItem,
+)
 
 cdef enum:
     SUBMISSION_BYTES = 64        # what a submission costs beside its items
@@ -188,6 +190,7 @@ cdef void outbox_init(Outbox* q, vector[u32]* groups) noexcept nogil:
         q.groups.push_back(groups[0][i])
         q.leaders.push_back(not_told)
         q.leader_dirty.push_back(clean)
+        q.below.push_back(clean)
         q.slots.push_back(none)
 
 
@@ -235,6 +238,14 @@ cdef bint refused_before(Outbox* q, u32 node) noexcept nogil:
     return False
 
 
+cdef bint below_before(Outbox* q, u32 index) noexcept nogil:
+    if index >= q.below.size() or q.below[index]:
+        return True
+    q.below[index] = 1
+    q.belows.push_back(index)
+    return False
+
+
 cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil:
     cdef Event copy = event[0]
     pthread_mutex_lock(&q.lock)
@@ -244,6 +255,8 @@ cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil:
             q.leader_dirty[index] = 1
             q.leaders_dirty.push_back(index)
     elif event.kind == EVENT_PEER_REFUSED and refused_before(q, event.group):
+        pass
+    elif event.kind == EVENT_BELOW and below_before(q, index):
         pass
     elif not join_failed(q, event):
         q.events.push_back(copy)
@@ -328,6 +341,9 @@ cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil:
         q.leader_dirty[index] = 0
         out.push_back(event)
     q.leaders_dirty.clear()
+    for i in range(q.belows.size()):
+        q.below[q.belows[i]] = 0
+    q.belows.clear()
     q.refused_peers.clear()
     pthread_mutex_unlock(&q.lock)
 

@@ -47,6 +47,7 @@ cdef struct GroupStatus:
     u64 chosen_through
     u64 applied_through
     u64 settled_through
+    u64 floor                    # lowest instance that this node can still supply
     u64 accepted_last            # highest instance with an acceptance
     u32 waiting_values           # of this node's callers
 
@@ -91,6 +92,10 @@ cdef enum EventKind:
     # the group stopped voting here: a protocol invariant broke; `verdict` says which
     EVENT_HALTED = 3
     EVENT_PEER_REFUSED = 4  # group: peer node; its store id is not the one it had
+    # no log brings the group on: of the members that are connected each has trimmed what comes next
+    # here, or knows no more. leader: who has trimmed least, first_seq: its lowest instance.
+    # From the driver, leader 0: the applier waits for what is trimmed on this very node.
+    EVENT_BELOW = 5
 
 cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_TIMED_OUT_REJECTED = 1   # never entered a record or an Accept
@@ -266,12 +271,21 @@ cdef struct Replica:
     u64 announced_through
     u64 applied_through
     u64 settled_through
+    u64 floor                # lowest instance that this node can still supply; at least 1
+    u64 settled_told         # what the last RECORD_SETTLED says; 0: there is none
+    u64 settled_lsn          # and where it stands
     Ring tail                # Block*: bodies of the last chosen instances, up to chosen_through
     Ring locations           # lsn of instances settled_through + 1 .. chosen_through
     u64 want_through         # known to be chosen elsewhere
     u64 asked_us             # when the running request was sent; 0: none
     u32 asked_node
     u32 asks                 # requests since the last chosen instance
+    # members as bits, since the last chosen instance: of what comes next here
+    u32 below                # they keep nothing as old
+    u32 dry                  # they know nothing (filled in only while `below` is)
+    u32 below_node           # of `below` the one with the lowest floor
+    bint below_told          # EVENT_BELOW has been told since somebody was asked
+    u64 below_floor          # that floor
     u32 failures             # attempts to lead since the last success
     u64 no_transfer_until_us # the preferred node said that it cannot lead
     # who leads

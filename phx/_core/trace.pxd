@@ -57,6 +57,7 @@ cdef enum TraceKind:
     TRACE_PRESSURE = 31          # first: level
     TRACE_RESIGN = 32
     TRACE_RESTORING = 33         # group, first: 1: on, 0: off
+    TRACE_FLOOR = 34             # group, first: floor
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events
     TRACE_TURN = 48
     # the world

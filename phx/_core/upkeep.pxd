@@ -18,5 +18,7 @@ cdef u64 upkeep_deadline(DriverState* s) noexcept nogil
 # The plan in flight has been settled, if it is the one up to `upto`; or could not be.
 cdef void upkeep_settled(DriverState* s, u64 upto) noexcept nogil
 cdef void upkeep_settle_failed(DriverState* s) noexcept nogil
+# The group's row says: kept from `floor` on, settled through `settled`. The engine is told.
+cdef void upkeep_floored(DriverState* s, u32 group, u64 floor, u64 settled) noexcept nogil
 # The journal failed: stop voting, say so, once.
 cdef void upkeep_poison(DriverState* s, int error) noexcept nogil

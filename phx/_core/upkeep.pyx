@@ -11,7 +11,9 @@ from phx._core.codec cimport RecordHeader
 from phx._core.disk cimport pthread_mutex_lock, pthread_mutex_unlock
 from phx._core.driver_state cimport DriverState, Floor, Settled
 from phx._core.engine cimport engine_settle_plan
-from phx._core.inputs cimport input_poison, input_pressure, input_retire, input_settled
+from phx._core.inputs cimport (
+    input_floor, input_poison, input_pressure, input_retire, input_settled,
+)
 from phx._core.journal cimport (
     Journal, journal_pressure, journal_recycle, journal_wants_spare,
 )
@@ -180,10 +182,11 @@ cdef bint retire(DriverState* s) noexcept nogil:
     return input_retire(s, s.settle_upto) == 0
 
 
-# To move the floor, the promise of every group that stands below it is written again, though nobody
-# uses it: after a few values that is not worth while. What stays below is replayed at a start.
+# To move the floor, what every group has below it is written again, though nobody uses it: its
+# promise, and what is settled. After a few values that is not worth while. What stays below is
+# replayed at a start.
 cdef bint retire_pays(DriverState* s) noexcept nogil:
-    cdef u64 cost = s.flows.size() * sizeof(RecordHeader)
+    cdef u64 cost = 2 * s.flows.size() * sizeof(RecordHeader)
     return (cost <= CARRY_FREE_BYTES or s.settle_asked or s.pressure != 0
             or s.settle_upto - s.floor_lsn >= CARRY_GAIN * cost)
 
@@ -280,6 +283,13 @@ cdef void settle(DriverState* s) noexcept nogil:
     if s.unsettled and s.now_us >= s.chosen_us + s.options.settle_idle_us \
             and s.pressure == 0 and writer_idle(s.writer):
         settle_all(s)
+
+
+# The plan under way may hold what is trimmed now: the store leaves that out, and so will the next.
+cdef void upkeep_floored(DriverState* s, u32 group, u64 floor, u64 settled) noexcept nogil:
+    input_settled(s, group, settled)
+    input_floor(s, group, floor)
+    s.again = True
 
 
 # --- the turn

@@ -41,10 +41,15 @@ cdef Slot* window_slot(Window* w, u64 instance) noexcept nogil
 cdef Slot* window_find(Window* w, u64 instance) noexcept nogil
 # Forget the first slot (its value must have been taken) and move the base up by one.
 cdef void window_advance(Window* w) noexcept nogil
+# Forget all slots below `base`, whatever they hold, and move the base there (not down). Its time
+# depends on the slots that there are, not on how far it goes.
+cdef void window_jump(Window* w, u64 base) noexcept nogil
 
 cdef void ring_push(Ring* r, u64 item) noexcept nogil
 cdef u64 ring_pop(Ring* r) noexcept nogil
 cdef void ring_free(Ring* r) noexcept nogil
+# Takes out every word that is `item`; the others stay in order.
+cdef void ring_purge(Ring* r, u64 item) noexcept nogil
 cdef inline u64 ring_at(Ring* r, u32 i) noexcept nogil:
     return r.items[(r.head + i) & (r.capacity - 1)]
 

@@ -74,6 +74,17 @@ cdef void window_advance(Window* w) noexcept nogil:
     w.base += 1
 
 
+cdef void window_jump(Window* w, u64 base) noexcept nogil:
+    cdef u64 count = min(base - w.base, <u64>w.capacity)
+    cdef Block* value
+    while count:
+        value = w.slots[w.head].value
+        block_unref(value)
+        window_advance(w)
+        count -= 1
+    w.base = base
+
+
 cdef void ring_push(Ring* r, u64 item) noexcept nogil:
     cdef u64* items
     cdef u32 first
@@ -103,6 +114,15 @@ cdef u64 ring_pop(Ring* r) noexcept nogil:
 cdef void ring_free(Ring* r) noexcept nogil:
     phx_free(r.items)
     memset(r, 0, sizeof(Ring))
+
+
+cdef void ring_purge(Ring* r, u64 item) noexcept nogil:
+    cdef u32 i, kept = 0
+    for i in range(r.size):
+        if ring_at(r, i) != item:
+            r.items[(r.head + kept) & (r.capacity - 1)] = ring_at(r, i)
+            kept += 1
+    r.size = kept
 
 
 cdef inline bint earlier(Timer* a, Timer* b) noexcept nogil:

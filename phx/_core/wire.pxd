@@ -99,7 +99,7 @@ cdef packed struct PromiseBody:      # then `entries` × (ReportedEntry, body, z
     u64 first                        # as in the Prepare
     u64 start                        # likewise
     u64 chosen_through
-    u64 floor                        # lowest instance that this node can still supply
+    u64 floor                        # lowest instance that the sender can still supply
     u64 reply                        # pages of different replies must not be mixed
     u32 page                         # from 0
     u32 entries
@@ -139,6 +139,7 @@ cdef packed struct LearnAskBody:
 cdef packed struct LearnBody:
     u64 first
     u64 chosen_through
+    u64 floor                        # lowest instance that the sender can still supply
     u32 entries
     u32 pad
 

@@ -14,8 +14,10 @@ FRAME_HEADER_BYTES = 32
 RECORD_HEADER = struct.Struct("<IIBBHIQQ")
 MESSAGE_HEADER = struct.Struct("<IBBHIIQ")
 
-PROMISE, ACCEPT, CHOSEN, NODE, PEER, FLOOR, MARK, GROUP = range(1, 9)
-RECORD_NAMES = ["?", "PROMISE", "ACCEPT", "CHOSEN", "NODE", "PEER", "FLOOR", "MARK", "GROUP"]
+PROMISE, ACCEPT, CHOSEN, NODE, PEER, FLOOR, MARK, GROUP, SETTLED = range(1, 10)
+RECORD_NAMES = [
+    "?", "PROMISE", "ACCEPT", "CHOSEN", "NODE", "PEER", "FLOOR", "MARK", "GROUP", "SETTLED",
+]  # fmt: skip
 
 FLAG_LAST, FLAG_WHOLE, FLAG_NEED_WHOLE, FLAG_TRANSFER = 1, 2, 4, 8
 ENTRY_CHOSEN, ENTRY_ELIDED = 1, 2
@@ -41,7 +43,7 @@ KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
     8: ("Chosen", struct.Struct("<Q"), ["through"]),
     9: ("Confirm", struct.Struct("<Q"), ["through"]),
     10: ("LearnAsk", struct.Struct("<QQ"), ["first", "last"]),
-    11: ("Learn", struct.Struct("<QQII"), ["first", "chosen", "count", "_"]),
+    11: ("Learn", struct.Struct("<QQQII"), ["first", "chosen", "floor", "count", "_"]),
     12: ("Forward", struct.Struct("<QQIIII"),
          ["low_water", "first_seq", "incarnation", "count", "nbytes", "attempt"]),
     13: ("ForwardReply", struct.Struct("<QIIIIII"),
@@ -201,11 +203,13 @@ def decode(payload: bytes) -> Iterator[Message]:
 def encode(
     name: str, group: int, number: int, rest: bytes = b"", flags: int = 0, **fields: int
 ) -> bytes:
-    """The bytes of a message; fields that are not given are 0 (`start`: as `first`)."""
+    """The bytes of a message; fields that are not given are 0 (`start`: as `first`; `floor`: 1)."""
     kind = NUMBERS[name]
     _, fixed, names = KINDS[kind]
     if "start" in names:
         fields.setdefault("start", fields.get("first", 0))
+    if "floor" in names:
+        fields.setdefault("floor", 1)
     unknown = set(fields) - set(names)
     assert not unknown, unknown
     body = fixed.pack(*[fields.get(field_name, 0) for field_name in names]) + rest
@@ -250,7 +254,7 @@ def records(data: bytes, lsn: int) -> Iterator[Record]:
     while at < len(data):
         _, nbytes, kind, _, space, group, index, number = RECORD_HEADER.unpack_from(data, at)
         assert space == 0
-        assert 1 <= kind <= 8, "a record of unknown kind"
+        assert 1 <= kind <= SETTLED, "a record of unknown kind"
         end = at + align8(RECORD_HEADER.size + nbytes)
         body = data[at + RECORD_HEADER.size : at + RECORD_HEADER.size + nbytes]
         yield Record(lsn + at, kind, group, index, number, body, data[at:end])

@@ -167,6 +167,8 @@ class Replay:
                 self.engine.stop_group(t.group)
             case Kind.RESTORING:
                 self.engine.restoring(t.group, t.first != 0)
+            case Kind.FLOOR:
+                self.engine.floor(t.group, t.first)
             case Kind.POISON:
                 self.engine.poison()
             case Kind.PRESSURE:

@@ -63,6 +63,7 @@ class Kind(IntEnum):
     PRESSURE = 31
     RESIGN = 32
     RESTORING = 33
+    FLOOR = 34
     TURN = 48
     SENDING = 64
     OPENED = 65

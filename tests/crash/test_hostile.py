@@ -46,7 +46,7 @@ def hello(
     node: int,
     *,
     dest: int = VICTIM,
-    versions=(1, 1),
+    versions=(2, 2),
     store=b"?" * 16,
     of: int | None = None,
 ) -> bytes:

@@ -26,10 +26,13 @@ def entries(first: int, bodies: Sequence[bytes]) -> bytes:
 class Store(threading.Thread):
     """What the store thread does, with a dict for LMDB."""
 
-    def __init__(self, driver: Any, kept: dict[int, list[bytes]]) -> None:
+    def __init__(
+        self, driver: Any, kept: dict[int, list[bytes]], floors: dict[int, int] | None = None
+    ) -> None:
         super().__init__(name="store")
         self.driver = driver
         self.kept = kept  # of each group: the bodies of instances 1, 2, …
+        self.floors = floors or {}  # and from where on they would still be there
         self.work: list[str] = []
         self.hold = threading.Event()  # cleared: settle plans wait
         self.hold.set()
@@ -74,6 +77,8 @@ class Store(threading.Thread):
     def stretch(self, group: int, first: int, last: int) -> bytes:
         """As many of these instances as FETCH_BYTES take, and at least one, as phx.node.keeper."""
         found, size = [], 0
+        if first < self.floors.get(group, 1):
+            return b""
         for body in self.kept.get(group, [])[first - 1 : last]:
             found.append(body)
             size += len(body)
@@ -96,6 +101,7 @@ class Member:
         self.options = options
         self.kept: dict[int, list[bytes]] = {}
         self.starts: dict[int, int] = {}
+        self.floors: dict[int, int] = {}
         self.trace_path: str | None = None
         self.created = False
         self.driver: Driver
@@ -120,12 +126,13 @@ class Member:
             create=not self.created,
             options=self.options,
             starts=self.starts,
+            floors=self.floors,
             trace_path=self.trace_path,
         )
         self.driver.start()
         self.created = True
         self.port = self.driver.port
-        self.store = Store(self.of_store(self.driver), self.kept)
+        self.store = Store(self.of_store(self.driver), self.kept, self.floors)
 
     def stop(self) -> None:
         if hasattr(self, "store"):

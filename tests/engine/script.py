@@ -36,6 +36,7 @@ class Script:
         self.durable = dict.fromkeys(self.nodes, 0)
         self.lazy: set[int] = set()  # nodes whose journal is synced by hand only
         self.settled: dict[int, dict[int, list[bytes]]] = {n: {} for n in self.nodes}
+        self.kept: dict[int, dict[int, int]] = {n: {} for n in self.nodes}  # floors of the stores
         self.waiting: list[Message] = []  # made, not delivered; in order
         self.lines: list[str] = []
         self.chosen: dict[int, list[tuple[int, int, int]]] = {n: [] for n in self.nodes}
@@ -59,6 +60,8 @@ class Script:
             n, self.nodes, self.groups, seed=7, **self.options,
             settled={g: len(bodies) for g, bodies in self.settled[n].items()},
         )  # fmt: skip
+        for group, floor in self.kept[n].items():
+            engine.floor(group, floor)
         for record in self.journal[n]:
             engine.replay(record.raw, record.lsn)
         self.engines[n] = engine

@@ -23,7 +23,7 @@ STORE_ID = b"\x09" * 16
 
 def frames() -> dict[str, bytes]:
     """Mode and step of the target, then a HELLO and what a leader says in an election."""
-    hello = struct.pack("<HHI16sQII", 1, 1, 1, bytes(16), 0, 64, 0)
+    hello = struct.pack("<HHI16sQII", 2, 2, 1, bytes(16), 0, 64, 0)
     said = b""
     s = Script()
     s.elect(1)

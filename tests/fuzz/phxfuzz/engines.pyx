@@ -307,6 +307,7 @@ cdef void help(World* w, Peer* p, bint promise) noexcept nogil:
             memset(&promised, 0, sizeof(promised))
             promised.first = r.lead.phase1.first
             promised.start = promised.first
+            promised.floor = 1
             answer(w, MSG_PROMISE, FLAG_LAST, r.group, r.lead.ballot, &promised)
     memset(&ack, 0, sizeof(ack))
     ack.seq = p.beat_seq
