@@ -22,7 +22,8 @@ __all__ = ["Floor", "TrimStats", "TrimStep", "joined", "next_step", "stage_floor
 
 DEAD_CHUNKS_MAX = 8
 """Removed in one transaction: at most 64 MiB, whose pages make a list of 128 KiB."""
-THIN_CHUNKS_MAX = 16
+THIN_CHUNKS_MAX = 4
+"""Joined in one transaction: LMDB reads all of them, at most 32 MiB but for single large values."""
 
 
 @dataclass(frozen=True, slots=True)

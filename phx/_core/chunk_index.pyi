@@ -45,5 +45,5 @@ class ChunkIndex:
         """Ids of chunks worth writing anew without what is not kept, oldest first; or [].
 
         Worth it: of each less than a quarter is kept, and what is kept of them all fits in a chunk
-        half as large as they are together.
+        half as large as they are together. A quarter of a large chunk is that of its size.
         """

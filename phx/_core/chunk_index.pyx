@@ -494,16 +494,17 @@ cdef class ChunkIndex:
         """Ids of chunks worth writing anew without what is not kept, oldest first; or [].
 
         Worth it: of each less than a quarter is kept, and what is kept of them all fits in a chunk
-        half as large as they are together.
+        half as large as they are together. A quarter of a large chunk is that of its size, or one
+        that is made of others would never be joined again; smaller ones `mergeable` works off.
         """
         cdef size_t n
-        cdef u64 smallest = 0, largest, total, value
+        cdef u64 smallest = 0, largest, total, value, room
         cdef IndexChunk chunk
         thin = []
         for n in range(self.chunks.size()):
             chunk = self.chunks[n]
-            if chunk.id != 0 and chunk.kept > 0 \
-                    and chunk.kept_bytes < chunk.used_bytes // THIN_SHARE:
+            room = chunk.value_bytes if chunk.value_bytes > CHUNK_MIDDLE else chunk.used_bytes
+            if chunk.id != 0 and chunk.kept > 0 and chunk.kept_bytes < room // THIN_SHARE:
                 thin.append((chunk.id, chunk.value_bytes, chunk.kept_bytes))
         thin.sort()
         for largest in (CHUNK_SMALL, CHUNK_MIDDLE, 0xFFFFFFFFFFFFFFFF):

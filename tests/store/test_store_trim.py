@@ -187,7 +187,7 @@ def test_thin_chunks_are_written_anew(tmp_path):
         store.settle(log.plan())
         assert sizes(store) == [LARGE]
         raised(store, 2, 700)
-        assert not store.trim()  # a quarter is not thin
+        assert not store.trim()  # 1.2 MiB need a chunk of 8 MiB again
         raised(store, 2, 895)
         assert store._index.thin_chunks(16) == [1]
         assert store.trim()
@@ -209,13 +209,30 @@ def test_two_thin_chunks_become_one_but_one_alone_stays(tmp_path):
         settle_by_group(store, log)
         assert sizes(store) == [LARGE, LARGE]
         raised(store, 1, 701)
-        assert store.trim() is False  # 1.2 MiB need a chunk of 8 MiB again
+        assert not store.trim()
         raised(store, 2, 701)
         assert trim_all(store) == 1
         assert sizes(store) == [LARGE]
         for group in (1, 2):
             found = read_all(store, group, 701)
             assert found == [(i, body_of(group, i, 6 * KIB)) for i in range(701, 901)]
+
+
+def test_a_chunk_made_of_thin_ones_is_joined_again(tmp_path):
+    """Or one group that holds on would cost a large chunk for the little of every few."""
+    with opened(tmp_path / "s", create=True) as store:
+        for n in range(12):
+            log = Log(segment_bytes=16 * MIB)
+            first = 200 * n + 1
+            log.add(block([1], first, first + 199, 4 * KIB))
+            log.add(block([2], 25 * n + 1, 25 * n + 25, 200 * KIB))
+            store.settle(log.plan())
+            raised(store, 2, 25 * n + 26)
+            trim_all(store)
+        stats = store.stats()
+        assert stats.kept_bytes > 9 * MIB
+        assert stats.value_bytes <= 4 * stats.kept_bytes + LARGE
+        assert len(read_all(store, 1)) == 2400
 
 
 def test_what_is_kept_is_weighed_in_bytes(tmp_path):
