@@ -129,7 +129,8 @@ MAY_IMPORT = {
     "phx._version": set(),
     "phx.lmdb_files": GROUND,
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
-    "phx.store": GROUND | STORE | {"phx.store_folder"},
+    "phx.store_trim": GROUND | STORE,
+    "phx.store": GROUND | STORE | {"phx.store_folder", "phx.store_trim"},
     "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
     "phx.lmdb_pages": set(),
     "phx.verify": GROUND
@@ -147,7 +148,8 @@ MAY_IMPORT = {
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE
-    | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.transfer"},
+    | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
+    | {"phx.transfer"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},
