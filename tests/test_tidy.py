@@ -130,6 +130,7 @@ MAY_IMPORT = {
     "phx.lmdb_files": GROUND,
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store_trim": GROUND | STORE,
+    "phx.store_look": GROUND | STORE | {"phx.lmdb_files", "phx.store_folder", "phx.store_trim"},
     "phx.store": GROUND | STORE | {"phx.store_folder", "phx.store_trim"},
     "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
@@ -150,7 +151,7 @@ MAY_IMPORT = {
     "phx.bench.limit_worker": {"phx.bench.limit_door"},
     "phx.cli": NODE
     | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"}
-    | {"phx.checkpoint", "phx.store", "phx.store_folder"},
+    | {"phx.checkpoint", "phx.store", "phx.store_folder", "phx.store_look"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 

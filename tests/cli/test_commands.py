@@ -14,7 +14,7 @@ COMMANDS = sorted(command.commands)
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["bench", "checkpoint", "demo", "init", "node", "sim", "torture"]
+    assert COMMANDS == ["bench", "checkpoint", "demo", "init", "inspect", "node", "sim", "torture"]
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
