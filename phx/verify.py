@@ -24,7 +24,7 @@ from typing import Any
 import lmdb
 
 from phx._core.chunk import ChunkDamage, verify_chunk
-from phx._core.chunk_index import ChunkIndex
+from phx._core.chunk_index import ChunkIndex, floors_of
 from phx._core.segment import parse_header
 from phx._core.survey import Survey
 from phx.checkpoint.catalog import ROOT, Finding, look, path_of, verify
@@ -206,15 +206,15 @@ def read_store(
     found.chunks = len(index.chunk_list())
     found.chunk_bytes = sum(one[1] for one in index.chunk_list())
     found.entries = sum(one[3] for one in index.chunk_list())
+    groups = txn.get(b"groups", default=b"", db=meta)
     try:
-        index.seal(txn.get(b"groups", default=b"", db=meta))
-    except ChunkDamage as damage:
+        for group, (kept_from, through) in floors_of(groups).items():
+            one = report.group(group)
+            one.kept_from, one.settled_through = kept_from, through
         if sound:
-            report.find(where, damage)
-        return
-    for group, settled in index.settled().items():
-        one = report.group(group)
-        one.kept_from, one.settled_through = index.bounds(group)[0], settled
+            index.seal(groups)
+    except ChunkDamage as damage:
+        report.find(where, damage)
 
 
 def read_tails(

@@ -47,3 +47,6 @@ class ChunkIndex:
         Worth it: of each less than a quarter is kept, and what is kept of them all fits in a chunk
         half as large as they are together. A quarter of a large chunk is that of its size.
         """
+
+def floors_of(groups: bytes | memoryview) -> dict[int, tuple[int, int]]:
+    """A table of groups by itself: (lowest instance kept, settled through). Raises ChunkDamage."""

@@ -521,3 +521,15 @@ cdef class ChunkIndex:
                 return ids
             smallest = largest
         return []
+
+
+def floors_of(Bytes groups):
+    cdef ChunkIndex index = ChunkIndex(bytes(16))
+    cdef size_t n
+    cdef int verdict
+    with nogil:
+        verdict = index.read_groups(&groups[0] if groups.shape[0] else NULL, groups.shape[0])
+    if verdict != CHUNK_OK:
+        raise_damage(verdict, 0, 0, 0)
+    return {index.groups[n].group: (index.groups[n].kept_from, index.groups[n].staged_through)
+            for n in range(index.groups.size())}
