@@ -8,6 +8,7 @@ process keeps all effects; a loss of power keeps what was synced, and of the res
     a cut of a file     it may be as it was before, all of it, until it is synced
     names in a folder   as of the last sync of it; of what changed since, each change may be there
                         or not, in any order, but none without an earlier one of the same name
+    old changes         of names reach the disk by themselves: all but the last `changes_max`
     a rename            one change, to be found in both folders or in neither; but after a sync of
                         none but the folder that it left, it may be nowhere
 """
@@ -25,6 +26,7 @@ __all__ = ["UNLIMITED_BYTES", "Crashed", "MemoryFiles"]
 
 SECTOR_BYTES = 512
 UNLIMITED_BYTES = 1 << 40
+CHANGES_MAX = 1 << 20
 
 
 class Crashed(BaseException):
@@ -101,7 +103,10 @@ class MemoryFiles:
     """
 
     def __init__(
-        self, capacity_bytes: int = UNLIMITED_BYTES, sector_bytes: int = SECTOR_BYTES
+        self,
+        capacity_bytes: int = UNLIMITED_BYTES,
+        sector_bytes: int = SECTOR_BYTES,
+        changes_max: int = CHANGES_MAX,
     ) -> None:
         self.capacity_bytes = capacity_bytes
         self.effects = 0
@@ -109,6 +114,7 @@ class MemoryFiles:
         self.errors: dict[int, int] = {}
         self.life = 1
         self._sector_bytes = sector_bytes
+        self._changes_max = changes_max
         self._root = _Folder()
         self._changes: list[_Change] = []
         self._dead = False
@@ -214,7 +220,7 @@ class MemoryFiles:
         self.effect()
         del source.names[name]
         target.names[as_name] = node
-        self._changes.append(_Change((source, name), (target, as_name, node)))
+        self._change((source, name), (target, as_name, node))
 
     def remove(self, path: str) -> None:
         folder, name, node = self._find(path)
@@ -259,6 +265,13 @@ class MemoryFiles:
         return max(self.capacity_bytes - self.used_bytes(), 0)
 
     # --- within
+
+    def _change(
+        self, gone: tuple[_Folder, str] | None, come: tuple[_Folder, str, Node] | None
+    ) -> None:
+        self._changes.append(_Change(gone, come))
+        if len(self._changes) > self._changes_max:
+            self._changes.pop(0).settle()
 
     def used_bytes(self) -> int:
         return self._used(self._root)
@@ -318,12 +331,12 @@ class MemoryFiles:
         folder, name = self._vacant(path)
         self.effect()
         folder.names[name] = node
-        self._changes.append(_Change(None, (folder, name, node)))
+        self._change(None, (folder, name, node))
 
     def _unname(self, folder: _Folder, name: str) -> None:
         self.effect()
         del folder.names[name]
-        self._changes.append(_Change((folder, name), None))
+        self._change((folder, name), None)
 
 
 def _error(number: int, path: str) -> OSError:

@@ -22,6 +22,8 @@ from phx.sim.files import UNLIMITED_BYTES, Crashed, MemoryFiles
 __all__ = ["Keeping"]
 
 CONFIGURATION = 1
+CHANGES_MAX = 24
+"""Of names, that are not on the disk by themselves yet; a checkpoint has fewer."""
 KEEPS = (0.0, 0.5, 0.9)
 """How likely it is, at a loss of power, for what was not synced to be there nevertheless."""
 
@@ -39,7 +41,7 @@ class Keeping:
     """
 
     def __init__(self, node: int, members: tuple[int, ...], cluster: int, keep: int) -> None:
-        self.files = MemoryFiles()
+        self.files = MemoryFiles(changes_max=CHANGES_MAX)
         self.catalog = Catalog.open(self.files, ROOT)
         self.dead = False
         self.counts = dict.fromkeys(

@@ -80,8 +80,8 @@ MIX: dict[str, float] = {
     "fail-write": 1.2, "fail-sync": 1.2, "fail-make": 0.6, "full-disk": 1.2, "fail-store": 1,
     "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
     "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "late-votes": 1.5, "settle": 2,
-    "resign": 3, "checkpoint": 2, "crash-keep": 1.5, "power-keep": 2, "full-keep": 1.2,
-    "flip-checkpoint": 1.5,
+    "resign": 3, "checkpoint": 1.5, "crash-keep": 1, "power-keep": 1.5, "full-keep": 0.8,
+    "flip-checkpoint": 1,
 }  # fmt: skip
 
 

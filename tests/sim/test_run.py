@@ -126,7 +126,8 @@ class Viewless(SimMachine):
         return None
 
 
-CHECKPOINTS = SMALL.with_acts((act(8, 9, "crash", node=2, power=0),))
+KEEPING = replace(SMALL, limits=(*SMALL.limits, ("checkpoint_us", SECOND)))
+CHECKPOINTS = KEEPING.with_acts((act(8, 9, "crash", node=2, power=0),))
 
 
 def test_a_node_goes_on_from_its_checkpoints():
@@ -151,7 +152,7 @@ def test_a_flipped_bit_makes_a_node_fall_back_and_breaks_nothing():
         act(5 + second, 6 + second, "flip-checkpoint", node=1, which=which, bit=which * 977)
         for second, which in enumerate(range(8))
     ]
-    outcome = play(with_acts(*flips))
+    outcome = play(KEEPING.with_acts(tuple(flips)))
     assert outcome.violation is None
     found = outcome.counters["checkpoints_fell_back"] + outcome.counters["checkpoints_unreadable"]
     assert found >= 2
@@ -161,7 +162,7 @@ def test_a_crash_at_each_effect_of_a_checkpoint_breaks_nothing():
     for effect in range(1, 25):
         kind, power = ("power-keep", 1) if effect % 2 else ("crash-keep", 0)
         at = act(6, 8, kind, node=1, group=1, effect=effect, power=power, starting=0)
-        outcome = play(replace(with_acts(at), duration_us=14 * SECOND))
+        outcome = play(replace(KEEPING, acts=(at,), duration_us=18 * SECOND))
         assert outcome.violation is None, effect
         assert outcome.counters["torn_checkpoints"] == 1, effect
 
