@@ -179,8 +179,10 @@ class Driver:
         ``("settle", plan, upto_lsn)``: answer with ``settled``.
         ``("fetch", group, peer, first, last)``: answer with ``supply``, also with b"".
         ``("load", group, first, last)``: answer with ``loaded``, also with b"".
-        ``("closing",)``: the driver stops; there is nothing more. None: timeout.
+        ``("closing",)``: the driver stops; there is nothing more. None: timeout, or called.
         """
+    def store_call(self) -> None:
+        """The next ``store_work`` that finds nothing does not wait. Also of a stopped driver."""
     def settled(self, plan: SettlePlan, upto_lsn: int) -> None:
         """The plan's entries are committed and synced in the store."""
     def settle_failed(self, plan: SettlePlan) -> None:

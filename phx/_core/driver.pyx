@@ -440,6 +440,10 @@ cdef class Driver:
             return ("load", chore.group, chore.first, chore.last)
         return ("closing",)
 
+    def store_call(self):
+        if not self.forked:
+            chores_call(&self.s.chores)
+
     def settled(self, SettlePlan plan not None, u64 upto_lsn):
         cdef Command command
         memset(&command, 0, sizeof(Command))
