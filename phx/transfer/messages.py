@@ -4,6 +4,7 @@ Every frame has the header of phx/_core/codec.pxd (32 bytes): checksum, cluster,
 are little-endian. Who fetches sends FETCH, once, and then ACKs; who provides sends the rest.
 
     kind  frame     payload
+    3     REFUSED   as between any two nodes: reason u32, pad u32, a text for people
     4     FETCH     HELLO's 40 bytes (phx/_core/transport.pxd), then a msgpack map: what, group,
                     above, through, ident, have
     5     OFFER     a msgpack map: frontier, ident, bytes, floor, leading, busy, chains; or: error
@@ -53,6 +54,7 @@ __all__ = [
     "MANIFEST",
     "OFFER",
     "OFFER_WANTED",
+    "REFUSED",
     "Ack",
     "Chain",
     "Chunk",
@@ -77,9 +79,10 @@ __all__ = [
     "unpack_entries",
     "unpack_fetch",
     "unpack_offer",
+    "unpack_refused",
 ]
 
-FETCH, OFFER, MANIFEST, CHUNK, ACK, END, ENTRIES = range(4, 11)
+REFUSED, FETCH, OFFER, MANIFEST, CHUNK, ACK, END, ENTRIES = range(3, 11)
 
 OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS = "offer", "checkpoint", "entries", "digests"
 WHAT = (OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS)
@@ -102,6 +105,7 @@ IDENT_BYTES = 32
 U32_MAX, U64_MAX = (1 << 32) - 1, (1 << 64) - 1
 
 LIMITS: Mapping[int, int] = {
+    REFUSED: 8 + 128,
     FETCH: FETCH_BYTES_MAX,
     OFFER: OFFER_BYTES_MAX,
     MANIFEST: MANIFEST_BYTES_MAX,
@@ -363,6 +367,12 @@ def unpack_offer(payload: bytes) -> Offer:
         found["busy"],
         tuple(chains),
     )
+
+
+def unpack_refused(payload: bytes) -> Declined:
+    """What the other node's transport has against this one, to be raised."""
+    text = payload[8:].decode("ascii", "replace")
+    return Declined("refused: " + "".join(one if one.isprintable() else "?" for one in text))
 
 
 # --- CHUNK, ACK, ENTRIES

@@ -18,6 +18,7 @@ from phx.transfer.messages import (
     FETCH,
     MANIFEST,
     OFFER,
+    REFUSED,
     Chunk,
     Ends,
     Entry,
@@ -32,6 +33,7 @@ from phx.transfer.messages import (
     unpack_chunk,
     unpack_entries,
     unpack_offer,
+    unpack_refused,
 )
 from phx.transfer.sender import SILENCE_US
 from phx.transfer.staging import Staged
@@ -114,7 +116,7 @@ class Receiver:
         self._root = root
         self._ends = ends
         self._wish = wish
-        self._frames = Frames(ends, {OFFER, MANIFEST})
+        self._frames = Frames(ends, {OFFER, MANIFEST, REFUSED})
         self._resumed_bytes = 0 if staged is None else staged.size_bytes
         self._received_bytes = 0
         self._unacked_bytes = 0
@@ -170,6 +172,8 @@ class Receiver:
                 self._begin(payload)
             elif kind == END:
                 self._end()
+            elif kind == REFUSED:
+                raise unpack_refused(payload)
             else:
                 unpack_offer(payload)
                 raise Hostile("an OFFER that nobody asked for")
@@ -250,7 +254,9 @@ class Asker:
         self._fetch = fetch
         self._next = fetch.above + 1
         self._moved_us = now_us
-        wanted = {OFFER, ENTRIES, END} if fetch.what == ENTRIES_WANTED else {OFFER}
+        wanted = {OFFER, REFUSED}
+        if fetch.what == ENTRIES_WANTED:
+            wanted |= {ENTRIES, END}
         self._frames = Frames(ends, wanted)
 
     @property
@@ -269,6 +275,8 @@ class Asker:
                 self._take(unpack_entries(payload))
                 self._frames.kinds = {ENTRIES, END}
                 continue
+            if kind == REFUSED:
+                raise unpack_refused(payload)
             if kind == OFFER:
                 self.offer = unpack_offer(payload)
                 if self._fetch.what == ENTRIES_WANTED:
