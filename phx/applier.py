@@ -96,6 +96,7 @@ class GroupState:
 
     __slots__ = (
         "applied",
+        "bytes_at",
         "checkpoint_at",
         "chunk",
         "committed",
@@ -105,6 +106,7 @@ class GroupState:
         "group",
         "leader",
         "led_since",
+        "log_bytes",
         "machines",
         "skip",
         "stopped",
@@ -117,7 +119,9 @@ class GroupState:
         self.taking = machines  # those that values are taken for: empty once stopped or closed
         self.stopped: GroupStopped | None = None
         self.applied = 0  # every instance up to it is applied
-        self.checkpoint_at = NEVER  # when it reaches this, somebody wants to know (node/snapshots)
+        self.log_bytes = 0  # of the instances applied in this life
+        # When one of the two reaches this, somebody wants to know (node/snapshots).
+        self.checkpoint_at = self.bytes_at = NEVER
         self.digest = 0  # chained checksum after digest_at
         self.digest_at = 0
         self.chunk = 64  # entries that are likely to fit in half a slice
@@ -398,12 +402,14 @@ class Applier:
         if batch.last >= batch.first:
             state.applied = state.digest_at = batch.last
             state.digest = batch.digest
+            state.log_bytes += batch.log_bytes
             self._driver.applied(state.group, batch.last)
             if state.durable and self.commits is not None:
                 self.commits.applied(state)
             if batch.table is not None and self.on_table is not None:
                 self.on_table(state, batch.table)
-            if state.applied >= state.checkpoint_at and self.on_due is not None:
+            due = state.applied >= state.checkpoint_at or state.log_bytes >= state.bytes_at
+            if due and self.on_due is not None:
                 self.on_due(state)
         if batch.error is not None:
             self.halt(state, GroupStopped(state.group, batch.last + 1, None, batch.error), None)

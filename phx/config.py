@@ -139,6 +139,7 @@ class Checkpoints:
     Attributes:
         interval_instances: the next one after so many instances; 0: not for their number (up to
             2^40).
+        interval_bytes: the next one after so many bytes of log; 0: not for them (up to 1 PiB).
         interval_us: the next one after this time, if anything was applied; 0: not for the time (up
             to 30 days).
         keep: complete ones that are kept of each group (1 .. 100).
@@ -150,6 +151,7 @@ class Checkpoints:
     """
 
     interval_instances: int = _option(100_000, 0, 1 << 40)
+    interval_bytes: int = _option(256 * MIB, 0, 1 << 50)
     interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     keep: int = _option(2, 1, 100)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)

@@ -5,11 +5,13 @@
     commits    when durable machines commit
     snapshots  the thread that writes checkpoints, and when they are due
     restorer   brings machines back from them at a start
+    control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
     Node       the asyncio door to it; phx.blocking has the other one
 
-A node has five threads, however many groups: two native ones (poll, journal), the keeper, the one
-that writes checkpoints, and the one that applies (here: the event loop's).
+A node has six threads, however many groups: two native ones (poll, journal), the keeper, the one
+that writes checkpoints, the one that listens in the folder, and the one that applies (here: the
+event loop's).
 """
 
 from __future__ import annotations

@@ -46,9 +46,10 @@ class Held:
 
     def renew(self, machine: DurableMachine) -> None:
         """Close what there is, and open a new generation with this object, to be restored."""
+        generation = self.generations.begin()
         self.machine.close()
-        self.machine = machine
-        self.applied = self._begin()
+        self.machine, self.generation, self.fresh = machine, generation, True
+        self.applied = self._open_new()
 
     def settle(self) -> None:
         """From here on this generation counts, and it alone stays."""
@@ -57,8 +58,7 @@ class Held:
             self.fresh = False
         self.generations.sweep()
 
-    def _begin(self) -> int:
-        self.generation, self.fresh = self.generations.begin(), True
+    def _open_new(self) -> int:
         if applied := self.machine.open(self.generation):
             raise ValueError(f"a machine in a new folder says that {applied} is applied")
         return 0
@@ -118,13 +118,11 @@ def let_go(held: dict[int, Held]) -> None:
 def _open(folder: Path, machine: DurableMachine) -> Held:
     generations = Generations(folder)
     current = generations.current()
-    held = Held(machine, 0, current or folder, generations, fresh=current is None)
+    if current is None:
+        generations.sweep()  # what a crash left: nothing in there counts, or is open
+    held = Held(machine, 0, current or generations.begin(), generations, fresh=current is None)
     try:
-        if current is None:
-            generations.sweep()  # what a crash left: so there is none that is open still
-            held._begin()
-        else:
-            held.applied = machine.open(current)
+        held.applied = held._open_new() if held.fresh else machine.open(held.generation)
     except BaseException:
         machine.close()  # its contract: also if open raised
         raise

@@ -47,6 +47,7 @@ from phx.group import Door
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.commits import Commits
+from phx.node.control import Control
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.machine_files import durable_in
@@ -88,6 +89,7 @@ class Room:
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
         self._snapshots: Snapshots | None = None
+        self._control: Control | None = None
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
@@ -195,6 +197,8 @@ class Room:
         )
         snapshots.paused = self._restorer.paused
         snapshots.start()
+        self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
+        self._control.listen()
         self._restorer.start(paused, self.config.checkpoints.restore_threads)
 
     def _stuck(self, state: GroupState, error: BaseException) -> None:
@@ -205,7 +209,7 @@ class Room:
         self.driver.poke()
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
-        for one in (self._restorer, self._snapshots):
+        for one in (self._restorer, self._snapshots, self._control):
             if one is not None:
                 one.end(wait_s)
 
@@ -460,6 +464,8 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
+        if self._control is not None:
+            self._control.forget()
         self.driver.after_fork_in_child()
         self._store.abandon()
 

@@ -29,12 +29,12 @@ from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.files import need_room
 from phx.checkpoint.manifest import DURABLE, MEMORY, Manifest
-from phx.checkpoint.policy import Policy
+from phx.checkpoint.policy import ASK_NEVER, At, Policy
 from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
 from phx.machine import DurableMachine, StateMachine, View, has_snapshots
-from phx.types import NEVER, CheckpointInfo
+from phx.types import CheckpointInfo
 
 __all__ = ["Snapshots"]
 
@@ -68,6 +68,7 @@ class Taken:
     """A group as it was captured, or why it was not."""
 
     capture: Capture | None = None
+    log_bytes: int = 0
     views: list[View] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -108,6 +109,7 @@ class Snapshots(threading.Thread):
         self._due: set[int] = set()  # groups that stand in it unasked
         self._policy = Policy(  # under `_change`
             interval_instances=config.checkpoints.interval_instances,
+            interval_bytes=config.checkpoints.interval_bytes,
             interval_us=config.checkpoints.interval_us,
             cluster=config.cluster_id,
             node=config.node,
@@ -135,10 +137,10 @@ class Snapshots(threading.Thread):
         """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
         applies anything."""
         if not may_come(state):
-            state.checkpoint_at = NEVER
+            ask_at(state, ASK_NEVER)
             return
         with self._change:
-            state.checkpoint_at = self._policy.begins(state.group, frontier)
+            ask_at(state, self._policy.begins(state.group, frontier))
             self.counters["restored"] += frontier > 0
 
     def ask(self, group: int) -> Future[CheckpointInfo]:
@@ -158,11 +160,12 @@ class Snapshots(threading.Thread):
         return future
 
     def due(self, state: GroupState) -> None:
-        """`state.applied` has reached `checkpoint_at`. On the applying thread."""
+        """The group has come to where it is to be asked for. On the applying thread."""
         with self._change:
-            due, state.checkpoint_at = self._policy.reached(
-                state.group, state.applied, time.monotonic()
+            due, at = self._policy.reached(
+                state.group, state.applied, state.log_bytes, time.monotonic()
             )
+            ask_at(state, at)
             if due:
                 self._join(state.group)
             self._change.notify_all()
@@ -201,6 +204,7 @@ class Snapshots(threading.Thread):
             self._commit_all(state)
             _, frontier, chain, epoch = table_facts(table)
             assert frontier == state.applied, "the table is of another instance"
+            taken.log_bytes = state.log_bytes
             parts = tuple(self._parts(state, taken.views, wish.full))
             taken.capture = Capture(
                 cluster=self._config.cluster_id,
@@ -306,8 +310,10 @@ class Snapshots(threading.Thread):
             close_all(taken.views)
         state = self._states[wish.group]
         with self._change:
-            ask_at = self._policy.taken(wish.group, manifest.frontier, time.monotonic())
-            state.checkpoint_at = min(state.checkpoint_at, ask_at)
+            at = self._policy.taken(
+                wish.group, manifest.frontier, taken.log_bytes, time.monotonic()
+            )
+            ask_at(state, At(min(state.checkpoint_at, at.instance), at.log_bytes))
         took_s = time.monotonic() - began
         self.counters["write_us"] += int(took_s * 1e6)
         return CheckpointInfo(
@@ -429,6 +435,10 @@ def all_durable(state: GroupState) -> bool:
 def may_come(state: GroupState) -> bool:
     """Whether the group can have checkpoints without being asked."""
     return all_durable(state) or all(map(has_view, state.machines.values()))
+
+
+def ask_at(state: GroupState, at: At) -> None:
+    state.checkpoint_at, state.bytes_at = at
 
 
 def close_all(views: list[View]) -> None:

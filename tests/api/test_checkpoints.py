@@ -4,6 +4,7 @@ import asyncio
 import errno
 import shutil
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -323,6 +324,26 @@ def test_closing_ends_a_checkpoint_that_is_being_written(run_once, tmp_path):
             with pytest.raises(errors.CheckpointFailed, match="close"):
                 await future
         assert not of(config)
+
+    run_once(main())
+
+
+def test_they_come_by_the_bytes_of_the_log_too(run_once, tmp_path):
+    config = alone(tmp_path, interval_bytes=200_000, keep=100)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await node.wait_ready()
+            await grown(node, 1, 300)  # small ones
+            value, sent = b"1" + b" " * 9_999, 0
+            while node.status().checkpoints["taken"] < 3:
+                await node.group(0).propose(value)
+                sent += len(value)
+                assert sent < 2_000_000
+            assert sent > 400_000
+        frontiers = [int(one.name[:20]) for one in of(config)]
+        assert all(after - before >= 20 for before, after in pairwise(frontiers))
+        assert not of(config, 1)
 
     run_once(main())
 

@@ -458,6 +458,62 @@ def test_a_machine_that_cannot_be_opened_now_stops_its_group_and_loses_nothing(r
     run_once(main())
 
 
+@pytest.mark.parametrize("restore", [False, True])
+def test_without_room_for_a_new_generation_nothing_is_opened_or_closed_for_it(
+    run_once, tmp_path, monkeypatch, restore
+):
+    config = alone(tmp_path)
+    begin, made = generations.Generations.begin, []
+
+    class Told(Sqlite):
+        def __init__(self, group=0):
+            super().__init__(group)
+            self.calls = []
+            made.append(self)
+
+        def open(self, folder):
+            self.calls.append("open")
+            return super().open(folder)
+
+        def close(self):
+            self.calls.append("close")
+            super().close()
+
+    def full(self):
+        if self._folder.name == "0.0":
+            raise OSError(28, "no space")
+        return begin(self)
+
+    async def main():
+        if restore:  # it is behind the checkpoint
+            async with phx.Node(config, Sqlite, bootstrap=True) as node:
+                await node.wait_ready()
+                await grown(node, 0, 5)
+            shutil.copytree(folder_of(config), tmp_path / "copy")
+            async with phx.Node(config, Sqlite) as node:
+                await node.wait_ready()
+                await grown(node, 0, 5)
+                await node.group(0).checkpoint()
+            shutil.rmtree(folder_of(config))
+            shutil.move(tmp_path / "copy", folder_of(config))
+        with monkeypatch.context() as patch:
+            patch.setattr(generations.Generations, "begin", full)
+            async with phx.Node(config, Told, bootstrap=not restore) as node:
+                if restore:  # what it has goes on, with the log
+                    await node.wait_ready()
+                    assert node.group(0).machine().digest() == grown_digest(5, 5)
+                else:
+                    await until(lambda: node.group(0).status().stopped)
+        assert all(one.calls in ([], ["open", "close"]) for one in made)
+        assert any(one.calls for one in made)
+        async with phx.Node(config, Sqlite) as node:
+            await node.wait_ready()
+            await grown(node, 0, 1)
+            assert not node.group(0).status().stopped
+
+    run_once(main())
+
+
 def test_machines_without_the_log_that_they_follow_are_refused(run_once, tmp_path):
     config = alone(tmp_path)
 
