@@ -49,6 +49,8 @@ class GroupReport:
     Attributes:
         promise: highest ballot promised or accepted in the journal, as "counter.node".
         accepted, learned: first and last instance in the journal.
+        journal_settled: the highest instance of which the journal says that the store has it; 0:
+            of none.
         kept_from, settled_through: of the store.
         checkpoints: their frontiers, newest first.
         members: node ids, of the newest checkpoint.
@@ -60,6 +62,7 @@ class GroupReport:
     journal_bytes: int = 0
     accepted: tuple[int, int] | None = None
     learned: tuple[int, int] | None = None
+    journal_settled: int = 0
     kept_from: int | None = None
     settled_through: int | None = None
     checkpoints: list[int] = field(default_factory=list)
@@ -283,12 +286,13 @@ def look_at_journal(report: Report) -> None:
         report.find(at, f"{code}: {rest.lstrip(',: ') or text}")
     if survey.odd_records:
         report.find(JOURNAL, f"{survey.odd_records} records of a kind that is not known")
-    for group, promise, records, size, accepted, learned, _ in survey.groups:
+    for group, promise, records, size, accepted, learned, _, settled, _ in survey.groups:
         one = report.group(group)
         node = promise & ((1 << BALLOT_NODE_BITS) - 1)
         one.promise = f"{promise >> BALLOT_NODE_BITS}.{node}" if promise else None
         one.journal_records, one.journal_bytes = records, size
         one.accepted, one.learned = accepted, learned
+        one.journal_settled = settled
 
 
 def identity_by_segments(path: Path) -> StoreIdentity | None:
@@ -373,7 +377,14 @@ def sqlite_findings(file: Path) -> Iterator[str]:
 
 def compare(report: Report) -> None:
     """What one part of the folder says of another."""
+    read = not any(one.path.startswith(f"{STORE}/") for one in report.findings)
     for one in report.groups.values():
+        if read and (one.settled_through or 0) < one.journal_settled:
+            report.find(
+                STORE,
+                f"group {one.group} is settled through {one.settled_through or 0}, and the journal "
+                f"says {one.journal_settled}: the store is an older one, or not this node's",
+            )
         kept = one.kept_from or 1
         if kept > 1 and not any(frontier >= kept - 1 for frontier in one.checkpoints):
             report.find(

@@ -21,6 +21,8 @@ cdef struct SurveyGroup:
     u64 learned_first          # of values learned as chosen
     u64 learned_last
     u64 config_version         # of the newest record of members
+    u64 settled                # highest instance that a record says is settled; 0: none does
+    u64 floor                  # lowest one that was kept then
 
 ctypedef vector[SurveyGroup] SurveyGroups
 ctypedef vector[u32] Slots

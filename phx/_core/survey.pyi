@@ -30,10 +30,13 @@ class Survey:
     incarnation: int
     lease_bound_us: int
     groups: list[
-        tuple[int, int, int, int, tuple[int, int] | None, tuple[int, int] | None, int | None]
+        tuple[
+            int, int, int, int, tuple[int, int] | None, tuple[int, int] | None, int | None, int, int
+        ]
     ]
     """(group, highest ballot promised or accepted, records, bytes of bodies, first and last
-    instance accepted, first and last instance learned as chosen, configuration version)."""
+    instance accepted, first and last instance learned as chosen, configuration version, highest
+    instance that a record says is settled, lowest one that was kept then; 0: none does)."""
     def __init__(
         self, where: str | os.PathLike[str], *, cluster: int, node: int, store_id: bytes
     ) -> None: ...

@@ -11,7 +11,8 @@ from libc.string cimport memcpy, memset
 from phx._core.native cimport *
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_GROUP, RECORD_HEADER_BYTES, RECORD_MARK,
-    RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RecordHeader, record_check, record_salt)
+    RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RECORD_SETTLED, RecordHeader, record_check,
+    record_salt)
 from phx._core.disk cimport DiskApi, disk_folder_look
 from phx._core.journal cimport (
     JOURNAL_OK, Journal, JournalOptions, Segment, journal_close, journal_new, journal_open,
@@ -60,6 +61,9 @@ cdef void tally_group(Tally* t, const RecordHeader* h) noexcept nogil:
     elif h.kind == RECORD_GROUP:
         g.config_version = max(g.config_version, h.index)
         g.seen |= SEEN_MEMBERS
+    elif h.kind == RECORD_SETTLED:
+        g.settled = max(g.settled, h.index)
+        g.floor = max(g.floor, h.ballot)
 
 
 # A ReplayRecord: never refuses.
@@ -79,7 +83,8 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
     elif h.kind == RECORD_PEER:
         pass
     elif h.group < GROUPS_MOST and (h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT
-                                    or h.kind == RECORD_CHOSEN or h.kind == RECORD_GROUP):
+                                    or h.kind == RECORD_CHOSEN or h.kind == RECORD_GROUP
+                                    or h.kind == RECORD_SETTLED):
         tally_group(t, h)
     else:
         t.odd += 1
@@ -144,7 +149,7 @@ cdef list rows_of(SurveyGroups* groups):
             g.group, g.promise, g.records, g.bytes,
             (g.accepted_first, g.accepted_last) if g.seen & SEEN_ACCEPTED else None,
             (g.learned_first, g.learned_last) if g.seen & SEEN_LEARNED else None,
-            g.config_version if g.seen & SEEN_MEMBERS else None))
+            g.config_version if g.seen & SEEN_MEMBERS else None, g.settled, g.floor))
     return sorted(rows)
 
 

@@ -140,6 +140,7 @@ def group_facts(one: GroupReport) -> dict[str, Any]:
         "journal_bytes": one.journal_bytes,
         "accepted": one.accepted,
         "learned": one.learned,
+        "journal_settled": one.journal_settled,
         "kept_from": one.kept_from,
         "settled_through": one.settled_through,
         "checkpoints": one.checkpoints,

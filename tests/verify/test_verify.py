@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                     await node.group(group).propose(b"1")
             await node.group(0).checkpoint()
             await asyncio.sleep(0.3)  # the mark that says how far the log is durable
-            shutil.copytree(config.dir, root / "idle", ignore=shutil.ignore_patterns("*.sock"))
+            shutil.copytree(config.dir, root / "idle", ignore=shutil.ignore_patterns("control"))
 
     with asyncio.Runner() as runner:
         runner.run(main())
@@ -198,7 +198,7 @@ def test_flipped_bits_of_a_checkpoint_are_found_by_name(idle: Path) -> None:
 
 def test_what_is_missing_is_found(idle: Path) -> None:
     shutil.move(idle / "store", idle / "away")
-    assert "store/data.mdb" in paths_of(idle)
+    assert paths_of(idle) == {"store/data.mdb"}
     report = examine(idle, whole=True)
     assert report.identity is not None  # by the journal
     assert report.identity.node == 1
@@ -238,6 +238,28 @@ def test_the_journal_of_another_store_is_found(folders: dict[str, Path], tmp_pat
     shutil.copytree(other.dir / "journal", mixed / "journal")
     (found,) = examine(mixed, whole=True).findings
     assert found.what.startswith("foreign: ")
+
+
+def test_a_store_that_is_older_than_the_journal_is_found(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 1, nodes=1)
+
+    async def life(bootstrap: bool) -> None:
+        async with phx.Node(config, Counter, bootstrap=bootstrap) as node:
+            for _ in range(VALUES):
+                await node.group(0).propose(b"1")
+
+    with asyncio.Runner() as runner:
+        runner.run(life(True))
+        shutil.copytree(config.dir / "store", tmp_path / "old")
+        runner.run(life(False))
+    now = examine(config.dir, whole=True)
+    assert now.findings == []
+    assert now.groups[0].journal_settled == now.groups[0].settled_through
+    shutil.rmtree(config.dir / "store")
+    shutil.move(tmp_path / "old", config.dir / "store")
+    (found,) = examine(config.dir, whole=True).findings
+    assert found.path == "store"
+    assert "older" in found.what
 
 
 # --- durable machines
