@@ -224,6 +224,13 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
                     )
                 if manifest.group not in floors and not new:
                     raise StoreError(f"{folder} holds nothing of group {manifest.group}; see --new")
+                if manifest.group not in floors and manifest.members == (owner.node,):
+                    # Its first new value would be instance 1, which passes for applied already.
+                    raise StoreError(
+                        f"node {owner.node} is the only member of group {manifest.group}, and "
+                        f"the store in {folder} holds nothing of its log: nobody has what the "
+                        "group would go on from"
+                    )
                 floor = floors.get(manifest.group, 1)
                 if manifest.frontier + 1 < floor:
                     raise StoreError(
