@@ -1,10 +1,11 @@
 """Every error of phx, and what each one means for the caller.
 
-An error says one of two things in its class, and in ``outcome``:
+An error says one of three things in its class, and in ``outcome``:
 
     rejected    the value was not proposed and never will be by this call: it is safe to try again
     unknown     the value may have been chosen, or may still be: trying again may apply it twice,
                 unless the command itself can tell
+    applied     the value was applied, and what apply returned for it is not to be had
 
     class               outcome    when
     ------------------  ---------  -----------------------------------------------------------------
@@ -26,6 +27,8 @@ An error says one of two things in its class, and in ``outcome``:
                                    applied before
     PartlyDone          unknown    of a propose_many: some values are applied, others failed; see
                                    ``results``
+    ResultNotKept       applied    this node went on from a checkpoint of another node, and the
+                                   value is in it
     NotChosenYet        rejected   reading: that instance has no value yet
     NoLongerKept        rejected   reading: that instance is not kept any more
     NotReady            rejected   wait_ready: time was up before every group was ready
@@ -44,7 +47,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-Outcome = Literal["rejected", "unknown"]
+Outcome = Literal["rejected", "unknown", "applied"]
 
 
 class PhxError(Exception):
@@ -152,6 +155,14 @@ class NotApplied(Unknown):
     """The value was chosen when its place in its session had gone by, and was left out. If it was
     applied, that was earlier, and its result is not kept.
     """
+
+
+class ResultNotKept(PhxError):
+    """The value is applied. This node was too far behind and went on from a checkpoint of another
+    node, in which its effect stands; what apply returned for it is not kept anywhere.
+    """
+
+    outcome: ClassVar[Outcome] = "applied"
 
 
 class PartlyDone(Unknown):

@@ -30,7 +30,7 @@ cdef class Sessions:
     # for each agreed instance that it goes on past, where a Batch ends. An unsound body or a gap
     # is the end of its Delivered, and its last Batch carries `error`; the others are whole.
     cdef list batches(self, vector[Delivered]* taken)
-    cdef bint _of_this_life(self, Block* body) noexcept
+    cdef bint _unknown_to(self, SessionTable* table, Block* body) noexcept
     cdef int _cut(self, Delivered* taken, list out) except -1
     # From bodies[at] to the end or to an agreed instance; `at` is then behind it.
     cdef Batch _batch(self, SessionTable* table, Delivered* taken, u32* at)

@@ -106,7 +106,7 @@ cdef class Sessions:
         cdef u32 at = 0
         if table != NULL:
             while at < taken.count and 0 < taken.first + at <= table.covered:
-                if self._of_this_life(taken.bodies[at]):
+                if self._unknown_to(table, taken.bodies[at]):
                     # The checkpoint is of another log: values would vanish under it one by one.
                     batch = empty_batch(taken.group, taken.first + at)
                     batch.digest = table.digest
@@ -120,14 +120,22 @@ cdef class Sessions:
             if at == taken.count or batch.error is not None:
                 return 0
 
-    # Whether a body holds a value that a caller of this node proposed since it was opened.
-    cdef bint _of_this_life(self, Block* body) noexcept:
+    # Whether a body holds a value that a caller of this node proposed since it was opened, and that
+    # the table does not count as done. (A checkpoint of another node, installed while this one
+    # runs, counts those that it holds.)
+    cdef bint _unknown_to(self, SessionTable* table, Block* body) noexcept:
         cdef RunIterator it
+        cdef SessionRow* row = NULL
+        cdef size_t i
         if body == NULL or not body_check(body.data, body.size):
             return False
+        for i in range(table.rows.size()):
+            if table.rows[i].node == self.node and table.rows[i].incarnation == self.incarnation:
+                row = &table.rows[i]
         run_begin(&it, body.data, body.size)
         while run_next(&it):
-            if it.run.node == self.node and it.run.incarnation == self.incarnation:
+            if it.run.node == self.node and it.run.incarnation == self.incarnation \
+                    and (row == NULL or not run_done(row, &it.run)):
                 return True
         return False
 
@@ -328,6 +336,17 @@ cdef int admit_body(Sessions sessions, SessionTable* table, Batch batch, Passage
             admit_run(table, row, batch, passage, stretch, &it, own)
         stretch.index += it.run.count
     return 0
+
+
+# Every sequence of the run is done.
+cdef bint run_done(const SessionRow* row, const RunHeader* run) noexcept:
+    cdef u64 sequence = max(run.first_seq, row.base)
+    while sequence < run.first_seq + run.count:
+        if sequence == row.base or sequence >= row.base + row.capacity \
+                or not session_done(row, sequence):
+            return False
+        sequence += 1
+    return True
 
 
 cdef int drop_run(Batch batch, const RunHeader* run, int why) except -1:

@@ -32,6 +32,7 @@ cdef class Driver:
 
     cdef int check(self) except -1
     cdef object start_of(self, group, start, u64 settled_through)
+    cdef int raised(self, group, floor, u64 settled) except -1
     cdef Block* room(self, u64 need, u64 remaining) noexcept
     cdef void pack(self, list values, u16 machine, u64 total, vector[Submission]* runs) noexcept
     cdef int command(self, Command* command, bint wake) except -1

@@ -162,6 +162,30 @@ class Driver:
         Raises:
             DriverError: numbers that leave a gap (ERROR_START); UNKNOWN_GROUP, CLOSED, OVERLOADED.
         """
+    def install(self, group: int, frontier: int, ballot: int) -> None:
+        """A checkpoint of another node took the place of what this one had: go on behind it.
+
+        Guarantee: what ``take`` gives of the group from then on follows ``frontier``, but for what
+        was handed over before and lies below, which ``sessions`` passes over. The node's promise
+        never falls, and what it accepted above stays accepted. If delivery has passed the frontier
+        by itself, only the floor is raised.
+
+        Args:
+            frontier: the machine, and the group's table in ``sessions``, hold exactly the effects
+                of instances 1 to ``frontier``, at least 1 and below 2**62; a paused group's are
+                going to (see ``resume``). The store's row says, durably, that it keeps what
+                follows: ``floored`` is not needed besides.
+            ballot: the highest in which a value up to there was first packed; 0: not known.
+
+        Raises:
+            DriverError: no instance or no ballot (ERROR_START); UNKNOWN_GROUP, CLOSED, OVERLOADED.
+        """
+    def done(self, group: int, first: int, count: int) -> None:
+        """Own values from sequence ``first`` on are applied, as an installed table says.
+
+        They are not proposed or forwarded again, and their deadline says nothing any more. See
+        ``Waiters.settle_applied``.
+        """
     def stop_group(self, group: int) -> None: ...
     def set_address(self, node: int, host: str, port: int) -> None:
         """Dial ``node`` at this numeric address from now on."""

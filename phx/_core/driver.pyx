@@ -403,10 +403,44 @@ cdef class Driver:
         command.first = floor
         command.second = settled
         self.command(&command, True)
-        # A start that is told from here on has to be one that the log can follow.
+        self.raised(group, floor, settled)
+
+    def install(self, group, frontier, ballot):
+        cdef Command command
+        self.check()
+        index = self.index_of.get(group)
+        if index is None:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        if (type(frontier) is not int or type(ballot) is not int
+                or not 1 <= frontier < 1 << 62 or not 0 <= ballot < 1 << 64):
+            raise DriverError(ERROR_START, f"group {group}: {frontier!r} is no instance or "
+                              f"{ballot!r} no ballot")
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_INSTALL
+        command.group = group
+        command.first = frontier
+        command.second = ballot
+        self.command(&command, True)
+        self.raised(group, frontier + 1, frontier)
+
+    # A start that is told from here on has to be one that the log can follow.
+    cdef int raised(self, group, floor, u64 settled) except -1:
+        cdef Opening* opening = &self.openings[<size_t>self.index_of[group]]
         self.floors[group] = max(floor, self.floors.get(group, 1))
-        self.openings[<size_t>index].settled_through = max(
-            <u64>settled, self.openings[<size_t>index].settled_through)
+        opening.settled_through = max(settled, opening.settled_through)
+        return 0
+
+    def done(self, group, u64 first, u32 count):
+        cdef Command command
+        self.check()
+        if group not in self.index_of:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_DONE
+        command.group = group
+        command.first = first
+        command.second = count
+        self.command(&command, True)
 
     def stop_group(self, u32 group):
         cdef Command command

@@ -55,6 +55,16 @@ cdef void engine_settled(Engine* e, u32 group, u64 through) noexcept nogil
 # it to be chosen (after a restart), it does now, as it would after another restart: it goes on
 # behind, announces nothing of it, and does not lead the group at that moment.
 cdef void engine_floor(Engine* e, u32 group, u64 floor) noexcept nogil
+# A checkpoint of another node is in place: the machine was made of it and everything up to
+# `through` (1 to 2**62) counts as applied; the store's row says kept from through + 1, settled
+# through `through`, durably. Then as engine_floor(through + 1). `ballot`: the highest one in which
+# a value up to `through` was first packed. The promise is at least that from now on, and never less
+# than it was; acceptances above `through` stay as they are, for one of them may be the vote that
+# made its value chosen. -1: no such group, or not started; nothing was done.
+cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept nogil
+# Values of this node's callers that the machine has applied, as a checkpoint's session table says:
+# they are not proposed, forwarded or given up any more.
+cdef void engine_done(Engine* e, u32 group, u64 first_seq, u32 count) noexcept nogil
 # Emit what is still live below `lsn` again and move the floor there (floor_lsn of the next turn).
 # Every chosen entry below lsn must be settled. 0, or -1 if one is not.
 cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil

@@ -6,7 +6,8 @@
 
 from libc.string cimport memcmp, memcpy, memset
 
-from phx._core.acceptor cimport acknowledge, carry_over, replay
+from phx._core.acceptor cimport acknowledge, carry_over, promise, replay
+from phx._core.ballot cimport ballot_hostile
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE,
     RECORD_SETTLED, RecordHeader,
@@ -25,7 +26,8 @@ from phx._core.liveness cimport hand_over, watch, watch_at
 from phx._core.native cimport *
 from phx._core.phase2 cimport lead_free
 from phx._core.proposals cimport (
-    callers_free, callers_requeue, callers_stop, callers_submit, callers_tick, forwards_free,
+    callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
+    forwards_free,
 )
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
 from phx._core.elections cimport preferred_leader
@@ -353,6 +355,25 @@ cdef void engine_floor(Engine* e, u32 group, u64 floor) noexcept nogil:
         jump(e, r, floor - 1)
     settled(e, r, floor - 1)
     r.floor = floor
+
+
+cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or not e.started:
+        return -1
+    if (ballot > r.promised and not ballot_hostile(ballot, r.highest_seen)
+            and not e.poisoned and not r.halted):
+        step_down(e, r)
+        promise(e, r, ballot)
+        touch(e, r)
+    engine_floor(e, group, through + 1)
+    return 0
+
+
+cdef void engine_done(Engine* e, u32 group, u64 first_seq, u32 count) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r != NULL and r.callers != NULL:
+        callers_done(r, first_seq, count)
 
 
 cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:

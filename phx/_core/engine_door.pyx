@@ -15,9 +15,9 @@ from phx._core.batch cimport ItemHeader
 from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
     engine_add_group, engine_advance, engine_applied, engine_connected, engine_counters,
-    engine_disconnected,
+    engine_disconnected, engine_done,
     engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
-    engine_location, engine_new, engine_poison,
+    engine_install, engine_location, engine_new, engine_poison,
     engine_pressure, engine_receive, engine_replay, engine_resign, engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
     engine_start, engine_stop_group, engine_submit, engine_supply, engine_turn,
@@ -148,6 +148,12 @@ cdef class Engine:
 
     def floor(self, group, floor):
         engine_floor(self.e, group, floor)
+
+    def install(self, group, through, ballot):
+        return engine_install(self.e, group, through, ballot)
+
+    def done(self, group, first_seq, count):
+        engine_done(self.e, group, first_seq, count)
 
     def retire(self, lsn):
         return engine_retire(self.e, lsn)

@@ -31,6 +31,10 @@ cdef void flow_add(DriverState* s, u32 group, const Opening* opening) noexcept n
 # The machine of a paused group holds everything up to `start`: the engine is told so, and start + 1
 # is handed over next. Nothing happens if the group is not paused.
 cdef void flow_resume(DriverState* s, u32 group, u64 start) noexcept nogil
+# The machine was replaced by one that holds everything up to `through`, of a checkpoint of another
+# node: the engine goes on behind it, and so does delivery, if it was not there yet. What was handed
+# over and not yet taken lies below, and is passed over by the session table, which is told first.
+cdef void flow_install(DriverState* s, u32 group, u64 through, u64 ballot) noexcept nogil
 cdef void flow_chosen(DriverState* s, const ChosenRange* chosen) noexcept nogil
 # Hand over as much as there is room for; sets s.again when there is more to do at once.
 cdef void flow_feed(DriverState* s) noexcept nogil

@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 from phx._core.driver_state cimport DriverState, Flow, Opening, find_flow, flow_index
 from phx._core.codec cimport RecordHeader, align8
 from phx._core.engine cimport engine_entry, engine_group_status, engine_location
-from phx._core.inputs cimport input_applied, input_restoring, input_supply
+from phx._core.inputs cimport input_applied, input_install, input_restoring, input_supply
 from phx._core.journal cimport JOURNAL_GONE, JOURNAL_NOT_YET, journal_read
 from phx._core.native cimport *
 from phx._core.port cimport phx_fence
@@ -97,6 +97,19 @@ cdef void flow_resume(DriverState* s, u32 group, u64 start) noexcept nogil:
     wait_in_line(s, flow)
 
 
+cdef void flow_install(DriverState* s, u32 group, u64 through, u64 ballot) noexcept nogil:
+    cdef Flow* flow = find_flow(s, group)
+    s.again = True
+    if flow == NULL or input_install(s, group, through, ballot) != 0 or flow.next > through:
+        return
+    flow.next = through + 1
+    flow.last = max(flow.last, through)
+    flow.retry_us = 0
+    if not flow.paused:
+        input_applied(s, group, through)
+    wait_in_line(s, flow)
+
+
 cdef void flow_chosen(DriverState* s, const ChosenRange* chosen) noexcept nogil:
     cdef Flow* flow = find_flow(s, chosen.group)
     if flow == NULL or chosen.last <= flow.last:
@@ -138,7 +151,8 @@ cdef bint ask_store(DriverState* s, Flow* flow) noexcept nogil:
     return chores_push(&s.chores, &chore)
 
 
-# The store is asked for a few flows at a time; the others stand in a line of their own.
+# The store is asked for a few flows at a time; the others stand in a line of their own. `loading`:
+# in either.
 cdef void load(DriverState* s, Flow* flow) noexcept nogil:
     cdef u32 index = flow_index(s, flow)
     if s.loads >= LOADS_MAX:
@@ -157,7 +171,9 @@ cdef void loads_next(DriverState* s) noexcept nogil:
     while s.loads < LOADS_MAX and not s.loads_line.empty():
         flow = &s.flows[s.loads_line.front()]
         s.loads_line.pop_front()
-        load(s, flow)
+        flow.loading = False
+        if flow.next <= flow.last:
+            load(s, flow)
         wait_in_line(s, flow)
 
 
@@ -204,7 +220,8 @@ cdef void flow_feed(DriverState* s) noexcept nogil:
         flow = &s.flows[s.backlog.front()]
         s.backlog.pop_front()
         flow.waiting = False
-        if s.now_us >= flow.retry_us:
+        # (What stood here may have been passed over since.)
+        if s.now_us >= flow.retry_us and flow.next <= flow.last:
             done = feed(s, flow, room)
             budget -= min(done, budget)
             if done and flow.next <= flow.last and not flow.loading:
@@ -282,7 +299,10 @@ cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noex
         bodies.push_back(block_copy(entries.data + at + sizeof(SuppliedEntry), body_bytes))
         nbytes += body_bytes + ENTRY_COST
         at += stride
-    if bodies.empty():
+    if first != flow.next:
+        # Asked for before an install.
+        pass
+    elif bodies.empty():
         not_there(s, flow)
     else:
         piece = <Block**>phx_malloc(bodies.size() * sizeof(Block*))

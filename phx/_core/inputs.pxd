@@ -101,6 +101,19 @@ cdef inline void input_floor(DriverState* s, u32 group, u64 floor) noexcept nogi
     engine_floor(s.engine, group, floor)
 
 
+cdef inline int input_install(DriverState* s, u32 group, u64 through, u64 ballot) noexcept nogil:
+    cdef int result = engine_install(s.engine, group, through, ballot)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_INSTALL, group, 0, through, ballot, <u32>result, NULL, 0)
+    return result
+
+
+cdef inline void input_done(DriverState* s, u32 group, u64 first_seq, u32 count) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_DONE, group, count, first_seq, 0, 0, NULL, 0)
+    engine_done(s.engine, group, first_seq, count)
+
+
 cdef inline int input_retire(DriverState* s, u64 lsn) noexcept nogil:
     cdef int result = engine_retire(s.engine, lsn)
     if s.trace != NULL:

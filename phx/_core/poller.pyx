@@ -165,6 +165,10 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
         flow_loaded(s, command.group, command.first, command.block)
     elif command.kind == COMMAND_FLOORED:
         upkeep_floored(s, command.group, command.first, command.second)
+    elif command.kind == COMMAND_INSTALL:
+        flow_install(s, command.group, command.first, command.second)
+    elif command.kind == COMMAND_DONE:
+        input_done(s, command.group, command.first, <u32>command.second)
     elif command.kind == COMMAND_RESUME:
         flow_resume(s, command.group, command.first)
     elif command.kind == COMMAND_RESIGN:

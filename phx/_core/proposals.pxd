@@ -15,6 +15,8 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
                         u64 nbytes, u64 deadline_us) noexcept nogil
 # A chosen body: what of it is ours is done.
 cdef void callers_chosen(Engine* e, Replica* r, Block* body) noexcept nogil
+# These sequences are done: nothing is known of them any more.
+cdef void callers_done(Replica* r, u64 first_seq, u32 count) noexcept nogil
 # These sequences are about to enter a record of ours.
 cdef void callers_entered(Replica* r, u64 first_seq, u32 count) noexcept nogil
 # Hand everything that nobody has to the leader known: our own proposer, or a forward.

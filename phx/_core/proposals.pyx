@@ -132,7 +132,7 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
     return 0
 
 
-cdef void done(Engine* e, Replica* r, u64 first_seq, u32 count) noexcept nogil:
+cdef void callers_done(Replica* r, u64 first_seq, u32 count) noexcept nogil:
     cdef Callers* c = r.callers
     cdef u64 last = first_seq + count
     cdef size_t i = find_run(c, first_seq)
@@ -157,7 +157,7 @@ cdef void callers_chosen(Engine* e, Replica* r, Block* body) noexcept nogil:
     run_begin(&it, body.data, body.size)
     while run_next(&it):
         if it.run.node == e.options.node and it.run.incarnation == e.incarnation:
-            done(e, r, it.run.first_seq, it.run.count)
+            callers_done(r, it.run.first_seq, it.run.count)
 
 
 cdef void callers_entered(Replica* r, u64 first_seq, u32 count) noexcept nogil:

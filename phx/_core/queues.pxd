@@ -45,6 +45,8 @@ cdef enum CommandKind:
     COMMAND_ASK = 9              # question
     COMMAND_RESUME = 10          # group; its machine holds everything up to `first`
     COMMAND_FLOORED = 11         # group; its row says: kept from `first`, settled through `second`
+    COMMAND_INSTALL = 12         # group; its machine holds 1 .. `first`; `second`: ballot
+    COMMAND_DONE = 13            # group, first: sequence, second: how many; they are applied
 
 cdef struct Command:
     u8 kind

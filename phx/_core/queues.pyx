@@ -296,6 +296,11 @@ cdef void join_entries(Delivered* into, u32* room, Delivered* more) noexcept nog
     phx_free(more.bodies)
 
 
+# Whether `more` goes on where `into` ends. (Behind an install it does not.)
+cdef inline bint follows(const Delivered* into, const Delivered* more) noexcept nogil:
+    return into.first + into.count == more.first
+
+
 cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil:
     cdef vector[Handed] taken
     cdef vector[u32] room
@@ -315,7 +320,7 @@ cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept
         phx_waker_signal(&q.waker)
     for i in range(taken.size()):
         item = &taken[i]
-        if q.slots[item.index]:
+        if q.slots[item.index] and follows(&out[0][q.slots[item.index] - 1], &item.entries):
             join_entries(&out[0][q.slots[item.index] - 1], &room[q.slots[item.index] - 1],
                          &item.entries)
         else:

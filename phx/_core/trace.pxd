@@ -58,6 +58,8 @@ cdef enum TraceKind:
     TRACE_RESIGN = 32
     TRACE_RESTORING = 33         # group, first: 1: on, 0: off
     TRACE_FLOOR = 34             # group, first: floor
+    TRACE_INSTALL = 35           # group, first: through, second: ballot; result
+    TRACE_DONE = 36              # group, peer: count, first: sequence
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events
     TRACE_TURN = 48
     # the world

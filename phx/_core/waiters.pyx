@@ -401,6 +401,45 @@ cdef class Waiters:
                 self.settle(waiter, index, make(), True)
         return n_resolved
 
+    def settle_applied(self, u32 group, row not None, make not None):
+        """Resolves what an installed session table says to be applied with errors, make() each.
+
+        Guarantee: of the sequences that somebody waits for, those and only those that the row
+        counts as done are resolved. They *were* applied: a base passes a sequence by applying it
+        or by a low water, and none that still waits is below its own node's low water. (So what
+        the driver has given up has to be failed first: take its events before.)
+
+        Args:
+            group: the group of the table.
+            row: of this node and this incarnation, as ``Sessions.rows`` gives it: (node,
+                incarnation, base, sequences above base that are done).
+
+        Returns:
+            What was resolved, ascending: (first sequence, how many). The driver is told (`done`).
+        """
+        cdef WaiterRing* ring = self.find(group)
+        cdef u64 base = row[2]
+        cdef u64 sequence, first = 0, count = 0
+        cdef u32 index = 0
+        cdef list found = []
+        cdef list done = [one for one in range(ring.low, min(base, ring.next))]
+        done += sorted(one for one in row[3] if max(base, ring.low) <= one < ring.next)
+        for sequence in done:
+            waiter = self.take(ring, sequence, &index)
+            if waiter is None:
+                continue
+            self.settle(waiter, index, make(), True)
+            if count and sequence == first + count:
+                count += 1
+                continue
+            if count:
+                found.append((first, count))
+            first = sequence
+            count = 1
+        if count:
+            found.append((first, count))
+        return found
+
     def fail_group(self, u32 group, make not None):
         """Resolves everything that waits in a group with errors, make() each."""
         cdef WaiterRing* ring = self.find(group)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from phx._core.codec import crc32c, encode_frame
 from phx._core.engine_door import Engine
-from phx.sim.wire_text import ACCEPT, PROMISE, ballot_text, records
+from phx.sim.wire_text import ACCEPT, PROMISE, SETTLED, ballot_text, records
 from phx.testing.trace_checks import Broken, Exposure, Journal
 from phx.testing.trace_file import (
     BadTrace,
@@ -169,6 +169,10 @@ class Replay:
                 self.engine.restoring(t.group, t.first != 0)
             case Kind.FLOOR:
                 self.engine.floor(t.group, t.first)
+            case Kind.INSTALL:
+                return self.engine.install(t.group, t.first, t.second)
+            case Kind.DONE:
+                self.engine.done(t.group, t.first, t.peer)
             case Kind.POISON:
                 self.engine.poison()
             case Kind.PRESSURE:
@@ -288,10 +292,16 @@ class Check:
             self.journal.start(told.first)
         elif kind == Kind.GROUP:
             self.exposure.chosen[told.group] = told.first
+        elif kind == Kind.FLOOR:
+            self.exposure.known(told.group, told.first - 1)
+        elif kind == Kind.INSTALL and told.result == 0:
+            self.exposure.known(told.group, told.first)
         elif kind == Kind.REPLAYED:
             for record in records(told.body + bytes(-len(told.body) % 8), told.first):
                 if record.kind in (PROMISE, ACCEPT):
                     self.replayed[record.group] = max(self.replayed[record.group], record.ballot)
+                elif record.kind == SETTLED:
+                    self.exposure.known(record.group, record.index)
         elif kind == Kind.CONNECTED and told.result == 0:
             self._peers[told.peer] = told.first
         elif kind == Kind.RECEIVE:

@@ -217,10 +217,14 @@ class Exposure:
         self.left: set[tuple[int, int]] = set()  # (crc, bytes) of the frames that were sent
         self.held = 0
 
+    def known(self, group: int, through: int) -> None:
+        """Everything up to `through` is chosen, and will not be announced."""
+        self.chosen[group] = max(self.chosen[group], through)
+
     def turn(self, turn: Turn) -> int:
         """Note what a turn made; how many records."""
         for group, _, last in turn.effects["chosen"]:
-            self.chosen[group] = last
+            self.known(group, last)
         made = turn.records()
         self.waiting.extend(made)
         for peer, after, frame, messages in turn.messages():

@@ -64,6 +64,8 @@ class Kind(IntEnum):
     RESIGN = 32
     RESTORING = 33
     FLOOR = 34
+    INSTALL = 35
+    DONE = 36
     TURN = 48
     SENDING = 64
     OPENED = 65

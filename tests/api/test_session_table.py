@@ -520,3 +520,26 @@ def test_a_value_of_this_life_under_the_checkpoint_is_an_error_and_not_passed_ov
     assert "the checkpoint says that all is applied" in refused.error
     (after,) = table.offer(GROUP, 31, [body_of((ME, INCARNATION, 1, 1, 1))])
     assert (after.error, len(after.entries)) == (None, 1)
+
+
+def test_values_of_this_life_that_an_installed_table_has_done_are_passed_over():
+    """A node that lags installs a checkpoint of another one while its own values are in flight."""
+    log = [
+        body_of((ME, INCARNATION, 1, 1, 3)),
+        body_of((ME, INCARNATION, 1, 6, 2)),  # 4 and 5 are still on their way
+        body_of((2, 7, 1, 1, 2)),
+    ]
+    other = sessions(node=2)
+    other.offer(GROUP, 1, log)
+    table = other.table(GROUP)
+    mine = sessions()
+    (batch,) = mine.offer(GROUP, 1, log[:1])
+    assert len(batch.entries) == 3
+    mine.load(table)
+    (passed,) = mine.offer(GROUP, 2, log[1:])
+    assert (passed.error, len(passed.entries), passed.dropped) == (None, 0, [])
+    for strange in ((ME, INCARNATION, 1, 4, 1), (ME, INCARNATION, 1, 6, 3)):
+        (refused,) = mine.offer(GROUP, 3, [body_of(strange)])
+        assert "the checkpoint says that all is applied" in refused.error
+    (after,) = mine.offer(GROUP, 4, [body_of((ME, INCARNATION, 1, 4, 2))])
+    assert (after.error, len(after.entries)) == (None, 2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from phx._core.entries import Entry
 from phx._core.waiters import IN_FLIGHT_MAX, Refusal, Result, Waiters
-from phx.errors import Closed, NoQuorum, PartlyDone, TimedOutUnknown
+from phx.errors import Closed, NoQuorum, PartlyDone, ResultNotKept, TimedOutUnknown
 
 GROUP = 3
 
@@ -393,3 +393,73 @@ def test_a_result_is_a_small_value():
     assert repr(one) == "Result(instance=3, value=[1])"
     with pytest.raises(AttributeError):
         one.value = 2
+
+
+# --- what an installed table says
+
+
+def test_what_the_row_counts_as_done_is_applied_and_the_rest_waits_on():
+    made = waiters()
+    each = [Waiter() for _ in range(10)]
+    for waiter in each:
+        made.add(GROUP, waiter, 5)
+    made.complete(GROUP, [entry(2)], ["two"])
+    row = (1, 4, 5, [7, 8, 10, 99])  # base 5: 1 to 4 are done
+    assert made.settle_applied(GROUP, row, ResultNotKept) == [(1, 1), (3, 2), (7, 2), (10, 1)]
+    for number, waiter in enumerate(each, 1):
+        if number == 2:
+            assert waiter.result == Result(1, "two")
+        elif number in (1, 3, 4, 7, 8, 10):
+            assert type(waiter.error) is ResultNotKept
+            assert waiter.error.outcome == "applied"
+        else:
+            assert not waiter.resolved
+    assert made.waiting(GROUP) == (3, 15)
+    assert made.settle_applied(GROUP, row, ResultNotKept) == []
+    made.complete(GROUP, [entry(5), entry(6), entry(9)], ["five", "six", "nine"])
+    assert [each[number - 1].result.value for number in (5, 6, 9)] == ["five", "six", "nine"]
+    assert made.waiting(GROUP) == (0, 0)
+    assert all(waiter.resolved == 1 for waiter in each)
+
+
+def test_a_row_that_knows_of_nobody_resolves_nothing():
+    made = waiters()
+    waiter = Waiter()
+    made.add(GROUP, waiter, 1)
+    assert made.settle_applied(GROUP, (1, 4, 1, []), ResultNotKept) == []
+    assert made.settle_applied(9, (1, 4, 7, [9]), ResultNotKept) == []
+    assert not waiter.resolved
+    with pytest.raises(KeyError):
+        made.settle_applied(4, (1, 4, 7, [9]), ResultNotKept)
+
+
+def test_one_value_of_a_run_that_is_applied_makes_the_run_partly_done():
+    made = waiters()
+    future = Waiter()
+    made.add_many(GROUP, future, [b"a", b"b", b"c"])
+    assert made.settle_applied(GROUP, (1, 4, 2, [3]), ResultNotKept) == [(1, 1), (3, 1)]
+    assert not future.resolved
+    made.complete(GROUP, [entry(2)], ["b"])
+    first, second, third = future.error.results
+    assert (type(first), second, type(third)) == (ResultNotKept, Result(1, "b"), ResultNotKept)
+
+
+@given(st.data())
+def test_rows_resolve_exactly_what_they_count_as_done(data):
+    count = data.draw(st.integers(0, 40))
+    gone = data.draw(st.sets(st.integers(1, max(count, 1))))
+    base = data.draw(st.integers(1, count + 3))
+    done = data.draw(st.sets(st.integers(base + 1, base + 50)))
+    made = waiters()
+    each = {number: Waiter() for number in range(1, count + 1)}
+    for waiter in each.values():
+        made.add(GROUP, waiter, 1)
+    for number in sorted(gone & each.keys()):
+        made.fail(GROUP, number, 1, TimedOutUnknown)
+    found = made.settle_applied(GROUP, (1, 1, base, sorted(done)), ResultNotKept)
+    told = [number for first, many in found for number in range(first, first + many)]
+    expected = [n for n in each if n not in gone and (n < base or n in done)]
+    assert told == expected
+    assert all(found[i][0] + found[i][1] < found[i + 1][0] for i in range(len(found) - 1))
+    for number, waiter in each.items():
+        assert (type(waiter.error) is ResultNotKept) == (number in expected)

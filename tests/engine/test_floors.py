@@ -6,7 +6,6 @@ the shortcut of that row.
 
 import struct
 
-import pytest
 from script import Script
 
 from phx.sim.wire_text import (
@@ -494,131 +493,6 @@ def test_nothing_below_the_floor_is_sent_again() -> None:
     assert all(int(line.split("instance=")[1].split(" ")[0]) >= 7 for line in sent)
 
 
-# --- the journal remembers
-
-
-def test_settled_is_said_before_the_floor_and_again_only_when_it_grew_or_would_be_lost() -> None:
-    s = lagging(3)
-    settle(s, 2)
-    before = s.end[2]
-    assert s.engines[2].retire(before) == 0
-    s.turn(2)
-    made = [r for r in s.journal[2] if r.lsn >= before]
-    kinds = [r.line() for r in made]
-    assert settled_records(made) == [(0, 3, 1)]
-    assert kinds.index("SETTLED") < kinds.index("FLOOR")
-    again = s.end[2]
-    assert s.engines[2].retire(before) == 0  # below the last one
-    s.turn(2)
-    assert settled_records([r for r in s.journal[2] if r.lsn >= again]) == []
-    s.submit(1, b"x")
-    s.pass_time(SECOND)
-    settle(s, 2)
-    grown = s.end[2]
-    assert s.engines[2].retire(before) == 0
-    s.turn(2)
-    assert settled_records([r for r in s.journal[2] if r.lsn >= grown]) == [(0, 4, 1)]
-    last = s.end[2]
-    retire(s, 2)  # nothing new, but the segment goes
-    assert settled_records([r for r in s.journal[2] if r.lsn >= last]) == [(0, 4, 1)]
-
-
-def test_a_start_says_it_again_with_everything_else_that_is_live() -> None:
-    s = lagging(3)
-    trim(s, 2, 3)
-    s.restart(2)
-    assert settled_records([r for r in s.journal[2] if r.lsn >= s.engines[2].incarnation])[-1] == (
-        0, 3, 3,
-    )  # fmt: skip
-    at = max(r.lsn for r in s.journal[2] if r.line() == "FLOOR")
-    assert any(r.kind == SETTLED and r.lsn < at for r in s.journal[2][-8:])
-
-
-def lost_store(s: Script, n: int) -> None:
-    s.crash(n, power=False)
-    s.settled[n] = {}
-    s.kept[n] = {}
-    s.restart(n)
-
-
-def test_a_lost_store_does_not_make_what_was_chosen_open_again() -> None:
-    """The run of section 6: v chosen by {1, 2}, settled at 1, its journal used again, its store
-    lost; 2 dies; 3 prepares with 1. Without the record 1 knows of nothing, and 3 fills 1 (U1)."""
-    s = lagging(1)
-    settle(s, 1)
-    retire(s, 1)
-    assert not [r for r in s.journal[1] if r.line().startswith("ACCEPT")]
-    lost_store(s, 1)
-    status = s.status(1)
-    assert (status["chosen_through"], status["settled_through"], status["floor"]) == (1, 1, 2)
-    s.crash(2)
-    s.connect(1, 3)
-    s.lines.clear()
-    s.submit(3, b"w")
-    for _ in range(30):
-        s.pass_time(SECOND // 3)
-        assert not [line for line in s.said("Accept") if "instance=1" in line.split(" ")]
-    assert s.status(3)["chosen_through"] == 0
-    assert (0, 1, 2) in belows(s, 3)
-
-
-def test_what_was_settled_is_forgotten_among_what_is_open_whatever_the_order() -> None:
-    """Acceptances up to it, before and behind the record, and votes above it."""
-    s = Script()
-    number = s.elect(1)
-    s.disconnect(1, 3)
-    s.disconnect(2, 3)
-    for text in (b"a", b"b", b"c"):
-        s.submit(1, text)
-        s.flow()
-    settle(s, 2)
-    s.engines[2].retire(0)
-    s.turn(2)
-    s.submit(1, b"open")
-    s.deliver("1→2", "Accept")
-    s.drop("2→")
-    assert s.status(2)["accepted_last"] == 4
-    records = list(s.journal[2])
-    for order in (records, records[::-1]):
-        s.crash(2, power=False)
-        s.journal[2] = order
-        s.settled[2] = {}
-        s.start(2)
-        status = s.status(2)
-        assert (status["chosen_through"], status["accepted_last"], status["promised"]) == (
-            3, 4, number,
-        )  # fmt: skip
-        assert status["floor"] == 4
-        s.connect(1, 2)
-
-
-@pytest.mark.parametrize(
-    ("index", "kept", "body"), [(0, 1, b""), (3, 0, b""), (3, 5, b""), (1 << 63, 1, b""),
-                                (3, 1, b"x")],
-)  # fmt: skip
-def test_a_settled_record_that_cannot_be_is_damage(index: int, kept: int, body: bytes) -> None:
-    from phx._core.codec import encode_record
-    from phx._core.engine_door import Engine
-
-    engine = Engine(1, [1, 2, 3], [0])
-    with pytest.raises(ValueError, match="damaged"):
-        engine.replay(encode_record(SETTLED, 0, index, kept, body), 0)
-    engine.replay(encode_record(SETTLED, 0, 3, 4, b""), 0)
-    assert engine.status(0)["chosen_through"] == 3
-    with pytest.raises(ValueError, match="damaged"):  # of a group that is not hosted
-        engine.replay(encode_record(SETTLED, 7, 3, 4, b""), 0)
-
-
-def test_a_store_that_is_as_it_was_is_not_touched_by_the_record() -> None:
-    s = lagging(5)
-    trim(s, 2, 3)
-    retire(s, 2)
-    s.restart(2)
-    status = s.status(2)
-    assert (status["chosen_through"], status["settled_through"], status["floor"]) == (5, 5, 3)
-    assert s.chosen[2][-1] == (0, 1, 5)  # announced again, from the beginning
-
-
 # --- what only grew by one
 
 
@@ -644,29 +518,38 @@ def test_a_floor_above_what_the_engine_knows_takes_it_there() -> None:
 
 
 def test_memory_of_what_was_jumped_over_is_given_back_and_the_rest_is_evicted_in_order() -> None:
-    """The line of what is next to go holds one place for each entry in memory, and no other."""
+    """The line of what is next to go holds one place for each entry in memory, and no other. With
+    places left over, the first entry behind the jump would go before older ones of other groups."""
     s = Script(groups=2, cache_bytes_max=2000)
-    leader = {group: led(s, group) for group in (0, 1)}
-    other = next(n for n in s.nodes if n not in leader.values())
-    for number in range(6):
-        for group in (0, 1):
-            s.submit(leader[group], b"%d" % number + bytes(60), group=group)
+
+    def propose(group: int, count: int) -> None:
+        leader = led(s, group)
+        for _ in range(count):
+            s.submit(leader, bytes(60), group=group)
             s.flow()
-    s.pass_time(SECOND)
-    s.engines[other].floor(0, 30)
-    s.turn(other)
-    assert [s.body(other, i) for i in range(1, 7)] == [None] * 6
-    kept = [i for i in range(1, 7) if s.body(other, i, 1) is not None]
-    assert kept
-    for number in range(30):
-        s.submit(leader[1], b"n%d" % number + bytes(60), group=1)
-        s.flow()
-    s.pass_time(SECOND)
-    through = s.status(other, 1)["chosen_through"]
-    held = [i for i in range(1, through + 1) if s.body(other, i, 1) is not None]
-    assert held == list(range(held[0], through + 1))
-    assert held[0] > 6
-    assert 2000 - 200 <= sum(len(s.body(other, i, 1) or b"") for i in held) <= 2000
+        s.pass_time(SECOND)
+
+    def held(group: int) -> list[int]:
+        through = s.status(1, group)["chosen_through"]
+        return [i for i in range(1, through + 1) if s.body(1, i, group) is not None]
+
+    for _ in range(6):
+        propose(0, 1)
+        propose(1, 1)
+    assert len(held(0)) == len(held(1)) == 6
+    for n in s.nodes:
+        s.engines[n].floor(0, 30)
+        s.turn(n)
+    assert (held(0), len(held(1))) == ([], 6)
+    s.pass_time(5 * SECOND)
+    propose(0, 1)
+    (first,) = held(0)
+    assert first == 30
+    size = len(s.body(1, 30) or b"")
+    room = 2000 // size - 7
+    propose(1, room + 3)  # three of the six have to go, and nothing else
+    assert held(0) == [30]
+    assert held(1) == list(range(4, 6 + room + 3 + 1))
 
 
 def test_a_leader_that_is_told_a_floor_above_what_it_knows_gives_up_and_goes_on_there() -> None:
