@@ -1,10 +1,10 @@
 """`phx inspect` on folders: floors, checkpoints, damage; and never a change."""
 
 import json
+import os
 import struct
+import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ def answer(folder: Path, exit_code: int = 0) -> Any:
     shown = CliRunner().invoke(command, ["inspect", str(folder), "--json"])
     assert shown.exit_code == exit_code, shown.output
     return json.loads(shown.stdout)
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -79,45 +83,33 @@ def test_it_shows_floors_and_checkpoints_and_changes_nothing(node: Path) -> None
     assert contents(node) == before
 
 
-def test_beside_a_store_that_is_at_work(node: Path) -> None:
-    """Every look is at one moment: the floors of both groups go up together."""
-    from store_lab import Log, block, opened
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_beside_a_store_that_is_at_work(tmp_path: Path) -> None:
+    """Every look is at one moment: the floors of all groups go up together."""
+    from store_lab import opened
+    from store_victim import GROUPS, floor_of
 
-    stop = threading.Event()
-    trouble: list[BaseException] = []
-
-    def work() -> None:
+    folder, hold = tmp_path / "store", 2
+    with opened(folder, create=True):
+        pass
+    victim = TESTS / "store" / "store_victim.py"
+    command = [sys.executable, str(victim), str(folder), "--hold", str(hold)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment()) as process:
         try:
-            with opened(node / "store") as store:
-                store.raise_floors({7: Floor(41, 40), 8: Floor(41, 40)})
-                first = 41
-                while not stop.is_set():
-                    log = Log()
-                    log.add(block([7, 8], first, first + 9))
-                    store.settle(log.plan())
-                    first += 10
-                    store.raise_floors({7: Floor(first, first - 1), 8: Floor(first, first - 1)})
-                    while store.trim():
-                        pass
-        except BaseException as error:
-            trouble.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        seen: list[Floor] = []
-        until = time.monotonic() + 20
-        while len(set(seen)) < 20 and thread.is_alive() and time.monotonic() < until:
-            floors = store_look.look(node / "store").floors
-            if floors[8].kept_from > 1:
-                assert floors[7] == floors[8]
-                seen.append(floors[7])
-        assert [floor.kept_from for floor in seen] == sorted(floor.kept_from for floor in seen)
-    finally:
-        stop.set()
-        thread.join(30)
-    assert not trouble
-    assert len(set(seen)) == 20
+            seen: list[int] = []
+            while len(set(seen)) < 20:
+                assert process.poll() is None
+                floors = store_look.look(folder).floors
+                if floors and floors[GROUPS[0]].kept_from > 1:
+                    moment = floors[GROUPS[0]].kept_from - 1 + hold
+                    assert {group: floor.kept_from for group, floor in floors.items()} == {
+                        group: floor_of(group, moment, hold) for group in GROUPS
+                    }
+                    seen.append(moment)
+            assert seen == sorted(seen)
+        finally:
+            process.kill()
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_shown(node: Path) -> None:
