@@ -19,6 +19,7 @@ from phx.types import GROUP_ID_MAX
 if TYPE_CHECKING:
     from phx.checkpoint.catalog import Finding
     from phx.checkpoint.manifest import Manifest
+    from phx.store_folder import StoreIdentity
 
 __all__ = ["checkpoint"]
 
@@ -224,13 +225,6 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
                     )
                 if manifest.group not in floors and not new:
                     raise StoreError(f"{folder} holds nothing of group {manifest.group}; see --new")
-                if manifest.group not in floors and manifest.members == (owner.node,):
-                    # Its first new value would be instance 1, which passes for applied already.
-                    raise StoreError(
-                        f"node {owner.node} is the only member of group {manifest.group}, and "
-                        f"the store in {folder} holds nothing of its log: nobody has what the "
-                        "group would go on from"
-                    )
                 floor = floors.get(manifest.group, 1)
                 if manifest.frontier + 1 < floor:
                     raise StoreError(
@@ -240,9 +234,29 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
 
             with source.open("rb") as opened:
                 made = run(import_(OsFiles(folder), ROOT, opened, accept=accept))
+            if made.group not in floors:
+                begin_behind(place.store, owner, made)
         finally:
             place.unlock()
     report(made, as_json)
+
+
+def begin_behind(folder: Path, owner: StoreIdentity, manifest: Manifest) -> None:
+    """The log of a group of which the store has nothing begins behind its checkpoint.
+
+    What is in a checkpoint of this cluster was chosen, so the node may say so; if it did not, and
+    no other member had the log either, the group would begin again with instance 1, and values at
+    instances that the checkpoint covers would never be answered. After the checkpoint is durable,
+    so that nothing is passed over that is nowhere.
+    """
+    from phx.store import Store
+    from phx.store_trim import Floor
+
+    store = Store.open(folder, cluster=owner.cluster, node=owner.node)
+    try:
+        store.raise_floors({manifest.group: Floor(manifest.frontier + 1, manifest.frontier)})
+    finally:
+        store.close()
 
 
 # --- what they share

@@ -223,6 +223,7 @@ class Room:
             bind=self._bind(),
             groups=self._ids,
             settled=store.settled(),
+            floors={group: floor.kept_from for group, floor in store.floors().items()},
             starts=starts,
             journal_dir=str(self._folder.journal),
             create=create,

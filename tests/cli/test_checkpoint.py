@@ -1,5 +1,6 @@
 """`phx checkpoint` on folders: what it shows, what it finds, what it refuses."""
 
+import asyncio
 import json
 import re
 import sys
@@ -11,12 +12,15 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+import phx
 from phx.checkpoint.catalog import ROOT, path_of
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import DURABLE, Manifest
 from phx.checkpoint.taking import Part
 from phx.cli.checkpoint import checkpoint
 from phx.cli.commands import phx as command
+from phx.errors import NoLongerKept
+from phx.machines import Counter
 from phx.node.folder import Folder
 from phx.store import Store
 
@@ -157,14 +161,43 @@ def test_import_needs_no_new_for_a_group_that_the_folder_holds(node: Path, bundl
     assert answer("import", bundle, node)["group"] == 7
 
 
-def test_import_refuses_a_group_that_has_no_log_anywhere(node: Path, tmp_path: Path) -> None:
-    """Its values would be instances that pass for applied: their callers would wait for ever."""
-    lone = tmp_path / "lone"
-    lone.mkdir()
-    made(lone, members=(1,))
-    called("export", lone, 7, tmp_path / "bundle")
-    assert "only member of group 7" in refusal("import", tmp_path / "bundle", node, "--new")
-    assert not (node / ROOT / "7").exists()
+def test_a_group_that_has_no_log_anywhere_goes_on_behind_the_checkpoint(tmp_path: Path) -> None:
+    """Its next value is not instance 1, which would pass for applied: nobody would be answered."""
+    old, new = (
+        phx.Config(
+            cluster="imported", node=1, dir=tmp_path / name, members={1: "127.0.0.1:0"}, groups=2
+        )
+        for name in ("old", "new")
+    )
+
+    async def begin() -> int:
+        async with phx.Node(old, Counter, bootstrap=True) as node:
+            for _ in range(20):
+                await node.group(1).propose(b"1")
+            frontier = (await node.group(1).checkpoint()).frontier
+        async with phx.Node(new, Counter, bootstrap=True) as node:
+            await node.group(0).propose(b"1")
+        return frontier
+
+    async def go_on() -> list[int]:
+        async with phx.Node(new, Counter) as node:
+            await node.wait_ready()
+            group = node.group(1)
+            for _ in range(3):
+                await group.propose(b"1", timeout=20)
+            with pytest.raises(NoLongerKept):
+                await group.entry(1)
+            return [group.machine().total, group.status().applied_through]
+
+    frontier = asyncio.run(begin())
+    bundle = tmp_path / "bundle"
+    assert answer("export", old.dir, 1, bundle)["frontier"] == frontier
+    assert answer("import", bundle, new.dir, "--new")["group"] == 1
+    total, through = asyncio.run(go_on())
+    assert total == 23
+    assert through > frontier
+    assert asyncio.run(go_on())[0] == 26
+    assert called("verify", new.dir).exit_code == 0
 
 
 def test_import_refuses_another_cluster(node: Path, tmp_path: Path) -> None:
