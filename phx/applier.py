@@ -6,14 +6,27 @@ not yet applied stays in a backlog of at most one slice.
 
 Order: entries of a group are applied in log order. A batch that holds entries of several machines
 is applied in stretches, so that the order of the log holds across the machines of a group, too.
+
+A durable machine may be ahead of the instance that its group goes on from: its files hold the state
+of instance A, and the group starts from a checkpoint K below it, or from nothing. Exactly once
+holds all the same. The session table is the one of K, and every instance above K goes through it,
+so it ends up with what it had: a value that was applied at or below A and is chosen again above it
+is found to be a duplicate. Instances up to A go into the chained checksum, and into machines of the
+group that are not that far; this machine alone gets none of them. Their results are not computed a
+second time, and nobody waits for them: a caller waits for a value that was proposed in this life of
+the node, and A was committed before it began. (Who proposed in an earlier life went with it, and
+never learns more; to propose the same bytes again is a new value.) If a value of this life stands
+at or below A, the files are of another log, and the group stops.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from time import monotonic, perf_counter_ns
 from typing import Any, Protocol
 
@@ -32,7 +45,7 @@ from phx.errors import (
     TimedOutUnknown,
     UnknownMachine,
 )
-from phx.machine import StateMachine
+from phx.machine import DurableMachine, StateMachine
 from phx.types import NEVER, Entry
 
 log = logging.getLogger("phx")
@@ -67,19 +80,35 @@ class Source(Protocol):
     def stop_group(self, group: int) -> None: ...
 
 
+class Committing(Protocol):
+    """What commits durable machines (phx.node.commits)."""
+
+    counters: dict[str, int]
+
+    def applied(self, state: GroupState) -> None: ...
+    def turned(self, within: int) -> bool: ...
+    def next_s(self) -> float: ...
+    def all_of(self, state: GroupState) -> None: ...
+
+
 class GroupState:
     """What a node keeps of one group on the Python side."""
 
     __slots__ = (
         "applied",
+        "bytes_at",
         "checkpoint_at",
         "chunk",
+        "committed",
         "digest",
         "digest_at",
+        "durable",
         "group",
         "leader",
         "led_since",
+        "log_bytes",
         "machines",
+        "skip",
         "stopped",
         "taking",
     )
@@ -90,12 +119,26 @@ class GroupState:
         self.taking = machines  # those that values are taken for: empty once stopped or closed
         self.stopped: GroupStopped | None = None
         self.applied = 0  # every instance up to it is applied
-        self.checkpoint_at = NEVER  # when it reaches this, somebody wants to know (node/snapshots)
+        self.log_bytes = 0  # of the instances applied in this life
+        # When one of the two reaches this, somebody wants to know (node/snapshots).
+        self.checkpoint_at = self.bytes_at = NEVER
         self.digest = 0  # chained checksum after digest_at
         self.digest_at = 0
         self.chunk = 64  # entries that are likely to fit in half a slice
         self.leader = 0  # 0: none known
         self.led_since = 0.0  # monotonic seconds; 0: no leader was seen yet
+        self.durable: dict[int, DurableMachine] = {}  # those of `machines` that are open
+        self.committed: dict[int, int] = {}  # and the instance of the last commit of each
+        self.skip: dict[int, int] = {}  # those that hold the state of a later instance already
+
+    def let_go(self) -> None:
+        """Close what is durable, as of its last commit. On the applying thread, if it applied."""
+        durable, self.durable = self.durable, {}
+        for machine, one in durable.items():
+            try:
+                one.close()
+            except Exception:
+                log.exception("closing machine %d of group %d", machine, self.group)
 
 
 def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
@@ -152,6 +195,8 @@ class Applier:
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
         self.on_turn: Callable[[], None] | None = None  # at the end of each
+        self.commits: Committing | None = None  # None: no machine is durable
+        self.thread = 0  # ident of the one that applies
         self._refused_s: dict[int, float] = {}  # by node: when that was last said
         self.turns = 0
         self.batches = 0
@@ -167,6 +212,8 @@ class Applier:
             self._calls.popleft()()
         self.tell()
         more = self._slice()
+        if self.commits is not None:
+            more = self.commits.turned(self._within()) or more
         if self.on_turn is not None:
             self.on_turn()
         return more
@@ -174,6 +221,26 @@ class Applier:
     def soon(self, call: Callable[[], None]) -> None:
         """Have the next turn begin with this. Any thread; it does not make a turn come."""
         self._calls.append(call)
+
+    def commit_all(self) -> None:
+        """Commit every durable machine, as of the end of the last batch; a group that is inside of
+        one is left as it was. Nothing is applied after it."""
+        if self.commits is not None:
+            within = self._within()
+            for state in self._groups.values():
+                if state.durable and state.group != within:
+                    self.commits.all_of(state)
+
+    def _within(self) -> int:
+        """The group that was left inside of a batch; -1: none."""
+        backlog = self._backlog
+        return backlog[0].group if backlog and backlog[0].done else -1
+
+    def wait_s(self) -> float | None:
+        """For how long nothing has to be done if nothing comes; None: for ever."""
+        if self.commits is None or (next_s := self.commits.next_s()) == inf:
+            return None
+        return max(0.0, next_s - monotonic())
 
     def _slice(self) -> bool:
         until = perf_counter_ns() + SLICE_NS
@@ -205,6 +272,7 @@ class Applier:
             "apply_ns": self.apply_ns,
             "wake_ns": self.wake_ns,
             "backlog": len(self._backlog),
+            **(self.commits.counters if self.commits is not None else {}),
         }
 
     # --- events
@@ -255,11 +323,31 @@ class Applier:
             machine = batch.machine
             if machine < 0:
                 machine, stop = _stretch(batch.entries, start, stop)
-            if not self._apply_chunk(state, batch, machine, start, stop):
+            if state.skip and machine in state.skip:
+                if not self._pass_over(state, batch, machine, start, stop):
+                    return True
+            elif not self._apply_chunk(state, batch, machine, start, stop):
                 return True
             if stop < end and perf_counter_ns() >= until:
                 return False
         self._finish(state, batch)
+        return True
+
+    def _pass_over(
+        self, state: GroupState, batch: Batch, machine: int, start: int, stop: int
+    ) -> bool:
+        """Mark as done those of entries[start:stop], all of this machine, whose effects it holds
+        already; False when that stopped the group. Behind them it goes on as any other."""
+        entries, through = batch.entries, state.skip[machine]
+        end = bisect_right(entries, through, start, stop, key=lambda entry: entry.instance)
+        for at in range(start, end):
+            if batch.own and (entry := entries[at]).sequence:
+                why = f"its files say that {through} is applied, and a new value stands below it"
+                self.halt(state, GroupStopped(state.group, entry.instance, machine, why), None)
+                return False
+        if end < stop:
+            del state.skip[machine]
+        batch.done = end
         return True
 
     def _apply_chunk(
@@ -314,10 +402,14 @@ class Applier:
         if batch.last >= batch.first:
             state.applied = state.digest_at = batch.last
             state.digest = batch.digest
+            state.log_bytes += batch.log_bytes
             self._driver.applied(state.group, batch.last)
+            if state.durable and self.commits is not None:
+                self.commits.applied(state)
             if batch.table is not None and self.on_table is not None:
                 self.on_table(state, batch.table)
-            if state.applied >= state.checkpoint_at and self.on_due is not None:
+            due = state.applied >= state.checkpoint_at or state.log_bytes >= state.bytes_at
+            if due and self.on_due is not None:
                 self.on_due(state)
         if batch.error is not None:
             self.halt(state, GroupStopped(state.group, batch.last + 1, None, batch.error), None)
@@ -338,6 +430,7 @@ class Applier:
         stopped.__cause__ = error
         state.stopped = stopped
         state.taking = {}
+        state.let_go()
         self.stopped.append(state.group)
         log.error("%s", stopped, exc_info=error)
         self._driver.stop_group(state.group)

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -111,14 +111,26 @@ class ApplierThread(threading.Thread):
         super().__init__(name="phx-applier", daemon=True)
         self._room = room
         self._stop_out, self._stop_in = os.pipe()
+        self._finish: Callable[[], None] = room.let_go
+        self._failed: BaseException | None = None
 
     def run(self) -> None:
+        self._room.applier.thread = threading.get_ident()
+        self._serve()
+        try:
+            self._finish()
+        except BaseException as error:
+            self._failed = error
+
+    def _serve(self) -> None:
         applier, driver = self._room.applier, self._room.driver
         poll = select.poll()
         poll.register(driver.fileno(), select.POLLIN)
         poll.register(self._stop_out, select.POLLIN)
         while True:
-            ready = [descriptor for descriptor, _ in poll.poll()]
+            wait_s = applier.wait_s()
+            wait_ms = None if wait_s is None else int(wait_s * 1000) + 1
+            ready = [descriptor for descriptor, _ in poll.poll(wait_ms)]
             if self._stop_out in ready:
                 return
             while self._turn(applier):
@@ -135,16 +147,24 @@ class ApplierThread(threading.Thread):
             time.sleep(AFTER_ERROR_S)
             return True
 
-    def stop(self) -> None:
-        """End the thread after its present slice, and wait until it has ended."""
+    def stop(self, finish: Callable[[], None] | None = None) -> None:
+        """End the thread after its present slice, and wait until it has ended.
+
+        Args:
+            finish: its last call; what that raises is raised here. Default: durable machines are
+                closed as they were committed last.
+        """
         if self._stop_in < 0:
             return
+        self._finish = finish or self._finish
         os.write(self._stop_in, b".")
         if self is not threading.current_thread():
             self.join()
         os.close(self._stop_in)
         os.close(self._stop_out)
         self._stop_in = -1
+        if self._failed is not None:
+            raise self._failed
 
 
 class Node:
@@ -182,8 +202,7 @@ class Node:
                 return
             try:
                 room.quiesce(timeout)
-                self._applier.stop()
-                room.end_applying()
+                self._applier.stop(room.end_applying)
             except BaseException:
                 room.abandon()  # Ctrl-C while it closes: at once, and still whole
                 raise

@@ -133,25 +133,31 @@ class Journal:
 class Checkpoints:
     """When the state of a group is written down, so that a start needs only the log behind it.
 
-    Groups whose machines give no view (``StateMachine.freeze``) have none.
+    Groups whose machines give no view (``StateMachine.freeze``) have none. Where all machines of a
+    group are durable, theirs hold no state of machines, unless they were asked for.
 
     Attributes:
         interval_instances: the next one after so many instances; 0: not for their number (up to
             2^40).
+        interval_bytes: the next one after so many bytes of log; 0: not for them (up to 1 PiB).
         interval_us: the next one after this time, if anything was applied; 0: not for the time (up
             to 30 days).
         keep: complete ones that are kept of each group (1 .. 100).
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         restore_threads: groups that are restored at a time at a start (1 .. 64).
+        machine_commit_us: a durable machine commits at latest so long after it applied something;
+            what was not committed is applied again after a crash (1 ms .. 10 min).
     """
 
     interval_instances: int = _option(100_000, 0, 1 << 40)
+    interval_bytes: int = _option(256 * MIB, 0, 1 << 50)
     interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     keep: int = _option(2, 1, 100)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     restore_threads: int = _option(2, 1, 64)
+    machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

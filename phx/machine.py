@@ -26,8 +26,8 @@ One view is used by one thread at a time, while the machine that gave it goes on
 retired or is closed. "While the GIL is let go": a loop of Python gives it away every few
 milliseconds by itself; one long call into C (sorting a million keys) may not.
 
-``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints. All of ``DurableMachine``, and
-``retire``, are the part of this contract that no node keeps yet.
+``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints. ``retire`` is the part of this
+contract that no node keeps yet: a machine in use is not replaced.
 """
 
 from __future__ import annotations

@@ -4,11 +4,12 @@ Guarantees. What `settle` has returned for is on the device, whole, and is serve
 `entry` byte by byte or not at all: every entry is checked each time it is read, and one that fails
 raises `Damaged`. A crash at any moment leaves the state before a transaction or the one after it.
 For every group the settled instances are consecutive, from the lowest one kept up to
-`settled()[group]`; settling an instance again changes nothing.
+`settled()[group]`; settling an instance again changes nothing. The lowest one kept is the group's
+*floor*: it only goes up (`raise_floors`), and nothing below it is served again.
 
-One thread writes (`settle`, `merge`), which is asserted; any thread may read. All that costs time
-(building chunks, checksums, copying, LMDB's own work) runs with the GIL released; a chunk costs two
-puts, because every put takes the GIL again.
+One thread writes (`settle`, `merge`, `raise_floors`, `trim`), which is asserted; any thread may
+read. All that costs time (building chunks, checksums, copying, LMDB's own work) runs with the GIL
+released; a chunk costs two puts, because every put takes the GIL again.
 
 Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
 
@@ -29,17 +30,17 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
 from phx._core.chunk import ChunkDamage, Gather, verify_chunk
 from phx._core.chunk_index import ChunkIndex
-from phx._core.settler import Merger, SettleError, Settler
+from phx._core.settler import SettleError, Settler
 from phx.errors import Closed, Damaged, ForkedError, StoreError
 from phx.store_folder import (
     FORMAT_VERSION,
@@ -48,11 +49,22 @@ from phx.store_folder import (
     open_env,
     take_lock,
 )
+from phx.store_trim import Floor, TrimStats, joined, next_step, stage_floors, trim_stats
 
 if TYPE_CHECKING:
     from phx._core.plan import SettlePlan
 
-__all__ = ["FORMAT_VERSION", "SettleStats", "Store", "StoreIdentity", "StoreStats"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Floor",
+    "SettleStats",
+    "Store",
+    "StoreIdentity",
+    "StoreStats",
+    "TrimStats",
+]
+
+T = TypeVar("T")
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -98,12 +110,14 @@ class StoreStats:
     """The store at this moment.
 
     Attributes:
-        groups, entries: settled.
+        groups, entries: settled; entries that are kept.
         chunks, value_bytes, used_bytes: of all chunks; used is what entries and indexes take.
+        kept_bytes: of the used ones, about.
         small_chunks: of the two smaller size classes; `merge` works them off.
-        index_rows: of the index in memory, 16 bytes each.
+        dead_chunks: of which nothing is kept; `trim` removes them.
+        index_rows: of the index in memory, 24 bytes each.
         file_bytes, map_bytes: of LMDB's file as used, and its map.
-        commits, settled_entries, settled_bytes, merges, reads: since the store was opened.
+        commits, settled_entries, settled_bytes, merges, trims, reads: since the store was opened.
         failed: why it cannot be written any more; None: it can.
     """
 
@@ -112,7 +126,9 @@ class StoreStats:
     chunks: int
     value_bytes: int
     used_bytes: int
+    kept_bytes: int
     small_chunks: int
+    dead_chunks: int
     index_rows: int
     file_bytes: int
     map_bytes: int
@@ -120,6 +136,7 @@ class StoreStats:
     settled_entries: int
     settled_bytes: int
     merges: int
+    trims: int
     reads: int
     failed: str | None
 
@@ -196,7 +213,7 @@ class Store:
         self._map_bytes = env.info()["map_size"]
         self._page_bytes = env.stat()["psize"]
         self._commits = self._settled_entries = self._settled_bytes = 0
-        self._merges = self._reads = 0
+        self._merges = self._trims = self._reads = 0
 
     # ------------------------------------------------------------------------------------- opening
 
@@ -273,6 +290,12 @@ class Store:
         self._check_open()
         with self._index_lock:
             return self._index.bounds(group)
+
+    def floors(self) -> dict[int, Floor]:
+        """Floor and end of every group with settled instances. Any thread."""
+        self._check_open()
+        with self._index_lock:
+            return {group: Floor(*bounds) for group, bounds in self._index.floors().items()}
 
     def settle(self, plan: SettlePlan) -> SettleStats:
         """Copy the entries of a plan out of the journal; all of them are durable on return.
@@ -353,22 +376,98 @@ class Store:
             ids = self._index.mergeable(MERGE_CHUNKS_MAX)
         if not ids:
             return False
-        self._make_room(8 * MIB)
-        with damage_named(self.path), self._transaction(alone=True) as txn:
-            merger = Merger(self._index)
-            for chunk in ids:
-                value = txn.get(key_of(chunk), db=self._chunks)
-                if value is None:
-                    raise Damaged(f"{self.path}: chunk {chunk} is missing")
-                merger.add(chunk, value)
-            self._put_chunk(txn, *merger.merged())
-            for chunk in ids:
-                txn.delete(key_of(chunk), db=self._chunks)
-                txn.delete(key_of(chunk), db=self._indexes)
-            with self._index_lock:
-                merger.stage()
+        self._with_room(8 * MIB, lambda: self._join(ids))
         self._merges += 1
         return True
+
+    def raise_floors(self, floors: Mapping[int, Floor]) -> TrimStats:
+        """Keep less of these groups: one small transaction, durable on return.
+
+        Both words of a floor become the greater of what they are and what is given. From here on
+        nothing below is served, and `settle` leaves out what lies up to settled_through; `trim`
+        gives the room back. The caller answers for it that the state of everything below is safe
+        elsewhere, and that all of it is chosen.
+
+        Raises:
+            ValueError: an instance would be neither settled nor kept: settled_through may only go
+                beyond `settled()` when it ends just below kept_from. Nothing was changed.
+            StoreError: the store cannot be written. Nothing was changed, or it will never be again.
+        """
+        self._check_writer()
+        began = time.monotonic()
+        with self._index_lock:
+            before = self._index.floors()
+        groups = self._with_room(0, lambda: self._put_floors(floors))
+        with self._index_lock:
+            return trim_stats(groups, before, self._index, time.monotonic() - began)
+
+    def _put_floors(self, floors: Mapping[int, Floor]) -> int:
+        with self._transaction() as txn:
+            with self._index_lock:
+                groups = stage_floors(self._index, floors)
+                packed = self._index.groups_packed()
+            if groups:
+                txn.put(b"groups", packed, db=self._meta)
+        return groups
+
+    def trim(self) -> bool:
+        """Give back some room of what is below the floors: one transaction of bounded size.
+
+        Returns:
+            True when something was done: there may be more to do.
+
+        Raises:
+            Damaged: an entry on the way fails its checksum. Nothing was changed.
+            StoreError: the store cannot be written.
+        """
+        self._check_writer()
+        with self._index_lock:
+            step = next_step(self._index)
+        if step is None:
+            return False
+        if step.dead:
+            self._with_room(0, lambda: self._drop(step.dead))
+        else:
+            self._with_room(8 * MIB, lambda: self._join(step.thin))
+        self._trims += 1
+        return True
+
+    def _drop(self, ids: list[int]) -> None:
+        """Lookups need not wait: nothing leads to these chunks."""
+        with self._transaction() as txn:
+            self._delete_chunks(txn, ids)
+            with self._index_lock:
+                self._index.stage_drops(ids)
+
+    def _join(self, ids: list[int]) -> None:
+        """Put one chunk with all that is kept of these in their place."""
+        with damage_named(self.path), self._transaction(alone=True) as txn:
+
+            def value_of(chunk: int) -> memoryview:
+                value: memoryview | None = txn.get(key_of(chunk), db=self._chunks)
+                if value is None:
+                    raise Damaged(f"{self.path}: chunk {chunk} is missing")
+                return value
+
+            merger, made = joined(self._index, ids, value_of)
+            self._put_chunk(txn, *made)
+            self._delete_chunks(txn, ids)
+            with self._index_lock:
+                merger.stage()
+
+    def _delete_chunks(self, txn: lmdb.Transaction[Any], ids: list[int]) -> None:
+        for chunk in ids:
+            txn.delete(key_of(chunk), db=self._chunks)
+            txn.delete(key_of(chunk), db=self._indexes)
+
+    def _with_room(self, value_bytes: int, action: Callable[[], T]) -> T:
+        """Do something in one transaction that writes so many bytes of chunks, about."""
+        self._make_room(value_bytes)
+        while True:
+            try:
+                return action()
+            except lmdb.MapFullError:  # that was too low an estimate; nothing was done
+                self._make_room(self._map_bytes)
 
     def _put_chunk(
         self, txn: lmdb.Transaction[Any], chunk: int, value: memoryview, tail: memoryview
@@ -454,7 +553,8 @@ class Store:
         """Entries of a group from `first` on: {instance u64, bytes u32, 0 u32, body, zeros to 8}.
 
         As many as are settled, end at `last` and fit in bytes_max; at least one, however long.
-        b"" when `first` is not in the store. Any thread; may read from the device.
+        b"" when `first` is not in the store: it lies below the floor, or is not settled yet. Any
+        thread; may read from the device.
 
         Raises:
             Damaged: an entry is not what was written. Nothing of this call is served.
@@ -494,7 +594,8 @@ class Store:
         return found[16 : 16 + int.from_bytes(found[8:12], "little")]
 
     def verify(self) -> int:
-        """Check every entry of every chunk, and the index against them; the number of entries.
+        """Check every entry of every chunk of which any is kept, and the index against them; the
+        number of entries.
 
         Raises:
             Damaged: names the first fault.
@@ -502,7 +603,7 @@ class Store:
         self._check_open()
         entries = 0
         with self._index_lock:
-            chunks = [chunk for chunk, *_ in self._index.chunk_list()]
+            chunks = [chunk[0] for chunk in self._index.chunk_list() if chunk[4]]
         for chunk in chunks:
             with self._gate.shared(), damage_named(self.path):
                 self._check_open()
@@ -528,11 +629,13 @@ class Store:
             pages = self._env.info()["last_pgno"] + 1
         return StoreStats(
             groups=groups,
-            entries=sum(chunk[3] for chunk in chunks),
+            entries=sum(chunk[4] for chunk in chunks),
             chunks=len(chunks),
             value_bytes=sum(chunk[1] for chunk in chunks),
             used_bytes=sum(chunk[2] for chunk in chunks),
+            kept_bytes=sum(chunk[5] for chunk in chunks),
             small_chunks=sum(chunk[1] < MIB for chunk in chunks),
+            dead_chunks=sum(not chunk[4] for chunk in chunks),
             index_rows=rows,
             file_bytes=pages * self._page_bytes,
             map_bytes=self._map_bytes,
@@ -540,6 +643,7 @@ class Store:
             settled_entries=self._settled_entries,
             settled_bytes=self._settled_bytes,
             merges=self._merges,
+            trims=self._trims,
             reads=self._reads,
             failed=self._failed,
         )

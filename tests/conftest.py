@@ -9,6 +9,7 @@ the processes that tests start.
 import ctypes
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -35,6 +36,9 @@ def choose_phx() -> None:
 
 
 choose_phx()
+
+# A background job of a shell ignores Ctrl-C, and so would all processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Time limits belong to pytest-timeout: a slow machine is no failure of a property.
 hypothesis.settings.register_profile("phx", deadline=None, print_blob=True, database=None)

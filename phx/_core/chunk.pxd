@@ -100,6 +100,7 @@ cdef enum ChunkVerdict:
     CHUNK_NOT_HERE = 7        # an instance is not in the chunk that should hold it
     CHUNK_GAP = 8             # over all chunks: an instance is missing, or held twice
     CHUNK_BAD_GROUPS = 9      # the table of groups does not fit the chunks, or cannot be read
+    CHUNK_BAD_ZEROS = 10      # between entries and rows; found by chunk_verify only
 
 # Borrowed bytes, and where its parts lie.
 cdef struct ChunkView:

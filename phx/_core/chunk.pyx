@@ -311,6 +311,14 @@ cdef u64 chunk_copy(const ChunkSpan* span, u32 group, u8* out) noexcept nogil:
     return 0
 
 
+cdef bint all_zero(const u8* at, const u8* end) noexcept nogil:
+    while at != end:
+        if at[0] != 0:
+            return False
+        at += 1
+    return True
+
+
 cdef int chunk_verify(const ChunkView* view, u32* bad_group, u64* bad_instance) noexcept nogil:
     cdef u32 n, count = 0
     cdef u64 k
@@ -331,6 +339,8 @@ cdef int chunk_verify(const ChunkView* view, u32* bad_group, u64* bad_instance) 
             bad_group[0] = row.group
             bad_instance[0] = row.first
             return CHUNK_BAD_ROWS
+    if not all_zero(view.data + view.entries_bytes, <const u8*>view.rows):
+        return CHUNK_BAD_ZEROS
     return CHUNK_OK
 
 
@@ -347,6 +357,7 @@ VERDICTS = (
     "an entry is not where the index says",
     "an instance is missing or is there twice",
     "the table of groups does not fit the chunks",
+    "bytes between its parts are not zero",
 )
 CLASS_BYTES = (CHUNK_SMALL, CHUNK_MIDDLE, CHUNK_LARGE)
 PAGE_HEADER_BYTES = CHUNK_PAGE_HEADER

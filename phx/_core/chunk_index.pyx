@@ -9,7 +9,8 @@ from libc.string cimport memcpy, memmove
 
 from phx._core.chunk cimport (
     CHUNK_BAD_GROUPS, CHUNK_BAD_ID, CHUNK_GAP, CHUNK_LARGE, CHUNK_MIDDLE, CHUNK_OK,
-    CHUNK_PAGE_HEADER, CHUNK_SMALL, ChunkRow, ChunkView, ChunkWriter, chunk_open_tail, raise_damage,
+    CHUNK_PAGE_HEADER, CHUNK_SMALL, ChunkRow, ChunkView, ChunkWriter, chunk_open_tail,
+    chunk_value_bytes, raise_damage,
 )
 from phx._core.codec cimport phx_crc32c
 from phx._core.native cimport *
@@ -19,6 +20,7 @@ ctypedef const u8[::1] Bytes
 cdef enum:
     GROUPS_VERSION = 1
     NO_SLOT = 0xFFFFFFFF
+    THIN_SHARE = 4            # less than one in so many bytes is kept
 
 cdef packed struct GroupsHeader:
     u32 crc
@@ -50,12 +52,14 @@ cdef void append_stretches(vector[StretchRow]* out, const ChunkRow* rows, u32 co
         if (last != NULL and last.group == rows[n].group
                 and last.first + last.count == rows[n].first):
             last.count += rows[n].count
+            last.bytes += rows[n].bytes + sizeof(ChunkRow)
             continue
         made.group = rows[n].group
         made.slot = slot
         made.row = n
         made.first = rows[n].first
         made.count = rows[n].count
+        made.bytes = rows[n].bytes + sizeof(ChunkRow)
         out.push_back(made)
         last = &out.back()
 
@@ -70,6 +74,11 @@ cdef size_t row_at(const IndexGroup* g, u64 instance) noexcept nogil:
         else:
             high = middle
     return low
+
+
+cdef inline bint follows(const IndexGroup* g, const StretchRow* row) noexcept nogil:
+    """Is it the next of its group? The first may begin below what is kept."""
+    return row.first == g.settled_through + 1 or (g.rows.empty() and row.first < g.kept_from)
 
 
 cdef class ChunkIndex:
@@ -107,6 +116,7 @@ cdef class ChunkIndex:
         g.group = group
         g.kept_from = 1
         g.settled_through = 0
+        g.staged_from = 1
         g.staged_through = 0
         cdef size_t at = self.groups.size()
         self.groups.push_back(g)
@@ -144,6 +154,7 @@ cdef class ChunkIndex:
         chunk.value_bytes = w.value_bytes
         chunk.used_bytes = w.at + w.rows.size() * sizeof(ChunkRow)
         chunk.entries = w.entries
+        chunk.kept = chunk.kept_bytes = 0   # until its rows are in their groups
         cdef u32 slot = self.take_slot(&chunk)
         self.next_id = w.id + 1
         self.staged_slots.push_back(slot)
@@ -158,51 +169,125 @@ cdef class ChunkIndex:
         self.dropped_slots.push_back(slot)
 
     cdef void put_row(self, const StretchRow* row) noexcept nogil:
-        """At the end of its group, or in the place of the rows that held the same instances."""
+        """At the end of its group, or in the place of the rows that held the same instances. What
+        it has below kept_from does not count."""
         cdef IndexGroup* g = self.obtain(row.group)
+        cdef IndexChunk* chunk = &self.chunks[row.slot]
         cdef IndexRow fresh
+        cdef u64 below = 0
+        if row.first < g.kept_from:
+            below = g.kept_from - row.first
         fresh.first = row.first
+        fresh.bytes = row.bytes - row.bytes * below // row.count
         fresh.slot = row.slot
         fresh.row = row.row
+        chunk.kept += row.count - below
+        chunk.kept_bytes += fresh.bytes
         cdef size_t size = g.rows.size()
-        if row.first > g.settled_through:
+        if row.first > g.settled_through or size == 0:
             g.rows.push_back(fresh)
             g.settled_through = row.first + row.count - 1
             return
         cdef size_t begin = row_at(g, row.first) - 1
         cdef size_t end = row_at(g, row.first + row.count - 1)
-        if g.rows[begin].first != row.first:
+        # The row it replaces began there, or below what is kept.
+        if g.rows[begin].first != row.first and (
+                g.rows[begin].first > row.first or row.first != g.kept_from):
             phx_fatal("a chunk replaces part of a stretch")
         g.rows[begin] = fresh
         if end > begin + 1:
             memmove(&g.rows[begin + 1], g.rows.data() + end, (size - end) * sizeof(IndexRow))
             g.rows.resize(size - (end - begin - 1))
 
+    cdef void forget_below(self, IndexGroup* g, u64 floor) noexcept nogil:
+        """kept_from becomes `floor`, and settled_through at least the instance below it."""
+        cdef size_t n = 0, size = g.rows.size()
+        cdef u64 begin, end, lost, lost_bytes
+        cdef IndexRow* row
+        cdef IndexChunk* chunk
+        while n < size:
+            row = &g.rows[n]
+            begin = max(row.first, g.kept_from)
+            end = g.rows[n + 1].first if n + 1 < size else g.settled_through + 1
+            if begin >= floor:
+                break
+            lost = min(end, floor) - begin
+            lost_bytes = row.bytes * lost // (end - begin)
+            chunk = &self.chunks[row.slot]
+            chunk.kept -= lost
+            chunk.kept_bytes -= lost_bytes
+            row.bytes -= lost_bytes
+            if end > floor:
+                break
+            n += 1
+        if n > 0:
+            memmove(g.rows.data(), g.rows.data() + n, (size - n) * sizeof(IndexRow))
+            g.rows.resize(size - n)
+        g.kept_from = floor
+        g.settled_through = max(g.settled_through, floor - 1)
+
+    def stage_floor(self, u32 group, u64 kept_from, u64 settled_through):
+        """Both become the greater of what they are and this; False: they are that already."""
+        cdef IndexGroup* g = self.lookup(group)
+        cdef u64 through = g.staged_through if g != NULL else 0
+        if kept_from == 0 or kept_from == 0xFFFFFFFFFFFFFFFF or settled_through < kept_from - 1:
+            raise ValueError(f"group {group}: what is kept cannot begin with {kept_from} when "
+                             f"{settled_through} is the last settled")
+        if settled_through > through and settled_through != kept_from - 1:
+            raise ValueError(f"group {group}: {settled_through} cannot be settled: the store ends "
+                             f"with {through}, and is to keep everything from {kept_from} on")
+        if kept_from <= (g.staged_from if g != NULL else 1):
+            return False
+        g = self.obtain(group)
+        g.staged_from = kept_from
+        g.staged_through = max(g.staged_through, settled_through)
+        self.raised.push_back(group)
+        return True
+
+    def stage_drops(self, chunks):
+        """These chunks leave with the transaction: nothing of them is kept."""
+        cdef u32 slot
+        for chunk in chunks:
+            slot = self.slot_of(chunk)
+            if slot == NO_SLOT or self.chunks[slot].kept != 0:
+                raise ValueError(f"chunk {chunk} is not there, or is not dead")
+            self.stage_drop(slot)
+
     def commit(self):
         cdef size_t n
+        cdef IndexGroup* g
         with nogil:
             for n in range(self.staged.size()):
                 self.put_row(&self.staged[n])
             for n in range(self.dropped_slots.size()):
                 self.chunks[self.dropped_slots[n]].id = 0
                 self.free_slots.push_back(self.dropped_slots[n])
+            for n in range(self.raised.size()):
+                g = self.obtain(self.raised[n])
+                self.forget_below(g, g.staged_from)
             self.forget_staged()
 
     def rollback(self):
         cdef size_t n
+        cdef IndexGroup* g
         with nogil:
             for n in range(self.staged.size()):
-                self.obtain(self.staged[n].group).staged_through = \
-                    self.obtain(self.staged[n].group).settled_through
+                g = self.obtain(self.staged[n].group)
+                g.staged_through = g.settled_through
             for n in range(self.staged_slots.size()):
                 self.chunks[self.staged_slots[n]].id = 0
                 self.free_slots.push_back(self.staged_slots[n])
+            for n in range(self.raised.size()):
+                g = self.obtain(self.raised[n])
+                g.staged_from = g.kept_from
+                g.staged_through = g.settled_through
             self.forget_staged()
 
     cdef void forget_staged(self) noexcept nogil:
         self.staged.clear()
         self.staged_slots.clear()
         self.dropped_slots.clear()
+        self.raised.clear()
 
     def groups_packed(self):
         """The table of groups as it will be once what is staged is committed."""
@@ -222,7 +307,7 @@ cdef class ChunkIndex:
                 if self.groups[n].staged_through > 0:
                     row.group = self.groups[n].group
                     row.flags = 0
-                    row.kept_from = self.groups[n].kept_from
+                    row.kept_from = self.groups[n].staged_from
                     row.settled_through = self.groups[n].staged_through
                     row += 1
             header.crc = phx_crc32c(0, at + 4, total - 4)
@@ -245,13 +330,15 @@ cdef class ChunkIndex:
                 chunk.value_bytes = view.footer.value_bytes
                 chunk.used_bytes = view.entries_bytes + view.n_rows * sizeof(ChunkRow)
                 chunk.entries = view.footer.entries
+                chunk.kept = chunk.kept_bytes = 0
                 append_stretches(&self.staged, view.rows, view.n_rows, self.take_slot(&chunk))
                 self.next_id = id + 1
         if verdict != CHUNK_OK:
             raise_damage(verdict, id, 0, 0)
 
     def seal(self, Bytes groups):
-        """All chunks are loaded: they must hold, without gap, what the table of groups says."""
+        """All chunks are loaded: they must hold, without gap, what the table of groups says. What
+        they have below kept_from a transaction was still to remove."""
         cdef u32 bad_group = 0
         cdef u64 bad_instance = 0, bad_chunk = 0
         cdef int verdict
@@ -267,7 +354,9 @@ cdef class ChunkIndex:
                     break
                 row = &self.staged[n]
                 g = self.lookup(row.group)
-                if g == NULL or row.first != g.settled_through + 1:
+                if g != NULL and row.first + row.count <= g.kept_from:
+                    continue
+                if g == NULL or not follows(g, row):
                     verdict = CHUNK_GAP if g != NULL else CHUNK_BAD_GROUPS
                     bad_group = row.group
                     bad_instance = row.first
@@ -306,6 +395,7 @@ cdef class ChunkIndex:
             g = self.obtain(row.group)
             g.kept_from = row.kept_from
             g.settled_through = row.kept_from - 1
+            g.staged_from = row.kept_from
             g.staged_through = row.settled_through
             row += 1
         return CHUNK_OK
@@ -332,6 +422,12 @@ cdef class ChunkIndex:
         return {self.groups[n].group: self.groups[n].settled_through
                 for n in range(self.groups.size()) if self.groups[n].settled_through > 0}
 
+    def floors(self):
+        """{group: (lowest instance kept, settled through)}."""
+        cdef size_t n
+        return {self.groups[n].group: (self.groups[n].kept_from, self.groups[n].settled_through)
+                for n in range(self.groups.size()) if self.groups[n].settled_through > 0}
+
     def rows(self):
         """For tests: every (group, first, chunk id, row)."""
         cdef size_t n, k
@@ -344,11 +440,17 @@ cdef class ChunkIndex:
         return found
 
     def chunk_list(self):
-        """Every chunk as (id, value bytes, used bytes, entries), by id."""
+        """Every chunk as (id, value bytes, used bytes, entries, kept, kept bytes), by id."""
         cdef size_t n
-        return sorted((self.chunks[n].id, self.chunks[n].value_bytes, self.chunks[n].used_bytes,
-                       self.chunks[n].entries)
-                      for n in range(self.chunks.size()) if self.chunks[n].id != 0)
+        cdef IndexChunk chunk
+        found = []
+        for n in range(self.chunks.size()):
+            chunk = self.chunks[n]
+            if chunk.id != 0:
+                found.append((chunk.id, chunk.value_bytes, chunk.used_bytes, chunk.entries,
+                              chunk.kept, chunk.kept_bytes))
+        found.sort()
+        return found
 
     def row_count(self):
         cdef size_t n, total = 0
@@ -361,19 +463,73 @@ cdef class ChunkIndex:
 
         Worth it: together they fill most of a chunk of the next class, or they are many.
         """
-        cdef u64 low = 0, total, limit, value
+        cdef u64 total, limit, value
         for class_bytes, next_bytes in ((CHUNK_SMALL, CHUNK_MIDDLE), (CHUNK_MIDDLE, CHUNK_LARGE)):
             limit = next_bytes - next_bytes // 16
             total = 0
             ids = []
             value = class_bytes - CHUNK_PAGE_HEADER
-            for id, value_bytes, used_bytes, _ in self.chunk_list():
-                if value_bytes != value or len(ids) >= chunks_max:
+            for id, value_bytes, _, _, kept, kept_bytes in self.chunk_list():
+                if value_bytes != value or kept == 0 or len(ids) >= chunks_max:
                     continue
-                if total + used_bytes > limit:
+                if total + kept_bytes > limit:
                     break
                 ids.append(id)
-                total += used_bytes
+                total += kept_bytes
             if len(ids) >= 2 and (len(ids) >= chunks_max or total >= next_bytes // 4 * 3):
                 return ids
         return []
+
+    def dead_chunks(self, u32 chunks_max):
+        """Ids of chunks of which nothing is kept, oldest first."""
+        cdef size_t n
+        dead = []
+        for n in range(self.chunks.size()):
+            if self.chunks[n].id != 0 and self.chunks[n].kept == 0:
+                dead.append(self.chunks[n].id)
+        dead.sort()
+        return dead[:chunks_max]
+
+    def thin_chunks(self, u32 chunks_max):
+        """Ids of chunks worth writing anew without what is not kept, oldest first; or [].
+
+        Worth it: of each less than a quarter is kept, and what is kept of them all fits in a chunk
+        half as large as they are together. A quarter of a large chunk is that of its size, or one
+        that is made of others would never be joined again; smaller ones `mergeable` works off.
+        """
+        cdef size_t n
+        cdef u64 smallest = 0, largest, total, value, room
+        cdef IndexChunk chunk
+        thin = []
+        for n in range(self.chunks.size()):
+            chunk = self.chunks[n]
+            room = chunk.value_bytes if chunk.value_bytes > CHUNK_MIDDLE else chunk.used_bytes
+            if chunk.id != 0 and chunk.kept > 0 and chunk.kept_bytes < room // THIN_SHARE:
+                thin.append((chunk.id, chunk.value_bytes, chunk.kept_bytes))
+        thin.sort()
+        for largest in (CHUNK_SMALL, CHUNK_MIDDLE, 0xFFFFFFFFFFFFFFFF):
+            ids = []
+            total = value = 0
+            for id, value_bytes, kept_bytes in thin:
+                if smallest <= value_bytes < largest and len(ids) < chunks_max:
+                    if ids and total + kept_bytes > min(largest, <u64>CHUNK_LARGE) // 16 * 15:
+                        break
+                    ids.append(id)
+                    total += kept_bytes
+                    value += value_bytes
+            if ids and 2 * chunk_value_bytes(total, total) <= value:
+                return ids
+            smallest = largest
+        return []
+
+
+def floors_of(Bytes groups):
+    cdef ChunkIndex index = ChunkIndex(bytes(16))
+    cdef size_t n
+    cdef int verdict
+    with nogil:
+        verdict = index.read_groups(&groups[0] if groups.shape[0] else NULL, groups.shape[0])
+    if verdict != CHUNK_OK:
+        raise_damage(verdict, 0, 0, 0)
+    return {index.groups[n].group: (index.groups[n].kept_from, index.groups[n].staged_through)
+            for n in range(index.groups.size())}

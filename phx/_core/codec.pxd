@@ -43,6 +43,14 @@ cdef enum FrameKind:
     FRAME_HELLO = 1       # first on each connection, both ways (driver)
     FRAME_ENGINE = 2      # payload: engine messages, see wire.pxd
     FRAME_REFUSED = 3     # driver: why the connection will be closed
+    # transfers, over connections of their own: phx/transfer/messages.py
+    FRAME_FETCH = 4       # first on such a connection, instead of HELLO
+    FRAME_OFFER = 5
+    FRAME_MANIFEST = 6
+    FRAME_CHUNK = 7
+    FRAME_ACK = 8
+    FRAME_END = 9
+    FRAME_ENTRIES = 10
 
 cdef enum RecordKind:
     RECORD_PROMISE = 1    # ballot: the group's promise

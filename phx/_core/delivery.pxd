@@ -41,6 +41,7 @@ cdef class Batch:
     cdef readonly u32 digest             # the group's chained checksum after `last`
     cdef readonly u64 first
     cdef readonly u64 last               # first - 1: nothing
+    cdef readonly u64 log_bytes          # of its bodies, duplicates with it
     cdef readonly Entries entries        # duplicates are left out
     cdef readonly int machine            # the one machine of all entries; -1: several, or none
     cdef readonly Py_ssize_t own         # entries that a caller of this node may wait for

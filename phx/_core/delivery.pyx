@@ -158,6 +158,7 @@ cdef class Sessions:
             passage.hold(body)
             admit_body(self, table, batch, passage, body)
             batch.last = table.next
+            batch.log_bytes += body.size
             table.next += 1
             at[0] += 1
             agreed = batch.last % AGREE == 0

@@ -1,6 +1,7 @@
-"""Where segments lie: a table of functions over one folder, and two of them.
+"""Where segments lie: a table of functions over one folder, and three of them.
 
     disk_folder_open   a real folder; write loops over short writes, sync reaches the device
+    disk_folder_look   the same folder to look at: nothing in it is changed, nobody is locked out
     memory_disk        a simulated one that loses power, tears writes, fails, fills up: memdisk.pxd
 
 Every function of the table may be called from several threads at once, never twice at once for
@@ -49,3 +50,8 @@ cdef struct DiskApi:
 # other opener, of this process or another. 0 or -errno; -EWOULDBLOCK: somebody else has it.
 cdef int disk_folder_open(DiskApi* out, const char* path, bint create) noexcept nogil
 # The lock goes with `release`, which journal_close calls.
+
+# A table over the folder at `path` to look at: files are opened for reading; making one fails with
+# -EROFS; write, sync and remove do nothing and say that they did. For what judges a journal by the
+# code that opens one, and must leave it as it is. 0 or -errno.
+cdef int disk_folder_look(DiskApi* out, const char* path) noexcept nogil

@@ -27,6 +27,16 @@ cdef extern from *:
         return fd;
     }
 
+    static int phx_folder_look(const char *path) {
+        int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return fd < 0 ? -errno : fd;
+    }
+
+    static int phx_file_look(int folder, const char *name) {
+        int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        return fd < 0 ? -errno : fd;
+    }
+
     static int phx_file_open(int folder, const char *name, int create) {
         int fd = openat(folder, name, O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0), 0600);
         return fd < 0 ? -errno : fd;
@@ -107,7 +117,10 @@ cdef extern from *:
         return close(fd) == 0 || errno == EINTR ? 0 : -errno;
     }
     """
+    int EROFS
     int phx_folder_open(const char* path, int create) nogil
+    int phx_folder_look(const char* path) nogil
+    int phx_file_look(int folder, const char* name) nogil
     int phx_file_open(int folder, const char* name, int create) nogil
     i64 phx_file_write(int fd, const u8* data, u64 count, u64 offset) nogil
     i64 phx_file_read(int fd, u8* data, u64 count, u64 offset) nogil
@@ -166,12 +179,8 @@ cdef void folder_release(void* context) noexcept nogil:
     phx_delete(<Folder*>context)
 
 
-cdef int disk_folder_open(DiskApi* out, const char* path, bint create) noexcept nogil:
-    cdef int fd = phx_folder_open(path, create)
-    cdef Folder* folder
-    if fd < 0:
-        return fd
-    folder = phx_new[Folder]()
+cdef void fill(DiskApi* out, int fd) noexcept nogil:
+    cdef Folder* folder = phx_new[Folder]()
     folder.fd = fd
     out.context = folder
     out.open = folder_open
@@ -184,4 +193,47 @@ cdef int disk_folder_open(DiskApi* out, const char* path, bint create) noexcept 
     out.list = folder_list
     out.remove = folder_remove
     out.release = folder_release
+
+
+cdef int disk_folder_open(DiskApi* out, const char* path, bint create) noexcept nogil:
+    cdef int fd = phx_folder_open(path, create)
+    if fd < 0:
+        return fd
+    fill(out, fd)
+    return 0
+
+
+# --- to look at
+
+cdef i64 look_open(void* context, const char* name, bint create) noexcept nogil:
+    return -EROFS if create else phx_file_look((<Folder*>context).fd, name)
+
+
+cdef i64 look_write(void* context, i64 file, const u8* data, u64 count,
+                    u64 offset) noexcept nogil:
+    return <i64>count
+
+
+cdef int look_sync(void* context, i64 file) noexcept nogil:
+    return 0
+
+
+cdef int look_sync_folder(void* context) noexcept nogil:
+    return 0
+
+
+cdef int look_remove(void* context, const char* name) noexcept nogil:
+    return 0
+
+
+cdef int disk_folder_look(DiskApi* out, const char* path) noexcept nogil:
+    cdef int fd = phx_folder_look(path)
+    if fd < 0:
+        return fd
+    fill(out, fd)
+    out.open = look_open
+    out.write = look_write
+    out.sync = look_sync
+    out.sync_folder = look_sync_folder
+    out.remove = look_remove
     return 0

@@ -120,6 +120,14 @@ class Driver:
         from ``first_seq`` on, and no one from lower. Once per group until it is taken, and again
         while it lasts. ``leader`` 0: the group's own machine waits for what this node has trimmed.
         """
+    def handed(self) -> list[tuple[int, int, bytes]]:
+        """``(descriptor, node, bytes)`` of connections of peers that came for a checkpoint, or for
+        values (`phx.transfer`), since the last call; ``fileno`` is readable when there are any.
+
+        Guarantee: each said a FETCH that was checked like a HELLO: version, member, window, store
+        id and incarnation as this node knows them. ``bytes`` is that frame and what came behind it.
+        The socket does not block, and is the caller's to close. At most 16 wait: more are closed.
+        """
     def messages(self) -> list[tuple[int, str]]:
         """Log lines of the native threads since the last call: ``(logging level, text)``."""
     def applied(self, group: int, instance: int) -> None: ...
@@ -203,8 +211,10 @@ class Driver:
         ``("settle", plan, upto_lsn)``: answer with ``settled``.
         ``("fetch", group, peer, first, last)``: answer with ``supply``, also with b"".
         ``("load", group, first, last)``: answer with ``loaded``, also with b"".
-        ``("closing",)``: the driver stops; there is nothing more. None: timeout.
+        ``("closing",)``: the driver stops; there is nothing more. None: timeout, or called.
         """
+    def store_call(self) -> None:
+        """The next ``store_work`` that finds nothing does not wait. Also of a stopped driver."""
     def settled(self, plan: SettlePlan, upto_lsn: int) -> None:
         """The plan's entries are committed and synced in the store."""
     def settle_failed(self, plan: SettlePlan) -> None:

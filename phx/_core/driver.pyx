@@ -13,13 +13,14 @@ from phx._core.batch cimport ITEM_HEADER_BYTES, ItemHeader
 from phx._core.delivery cimport Delivered, Sessions
 from phx._core.waiters cimport WaiterRing
 from phx._core.driver_state cimport *
+from phx._core.handover cimport HandedOver, handover_take
 from phx._core.journal cimport journal_abandon, journal_prepare_spare
 from phx._core.life cimport *
 from phx._core.native cimport *
 from phx._core.options cimport *
 from phx._core.plan cimport JournalHold, SettlePlan, hold_ref, hold_unref
 from phx._core.port cimport (
-    PhxAddress, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns, phx_thread_cpu_ns,
+    PhxAddress, phx_close, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns, phx_thread_cpu_ns,
     phx_thread_name, phx_waker_clear, phx_waker_signal,
 )
 from phx._core.queues cimport *
@@ -304,6 +305,27 @@ cdef class Driver:
             found.append((30, f"{lost} more messages were lost"))
         return found
 
+    def handed(self):
+        cdef vector[HandedOver] taken
+        cdef HandedOver* one
+        cdef size_t i
+        self.check()
+        handover_take(&self.s.handover, &self.s.fds, &taken)
+        found = []
+        try:
+            for i in range(taken.size()):
+                one = &taken[i]
+                found.append((one.fd, one.peer,
+                              PyBytes_FromStringAndSize(<char*>one.said.data, one.said.size)))
+        except BaseException:  # no memory: nobody will hear of them
+            for i in range(taken.size()):
+                phx_close(taken[i].fd)
+            raise
+        finally:
+            for i in range(taken.size()):
+                block_unref(taken[i].said)
+        return found
+
     # --- commands
 
     cdef int command(self, Command* command, bint wake) except -1:
@@ -473,6 +495,10 @@ cdef class Driver:
         if chore.kind == CHORE_LOAD:
             return ("load", chore.group, chore.first, chore.last)
         return ("closing",)
+
+    def store_call(self):
+        if not self.forked:
+            chores_call(&self.s.chores)
 
     def settled(self, SettlePlan plan not None, u64 upto_lsn):
         cdef Command command

@@ -7,6 +7,7 @@
 """
 
 from phx._core.codec cimport RecordHeader
+from phx._core.handover cimport Handover
 from phx._core.journal cimport Journal, JournalCounters, JournalOptions
 from phx._core.native cimport *
 from phx._core.plan cimport JournalHold
@@ -105,6 +106,7 @@ cdef struct DriverState:
     PhxFds fds
     Inbox inbox
     Outbox outbox
+    Handover handover
     Chores chores
     # --- made by start, freed by stop
     Trace* trace                 # NULL: nobody wants to know

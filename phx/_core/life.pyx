@@ -12,6 +12,7 @@ from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thre
 from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
+from phx._core.handover cimport handover_close, handover_destroy, handover_init
 from phx._core.inputs cimport (
     input_floor, input_group, input_replay, input_restoring, input_start,
 )
@@ -42,6 +43,7 @@ cdef DriverState* life_new(const DriverOptions* options, vector[u32]* groups) no
     s.options = options[0]
     inbox_init(&s.inbox, <u32>groups.size(), options.inbox_bytes_max)
     outbox_init(&s.outbox, groups)
+    handover_init(&s.handover)
     chores_init(&s.chores)
     return s
 
@@ -211,6 +213,7 @@ cdef void life_release(DriverState* s) noexcept nogil:
     if s.transport != NULL:
         transport_free(s.transport)
         s.transport = NULL
+    handover_close(&s.handover, &s.fds)
     if s.writer != NULL:
         writer_free(s.writer)
         s.writer = NULL
@@ -240,5 +243,6 @@ cdef void life_free(DriverState* s) noexcept nogil:
     life_release(s)
     inbox_destroy(&s.inbox)
     outbox_destroy(&s.outbox)
+    handover_destroy(&s.handover)
     chores_destroy(&s.chores)
     phx_delete(s)

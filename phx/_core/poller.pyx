@@ -5,11 +5,12 @@
 """The turn of a node; see poller.pxd."""
 
 from libc.stdio cimport snprintf
-from libc.string cimport memcpy, memset, strerror
+from libc.string cimport memcmp, memcpy, memset, strerror
 
 from phx._core.driver_state cimport *
 from phx._core.engine cimport engine_counters, engine_group_status, engine_leading
 from phx._core.flow cimport *
+from phx._core.handover cimport handover_push
 from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.native cimport *
@@ -17,7 +18,7 @@ from phx._core.port cimport *
 from phx._core.queues cimport *
 from phx._core.state cimport (
     PRESSURE_FULL,
-    ChosenRange, EVENT_FAILED, Effects, Event, Fetch, GroupStatus, Outgoing,
+    ChosenRange, EVENT_FAILED, Effects, Engine, Event, Fetch, GroupStatus, Outgoing, member_index,
 )
 from phx._core.trace cimport trace_failed
 from phx._core.transport cimport *
@@ -62,12 +63,30 @@ cdef void peer_log(void* context, int level, const char* text) noexcept nogil:
     outbox_log(&(<DriverState*>context).outbox, level, text)
 
 
+cdef int peer_known(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
+    cdef Engine* e = (<DriverState*>context).engine
+    cdef int at = member_index(e, peer)
+    if at < 0 or not e.peers[at].known or incarnation < e.peers[at].incarnation:
+        return -1
+    return memcmp(e.peers[at].store_id, store_id, 16)
+
+
+cdef int peer_handed(void* context, int fd, u32 peer, Block* said) noexcept nogil:
+    cdef DriverState* s = <DriverState*>context
+    if not handover_push(&s.handover, fd, peer, said):
+        return -1
+    s.outbox.signal = True
+    return 0
+
+
 cdef void poller_hooks(DriverState* s, TransportHooks* out) noexcept nogil:
     out.context = s
     out.connected = peer_connected
     out.disconnected = peer_disconnected
     out.frame = peer_frame
     out.log = peer_log
+    out.known = peer_known
+    out.handed = peer_handed
 
 
 cdef void poller_durable(void* context) noexcept nogil:

@@ -76,13 +76,18 @@ static inline void phx_fds_add(PhxFds *table, int fd) {
     }
 }
 
-static inline void phx_fds_close(PhxFds *table, int fd) {
+/* It is somebody else's now. */
+static inline void phx_fds_forget(PhxFds *table, int fd) {
     for (int i = 0; i < PHX_FDS_MAX; i++) {
         int64_t it = (int64_t)fd + 1;
         if (__atomic_compare_exchange_n(&table->fds[i], &it, (int64_t)0, 0, __ATOMIC_ACQ_REL,
                                         __ATOMIC_RELAXED))
             break;
     }
+}
+
+static inline void phx_fds_close(PhxFds *table, int fd) {
+    phx_fds_forget(table, fd);
     close(fd);
 }
 

@@ -50,6 +50,8 @@ cdef extern from "port.h" nogil:
     ctypedef struct PhxFds:
         i64 fds[192]
     void phx_fds_add(PhxFds* table, int fd)
+    int phx_close "close"(int fd)
+    void phx_fds_forget(PhxFds* table, int fd)
     void phx_fds_close(PhxFds* table, int fd)
     void phx_fds_close_all(PhxFds* table)
 

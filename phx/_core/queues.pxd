@@ -198,6 +198,7 @@ cdef struct Chores:
     bint closing
     i64 spare                    # 1: a spare segment is wanted, 2: it is being made
     u64 spare_after_us           # after a failure: not before
+    bint called                  # whoever waits for a chore has something else to do
 
 cdef void chores_init(Chores* q) noexcept nogil
 cdef void chores_close(Chores* q) noexcept nogil
@@ -208,5 +209,7 @@ cdef bint chores_push(Chores* q, Chore* chore) noexcept nogil
 cdef void chores_spare(Chores* q, u64 now_us) noexcept nogil
 # It is, or could not be: then nobody asks again before `after_us`.
 cdef void chores_spare_done(Chores* q, u64 after_us) noexcept nogil
+# The next chores_take does not wait.
+cdef void chores_call(Chores* q) noexcept nogil
 # False: nothing came in time. CHORE_CLOSING for ever once closed.
 cdef bint chores_take(Chores* q, u64 timeout_us, Chore* out) noexcept nogil

@@ -419,12 +419,19 @@ cdef void chores_spare_done(Chores* q, u64 after_us) noexcept nogil:
     pthread_mutex_unlock(&q.lock)
 
 
+cdef void chores_call(Chores* q) noexcept nogil:
+    pthread_mutex_lock(&q.lock)
+    q.called = True
+    pthread_cond_signal(&q.wake)
+    pthread_mutex_unlock(&q.lock)
+
+
 cdef bint chores_take(Chores* q, u64 timeout_us, Chore* out) noexcept nogil:
     cdef u64 until_us = phx_span_ns() // 1000 + timeout_us
     cdef u64 now_us
     cdef bint found = False
     pthread_mutex_lock(&q.lock)
-    while q.queue.empty() and not q.closing and q.spare != 1:
+    while q.queue.empty() and not q.closing and not q.called and q.spare != 1:
         now_us = phx_span_ns() // 1000
         if now_us >= until_us:
             break
@@ -441,5 +448,7 @@ cdef bint chores_take(Chores* q, u64 timeout_us, Chore* out) noexcept nogil:
         out[0] = q.queue.front()
         q.queue.pop_front()
         found = True
+    else:
+        q.called = False
     pthread_mutex_unlock(&q.lock)
     return found

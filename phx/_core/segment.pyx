@@ -188,6 +188,7 @@ def parse_header(bytes data not None):
     cdef SegmentHeader h
     if segment_parse(<const u8*><const char*>data, len(data), &h) != SEGMENT_OK:
         return None
-    return {"node": h.node, "cluster": h.cluster, "generation": h.generation,
+    return {"node": h.node, "cluster": h.cluster, "store_id": h.store_id[:16],
+            "generation": h.generation,
             "base_lsn": h.base_lsn, "previous_generation": h.previous_generation,
             "previous_end_lsn": h.previous_end_lsn, "segment_bytes": h.segment_bytes}

@@ -1,4 +1,4 @@
-"""From a settle plan to chunks, and from small chunks to larger ones. GIL released throughout.
+"""From a settle plan to chunks, and from small or thin chunks to others. GIL released throughout.
 
 A plan lists entries by (group, instance) that lie in the journal in the order in which they were
 written. A *pass* is as much of the journal as fits in pass_bytes: it is read in a few large reads,
@@ -74,4 +74,6 @@ cdef class Merger:
     cdef ChunkWriter writer
     cdef u8* room
 
+    cdef u64 floor(self, u32 group) noexcept nogil
+    cdef u64 kept_bytes(self) noexcept nogil
     cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil

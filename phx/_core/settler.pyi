@@ -29,12 +29,15 @@ class Settler:
         """The chunk that next_chunk gave belongs to the open transaction."""
 
 class Merger:
-    """Joins chunks into one."""
+    """Joins chunks into one, without what lies below the floor of its group."""
 
     def __init__(self, index: ChunkIndex) -> None: ...
     def add(self, chunk: int, value: bytes | memoryview) -> None: ...
     def merged(self) -> tuple[int, memoryview, memoryview]:
-        """(id, value, tail) of the chunk that holds all entries of those added. Call once."""
+        """(id, value, tail) of the chunk that holds what is kept of those added. Call once.
+
+        ValueError: that is nothing.
+        """
     def stage(self) -> None:
         """The merged chunk belongs to the open transaction, and those added leave with it."""
 

@@ -323,18 +323,34 @@ cdef class Merger:
         self.views.push_back(view)
         self.slots.push_back(slot)
 
+    cdef u64 floor(self, u32 group) noexcept nogil:
+        cdef IndexGroup* g = self.index.lookup(group)
+        return g.kept_from if g != NULL else 1
+
+    cdef u64 kept_bytes(self) noexcept nogil:
+        """Of rows of which anything is kept, and their entries."""
+        cdef size_t n
+        cdef u32 k
+        cdef u64 total = 0
+        cdef const ChunkRow* row
+        for n in range(self.views.size()):
+            for k in range(self.views[n].n_rows):
+                row = &self.views[n].rows[k]
+                if row.first + row.count > self.floor(row.group):
+                    total += row.bytes + sizeof(ChunkRow)
+        return total
+
     cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil:
         """Stretch by stretch in order of group and instance: the lowest head of all is next."""
         cdef vector[u32] heads
         cdef size_t n, best
-        cdef u64 k, total = 0
+        cdef u64 k, floor, total = self.kept_bytes()
         cdef u32 count = 0
         cdef const ChunkRow* row
         cdef const ChunkRow* lowest
         cdef const u8* at
+        cdef const u8* end
         cdef const u8* body
-        for n in range(self.views.size()):
-            total += self.views[n].entries_bytes + self.views[n].n_rows * sizeof(ChunkRow)
         heads.resize(self.views.size())
         cdef u64 value_bytes = chunk_value_bytes(total, total)
         self.room = <u8*>phx_malloc(value_bytes)
@@ -354,23 +370,27 @@ cdef class Merger:
             if lowest == NULL:
                 break
             heads[best] += 1
+            floor = self.floor(lowest.group)
+            if lowest.first + lowest.count <= floor:
+                continue
             bad_group[0] = lowest.group
             bad_view[0] = best
             at = self.views[best].data + lowest.offset
+            end = at + lowest.bytes
             for k in range(lowest.count):
                 bad_instance[0] = lowest.first + k
-                body = chunk_entry(at, self.views[best].data + lowest.offset + lowest.bytes,
-                                   lowest.group, lowest.first + k, &count)
+                body = chunk_entry(at, end, lowest.group, lowest.first + k, &count)
                 if body == NULL:
                     return CHUNK_BAD_ENTRY
-                if not chunk_add(&self.writer, lowest.group, lowest.first + k, body, count):
+                if lowest.first + k >= floor and not chunk_add(
+                        &self.writer, lowest.group, lowest.first + k, body, count):
                     phx_fatal("merged chunks do not fit the chunk made for them")
                 at += chunk_stride(count)
         chunk_end(&self.writer, self.index.sid)
         return CHUNK_OK
 
     def merged(self):
-        """(id, value, tail) of the chunk that holds all entries of those added. Call once."""
+        """(id, value, tail) of the chunk that holds what is kept of those added. Call once."""
         cdef u32 group = 0
         cdef u64 instance = 0
         cdef size_t view = 0
@@ -379,6 +399,8 @@ cdef class Merger:
             verdict = self.build(&group, &instance, &view)
         if verdict != CHUNK_OK:
             raise_damage(verdict, self.views[view].footer.id, group, instance)
+        if self.writer.entries == 0:
+            raise ValueError("nothing is kept of these chunks")
         return chunk_views(&self.writer)
 
     def stage(self):

@@ -18,6 +18,8 @@ Payload of a HELLO frame (40 bytes; more are ignored, for versions to come):
     32      4     window         open instances per group: the same at every member; 0: not told
     36      4     pad            0
 
+A connection whose first frame is FETCH (handover.pxd) leaves the table after the checks of a HELLO.
+
 Payload of a REFUSED frame: reason u32 (REFUSED_*), pad u32, then a text for people.
 """
 
@@ -29,6 +31,7 @@ cdef enum:
     PEERS_MAX = 16
     HELLO_BYTES = 40
     HELLO_BYTES_MAX = 256        # longest payload that is believed before the handshake
+    FETCH_BYTES_MAX = 1024       # and of a FETCH: as in phx/transfer/messages.py
     READ_BYTES = 1048576         # of one connection in one turn, so that none starves the others
     PENDING_MAX = 64             # connections whose handshake is not done
     LOG_INFO = 20                # levels of Python's logging
@@ -40,6 +43,7 @@ cdef enum RefusedReason:
     REFUSED_NODE = 2             # not a member, or the wrong side dialled
     REFUSED_STORE = 3            # another store id under this node id
     REFUSED_WINDOW = 4           # the window belongs to the group, not to a node's configuration
+    REFUSED_BUSY = 5             # a FETCH: as many as may wait for Python do
 
 cdef packed struct Hello:
     u16 version_min
@@ -59,6 +63,11 @@ cdef struct TransportHooks:
     # Payload of an ENGINE frame, borrowed for the call.
     void (*frame)(void* context, u32 peer, const u8* payload, u64 count) noexcept nogil
     void (*log)(void* context, int level, const char* text) noexcept nogil
+    # 0: this is the store that is known under this node id, in this life or a later one. Changes
+    # nothing.
+    int (*known)(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil
+    # A connection that leaves the transport, and what was read of it: 0 takes both.
+    int (*handed)(void* context, int fd, u32 peer, Block* said) noexcept nogil
 
 cdef struct TransportOptions:
     u64 cluster
@@ -150,7 +159,6 @@ cdef void transport_free(Transport* t) noexcept nogil
 cdef void transport_set_peer(Transport* t, u32 node, const PhxAddress* address) noexcept nogil
 # The port, or -errno.
 cdef int transport_listen(Transport* t, const PhxAddress* address) noexcept nogil
-cdef Link* transport_link(Transport* t, u32 node) noexcept nogil
 # Append what is to be watched.
 cdef void transport_watch(Transport* t, vector[pollfd]* fds, u64 now_us) noexcept nogil
 # When transport_turn has something to do without any descriptor being ready.
@@ -163,6 +171,13 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexce
 cdef void transport_release(Transport* t, u64 lsn) noexcept nogil
 # Write what is free to go, as far as the sockets take it.
 cdef void transport_flush(Transport* t, u64 now_us) noexcept nogil
+
+cdef inline Link* transport_link(Transport* t, u32 node) noexcept nogil:
+    cdef u32 i
+    for i in range(t.n_links):
+        if t.links[i].node == node:
+            return &t.links[i]
+    return NULL
 
 # Into the trace: those among the first `count` frames of the queue of which no byte has left.
 cdef inline void note_sending(Transport* t, Link* link, u32 count) noexcept nogil:

@@ -8,9 +8,10 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memmove, memset, strerror
 
 from phx._core.codec cimport (
-    FRAME_ENGINE, FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_OK, FRAME_REFUSED, FRAME_SHORT,
-    PROTOCOL_VERSION, FrameHeader, frame_begin, frame_check, frame_seal,
+    FRAME_ENGINE, FRAME_FETCH, FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_OK, FRAME_REFUSED,
+    FRAME_SHORT, FrameHeader, frame_begin, frame_check, frame_seal,
 )
+from phx._core.handover cimport hello_frame, hello_refused, verdict_text
 from phx._core.native cimport *
 from phx._core.port cimport *
 
@@ -58,14 +59,6 @@ cdef void say_limited(Transport* t, const char* text, u64 now_us) noexcept nogil
         say(t, LOG_WARNING, line)
     else:
         say(t, LOG_WARNING, text)
-
-
-cdef Link* transport_link(Transport* t, u32 node) noexcept nogil:
-    cdef u32 i
-    for i in range(t.n_links):
-        if t.links[i].node == node:
-            return &t.links[i]
-    return NULL
 
 
 cdef void drop_queue(Link* link) noexcept nogil:
@@ -149,21 +142,6 @@ cdef void connection_fail(Transport* t, Connection* c, const char* why, u64 now_
         snprintf(line, TEXT_BYTES, "connection to node %u (%s) closed: %s", link.node, where, why)
         say_limited(t, line, now_us)
     connection_close(t, c, now_us)
-
-
-cdef Block* hello_frame(Transport* t, u32 dest, u64 now_us) noexcept nogil:
-    cdef Hello hello
-    cdef Block* out = frame_begin(block_new(FRAME_HEADER_BYTES + HELLO_BYTES))
-    memset(&hello, 0, sizeof(Hello))
-    hello.version_min = PROTOCOL_VERSION
-    hello.version_max = PROTOCOL_VERSION
-    hello.incarnation = t.options.incarnation
-    hello.window = t.options.window
-    memcpy(hello.store_id, t.options.store_id, 16)
-    hello.now_us = now_us
-    out = block_append(out, &hello, sizeof(Hello))
-    frame_seal(out, 0, FRAME_HELLO, t.options.node, dest, t.options.cluster)
-    return out
 
 
 # Tell the peer why, as far as its socket takes it at once, and close.
@@ -258,22 +236,16 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
     cdef Hello hello
     cdef char line[TEXT_BYTES]
     cdef char where[64]
+    cdef const char* why = NULL
+    cdef u32 reason
     cdef Link* link = transport_link(t, header.source)
     if header.payload_bytes < sizeof(Hello):
         connection_fail(t, c, "a hello that is too short", now_us)
         return
     memcpy(&hello, payload, sizeof(Hello))
-    if hello.version_min > PROTOCOL_VERSION or hello.version_max < PROTOCOL_VERSION:
-        connection_refuse(t, c, header.source, REFUSED_VERSION, "no common protocol version",
-                          now_us)
-        return
-    if link == NULL or (c.inbound and header.source > t.options.node):
-        connection_refuse(t, c, header.source, REFUSED_NODE, "not a node that connects here",
-                          now_us)
-        return
-    if hello.window and t.options.window and hello.window != t.options.window:
-        connection_refuse(t, c, header.source, REFUSED_WINDOW,
-                          "another limits.window than here", now_us)
+    reason = hello_refused(t, header, &hello, c.inbound, &why)
+    if reason != 0:
+        connection_refuse(t, c, header.source, reason, why, now_us)
         return
     c.peer = link.node
     if t.hooks.connected(t.hooks.context, link.node, hello.incarnation, hello.store_id) != 0:
@@ -300,6 +272,34 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
     say(t, LOG_INFO, line)
 
 
+# A peer that came for a checkpoint: its connection goes to Python with all that was read of it.
+cdef void fetched(Transport* t, Connection* c, const FrameHeader* header, const u8* payload,
+                  u64 now_us) noexcept nogil:
+    cdef Hello hello
+    cdef const char* why = NULL
+    cdef const u8* frame = payload - FRAME_HEADER_BYTES
+    cdef Block* said
+    cdef u32 reason
+    if header.payload_bytes < sizeof(Hello):
+        connection_fail(t, c, "a fetch that is too short", now_us)
+        return
+    memcpy(&hello, payload, sizeof(Hello))
+    reason = hello_refused(t, header, &hello, False, &why)
+    if reason == 0 and t.hooks.known(t.hooks.context, header.source, hello.incarnation,
+                                     hello.store_id) != 0:
+        reason = REFUSED_STORE
+        why = "another store, or an older incarnation, than this node had"
+    if reason != 0:
+        connection_refuse(t, c, header.source, reason, why, now_us)
+        return
+    said = block_copy(frame, <u64>(c.buffer + c.end - frame))
+    if t.hooks.handed(t.hooks.context, c.fd, header.source, said) != 0:
+        block_unref(said)
+        connection_refuse(t, c, header.source, REFUSED_BUSY, "too many connections wait", now_us)
+        return
+    c.state = CONNECTION_CLOSED  # and the descriptor is somebody else's
+
+
 cdef void refused(Transport* t, Connection* c, const u8* payload, u64 count,
                   u64 now_us) noexcept nogil:
     cdef char line[TEXT_BYTES]
@@ -314,20 +314,6 @@ cdef void refused(Transport* t, Connection* c, const u8* payload, u64 count,
     connection_fail(t, c, line, now_us)
 
 
-cdef const char* verdict_text(int verdict) noexcept nogil:
-    if verdict == 2:
-        return "not a frame"
-    if verdict == 3:
-        return "unknown frame version"
-    if verdict == 4:
-        return "a frame above the limit"
-    if verdict == 5:
-        return "a frame with a bad checksum"
-    if verdict == 6:
-        return "another cluster"
-    return "a frame from or for another node"
-
-
 cdef void handle(Transport* t, Connection* c, const FrameHeader* header, const u8* payload,
                  u64 now_us) noexcept nogil:
     cdef Link* link
@@ -335,12 +321,23 @@ cdef void handle(Transport* t, Connection* c, const FrameHeader* header, const u
         refused(t, c, payload, header.payload_bytes, now_us)
     elif c.state == CONNECTION_HELLO and header.kind == FRAME_HELLO:
         greet(t, c, header, payload, now_us)
+    elif c.state == CONNECTION_HELLO and header.kind == FRAME_FETCH and c.inbound:
+        fetched(t, c, header, payload, now_us)
     elif c.state == CONNECTION_UP and header.kind == FRAME_ENGINE:
         link = transport_link(t, c.peer)
         link.frames_received += 1
         t.hooks.frame(t.hooks.context, c.peer, payload, header.payload_bytes)
     else:
         connection_fail(t, c, "a frame that has no place here", now_us)
+
+
+# The longest payload that is believed of the first frame.
+cdef u32 first_bytes_max(const u8* data, u64 count) noexcept nogil:
+    cdef FrameHeader header
+    if count < FRAME_HEADER_BYTES:
+        return HELLO_BYTES_MAX
+    memcpy(&header, data, FRAME_HEADER_BYTES)
+    return FETCH_BYTES_MAX if header.kind == FRAME_FETCH else HELLO_BYTES_MAX
 
 
 cdef void parse(Transport* t, Connection* c, u64 now_us) noexcept nogil:
@@ -352,7 +349,7 @@ cdef void parse(Transport* t, Connection* c, u64 now_us) noexcept nogil:
         at = c.buffer + c.start
         limit = t.options.payload_bytes_max
         if c.state == CONNECTION_HELLO:
-            limit = HELLO_BYTES_MAX
+            limit = first_bytes_max(at, c.end - c.start)
         verdict = frame_check(at, c.end - c.start, limit, t.options.cluster, t.options.node, c.peer)
         if verdict == FRAME_SHORT:
             break
@@ -370,7 +367,7 @@ cdef void parse(Transport* t, Connection* c, u64 now_us) noexcept nogil:
 # Room for more bytes: what is parsed goes, and the buffer doubles only when it is full of bytes
 # that really came, never beyond one frame of the largest size allowed in this state.
 cdef void make_room(Transport* t, Connection* c) noexcept nogil:
-    cdef u64 limit = FRAME_HEADER_BYTES + <u64>HELLO_BYTES_MAX
+    cdef u64 limit
     cdef u64 capacity = c.capacity
     cdef u8* buffer
     if c.state == CONNECTION_UP:
@@ -379,6 +376,9 @@ cdef void make_room(Transport* t, Connection* c) noexcept nogil:
             capacity = BUFFER_BYTES
         elif c.end - c.start == c.capacity:
             capacity = min(limit, c.capacity * 2)
+    elif c.end - c.start == c.capacity:
+        limit = FRAME_HEADER_BYTES + <u64>first_bytes_max(c.buffer + c.start, c.end - c.start)
+        capacity = max(capacity, limit)
     if c.start != 0 and (c.end == c.capacity or capacity != c.capacity):
         memmove(c.buffer, c.buffer + c.start, c.end - c.start)
         c.end -= c.start

@@ -3,6 +3,7 @@
 For tests alone: what is sent, held back, dropped and refused can be seen frame by frame.
 """
 
+from phx._core.handover cimport Handover
 from phx._core.native cimport *
 from phx._core.port cimport PhxFds, pollfd
 from phx._core.transport cimport Transport, TransportHooks, TransportOptions
@@ -18,6 +19,7 @@ cdef struct Door:
     vector[Heard] frames
     vector[u32] ups              # peers connected and disconnected, in order: node, or node | LOST
     vector[Block*] lines
+    Handover handover
     u32 refuse                   # a peer that is not taken
 
 cdef class TransportDoor:

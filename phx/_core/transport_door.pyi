@@ -29,6 +29,8 @@ class TransportDoor:
     def release(self, lsn: int) -> None: ...
     def frames(self) -> list[tuple[int, bytes]]:
         """Payloads that arrived since the last call, as (peer, payload)."""
+    def handed(self) -> list[tuple[int, int, bytes]]:
+        """Connections taken out since the last call, as (descriptor, peer, bytes)."""
     def changes(self) -> list[tuple[int, bool]]:
         """(peer, connected) since the last call."""
     def lines(self) -> list[str]:

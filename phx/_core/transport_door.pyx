@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy, memset, strlen
 
 from phx._core.codec cimport FRAME_ENGINE, frame_begin, frame_seal
+from phx._core.handover cimport *
 from phx._core.native cimport *
 from phx._core.port cimport PhxAddress, phx_address, phx_now_us, poll
 from phx._core.transport cimport *
@@ -40,6 +41,14 @@ cdef void door_frame(void* context, u32 peer, const u8* payload, u64 count) noex
 cdef void door_log(void* context, int level, const char* text) noexcept nogil:
     cdef Block* line = block_copy(text, strlen(text))
     (<Door*>context).lines.push_back(line)
+
+
+cdef int door_known(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
+    return -1 if peer == (<Door*>context).refuse else 0
+
+
+cdef int door_handed(void* context, int fd, u32 peer, Block* said) noexcept nogil:
+    return 0 if handover_push(&(<Door*>context).handover, fd, peer, said) else -1
 
 
 cdef bytes taken(Block* block):
@@ -75,6 +84,9 @@ cdef class TransportDoor:
         hooks.disconnected = door_disconnected
         hooks.frame = door_frame
         hooks.log = door_log
+        hooks.known = door_known
+        hooks.handed = door_handed
+        handover_init(&self.door.handover)
         self.door.transport = transport_new(&o, &hooks, &self.door.fds)
 
     def __dealloc__(self):
@@ -83,6 +95,8 @@ cdef class TransportDoor:
     def close(self):
         if self.door != NULL:
             transport_free(self.door.transport)
+            handover_close(&self.door.handover, &self.door.fds)
+            handover_destroy(&self.door.handover)
             for i in range(self.door.frames.size()):
                 block_unref(self.door.frames[i].payload)
             for i in range(self.door.lines.size()):
@@ -143,6 +157,12 @@ cdef class TransportDoor:
                  for i in range(self.door.frames.size())]
         self.door.frames.clear()
         return found
+
+    def handed(self):
+        """Connections taken out since the last call, as (descriptor, peer, bytes)."""
+        cdef vector[HandedOver] out
+        handover_take(&self.door.handover, &self.door.fds, &out)
+        return [(out[i].fd, out[i].peer, taken(out[i].said)) for i in range(out.size())]
 
     def changes(self):
         """(peer, connected) since the last call."""

@@ -14,8 +14,8 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -200,10 +200,12 @@ class Survey:
         groups: for each group that has any, its checkpoints, newest first.
         findings: whatever else lies there: manifests that cannot be read, names that are no
             checkpoint's.
+        damaged: the folders whose manifest is not what was written.
     """
 
     groups: dict[int, list[Manifest]]
     findings: list[Finding]
+    damaged: list[str] = field(default_factory=list)
 
 
 def look(files: Files, root: str, cluster: int | None = None) -> Survey:
@@ -221,16 +223,14 @@ def look(files: Files, root: str, cluster: int | None = None) -> Survey:
         if one.kind != FOLDER or not (known or one.name == STAGING):
             survey.findings.append(Finding(path, "does not belong here"))
         elif known:
-            found = _look_into(files, path, cluster, survey.findings)
+            found = _look_into(files, path, cluster, survey)
             if found:
                 survey.groups[int(one.name)] = _newest_first(found)
     return survey
 
 
-def _look_into(
-    files: Files, folder: str, cluster: int | None, findings: list[Finding]
-) -> list[Manifest]:
-    good = []
+def _look_into(files: Files, folder: str, cluster: int | None, survey: Survey) -> list[Manifest]:
+    good, findings = [], survey.findings
     for one in files.listing(folder):
         path = join(folder, one.name)
         if one.kind != FOLDER or not FOLDER_NAME.fullmatch(one.name):
@@ -240,6 +240,8 @@ def _look_into(
             manifest = read_manifest(files, path)
         except (Damaged, Foreign) as error:
             findings.append(Finding(join(path, MANIFEST), str(error)))
+            if isinstance(error, Damaged):
+                survey.damaged.append(path)
             continue
         except OSError as error:
             # A running node drops old ones.
@@ -291,7 +293,8 @@ class Catalog:
         cluster: int | None = None,
         keep: Collection[str] = (),
     ) -> Catalog:
-        """Remove what a crash left in staging, then look. Nobody else may be at work there.
+        """Remove what a crash left in staging, look, and put aside what has a damaged manifest.
+        Nobody else may be at work there.
 
         What it finds is durable on return, also if a crash came right behind a rename.
 
@@ -310,7 +313,11 @@ class Catalog:
                     files.sync(join(root, made_for[1]))
                 if one.name not in keep:
                     remove_tree(files, join(staging, one.name))
-        return cls(files, root, look(files, root, cluster))
+        survey = look(files, root, cluster)
+        for path in survey.damaged:
+            with suppress(OSError):  # it is no checkpoint where it lies, either
+                put_aside(files, root, path)
+        return cls(files, root, survey)
 
     def groups(self) -> dict[int, list[Manifest]]:
         """Newest first."""
@@ -391,13 +398,17 @@ class Catalog:
         return None
 
 
-def put_aside(files: Files, root: str, path: str) -> str:
-    """Move the folder of a damaged checkpoint to quarantine, durably; where it is now."""
+def put_aside(files: Files, root: str, path: str, called: str = "") -> str:
+    """Move a damaged folder to quarantine, durably; where it is now.
+
+    Args:
+        called: what the folder it lies in there is called; default: by the group of a checkpoint.
+    """
     aside = join(root.rpartition("/")[0], QUARANTINE)
     make_folders(files, aside)
     folder, _, name = path.rpartition("/")
     group = folder.rpartition("/")[2]
-    place = join(new_folder(files, aside, f"checkpoint-{group}"), name)
+    place = join(new_folder(files, aside, called or f"checkpoint-{group}"), name)
     files.rename(path, place)
     files.sync(folder)
     files.sync(place.rpartition("/")[0])

@@ -55,11 +55,15 @@ class Input(Protocol):
         """The next bytes, at least one and at most ``bytes_max``; b"" at the end."""
         ...
 
+    def skip(self, size_bytes: int, /) -> None:
+        """Go on behind the next so many bytes."""
+        ...
+
     def close(self) -> None: ...
 
 
 class Output(Protocol):
-    """A new file that is written from its beginning to its end."""
+    """A file that is written from its beginning, or from where it was cut, to its end."""
 
     def write(self, data: Data, /) -> None:
         """Append all of it."""
@@ -97,6 +101,13 @@ class Files(Protocol):
 
     def read(self, path: str) -> Input:
         """Open a plain file with one name. OSError (ELOOP) for links and everything else."""
+        ...
+
+    def extend(self, path: str, size_bytes: int) -> Output:
+        """Cut a plain file with one name to so many bytes, and go on behind them.
+
+        OSError (ELOOP) for links and everything else, EINVAL if it is shorter.
+        """
         ...
 
     def rename(self, old: str, new: str) -> None:
@@ -199,6 +210,7 @@ def remove_tree(files: Files, path: str) -> None:
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not hang
+_EXTEND_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -244,6 +256,22 @@ class OsFiles:
             os.close(opened)
             raise OSError(errno.ELOOP, "not a plain file with one name", path)
         return _OsInput(opened, facts.st_size)
+
+    def extend(self, path: str, size_bytes: int) -> Output:
+        with self._parent(path) as (folder, name):
+            opened = os.open(name, _EXTEND_FLAGS, dir_fd=folder)
+        try:
+            facts = os.fstat(opened)
+            if _kind(facts) != FILE:
+                raise OSError(errno.ELOOP, "not a plain file with one name", path)
+            if facts.st_size < size_bytes:
+                raise OSError(errno.EINVAL, f"it has {facts.st_size} bytes", path)
+            os.ftruncate(opened, size_bytes)
+            os.lseek(opened, size_bytes, os.SEEK_SET)
+        except BaseException:
+            os.close(opened)
+            raise
+        return _OsOutput(opened)
 
     def rename(self, old: str, new: str) -> None:
         with self._parent(old) as (source, name), self._parent(new) as (target, as_name):
@@ -296,6 +324,9 @@ class _OsInput:
 
     def read(self, bytes_max: int, /) -> bytes:
         return os.read(self._descriptor, bytes_max)
+
+    def skip(self, size_bytes: int, /) -> None:
+        os.lseek(self._descriptor, size_bytes, os.SEEK_CUR)
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -97,6 +97,40 @@ def verify_command(folder: Path, as_json: bool) -> None:
         fail(f"{len(findings)} findings")
 
 
+@command(checkpoint, "take")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option(
+    "--group",
+    type=click.IntRange(0, GROUP_ID_MAX),
+    default=None,
+    help="Of this group. Default: of every group that has applied anything.",
+)
+@AS_JSON
+def take_command(folder: Path, group: int | None, as_json: bool) -> None:
+    """Have the node that runs in DIR take checkpoints now, with the state of every machine in them.
+
+    Through the socket `control` in DIR, so for the node's own user. Exits with 1 if one could not
+    be taken, or if no node runs there.
+    """
+    from phx.cli.report import print_json
+    from phx.node.control import ask
+
+    with failing(folder):
+        answer = ask(folder, {"do": "checkpoint", "group": group})
+    if "error" in answer:
+        fail(f"{folder}: {answer['error']}")
+    if as_json:
+        print_json(answer)
+    else:
+        for one in answer["taken"]:
+            click.echo(
+                f"group {one['group']}, frontier {one['frontier']}, {one['bytes']:,} bytes in "
+                f"{one['seconds']:.2f} s: {one['path']}"
+            )
+    if answer["failed"]:
+        fail("\n".join(f"group {one['group']}: {one['why']}" for one in answer["failed"]))
+
+
 @command(checkpoint, "export")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("group", metavar="GROUP", type=click.IntRange(0, GROUP_ID_MAX))
@@ -190,6 +224,13 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
                     )
                 if manifest.group not in floors and not new:
                     raise StoreError(f"{folder} holds nothing of group {manifest.group}; see --new")
+                if manifest.group not in floors and manifest.members == (owner.node,):
+                    # Its first new value would be instance 1, which passes for applied already.
+                    raise StoreError(
+                        f"node {owner.node} is the only member of group {manifest.group}, and "
+                        f"the store in {folder} holds nothing of its log: nobody has what the "
+                        "group would go on from"
+                    )
                 floor = floors.get(manifest.group, 1)
                 if manifest.frontier + 1 < floor:
                     raise StoreError(

@@ -1,7 +1,7 @@
 """Base classes of machines whose state is in files of their own: LMDB, or SQLite.
 
-They are part of the work on checkpoints: a node does not open or commit a DurableMachine yet, so
-for now they are to be driven by hand (docs/howto/write-a-state-machine.md).
+A node opens, commits and closes them, in ``machines/`` of its folder; how to choose between them
+and a machine in memory: docs/howto/write-a-state-machine.md.
 """
 
 from importlib import import_module

@@ -2,13 +2,16 @@
 
     folder     who may open it, and whether what lies in it fits together
     keeper     the store thread: the only one that writes to LMDB
+    commits    when durable machines commit
     snapshots  the thread that writes checkpoints, and when they are due
     restorer   brings machines back from them at a start
+    control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
     Node       the asyncio door to it; phx.blocking has the other one
 
-A node has five threads, however many groups: two native ones (poll, journal), the keeper, the one
-that writes checkpoints, and the one that applies (here: the event loop's).
+A node has six threads, however many groups: two native ones (poll, journal), the keeper, the one
+that writes checkpoints, the one that listens in the folder, and the one that applies (here: the
+event loop's).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 import warnings
 import weakref
@@ -201,7 +205,9 @@ class _Pump:
         self._loop = loop
         self._descriptor = room.driver.fileno()
         self._again: asyncio.Handle | None = None
+        self._alarm: asyncio.Handle | None = None  # for what is due though nothing comes
         self._stopped = False
+        self._applier.thread = threading.get_ident()
         loop.add_reader(self._descriptor, self._readable)
 
     def _readable(self) -> None:
@@ -221,13 +227,22 @@ class _Pump:
             raise
         if more:
             self._again = self._loop.call_soon(self._turn)
+        elif self._applier.commits is not None and self._alarm is None:
+            wait_s = self._applier.wait_s()
+            if wait_s is not None:
+                self._alarm = self._loop.call_later(wait_s, self._rung)
+
+    def _rung(self) -> None:
+        self._alarm = None
+        self._readable()
 
     def stop(self) -> None:
         if not self._stopped:
             self._stopped = True
             self._loop.remove_reader(self._descriptor)
-            if self._again is not None:
-                self._again.cancel()
+            for handle in (self._again, self._alarm):
+                if handle is not None:
+                    handle.cancel()
 
     def abandon(self) -> None:
         """From any thread, with the loop in any state."""

@@ -1,15 +1,24 @@
-"""The store thread of a node: the only one that writes to LMDB."""
+"""The store thread of a node: the only one that writes to LMDB.
+
+In this order: what the driver wants (settling, loading, answers to peers); what somebody asks for;
+a step of trimming; a step of merging. The last two are one transaction each, so that nothing waits
+for more than one of them.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, TypeVar
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
 from phx.config import Config
+from phx.errors import Closed
 from phx.store import Store
 
 log = logging.getLogger("phx")
@@ -18,6 +27,10 @@ IDLE_US = 30_000_000
 RETRY_US = 1_000_000
 SUPPLY_BYTES = 1 << 20  # an answer to a peer
 LOAD_BYTES = 4 << 20
+PATIENCE_S = 1.0
+"""So long an action stands behind what the driver wants, however much that is."""
+
+T = TypeVar("T")
 
 
 class Keeper(threading.Thread):
@@ -39,6 +52,9 @@ class Keeper(threading.Thread):
         self._opened: Future[Store] = Future()
         self._driver: Future[Driver | None] = Future()
         self._ended = threading.Event()
+        self._asked: deque[tuple[float, Callable[[Store], Any], Future[Any]]] = deque()
+        self._asking = threading.Lock()
+        self._over = False  # nobody will do what is asked any more
         self.error: str | None = None
 
     def open(self) -> Store:
@@ -51,36 +67,86 @@ class Keeper(threading.Thread):
         if not self._driver.done():
             self._driver.set_result(driver)
 
+    def ask(self, action: Callable[[Store], T]) -> Future[T]:
+        """Have something done on the store thread, between two pieces of the driver's work.
+
+        Args:
+            action: gets the store; one transaction at most, as the driver's work waits for it.
+
+        Returns:
+            What the action gives or raises. `Closed` when the store was closed before its turn.
+            Any thread may ask.
+        """
+        future: Future[T] = Future()
+        with self._asking:
+            if self._over:
+                future.set_exception(Closed("the store is closed"))
+                return future
+            self._asked.append((time.monotonic() + PATIENCE_S, action, future))
+        if self._driver.done() and (driver := self._driver.result()) is not None:
+            driver.store_call()
+        return future
+
     def end(self) -> None:
         """The driver is stopped: wait until the store is closed."""
         self._ended.set()
         self.serve(None)
         if self.ident is not None and self is not threading.current_thread():
             self.join()
+        self._forget_asked()
+
+    def _forget_asked(self) -> None:
+        with self._asking:
+            self._over = True
+            left, self._asked = self._asked, deque()
+        for _, _, future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Closed("the store is closed"))
 
     def run(self) -> None:
         try:
             store = self._open()
         except BaseException as error:
             self._opened.set_exception(error)
+            self._forget_asked()
             return
         self._opened.set_result(store)
         try:
             driver = self._driver.result()
             while driver is not None and not self._ended.is_set():
+                if self._asked and self._asked[0][0] <= time.monotonic():
+                    self._answer(store)
                 if not self._work(store, driver):
                     break
         except DriverError as error:
             if error.code != ERROR_CLOSED:  # else it was stopped during the last work
                 raise
         finally:
+            self._forget_asked()
             store.close()
+
+    def _answer(self, store: Store) -> None:
+        """Do the oldest of what was asked for, if there is any."""
+        with self._asking:
+            if not self._asked:
+                return
+            _, action, future = self._asked.popleft()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(action(store))
+        except BaseException as error:
+            future.set_exception(error)
 
     def _work(self, store: Store, driver: Driver) -> bool:
         """Wait for one piece of work and do it; False when the driver stops."""
-        match driver.store_work(self._idle_us):
+        match driver.store_work(0 if self._asked else self._idle_us):
+            case None if self._asked:
+                self._answer(store)
+                self._idle_us = 0  # it may have left something to trim
             case None:
-                more = self._guarded("merging", store.merge)
+                more = self._guarded("trimming", store.trim)
+                more = more or self._guarded("merging", store.merge)
                 self._idle_us = 0 if more else IDLE_US if self._idle() else RETRY_US
             case ("settle", plan, upto_lsn):
                 if self._guarded("settling", lambda: store.settle(plan)):

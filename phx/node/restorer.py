@@ -3,11 +3,14 @@
 The group is paused meanwhile: it votes, accepts and learns, but delivers nothing and does not lead.
 Of each group the newest checkpoint that is whole counts; a damaged one is put aside, and the one
 before it is taken, in the end the whole log.
+
+Durable machines are opened first. One whose files hold instance A takes nothing from a checkpoint
+K <= A, and no instance up to A from the log (phx.applier); one that is behind K is restored into a
+new generation, if the checkpoint has its state; a light one has not, and then it does not serve.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 from collections import deque
@@ -15,20 +18,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
-from phx._core.session_codec import table_facts
 from phx.applier import GroupState
-from phx.checkpoint.catalog import (
-    READ_BYTES,
-    Catalog,
-    Finding,
-    Hasher,
-    path_of,
-    put_aside,
-    verify_file,
-)
-from phx.checkpoint.files import Input, OsFiles, join
-from phx.checkpoint.manifest import FileEntry, Manifest, block_bytes_of, state_digest
+from phx.checkpoint.catalog import Catalog, path_of, put_aside
+from phx.checkpoint.files import Input, OsFiles
+from phx.checkpoint.loading import Broken, load_machine, need_sound
+from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest
 from phx.machine import StateMachine
+from phx.node.machine_files import Held, hold, let_go, renewed
 
 __all__ = ["Restorer"]
 
@@ -39,8 +35,8 @@ class Ending(Exception):
     """The node closes."""
 
 
-class Broken(Exception):
-    """A checkpoint is damaged for good."""
+class Unfit(Exception):
+    """A checkpoint is whole, but not what the group's machines can go on from."""
 
 
 class Stoppable:
@@ -59,6 +55,9 @@ class Stoppable:
             raise Ending
         return self._opened.read(bytes_max)
 
+    def skip(self, size_bytes: int, /) -> None:
+        self._opened.skip(size_bytes)
+
     def close(self) -> None:
         self._opened.close()
 
@@ -74,44 +73,12 @@ class StoppableFiles(OsFiles):
         return Stoppable(super().read(path), self._ending)
 
 
-class FileReader:
-    """The Reader that a machine gets: one file of a checkpoint, which was verified just before.
-
-    It is hashed once more on its way: what the disk gives the second time may differ.
-    """
-
-    def __init__(self, opened: Input, entry: FileEntry, path: Path) -> None:
-        self._opened = opened
-        self._entry = entry
-        self._path = path
-        self._hasher = Hasher(block_bytes_of(entry.size_bytes))
-        self.copied = False
-
-    def read(self, bytes_max: int, /) -> bytes:
-        pieces = []
-        left = min(bytes_max, self._entry.size_bytes - self._hasher.size_bytes)
-        while left > 0 and (data := self._opened.read(min(left, READ_BYTES))):
-            self._hasher.update(data)
-            pieces.append(data)
-            left -= len(data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def path(self) -> Path:
-        self.copied = True
-        return self._path
-
-    def good(self) -> bool:
-        """Whether all that it gave was what was written; reads the rest."""
-        while self.read(READ_BYTES):
-            pass
-        return self._hasher.entry(self._entry.name).digest == self._entry.digest
-
-
 class Restorer:
     """Restores the paused groups of a driver, and lets them go on.
 
     Guarantee: machines see no byte of a checkpoint before all of it was found to be what was
-    written; a group goes on from exactly the instance that its machines hold.
+    written; a group goes on from exactly the instance that its machines hold, or from one below
+    what a durable machine holds, with that in its state.
 
     Args:
         folder: of the node: the root of the catalog's files.
@@ -195,72 +162,96 @@ class Restorer:
         self.paused.discard(state.group)
 
     def _restore(self, state: GroupState) -> Manifest | None:
-        """The checkpoint that the group's machines hold now; None: they are new."""
-        group = state.group
-        for manifest in self._catalog.of(group):
-            path = path_of(self._catalog.root, manifest)
-            try:
-                self._verify(manifest, path)
-                self._load(state.machines, manifest, path)
+        """The checkpoint that the group goes on from; None: from none, so with the whole log."""
+        for manifest in self._catalog.of(state.group):
+            held = hold(self._files, self._folder, state, self._factory)
+            if self._brought_back(state, held, manifest):
+                self._settle(state, held, manifest.frontier)
                 return manifest
-            except Ending:
-                raise
-            except Broken as error:
-                log.error("group %d: a damaged checkpoint is put aside: %s", group, error)
-                self._put_aside(manifest, path)
-            except OSError as error:
-                log.error("group %d: %s cannot be read now: %s", group, path, error)
-            except BaseException:
-                # Perhaps it is of another version of the machine. It is whole, so it stays; but it
-                # does not count, or it would push out the usable ones.
-                log.exception("group %d: %s cannot be restored", group, path)
-                self._catalog.forget(manifest)
             self._anew(state)
+        held = hold(self._files, self._folder, state, self._factory)
+        self._settle(state, held, 0)
         return None
+
+    def _brought_back(self, state: GroupState, held: dict[int, Held], manifest: Manifest) -> bool:
+        """Restore what has to be; False: not from this one, and nothing is open any more."""
+        group, path = state.group, path_of(self._catalog.root, manifest)
+        try:
+            self._verify(state, held, manifest, path)
+            self._load(state, held, manifest, path)
+            return True
+        except Ending:
+            let_go(held)
+            raise
+        except Broken as error:
+            log.error("group %d: a damaged checkpoint is put aside: %s", group, error)
+            self._put_aside(manifest, path)
+        except OSError as error:
+            log.error("group %d: %s cannot be read now: %s", group, path, error)
+        except Unfit as error:
+            log.error("group %d: %s does not serve: %s", group, path, error)
+            self._catalog.forget(manifest)
+        except BaseException:
+            # Perhaps it is of another version of the machine. It is whole, so it stays; but it
+            # does not count, or it would push out the usable ones.
+            log.exception("group %d: %s cannot be restored", group, path)
+            self._catalog.forget(manifest)
+        let_go(held)
+        return False
+
+    def _settle(self, state: GroupState, held: dict[int, Held], frontier: int) -> None:
+        """The machines that are open are the group's, which goes on from `frontier`."""
+        try:
+            for one in held.values():
+                one.settle()
+        except BaseException:
+            let_go(held)
+            raise
+        state.skip = {n: one.applied for n, one in held.items() if one.applied > frontier}
+        state.committed = {n: one.applied for n, one in held.items()}
+        state.durable = {n: one.machine for n, one in held.items()}
 
     def _anew(self, state: GroupState) -> None:
         state.machines = self._factory(state.group)
         if state.taking:  # else the node closes
             state.taking = state.machines
 
-    def _verify(self, manifest: Manifest, path: str) -> None:
-        """Raises Broken for what is damaged for good, OSError for what may be read later."""
-        try:
-            table_facts(manifest.sessions)
-        except ValueError as error:
-            raise Broken(f"{path}: the session table: {error}") from error
-        findings: list[Finding] = []
-        for entry in manifest.files:
-            inside = join(path, entry.name)
-            try:
-                findings += verify_file(self._files, inside, entry)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-                    raise
-                findings.append(Finding(inside, str(error)))
-        if findings:
-            raise Broken("; ".join(f"{where}: {why}" for where, why in findings[:3]))
-
-    def _load(self, machines: dict[int, StateMachine], manifest: Manifest, path: str) -> None:
-        held = {one.machine for one in manifest.machines}
-        if held != machines.keys():
-            raise ValueError(f"it holds machines {sorted(held)}, the group has {sorted(machines)}")
-        for one in manifest.machines:
+    def _verify(
+        self, state: GroupState, held: dict[int, Held], manifest: Manifest, path: str
+    ) -> None:
+        """All bytes that are going to be read. Raises Broken for what is damaged for good, OSError
+        for what may be read later, Unfit for what holds other machines or not their state."""
+        there = {one.machine for one in manifest.machines}
+        if there != state.machines.keys():
+            raise Unfit(
+                f"it holds machines {sorted(there)}, the group has {sorted(state.machines)}"
+            )
+        behind = _behind(manifest, held)
+        for one in behind:
             if one.file < 0:
-                raise ValueError(f"it does not hold the state of machine {one.machine}")
-            entry, machine = manifest.files[one.file], machines[one.machine]
-            inside = join(path, entry.name)
-            opened = self._files.read(inside)
-            try:
-                reader = FileReader(opened, entry, self._folder / inside)
-                machine.restore(reader)
-                good = reader.good()
-            finally:
-                opened.close()
-            if not good or (reader.copied and verify_file(self._files, inside, entry)):
-                raise Broken(f"{inside}: it was read differently the second time")
-            if one.digest and machine.digest_cheap and state_digest(machine.digest()) != one.digest:
-                raise ValueError(f"machine {one.machine} has another digest than when it was taken")
+                raise Unfit(f"it does not hold the state of machine {one.machine}")
+            if one.kind != (DURABLE if one.machine in held else MEMORY):
+                raise Unfit(f"machine {one.machine} was of another kind")
+        need_sound(self._files, manifest, path, [manifest.files[one.file] for one in behind])
+
+    def _load(
+        self, state: GroupState, held: dict[int, Held], manifest: Manifest, path: str
+    ) -> None:
+        for one in _behind(manifest, held):
+            durable = held.get(one.machine)
+            if durable is not None and not durable.fresh:
+                durable.renew(renewed(state, one.machine, self._factory))
+            load_machine(
+                self._files,
+                state.machines[one.machine],
+                one,
+                manifest,
+                path,
+                self._folder.joinpath,
+                digest=durable is None,  # a durable one's is for the thread that applies
+            )
+            if durable is not None:
+                durable.applied = manifest.frontier
 
     def _put_aside(self, manifest: Manifest, path: str) -> None:
         self._catalog.forget(manifest)
@@ -268,3 +259,12 @@ class Restorer:
             put_aside(self._catalog.files, self._catalog.root, path)
         except OSError as error:
             log.error("%s: %s", path, error)
+
+
+def _behind(manifest: Manifest, held: dict[int, Held]) -> list[MachineEntry]:
+    """The machines whose state has to come from the checkpoint."""
+    return [
+        one
+        for one in manifest.machines
+        if one.machine not in held or held[one.machine].applied < manifest.frontier
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -43,9 +44,13 @@ from phx.errors import (
     Unknown,
 )
 from phx.group import Door
-from phx.machine import DurableMachine, Machines, StateMachine, machines_of
+from phx.machine import Machines, StateMachine, machines_of
+from phx.node import machine_files
+from phx.node.commits import Commits
+from phx.node.control import Control
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
+from phx.node.machine_files import durable_in
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.store import Store
@@ -84,6 +89,7 @@ class Room:
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
         self._snapshots: Snapshots | None = None
+        self._control: Control | None = None
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
@@ -93,13 +99,7 @@ class Room:
 
     def _made(self, group: int) -> dict[int, StateMachine]:
         """New machines for a group."""
-        made = machines_of(self._machines, group)
-        for machine, one in made.items():
-            if isinstance(one, DurableMachine):
-                raise TypeError(
-                    f"machine {machine} of group {group}: no node keeps a DurableMachine yet"
-                )
-        return made
+        return machines_of(self._machines, group)
 
     # --- opening
 
@@ -134,6 +134,8 @@ class Room:
         if create and catalog.groups():
             # Of another life: its log would stand where the new one begins.
             raise Damaged(f"{config.dir}: there are checkpoints, and neither journal nor store")
+        if create and (Path(config.dir) / machine_files.FOLDER).exists():
+            raise Damaged(f"{config.dir}: there are machines, and neither journal nor store")
         for finding in catalog.findings:
             log.warning("%s: %s", finding.path, finding.what)
         starts = {
@@ -141,6 +143,9 @@ class Room:
             for group, found in catalog.groups().items()
             if group in self.states
         }
+        for group, state in self.states.items():
+            if durable_in(state.machines):
+                starts.setdefault(group, 0)  # paused until they are open
         try:
             self._start(store, create, starts)
         except DriverError as error:
@@ -160,15 +165,23 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        if any(durable_in(state.machines) for state in self.states.values()):
+            every_us = config.checkpoints.machine_commit_us
+            self.applier.commits = Commits(every_us, self.applier.halt)
         self._keeper.serve(self.driver)
         self._keep_checkpoints(catalog, list(starts))
 
     def _keep_checkpoints(self, catalog: Catalog, paused: list[int]) -> None:
         """Take them from now on, and bring the paused groups back from theirs."""
-        snapshots = self._snapshots = Snapshots(
-            catalog, self.config, self.states, self.driver.sessions, self.driver.poke
-        )
         applier = self.applier
+        snapshots = self._snapshots = Snapshots(
+            catalog,
+            self.config,
+            self.states,
+            self.driver.sessions,
+            self.driver.poke,
+            applier.commits.all_of if applier.commits is not None else lambda _: None,
+        )
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
         for group in self.states.keys() - set(paused):
@@ -184,6 +197,8 @@ class Room:
         )
         snapshots.paused = self._restorer.paused
         snapshots.start()
+        self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
+        self._control.listen()
         self._restorer.start(paused, self.config.checkpoints.restore_threads)
 
     def _stuck(self, state: GroupState, error: BaseException) -> None:
@@ -194,7 +209,7 @@ class Room:
         self.driver.poke()
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
-        for one in (self._restorer, self._snapshots):
+        for one in (self._restorer, self._snapshots, self._control):
             if one is not None:
                 one.end(wait_s)
 
@@ -250,6 +265,7 @@ class Room:
         """Take back a half-done opening."""
         try:
             self._end_checkpoints()
+            self.let_go()
         finally:
             driver = getattr(self, "driver", None)
             if driver is not None:
@@ -357,8 +373,18 @@ class Room:
         self._state = "closed"
 
     def quiesce(self, timeout: float) -> None:
-        """Hand leaderships over and settle what is chosen, in at most `timeout` seconds. Blocks."""
+        """Hand leaderships over and settle what is chosen, in at most `timeout` seconds. Blocks.
+
+        No machine is being restored, or opened, when it returns.
+        """
         until = time.monotonic() + timeout
+        try:
+            self._settle(until)
+        finally:
+            if self._restorer is not None:
+                self._restorer.end()
+
+    def _settle(self, until: float) -> None:
         try:
             self.driver.resign()
             self.driver.settle_now()
@@ -371,13 +397,21 @@ class Room:
             log.warning("closing: %s", error)
 
     def end_applying(self) -> None:
-        """The last slice; then every caller that waits is told. On the thread that applies."""
+        """The last slice; then durable machines are committed and closed, and every caller that
+        waits is told. On the thread that applies."""
         try:
             self.applier.turn()
+            self.applier.commit_all()
         finally:
+            self.let_go()
             self.waiters.fail_all(
                 lambda: ClosedUnknown("the node closed; the value may still be chosen")
             )
+
+    def let_go(self) -> None:
+        """Close durable machines as of their last commits; again, if need be."""
+        for state in self.states.values():
+            state.let_go()
 
     def shut(self) -> None:
         """Stop and join every thread, close every file. Blocks."""
@@ -385,6 +419,7 @@ class Room:
         _rooms.discard(self)
         try:
             self._end_checkpoints()
+            self.let_go()
         finally:  # also if Ctrl-C comes while it waits for them
             try:
                 self._stop_driver()
@@ -413,6 +448,8 @@ class Room:
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
         _rooms.discard(self)
         self._end_checkpoints(ABANDON_S)
+        if threading.get_ident() == self.applier.thread:
+            self.let_go()
         try:
             self.driver.stop(STOP_US)
         except DriverError as error:
@@ -427,6 +464,8 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
+        if self._control is not None:
+            self._control.forget()
         self.driver.after_fork_in_child()
         self._store.abandon()
 

@@ -1,9 +1,16 @@
 """Takes the checkpoints of a node, one after the other, while its groups go on.
 
 in line    somebody asked for it, or the group is due (phx.checkpoint.policy)
-captured   on the applying thread, between two instances: session table and views of one instance
+captured   on the applying thread, between two instances: session table and views of one instance,
+           durable machines committed before
 written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
 dropped    what is older than the ``keep`` newest
+
+A checkpoint is *light* if all machines of the group are durable and it came by itself: no machine's
+state is in it, for that is in their own files, committed at its frontier or later; so it costs no
+copy of what is on the disk already. One that somebody asked for has all states in it: he wants
+something to keep elsewhere, and there nobody has those files. With a machine in memory beside
+durable ones it has all, too: the parts of one checkpoint can be brought back together.
 """
 
 from __future__ import annotations
@@ -21,13 +28,13 @@ from phx._core.session_codec import table_facts
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.files import need_room
-from phx.checkpoint.manifest import MEMORY, Manifest
-from phx.checkpoint.policy import Policy
+from phx.checkpoint.manifest import DURABLE, MEMORY, Manifest
+from phx.checkpoint.policy import ASK_NEVER, At, Policy
 from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
-from phx.machine import StateMachine, View, has_snapshots
-from phx.types import NEVER, CheckpointInfo
+from phx.machine import DurableMachine, StateMachine, View, has_snapshots
+from phx.types import CheckpointInfo
 
 __all__ = ["Snapshots"]
 
@@ -51,7 +58,8 @@ class Wish:
     """A group of which a checkpoint is wanted."""
 
     group: int
-    asked: bool  # by somebody: any instance will do
+    asked: bool  # any instance will do
+    full: bool  # somebody wants all of it
     futures: list[Future[CheckpointInfo]] = field(default_factory=list)
 
 
@@ -60,6 +68,7 @@ class Taken:
     """A group as it was captured, or why it was not."""
 
     capture: Capture | None = None
+    log_bytes: int = 0
     views: list[View] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -75,6 +84,7 @@ class Snapshots(threading.Thread):
         catalog: the checkpoints that the node has.
         states, sessions: what is applied, and the tables.
         wake: makes the applying thread take a turn soon.
+        commit: commits the durable machines of a group; on the applying thread.
     """
 
     def __init__(
@@ -84,6 +94,7 @@ class Snapshots(threading.Thread):
         states: Mapping[int, GroupState],
         sessions: Sessions,
         wake: Callable[[], None],
+        commit: Callable[[GroupState], None],
     ) -> None:
         super().__init__(name="phx-snapshot", daemon=True)
         self._catalog = catalog
@@ -92,11 +103,13 @@ class Snapshots(threading.Thread):
         self._states = states
         self._sessions = sessions
         self._wake = wake
+        self._commit = commit
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
         self._due: set[int] = set()  # groups that stand in it unasked
         self._policy = Policy(  # under `_change`
             interval_instances=config.checkpoints.interval_instances,
+            interval_bytes=config.checkpoints.interval_bytes,
             interval_us=config.checkpoints.interval_us,
             cluster=config.cluster_id,
             node=config.node,
@@ -123,11 +136,11 @@ class Snapshots(threading.Thread):
     def schedule(self, state: GroupState, frontier: int) -> None:
         """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
         applies anything."""
-        if not all(map(has_view, state.machines.values())):
-            state.checkpoint_at = NEVER
+        if not may_come(state):
+            ask_at(state, ASK_NEVER)
             return
         with self._change:
-            state.checkpoint_at = self._policy.begins(state.group, frontier)
+            ask_at(state, self._policy.begins(state.group, frontier))
             self.counters["restored"] += frontier > 0
 
     def ask(self, group: int) -> Future[CheckpointInfo]:
@@ -142,16 +155,17 @@ class Snapshots(threading.Thread):
                     wish.futures.append(future)
                     return future
             before = sum(wish.asked for wish in self._line)  # they stand in front
-            self._line.insert(before, Wish(group, True, [future]))
+            self._line.insert(before, Wish(group, True, True, [future]))
             self._change.notify_all()
         return future
 
     def due(self, state: GroupState) -> None:
-        """`state.applied` has reached `checkpoint_at`. On the applying thread."""
+        """The group has come to where it is to be asked for. On the applying thread."""
         with self._change:
-            due, state.checkpoint_at = self._policy.reached(
-                state.group, state.applied, time.monotonic()
+            due, at = self._policy.reached(
+                state.group, state.applied, state.log_bytes, time.monotonic()
             )
+            ask_at(state, at)
             if due:
                 self._join(state.group)
             self._change.notify_all()
@@ -159,7 +173,7 @@ class Snapshots(threading.Thread):
     def _join(self, group: int) -> None:
         if group not in self._due:
             self._due.add(group)
-            self._line.append(Wish(group, False))
+            self._line.append(Wish(group, False, False))
 
     # --- capturing, on the applying thread
 
@@ -167,7 +181,7 @@ class Snapshots(threading.Thread):
         """A batch was applied to its end, and `table` is the group's after it."""
         wish = self._wanted
         if wish is not None and wish.group == state.group and self._taken is None:
-            self._capture(state, table)
+            self._capture(state, table, wish)
 
     def turned(self) -> None:
         """Whoever is wanted may be captured as it is, if all of its batches are applied. (Under
@@ -181,15 +195,17 @@ class Snapshots(threading.Thread):
         elif not state.applied and wish.group not in self.paused:
             self._hand(Taken(error=CheckpointFailed(f"group {wish.group}: nothing is applied yet")))
         elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:
-            self._capture(state, self._sessions.table(wish.group))
+            self._capture(state, self._sessions.table(wish.group), wish)
 
-    def _capture(self, state: GroupState, table: bytes) -> None:
+    def _capture(self, state: GroupState, table: bytes, wish: Wish) -> None:
         began = time.perf_counter_ns()
         taken = Taken()
         try:
+            self._commit_all(state)
             _, frontier, chain, epoch = table_facts(table)
             assert frontier == state.applied, "the table is of another instance"
-            parts = tuple(self._parts(state, taken.views))
+            taken.log_bytes = state.log_bytes
+            parts = tuple(self._parts(state, taken.views, wish.full))
             taken.capture = Capture(
                 cluster=self._config.cluster_id,
                 group=state.group,
@@ -213,17 +229,33 @@ class Snapshots(threading.Thread):
             self.counters["freeze_us_max"] = max(self.counters["freeze_us_max"], took_us)
             self._hand(taken)
 
-    def _parts(self, state: GroupState, views: list[View]) -> Iterator[Part]:
+    def _commit_all(self, state: GroupState) -> None:
+        """Afterwards the files of all durable machines hold the state of `state.applied`."""
+        if state.stopped is None and state.durable:
+            self._commit(state)
+        if state.stopped is not None:
+            raise CheckpointFailed(str(state.stopped))
+        for machine, through in state.committed.items():
+            if through > state.applied:
+                raise CheckpointFailed(
+                    f"machine {machine} of group {state.group} holds the state of {through} "
+                    f"already, and the log was followed up to {state.applied} so far"
+                )
+
+    def _parts(self, state: GroupState, views: list[View], full: bool) -> Iterator[Part]:
+        light = not full and all_durable(state)
         for machine, one in state.machines.items():
-            view = one.freeze() if has_view(one) else None
-            if view is None:
+            kind = DURABLE if isinstance(one, DurableMachine) else MEMORY
+            view = one.freeze() if has_view(one) and not light else None
+            if view is not None:
+                views.append(view)
+            elif not light:
                 raise CheckpointFailed(
                     f"machine {machine} of group {state.group} gives no view (freeze, snapshot, "
                     "restore)"
                 )
-            views.append(view)
             digest = one.digest() if one.digest_cheap else b""
-            yield Part(machine, MEMORY, view.snapshot, digest)
+            yield Part(machine, kind, view.snapshot if view else None, digest)
 
     def _hand(self, taken: Taken) -> None:
         with self._change:
@@ -278,8 +310,10 @@ class Snapshots(threading.Thread):
             close_all(taken.views)
         state = self._states[wish.group]
         with self._change:
-            ask_at = self._policy.taken(wish.group, manifest.frontier, time.monotonic())
-            state.checkpoint_at = min(state.checkpoint_at, ask_at)
+            at = self._policy.taken(
+                wish.group, manifest.frontier, taken.log_bytes, time.monotonic()
+            )
+            ask_at(state, At(min(state.checkpoint_at, at.instance), at.log_bytes))
         took_s = time.monotonic() - began
         self.counters["write_us"] += int(took_s * 1e6)
         return CheckpointInfo(
@@ -365,7 +399,7 @@ class Snapshots(threading.Thread):
                 error = CheckpointFailed(why)
         self._settle(wish, error)
         state = self._states[wish.group]
-        if state.stopped is None and all(map(has_view, state.machines.values())):
+        if state.stopped is None and may_come(state):
             with self._change:
                 self._policy.failed(wish.group, time.monotonic())
 
@@ -392,6 +426,19 @@ class Snapshots(threading.Thread):
 
 def has_view(machine: StateMachine) -> bool:
     return type(machine).freeze is not StateMachine.freeze and has_snapshots(machine)
+
+
+def all_durable(state: GroupState) -> bool:
+    return all(isinstance(one, DurableMachine) for one in state.machines.values())
+
+
+def may_come(state: GroupState) -> bool:
+    """Whether the group can have checkpoints without being asked."""
+    return all_durable(state) or all(map(has_view, state.machines.values()))
+
+
+def ask_at(state: GroupState, at: At) -> None:
+    state.checkpoint_at, state.bytes_at = at
 
 
 def close_all(views: list[View]) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
+from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
+from phx.sim.acts_keep import KEEP_ACTS
 from phx.sim.plan import SECOND, Act
 
 if TYPE_CHECKING:
@@ -25,46 +27,6 @@ LAST_WORDS = 6
 """Less one: values that a leader takes before it dies."""
 DRIFT_PPM = 50_000
 """Two clocks off by so much each, in opposite directions, are a ninth apart: within the bound."""
-
-Args = dict[str, int]
-
-
-class Shape(NamedTuple):
-    """What a maker of acts knows of the cluster."""
-
-    nodes: int
-    groups: int
-    victims: tuple[int, ...]
-    """Nodes whose disks may be damaged: a minority."""
-
-
-class Bursting(Protocol):
-    """What an overload needs of the workload."""
-
-    def burst(self, node: int, group: int, values: int, value_bytes: int) -> None: ...
-
-
-class ActKind(NamedTuple):
-    """A kind of act.
-
-    make: arguments and duration in microseconds, or None: not in this cluster.
-    begin, end: what is done to the stage.
-    """
-
-    make: Callable[[Random, Shape], tuple[Args, int] | None]
-    begin: Callable[[Stage, Act], None]
-    end: Callable[[Stage, Act], None]
-
-
-def between(chance: Random, low: float, high: float) -> int:
-    """Seconds to microseconds, small ones more often."""
-    share = chance.random()
-    return int((low + (high - low) * share * share) * SECOND)
-
-
-def nothing(stage: Stage, act: Act) -> None:
-    """It ends by itself."""
-
 
 # --- links
 
@@ -223,10 +185,6 @@ def two(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 # --- crashes
-
-
-def one(chance: Random, shape: Shape) -> int:
-    return chance.randrange(1, shape.nodes + 1)
 
 
 def crash(power: int) -> ActKind:
@@ -603,6 +561,7 @@ ACTS: dict[str, ActKind] = {
     "late-votes": ActKind(busy_leader, begin_late_votes, end_late_votes),
     "settle": ActKind(any_node, begin_settle, nothing),
     "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),
+    **KEEP_ACTS,
 }
 """What can happen to a cluster, by name."""
 

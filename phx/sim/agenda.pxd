@@ -18,6 +18,8 @@ cdef enum EventKind:
     AT_SILENCE = 13    # a connection over which nothing comes is closed: `a`, `b` as above
     AT_CALL = 14       # something of Python's: `a` is its number
     AT_RESET = 15      # the other end has closed: `a`, `b` as of a frame
+    AT_KEEP = 16       # a checkpoint is due, or its next step: `a` is the token of that request
+    AT_RESTORE = 17    # a group's machine is brought back from a checkpoint: `a` is the group
 
 cdef struct Happening:
     u64 at_us

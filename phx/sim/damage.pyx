@@ -39,26 +39,26 @@ cdef MemoryFile* file_at(MemoryDiskState* disk, u64 lsn, u64* offset) noexcept:
 cdef bint flip_record(Watch* watch, Host host, u64 which, u64 bit) noexcept:
     cdef NodeWatch* n = &watch.node[host.index]
     cdef u64 marked = 0, floor = 0, offset = 0, at
-    cdef size_t i, first = n.written.size(), end = 0
+    cdef size_t i, first = n.records.written.size(), end = 0
     cdef const Written* one
     cdef MemoryFile* file
-    for i in range(n.unsynced):
-        one = &n.written[i]
+    for i in range(n.records.unsynced):
+        one = &n.records.written[i]
         if one.end > n.durable:
             break
         if one.kind == RECORD_MARK:
             marked = max(marked, one.instance)
         elif one.kind == RECORD_FLOOR:
             floor = max(floor, one.instance)
-    for i in range(n.written.size()):
-        one = &n.written[i]
+    for i in range(n.records.written.size()):
+        one = &n.records.written[i]
         if one.lsn >= floor and one.end <= marked:
             first = min(first, i)
             end = i + 1
     if first >= end:
         return False
     for i in range(end - first):
-        one = &n.written[first + (which + i) % (end - first)]
+        one = &n.records.written[first + (which + i) % (end - first)]
         if one.kind == RECORD_ACCEPT or one.kind == RECORD_PROMISE:
             file = file_at(host.disk.state, one.lsn, &offset)
             if file != NULL:

@@ -5,8 +5,10 @@ process keeps all effects; a loss of power keeps what was synced, and of the res
 
     bytes of a file     up to the last sync of it; of those behind it, single sectors may be there,
                         with zeros between them, and the file may end anywhere
+    a cut of a file     it may be as it was before, all of it, until it is synced
     names in a folder   as of the last sync of it; of what changed since, each change may be there
                         or not, in any order, but none without an earlier one of the same name
+    old changes         of names reach the disk by themselves: all but the last `changes_max`
     a rename            one change, to be found in both folders or in neither; but after a sync of
                         none but the folder that it left, it may be nowhere
 """
@@ -20,9 +22,11 @@ from random import Random
 
 from phx.checkpoint.files import FILE, FOLDER, Data, Found, split
 
-__all__ = ["Crashed", "MemoryFiles"]
+__all__ = ["UNLIMITED_BYTES", "Crashed", "MemoryFiles"]
 
 SECTOR_BYTES = 512
+UNLIMITED_BYTES = 1 << 40
+CHANGES_MAX = 1 << 20
 
 
 class Crashed(BaseException):
@@ -33,9 +37,18 @@ class _File:
     def __init__(self) -> None:
         self.data = bytearray()
         self.synced_bytes = 0
+        self.uncut = b""
+        """What was synced before it was cut, until that is."""
 
     def cut(self, chance: Random, keep: float, sector_bytes: int) -> None:
         """Lose what was not synced, but for what chance keeps."""
+        if self.uncut and chance.random() >= keep:
+            self.data, self.synced_bytes, self.uncut = (
+                bytearray(self.uncut),
+                len(self.uncut),
+                b"",
+            )
+            return
         tail = len(self.data) - self.synced_bytes
         size = self.synced_bytes + (tail if chance.random() < keep else chance.randint(0, tail))
         after = self.data[: self.synced_bytes] + bytes(size - self.synced_bytes)
@@ -43,7 +56,7 @@ class _File:
             if chance.random() < keep:
                 end = min(first + sector_bytes, size)
                 after[first:end] = self.data[first:end]
-        self.data, self.synced_bytes = after, size
+        self.data, self.synced_bytes, self.uncut = after, size, b""
 
 
 @dataclass(eq=False, slots=True)
@@ -55,18 +68,22 @@ class _Folder:
 Node = _File | _Folder
 
 
-@dataclass(slots=True)
 class _Change:
     """A name that went, a name that came, or both at once."""
 
-    gone: tuple[_Folder, str] | None
-    come: tuple[_Folder, str, Node] | None
+    __slots__ = ("come", "folders", "gone", "keys")
 
-    def keys(self) -> set[tuple[int, str]]:
-        return {(id(at[0]), at[1]) for at in (self.gone, self.come) if at is not None}
-
-    def touches(self, folder: _Folder) -> bool:
-        return any(at is not None and at[0] is folder for at in (self.gone, self.come))
+    def __init__(
+        self, gone: tuple[_Folder, str] | None, come: tuple[_Folder, str, Node] | None
+    ) -> None:
+        self.gone = gone
+        self.come = come
+        self.folders: list[_Folder] = []
+        self.keys: set[tuple[int, str]] = set()
+        for at in (gone, come):
+            if at is not None:
+                self.folders.append(at[0])
+                self.keys.add((id(at[0]), at[1]))
 
     def settle(self) -> None:
         if self.gone is not None:
@@ -85,18 +102,28 @@ class MemoryFiles:
         capacity_bytes: of all files; beyond it a write fails with ENOSPC.
     """
 
-    def __init__(self, capacity_bytes: int = 1 << 40, sector_bytes: int = SECTOR_BYTES) -> None:
+    def __init__(
+        self,
+        capacity_bytes: int = UNLIMITED_BYTES,
+        sector_bytes: int = SECTOR_BYTES,
+        changes_max: int = CHANGES_MAX,
+    ) -> None:
         self.capacity_bytes = capacity_bytes
         self.effects = 0
         self.crash_at = 0
         self.errors: dict[int, int] = {}
         self.life = 1
         self._sector_bytes = sector_bytes
+        self._changes_max = changes_max
         self._root = _Folder()
         self._changes: list[_Change] = []
         self._dead = False
 
     # --- what can happen to it
+
+    def stop(self) -> None:
+        """The process is dead: whoever still runs in it gets Crashed."""
+        self._dead = True
 
     def restart(self) -> None:
         """A new process: what the old one had open is of no use any more."""
@@ -112,10 +139,10 @@ class MemoryFiles:
         """
         lost: set[tuple[int, str]] = set()
         for change in self._changes:
-            if chance.random() < keep and not change.keys() & lost:
+            if chance.random() < keep and not change.keys & lost:
                 change.settle()
             else:
-                lost |= change.keys()
+                lost |= change.keys
         self._changes = []
         self._cut(self._root, chance, keep)
         self.restart()
@@ -174,13 +201,26 @@ class MemoryFiles:
         self.alive(self.life)
         return _Input(self, self._file(path))
 
+    def extend(self, path: str, size_bytes: int) -> _Output:
+        self.alive(self.life)
+        file = self._file(path)
+        if len(file.data) < size_bytes:
+            raise _error(errno.EINVAL, path)
+        if len(file.data) > size_bytes:
+            self.effect()
+            if size_bytes < file.synced_bytes:
+                file.uncut = file.uncut or bytes(file.data[: file.synced_bytes])
+                file.synced_bytes = size_bytes
+            del file.data[size_bytes:]
+        return _Output(self, file)
+
     def rename(self, old: str, new: str) -> None:
         source, name, node = self._find(old)
         target, as_name = self._vacant(new)
         self.effect()
         del source.names[name]
         target.names[as_name] = node
-        self._changes.append(_Change((source, name), (target, as_name, node)))
+        self._change((source, name), (target, as_name, node))
 
     def remove(self, path: str) -> None:
         folder, name, node = self._find(path)
@@ -207,10 +247,10 @@ class MemoryFiles:
                 if not {(id(come[0]), come[1])} & keys:
                     left.append(_Change(None, come))
                     change = _Change(gone, None)
-                keys |= change.keys()
+                keys |= change.keys
                 needed.append(change)
-            elif change.touches(folder) or change.keys() & keys:
-                keys |= change.keys()
+            elif folder in change.folders or change.keys & keys:
+                keys |= change.keys
                 needed.append(change)
             else:
                 left.append(change)
@@ -220,9 +260,21 @@ class MemoryFiles:
 
     def free_bytes(self) -> int:
         self.alive(self.life)
-        return max(self.capacity_bytes - self._used(self._root), 0)
+        if self.capacity_bytes == UNLIMITED_BYTES:
+            return UNLIMITED_BYTES
+        return max(self.capacity_bytes - self.used_bytes(), 0)
 
     # --- within
+
+    def _change(
+        self, gone: tuple[_Folder, str] | None, come: tuple[_Folder, str, Node] | None
+    ) -> None:
+        self._changes.append(_Change(gone, come))
+        if len(self._changes) > self._changes_max:
+            self._changes.pop(0).settle()
+
+    def used_bytes(self) -> int:
+        return self._used(self._root)
 
     def alive(self, life: int) -> None:
         if self._dead or life != self.life:
@@ -279,12 +331,12 @@ class MemoryFiles:
         folder, name = self._vacant(path)
         self.effect()
         folder.names[name] = node
-        self._changes.append(_Change(None, (folder, name, node)))
+        self._change(None, (folder, name, node))
 
     def _unname(self, folder: _Folder, name: str) -> None:
         self.effect()
         del folder.names[name]
-        self._changes.append(_Change((folder, name), None))
+        self._change((folder, name), None)
 
 
 def _error(number: int, path: str) -> OSError:
@@ -303,6 +355,9 @@ class _Input:
         data = bytes(self._file.data[self._at : self._at + bytes_max])
         self._at += len(data)
         return data
+
+    def skip(self, size_bytes: int, /) -> None:
+        self._at += size_bytes
 
     def close(self) -> None:
         pass
@@ -335,7 +390,7 @@ class _Output:
     def sync(self) -> None:
         self._files.alive(self._life)
         self._files.effect()
-        self._file.synced_bytes = len(self._file.data)
+        self._file.synced_bytes, self._file.uncut = len(self._file.data), b""
 
     def close(self) -> None:
         pass

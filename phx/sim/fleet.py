@@ -303,6 +303,7 @@ RARE = {
     "crashes": "crashes",
     "power_losses": "of which power losses",
     "torn_operations": "of which inside a disk operation",
+    "torn_checkpoints": "of which inside a step of a checkpoint",
     "deaths_at_start": "of which while starting",
     "replayed": "records replayed",
     "torn_tails": "torn tails cut",
@@ -316,6 +317,13 @@ RARE = {
     "settles": "settles committed",
     "retires": "settled log given up",
     "stopped_groups": "machines that failed",
+    "checkpoints_taken": "checkpoints taken",
+    "checkpoints_dropped": "older ones dropped",
+    "checkpoints_abandoned": "checkpoints cut short by a crash",
+    "checkpoints_failed": "for which there was no room",
+    "checkpoints_restored": "machines restored from one",
+    "checkpoints_fell_back": "damaged ones put aside",
+    "checkpoints_unreadable": "manifests that cannot be read",
 }
 """What should happen now and then, by counter: a row that stays zero was never tested."""
 

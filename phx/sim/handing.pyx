@@ -17,12 +17,13 @@ from phx._core.journal cimport JOURNAL_NOT_YET, journal_read
 from phx._core.native cimport *
 from phx._core.state cimport ChosenRange, Fetch
 from phx._core.wire cimport SuppliedEntry
-from phx.sim.agenda cimport AT_APPLY, AT_FETCH
+from phx.sim.agenda cimport AT_FETCH
 from phx.sim.chance cimport chance_between, chance_ppm
 from phx.sim.host cimport Asked, Host, LogFlow
 from phx.sim.invariants cimport (
-    watch_acked, watch_applied, watch_chosen, watch_dropped, watch_fail,
+    watch_acked, watch_applied, watch_chain, watch_chosen, watch_dropped, watch_fail,
 )
+from phx.sim.saving cimport keep_table, keep_wants
 
 from phx.sim.storage import StoreDamaged
 
@@ -60,19 +61,13 @@ cdef LogFlow* flow_of(Host h, u32 group) noexcept:
     return NULL
 
 
-cdef void apply_soon(Host h, u64 after_us):
-    if not h.apply_due:
-        h.apply_due = True
-        h.agenda.push(h.agenda.now_us + after_us, AT_APPLY, h.index, h.life, 0, 0, NULL)
-
-
 cdef void flow_chosen(Host h, const ChosenRange* chosen):
     cdef LogFlow* flow = flow_of(h, chosen.group)
     if chosen.last > flow.last:
         flow.last = chosen.last
     h.chosen_us = h.agenda.now_us
     h.unsettled = True
-    apply_soon(h, chance_between(&h.chance, 1, h.pace.apply_us_max))
+    h.apply_soon(chance_between(&h.chance, 1, h.pace.apply_us_max))
 
 
 # --- to peers
@@ -143,9 +138,9 @@ cdef u32 load(Host h, LogFlow* flow, Block** bodies, u32 most):
     return count
 
 
-# The next entries of a flow as the driver would hand them over.
-cdef bint take(Host h, LogFlow* flow, Delivered* out):
-    cdef u64 want = min(flow.last - flow.next + 1, SLICE_ENTRIES)
+# The next entries of a flow as the driver would hand them over, at most so many.
+cdef bint take(Host h, LogFlow* flow, u64 most, Delivered* out):
+    cdef u64 want = min(flow.last - flow.next + 1, most)
     cdef u32 count = 0
     cdef int verdict = BODY_HERE
     cdef Block** bodies = <Block**>phx_malloc(want * sizeof(Block*))
@@ -227,7 +222,11 @@ cdef void apply_batch(Host h, LogFlow* flow, Batch batch):
         return
     h.counts.applied += len(results)
     wake(h, batch, entries, results)
-    h.digests(h, batch)
+    flow.applied = batch.last
+    if batch.last >= batch.first:
+        watch_chain(h.watch, h.node, batch.group, batch.last, batch.digest)
+    if batch.table is not None:
+        keep_table(h, flow, batch.table)
     engine_applied(h.engine, flow.group, batch.last)
 
 
@@ -239,17 +238,22 @@ cdef void apply(Host h):
     cdef bint more = False
     h.apply_due = False
     if h.agenda.now_us < h.blocked_until_us:
-        apply_soon(h, h.blocked_until_us - h.agenda.now_us)
+        h.apply_soon(h.blocked_until_us - h.agenda.now_us)
         return
     for i in range(h.flows.size()):
-        if h.flows[i].next <= h.flows[i].last and not h.flows[i].stopped:
-            if take(h, &h.flows[i], &one):
+        flow = &h.flows[i]
+        if flow.next <= flow.last and not flow.stopped and not flow.paused:
+            # In two pieces: the sessions run ahead of the batch that a checkpoint is taken at.
+            if keep_wants(h, flow) and flow.next < flow.last:
+                if take(h, flow, chance_between(&h.keep_chance, 1, 4), &one):
+                    taken.push_back(one)
+            if flow.next <= flow.last and take(h, flow, SLICE_ENTRIES, &one):
                 taken.push_back(one)
-            more = more or h.flows[i].next <= h.flows[i].last
+            more = more or flow.next <= flow.last
     for batch in h.sessions.batches(&taken):
         flow = flow_of(h, batch.group)
         if not flow.stopped:     # by the batch before it
             apply_batch(h, flow, batch)
     if more:
-        apply_soon(h, 500)
+        h.apply_soon(500)
     h.poke()

@@ -38,8 +38,10 @@ cdef struct Floor:
 cdef struct LogFlow:             # a group's chosen entries on their way to the machines
     u32 group
     bint stopped                 # its machine failed
+    bint paused                  # its machine is being restored
     u64 next
     u64 last
+    u64 applied                  # the machine's state is that after this instance
 
 cdef struct Asked:               # a fetch that the store will answer
     u32 group
@@ -85,6 +87,11 @@ cdef struct HostCounts:          # over all lives
 cdef enum:
     HELD_ALL = 0xFFFF
 
+cdef enum KeepStage:             # of the thread that takes checkpoints
+    KEEP_IDLE = 0
+    KEEP_WANTED = 1              # waits for a batch of the group to end
+    KEEP_WRITING = 2
+
 cdef class Host:
     cdef readonly u32 node
     cdef readonly u32 index
@@ -103,12 +110,15 @@ cdef class Host:
     cdef u64 idle_turns
     cdef u32 peer_index[1 << 8]          # by node id (ids of a simulated cluster are small)
     cdef public object tracing           # None, or a list that events are appended to
-    cdef public object digests           # called with (host, batch) after each batch applied
     cdef Clock clock
     cdef EngineOptions engine_options
     cdef JournalOptions journal_options
     cdef readonly MemoryDisk disk
     cdef readonly object store           # storage.SettledStore
+    cdef readonly object keeping         # keeping.Keeping
+    cdef u64 keep_every_us               # about that often a checkpoint is taken; 0: never
+    cdef Chance keep_chance
+    cdef set keep_excused                # groups whose checkpoints were damaged on purpose
     cdef object machines                 # group id -> StateMachine, called at each start
     cdef list groups
     # --- a life
@@ -147,6 +157,11 @@ cdef class Host:
     cdef bint unsettled
     cdef bint spare_due
     cdef int pressure
+    # --- checkpoints
+    cdef KeepStage keep_stage
+    cdef size_t keep_flow                # index of the one that is wanted, or written
+    cdef u64 keep_token
+    cdef bint keep_dead                  # it died within a step; cleared by a crash
     # --- to the machines
     cdef vector[LogFlow] flows
     cdef bint apply_due
@@ -160,7 +175,7 @@ cdef class Host:
     cdef void crash(self, bint power)
     cdef void close(self)
     cdef void refuse(self, int code)
-    cdef void begin(self, dict settled)
+    cdef void begin(self, dict settled, dict starts)
     cdef void die_at_start(self, bint power)
     cdef bint disk_failing(self) noexcept   # on purpose, or it is full
     # The counters of this life into the totals, and out of them again.
@@ -172,6 +187,7 @@ cdef class Host:
     cdef void note(self, u64 word) noexcept          # into the digest
     cdef void touch(self, u32 group) noexcept
     cdef void poke(self) noexcept
+    cdef void apply_soon(self, u64 after_us)
     # poll thread
     cdef void turn(self)
     cdef void wake(self, u64 at_us)

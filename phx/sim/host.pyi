@@ -6,7 +6,6 @@ class Host:
     poisoned: bool
     why: str
     tracing: Any
-    digests: Any
     machine: dict[int, Any]
     waiting: dict[int, Any]
     @property
@@ -21,5 +20,7 @@ class Host:
     def refused(self) -> bool: ...
     @property
     def disk(self) -> Any: ...
+    @property
+    def keeping(self) -> Any: ...
     @property
     def store(self) -> Any: ...

@@ -11,7 +11,7 @@ from phx._core.delivery cimport Sessions
 from phx._core.disk cimport DiskApi
 from phx._core.engine cimport (
     engine_add_group, engine_advance, engine_counters, engine_durable, engine_free, engine_new,
-    engine_poison, engine_replay, engine_start, engine_turn,
+    engine_poison, engine_replay, engine_restoring, engine_start, engine_turn,
 )
 from phx._core.journal cimport (
     JOURNAL_FULL, JournalCounters, journal_append, journal_close, journal_counters, journal_new,
@@ -25,7 +25,7 @@ from phx._core.state cimport (
     ChosenRange, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED, Effects, Engine, EngineCounters,
     Event, Outgoing, PRESSURE_FULL,
 )
-from phx.sim.agenda cimport AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
+from phx.sim.agenda cimport AT_APPLY, AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
 from phx.sim.handing cimport flow_chosen, question
@@ -33,6 +33,7 @@ from phx.sim.invariants cimport (
     Watch, watch_died, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_started,
     watch_step,
 )
+from phx.sim.saving cimport keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
 
 cdef u64 JOURNAL_RETRY_US = 1000000
@@ -70,9 +71,14 @@ cdef class Host:
         self.life += 1
         self.counts.starts += 1
         settled = self.store.settled()
+        starts = keep_open(self)
+        if self.keep_dead:
+            return False
         self.engine = engine_new(&self.engine_options)
         for group in self.groups:
             engine_add_group(self.engine, group, settled.get(group, 0))
+        for group in starts:
+            engine_restoring(self.engine, group, True)
         memory_disk_api(self.disk.state, &api)
         self.journal = journal_new(&api, &self.journal_options)
         replaying.watch = self.watch
@@ -89,7 +95,7 @@ cdef class Host:
             return False
         if self.journal.counters.cut_bytes:
             self.counts.torn_tails += 1
-        self.begin(settled)
+        self.begin(settled, starts)
         return True
 
     # Not bootstrapped again: an empty folder under a known id would forget promises.
@@ -98,7 +104,7 @@ cdef class Host:
         self.counts.refused_starts += 1
         self.close()
 
-    cdef void begin(self, dict settled):
+    cdef void begin(self, dict settled, dict starts):
         cdef vector[u64] through
         cdef size_t i
         cdef u64 now = self.agenda.now_us
@@ -118,8 +124,10 @@ cdef class Host:
         for i in range(through.size()):
             self.flows[i].group = self.groups[i]
             self.flows[i].stopped = False
+            self.flows[i].paused = self.flows[i].group in starts
             self.flows[i].next = 1
             self.flows[i].last = through[i]
+            self.flows[i].applied = 0
         memset(self.connections, 0, sizeof(self.connections))
         self.turn_due = self.writing = self.sync_wanted = self.stuck = False
         self.settling = self.unsettled = self.apply_due = self.spare_due = False
@@ -133,6 +141,7 @@ cdef class Host:
         self.plan = None
         self.wake_token += 1
         self.note(self.incarnation)
+        keep_begin(self)
         self.poke()
 
     cdef void crash(self, bint power):
@@ -146,6 +155,7 @@ cdef class Host:
             self.store.power_loss()
         else:
             memory_process_crash(self.disk.state)
+        keep_crash(self, power)
 
     # Its disk stopped while the journal was being opened.
     cdef void die_at_start(self, bint power):
@@ -154,6 +164,7 @@ cdef class Host:
             self.store.power_loss()
         else:
             memory_process_crash(self.disk.state)
+        keep_crash(self, power)
 
     cdef bint disk_failing(self) noexcept:
         return self.failing_start or self.disk.state.bytes_max != 0
@@ -213,6 +224,12 @@ cdef class Host:
             if self.touched[i] == group:
                 return
         self.touched.push_back(group)
+
+    cdef void apply_soon(self, u64 after_us):
+        if not self.apply_due:
+            self.apply_due = True
+            self.agenda.push(self.agenda.now_us + after_us, AT_APPLY, self.index, self.life, 0, 0,
+                             NULL)
 
     # Something was put in: a turn will follow.
     cdef void poke(self) noexcept:

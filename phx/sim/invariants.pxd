@@ -14,10 +14,14 @@ every few hundred steps. The first one that does not hold ends the run.
     U6  one value per (ballot, instance); a ballot belongs to one leadership of one life
     U7  applied in order, once, and what the log says, with what was packed
     U8  nobody who was told "rejected" is chosen; nobody is told twice, or what was not applied
+    U9a what a floor gives up is in a checkpoint, and a machine can be built from it
+    U9c a state that is kept or taken on (sessions, chain, machine) is the log's at its instance
+    U9e a restored machine gets exactly the instances behind its checkpoint
     U11 nobody decides while somebody else holds the lease; nobody else holds it
     bounded   rings, caches and queues keep to their limits
 
-(U9 and U10 come with checkpoints and membership; U12 is checked at the end of a run.)
+(The rest of U9 comes with what it is about, U10 with membership; U12 is checked at the end of a
+run.)
 """
 
 from phx._core.codec cimport RecordHeader
@@ -25,20 +29,11 @@ from phx._core.native cimport *
 from phx._core.state cimport Engine, Replica
 from phx.sim.clock cimport Clock
 from phx.sim.reference cimport Reference
+from phx.sim.watch_records cimport Records, Written
 
 cdef enum:
     WATCH_TEXT_BYTES = 320
     WATCH_KIND_BYTES = 24
-
-cdef struct Written:             # a record as emitted, in order of position
-    u64 lsn
-    u64 end
-    u64 instance
-    u64 ballot
-    u32 crc
-    u32 group
-    u32 value
-    u8 kind
 
 cdef struct Seat:                # one node in one group
     u64 promised                 # written in this life
@@ -46,8 +41,10 @@ cdef struct Seat:                # one node in one group
     u64 durable                  # promised durably, in any life
     u64 exposed                  # highest ballot that a message told of
     u64 through                  # chosen_through seen in this life
-    u64 handed                   # last instance given to the machines in this life
-    size_t applied               # entries given to the machines in this life
+    u64 handed                   # last instance that the machines have: given, or restored
+    u64 restored                 # of that, from a checkpoint at the beginning of this life
+    size_t applied               # entries of the log that the machines have
+    u64 floor                    # lowest instance that was not given up, in any life; 0: none was
     u64 acked_ballot             # the last Accepted that left: verified up to acked_through
     u64 acked_first
     u64 acked_through
@@ -63,8 +60,7 @@ cdef struct NodeWatch:
     u64 durable                  # position
     Engine* engine               # NULL: it is down
     Clock* clock
-    vector[Written] written      # in all lives
-    size_t unsynced              # the first of them that is not known durable
+    Records records              # in all lives
     vector[Seat] seats
     vector[vector[Ballot]] ballots   # by group
 
@@ -111,6 +107,17 @@ cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* bo
                        u64 count) noexcept nogil
 cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, u64 op, u64 epoch,
                         u64 time_us) noexcept nogil
+# The chained checksum after an instance.
+cdef void watch_chain(Watch* w, u32 node, u32 group, u64 instance, u32 chain) noexcept nogil
+# A checkpoint is captured: the state that the machines are in, with a session table; `state` stands
+# for the machine's digest. And: the machines are in it from now on, and nothing was handed to them.
+cdef void watch_checkpoint(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
+                           u64 state) noexcept nogil
+cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
+                         u64 state) noexcept nogil
+# The log below `floor` is given up (0: no more than was), while `cover` is the frontier of what
+# stands for it: the oldest checkpoint, or the one that machines were built from; 0: the log.
+cdef void watch_floor(Watch* w, u32 node, u32 group, u64 floor, u64 cover) noexcept nogil
 # The number of a new value.
 cdef u64 watch_submitting(Watch* w) noexcept nogil
 cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,

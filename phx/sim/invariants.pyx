@@ -5,12 +5,12 @@
 """The invariants; see invariants.pxd for what each says."""
 
 from libc.stdio cimport snprintf
-from libc.string cimport memcpy, memset, strncpy
+from libc.string cimport memcpy, strncpy
 
 from phx._core.ballot cimport ballot_counter, ballot_node
 from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_HEADER_BYTES, FrameHeader, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR,
-    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader, align8, record_stride,
+    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader, align8,
 )
 from phx._core.leases cimport group_lease_until
 from phx._core.native cimport *
@@ -24,8 +24,14 @@ from phx._core.wire cimport (
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
-    OP_OPEN, OP_REJECTED, OP_UNKNOWN, Cell, Log, Op, Reference, Applied, Value, Vote, cell_vote,
-    hash_bytes, reference_cell, reference_decide, reference_free, reference_new, reference_value,
+    Applied, Cell, Log, OP_OPEN, OP_REJECTED, OP_UNKNOWN, Op, Reference, Value, Vote,
+    cell_synced_ballot, cell_synced_in, cell_vote, log_applied, reference_cell, reference_chain,
+    reference_decide, reference_forget, reference_free, reference_named, reference_new,
+    reference_op, reference_state, reference_table, reference_value, vote_synced,
+)
+from phx.sim.watch_records cimport (
+    Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
+    records_rewind,
 )
 
 cdef u64 INSTANCE_MAX = 1 << 22       # no run gets there: a number above is garbage
@@ -143,16 +149,7 @@ cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
 cdef void accepted_durably(Watch* w, u32 node, u32 group, u64 instance, u64 ballot) noexcept nogil:
     cdef Cell* cell = reference_cell(w.ref, group, instance)
     cdef Vote* vote = cell_vote(cell, ballot, 0)
-    cdef u32 bits
-    cdef u32 count = 0
-    if vote.synced & (<u32>1 << (node - 1)):
-        return
-    vote.synced |= <u32>1 << (node - 1)
-    bits = vote.synced
-    while bits:
-        bits &= bits - 1
-        count += 1
-    if count == w.ref.quorum:
+    if vote_synced(w.ref, vote, node):
         decide(w, node, group, instance, cell, vote)
 
 
@@ -250,26 +247,14 @@ cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) 
     cdef RecordHeader header
     cdef Written written
     cdef u64 at = 0
-    memset(&written, 0, sizeof(written))
     # Positions of a life whose last bytes never reached the medium are used again.
-    while not n.written.empty() and n.written.back().lsn >= lsn:
-        if n.written.back().end <= n.durable:
-            fail_at(w, b"U3", node, 0, lsn, 0, b"a durable position is written again")
-        n.written.pop_back()
-    n.unsynced = min(n.unsynced, n.written.size())
+    if records_rewind(&n.records, lsn, n.durable):
+        fail_at(w, b"U3", node, 0, lsn, 0, b"a durable position is written again")
     while at < count:
-        memcpy(&header, data + at, sizeof(header))
-        written.lsn = lsn + at
-        written.end = written.lsn + record_stride(header.body_bytes)
-        written.crc = header.crc
-        written.kind = header.kind
-        written.group = header.group
-        written.instance = header.index
-        written.ballot = header.ballot
-        written.value = 0
+        written = record_read(data + at, lsn + at, &header)
         emitted(w, n, &header, data + at + RECORD_HEADER_BYTES, &written)
-        n.written.push_back(written)
-        at += record_stride(header.body_bytes)
+        n.records.written.push_back(written)
+        at = written.end - lsn
 
 
 cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept nogil:
@@ -289,35 +274,24 @@ cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept no
 
 cdef void watch_durable(Watch* w, u32 node, u64 lsn) noexcept nogil:
     cdef NodeWatch* n = of(w, node)
+    cdef const Written* one
     n.durable = max(n.durable, lsn)
-    while n.unsynced < n.written.size() and n.written[n.unsynced].end <= lsn:
-        record_durable(w, n, &n.written[n.unsynced])
-        n.unsynced += 1
-
-
-cdef Written* written_at(NodeWatch* n, u64 lsn) noexcept nogil:
-    cdef size_t low = 0, high = n.written.size(), middle
-    while low < high:
-        middle = (low + high) // 2
-        if n.written[middle].lsn < lsn:
-            low = middle + 1
-        else:
-            high = middle
-    if low < n.written.size() and n.written[low].lsn == lsn:
-        return &n.written[low]
-    return NULL
+    while True:
+        one = records_next_durable(&n.records, lsn)
+        if one == NULL:
+            return
+        record_durable(w, n, one)
 
 
 cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u8* body,
                          u64 lsn) noexcept nogil:
     cdef NodeWatch* n = of(w, node)
-    cdef Written* one = written_at(n, lsn)
+    cdef const Written* one = record_at(&n.records, lsn)
     cdef const char* why = NULL
     cdef u32 value = 0
     if one != NULL and one.value:
         value = reference_value(w.ref, one.group, body, header.body_bytes, &why)
-    if one == NULL or one.kind != header.kind or one.group != header.group \
-            or one.instance != header.index or one.ballot != header.ballot or one.value != value:
+    if one == NULL or not record_is(one, header, value):
         fail_at(w, b"U3", node, header.group, header.index, header.ballot,
                 b"replay hands on a record that was never written there")
         return
@@ -333,18 +307,13 @@ cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u
 cdef void check_kept(Watch* w, NodeWatch* n, u32 group, u64 settled) noexcept nogil:
     cdef Log* log = &w.ref.logs[group]
     cdef Replica* r = find_group(n.engine, group)
-    cdef u32 bit = <u32>1 << (n.node - 1)
     cdef Slot* slot
     cdef u64 instance, ballot
-    cdef size_t i
     if settled > log.end:
         fail_at(w, b"U3", n.node, group, settled, 0, b"the store holds what is not decided")
         return
     for instance in range(r.chosen_through + 1, log.cells.size()):
-        ballot = 0
-        for i in range(log.cells[instance].votes.size()):
-            if log.cells[instance].votes[i].synced & bit:
-                ballot = max(ballot, log.cells[instance].votes[i].ballot)
+        ballot = cell_synced_ballot(&log.cells[instance], n.node)
         if ballot == 0:
             continue
         slot = window_find(&r.window, instance)
@@ -372,23 +341,16 @@ cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
         check_kept(w, n, group, settled[group])
         seat.promised = seat.seen = r.promised
         seat.through = r.chosen_through
-        seat.handed = 0
+        seat.handed = seat.restored = 0
         seat.applied = 0
         seat.acked_ballot = 0
 
 
 cdef void watch_died(Watch* w, u32 node) noexcept nogil:
     cdef NodeWatch* n = of(w, node)
-    cdef Log* log
-    cdef u32 group, bit = <u32>1 << (node - 1)
-    cdef size_t i, v
     n.engine = NULL
-    n.unsynced = n.written.size()
-    for group in range(w.groups):
-        log = &w.ref.logs[group]
-        for i in range(log.cells.size()):
-            for v in range(log.cells[i].votes.size()):
-                log.cells[i].votes[v].held &= ~bit
+    records_died(&n.records)
+    reference_forget(w.ref, node)
 
 
 # --- frames (U5, U6, and every claim that something is chosen)
@@ -445,8 +407,6 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
     cdef Cell* cell
     cdef u64 instance, known = 0
     cdef u32 bit = <u32>1 << (n.node - 1)
-    cdef size_t i
-    cdef bint good
     memcpy(&body, fixed, sizeof(body))
     exposes(w, n, m, m.ballot)
     claims_through(w, n, m, body.chosen_through)
@@ -458,11 +418,8 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
     instance = max(body.first, known + 1)
     while instance <= body.through:
         cell = reference_cell(w.ref, m.group, instance)
-        good = cell.decided != 0 and (instance <= seat.through or cell.known & bit != 0)
-        for i in range(cell.votes.size()):
-            if cell.votes[i].ballot == m.ballot and cell.votes[i].synced & bit:
-                good = True
-        if not good:
+        if not (cell.decided and (instance <= seat.through or cell.known & bit)) \
+                and not cell_synced_in(cell, m.ballot, n.node):
             fail_at(w, b"U5", n.node, m.group, instance, m.ballot,
                     b"acknowledges an instance that it does not hold durably in this ballot")
             return
@@ -595,7 +552,7 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
     seat.through = r.chosen_through
     if r.settled_through > r.chosen_through:
         fail_at(w, b"U3", node, group, r.settled_through, 0, b"settled before it was chosen")
-    if r.applied_through > r.chosen_through:
+    if r.applied_through > max(r.chosen_through, seat.restored):
         fail_at(w, b"U7", node, group, r.applied_through, 0, b"applied before it was chosen")
     if r.role == ROLE_LEADING:
         if r.lead == NULL or ballot_node(r.lead.ballot) != node or r.lead.ballot > r.promised:
@@ -622,13 +579,62 @@ cdef void watch_full(Watch* w) noexcept nogil:
     watch_leases(w)
 
 
+# --- checkpoints (U9)
+
+cdef void check_state(Watch* w, const char* kind, u32 node, u32 group, u64 through, const u8* data,
+                      u64 count, u64 state) noexcept nogil:
+    cdef const char* why = b"a state of what is not decided"
+    cdef u32 chain = 0
+    if 0 < through <= w.ref.logs[group].end:
+        why = reference_table(w.ref, group, through, data, count, &chain)
+        if why == NULL and not reference_chain(w.ref, group, through, chain):
+            why = b"another chained checksum than was seen there first"
+    if why != NULL:
+        fail_at(w, b"U9c", node, group, through, 0, why)
+    elif not reference_state(w.ref, group, through, state):
+        fail_at(w, kind, node, group, through, 0,
+                b"another state of the machine than was seen there first")
+
+
+cdef void watch_checkpoint(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
+                           u64 state) noexcept nogil:
+    if of(w, node).seats[group].applied != log_applied(&w.ref.logs[group], through):
+        fail_at(w, b"U9c", node, group, through, 0, b"captured at another instance than it says")
+    check_state(w, b"U7", node, group, through, table, count, state)
+
+
+cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
+                         u64 state) noexcept nogil:
+    cdef Seat* seat = &of(w, node).seats[group]
+    if seat.handed:
+        fail_at(w, b"U9e", node, group, seat.handed, 0, b"restored when it had been handed values")
+    check_state(w, b"U9c", node, group, through, table, count, state)
+    seat.handed = seat.restored = through
+    seat.applied = log_applied(&w.ref.logs[group], through)
+
+
+cdef void watch_floor(Watch* w, u32 node, u32 group, u64 floor, u64 cover) noexcept nogil:
+    cdef Seat* seat = &of(w, node).seats[group]
+    seat.floor = max(seat.floor, floor)
+    if seat.floor > cover + 1:
+        fail_at(w, b"U9a", node, group, seat.floor, 0,
+                b"the log below is given up, and no checkpoint stands for all of it")
+
+
+cdef void watch_chain(Watch* w, u32 node, u32 group, u64 instance, u32 chain) noexcept nogil:
+    if not reference_chain(w.ref, group, instance, chain):
+        fail_at(w, b"U7", node, group, instance, 0,
+                b"another chained checksum than another replica had")
+
+
 # --- machines and callers (U7, U8)
 
 cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
                        u64 count) noexcept nogil:
     cdef Seat* seat = &of(w, node).seats[group]
     if instance != seat.handed + 1:
-        fail_at(w, b"U7", node, group, instance, 0, b"handed to the machine out of order")
+        fail_at(w, b"U9e" if seat.restored and seat.handed == seat.restored else b"U7", node, group,
+                instance, 0, b"handed to the machine out of order")
     seat.handed = instance
     is_decided(w, b"U1", node, group, instance, body, count)
 
@@ -655,23 +661,12 @@ cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, 
 
 
 cdef u64 watch_submitting(Watch* w) noexcept nogil:
-    cdef Op op
-    memset(&op, 0, sizeof(op))
-    w.ref.ops.push_back(op)
-    return w.ref.ops.size() - 1
+    return reference_op(w.ref)
 
 
 cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,
                           u64 count) noexcept nogil:
-    cdef u64 number
-    cdef Op* op
-    memcpy(&number, value, 8)
-    op = &w.ref.ops[number]
-    op.node = node
-    op.group = group
-    op.incarnation = of(w, node).incarnation
-    op.sequence = sequence
-    op.hash = hash_bytes(value, count)
+    reference_named(w.ref, node, of(w, node).incarnation, group, sequence, value, count)
 
 
 cdef void watch_acked(Watch* w, u32 node, u32 group, u64 op) noexcept nogil:

@@ -17,12 +17,14 @@ Numbers are little-endian. `digest` is of the whole history and of the state, so
 which applied another order differ even when they ended in the same state.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from functools import partial
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
 from phx._core.codec cimport phx_crc32c
 from phx._core.entries cimport Entry
-from phx._core.native cimport u32, u8
+from phx._core.native cimport i64, u32, u8
 
 from phx.errors import Damaged
 from phx.machine import CopyView, StateMachine
@@ -141,23 +143,31 @@ class SimMachine(StateMachine):
         return CopyView(frozen)
 
     def snapshot(self, writer) -> None:
-        writer.write(self.chain.to_bytes(4, "little"))
+        cdef bytes value
+        parts = [self.chain.to_bytes(4, "little")]
         for key in sorted(self.items):
             value = self.items[key]
-            writer.write(key.to_bytes(4, "little") + len(value).to_bytes(4, "little") + value)
+            parts.append(b"%b%b%b" % (key.to_bytes(4, "little"), len(value).to_bytes(4, "little"),
+                                      value))
+        writer.write(b"".join(parts))
 
     def restore(self, reader) -> None:
         """Raises Damaged for what no snapshot can be."""
-        chain = reader.read(4)
+        cdef bytes data = b"".join(iter(partial(reader.read, 1048576), b""))
+        cdef const u8* at = <const u8*>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t left = len(data) - 4
+        cdef i64 last = -1
+        cdef u32 head[2]                 # key, bytes of the value
         items = {}
-        last = -1
-        while head := reader.read(8):
-            key, size = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
-            value = reader.read(size) if size else b""
-            if len(head) != 8 or key <= last or len(value) != size:
-                raise Damaged("a snapshot of registers ends early, or is out of order")
-            items[key] = value
-            last = key
-        if len(chain) != 4:
+        at += 4
+        while left >= 8:
+            memcpy(head, at, 8)
+            if head[0] <= last or left - 8 < head[1]:
+                break
+            items[head[0]] = PyBytes_FromStringAndSize(<const char*>at + 8, head[1])
+            last = head[0]
+            at += 8 + head[1]
+            left -= 8 + head[1]
+        if left:
             raise Damaged("a snapshot of registers ends early, or is out of order")
-        self.items, self.chain = items, int.from_bytes(chain, "little")
+        self.items, self.chain = items, int.from_bytes(data[:4], "little")

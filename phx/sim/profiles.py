@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from phx.sim.acts import ACTS, BEYOND_THE_BOUND, Shape
+from phx.sim.act_kind import Shape
+from phx.sim.acts import ACTS, BEYOND_THE_BOUND
 from phx.sim.plan import SECOND, Act, Plan
 
 __all__ = ["PROFILES", "Profile", "plan_of"]
@@ -29,6 +30,7 @@ LIMITS: list[tuple[Settings, float]] = [
     ({**USUAL, "journal_bytes_max": 6 << 16}, 0.5),
     ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 1),
     ({**USUAL, "atom": 4096, "balance": 0}, 1),
+    ({**USUAL, "checkpoints_kept": 1}, 1),
 ]
 
 FLASH: Settings = {
@@ -78,7 +80,8 @@ MIX: dict[str, float] = {
     "fail-write": 1.2, "fail-sync": 1.2, "fail-make": 0.6, "full-disk": 1.2, "fail-store": 1,
     "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
     "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "late-votes": 1.5, "settle": 2,
-    "resign": 3,
+    "resign": 3, "checkpoint": 1.5, "crash-keep": 1, "power-keep": 1.5, "full-keep": 0.8,
+    "flip-checkpoint": 1,
 }  # fmt: skip
 
 
@@ -117,6 +120,20 @@ PROFILES: dict[str, Profile] = {
     "full-disk": alone("the disk is full for a while", "full-disk"),
     "damage": alone(
         "bits flip on disks of a minority", "flip-journal", "flip-store", "crash", damaging=100
+    ),
+    "checkpoints": Profile(
+        "checkpoints all the time; nodes die while they take them and start from them",
+        {
+            "checkpoint": 4, "crash-keep": 3, "power-keep": 4, "full-keep": 2, "flip-checkpoint": 3,
+            "crash": 2, "power": 2, "blackout": 0.5, "crash-starting": 1, "power-starting": 1,
+            "late-votes": 1, "last-words": 1, "apart": 1, "settle": 1, "burst": 1, "raise": 0.5,
+        },
+        acts=(16, 30),
+        limits=[
+            ({**USUAL, "checkpoint_us": SECOND}, 2),
+            ({**USUAL, "checkpoint_us": 300_000, "checkpoints_kept": 1}, 2),
+            ({**USUAL, "checkpoint_us": 2 * SECOND, "journal_bytes_max": 8 << 16}, 1),
+        ],
     ),
     "slow-disks": alone("disks take long", "slow-disk"),
     "drift": alone("clocks drift within the bound of leases", "drift", "wall"),

@@ -6,6 +6,7 @@ not any node knows. The invariants (invariants.pxd) compare the nodes with it.
 """
 
 from phx._core.native cimport *
+from phx._core.sessions cimport SessionTable
 
 cdef extern from "<unordered_map>" namespace "std" nogil:
     cdef cppclass unordered_map[K, V]:
@@ -55,6 +56,8 @@ cdef struct Cell:                # one instance
     u64 decided_ballot           # the first in which a quorum had it
     u32 decided                  # its value; 0: not decided
     u32 known                    # nodes that hold it durably as learned, as bits
+    u32 chain                    # the chained checksum after it, as first seen
+    bint chained                 # it was seen
 
 cdef struct Row:                 # exactly once: one node's session
     vector[u8] done              # by sequence
@@ -81,6 +84,8 @@ cdef struct Reference:
     vector[Item] items
     vector[Value] values         # [0] stands for none
     unordered_map[u64, u32] by_hash
+    unordered_map[u64, u64] states   # by group and instance: a machine's digest, as first seen
+    unordered_map[u64, u64] tables   # the same: hash of a session table that was found right
     u64 duplicates               # left out by the log
     u64 values_decided
     u64 noops_decided
@@ -95,6 +100,26 @@ cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
 cdef Cell* reference_cell(Reference* ref, u32 group, u64 instance) noexcept nogil
 # The vote of this ballot, made if it is new, then with `value`.
 cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil
+# The node has the acceptance durably: did that make a quorum just now?
+cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil
+# The highest ballot in which the node has an acceptance durably; 0: in none. And: in this one?
+cdef u64 cell_synced_ballot(const Cell* cell, u32 node) noexcept nogil
+cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil
+# A life of the node is over: it holds nothing in memory.
+cdef void reference_forget(Reference* ref, u32 node) noexcept nogil
+# The number of a new value; and who proposed it, under which name.
+cdef u64 reference_op(Reference* ref) noexcept nogil
+cdef void reference_named(Reference* ref, u32 node, u32 incarnation, u32 group, u64 sequence,
+                          const u8* value, u64 count) noexcept nogil
 # The instance is decided; the log grows if it was the next one. NULL, or what is broken by that.
 cdef const char* reference_decide(Reference* ref, u32 group, u64 instance, u64 ballot,
                                   u32 value) noexcept nogil
+# How many entries the log applies up to an instance.
+cdef size_t log_applied(const Log* log, u64 through) noexcept nogil
+# Are these the bytes of the group's session table after instance `through`, which is decided? NULL,
+# or what differs; *chain is the checksum that they hold.
+cdef const char* reference_table(Reference* ref, u32 group, u64 through, const u8* data, u64 count,
+                                 u32* chain) noexcept nogil
+# Is the chained checksum at an instance the one that was seen there first? And a machine's digest?
+cdef bint reference_chain(Reference* ref, u32 group, u64 instance, u32 chain) noexcept nogil
+cdef bint reference_state(Reference* ref, u32 group, u64 instance, u64 state) noexcept nogil

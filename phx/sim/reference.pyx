@@ -11,6 +11,8 @@ from phx._core.batch cimport (
     body_check, run_begin, run_next,
 )
 from phx._core.native cimport *
+from phx._core.session_codec cimport TABLE_OK, table_decode
+from phx._core.sessions cimport SessionRow, SessionTable, session_done, sessions_free
 from phx.sim.chance cimport chance_mix
 
 cdef enum:
@@ -122,6 +124,26 @@ cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
     return <u32>(ref.values.size() - 1)
 
 
+cdef u64 reference_op(Reference* ref) noexcept nogil:
+    cdef Op op
+    memset(&op, 0, sizeof(op))
+    ref.ops.push_back(op)
+    return ref.ops.size() - 1
+
+
+cdef void reference_named(Reference* ref, u32 node, u32 incarnation, u32 group, u64 sequence,
+                          const u8* value, u64 count) noexcept nogil:
+    cdef u64 number
+    cdef Op* op
+    memcpy(&number, value, 8)
+    op = &ref.ops[number]
+    op.node = node
+    op.group = group
+    op.incarnation = incarnation
+    op.sequence = sequence
+    op.hash = hash_bytes(value, count)
+
+
 # --- votes
 
 cdef Cell* reference_cell(Reference* ref, u32 group, u64 instance) noexcept nogil:
@@ -143,6 +165,45 @@ cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil:
     vote.held = vote.synced = 0
     cell.votes.push_back(vote)
     return &cell.votes.back()
+
+
+cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil:
+    cdef u32 bits, count = 0
+    if vote.synced & (<u32>1 << (node - 1)):
+        return False
+    vote.synced |= <u32>1 << (node - 1)
+    bits = vote.synced
+    while bits:
+        bits &= bits - 1
+        count += 1
+    return count == ref.quorum
+
+
+cdef u64 cell_synced_ballot(const Cell* cell, u32 node) noexcept nogil:
+    cdef u64 ballot = 0
+    cdef size_t i
+    for i in range(cell.votes.size()):
+        if cell.votes[i].synced & (<u32>1 << (node - 1)):
+            ballot = max(ballot, cell.votes[i].ballot)
+    return ballot
+
+
+cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil:
+    cdef size_t i
+    for i in range(cell.votes.size()):
+        if cell.votes[i].ballot == ballot and cell.votes[i].synced & (<u32>1 << (node - 1)):
+            return True
+    return False
+
+
+cdef void reference_forget(Reference* ref, u32 node) noexcept nogil:
+    cdef Log* log
+    cdef size_t group, i, v
+    for group in range(ref.logs.size()):
+        log = &ref.logs[group]
+        for i in range(log.cells.size()):
+            for v in range(log.cells[i].votes.size()):
+                log.cells[i].votes[v].held &= ~(<u32>1 << (node - 1))
 
 
 # --- the log
@@ -220,3 +281,101 @@ cdef const char* reference_decide(Reference* ref, u32 group, u64 instance, u64 b
         if why != NULL:
             return why
     return NULL
+
+
+# --- states at an instance
+
+cdef inline u64 place_of(u32 group, u64 instance) noexcept nogil:
+    return <u64>group << 40 | instance
+
+
+cdef size_t log_applied(const Log* log, u64 through) noexcept nogil:
+    cdef size_t low = 0, high = log.applied.size(), middle
+    while low < high:
+        middle = (low + high) // 2
+        if log.applied[middle].instance <= through:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# Does the table say of each of a node's sequences what the log says?
+cdef const char* same_row(Row* want, const SessionRow* row) noexcept nogil:
+    cdef u64 base = max(want.base, <u64>1), at
+    cdef bint done
+    if row.incarnation != want.incarnation:
+        return b"a session of another life"
+    while base < want.done.size() and want.done[base]:
+        base += 1
+    if row.base != base:
+        return b"a session that begins elsewhere"
+    for at in range(base + 1, max(<u64>want.done.size(), base + row.capacity)):
+        done = at < base + row.capacity and session_done(row, at)
+        if done != (at < want.done.size() and want.done[at] != 0):
+            return b"another value done, or not done, than the log says"
+    return NULL
+
+
+cdef const char* same_rows(Reference* ref, u32 group, u64 through,
+                           const SessionTable* table) noexcept nogil:
+    cdef const Log* log = &ref.logs[group]
+    cdef const Value* value
+    cdef const Item* item
+    cdef const char* why = NULL
+    cdef vector[Row] rows
+    cdef u64 instance, epoch = 0
+    cdef size_t i, met = 0
+    rows.resize(ref.nodes)
+    for instance in range(1, through + 1):
+        value = &ref.values[log.cells[instance].decided]
+        epoch = max(epoch, value.epoch)
+        for i in range(value.count):
+            item = &ref.items[value.items + i]
+            admit(&rows[item.node - 1], item)
+    if table.epoch != epoch:
+        return b"another epoch than that of the log"
+    for i in range(ref.nodes):
+        if rows[i].incarnation == 0:
+            continue
+        if met == table.rows.size() or table.rows[met].node != i + 1:
+            return b"a session is missing"
+        why = same_row(&rows[i], &table.rows[met])
+        if why != NULL:
+            return why
+        met += 1
+    if met != table.rows.size():
+        return b"a session that the log does not have"
+    return NULL
+
+
+cdef const char* reference_table(Reference* ref, u32 group, u64 through, const u8* data, u64 count,
+                                 u32* chain) noexcept nogil:
+    cdef u64 hash = hash_bytes(data, count), at = place_of(group, through)
+    cdef SessionTable* table = phx_new[SessionTable]()
+    cdef const char* why = b"a session table of another instance or group, or none"
+    if table_decode(data, count, table) == TABLE_OK and table.group == group \
+            and table.next == through + 1:
+        chain[0] = table.digest
+        why = NULL
+        if not ref.tables.count(at) or ref.tables[at] != hash:
+            why = same_rows(ref, group, through, table)
+            ref.tables[at] = hash
+    sessions_free(table)
+    phx_delete(table)
+    return why
+
+
+cdef bint reference_chain(Reference* ref, u32 group, u64 instance, u32 chain) noexcept nogil:
+    cdef Cell* cell = reference_cell(ref, group, instance)
+    if not cell.chained:
+        cell.chained = True
+        cell.chain = chain
+    return cell.chain == chain
+
+
+cdef bint reference_state(Reference* ref, u32 group, u64 instance, u64 state) noexcept nogil:
+    cdef u64 at = place_of(group, instance)
+    if not ref.states.count(at):
+        ref.states[at] = state
+    return ref.states[at] == state

@@ -20,6 +20,8 @@ LIMITS: dict[str, int] = {
     "free_segments_max": 3,
     "atom": 512,
     "disk_bytes_max": 0,
+    "checkpoint_us": 10_000_000,
+    "checkpoints_kept": 2,
 }
 
 PACE: dict[str, int] = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
-from phx.sim.acts import ACTS, RIGHT_PPM, Bursting
+from phx.sim.act_kind import Bursting
+from phx.sim.acts import ACTS, RIGHT_PPM
 from phx.sim.plan import Act, Plan
 from phx.sim.world import World
 

@@ -5,10 +5,13 @@ A transaction is atomic and synced, as LMDB's is: it is there after any crash, o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from phx._core.chunk import ChunkDamage, Gather
 from phx._core.chunk_index import ChunkIndex
 from phx._core.plan import SettlePlan
-from phx._core.settler import Merger, SettleError, Settler
+from phx._core.settler import SettleError, Settler
+from phx.store_trim import Floor, joined, next_step, stage_floors
 
 PASS_BYTES = 1 << 20
 MERGE_CHUNKS_MAX = 8
@@ -19,7 +22,7 @@ class StoreDamaged(Exception):
 
 
 class StoreFailed(Exception):
-    """The plan could not be settled now; nothing of it was."""
+    """The transaction could not be made now; nothing of it was."""
 
 
 class SettledStore:
@@ -49,9 +52,7 @@ class SettledStore:
 
     def settle(self, plan: SettlePlan) -> int:
         """Copy the entries of a plan out of the journal, in one transaction; how many."""
-        if self.failing:
-            self.failing -= 1
-            raise StoreFailed
+        self._begin()
         made = []
         try:
             settler = Settler(self.index, plan, PASS_BYTES)
@@ -70,24 +71,64 @@ class SettledStore:
             self.merge()
         return settler.entries
 
+    def _begin(self) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise StoreFailed
+
     def merge(self) -> None:
         """Join small chunks into a larger one."""
-        ids = self.index.mergeable(MERGE_CHUNKS_MAX)
-        if not ids:
-            return
-        merger = Merger(self.index)
+        if ids := self.index.mergeable(MERGE_CHUNKS_MAX):
+            self._join(ids)
+
+    def _join(self, ids: list[int]) -> bool:
+        """False: an entry on the way is damaged, and nothing was changed."""
         try:
-            for chunk in ids:
-                merger.add(chunk, self.chunks[chunk][0])
-            number, value, tail = merger.merged()
+            merger, (number, value, tail) = joined(
+                self.index, ids, lambda chunk: self.chunks[chunk][0]
+            )
         except ChunkDamage:
-            return
+            return False
         kept, packed = bytes(value), bytes(tail)
         merger.stage()
         self.index.commit()
         for chunk in ids:
             del self.chunks[chunk]
         self.chunks[number] = kept, packed
+        return True
+
+    def floors(self) -> dict[int, Floor]:
+        """As `phx.store.Store.floors`."""
+        return {group: Floor(*bounds) for group, bounds in self.index.floors().items()}
+
+    def raise_floors(self, floors: Mapping[int, Floor]) -> int:
+        """As `phx.store.Store.raise_floors`, in one transaction; how many groups it changed.
+
+        Raises StoreFailed; ValueError as that does. Nothing was changed.
+        """
+        self._begin()
+        try:
+            groups = stage_floors(self.index, floors)
+        except ValueError:
+            self.index.rollback()
+            raise
+        self.groups = self.index.groups_packed()
+        self.index.commit()
+        return groups
+
+    def trim(self) -> bool:
+        """As `phx.store.Store.trim`, one transaction. Raises StoreFailed."""
+        step = next_step(self.index)
+        if step is None:
+            return False
+        self._begin()
+        if step.thin:
+            return self._join(step.thin)
+        for chunk in step.dead:
+            del self.chunks[chunk]
+        self.index.stage_drops(step.dead)
+        self.index.commit()
+        return True
 
     def read(self, group: int, first: int, bytes_max: int, last: int) -> bytes:
         """As `phx.store.Store.read`. Raises StoreDamaged."""

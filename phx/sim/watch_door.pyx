@@ -159,6 +159,20 @@ cdef class WatchDoor:
         watch_applied(self.watch, node, group, instance, index,
                       int.from_bytes(value[:8], "little"), epoch, time_us)
 
+    def chain(self, u32 node, u32 group, u64 instance, u32 chain):
+        watch_chain(self.watch, node, group, instance, chain)
+
+    def checkpoint(self, u32 node, u32 group, u64 through, bytes table, u64 state):
+        watch_checkpoint(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),
+                         PyBytes_GET_SIZE(table), state)
+
+    def restored(self, u32 node, u32 group, u64 through, bytes table, u64 state):
+        watch_restored(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),
+                       PyBytes_GET_SIZE(table), state)
+
+    def floor(self, u32 node, u32 group, u64 floor, u64 cover):
+        watch_floor(self.watch, node, group, floor, cover)
+
     # --- an engine that is not as it should be
 
     def spoil(self, u32 node, u32 group, **fields):

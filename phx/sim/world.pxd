@@ -40,7 +40,8 @@ cdef struct WorldCounts:
     u64 crashes
     u64 power_losses
     u64 torn_operations          # crashes inside a write or a sync
-    u64 deaths_at_start          # of them: while the journal was being opened
+    u64 torn_checkpoints         # crashes inside a step of a checkpoint
+    u64 deaths_at_start          # of both: while the node was being opened
 
 cdef class World:
     cdef Agenda agenda
@@ -56,7 +57,6 @@ cdef class World:
     cdef dict calls
     cdef u64 call_number
     cdef u64 checked_steps
-    cdef dict digests_seen       # (group, instance) -> digest
     cdef object events           # the last ones, if tracing
     cdef set damaged_nodes       # whose disk was damaged on purpose
     cdef dict power_next         # host index -> how it dies when its disk stops
@@ -64,6 +64,7 @@ cdef class World:
     cdef void dispatch(self, Happening* what)
     cdef void host_event(self, Host host, Happening* what)
     cdef void serve(self, Host host)
+    cdef void count_torn(self, Host host)
     cdef bint bring_up(self, Host host) except -1
     cdef void bring_down(self, Host host, bint power)
     cdef void fail_calls(self, Host host)

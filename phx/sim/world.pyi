@@ -87,6 +87,14 @@ class World:
         """Flip a bit at a position that a mark calls durable; False: there is none. The node then
         counts as damaged: it may refuse to start and stay away."""
     def flip_store(self, node: int, which: int, bit: int) -> bool: ...
+    def checkpoint(self, node: int, group: int) -> None:
+        """Take one of the group soon, if something was applied; nothing if it takes one already."""
+    def crash_at_keep(self, node: int, effect: int, power: bool) -> None:
+        """It dies in the middle of its n-th effect on the disk of checkpoints from now on."""
+    def fill_keep(self, node: int, bytes_free: int) -> None:
+        """As `fill_disk`, of the disk of checkpoints."""
+    def flip_checkpoint(self, node: int, which: int, bit: int) -> bool:
+        """Flip a bit of one of its checkpoints; False: there is none."""
     def settle(self, node: int) -> None: ...
     def resign(self, node: int) -> None: ...
     def heal(self, node: int) -> None:

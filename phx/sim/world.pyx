@@ -26,8 +26,10 @@ from phx.sim.invariants cimport (
     watch_submitted, watch_submitting, watch_verdict,
 )
 from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence, transmit
+from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 
+from phx.sim.keeping import Keeping
 from phx.sim.settings import LIMITS, LINK, PACE
 from phx.sim.storage import SettledStore
 from phx.sim.violation import Violation
@@ -99,6 +101,11 @@ cdef void equip(Host host, World world, u64 seed, u32 nodes, dict limits, machin
     host.disk = MemoryDisk(atom=limits["atom"], bytes_max=limits["disk_bytes_max"],
                            seed=seed + host.node)
     host.store = SettledStore(store_id)
+    host.keeping = Keeping(host.node, tuple(range(1, nodes + 1)), CLUSTER,
+                           limits["checkpoints_kept"])
+    host.keep_every_us = limits["checkpoint_us"]
+    host.keep_chance = chance_of(seed, 2000 + host.node)
+    host.keep_excused = set()
     host.clock.rate_ppm = 1000000
     host.clock.shown_us = chance_between(&host.chance, 1, 10000000)
     world.watch.node[host.index].clock = &host.clock
@@ -128,7 +135,6 @@ cdef class World:
             link.queue_bytes_max = 1 << 21
             link_set(link, LINK)
         self.calls = {}
-        self.digests_seen = {}
         self.damaged_nodes = set()
         self.power_next = {}
         for i in range(nodes):
@@ -136,7 +142,6 @@ cdef class World:
             host.node = i + 1
             host.index = i
             equip(host, self, seed, nodes, all_limits, machines)
-            host.digests = self._digest_of
             self.hosts.append(host)
 
     def __dealloc__(self):
@@ -147,7 +152,6 @@ cdef class World:
         cdef Host host
         for host in self.hosts:
             host.close()
-            host.digests = None
             host.machines = None
             host.waiting = {}
         self.calls = {}
@@ -240,6 +244,10 @@ cdef class World:
             answer(host, what.a)
         elif what.kind == AT_APPLY:
             apply(host)
+        elif what.kind == AT_KEEP:
+            keep_event(host, what.a)
+        elif what.kind == AT_RESTORE:
+            restore(host, <u32>what.a)
 
     # Whatever a step of the host has left to be done.
     cdef void serve(self, Host host):
@@ -247,8 +255,8 @@ cdef class World:
         cdef Held item
         if host.engine == NULL:
             return
-        if host.disk.state.dead:
-            self.counts.torn_operations += 1
+        if host.disk.state.dead or host.keep_dead:
+            self.count_torn(host)
             self.bring_down(host, self.power_next.pop(host.index, True))
             return
         for i in range(host.ready.size()):
@@ -267,6 +275,12 @@ cdef class World:
 
     # --- life and death
 
+    cdef void count_torn(self, Host host):
+        if host.disk.state.dead:
+            self.counts.torn_operations += 1
+        else:
+            self.counts.torn_checkpoints += 1
+
     cdef Host host_of(self, node):
         if not 1 <= node <= self.n:
             raise ValueError(f"no node {node}")
@@ -283,8 +297,8 @@ cdef class World:
                     dial_soon(self, host.index, peer, chance_between(
                         &link_of(self, host.index, peer).chance, 100, 5000))
             return True
-        if host.disk.state.dead:
-            self.counts.torn_operations += 1
+        if host.disk.state.dead or host.keep_dead:
+            self.count_torn(host)
             self.counts.deaths_at_start += 1
             host.die_at_start(self.power_next.pop(host.index, True))
         elif host.node not in self.damaged_nodes and not host.disk_failing():
@@ -327,16 +341,6 @@ cdef class World:
                     return
                 watch_verdict(self.watch, call.op, verdict not in UNKNOWN)
                 call.failed(self.agenda.now_us, verdict)
-
-    # The chained digests of two replicas that stand at one instance are equal (U7).
-    def _digest_of(self, host, batch):
-        if batch.last < batch.first:
-            return
-        key = batch.group << 48 | batch.last
-        known = self.digests_seen.setdefault(key, batch.digest)
-        if known != batch.digest:
-            watch_fail(self.watch, b"U7", f"node {host.node}, group {batch.group}: another digest "
-                       f"than another replica had at instance {batch.last}".encode())
 
     # --- callers
 
@@ -491,6 +495,28 @@ cdef class World:
         self.damaged_nodes.add(host.node)
         return True
 
+    def checkpoint(self, node, u32 group):
+        cdef Host host = self.host_of(node)
+        if host.engine != NULL:
+            keep_ask(host, group)
+
+    def crash_at_keep(self, node, int effect, bint power):
+        cdef Host host = self.host_of(node)
+        self.power_next[host.index] = power
+        host.keeping.crash_at(effect)
+
+    def fill_keep(self, node, bytes_free):
+        self.host_of(node).keeping.fill(bytes_free)
+
+    def flip_checkpoint(self, node, which, bit):
+        cdef Host host = self.host_of(node)
+        group = host.keeping.flip(which, bit)
+        if group is None:
+            return False
+        host.keep_excused.add(group)
+        self.watch.node[host.index].seats[<u32>group].floor = 0
+        return True
+
     def settle(self, node):
         cdef Host host = self.host_of(node)
         if host.engine != NULL and not host.poisoned:
@@ -515,6 +541,7 @@ cdef class World:
         host.paused_until_us = host.blocked_until_us = 0
         host.store.failing = 0
         host.disk.set_bytes_max(0)
+        host.keeping.heal()
         if not host.disk.state.dead:
             host.disk.state.crash_operation = 0
             host.disk.state.fail_after = 0
@@ -566,6 +593,9 @@ cdef class World:
                     total[name] = total.get(name, 0) + value
             if host.engine != NULL:
                 host.uncount()
+            for name, value in host.keeping.counts.items():
+                name = "checkpoints_" + name
+                total[name] = total.get(name, 0) + value
         total.update(self.counts)
         total["duplicates"] = self.watch.ref.duplicates
         total["values_decided"] = self.watch.ref.values_decided

@@ -7,17 +7,20 @@
 
 Everything below the machine is phx itself: engine, journal, replay, sessions. Only time, network
 and disk are simulated; nodes crash, lose power, are cut off and come back, so the machine is made
-anew and fed its log again in batches of other sizes. See docs/howto/test-your-machine.md.
+anew and fed its log again in batches of other sizes. One that offers views (`freeze`, `snapshot`,
+`restore`) has checkpoints, and goes on from them. See docs/howto/test-your-machine.md.
 """
 
 from __future__ import annotations
 
+import errno
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
-from phx.machine import StateMachine
+from phx.machine import Reader, StateMachine, View, Writer
 from phx.sim import verdicts
 from phx.sim.machine import MachineSpoilt
 from phx.sim.plan import Plan
@@ -42,7 +45,7 @@ class SimulationFailed(AssertionError):
     Attributes:
         seed: of the run; `simulate(…, first=seed, seeds=1)` repeats it.
         invariant: "machine": it raised, or gave another number of results; "U7": replicas differ;
-            anything else is phx's.
+            "U9c": what it restored is not what it wrote; anything else is phx's.
         message: what was seen.
     """
 
@@ -122,17 +125,49 @@ class Watched(StateMachine):
     def apply_batch(self, entries: Sequence[Entry]) -> Sequence[Any]:
         if self.spoilt:
             raise MachineSpoilt("as planned")
-        try:
+        with kept(self.errors):
             results = self.inner.apply_batch(entries)
-        except Exception:
-            self.errors.append(traceback.format_exc())
-            raise
         if len(results) != len(entries):
             self.errors.append(f"apply_batch of {len(entries)} gave {len(results)} results")
         return results
 
     def digest(self) -> bytes:
         return self.inner.digest()
+
+    def freeze(self) -> View | None:
+        with kept(self.errors):
+            view = self.inner.freeze()
+        return None if view is None else WatchedView(view, self.errors)
+
+    def restore(self, reader: Reader) -> None:
+        with kept(self.errors):
+            self.inner.restore(reader)
+
+
+class WatchedView:
+    """A view of a user's machine; its own errors are kept."""
+
+    def __init__(self, inner: View, errors: list[str]) -> None:
+        self.inner = inner
+        self.errors = errors
+
+    def snapshot(self, writer: Writer, /) -> None:
+        with kept(self.errors):
+            self.inner.snapshot(writer)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@contextmanager
+def kept(errors: list[str]) -> Iterator[None]:
+    """Keep what is raised, but for a disk that is full on purpose."""
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+            errors.append(traceback.format_exc())
+        raise
 
 
 class UserClient(Client):

@@ -29,11 +29,6 @@ def config(nodes=1):
 """
 
 
-def listen():
-    """Ctrl-C is heard even if these tests run in a background job of a shell, which ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def start(tmp_path, program, *flags):
     path = tmp_path / "program.py"
     path.write_text(PRELUDE + textwrap.dedent(program))
@@ -45,7 +40,6 @@ def start(tmp_path, program, *flags):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=listen,
     )
 
 

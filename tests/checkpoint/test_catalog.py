@@ -109,6 +109,22 @@ def test_checkpoints_of_another_cluster_are_not_used() -> None:
     assert "cluster" in catalog.findings[0].what
 
 
+def test_one_whose_manifest_is_damaged_is_put_aside_when_it_is_opened() -> None:
+    files = MemoryFiles()
+    older, newer = several(files, [4096, 8192])
+    path = path_of(ROOT, newer)
+    files.flip(f"{path}/manifest", 8 * 20)
+    assert look(files, ROOT).groups == {7: [older]}
+    assert f"{path}/manifest" in files.tree(), "looking changes nothing"
+    catalog = Catalog.open(files, ROOT)
+    assert frontiers(catalog) == [4096]
+    assert [finding.path for finding in catalog.findings] == [f"{path}/manifest"]
+    assert f"quarantine/checkpoint-7-0/{path.rpartition('/')[2]}/manifest" in files.tree()
+    files.power_loss(Random(1), 0.0)
+    assert Catalog.open(files, ROOT).findings == [], "it is found once"
+    assert frontiers(catalog) == [4096]
+
+
 # --- dropping
 
 

@@ -64,6 +64,36 @@ def test_what_is_written_is_read(files: Files) -> None:
     assert files.free_bytes() > 0
 
 
+@pytest.mark.parametrize("size", [0, 4, 11])
+def test_a_file_is_cut_and_gone_on_with(files: Files, size: int) -> None:
+    put(files, "file", b"one two six")
+    output = files.extend("file", size)
+    assert output.size_bytes() == size
+    output.write(b"seven")
+    output.sync()
+    output.close()
+    assert get(files, "file") == b"one two six"[:size] + b"seven"
+    opened = files.read("file")
+    opened.skip(size)
+    assert opened.read(9) == b"seven"
+    opened.close()
+
+
+def test_a_file_is_not_made_longer_and_only_a_file_is_cut(files: Files) -> None:
+    put(files, "file", b"abc")
+    make_folders(files, "folder")
+    for path, size, number in [
+        ("file", 4, errno.EINVAL),
+        ("none", 0, errno.ENOENT),
+    ]:
+        with pytest.raises(OSError) as found:
+            files.extend(path, size)
+        assert found.value.errno == number
+    with pytest.raises(OSError):
+        files.extend("folder", 0)
+    assert get(files, "file") == b"abc"
+
+
 def test_errors_are_those_of_the_system(files: Files) -> None:
     make_folders(files, "a")
     put(files, "f", b"x")
@@ -144,6 +174,8 @@ def test_nothing_follows_a_link(outside: tuple[OsFiles, Path]) -> None:
     for name in ("file", "dangling", "hard", "pipe", "folder", "folder/secret"):
         with pytest.raises(OSError):
             files.read(name)
+        with pytest.raises(OSError):
+            files.extend(name, 0)
     for name in ("file", "dangling", "folder", "folder/new"):
         with pytest.raises(OSError):
             files.create(name)
@@ -181,7 +213,12 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
     make_folders(files, "a/b")
     put(files, "a/b/f", b"x")
     get(files, "a/b/f")
-    for call in (lambda: files.read("a/b"), lambda: files.create("a/b/f"), lambda: files.sync("x")):
+    for call in (
+        lambda: files.read("a/b"),
+        lambda: files.create("a/b/f"),
+        lambda: files.sync("x"),
+        lambda: files.extend("a/b/f", 2),
+    ):
         with pytest.raises(OSError):
             call()
     assert len(os.listdir("/dev/fd")) == before
@@ -201,6 +238,20 @@ def test_power_takes_what_was_not_synced() -> None:
     assert [one.name for one in files.listing("a")] == ["synced", "unsynced"]
     assert get(files, "a/synced") == b"x" * 5000
     assert get(files, "a/unsynced") == b"\0" * len(get(files, "a/unsynced"))
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.0])
+def test_power_may_take_back_a_cut_that_was_not_synced(keep: float) -> None:
+    for synced in (False, True):
+        files = MemoryFiles(sector_bytes=4)
+        put(files, "file", b"before it")
+        files.sync("")
+        output = files.extend("file", 4)
+        output.write(b"x")
+        if synced:
+            output.sync()
+        files.power_loss(Random(1), keep)
+        assert files.content("file") == (b"befox" if synced or keep else b"before it")
 
 
 def test_power_may_keep_anything_that_was_not_synced() -> None:

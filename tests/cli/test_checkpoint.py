@@ -157,6 +157,16 @@ def test_import_needs_no_new_for_a_group_that_the_folder_holds(node: Path, bundl
     assert answer("import", bundle, node)["group"] == 7
 
 
+def test_import_refuses_a_group_that_has_no_log_anywhere(node: Path, tmp_path: Path) -> None:
+    """Its values would be instances that pass for applied: their callers would wait for ever."""
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    made(lone, members=(1,))
+    called("export", lone, 7, tmp_path / "bundle")
+    assert "only member of group 7" in refusal("import", tmp_path / "bundle", node, "--new")
+    assert not (node / ROOT / "7").exists()
+
+
 def test_import_refuses_another_cluster(node: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()

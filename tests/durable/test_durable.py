@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -433,3 +434,29 @@ def test_somebody_elses_database_is_damage(kind, tmp_path):
     with pytest.raises(Damaged):
         machine.open(tmp_path)
     machine.close()
+
+
+def test_between_any_two_statements_the_files_are_those_of_one_commit(tmp_path):
+    """What a kill there would leave: a copy of the files, opened."""
+    live = SqliteSums()
+    live.open(tmp_path / "live")
+    seen = []
+
+    def look(statement):
+        copy = tmp_path / f"copy{len(seen)}"
+        shutil.copytree(tmp_path / "live", copy)
+        found = SqliteSums()
+        applied = found.open(copy)
+        seen.append((statement, applied, found.digest() == expected(applied)))
+        found.close()
+
+    feed(live, 1, 5)
+    live.db.set_trace_callback(look)
+    live.commit(5)
+    feed(live, 6, 8)
+    live.commit(8)
+    live.db.set_trace_callback(None)
+    live.close()
+    assert sum(statement == "COMMIT" for statement, *_ in seen) == 2
+    assert [one for one in seen if not one[2]] == []
+    assert {applied for _, applied, _ in seen} == {0, 5, 8}

@@ -40,6 +40,9 @@ def frames() -> dict[str, bytes]:
         "hello": b"\x00\x20" + greeting,
         "session": b"\x00\x10" + greeting + said,
         "mended": b"\x07\x10" + said,
+        "fetch": b"\x00\x20"
+        + codec.encode_frame(4, 1, 2, 7, hello + b"what is wanted" * 20)
+        + said,
         "refused": b"\x04\x10" + codec.encode_frame(3, 1, 2, 7, struct.pack("<II", 1, 0) + b"no"),
     }
 

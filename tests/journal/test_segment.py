@@ -42,6 +42,7 @@ def test_the_header_is_read_back() -> None:
     assert segment.parse_header(GOLDEN + bytes(HEADER)) == {
         "node": 7,
         "cluster": 9,
+        "store_id": bytes(range(16)),
         "generation": 1,
         "base_lsn": FIRST_LSN,
         "previous_generation": 0,

@@ -105,12 +105,14 @@ def situations(quick: bool) -> set[str]:
 
 
 def run(java: str, jar: Path, case: Case, scratch: Path) -> Result:
+    own = scratch / case.name.replace("/", "-")  # TLC unpacks modules there, under the same names
+    own.mkdir()
     command = [
         java, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx2g",
-        f"-Djava.io.tmpdir={scratch}", "-cp", str(jar), "tlc2.TLC",
+        f"-Djava.io.tmpdir={own}", "-cp", str(jar), "tlc2.TLC",
         "-deadlock",  # means: a state without a successor is no error
         "-nowarning", "-workers", "1", "-fp", "1",
-        "-metadir", str(scratch / case.name.replace("/", "-")),
+        "-metadir", str(own / "states"),
         "-config", str(case.path), "MC.tla",
     ]  # fmt: skip
     before = time.monotonic()

@@ -45,7 +45,7 @@ WORK = ROOT / "build" / "mutants"
 PAGE = ROOT / "docs" / "design" / "mutants.md"
 
 # What a run of the simulator may end with that is a broken claim about the protocol.
-CLAIMS = re.compile(r"U\d+|linearizable|exactly-once|liveness|bounded|halted")
+CLAIMS = re.compile(r"U\d+[a-z]?|linearizable|exactly-once|liveness|bounded|halted")
 # Failures of a named test that are a broken claim: its assertions, and the checkers' own error.
 ASSERTIONS = re.compile(r"(\w+\.)*(AssertionError|Violation)\b|assert |Failed: DID NOT RAISE")
 BLOCKS = (1, 15, 100)  # seeds in the first looks; later ones are larger

@@ -110,6 +110,63 @@ class Stale(SimMachine):
         return results
 
 
+class Reset(SimMachine):
+    """Leaves one register out when it is restored."""
+
+    def restore(self, reader):
+        super().restore(reader)
+        if self.items:
+            self.items.popitem()
+
+
+class Viewless(SimMachine):
+    """Offers no checkpoints."""
+
+    def freeze(self):
+        return None
+
+
+KEEPING = replace(SMALL, limits=(*SMALL.limits, ("checkpoint_us", SECOND)))
+CHECKPOINTS = KEEPING.with_acts((act(8, 9, "crash", node=2, power=0),))
+
+
+def test_a_node_goes_on_from_its_checkpoints():
+    outcome = play(CHECKPOINTS)
+    assert outcome.violation is None
+    assert outcome.counters["checkpoints_taken"] > 2
+    assert outcome.counters["checkpoints_restored"] >= 1
+    without = play(CHECKPOINTS, machines=lambda node, group: Viewless())
+    assert without.violation is None
+    assert without.counters["checkpoints_taken"] == 0
+    assert without.counters["applied"] > outcome.counters["applied"]
+
+
+def test_a_machine_that_restores_another_state_is_found():
+    violation = play(CHECKPOINTS, machines=lambda node, group: Reset()).violation
+    assert violation is not None
+    assert violation.invariant == "U9c"
+
+
+def test_a_flipped_bit_makes_a_node_fall_back_and_breaks_nothing():
+    flips = [
+        act(5 + second, 6 + second, "flip-checkpoint", node=1, which=which, bit=which * 977)
+        for second, which in enumerate(range(8))
+    ]
+    outcome = play(KEEPING.with_acts(tuple(flips)))
+    assert outcome.violation is None
+    found = outcome.counters["checkpoints_fell_back"] + outcome.counters["checkpoints_unreadable"]
+    assert found >= 2
+
+
+def test_a_crash_at_each_effect_of_a_checkpoint_breaks_nothing():
+    for effect in range(1, 25):
+        kind, power = ("power-keep", 1) if effect % 2 else ("crash-keep", 0)
+        at = act(6, 8, kind, node=1, group=1, effect=effect, power=power, starting=0)
+        outcome = play(replace(KEEPING, acts=(at,), duration_us=18 * SECOND))
+        assert outcome.violation is None, effect
+        assert outcome.counters["torn_checkpoints"] == 1, effect
+
+
 def invariant_of(machines):
     violation = play(SMALL, machines=machines).violation
     assert violation is not None

@@ -1,9 +1,11 @@
 """A process that settles until it is told or made to stop; says on stdout how far it came.
 
-    store_victim.py FOLDER [--create] [--steps N]
+    store_victim.py FOLDER [--create] [--steps N] [--hold N]
 
 Prints "settled THROUGH" after each settle, "merged" after each merge, and "failed TEXT" for an
-error of the store, after which it tries that step once more.
+error of the store, after which it tries that step once more. With --hold it raises all floors after
+each settle, to floor_of, prints "floors THROUGH", and trims; a step of that is "removed" or
+"joined".
 """
 
 import argparse
@@ -15,7 +17,7 @@ sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
 from store_lab import CLUSTER, MIB, NODE, Log, body_of  # noqa: E402
 
 from phx.errors import StoreError  # noqa: E402
-from phx.store import Store  # noqa: E402
+from phx.store import Floor, Store  # noqa: E402
 
 GROUPS = range(1, 8)
 SIZES = (30, 600, 100, 6000)
@@ -25,11 +27,29 @@ def size_of(instance: int) -> int:
     return SIZES[instance % len(SIZES)]
 
 
+def floor_of(group: int, through: int, hold: int) -> int:
+    """Of a group with so much settled, if `hold` is for group 1. The last one keeps half."""
+    kept = hold * group if group != GROUPS[-1] else through // 2
+    return max(1, through + 1 - kept)
+
+
+def trim(store: Store, through: int, hold: int) -> None:
+    floors = {group: floor_of(group, through, hold) for group in GROUPS}
+    store.raise_floors({group: Floor(at, at - 1) for group, at in floors.items()})
+    print("floors", through, flush=True)
+    dead = store.stats().dead_chunks
+    while store.trim():
+        left = store.stats().dead_chunks
+        print("removed" if left < dead else "joined", flush=True)
+        dead = left
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--create", action="store_true")
     parser.add_argument("--steps", type=int, default=1 << 30)
+    parser.add_argument("--hold", type=int, default=0)
     options = parser.parse_args()
     store = Store.open(
         options.folder,
@@ -57,6 +77,8 @@ def main() -> None:
             else:
                 through = last
                 print("settled", through, flush=True)
+                if options.hold:
+                    trim(store, through, options.hold)
                 break
         if store.stats().failed is None and store.merge():
             print("merged", flush=True)

@@ -90,6 +90,78 @@ def test_chunks_that_do_not_fit_together_are_refused(chunks, groups, where):
     assert (caught.value.chunk, caught.value.group, caught.value.instance) == where
 
 
+@pytest.mark.parametrize(
+    ("kept_from", "through", "places", "kept"),
+    [
+        (1, 30, {1: 1, 10: 1, 11: 2, 20: 2, 21: 3, 30: 3}, [10, 10, 10]),
+        (10, 30, {9: None, 10: 1, 11: 2}, [1, 10, 10]),
+        (11, 30, {10: None, 11: 2, 20: 2, 21: 3}, [0, 10, 10]),
+        (15, 30, {11: None, 14: None, 15: 2, 20: 2, 21: 3}, [0, 6, 10]),
+        (30, 30, {29: None, 30: 3}, [0, 0, 1]),
+        (31, 30, {30: None, 31: None}, [0, 0, 0]),
+        (41, 40, {30: None, 40: None}, [0, 0, 0]),  # settled without a copy
+    ],
+)
+def test_what_lies_below_the_floor_is_no_gap(kept_from, through, places, kept):
+    chunks = (stretch(1, 1, 10), stretch(1, 11, 20), stretch(1, 21, 30))
+    table = groups_of((1, kept_from, through))
+    index = index_of(*chunks, groups=table)
+    found = {instance: index.find(1, instance) for instance in places}
+    assert {instance: place and place[0] for instance, place in found.items()} == places
+    assert index.bounds(1) == (kept_from, through)
+    assert index.floors() == {1: (kept_from, through)}
+    assert [chunk[4] for chunk in index.chunk_list()] == kept
+    assert index.dead_chunks(9) == [n for n, count in enumerate(kept, 1) if not count]
+    assert index.groups_packed() == table
+    # The same by raising a floor.
+    raised = index_of(*chunks, groups=groups_of((1, 1, 30)))
+    assert raised.stage_floor(1, kept_from, kept_from - 1) == (kept_from > 1)
+    assert raised.groups_packed() == table
+    assert raised.bounds(1) == (1, 30)
+    raised.rollback()
+    assert raised.groups_packed() == groups_of((1, 1, 30))
+    raised.stage_floor(1, kept_from, kept_from - 1)
+    raised.commit()
+    assert raised.rows() == index.rows()
+    assert [chunk[:5] for chunk in raised.chunk_list()] == [c[:5] for c in index.chunk_list()]
+    assert raised.groups_packed() == table
+
+
+@pytest.mark.parametrize(
+    ("chunks", "groups", "where"),
+    [
+        ([stretch(1, 8, 15), stretch(1, 17, 20)], [(1, 10, 20)], (1, 17)),  # a hole above
+        ([stretch(1, 8, 15), stretch(1, 9, 20)], [(1, 10, 20)], (1, 9)),  # twice
+        ([stretch(1, 1, 5), stretch(1, 11, 20)], [(1, 10, 20)], (1, 11)),  # the floor itself
+        ([stretch(1, 1, 5)], [(1, 4, 8)], (1, 6)),  # the end
+        ([stretch(1, 1, 5)], [(1, 4, 3)], (1, 6)),  # more than is settled
+        ([stretch(1, 1, 5), stretch(2, 1, 2)], [(1, 6, 5)], (2, 1)),  # a group nobody knows
+    ],
+)
+def test_at_and_above_the_floor_a_gap_is_damage(chunks, groups, where):
+    with pytest.raises(ChunkDamage) as caught:
+        index_of(*chunks, groups=groups_of(*groups))
+    assert (caught.value.group, caught.value.instance) == where
+
+
+def test_only_dead_chunks_can_be_dropped():
+    index = index_of(stretch(1, 1, 5), stretch(1, 6, 9), groups=groups_of((1, 5, 9)))
+    with pytest.raises(ValueError, match="chunk 1 is not there, or is not dead"):
+        index.stage_drops([1])
+    with pytest.raises(ValueError, match="chunk 3"):
+        index.stage_drops([3])
+    index.rollback()
+    index.stage_floor(1, 6, 5)
+    index.commit()
+    index.stage_drops([1])
+    index.rollback()
+    assert len(index.chunk_list()) == 2
+    index.stage_drops([1])
+    index.commit()
+    assert [chunk[0] for chunk in index.chunk_list()] == [2]
+    assert index.find(1, 9) == (2, 0)
+
+
 def test_every_flipped_byte_of_an_index_is_found():
     good = tail(1, stretch(1, 1, 5) + stretch(2, 1, 5))
     for at in range(len(good)):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from store_lab import Log, body_of, entries_of, opened
-from store_victim import GROUPS, size_of
+from store_victim import GROUPS, floor_of, size_of
 
 from phx.errors import StoreError
+from phx.store import Floor
 from phx.testing.torture.disks import SmallDisk
 
 VICTIM = Path(__file__).with_name("store_victim.py")
@@ -114,6 +115,95 @@ def test_killed_between_any_two_writes(tmp_path, call, when):
     check(folder, told)
 
 
+def check_floors(folder, lines, told, hold):
+    """Floors are those of one moment, no earlier than was said; above them all is there, below
+    nothing is served; and what was still to be trimmed can be."""
+    floors_told = [int(line.split()[1]) for line in lines if line.startswith("floors")]
+    with opened(folder) as store:
+        floors = store.floors()
+        through = min(
+            (floors[group].settled_through for group in GROUPS if group in floors), default=0
+        )
+        assert through >= told
+        if not through:
+            return 0
+        found = {group: floors[group].kept_from for group in GROUPS}
+        moments = [
+            moment
+            for moment in range(max(floors_told, default=0), through + 1)
+            if found == {group: floor_of(group, moment, hold) for group in GROUPS}
+        ]
+        assert moments, (found, floors_told, through)
+        for _ in range(2):
+            kept = 0
+            for group, floor in store.floors().items():
+                assert floor == floors[group]
+                assert store.read(group, 1, 1 << 30, floor.kept_from - 1) == b""
+                assert store.entry(group, floor.kept_from - 1) is None
+                assert entries_of(store.read(group, floor.kept_from, 1 << 30)) == [
+                    (i, body_of(group, i, size_of(i)))
+                    for i in range(floor.kept_from, floor.settled_through + 1)
+                ]
+                kept += floor.settled_through + 1 - floor.kept_from
+            assert store.verify() >= kept == store.stats().entries
+            while store.trim():
+                pass
+        assert store.stats().dead_chunks == 0
+    return moments[-1]
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_random_points_while_it_trims(tmp_path):
+    folder = tmp_path / "s"
+    with opened(folder, create=True):
+        pass
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    kinds = dict.fromkeys(("floors", "removed", "joined", "merged"), 0)
+    moments = [0]
+    for life in range(60):
+        if life >= 16 and all(kinds.values()):
+            break
+        victim = start(folder, "--hold", "4")
+        before = [victim.stdout.readline() for _ in range(chance.randrange(1, 25))]
+        time.sleep(chance.uniform(0, 0.01))
+        victim.kill()
+        lines, told, err = finish(victim, before)
+        assert victim.returncode == -9, err
+        for kind in kinds:
+            kinds[kind] += sum(line.startswith(kind) for line in lines)
+        moments.append(check_floors(folder, lines, told, 4))
+        assert moments[-1] >= moments[-2]  # over all lives
+    print(kinds)
+    assert all(kinds.values()), kinds
+
+
+@needs_strace
+@pytest.mark.strace
+@pytest.mark.parametrize("call", ["writev", "pwrite64", "fdatasync"])
+@pytest.mark.parametrize("when", [9, 20, 21, 22, 33, 34, 35, 46, 47, 48])
+def test_killed_between_any_two_writes_while_it_trims(tmp_path, call, when):
+    folder = tmp_path / "s"
+    with opened(folder, create=True):
+        pass
+    victim = start(
+        folder,
+        "--steps",
+        "40",
+        "--hold",
+        "3",
+        strace=("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"),
+    )
+    lines, told, err = finish(victim)
+    assert (victim.returncode, err) == (-9, "")
+    moment = check_floors(folder, lines, told, 3)
+    again = start(folder, "--steps", "3", "--hold", "3")
+    lines, told, err = finish(again)
+    assert (again.returncode, err) == (0, "")
+    assert check_floors(folder, lines, told, 3) > moment
+
+
 @needs_strace
 @pytest.mark.strace
 def test_a_failed_sync_is_final(tmp_path):
@@ -182,5 +272,40 @@ def test_a_disk_that_is_full_in_the_midst_of_a_write_can_be_tried_again(tmp_path
                 disk.free()
                 store.settle(log.plan())
                 assert store.settled() == {1: 50 * (turn + 1)}
+    finally:
+        disk.end()
+
+
+def test_a_full_disk_can_be_trimmed_and_settled_to_again(tmp_path):
+    """What is freed is used again without a byte more of the disk."""
+    disk = SmallDisk(tmp_path / "disk")
+    try:
+        disk.begin()
+    except PermissionError as error:
+        pytest.skip(f"may not mount here: {error}")
+    try:
+        log = Log()
+        with opened(disk.point / "s", create=True) as store:
+            for turn in range(6):
+                log.add((1, turn * 50 + at, body_of(1, at, 3000)) for at in range(1, 51))
+                store.settle(log.plan())
+            disk.fill()
+            log.add((1, 300 + at, body_of(1, at, 3000)) for at in range(1, 51))
+            with pytest.raises(StoreError):
+                store.settle(log.plan())
+            store.raise_floors({1: Floor(251, 250)})
+            while store.trim():
+                pass
+            assert store.stats().dead_chunks == 0
+            for _ in range(3):  # freed pages can be used two transactions later
+                try:
+                    store.settle(log.plan())
+                    break
+                except StoreError:
+                    floor = store.floors()[1].kept_from + 1
+                    store.raise_floors({1: Floor(floor, floor - 1)})
+            assert store.settled() == {1: 350}
+            disk.free()
+            assert store.verify() >= store.stats().entries
     finally:
         disk.end()

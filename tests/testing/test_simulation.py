@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phx.machine import StateMachine
+from phx.machine import CopyView, StateMachine
 from phx.testing.simulation import SimulationFailed, simulate
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -79,6 +79,46 @@ def test_a_machine_that_loses_results_is_found():
 
     with pytest.raises(SimulationFailed, match="gave 0 results") as failed:
         simulate(lambda group: Forgetful(), command, seeds=1, profile="calm")
+    assert failed.value.invariant == "machine"
+
+
+class Kept(Ledger):
+    """With checkpoints."""
+
+    def freeze(self):
+        frozen = type(self)()
+        frozen.state = self.state
+        return CopyView(frozen)
+
+    def snapshot(self, writer):
+        writer.write(self.state)
+
+    def restore(self, reader):
+        self.state = reader.read(100)
+
+
+def test_a_machine_with_checkpoints_passes():
+    assert simulate(lambda group: Kept(), command, seeds=2, profile="checkpoints") > 200
+
+
+def test_a_machine_that_restores_another_state_is_found():
+    class Short(Kept):
+        def restore(self, reader):
+            self.state = reader.read(7)
+
+    with pytest.raises(SimulationFailed) as failed:
+        simulate(lambda group: Short(), command, seeds=1, profile="checkpoints")
+    assert failed.value.invariant == "U9c"
+
+
+@pytest.mark.parametrize("method", ["freeze", "snapshot", "restore"])
+def test_a_machine_that_raises_at_a_checkpoint_is_found_with_its_traceback(method):
+    def fail(self, *_):
+        raise ZeroDivisionError("never")
+
+    broken = type("Broken", (Kept,), {method: fail})
+    with pytest.raises(SimulationFailed, match="ZeroDivisionError: never") as failed:
+        simulate(lambda group: broken(), command, seeds=1, profile="checkpoints")
     assert failed.value.invariant == "machine"
 
 

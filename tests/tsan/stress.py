@@ -4,7 +4,7 @@ journal   the journal thread writes and syncs; others read records and spans, re
           and ask for its counters; it is stopped while they do
 cluster   three drivers in this process with a store thread each; callers submit from their own
           threads, appliers stand still now and then, segments are settled and used again, nodes
-          stop and come back
+          stop and come back; others come for a checkpoint, and are handed over
 cycles    drivers that start, get a little to do, and are closed at any moment
 
 Run by run.py. Values that were acknowledged must be there; races are found by the sanitizer.
@@ -12,12 +12,14 @@ Run by run.py. Values that were acknowledged must be there; races are found by t
 
 import argparse
 import errno
+import os
 import random
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "driver"))
@@ -27,6 +29,7 @@ from driver_lab import US, Lab, Member
 from phx._core import codec
 from phx._core.driver import ERROR_CLOSED, ERROR_TIMED_OUT, Driver, DriverError
 from phx._core.journal_door import Journal, JournalFailure, Writer
+from phx.transfer.messages import FETCH, OFFER_WANTED, Ends, Fetch, Greeting, pack_fetch
 
 ACCEPT, FLOOR = 2, 6
 CATCH_UP_S = 30
@@ -228,6 +231,24 @@ def watcher(member: Member, chance: random.Random) -> Callable[[], None]:
     return step
 
 
+def guest(lab: Lab, member: Member, counts: list[int]) -> Callable[[], None]:
+    """Another node comes for a checkpoint; who is handed over is shown the door."""
+
+    def step() -> None:
+        other = lab.members[member.node % 3 + 1]
+        greeting = Greeting(other.driver.incarnation, other.store_id)
+        ends = Ends(member.cluster, other.node, member.node)
+        said = ends.frame(FETCH, pack_fetch(greeting, Fetch(OFFER_WANTED, 0)))
+        with suppress(OSError), socket.create_connection(("127.0.0.1", member.port), 5) as line:
+            line.sendall(said)
+            for descriptor, _, _ in member.driver.handed():
+                os.close(descriptor)
+                counts[1] += 1
+        time.sleep(0.002)
+
+    return step
+
+
 def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
     lab = Lab(
         folder,
@@ -241,7 +262,7 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
         window_bytes=1 << 20,
     )
     until = time.monotonic() + seconds
-    counts, restarts = [0], 0
+    counts, restarts = [0, 0], 0
     lab.start()
     hands: dict[int, Crew] = {}
 
@@ -252,6 +273,7 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
             ("apply", applier(member, chance)),
             ("call", caller(member, chance, counts)),
             ("watch", watcher(member, chance)),
+            ("guest", guest(lab, member, counts)),
         ):
             hands[node].add(f"{name}{node}", ignoring_closed(made))
 
@@ -278,7 +300,8 @@ def cluster(folder: Path, chance: random.Random, seconds: float) -> str:
         lab.stop()
     applied = sum(len(log) for log in lab.members[1].values.values())
     return (
-        f"{restarts} restarts, {counts[0]} values submitted, {applied} applied at node 1 since then"
+        f"{restarts} restarts, {counts[0]} values submitted, {applied} applied at node 1 since "
+        f"then, {counts[1]} connections handed over"
     )
 
 

@@ -426,7 +426,9 @@ class Era:
             if self._layout != "plain" and self._result.findings:
                 for disk in self._disks.values():
                     kept = self._folder / f"kept-{disk.point.name}"
-                    shutil.copytree(disk.point, kept, ignore=shutil.ignore_patterns("filler"))
+                    shutil.copytree(
+                        disk.point, kept, ignore=shutil.ignore_patterns("filler", "control")
+                    )
 
     def _keep_records(self) -> None:
         with open(self._folder / "history.jsonl", "w") as file:

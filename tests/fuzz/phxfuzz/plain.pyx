@@ -3,13 +3,15 @@
 # cython: initializedcheck=False, binding=False
 """Targets for decoders of bytes; see plain.pxd."""
 
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from phx._core.batch cimport *
 from phx._core.chunk cimport *
 from phx._core.codec cimport *
 from phx._core.native cimport *
-from phx._core.port cimport PhxAddress, PhxFds, iovec, pollfd, phx_fds_add, phx_send_gather
+from phx._core.port cimport (
+    PhxAddress, PhxFds, iovec, phx_fds_add, phx_fds_close, phx_send_gather, pollfd,
+)
 from phx._core.segment cimport *
 from phx._core.session_codec cimport *
 from phx._core.sessions cimport *
@@ -47,7 +49,7 @@ cdef void mend_frames(u8* data, u64 count, u32 source, bint mend_names) noexcept
         header.magic = FRAME_MAGIC
         header.version = PROTOCOL_VERSION
         if mend_names:
-            header.kind = 1 + header.kind % 3
+            header.kind = 1 + header.kind % 4
             header.source = source
             header.dest = NODE
             header.cluster = CLUSTER
@@ -64,6 +66,8 @@ cdef struct Heard:
     u64 bytes
     u64 ups
     u64 downs
+    u64 handed
+    PhxFds* fds
     u64 refuse                   # every so many handshakes is refused; 0: none
 
 
@@ -95,6 +99,29 @@ cdef void heard_log(void* context, int level, const char* text) noexcept nogil:
     demand(text[0] != 0, b"an empty log line")
 
 
+cdef int heard_known(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
+    cdef Heard* heard = <Heard*>context
+    return -1 if heard.refuse and incarnation % heard.refuse == 0 else 0
+
+
+cdef int heard_handed(void* context, int fd, u32 peer, Block* said) noexcept nogil:
+    cdef Heard* heard = <Heard*>context
+    cdef FrameHeader header
+    demand(heard.ups == 0 and peer == PEER, b"a connection was handed on that says something else")
+    demand(said.size >= FRAME_HEADER_BYTES + HELLO_BYTES
+           and said.size <= FRAME_HEADER_BYTES + FETCH_BYTES_MAX, b"what was read of a FETCH")
+    memcpy(&header, said.data, FRAME_HEADER_BYTES)
+    demand(header.kind == FRAME_FETCH and header.source == PEER
+           and frame_check(said.data, said.size, FETCH_BYTES_MAX, CLUSTER, NODE, PEER) == FRAME_OK,
+           b"a FETCH was handed on that is none")
+    if heard.refuse and said.size % 2:
+        return -1
+    heard.handed += 1
+    phx_fds_close(heard.fds, fd)
+    block_unref(said)
+    return 0
+
+
 cdef Transport* open_transport(Heard* heard, PhxFds* fds, int fd) noexcept nogil:
     cdef TransportOptions o
     cdef TransportHooks hooks
@@ -118,6 +145,9 @@ cdef Transport* open_transport(Heard* heard, PhxFds* fds, int fd) noexcept nogil
     hooks.disconnected = heard_disconnected
     hooks.frame = heard_frame
     hooks.log = heard_log
+    hooks.known = heard_known
+    hooks.handed = heard_handed
+    heard.fds = fds
     t = transport_new(&o, &hooks, fds)
     transport_set_peer(t, PEER, &none)
     # As transport.connection_new makes it for a connection that was accepted.

@@ -1,0 +1,1 @@
+"""Connections on their way to Python: native code only, nothing for Python."""

@@ -1,0 +1,49 @@
+"""Looking at the journal of a stopped node, also a damaged one, without changing anything.
+
+The verdict is that of journal_open and journal_replay over disk_folder_look, which writes nothing:
+so what is called damage here is what a node refuses to start with, and nothing else is. What lies
+in it is told by group. Of a journal that is sound that is what a node would replay; of one that is
+not, every sound record in any written segment, each found by its own checksum, behind bad places
+too: facts to look at, not a state to go on from.
+"""
+
+from phx._core.native cimport *
+from phx._core.journal cimport Journal
+
+cdef struct SurveyGroup:
+    u32 group
+    u32 seen                   # 1: an acceptance, 2: a learned value, 4: members
+    u64 promise                # highest ballot promised or accepted
+    u64 records
+    u64 bytes                  # of bodies
+    u64 accepted_first         # instances of acceptances, lowest and highest
+    u64 accepted_last
+    u64 learned_first          # of values learned as chosen
+    u64 learned_last
+    u64 config_version         # of the newest record of members
+    u64 settled                # highest instance that a record says is settled; 0: none does
+    u64 floor                  # lowest one that was kept then
+
+ctypedef vector[SurveyGroup] SurveyGroups
+ctypedef vector[u32] Slots
+
+cdef struct Tally:
+    SurveyGroups* groups
+    Slots* slots               # by group: its place in `groups`, plus 1
+    u64 records
+    u64 odd                    # sound records of no known kind, or of an impossible group
+    u64 floor_lsn
+    u64 mark_lsn
+    u64 incarnation
+    u64 lease_bound_us
+    u64 first_lsn
+    u64 end_lsn
+
+cdef class Survey:
+    cdef readonly object verdict
+    cdef readonly list segments, free, suspects, groups
+    cdef readonly i64 cut_bytes
+    cdef readonly u64 records, odd_records, floor_lsn, first_lsn, end_lsn
+    cdef readonly u64 incarnation, lease_bound_us
+    cdef _take(self, Journal* j, Tally* t, int code)
+    cdef void _forget(self, Tally* t) noexcept

@@ -1,0 +1,42 @@
+import os
+
+class Survey:
+    """What the journal in a folder holds; nothing in the folder is changed, nobody is locked out.
+
+    Args:
+        where: the folder ``journal`` of a node that does not run.
+        cluster, node, store_id: whose it should be; another's is a verdict.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be opened.
+    """
+
+    verdict: tuple[str, str] | None
+    """None: a node would start with it. Else one of journal_door.CODES, and segment, position and
+    reason."""
+    segments: list[tuple[str, int, int, int, int]]
+    """Written segments that count, oldest first: (name, generation, base, end, bytes)."""
+    free: list[tuple[str, int, int, int, int]]
+    suspects: list[tuple[str, int, int, int, int]]
+    """Files whose header is neither sound nor blank; a start would take them as free."""
+    cut_bytes: int
+    """Of a torn tail, which was never acknowledged."""
+    records: int
+    odd_records: int
+    """Sound records of no kind that this version knows."""
+    floor_lsn: int
+    first_lsn: int
+    end_lsn: int
+    incarnation: int
+    lease_bound_us: int
+    groups: list[
+        tuple[
+            int, int, int, int, tuple[int, int] | None, tuple[int, int] | None, int | None, int, int
+        ]
+    ]
+    """(group, highest ballot promised or accepted, records, bytes of bodies, first and last
+    instance accepted, first and last instance learned as chosen, configuration version, highest
+    instance that a record says is settled, lowest one that was kept then; 0: none does)."""
+    def __init__(
+        self, where: str | os.PathLike[str], *, cluster: int, node: int, store_id: bytes
+    ) -> None: ...

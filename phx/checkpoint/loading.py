@@ -1,0 +1,120 @@
+"""Bringing machines back from a checkpoint: no byte of it is used before all was found sound."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from phx._core.session_codec import table_facts
+from phx.checkpoint.catalog import READ_BYTES, Finding, Hasher, verify_file
+from phx.checkpoint.files import Files, Input, join
+from phx.checkpoint.manifest import (
+    FileEntry,
+    MachineEntry,
+    Manifest,
+    block_bytes_of,
+    state_digest,
+)
+from phx.machine import StateMachine
+
+__all__ = ["Broken", "FileReader", "load_machine", "need_sound"]
+
+
+class Broken(Exception):
+    """A checkpoint is damaged for good."""
+
+
+def need_sound(
+    files: Files, manifest: Manifest, path: str, entries: Sequence[FileEntry] | None = None
+) -> None:
+    """Read all that is going to be used of a checkpoint.
+
+    Args:
+        entries: these of its files; default: all of them.
+
+    Raises Broken for what is damaged for good, OSError for what may be read later.
+    """
+    try:
+        table_facts(manifest.sessions)
+    except ValueError as error:
+        raise Broken(f"{path}: the session table: {error}") from error
+    findings: list[Finding] = []
+    for entry in manifest.files if entries is None else entries:
+        inside = join(path, entry.name)
+        try:
+            findings += verify_file(files, inside, entry)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                raise
+            findings.append(Finding(inside, str(error)))
+    if findings:
+        raise Broken("; ".join(f"{where}: {why}" for where, why in findings[:3]))
+
+
+class FileReader:
+    """The Reader that a machine gets: one file of a checkpoint, which was verified just before.
+
+    It is hashed once more on its way: what the disk gives the second time may differ.
+    """
+
+    def __init__(self, opened: Input, entry: FileEntry, where: Callable[[], Path]) -> None:
+        self._opened = opened
+        self._entry = entry
+        self._where = where
+        self._hasher = Hasher(block_bytes_of(entry.size_bytes))
+        self.copied = False
+
+    def read(self, bytes_max: int, /) -> bytes:
+        pieces = []
+        left = min(bytes_max, self._entry.size_bytes - self._hasher.size_bytes)
+        while left > 0 and (data := self._opened.read(min(left, READ_BYTES))):
+            self._hasher.update(data)
+            pieces.append(data)
+            left -= len(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def path(self) -> Path:
+        self.copied = True
+        return self._where()
+
+    def good(self) -> bool:
+        """Whether all that it gave was what was written; reads the rest."""
+        while self.read(READ_BYTES):
+            pass
+        return self._hasher.entry(self._entry.name).digest == self._entry.digest
+
+
+def load_machine(
+    files: Files,
+    machine: StateMachine,
+    one: MachineEntry,
+    manifest: Manifest,
+    path: str,
+    where: Callable[[str], Path],
+    *,
+    digest: bool = True,
+) -> None:
+    """Restore a new machine from its file in the checkpoint at `path`, which was found sound.
+
+    Args:
+        where: the real path of a file, for machines that would rather copy it.
+        digest: ask the machine for its own, if that is cheap.
+
+    Raises Broken if what was read this time differs, ValueError if the machine's digest is another
+    one, and whatever its `restore` raises. The machine is of no use then.
+    """
+    entry = manifest.files[one.file]
+    inside = join(path, entry.name)
+    opened = files.read(inside)
+    try:
+        reader = FileReader(opened, entry, lambda: where(inside))
+        machine.restore(reader)
+        good = reader.good()
+    finally:
+        opened.close()
+    if not good or (reader.copied and verify_file(files, inside, entry)):
+        raise Broken(f"{inside}: it was read differently the second time")
+    asked = digest and one.digest and machine.digest_cheap
+    if asked and state_digest(machine.digest()) != one.digest:
+        raise ValueError(f"machine {one.machine} has another digest than when it was taken")

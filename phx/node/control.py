@@ -1,0 +1,305 @@
+"""The control socket of a running node: ``control`` in its folder, for the user it runs as.
+
+A connection carries one request and one answer, each a line of JSON:
+
+    {"do": "checkpoint", "group": 7}       or "group": null, for all that have applied anything
+    {"taken": [{"group": 7, "frontier": …, "bytes": …, "path": …, "seconds": …}],
+     "failed": [{"group": 8, "why": …}]}   or {"error": …}
+
+The file has mode 0600 before anybody can connect: so it is this user (or root) who does.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import selectors
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from phx.applier import GroupState
+from phx.errors import NotInCluster, SystemFailure
+from phx.types import CheckpointInfo
+
+__all__ = ["NAME", "Control", "ask"]
+
+log = logging.getLogger("phx")
+
+NAME = "control"
+CONNECTIONS_MAX = 8
+REQUEST_BYTES_MAX = 4096
+REQUEST_S = 5.0  # for a whole request to come
+ANSWER_S = 5.0  # for an answer to be taken
+CONNECT_S = 5.0
+PATH_BYTES_MAX = 100  # of an address: 104 with the end on macOS, 108 on Linux
+
+Take = Callable[[int], "Future[CheckpointInfo]"]
+
+
+class Caller:
+    """One connection: its request as far as it came, then the groups that are still to be done."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.until_s = time.monotonic() + REQUEST_S  # for the request
+        self.request = b""
+        self.groups: Iterator[int] | None = None  # None: the request is not whole
+        self.future: Future[CheckpointInfo] | None = None
+        self.group = -1  # the one of `future`
+        self.answer: dict[str, list[dict[str, Any]]] = {"taken": [], "failed": []}
+
+
+class Control(threading.Thread):
+    """The thread that listens there. It takes no part in anything else: it waits for futures.
+
+    Args:
+        folder: of the node, whose lock it holds.
+        take: asks for a checkpoint of a group. Of several groups of one request the next is asked
+            for when the one before is done, so that nobody's request fills the line.
+    """
+
+    def __init__(self, folder: Path, states: Mapping[int, GroupState], take: Take) -> None:
+        super().__init__(name="phx-control", daemon=True)
+        self._folder = folder
+        self._states = states
+        self._take = take
+        self._listener: socket.socket | None = None
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        self._pipe = threading.RLock()  # it is not closed, and its number reused, under a writer
+        self._callers: set[Caller] = set()
+        self._ending = False
+
+    def listen(self) -> None:
+        """Make the socket and start; a folder that cannot have one has none, and a log line."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with suppress(FileNotFoundError):
+                if stat.S_ISSOCK((self._folder / NAME).lstat().st_mode):
+                    (self._folder / NAME).unlink()  # of a node that was killed: we hold the lock
+            with address_in(self._folder) as address:
+                listener.bind(address)
+            (self._folder / NAME).chmod(0o600)
+            listener.listen(CONNECTIONS_MAX)  # nobody can connect before
+            listener.setblocking(False)
+        except OSError as error:
+            listener.close()
+            log.warning("no control socket in %s: %s", self._folder, error)
+            return
+        self._listener = listener
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(self._wake_out, selectors.EVENT_READ)
+        self.start()
+
+    def end(self, wait_s: float | None = None) -> None:
+        """Close it, and whoever is connected. Idempotent."""
+        self._ending = True
+        if self.ident is not None:
+            self._wake()
+            if self is not threading.current_thread():
+                self.join(wait_s)
+        else:
+            self._close()
+
+    def _wake(self, *_: object) -> None:
+        with self._pipe, suppress(BlockingIOError):  # full: it will wake
+            if self._wake_in >= 0:
+                os.write(self._wake_in, b".")
+
+    def run(self) -> None:
+        try:
+            while not self._ending:
+                self._turn()
+        except Exception:
+            log.exception("the control socket is given up")
+        finally:
+            self._close()
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._wait_s()):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj == self._wake_out:
+                os.read(self._wake_out, 4096)
+            else:
+                self._read(key.data)
+        now = time.monotonic()
+        for caller in list(self._callers):
+            if caller.groups is None and now >= caller.until_s:
+                self._drop(caller)
+            elif caller.groups is not None:
+                self._go_on(caller)
+
+    def _wait_s(self) -> float | None:
+        times = [caller.until_s for caller in self._callers if caller.groups is None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        with suppress(OSError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            if len(self._callers) >= CONNECTIONS_MAX:
+                connection.close()
+                return
+            caller = Caller(connection)
+            self._callers.add(caller)
+            self._selector.register(connection, selectors.EVENT_READ, caller)
+
+    def _read(self, caller: Caller) -> None:
+        try:
+            data = caller.connection.recv(REQUEST_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data or caller.groups is not None:
+            self._drop(caller)  # it went away, and wants no more; or says more than one request
+            return
+        caller.request += data
+        if b"\n" in caller.request:
+            try:
+                caller.groups = self._understand(caller.request)
+            except (ValueError, NotInCluster) as error:
+                self._reply(caller, {"error": str(error)})
+        elif len(caller.request) > REQUEST_BYTES_MAX:
+            self._reply(caller, {"error": "the request is too long"})
+
+    def _understand(self, request: bytes) -> Iterator[int]:
+        """The groups of which a checkpoint is to be taken."""
+        line, _, rest = request.partition(b"\n")
+        try:
+            asked = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON: {error}") from None
+        if rest or not isinstance(asked, dict) or asked.keys() != {"do", "group"}:
+            raise ValueError('a request is one line: {"do": …, "group": …}')
+        if asked["do"] != "checkpoint":
+            raise ValueError("all that can be done is: checkpoint")
+        group = asked["group"]
+        if group is None:
+            return iter([one for one, state in self._states.items() if state.applied])
+        if isinstance(group, bool) or not isinstance(group, int):
+            raise ValueError("a group is a number, or null")
+        if group not in self._states:
+            raise NotInCluster(f"group {group} is not hosted by this node")
+        return iter([group])
+
+    def _go_on(self, caller: Caller) -> None:
+        assert caller.groups is not None
+        while caller.future is None or caller.future.done():
+            if caller.future is not None:
+                self._note(caller, caller.group, caller.future)
+                caller.future = None
+            caller.group = next(caller.groups, -1)
+            if caller.group < 0:
+                self._reply(caller, caller.answer)
+                return
+            caller.future = self._take(caller.group)
+            caller.future.add_done_callback(self._wake)
+
+    def _note(self, caller: Caller, group: int, future: Future[CheckpointInfo]) -> None:
+        error = future.exception()
+        if error is None:
+            caller.answer["taken"].append(asdict(future.result()))
+        else:
+            why = f"{type(error).__name__}: {error}"
+            caller.answer["failed"].append({"group": group, "why": why})
+
+    def _reply(self, caller: Caller, answer: dict[str, Any]) -> None:
+        try:
+            caller.connection.settimeout(ANSWER_S)
+            caller.connection.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError as error:
+            log.debug("who asked has gone: %s", error)
+        self._drop(caller)
+
+    def _drop(self, caller: Caller) -> None:
+        self._callers.discard(caller)
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(caller.connection)
+        caller.connection.close()
+
+    def _close(self) -> None:
+        for caller in list(self._callers):
+            self._drop(caller)
+        if self._listener is not None:
+            self._listener.close()
+            with suppress(OSError):
+                (self._folder / NAME).unlink()
+            self._listener = None
+        self._selector.close()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        with self._pipe:
+            for descriptor in (self._wake_in, self._wake_out):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._wake_in = self._wake_out = -1
+
+    def forget(self) -> None:
+        """In a forked child: close our copies. The socket is the parent's."""
+        for caller in self._callers:
+            caller.connection.close()
+        if self._listener is not None:
+            self._listener.close()
+        self._selector.close()
+        self._pipe = threading.RLock()  # the parent's may have been held when it forked
+        self._close_pipe()
+
+
+def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a request to the node that runs in a folder, and wait for its answer, however long.
+
+    Raises SystemFailure: none runs there, or it went away meanwhile.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.settimeout(CONNECT_S)
+            with address_in(folder) as address:
+                connection.connect(address)
+            connection.settimeout(None)
+            connection.sendall(json.dumps(dict(request)).encode() + b"\n")
+        except (FileNotFoundError, ConnectionError) as error:
+            raise SystemFailure(f"no node runs in {folder}") from error
+        with connection.makefile("rb") as opened:
+            try:
+                line = opened.readline()
+            except ConnectionError:
+                line = b""
+    if not line.endswith(b"\n"):
+        raise SystemFailure(f"the node in {folder} went away before it answered")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+@contextmanager
+def address_in(folder: Path) -> Iterator[str]:
+    """An address of the socket in a folder, which may lie deeper than an address can say.
+
+    Raises OSError if there is no other way to say it here.
+    """
+    plain = str(folder.absolute() / NAME)
+    if len(os.fsencode(plain)) <= PATH_BYTES_MAX:
+        yield plain
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        short = f"/proc/self/fd/{descriptor}"
+        if not os.path.isdir(short):
+            raise OSError(errno.ENAMETOOLONG, "the path is too long for a socket", plain)
+        yield f"{short}/{NAME}"
+    finally:
+        os.close(descriptor)

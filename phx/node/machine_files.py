@@ -1,0 +1,129 @@
+"""The files of the durable machines of a node, and opening them at a start.
+
+    DIR/machines/<group>.<machine>/<generation>/    what DurableMachine.open is given
+    DIR/machines/<group>.<machine>/current          which of them counts (durable.generations)
+
+What is damaged goes to ``DIR/quarantine/``, as the whole folder of the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from phx.applier import GroupState
+from phx.checkpoint.catalog import ROOT, put_aside
+from phx.checkpoint.files import Files, join
+from phx.durable.generations import Generations
+from phx.errors import Damaged
+from phx.machine import DurableMachine, StateMachine
+
+__all__ = ["FOLDER", "Held", "durable_in", "hold", "let_go"]
+
+log = logging.getLogger("phx")
+
+FOLDER = "machines"
+
+Factory = Callable[[int], dict[int, StateMachine]]
+
+
+@dataclass
+class Held:
+    """A durable machine that is open, and not in use yet.
+
+    Attributes:
+        applied: the instance that its files hold the state of.
+        fresh: nothing counts in its folder before `settle`.
+    """
+
+    machine: DurableMachine
+    applied: int
+    generation: Path
+    generations: Generations
+    fresh: bool
+
+    def renew(self, machine: DurableMachine) -> None:
+        """Close what there is, and open a new generation with this object, to be restored."""
+        generation = self.generations.begin()
+        self.machine.close()
+        self.machine, self.generation, self.fresh = machine, generation, True
+        self.applied = self._open_new()
+
+    def settle(self) -> None:
+        """From here on this generation counts, and it alone stays."""
+        if self.fresh:
+            self.generations.switch(self.generation)
+            self.fresh = False
+        self.generations.sweep()
+
+    def _open_new(self) -> int:
+        if applied := self.machine.open(self.generation):
+            raise ValueError(f"a machine in a new folder says that {applied} is applied")
+        return 0
+
+
+def durable_in(machines: dict[int, StateMachine]) -> dict[int, DurableMachine]:
+    return {one: it for one, it in machines.items() if isinstance(it, DurableMachine)}
+
+
+def hold(files: Files, folder: Path, state: GroupState, factory: Factory) -> dict[int, Held]:
+    """Open the durable machines of a group, each with what its files hold; new ones begin there.
+
+    Damaged files are put aside, and the machine begins anew: with another object, which is in
+    `state.machines` then. Nothing new counts before `Held.settle`.
+
+    Raises whatever `open` raises besides Damaged; nothing is open then.
+
+    Args:
+        files, folder: of the node; the latter is the former's root.
+    """
+    held: dict[int, Held] = {}
+    try:
+        for number, machine in durable_in(state.machines).items():
+            place = join(FOLDER, f"{state.group}.{number}")
+            try:
+                held[number] = _open(folder / place, machine)
+            except Damaged as error:
+                log.error("group %d: machine %d is put aside: %s", state.group, number, error)
+                put_aside(files, ROOT, place, f"machine-{state.group}.{number}")
+                again = renewed(state, number, factory)
+                held[number] = _open(folder / place, again)
+    except BaseException:
+        let_go(held)
+        raise
+    return held
+
+
+def renewed(state: GroupState, number: int, factory: Factory) -> DurableMachine:
+    """A machine made anew, in the place of that of `state`."""
+    made = factory(state.group)[number]
+    if not isinstance(made, DurableMachine):
+        raise TypeError(f"machine {number} of group {state.group} was made durable, and now is not")
+    state.machines[number] = made
+    return made
+
+
+def let_go(held: dict[int, Held]) -> None:
+    """Close them; their files are as they were."""
+    for number, one in held.items():
+        try:
+            one.machine.close()
+        except Exception:
+            log.exception("closing machine %d", number)
+    held.clear()
+
+
+def _open(folder: Path, machine: DurableMachine) -> Held:
+    generations = Generations(folder)
+    current = generations.current()
+    if current is None:
+        generations.sweep()  # what a crash left: nothing in there counts, or is open
+    held = Held(machine, 0, current or generations.begin(), generations, fresh=current is None)
+    try:
+        held.applied = held._open_new() if held.fresh else machine.open(held.generation)
+    except BaseException:
+        machine.close()  # its contract: also if open raised
+        raise
+    return held

@@ -1,0 +1,214 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Taking, starting from; see saving.pxd."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from phx._core.engine cimport engine_applied, engine_restoring
+from phx._core.native cimport *
+from phx.sim.agenda cimport AT_KEEP, AT_RESTORE
+from phx.sim.chance cimport chance_below, chance_between, chance_next, chance_ppm
+from phx.sim.host cimport Host, KEEP_IDLE, KEEP_WANTED, KEEP_WRITING, LogFlow
+from phx.sim.invariants cimport watch_checkpoint, watch_fail, watch_floor, watch_restored
+from phx.sim.reference cimport hash_bytes
+
+cdef enum:
+    FAVOURITES = 3
+
+cdef u64 WAIT_US = 500000            # for a batch to end; then the group is captured as it stands
+cdef u64 STEP_US_MAX = 12000
+cdef u64 RESTORE_US_MAX = 40000
+
+
+cdef inline u64 hash_of(bytes data) noexcept:
+    return hash_bytes(<const u8*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef void keep_at(Host h, u64 after_us):
+    h.keep_token += 1
+    h.agenda.push(h.agenda.now_us + after_us, AT_KEEP, h.index, h.life, h.keep_token, 0, NULL)
+
+
+cdef void keep_idle(Host h):
+    h.keep_stage = KEEP_IDLE
+    if h.keep_every_us:
+        keep_at(h, chance_between(&h.keep_chance, h.keep_every_us // 2, h.keep_every_us * 3 // 2))
+
+
+# --- a life
+
+cdef dict keep_open(Host h):
+    starts = h.keeping.open()
+    h.keep_dead = h.keeping.dead
+    return starts
+
+
+cdef void keep_begin(Host h):
+    cdef size_t i
+    cdef LogFlow* flow
+    for i in range(h.flows.size()):
+        flow = &h.flows[i]
+        if flow.group not in h.keep_excused:
+            watch_floor(h.watch, h.node, flow.group, 0, h.keeping.cover(flow.group))
+        if flow.paused:
+            h.agenda.push(h.agenda.now_us + chance_between(&h.keep_chance, 10, RESTORE_US_MAX),
+                          AT_RESTORE, h.index, h.life, flow.group, 0, NULL)
+    keep_idle(h)
+
+
+cdef void keep_crash(Host h, bint power):
+    h.keeping.crash(power, chance_next(&h.keep_chance))
+    h.keep_dead = False
+
+
+# --- taking
+
+cdef bint worth(Host h, const LogFlow* flow):
+    return not flow.stopped and not flow.paused and flow.applied > h.keeping.frontier(flow.group)
+
+
+cdef void capture(Host h, LogFlow* flow, bytes table):
+    machine = h.machine[flow.group]
+    try:
+        view = machine.freeze()
+    except Exception as error:
+        watch_fail(h.watch, b"U9c", f"node {h.node}, group {flow.group}: freeze raised "
+                   f"{type(error).__name__}: {error}".encode()[:300])
+        return
+    if view is None:
+        keep_idle(h)
+        return
+    digest = machine.digest()
+    watch_checkpoint(h.watch, h.node, flow.group, flow.applied,
+                     <const u8*>PyBytes_AS_STRING(table), PyBytes_GET_SIZE(table), hash_of(digest))
+    h.keeping.begin(table, view, digest if machine.digest_cheap else b"", h.agenda.now_us)
+    h.note(hash_of(table) ^ hash_of(digest))
+    if h.tracing is not None:
+        h.tracing.append((h.agenda.now_us, "captures", h.node, f"g{flow.group}", flow.applied))
+    h.keep_stage = KEEP_WRITING
+    keep_at(h, chance_between(&h.keep_chance, 10, STEP_US_MAX))
+
+
+cdef void keep_group(Host h, size_t index):
+    cdef LogFlow* flow = &h.flows[index]
+    h.keep_flow = index
+    if chance_ppm(&h.keep_chance, 500000):
+        capture(h, flow, h.sessions.table(flow.group))
+        return
+    h.sessions.want(flow.group, True)
+    h.keep_stage = KEEP_WANTED
+    keep_at(h, WAIT_US)
+
+
+# Some groups more often than others: the first ones have many checkpoints, the last ones none.
+cdef void keep_due(Host h):
+    cdef size_t i, at, first = h.node
+    if chance_ppm(&h.keep_chance, 800000):
+        first += chance_below(&h.keep_chance, FAVOURITES)
+    else:
+        first = chance_below(&h.keep_chance, h.flows.size())
+    for i in range(h.flows.size()):
+        at = (first + i) % h.flows.size()
+        if worth(h, &h.flows[at]):
+            keep_group(h, at)
+            return
+    keep_idle(h)
+
+
+cdef void keep_ask(Host h, u32 group):
+    cdef size_t i
+    if h.keep_stage != KEEP_IDLE:
+        return
+    for i in range(h.flows.size()):
+        if h.flows[i].group == group and worth(h, &h.flows[i]):
+            keep_group(h, i)
+
+
+cdef bint keep_wants(Host h, LogFlow* flow) noexcept:
+    return h.keep_stage == KEEP_WANTED and flow == &h.flows[h.keep_flow]
+
+
+cdef void keep_table(Host h, LogFlow* flow, bytes table):
+    if keep_wants(h, flow):
+        capture(h, flow, table)
+
+
+cdef void keep_step(Host h, LogFlow* flow):
+    cdef u64 cover
+    try:
+        more = h.keeping.step()
+    except Exception as error:
+        watch_fail(h.watch, b"U9c", f"node {h.node}, group {flow.group}: a checkpoint cannot be "
+                   f"taken: {type(error).__name__}: {error}".encode()[:300])
+        return
+    h.keep_dead = h.keeping.dead
+    if more:
+        keep_at(h, chance_between(&h.keep_chance, 10, STEP_US_MAX))
+        return
+    if h.keep_dead:
+        return
+    # So much of the log may go from now on.
+    cover = h.keeping.cover(flow.group)
+    if cover and flow.group not in h.keep_excused:
+        watch_floor(h.watch, h.node, flow.group, cover + 1, cover)
+    keep_idle(h)
+
+
+cdef void keep_event(Host h, u64 token):
+    cdef LogFlow* flow = &h.flows[h.keep_flow]
+    if token != h.keep_token:
+        return
+    if h.keep_stage == KEEP_WRITING:
+        keep_step(h, flow)
+    elif h.keep_stage == KEEP_IDLE:
+        keep_due(h)
+    elif worth(h, flow):
+        capture(h, flow, h.sessions.table(flow.group))
+    else:
+        keep_idle(h)
+
+
+# --- starting from one
+
+cdef object made(Host h, u32 group):
+    try:
+        return h.keeping.restore(group, lambda: h.machines(group))
+    except Exception as error:
+        watch_fail(h.watch, b"U9c", f"node {h.node}, group {group}: a checkpoint that is whole "
+                   f"cannot be restored: {type(error).__name__}: {error}".encode()[:300])
+        return h.machine[group], None
+
+
+cdef void restore(Host h, u32 group):
+    cdef LogFlow* flow = NULL
+    cdef size_t i
+    cdef u64 frontier = 0
+    cdef bytes table
+    for i in range(h.flows.size()):
+        if h.flows[i].group == group:
+            flow = &h.flows[i]
+    h.machine[group], manifest = made(h, group)
+    h.keep_dead = h.keeping.dead
+    if h.keep_dead or h.watch.failed:
+        return
+    if manifest is not None:
+        frontier = manifest.frontier
+        h.sessions.load(manifest.sessions)
+        table = h.sessions.table(group)
+        watch_restored(h.watch, h.node, group, frontier, <const u8*>PyBytes_AS_STRING(table),
+                       PyBytes_GET_SIZE(table), hash_of(h.machine[group].digest()))
+    if group not in h.keep_excused:
+        watch_floor(h.watch, h.node, group, 0, frontier)
+    if h.tracing is not None:
+        h.tracing.append((h.agenda.now_us, "goes on from", h.node, f"g{group}", frontier))
+    h.note(frontier)
+    flow.next = frontier + 1
+    flow.applied = frontier
+    flow.paused = False
+    engine_applied(h.engine, group, frontier)
+    engine_restoring(h.engine, group, False)
+    if flow.next <= flow.last:
+        h.apply_soon(1)
+    h.poke()

@@ -1,0 +1,394 @@
+"""A node's folder, looked at from outside: what it holds, and what in it is not as it must be.
+
+Guarantees. Nothing in the folder is changed, and nothing read is believed before its checksum: a
+copy of a damaged folder can be looked at as well as a sound one. What is called damage in the
+journal is what a node would not start with, by the same code; LMDB is asked only after its pages
+were found sound, because it trusts them.
+
+The node must not be running: what changes while it is read looks like damage.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lmdb
+
+from phx._core.chunk import ChunkDamage, verify_chunk
+from phx._core.chunk_index import ChunkIndex, floors_of
+from phx._core.segment import parse_header
+from phx._core.survey import Survey
+from phx.checkpoint.catalog import ROOT, Finding, look, path_of, verify
+from phx.checkpoint.files import OsFiles
+from phx.durable.generations import Generations
+from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
+from phx.lmdb_files import LMDB_MAJOR
+from phx.lmdb_pages import page_findings
+from phx.store_folder import StoreIdentity, unpack_identity
+
+__all__ = ["Finding", "GroupReport", "Report", "StoreReport", "examine"]
+
+JOURNAL, STORE, MACHINES, QUARANTINE = "journal", "store", "machines", "quarantine"
+SEGMENT_HEADER_BYTES = 4096
+BALLOT_NODE_BITS = 20
+
+
+@dataclass(slots=True)
+class GroupReport:
+    """What the folder has of one group; None: nothing of that kind.
+
+    Attributes:
+        promise: highest ballot promised or accepted in the journal, as "counter.node".
+        accepted, learned: first and last instance in the journal.
+        journal_settled: the highest instance of which the journal says that the store has it; 0:
+            of none.
+        kept_from, settled_through: of the store.
+        checkpoints: their frontiers, newest first.
+        members: node ids, of the newest checkpoint.
+    """
+
+    group: int
+    promise: str | None = None
+    journal_records: int = 0
+    journal_bytes: int = 0
+    accepted: tuple[int, int] | None = None
+    learned: tuple[int, int] | None = None
+    journal_settled: int = 0
+    kept_from: int | None = None
+    settled_through: int | None = None
+    checkpoints: list[int] = field(default_factory=list)
+    members: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True)
+class StoreReport:
+    """Of the store, as far as it could be read."""
+
+    entries: int = 0
+    chunks: int = 0
+    chunk_bytes: int = 0
+    file_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What `examine` found.
+
+    Attributes:
+        identity: whose the folder is, by the store; else by a segment of the journal; None: nobody
+            can say.
+        findings: everything that is not as it must be.
+        journal: None: it could not be opened.
+        store: None: its pages are damaged.
+        checkpoints, checkpoint_bytes, quarantined: how many, of what size; names put aside.
+    """
+
+    folder: Path
+    identity: StoreIdentity | None = None
+    findings: list[Finding] = field(default_factory=list)
+    journal: Survey | None = None
+    store: StoreReport | None = None
+    groups: dict[int, GroupReport] = field(default_factory=dict)
+    checkpoints: int = 0
+    checkpoint_bytes: int = 0
+    machines: int = 0
+    quarantined: list[str] = field(default_factory=list)
+
+    def find(self, path: str, what: object) -> None:
+        self.findings.append(Finding(path, str(what)))
+
+    def group(self, number: int) -> GroupReport:
+        return self.groups.setdefault(number, GroupReport(number))
+
+
+def examine(folder: str | os.PathLike[str], *, whole: bool) -> Report:
+    """Look at the folder of a node that does not run.
+
+    Args:
+        whole: read every byte; False: not the bodies of settled entries, nor the files of
+            checkpoints and machines.
+
+    Raises:
+        NotBootstrapped: it is not the folder of a node.
+        Locked: the node runs, here or in another process.
+        StoreError: it cannot be read at all.
+    """
+    report = Report(Path(folder))
+    present = [name for name in (JOURNAL, STORE) if (report.folder / name).is_dir()]
+    if not present:
+        raise NotBootstrapped(f"{folder} is not the folder of a node: no journal, no store")
+    try:
+        with held(report.folder / "lock"):
+            look_at_store(report, whole)
+            look_at_journal(report)
+            look_at_checkpoints(report, whole)
+            look_at_machines(report, whole)
+            compare(report)
+    except OSError as error:
+        raise StoreError(f"{error.filename or folder}: {error.strerror or error}") from error
+    report.groups = dict(sorted(report.groups.items()))
+    return report
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Nobody opens the node meanwhile. A folder without the file, or not ours, is a copy."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(f"{path.parent} is open, here or in another process") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+# --- the store
+
+
+def look_at_store(report: Report, whole: bool) -> None:
+    path = report.folder / STORE
+    data = path / "data.mdb"
+    if not data.is_file():
+        report.find(f"{STORE}/data.mdb", "is missing")
+        return
+    wrong = page_findings(data)
+    for one in wrong:
+        report.find(f"{STORE}/data.mdb", one)
+    if wrong:
+        return
+    report.store = StoreReport(file_bytes=data.stat().st_size)
+    try:
+        with closing(read_only(path)) as env, env.begin(buffers=True) as txn:
+            read_store(report, report.store, env, txn, whole)
+    except (lmdb.Error, Damaged) as error:
+        report.find(f"{STORE}/data.mdb", error)
+
+
+def read_only(path: Path) -> lmdb.Environment:
+    """LMDB that makes no lock file and changes nothing."""
+    return lmdb.Environment(
+        str(path), readonly=True, lock=False, create=False, max_dbs=3, lib_version=LMDB_MAJOR
+    )
+
+
+def read_store(
+    report: Report, found: StoreReport, env: lmdb.Environment, txn: lmdb.Transaction, whole: bool
+) -> None:
+    where = f"{STORE}/data.mdb"
+    try:
+        meta, chunks, indexes = (
+            env.open_db(name, txn, create=False) for name in (b"meta", b"chunks", b"indexes")
+        )
+    except lmdb.NotFoundError as error:
+        report.find(where, f"a table is missing: {error}")
+        return
+    packed = txn.get(b"identity", db=meta)
+    if packed is None:
+        report.find(where, "the identity is missing: it was never completely made")
+        return
+    identity = report.identity = unpack_identity(bytes(packed), report.folder / STORE)
+    index = ChunkIndex(identity.store_id)
+    sound = read_tails(report, txn, chunks, indexes, index)
+    if whole:
+        read_chunks(report, txn, chunks, indexes, identity.store_id)
+    found.chunks = len(index.chunk_list())
+    found.chunk_bytes = sum(one[1] for one in index.chunk_list())
+    found.entries = sum(one[3] for one in index.chunk_list())
+    groups = txn.get(b"groups", default=b"", db=meta)
+    try:
+        for group, (kept_from, through) in floors_of(groups).items():
+            one = report.group(group)
+            one.kept_from, one.settled_through = kept_from, through
+        if sound:
+            index.seal(groups)
+    except ChunkDamage as damage:
+        report.find(where, damage)
+
+
+def read_tails(
+    report: Report, txn: lmdb.Transaction, chunks: Any, indexes: Any, index: ChunkIndex
+) -> bool:
+    """Fill the index; are all the tails sound, one for each chunk?"""
+    where = f"{STORE}/data.mdb"
+    sound = True
+    with txn.cursor(chunks) as cursor:
+        there = {bytes(key) for key in cursor.iternext(values=False)}
+    with txn.cursor(indexes) as cursor:
+        for key, tail in cursor:
+            number = int.from_bytes(key, "big")
+            if bytes(key) not in there:
+                report.find(where, f"chunk {number} is missing, its index is there")
+                sound = False
+            there.discard(bytes(key))
+            try:
+                index.load(number, tail)
+            except ChunkDamage as damage:
+                report.find(where, f"index of a chunk: {damage}")
+                sound = False
+    for key in sorted(there):
+        report.find(where, f"the index of chunk {int.from_bytes(key, 'big')} is missing")
+        sound = False
+    return sound
+
+
+def read_chunks(
+    report: Report, txn: lmdb.Transaction, chunks: Any, indexes: Any, store_id: bytes
+) -> None:
+    where = f"{STORE}/data.mdb"
+    with txn.cursor(chunks) as cursor:
+        for key, value in cursor:
+            number = int.from_bytes(key, "big")
+            try:
+                verify_chunk(number, value, store_id)
+            except ChunkDamage as damage:
+                report.find(where, damage)
+                continue
+            tail = txn.get(key, db=indexes)
+            if tail is not None and value[len(value) - len(tail) :] != tail:
+                report.find(where, f"chunk {number} and its index do not match")
+
+
+# --- the journal
+
+
+def look_at_journal(report: Report) -> None:
+    path = report.folder / JOURNAL
+    if not path.is_dir() or not any(path.iterdir()):
+        report.find(JOURNAL, "is missing: the promises of this node are lost")
+        return
+    identity = report.identity or identity_by_segments(path)
+    if identity is None:
+        report.find(JOURNAL, "no segment has a sound header")
+        return
+    report.identity = identity
+    survey = report.journal = Survey(
+        path, cluster=identity.cluster, node=identity.node, store_id=identity.store_id
+    )
+    if survey.verdict is not None:
+        code, text = survey.verdict
+        name, _, rest = text.partition(".segment")
+        at = f"{JOURNAL}/{name}.segment" if rest else JOURNAL
+        report.find(at, f"{code}: {rest.lstrip(',: ') or text}")
+    if survey.odd_records:
+        report.find(JOURNAL, f"{survey.odd_records} records of a kind that is not known")
+    for group, promise, records, size, accepted, learned, _, settled, _ in survey.groups:
+        one = report.group(group)
+        node = promise & ((1 << BALLOT_NODE_BITS) - 1)
+        one.promise = f"{promise >> BALLOT_NODE_BITS}.{node}" if promise else None
+        one.journal_records, one.journal_bytes = records, size
+        one.accepted, one.learned = accepted, learned
+        one.journal_settled = settled
+
+
+def identity_by_segments(path: Path) -> StoreIdentity | None:
+    for file in sorted(path.iterdir()):
+        with suppress(OSError), file.open("rb") as opened:
+            header = parse_header(opened.read(SEGMENT_HEADER_BYTES))
+            if header is not None:
+                return StoreIdentity(
+                    header["cluster"], header["node"], header["store_id"], 0, (0, 0, 0)
+                )
+    return None
+
+
+# --- checkpoints and machines
+
+
+def look_at_checkpoints(report: Report, whole: bool) -> None:
+    files = OsFiles(report.folder)
+    cluster = report.identity.cluster if report.identity is not None else None
+    survey = look(files, ROOT, cluster)
+    report.findings += survey.findings
+    for group, found in survey.groups.items():
+        one = report.group(group)
+        one.checkpoints = [manifest.frontier for manifest in found]
+        one.members = found[0].members
+        report.checkpoints += len(found)
+        for manifest in found:
+            report.checkpoint_bytes += manifest.size_bytes
+            if whole:
+                report.findings += verify(files, path_of(ROOT, manifest))
+    aside = report.folder / QUARANTINE
+    if aside.is_dir():
+        report.quarantined = sorted(path.name for path in aside.iterdir())
+
+
+def look_at_machines(report: Report, whole: bool) -> None:
+    """Generations that count, and what is in them if it is LMDB's or SQLite's."""
+    root = report.folder / MACHINES
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        where = f"{MACHINES}/{path.name}"
+        try:
+            current = Generations(path).current()
+        except Damaged as damage:
+            report.find(where, damage)
+            continue
+        if current is None:
+            continue  # in the making when the node stopped
+        report.machines += 1
+        for file in sorted(current.iterdir()) if whole else ():
+            inside = f"{where}/{current.name}/{file.name}"
+            for what in content_findings(file):
+                report.find(inside, what)
+
+
+def content_findings(file: Path) -> Iterator[str]:
+    if file.name == "data.mdb":
+        yield from page_findings(file)
+    elif file.is_file():
+        with file.open("rb") as opened:
+            begin = opened.read(16)
+        if begin == b"SQLite format 3\x00":
+            yield from sqlite_findings(file)
+
+
+def sqlite_findings(file: Path) -> Iterator[str]:
+    """As SQLite sees a copy of it and of its log: whoever opens the file itself may change it."""
+    with TemporaryDirectory(prefix="phx-verify.") as folder:
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{file}{suffix}", f"{folder}/copy{suffix}")
+        try:
+            with closing(sqlite3.connect(f"{folder}/copy")) as opened:
+                for (said,) in opened.execute("PRAGMA integrity_check(20)"):
+                    if said != "ok":
+                        yield said
+        except sqlite3.Error as error:
+            yield str(error)
+
+
+# --- all of it together
+
+
+def compare(report: Report) -> None:
+    """What one part of the folder says of another."""
+    read = not any(one.path.startswith(f"{STORE}/") for one in report.findings)
+    for one in report.groups.values():
+        if read and (one.settled_through or 0) < one.journal_settled:
+            report.find(
+                STORE,
+                f"group {one.group} is settled through {one.settled_through or 0}, and the journal "
+                f"says {one.journal_settled}: the store is an older one, or not this node's",
+            )
+        kept = one.kept_from or 1
+        if kept > 1 and not any(frontier >= kept - 1 for frontier in one.checkpoints):
+            report.find(
+                STORE,
+                f"group {one.group} begins with instance {kept}, and no checkpoint has what was "
+                "before it",
+            )

@@ -1,0 +1,140 @@
+"""A node of durable machines that kills itself at the n-th time that it comes to some step.
+
+    python durable_worker.py FOLDER KIND STEP N
+
+Group 0 has a durable machine, group 1 one beside a machine in memory. Values go to all of them for
+ever; light and full checkpoints are taken on the way. Each value that was acknowledged is said
+("1 0 17": group, machine, how many by now) before the next is proposed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+import phx
+from phx.durable.generations import Generations
+from phx.machine import CopyView, StateMachine
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "durable"))
+
+from durable_lab import LmdbSums, SqliteSums, digest_of
+
+TIMING = {"heartbeat_us": 50_000, "lease_us": 400_000, "election_us": 50_000}
+
+
+class Memory(StateMachine):
+    """The sums of durable_lab, in memory."""
+
+    def __init__(self, group: int = 0) -> None:
+        self.sums: dict[int, int] = {}
+
+    def apply(self, entry: phx.Entry) -> int:
+        key, amount = map(int, entry.value.split())
+        self.sums[key] = self.sums.get(key, 0) + amount
+        return self.sums[key]
+
+    def digest(self) -> bytes:
+        return digest_of(self.sums)
+
+    def freeze(self) -> CopyView:
+        view = Memory()
+        view.sums = self.sums.copy()
+        return CopyView(view)
+
+    def snapshot(self, writer: Any) -> None:
+        writer.write(msgpack.packb(sorted(self.sums.items())))
+
+    def restore(self, reader: Any) -> None:
+        self.sums = dict(msgpack.unpackb(b"".join(iter(lambda: reader.read(1 << 20), b""))))
+
+
+class Lmdb(LmdbSums):
+    def __init__(self, group: int = 0) -> None:
+        super().__init__()
+
+
+class Sqlite(SqliteSums):
+    def __init__(self, group: int = 0) -> None:
+        super().__init__()
+
+
+KINDS: dict[str, type[StateMachine]] = {"lmdb": Lmdb, "sqlite": Sqlite, "memory": Memory}
+PLACES = ((0, 0), (1, 0), (1, 1))  # group, machine
+
+
+def machines(kind: str) -> Callable[[int], dict[int, StateMachine]]:
+    return lambda group: {0: KINDS[kind]()} | ({1: Memory()} if group else {})
+
+
+def config_of(folder: Path, **checkpoints: int) -> phx.Config:
+    quiet = {"interval_instances": 0, "interval_us": 0, "machine_commit_us": 2_000}
+    return phx.Config(
+        cluster="kill",
+        node=1,
+        members={1: "127.0.0.1:0"},
+        dir=folder,
+        groups=2,
+        timing=phx.config.Timing(**TIMING),
+        checkpoints=phx.config.Checkpoints(**(quiet | checkpoints)),
+    )
+
+
+def value_of(number: int) -> bytes:
+    return b"%d %d" % (number * 31 % 97, number)
+
+
+async def load(node: phx.Node) -> None:
+    counts = dict.fromkeys(PLACES, 0)
+    for turn in range(1 << 30):
+        for (group, machine), count in counts.items():
+            door = node.group(group)
+            values = [value_of(count + at) for at in range(1 + turn % 7)]
+            counts[group, machine] += len(await door.propose_many(values, machine=machine))
+            os.write(1, b"%d %d %d\n" % (group, machine, counts[group, machine]))
+        if turn % 20 == 19:
+            await node.group(turn // 20 % 2).checkpoint()
+
+
+def arm(step: str, times: int, kind: type[StateMachine]) -> None:
+    """Have the process killed at the `times`-th step of this name."""
+    when, _, what = step.partition("-")
+    owner: Any = {
+        "rename": os, "fsync": os, "begin": Generations, "switch": Generations,
+        "sweep": Generations,
+    }.get(what, kind)  # fmt: skip
+    original = getattr(owner, what)
+    numbers = itertools.count(1)
+
+    def hooked(*given: Any, **named: Any) -> Any:
+        number = next(numbers)  # of this call, whichever thread it comes from
+        if when == "before" and number == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = original(*given, **named)
+        if when == "after" and number == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(owner, what, hooked)
+
+
+async def main(folder: Path, kind: str, step: str, times: int) -> None:
+    arm(step, times, KINDS[kind])
+    config = config_of(folder, interval_instances=30)
+    async with phx.Node(config, machines(kind), bootstrap=True) as node:
+        await node.wait_ready()
+        with suppress(TimeoutError):  # it is closed then, and that has steps, too
+            await asyncio.wait_for(load(node), 0.7)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))

@@ -1,0 +1,99 @@
+"""A node with durable machines is killed at each of its steps: they are what the log says."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from durable_worker import PLACES, config_of, machines
+
+import phx
+
+WORKER = Path(__file__).with_name("durable_worker.py")
+
+pytestmark = pytest.mark.processes
+
+RUNNING = [
+    ("before-open", 2), ("after-open", 1), ("after-open", 2), ("after-begin", 2),
+    ("before-switch", 1), ("after-switch", 1), ("after-switch", 2), ("after-sweep", 2),
+    ("before-commit", 1), ("after-commit", 1), ("before-commit", 12), ("after-commit", 13),
+    ("before-apply", 90), ("after-apply", 91), ("before-freeze", 1), ("after-freeze", 2),
+    ("before-rename", 3), ("after-rename", 4), ("before-fsync", 40), ("before-close", 1),
+    ("after-close", 1), ("after-close", 2),
+]  # fmt: skip
+# When its files were lost: with a checkpoint that has them.
+RESTORING = [
+    ("after-begin", 1), ("before-restore", 1), ("after-restore", 1), ("after-restore", 2),
+    ("before-switch", 1), ("after-switch", 1), ("before-switch", 2), ("after-sweep", 3),
+    ("after-rename", 1), ("after-open", 1), ("after-commit", 1), ("before-apply", 3),
+]  # fmt: skip
+
+
+def killed(folder, kind, step, times):
+    """Let it run into the step; how many values of each place were acknowledged before that."""
+    command = [sys.executable, str(WORKER), str(folder), kind, step, str(times)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, (step, done.returncode, done.stderr)
+    told = dict.fromkeys(PLACES, 0)
+    for line in done.stdout[: done.stdout.rfind("\n") + 1].splitlines():
+        group, machine, count = map(int, line.split())
+        told[group, machine] = count
+    return told
+
+
+async def found(folder, kind):
+    """By place: the digest; how many values are in the log."""
+    async with phx.Node(config_of(folder), machines(kind), bootstrap=True) as node:
+        await node.wait_ready(timeout=20)
+        digests = {(g, m): node.group(g).machine(m).digest() for g, m in PLACES}
+        counts = dict.fromkeys(PLACES, 0)
+        for group in (0, 1):
+            for instance in range(1, node.group(group).status().chosen_through + 1):
+                for entry in await node.group(group).entry(instance):
+                    counts[group, entry.machine] += 1
+    return digests, counts
+
+
+def check(folder, kind, before, told):
+    """Durable machines, and the same node with all of them in memory, which applies the log."""
+    digests, counts = asyncio.run(found(folder, kind))
+    assert digests == asyncio.run(found(folder, "memory"))[0]
+    assert all(counts[place] - before[place] >= told[place] for place in PLACES)
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
+def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, kind):
+    counts = dict.fromkeys(PLACES, 0)
+    for step, times in RUNNING:
+        if step.endswith(("begin", "switch")):  # these are steps of a machine that begins
+            shutil.rmtree(tmp_path / "machines", ignore_errors=True)
+        told = killed(tmp_path, kind, step, times)
+        counts = check(tmp_path, kind, counts, told)
+    assert min(counts.values()) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
+def test_killed_at_any_step_of_a_restore_it_is_done_again(tmp_path, kind):
+    counts = dict.fromkeys(PLACES, 0)
+    told = killed(tmp_path, kind, "before-close", 1)
+    counts = check(tmp_path, kind, counts, told)
+    for step, times in RESTORING:
+        shutil.rmtree(tmp_path / "machines")
+        told = killed(tmp_path, kind, step, times)
+        counts = check(tmp_path, kind, counts, told)
+    assert min(counts.values()) > 20
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
+@pytest.mark.parametrize("step", ["before-commit", "after-commit"])
+def test_killed_at_a_commit_it_counts_every_value_once(tmp_path, kind, step):
+    told = killed(tmp_path, kind, step, 5)
+    check(tmp_path, kind, dict.fromkeys(PLACES, 0), told)

@@ -1,0 +1,355 @@
+"""``phx verify`` and ``phx inspect``: whole folders, damaged ones, and copies of both."""
+
+import asyncio
+import hashlib
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+from click.testing import CliRunner
+
+import phx
+from phx import errors
+from phx._core.survey import Survey
+from phx.cli.commands import phx as command
+from phx.durable.generations import Generations
+from phx.lmdb_files import LMDB_MAJOR
+from phx.machines import Counter
+from phx.store_folder import read_identity
+from phx.verify import examine
+from tests.api.cluster import config_of
+
+VALUES = 40
+HEADER = 4096
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A node's folder as it lay there while the node was idle, and as the node left it."""
+    root = tmp_path_factory.mktemp("node")
+    quiet = {"interval_instances": 0, "interval_us": 0}
+    config = config_of(root, 1, nodes=1, checkpoints=quiet)
+
+    async def main() -> None:
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            for group in range(2):
+                for _ in range(VALUES):
+                    await node.group(group).propose(b"1")
+            await node.group(0).checkpoint()
+            await asyncio.sleep(0.3)  # the mark that says how far the log is durable
+            shutil.copytree(config.dir, root / "idle", ignore=shutil.ignore_patterns("control"))
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+    return {"idle": root / "idle", "closed": config.dir}
+
+
+@pytest.fixture(params=["idle", "closed"])
+def folder(request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folders[request.param], tmp_path / "node"))
+
+
+@pytest.fixture
+def idle(folders: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folders["idle"], tmp_path / "node"))
+
+
+def prints(folder: Path) -> dict[str, tuple[str, int]]:
+    return {
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+            path.stat().st_mtime_ns,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << at % 8]))
+
+
+def paths_of(folder: Path, *, whole: bool = True) -> set[str]:
+    return {finding.path for finding in examine(folder, whole=whole).findings}
+
+
+# --- sound folders
+
+
+def test_a_sound_folder_has_no_findings_and_nothing_in_it_changes(folder: Path) -> None:
+    before = prints(folder)
+    report = examine(folder, whole=True)
+    assert report.findings == []
+    assert prints(folder) == before
+    assert report.checkpoints == 1
+    assert sorted(report.groups) == [0, 1]
+    owner = read_identity(folder / "store", 1 << 20)
+    assert report.identity == owner
+
+
+def test_what_was_chosen_is_in_the_journal_or_in_the_store(folders: dict[str, Path]) -> None:
+    idle, closed = (examine(folders[name], whole=False) for name in ("idle", "closed"))
+    for one in idle.groups.values():
+        assert one.accepted is not None
+        assert one.accepted[1] >= VALUES
+        assert one.promise is not None
+        assert one.promise.endswith(".1")
+    for group, one in closed.groups.items():
+        assert one.settled_through == idle.groups[group].accepted[1]  # type: ignore[index]
+        assert one.kept_from == 1
+    (frontier,) = idle.groups[0].checkpoints
+    assert VALUES <= frontier <= closed.groups[0].settled_through  # type: ignore[operator]
+    assert idle.groups[0].members == (1,)
+    assert idle.groups[1].checkpoints == []
+
+
+def test_a_folder_that_is_open_is_left_alone(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 1, nodes=1)
+
+    async def main() -> None:
+        async with phx.Node(config, Counter, bootstrap=True):
+            with pytest.raises(errors.Locked):
+                examine(config.dir, whole=True)
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+    assert examine(config.dir, whole=True).findings == []
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.NotBootstrapped):
+        examine(tmp_path, whole=True)
+
+
+# --- damage: each byte, or so many that every kind of place is met
+
+
+def content(store: Path) -> dict[tuple[bytes, bytes], bytes]:
+    """All that LMDB says is there."""
+    found = {}
+    with (
+        lmdb.open(str(store), readonly=True, lock=False, max_dbs=3, lib_version=LMDB_MAJOR) as env,
+        env.begin() as txn,
+    ):
+        for name in (b"meta", b"chunks", b"indexes"):
+            with txn.cursor(env.open_db(name, txn, create=False)) as cursor:
+                found.update({(name, key): value for key, value in cursor})
+    return found
+
+
+def test_flipped_bits_of_the_store_are_found_or_say_nothing(folders: dict[str, Path]) -> None:
+    folder = folders["closed"]
+    data = folder / "store" / "data.mdb"
+    before, size = content(folder / "store"), data.stat().st_size
+    found = 0
+    # Everything in the first pages, where trees are; elsewhere every 97th byte.
+    for at in [*range(0, 8 * 4096, 13), *range(8 * 4096, size, 97)]:
+        flip(data, at)
+        try:
+            paths = paths_of(folder)
+            assert paths <= {"store/data.mdb", "journal"}, at
+            if paths:
+                found += 1
+            else:
+                assert content(folder / "store") == before, at
+        finally:
+            flip(data, at)
+    assert found > 100
+    assert examine(folder, whole=True).findings == []
+
+
+def test_flipped_bits_of_the_journal_are_found_or_look_like_a_torn_tail(idle: Path) -> None:
+    sound = examine(idle, whole=False).journal
+    assert sound is not None
+    (name, _, base, end, size) = sound.segments[-1]
+    segment = idle / "journal" / name
+    found = tails = 0
+    for at in [*range(96), *range(HEADER, HEADER + end - base, 11)]:
+        flip(segment, at)
+        report = examine(idle, whole=False)
+        if report.findings:
+            found += 1
+            assert {one.path for one in report.findings} <= {"journal", f"journal/{name}"}, at
+        else:
+            assert report.journal is not None
+            if report.journal.records != sound.records:
+                tails += 1
+                assert report.journal.cut_bytes > 0, at
+        flip(segment, at)
+    assert size > end - base
+    assert found > 20 * max(tails, 1)
+
+
+def test_flipped_bits_of_a_checkpoint_are_found_by_name(idle: Path) -> None:
+    for path in sorted((idle / "checkpoints" / "0").glob("*/*")):
+        for at in range(0, path.stat().st_size, 7):
+            flip(path, at)
+            (found, *_) = paths_of(idle)
+            assert Path(found).parts[:2] == ("checkpoints", "0")
+            flip(path, at)
+
+
+def test_what_is_missing_is_found(idle: Path) -> None:
+    shutil.move(idle / "store", idle / "away")
+    assert paths_of(idle) == {"store/data.mdb"}
+    report = examine(idle, whole=True)
+    assert report.identity is not None  # by the journal
+    assert report.identity.node == 1
+    assert report.groups[1].accepted is not None
+    shutil.move(idle / "away", idle / "store")
+    shutil.rmtree(idle / "journal")
+    assert paths_of(idle) == {"journal"}
+
+
+def test_a_damaged_journal_still_says_what_it_holds(idle: Path) -> None:
+    sound = examine(idle, whole=False)
+    assert sound.journal is not None
+    name, _, base, end, _ = sound.journal.segments[-1]
+    flip(idle / "journal" / name, HEADER + (end - base) // 2 + 8)
+    hurt = examine(idle, whole=False)
+    assert hurt.journal is not None
+    code, text = hurt.journal.verdict  # type: ignore[misc]
+    assert code == "damaged"
+    assert text.startswith(f"{name}, position ")
+    assert sound.journal.records - 3 <= hurt.journal.records < sound.journal.records
+    for group, one in hurt.groups.items():
+        assert one.promise == sound.groups[group].promise
+        assert one.accepted is not None
+
+
+def test_the_journal_of_another_store_is_found(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = config_of(tmp_path / "other", 1, nodes=1)
+
+    async def main() -> None:
+        async with phx.Node(other, Counter, bootstrap=True) as node:
+            await node.group(0).propose(b"1")
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+    mixed = Path(shutil.copytree(folders["closed"], tmp_path / "mixed"))
+    shutil.rmtree(mixed / "journal")
+    shutil.copytree(other.dir / "journal", mixed / "journal")
+    (found,) = examine(mixed, whole=True).findings
+    assert found.what.startswith("foreign: ")
+
+
+def test_a_store_that_is_older_than_the_journal_is_found(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 1, nodes=1)
+
+    async def life(bootstrap: bool) -> None:
+        async with phx.Node(config, Counter, bootstrap=bootstrap) as node:
+            for _ in range(VALUES):
+                await node.group(0).propose(b"1")
+
+    with asyncio.Runner() as runner:
+        runner.run(life(True))
+        shutil.copytree(config.dir / "store", tmp_path / "old")
+        runner.run(life(False))
+    now = examine(config.dir, whole=True)
+    assert now.findings == []
+    assert now.groups[0].journal_settled == now.groups[0].settled_through
+    shutil.rmtree(config.dir / "store")
+    shutil.move(tmp_path / "old", config.dir / "store")
+    (found,) = examine(config.dir, whole=True).findings
+    assert found.path == "store"
+    assert "older" in found.what
+
+
+# --- durable machines
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
+def test_files_of_durable_machines_are_looked_at(idle: Path, kind: str) -> None:
+    root = idle / "machines" / "0.0"
+    root.mkdir(parents=True)
+    generations = Generations(root)
+    made = generations.begin()
+    fill(made, kind)
+    generations.switch(made)
+    before = prints(idle)
+    report = examine(idle, whole=True)
+    assert (report.findings, report.machines) == ([], 1)
+    assert prints(idle) == before
+    file = next(path for path in made.iterdir() if path.name in ("data.mdb", "state.sqlite"))
+    data = bytearray(file.read_bytes())
+    data[100:2000] = b"\xff" * 1900
+    file.write_bytes(data)
+    assert f"machines/0.0/{made.name}/{file.name}" in paths_of(idle)
+    (root / "current").write_bytes(b"00000009\n")
+    assert "machines/0.0" in paths_of(idle)
+
+
+def fill(folder: Path, kind: str) -> None:
+    if kind == "lmdb":
+        with lmdb.open(str(folder), lib_version=LMDB_MAJOR) as env, env.begin(write=True) as txn:
+            for key in range(100):
+                txn.put(b"%d" % key, bytes(100))
+        (folder / "lock.mdb").unlink()
+    else:
+        opened = sqlite3.connect(folder / "state.sqlite")
+        opened.execute("CREATE TABLE line (text TEXT)")
+        opened.executemany("INSERT INTO line VALUES (?)", [("x" * 50,)] * 200)
+        opened.commit()
+        opened.close()
+
+
+# --- the commands
+
+
+def asked(*words: object) -> Any:
+    return CliRunner().invoke(command, list(map(str, words)))
+
+
+def test_commands_print_and_exit(idle: Path) -> None:
+    done = asked("verify", idle)
+    assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
+    assert done.stdout.endswith("0 findings\n")
+    shown = asked("inspect", idle)
+    assert shown.exit_code == 0
+    assert "node 1 of cluster" in shown.stdout
+    told = json.loads(asked("inspect", idle, "--group", 1, "--json").stdout)
+    assert [one["group"] for one in told["groups"]] == [1]
+    assert told["groups"][0]["accepted"][1] >= VALUES
+    assert asked("inspect", idle, "--group", 77).exit_code == 1
+    assert asked("verify", idle / "store").exit_code == 1
+
+
+def test_findings_are_a_line_each_and_exit_code_1(idle: Path) -> None:
+    (manifest,) = (idle / "checkpoints" / "0").glob("*/manifest*")
+    flip(manifest, 20)
+    done = asked("verify", idle)
+    assert done.exit_code == 1
+    line, summary = done.stdout.splitlines()
+    assert line.startswith(f"checkpoints/0/{manifest.parent.name}/{manifest.name}: ")
+    assert summary.endswith("1 findings")
+    told = asked("verify", idle, "--json")
+    assert told.exit_code == 1
+    assert len(json.loads(told.stdout)["findings"]) == 1
+    shown = asked("inspect", idle)
+    assert shown.exit_code == 1
+    assert manifest.name in shown.stderr
+    assert "node 1 of cluster" in shown.stdout
+
+
+def test_a_survey_locks_nobody_out_and_makes_nothing(idle: Path, tmp_path: Path) -> None:
+    owner = read_identity(idle / "store", 1 << 20)
+    names = sorted(path.name for path in (idle / "journal").iterdir())
+    survey = Survey(
+        idle / "journal", cluster=owner.cluster, node=owner.node, store_id=owner.store_id
+    )
+    assert survey.verdict is None
+    assert sorted(path.name for path in (idle / "journal").iterdir()) == names
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    missing = Survey(empty, cluster=1, node=1, store_id=bytes(16))
+    assert missing.verdict is not None
+    assert missing.verdict[0] == "missing"
+    with pytest.raises(FileNotFoundError):
+        Survey(tmp_path / "nothing", cluster=1, node=1, store_id=bytes(16))
