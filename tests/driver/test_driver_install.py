@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from driver_lab import Lab, Member
-from test_floors import belows, trim
+from test_driver_floors import belows, trim
 from test_starts import UNSETTLED, driver, error, fill, linger, settle
 
 from phx._core.driver import ERROR_CLOSED, ERROR_START, ERROR_UNKNOWN_GROUP, Driver
