@@ -159,7 +159,7 @@ MAY_IMPORT = {
     "phx.bench.limit_worker": {"phx.bench.limit_door"},
     "phx.cli": NODE
     | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"}
-    | {"phx.checkpoint", "phx.store", "phx.store_folder", "phx.verify"},
+    | {"phx.checkpoint", "phx.store", "phx.store_folder", "phx.store_trim", "phx.verify"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 
