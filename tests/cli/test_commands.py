@@ -14,7 +14,8 @@ COMMANDS = sorted(command.commands)
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["bench", "checkpoint", "demo", "init", "node", "sim", "torture"]
+    made = ["bench", "checkpoint", "demo", "init", "inspect", "node", "sim", "torture", "verify"]
+    assert made == COMMANDS
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
