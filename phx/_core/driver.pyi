@@ -56,6 +56,7 @@ class Driver:
         options: Mapping[str, int],
         starts: Mapping[int, int] | None = None,
         floors: Mapping[int, int] | None = None,
+        incarnation: int = 0,
         trace_path: str | None = None,
         trace_bytes_max: int = 1 << 30,
     ) -> None:
@@ -81,6 +82,8 @@ class Driver:
                 group begins with instance 1, and is not paused.
             floors: group to the lowest instance that the store still has, from 1 to its settled
                 instance + 1; absent: 1. See ``floored``.
+            incarnation: highest one of this node that any checkpoint here knows, below 2**32 - 1;
+                this life's is above it, whatever the journal says.
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.

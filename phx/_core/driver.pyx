@@ -70,8 +70,8 @@ cdef enum:
 
 cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
-                 journal_dir, create, options, starts=None, floors=None, trace_path=None,
-                 trace_bytes_max=1 << 30):
+                 journal_dir, create, options, starts=None, floors=None, u32 incarnation=0,
+                 trace_path=None, trace_bytes_max=1 << 30):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
@@ -106,6 +106,7 @@ cdef class Driver:
         self.create = create
         self.trace_path = os.fsencode(trace_path) if trace_path else None
         self.options.trace_bytes_max = trace_bytes_max
+        self.options.incarnation = incarnation
         self.s = life_new(&self.options, &self.groups)
 
     def __dealloc__(self):

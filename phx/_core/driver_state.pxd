@@ -33,6 +33,7 @@ cdef struct DriverOptions:
     u64 journal_queue_bytes_max  # of records that wait for the disk: above, no Accept is taken
     u64 inline_bytes_max         # larger writes are left to the journal thread
     u64 trace_bytes_max          # of a trace, if there is to be one
+    u32 incarnation              # this life's is higher; 0: only than what the journal says
 
 cdef struct Opening:             # how a group begins
     u64 settled_through          # highest instance in the store

@@ -23,7 +23,8 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
 cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil
 cdef void learn_tick(Engine* e, Replica* r) noexcept nogil
 # No log brings this node on: of the members that are connected each has trimmed what comes next
-# here or knows no more, and one has trimmed it. Only a checkpoint does, or somebody who returns.
+# here, knows no more, or never says what it has; and one has trimmed it. Only a checkpoint does, or
+# somebody who returns.
 cdef bint stranded(Engine* e, Replica* r) noexcept nogil
 # A member was connected, and may have what the others have trimmed: it is asked first.
 cdef void peer_renewed(Engine* e, Replica* r, Peer* p) noexcept nogil

@@ -26,6 +26,7 @@ from phx._core.wire cimport (
 cdef enum:
     LEARN_BYTES = 524288         # an answer is closed at this size
     LEARN_ENTRIES = 4096
+    IN_VAIN = 4                  # questions without progress; who says nothing then counts as dry
 
 cdef u64 INSTANCE_MAX = <u64>1 << 62
 
@@ -163,6 +164,10 @@ cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
 
 cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
     """No answer in time: ask somebody else."""
+    cdef int at = member_index(e, r.asked_node)
+    if r.asked_us != 0 and at >= 0 and r.below and r.asks >= IN_VAIN:
+        # Its group may be halted. If it is only slow, its answer is progress, and all is forgotten.
+        r.dry |= <u32>1 << at
     r.asked_us = 0
     if r.want_through > r.chosen_through and may_learn(e, r):
         ask(e, r, 0)
@@ -205,10 +210,11 @@ cdef void told_nothing(Engine* e, Replica* r, Peer* p, const LearnBody* learn) n
             r.below_node = p.node
             r.below_floor = learn.floor
         r.below |= bit
-    elif r.below and learn.chosen_through <= r.chosen_through:
+    elif r.below and (learn.chosen_through <= r.chosen_through or r.asks >= IN_VAIN):
         r.dry |= bit
     else:
-        # It has it, and could not say so: somebody else is asked when the timer runs out.
+        # It has it, and could not say so: somebody else is asked when the timer runs out. One that
+        # never can (its store is damaged) must not hide that the others have trimmed it.
         return
     if not stranded(e, r):
         if may_learn(e, r):

@@ -5,9 +5,9 @@
 """The native half of a node from birth to death; see life.pxd."""
 
 from libc.stdio cimport snprintf
-from libc.string cimport memset, strerror
+from libc.string cimport memcpy, memset, strerror
 
-from phx._core.codec cimport RecordHeader
+from phx._core.codec cimport RECORD_HEADER_BYTES, RECORD_NODE, RecordHeader, record_append
 from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thread_t
 from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.engine cimport engine_free, engine_new
@@ -161,6 +161,19 @@ cdef int add_groups(DriverState* s, vector[u32]* groups, vector[Opening]* openin
     return LIFE_OK
 
 
+# A checkpoint knows of lives of this node that its journal does not: values of a life that is not
+# the newest are not applied (sessions.pxd).
+cdef void former_lives(DriverState* s, u32 incarnation) noexcept nogil:
+    cdef RecordHeader header
+    cdef Block* record
+    if incarnation == 0:
+        return
+    record = record_append(block_new(RECORD_HEADER_BYTES), RECORD_NODE, 0, incarnation, 0, NULL, 0)
+    memcpy(&header, record.data, sizeof(RecordHeader))
+    input_replay(s, &header, record.data + RECORD_HEADER_BYTES, 0)
+    block_unref(record)
+
+
 cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
                     vector[Opening]* openings, const char* trace_path, char* text) noexcept nogil:
     cdef int code = open_trace(s, trace_path, text)
@@ -169,6 +182,7 @@ cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector
     s.engine = engine_new(&s.options.engine)
     code = add_groups(s, groups, openings, text)
     if code == LIFE_OK:
+        former_lives(s, s.options.incarnation)
         code = open_journal(s, journal_dir, create, text)
     if code == LIFE_OK:
         code = open_wakers(s, text)

@@ -238,3 +238,22 @@ def table_facts(bytes table not None):
     finally:
         sessions_free(made)
         phx_delete(made)
+
+
+def table_incarnation(bytes table not None, u32 node):
+    """The highest incarnation of a node that a session table has seen; 0: none. As table_facts."""
+    cdef SessionTable* made = phx_new[SessionTable]()
+    cdef int verdict
+    cdef size_t i
+    cdef u32 found = 0
+    try:
+        verdict = table_decode(<const u8*>PyBytes_AS_STRING(table), PyBytes_GET_SIZE(table), made)
+        if verdict != TABLE_OK:
+            raise table_error(verdict)
+        for i in range(made.rows.size()):
+            if made.rows[i].node == node:
+                found = made.rows[i].incarnation
+        return found
+    finally:
+        sessions_free(made)
+        phx_delete(made)

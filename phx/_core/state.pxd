@@ -282,7 +282,7 @@ cdef struct Replica:
     u32 asks                 # requests since the last chosen instance
     # members as bits, since the last chosen instance: of what comes next here
     u32 below                # they keep nothing as old
-    u32 dry                  # they know nothing (filled in only while `below` is)
+    u32 dry                  # they know nothing, or never say it (filled in only while `below` is)
     u32 below_node           # of `below` the one with the lowest floor
     bint below_told          # EVENT_BELOW has been told since somebody was asked
     u64 below_floor          # that floor

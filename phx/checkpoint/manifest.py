@@ -62,6 +62,7 @@ BLOCKS_MAX = 4096
 BLOCK_DIGEST_BYTES = 16
 STATE_DIGEST_BYTES = 16
 U32_MAX, U64_MAX, I64_MAX = (1 << 32) - 1, (1 << 64) - 1, (1 << 63) - 1
+FRONTIER_MAX = (1 << 62) - 1  # no driver takes a higher instance
 
 TABLE = struct.Struct("<IIIIQIIQ")  # the head of a session table
 TABLE_VERSION = 1
@@ -205,7 +206,7 @@ def _bytes(value: object, sizes: tuple[int, ...], what: str) -> None:
 def _check(made: Manifest) -> None:
     _number(made.cluster, 0, U64_MAX, "cluster")
     _number(made.group, 0, GROUP_ID_MAX, "group")
-    _number(made.frontier, 1, U64_MAX - 1, "frontier")
+    _number(made.frontier, 1, FRONTIER_MAX, "frontier")
     _number(made.epoch, 0, U64_MAX, "epoch")
     _number(made.config, 0, U64_MAX, "config")
     _number(made.chain, 0, U32_MAX, "chain")

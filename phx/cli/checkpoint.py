@@ -138,7 +138,7 @@ def take_command(folder: Path, group: int | None, as_json: bool) -> None:
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--frontier",
-    type=click.IntRange(1, (1 << 64) - 2),
+    type=click.IntRange(1, (1 << 62) - 1),
     default=None,
     help="The checkpoint of this instance. Default: the newest one.",
 )
@@ -213,7 +213,7 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
             owner = read_identity(place.store, MAP_BYTES)
             store = Store.open(place.store, cluster=owner.cluster, node=owner.node)
             try:
-                floors = {group: store.bounds(group)[0] for group in store.settled()}
+                held = store.floors()
             finally:
                 store.close()
 
@@ -223,9 +223,9 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
                         f"it is of cluster {manifest.cluster:#x}, and {folder} of cluster "
                         f"{owner.cluster:#x}"
                     )
-                if manifest.group not in floors and not new:
+                if manifest.group not in held and not new:
                     raise StoreError(f"{folder} holds nothing of group {manifest.group}; see --new")
-                floor = floors.get(manifest.group, 1)
+                floor = held[manifest.group].kept_from if manifest.group in held else 1
                 if manifest.frontier + 1 < floor:
                     raise StoreError(
                         f"it ends at instance {manifest.frontier}, and the log in {folder} begins "
@@ -234,7 +234,8 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
 
             with source.open("rb") as opened:
                 made = run(import_(OsFiles(folder), ROOT, opened, accept=accept))
-            if made.group not in floors:
+            here = held.get(made.group)
+            if here is None or (new and here.kept_from > here.settled_through):
                 begin_behind(place.store, owner, made)
         finally:
             place.unlock()

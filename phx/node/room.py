@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from phx._core.driver import (
     Driver,
     DriverError,
 )
+from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
@@ -65,6 +67,21 @@ TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
 DOUBT_S = 1.0
+LIVES_MAX = (1 << 32) - (1 << 16)  # a table that says more is somebody's invention
+
+
+def former_lives(catalog: Catalog, node: int) -> int:
+    """The highest incarnation of a node that any checkpoint has seen; 0: none.
+
+    Its journal knows them all, unless a checkpoint was carried to a new folder: values of a life
+    that the session table takes for an old one would never be applied.
+    """
+    highest = 0
+    for found in catalog.groups().values():
+        for manifest in found:
+            with suppress(ValueError):  # whoever restores it says what is wrong with it
+                highest = max(highest, table_incarnation(manifest.sessions, node))
+    return highest if highest < LIVES_MAX else 0
 
 
 class Room:
@@ -146,14 +163,20 @@ class Room:
         for group, state in self.states.items():
             if durable_in(state.machines):
                 starts.setdefault(group, 0)  # paused until they are open
+        for group, floor in store.floors().items():
+            # Without a checkpoint that reaches its log the group stops, and not the node.
+            if starts.get(group, 0) + 1 < floor.kept_from:
+                starts[group] = floor.kept_from - 1
+        lived = former_lives(catalog, config.node)
         try:
-            self._start(store, create, starts)
+            self._start(store, create, starts, lived)
         except DriverError as error:
             # No journal has ever begun in there: a bootstrap that was cut short goes on.
             if error.code != ERROR_JOURNAL_MISSING or not (self._folder.begun and self._bootstrap):
                 raise
-            self._start(store, True, starts)
+            self._start(store, True, starts, lived)
         self._folder.whole()
+        self._promise_epochs(catalog, store)
         self.waiters = Waiters(
             self._ids,
             group_values_max=limits.group_values_max,
@@ -170,6 +193,15 @@ class Room:
             self.applier.commits = Commits(every_us, self.applier.halt)
         self._keeper.serve(self.driver)
         self._keep_checkpoints(catalog, list(starts))
+
+    def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
+        """Where the log begins right behind a checkpoint, which may have come from elsewhere,
+        ballots go on above it: an entry's epoch never goes back. (All else the row has said.)"""
+        for group, floor in store.floors().items():
+            if newest := next(iter(catalog.of(group)), None):
+                through = newest.frontier
+                if (floor.kept_from, floor.settled_through) == (through + 1, through):
+                    self.driver.install(group, through, newest.epoch)
 
     def _keep_checkpoints(self, catalog: Catalog, paused: list[int]) -> None:
         """Take them from now on, and bring the paused groups back from theirs."""
@@ -213,7 +245,7 @@ class Room:
             if one is not None:
                 one.end(wait_s)
 
-    def _start(self, store: Store, create: bool, starts: dict[int, int]) -> None:
+    def _start(self, store: Store, create: bool, starts: dict[int, int], lived: int) -> None:
         config = self.config
         self.driver = Driver(
             cluster=config.cluster_id,
@@ -225,6 +257,7 @@ class Room:
             settled=store.settled(),
             floors={group: floor.kept_from for group, floor in store.floors().items()},
             starts=starts,
+            incarnation=lived,
             journal_dir=str(self._folder.journal),
             create=create,
             options=config.options(),

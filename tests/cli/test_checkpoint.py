@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import pytest
@@ -22,7 +22,7 @@ from phx.cli.commands import phx as command
 from phx.errors import NoLongerKept
 from phx.machines import Counter
 from phx.node.folder import Folder
-from phx.store import Store
+from phx.store import Floor, Store
 
 TESTS = Path(__file__).resolve().parent.parent
 CLUSTER = 0xC1A5
@@ -200,6 +200,97 @@ def test_a_group_that_has_no_log_anywhere_goes_on_behind_the_checkpoint(tmp_path
     assert called("verify", new.dir).exit_code == 0
 
 
+class Carried:
+    """A node with group 1, which took a checkpoint of it, and a new one that has none."""
+
+    def __init__(self, folder: Path, machine: type[Counter] = Counter, lives: int = 1) -> None:
+        self.folder = folder
+        self.machine = machine
+        self.old, self.new = (
+            phx.Config(
+                cluster="carried", node=1, dir=folder / name, members={1: "127.0.0.1:0"}, groups=2
+            )
+            for name in ("old", "new")
+        )
+        for number in range(lives - 1):
+            self.life(self.old, 1, bootstrap=number == 0)
+        self.life(self.old, 20, bootstrap=lives == 1, bundle="bundle")
+        self.life(self.new, 1, group=0, bootstrap=True)
+
+    def life(
+        self,
+        config: phx.Config,
+        count: int,
+        *,
+        group: int = 1,
+        bootstrap: bool = False,
+        bundle: str = "",
+    ) -> int:
+        """Proposes so many values, and exports a checkpoint, if told to; the machine's total."""
+
+        async def live() -> int:
+            async with phx.Node(config, self.machine, bootstrap=bootstrap) as node:
+                await node.wait_ready([group])
+                for _ in range(count):
+                    await node.group(group).propose(b"1", timeout=10)
+                if bundle:
+                    await node.group(group).checkpoint()
+                machine = node.group(group).machine()
+                assert isinstance(machine, Counter)
+                return machine.total
+
+        total = asyncio.run(live())
+        if bundle:
+            answer("export", config.dir, group, self.folder / bundle)
+        return total
+
+    def bring(self, bundle: str = "bundle") -> None:
+        answer("import", self.folder / bundle, self.new.dir, "--new")
+
+
+def test_a_node_whose_forerunner_was_started_more_often_goes_on(tmp_path: Path) -> None:
+    """The session table knows life 5 of node 1; of life 2 it would admit nothing."""
+    carried = Carried(tmp_path, lives=5)
+    carried.bring()
+    assert carried.life(carried.new, 3) == 24 + 3
+
+
+class Epochs(Counter):
+    seen: ClassVar[list[int]] = []
+
+    def apply(self, entry: phx.Entry) -> Any:
+        if entry.group == 1:
+            self.seen.append(entry.epoch)
+        return super().apply(entry)
+
+
+def test_epochs_never_go_back(tmp_path: Path) -> None:
+    Epochs.seen.clear()
+    carried = Carried(tmp_path, Epochs, lives=5)
+    highest = max(Epochs.seen)
+    carried.bring()
+    Epochs.seen.clear()
+    carried.life(carried.new, 2)
+    assert min(Epochs.seen) > highest
+
+
+def test_a_newer_checkpoint_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    carried = Carried(tmp_path)
+    carried.life(carried.old, 20, bundle="newer")
+    carried.bring()
+    carried.bring("newer")
+    assert carried.life(carried.new, 3) == 43
+
+
+def test_a_checkpoint_that_is_lost_keeps_its_group_down_and_not_the_node(tmp_path: Path) -> None:
+    carried = Carried(tmp_path)
+    carried.bring()
+    (file,) = (Path(carried.new.dir) / ROOT / "1").glob("*/machine-0")
+    file.write_bytes(b"?" + file.read_bytes()[1:])
+    assert carried.life(carried.new, 1, group=0) == 2  # it goes to quarantine
+    assert carried.life(carried.new, 1, group=0) == 3  # there is none
+
+
 def test_import_refuses_another_cluster(node: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -212,9 +303,8 @@ def test_import_refuses_another_cluster(node: Path, tmp_path: Path) -> None:
 def test_import_refuses_what_ends_below_the_floor(
     node: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "settled", lambda self: {7: 9000})
     for floor, good in ((4098, False), (4097, True)):
-        monkeypatch.setattr(Store, "bounds", lambda self, group, floor=floor: (floor, 9000))
+        monkeypatch.setattr(Store, "floors", lambda self, floor=floor: {7: Floor(floor, 9000)})
         if good:
             assert answer("import", bundle, node)["frontier"] == 4096
         else:

@@ -400,6 +400,31 @@ def test_one_that_knows_no_more_does_not_hide_that_the_others_have_trimmed() -> 
     assert s.status(unaware)["chosen_through"] == 0
 
 
+def test_a_member_that_never_answers_does_not_hide_that_the_others_have_trimmed() -> None:
+    """2 is there and votes; its group is halted, so it supplies nothing, not even an answer."""
+    s = lagging(6)
+    trim(s, 1, 5)
+    s.connect(1, 3)
+    s.connect(2, 3)
+    s.pass_time(10 * SECOND, unless=lambda m: m.name == "LearnAsk" and m.dest == 2)
+    assert belows(s, 3)[-1] == (0, 1, 5)
+    s.flow()  # it was only slow
+    s.pass_time(3 * SECOND)
+    assert s.values(3) == s.values(2)
+
+
+def test_nor_does_one_that_cannot_read_what_it_has() -> None:
+    s = lagging(6)
+    trim(s, 1, 5)
+    s.connect(1, 3)
+    s.connect(2, 3)
+    for _ in range(100):
+        s.pass_time(100_000, unless=lambda m: m.name == "LearnAsk" and m.dest == 2)
+        if s.drop("3→2", "LearnAsk"):
+            s.put(2, 3, encode("Learn", 0, 0, first=1, chosen=6, floor=1))
+    assert belows(s, 3)[-1] == (0, 1, 5)
+
+
 def test_a_lower_floor_that_rises_is_told_as_it_is() -> None:
     s = lagging(8)
     trim(s, 1, 8)
