@@ -192,7 +192,9 @@ class Snapshots(threading.Thread):
         state = self._states[wish.group]
         if state.stopped is not None:
             self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
-        elif not state.applied and wish.group not in self.paused:
+        elif wish.group in self.paused:
+            return  # its machines are in the making
+        elif not state.applied:
             self._hand(Taken(error=CheckpointFailed(f"group {wish.group}: nothing is applied yet")))
         elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:
             self._capture(state, self._sessions.table(wish.group), wish)
@@ -349,8 +351,10 @@ class Snapshots(threading.Thread):
     def _await(self, seconds: float) -> Taken | None:
         with self._change:
             self._change.wait_for(lambda: self._taken is not None or self._ending, seconds)
-            taken, self._taken = self._taken, None
-            if taken is None and self._ending:
+            taken = self._taken
+            if taken is not None:
+                self._wanted = self._taken = None  # at once: there is no second capture
+            elif self._ending:
                 raise Ending
             return taken
 

@@ -1,0 +1,151 @@
+"""Threads of a node where something is late, busy, or numbered high."""
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import phx
+from phx.blocking import Node
+from phx.machine import CopyView
+from phx.machines import Counter
+from phx.node import keeper
+from phx.node.snapshots import Snapshots
+from tests.api.cluster import Journal, config_of
+
+QUIET = {"interval_instances": 0, "interval_us": 0}
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_checkpoint_of_a_group_that_is_being_restored_waits_for_it(run_once, tmp_path):
+    config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=QUIET)
+    gate = threading.Event()
+
+    class Slow(Counter):
+        def restore(self, reader):
+            gate.wait(20)
+            super().restore(reader)
+
+    async def main():
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await node.wait_ready()
+            for _ in range(5):
+                await node.group(0).propose(b"1")
+            before = await node.group(0).checkpoint()
+        async with phx.Node(config, Slow) as node:
+            taking = asyncio.ensure_future(node.group(0).checkpoint())
+            done, _ = await asyncio.wait([taking], timeout=1)
+            assert not done
+            gate.set()
+            assert (await taking).frontier >= before.frontier
+            assert node.group(0).machine().total == 5
+
+    run_once(main())
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_checkpoint_is_captured_once(tmp_path, monkeypatch):
+    """The applying thread takes a turn while the other one has just been given what it wanted."""
+    made, closed = [], []
+
+    class View(CopyView):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    class Noting(Counter):
+        def freeze(self):
+            made.append(View(Counter()))
+            return made[-1]
+
+    plain = Snapshots._await
+
+    def slow(self, seconds):
+        if (taken := plain(self, seconds)) is not None:
+            self._wake()
+            time.sleep(0.2)
+        return taken
+
+    monkeypatch.setattr(Snapshots, "_await", slow)
+    config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=QUIET)
+    with Node(config, Noting, bootstrap=True) as node:
+        node.wait_ready()
+        for _ in range(2):
+            node.group(0).propose(b"1")
+            node.group(0).checkpoint()
+    assert len(made) == 2
+    assert closed == made
+
+
+def test_descriptors_may_have_any_number(tmp_path):
+    """select.select takes none above 1023."""
+    held = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(1100)]
+    try:
+
+        class Slow(Journal):
+            def apply(self, entry):
+                time.sleep(0.002)
+                return super().apply(entry)
+
+        with Node(config_of(tmp_path, 1, nodes=1, groups=1), Slow, bootstrap=True) as node:
+            node.wait_ready()
+            for _ in range(2):
+                assert len(node.group(0).propose_many([b"x"] * 30)) == 30
+    finally:
+        for one in held:
+            os.close(one)
+
+
+def test_a_driver_that_always_wants_something_does_not_keep_the_store_from_trimming(monkeypatch):
+    steps = []
+
+    class Store:
+        def settle(self, plan):
+            return plan
+
+        def trim(self):
+            steps.append(time.monotonic())
+            return len(steps) < 5
+
+        def close(self):
+            pass
+
+    class Driver:
+        ending = False
+
+        def store_work(self, _):
+            time.sleep(0.01)
+            return ("closing",) if self.ending else ("settle", 1, 1)
+
+        def settled(self, *_):
+            pass
+
+        def store_call(self):
+            pass
+
+    class Config:
+        cluster_id = node = 1
+
+    made = keeper.Keeper(Path("/nowhere"), Config, create=False, idle=lambda: True)
+    made._open = Store
+    monkeypatch.setattr(keeper, "TRIM_S", 0.02)
+    driver = Driver()
+    made.open()
+    made.serve(driver)
+    try:
+        until = time.monotonic() + 10
+        while len(steps) < 5:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert len(steps) == 5  # and then it has nothing to do
+        made.ask(lambda store: None).result(10)
+        while len(steps) < 6:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        driver.ending = True
+        made.end()
