@@ -146,6 +146,9 @@ class Room:
         for group, state in self.states.items():
             if durable_in(state.machines):
                 starts.setdefault(group, 0)  # paused until they are open
+        for group, floor in store.floors().items():
+            if floor.kept_from > 1:  # without a checkpoint that group stops, and no other
+                starts[group] = max(starts.get(group, 0), floor.kept_from - 1)
         try:
             self._start(store, create, starts)
         except DriverError as error:

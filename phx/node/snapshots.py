@@ -16,6 +16,7 @@ durable ones it has all, too: the parts of one checkpoint can be brought back to
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -44,6 +45,8 @@ AGREED_WAIT_S = 0.5
 """How long an agreed instance is waited for before any instance will do. There checkpoints of equal
 states are equal on all nodes; so it is worth a moment, but nobody else's place in line."""
 AGREED_EVERY = 8192
+RESTORING_S = 0.2
+"""How often it is looked whether a group that is being restored is there."""
 BURST_S = 0.05
 LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
 CONFIGURATION = 1  # of every group, until members can change
@@ -289,15 +292,25 @@ class Snapshots(threading.Thread):
                 now_s = time.monotonic()
                 for group in self._policy.ringing(now_s):
                     self._join(group)
-                while self._line:
-                    wish = self._line.popleft()
+                while (wish := self._first()) is not None:
                     if wish.asked:
                         return wish
                     self._due.discard(wish.group)
                     if self._states[wish.group].applied > self._policy.last(wish.group):
                         return wish
                 next_s = self._policy.next_s()
-                self._change.wait(None if next_s is None else next_s - now_s)
+                wait_s = math.inf if next_s is None else next_s - now_s
+                if self._line:
+                    wait_s = min(wait_s, RESTORING_S)
+                self._change.wait(None if wait_s == math.inf else wait_s)
+        return None
+
+    def _first(self) -> Wish | None:
+        """Take the first in line whose machines are there, or will not be."""
+        for at, wish in enumerate(self._line):
+            if wish.group not in self.paused or self._states[wish.group].stopped is not None:
+                del self._line[at]
+                return wish
         return None
 
     def _take(self, wish: Wish) -> CheckpointInfo:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import phx
+from phx import errors
 from phx.blocking import Node
 from phx.machine import CopyView
 from phx.machines import Counter
 from phx.node import keeper
 from phx.node.snapshots import Snapshots
+from phx.store import Floor, Store
 from tests.api.cluster import Journal, config_of
 
 QUIET = {"interval_instances": 0, "interval_us": 0}
@@ -149,3 +151,61 @@ def test_a_driver_that_always_wants_something_does_not_keep_the_store_from_trimm
     finally:
         driver.ending = True
         made.end()
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_group_that_is_being_restored_holds_up_no_other_s_checkpoint(run_once, tmp_path):
+    config = config_of(tmp_path, 1, nodes=1, groups=2, checkpoints=QUIET)
+    gate = threading.Event()
+
+    class Slow(Counter):
+        def restore(self, reader):
+            gate.wait(20)
+            super().restore(reader)
+
+    async def main():
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await node.wait_ready()
+            for group in range(2):
+                await node.group(group).propose(b"1")
+            await node.group(0).checkpoint()
+        async with phx.Node(config, Slow) as node:
+            await node.wait_ready([1])
+            taking = asyncio.ensure_future(node.group(0).checkpoint())
+            await asyncio.sleep(0)
+            taken = await asyncio.wait_for(node.group(1).checkpoint(), 10)
+            assert taken.group == 1
+            assert not taking.done()
+            gate.set()
+            assert (await taking).group == 0
+
+    run_once(main())
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_group_without_what_is_below_its_floor_stops_and_no_other(run_once, tmp_path):
+    config = config_of(tmp_path, 1, nodes=1, groups=2, checkpoints=QUIET)
+
+    async def main():
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await node.wait_ready()
+            for group in range(2):
+                for _ in range(5):
+                    await node.group(group).propose(b"1")
+            frontier = (await node.group(0).checkpoint()).frontier
+        store = Store.open(config.dir / "store", cluster=config.cluster_id, node=1)
+        try:
+            store.raise_floors({0: Floor(frontier + 1, frontier)})
+        finally:
+            store.close()
+        (manifest,) = config.dir.glob("checkpoints/0/*/manifest")
+        manifest.write_bytes(b"x" + manifest.read_bytes()[1:])
+        async with phx.Node(config, Counter) as node:
+            await node.wait_ready()
+            assert node.group(0).status().stopped
+            assert node.group(1).machine().total == 5
+            await node.group(1).propose(b"1")
+            with pytest.raises(errors.CheckpointFailed):
+                await node.group(0).checkpoint()
+
+    run_once(main())
