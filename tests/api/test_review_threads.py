@@ -1,9 +1,11 @@
 """Threads of a node where something is late, busy, or numbered high."""
 
 import asyncio
+import gc
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from phx.node import keeper
 from phx.node.snapshots import Snapshots
 from phx.store import Floor, Store
 from tests.api.cluster import Journal, config_of
+from tests.durable.durable_lab import LmdbSums
 
 QUIET = {"interval_instances": 0, "interval_us": 0}
 
@@ -209,3 +212,27 @@ def test_a_group_without_what_is_below_its_floor_stops_and_no_other(run_once, tm
                 await node.group(0).checkpoint()
 
     run_once(main())
+
+
+def test_machines_of_a_node_whose_thread_has_ended_are_closed(tmp_path):
+    """It was never closed; whoever looks at its machine still does not keep the files."""
+    config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=QUIET)
+    kept = []
+
+    async def main():
+        node = phx.Node(config, lambda group: LmdbSums(), bootstrap=True)
+        await node.open()
+        await node.wait_ready()
+        await node.group(0).propose(b"1 1")
+        kept.append(node.group(0).machine())
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        thread.start()
+        thread.join()
+        gc.collect()
+    with Node(config, lambda group: LmdbSums()) as node:
+        node.wait_ready()
+        assert not node.group(0).status().stopped
+        node.group(0).propose(b"1 1")
