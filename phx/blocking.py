@@ -127,6 +127,8 @@ class ApplierThread(threading.Thread):
         poll = select.poll()
         poll.register(driver.fileno(), select.POLLIN)
         poll.register(self._stop_out, select.POLLIN)
+        stop = select.poll()  # select.select takes no descriptor above 1023
+        stop.register(self._stop_out, select.POLLIN)
         while True:
             wait_s = applier.wait_s()
             wait_ms = None if wait_s is None else int(wait_s * 1000) + 1
@@ -135,7 +137,7 @@ class ApplierThread(threading.Thread):
                 return
             while self._turn(applier):
                 time.sleep(0)  # callers that were woken get the GIL
-                if select.select([self._stop_out], [], [], 0)[0]:
+                if stop.poll(0):
                     return
 
     def _turn(self, applier: Applier) -> bool:

@@ -105,7 +105,7 @@ class Pages:
             raise Odd(f"page {page} is not one of the file's {self.last + 1}")
         for one in range(page, page + count):
             if self.used[one]:
-                self.note(f"page {one} is used twice")
+                raise Odd(f"page {one} is used twice")  # to go on there might be for ever
             self.used[one] = 1
 
     def header(self, page: int) -> tuple[int, int, int]:
@@ -334,13 +334,15 @@ def findings_of(data: mmap.mmap) -> list[str]:
     older, (txn, last, trees) = sorted(metas, key=lambda meta: meta[0])
     if txn - older[0] > 1:
         return [f"meta pages are of transactions {older[0]} and {txn}"]
-    if txn and (last + 1) * page_bytes > len(data):
+    if (txn or last > 1) and (last + 1) * page_bytes > len(data):
         return [f"{len(data)} of {(last + 1) * page_bytes} bytes"]
     pages = Pages(data, page_bytes, last)
     try:
         walk_trees(pages, trees)
     except (struct.error, IndexError) as error:
         pages.note(f"a page ends too early: {error}")
+    except RecursionError:
+        pages.note("trees lie in trees, deeper than LMDB makes them")
     return pages.findings
 
 

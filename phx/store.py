@@ -38,13 +38,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from phx._core.chunk import ChunkDamage, Gather, verify_chunk
+from phx._core.chunk import Gather, verify_chunk
 from phx._core.chunk_index import ChunkIndex
 from phx._core.settler import SettleError, Settler
 from phx.errors import Closed, Damaged, ForkedError, StoreError
 from phx.store_folder import (
     FORMAT_VERSION,
     StoreIdentity,
+    damage_named,
     obtain_identity,
     open_env,
     take_lock,
@@ -250,9 +251,10 @@ class Store:
         env = None
         try:
             env = open_env(folder, map_bytes, create)
-            identity = obtain_identity(env, folder, cluster, node, create)
-            store = cls(folder, lock, env, identity, pass_bytes, commit_bytes)
-            store._load()
+            with damage_named(folder):
+                identity = obtain_identity(env, folder, cluster, node, create)
+                store = cls(folder, lock, env, identity, pass_bytes, commit_bytes)
+                store._load()
             store._data_file = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
             return store
         except BaseException:
@@ -687,13 +689,3 @@ class Store:
             self._writer = me
         if self._writer != me:
             raise StoreError(f"{self.path}: only one thread may write, and this is another one")
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ChunkDamage as damage:
-        raise Damaged(f"{path}: {damage}") from damage
-    except (lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
-        raise Damaged(f"{path}: {error}") from error

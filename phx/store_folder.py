@@ -11,12 +11,15 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
+from phx._core.chunk import ChunkDamage
 from phx._core.chunk_index import ChunkIndex
 from phx._core.codec import crc32c
 from phx.errors import Damaged, Foreign, Locked, NotBootstrapped, StoreError
@@ -26,6 +29,15 @@ FORMAT_VERSION = 1
 
 IDENTITY = struct.Struct("<8sIQI16sIII")
 IDENTITY_MAGIC = b"PHXSTORE"
+DAMAGE = (
+    ChunkDamage,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,  # of tables and keys that no store has
+    lmdb.IncompatibleError,
+    lmdb.BadValsizeError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +197,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever says that a store is not what was written is Damaged."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise Damaged(f"{path}: {error}") from error

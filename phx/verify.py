@@ -30,6 +30,8 @@ from phx._core.survey import Survey
 from phx.checkpoint.catalog import ROOT, Finding, look, path_of, verify
 from phx.checkpoint.files import OsFiles
 from phx.durable.generations import Generations
+from phx.durable.sqlite import COPY as VIEW
+from phx.durable.sqlite import FILE as DATABASE
 from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
@@ -39,6 +41,7 @@ __all__ = ["Finding", "GroupReport", "Report", "StoreReport", "examine"]
 
 JOURNAL, STORE, MACHINES, QUARANTINE = "journal", "store", "machines", "quarantine"
 SEGMENT_HEADER_BYTES = 4096
+CHUNK_KEY_BYTES = 8
 BALLOT_NODE_BITS = 20
 
 
@@ -128,15 +131,36 @@ def examine(folder: str | os.PathLike[str], *, whole: bool) -> Report:
         raise NotBootstrapped(f"{folder} is not the folder of a node: no journal, no store")
     try:
         with held(report.folder / "lock"):
-            look_at_store(report, whole)
-            look_at_journal(report)
-            look_at_checkpoints(report, whole)
-            look_at_machines(report, whole)
+            if not being_made(report.folder):
+                with as_finding(report, STORE):
+                    look_at_store(report, whole)
+                with as_finding(report, JOURNAL):
+                    look_at_journal(report)
+            with as_finding(report, ROOT):
+                look_at_checkpoints(report, whole)
+            with as_finding(report, MACHINES):
+                look_at_machines(report, whole)
             compare(report)
     except OSError as error:
         raise StoreError(f"{error.filename or folder}: {error.strerror or error}") from error
     report.groups = dict(sorted(report.groups.items()))
     return report
+
+
+def being_made(folder: Path) -> bool:
+    """It is a new node's that was stopped before its journal began: nothing is promised there."""
+    journal = folder / JOURNAL
+    begun = (folder / "bootstrap").exists()
+    return begun and not (journal.is_dir() and any(journal.iterdir()))
+
+
+@contextmanager
+def as_finding(report: Report, part: str) -> Iterator[None]:
+    """What cannot be read of one part keeps nobody from looking at the others."""
+    try:
+        yield
+    except OSError as error:
+        report.find(part, f"cannot be read: {error.strerror or error}")
 
 
 @contextmanager
@@ -197,6 +221,10 @@ def read_store(
     except lmdb.NotFoundError as error:
         report.find(where, f"a table is missing: {error}")
         return
+    for name, table in ((b"meta", meta), (b"chunks", chunks), (b"indexes", indexes)):
+        if odd := sorted(flag for flag, on in table.flags().items() if on):
+            report.find(where, f"table {name.decode()} is of another kind: {', '.join(odd)}")
+            return
     packed = txn.get(b"identity", db=meta)
     if packed is None:
         report.find(where, "the identity is missing: it was never completely made")
@@ -231,6 +259,11 @@ def read_tails(
     with txn.cursor(indexes) as cursor:
         for key, tail in cursor:
             number = int.from_bytes(key, "big")
+            if len(key) != CHUNK_KEY_BYTES:
+                report.find(where, f"an index has the impossible key {bytes(key).hex()}")
+                there.discard(bytes(key))
+                sound = False
+                continue
             if bytes(key) not in there:
                 report.find(where, f"chunk {number} is missing, its index is there")
                 sound = False
@@ -253,6 +286,9 @@ def read_chunks(
     with txn.cursor(chunks) as cursor:
         for key, value in cursor:
             number = int.from_bytes(key, "big")
+            if len(key) != CHUNK_KEY_BYTES:
+                report.find(where, f"a chunk has the impossible key {bytes(key).hex()}")
+                continue
             try:
                 verify_chunk(number, value, store_id)
             except ChunkDamage as damage:
@@ -333,6 +369,9 @@ def look_at_machines(report: Report, whole: bool) -> None:
     root = report.folder / MACHINES
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         where = f"{MACHINES}/{path.name}"
+        if not path.is_dir():
+            report.find(where, "does not belong here")
+            continue
         try:
             current = Generations(path).current()
         except Damaged as damage:
@@ -348,13 +387,15 @@ def look_at_machines(report: Report, whole: bool) -> None:
 
 
 def content_findings(file: Path) -> Iterator[str]:
+    if not file.is_file() or file.name.startswith(VIEW):
+        return  # (a copy that was being made when the node died: whoever opens it next removes it)
     if file.name == "data.mdb":
         yield from page_findings(file)
-    elif file.is_file():
-        with file.open("rb") as opened:
-            begin = opened.read(16)
-        if begin == b"SQLite format 3\x00":
-            yield from sqlite_findings(file)
+        return
+    with file.open("rb") as opened:
+        begin = opened.read(16)
+    if begin == b"SQLite format 3\x00" or file.name == DATABASE:
+        yield from sqlite_findings(file)
 
 
 def sqlite_findings(file: Path) -> Iterator[str]:

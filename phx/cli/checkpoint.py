@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from phx._version import __version__
-from phx.cli.options import SETTINGS, command, fail
+from phx.cli.options import SETTINGS, command, fail, printable
 from phx.errors import PhxError
 from phx.types import GROUP_ID_MAX
 
@@ -303,7 +303,7 @@ def report(one: Manifest, as_json: bool) -> None:
 
 
 def line(finding: Finding) -> str:
-    return f"{finding.path}: {finding.what}"
+    return printable(f"{finding.path}: {finding.what}")
 
 
 def listed(findings: list[Finding]) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from phx._version import __version__
-from phx.cli.options import SETTINGS, fail
+from phx.cli.options import SETTINGS, fail, printable
 from phx.errors import PhxError
 from phx.types import GROUP_ID_MAX
 
@@ -40,7 +40,7 @@ def verify(folder: Path, as_json: bool) -> None:
         print_json(facts(report))
     else:
         for finding in report.findings:
-            click.echo(f"{finding.path}: {finding.what}")
+            click.echo(printable(f"{finding.path}: {finding.what}"))
         click.echo(f"{summary(report)}; {len(report.findings)} findings")
     if report.findings:
         fail(f"{len(report.findings)} findings")
@@ -71,7 +71,7 @@ def inspect(folder: Path, group: int | None, as_json: bool) -> None:
     else:
         show(report)
     if report.findings:
-        fail("\n".join(f"{finding.path}: {finding.what}" for finding in report.findings))
+        fail("\n".join(printable(f"{one.path}: {one.what}") for one in report.findings))
 
 
 def examined(folder: Path, *, whole: bool) -> Report:
@@ -167,7 +167,7 @@ def show(report: Report) -> None:
             click.echo(f"a torn tail of {journal.cut_bytes:,} bytes, never acknowledged")
     click.echo(summary(report))
     for name in report.quarantined:
-        click.echo(f"put aside: quarantine/{name}")
+        click.echo(printable(f"put aside: quarantine/{name}"))
     shown = list(report.groups.values())[:GROUPS_SHOWN]
     columns = ["group", "promise", "accepted", "learned", "settled", "checkpoints", "members"]
     print_table(f"Groups in {report.folder}", columns, [cells(one) for one in shown])

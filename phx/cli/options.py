@@ -10,7 +10,16 @@ import click
 
 from phx._version import __version__
 
-__all__ = ["GROUPS_MAX", "LOOP", "SETTINGS", "check_loop", "command", "fail", "numbers"]
+__all__ = [
+    "GROUPS_MAX",
+    "LOOP",
+    "SETTINGS",
+    "check_loop",
+    "command",
+    "fail",
+    "numbers",
+    "printable",
+]
 
 FINDING = 1
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -33,6 +42,11 @@ def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], cl
         return group.command(name, context_settings=SETTINGS)(versioned)
 
     return decorate
+
+
+def printable(text: str) -> str:
+    """One line without surprises, whatever the names of files are."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def numbers(low: int, high: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from phx.durable.files import (
     PIECE_BYTES,
@@ -57,7 +58,7 @@ class SqliteMachine(DurableMachine):
     to end; SAVEPOINT is allowed. The table phx_applied is phx's, too.
     """
 
-    _db: sqlite3.Connection | None = None
+    _db: _Connection | None = None
     _path = Path()
     _applied = 0
     _changes = -1  # of the connection, when it was last committed
@@ -83,10 +84,7 @@ class SqliteMachine(DurableMachine):
         RuntimeError if SQLite rolled that back by itself (a full disk, ON CONFLICT ROLLBACK): what
         was applied since the last commit is lost, and must be applied again from the log.
         """
-        db = self._opened()
-        if not db.in_transaction:
-            raise RuntimeError("the open transaction was rolled back: close, and open again")
-        return db
+        return self._in_transaction()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -109,7 +107,9 @@ class SqliteMachine(DurableMachine):
         for left in folder.glob(COPY + "*"):
             left.unlink()
         self._path = folder.absolute() / FILE
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(
+            self._path, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
         try:
             self._begin_with(db)
             sync_folder(folder)
@@ -124,7 +124,7 @@ class SqliteMachine(DurableMachine):
     def commit(self, applied: int) -> None:
         if applied < self._applied:
             raise ValueError(f"commit of {applied} after one of {self._applied}")
-        db = self.db
+        db = self._in_transaction()
         if applied == self._applied and db.total_changes == self._changes:
             return
         db.execute("UPDATE phx_applied SET instance = ?", (applied,))
@@ -172,7 +172,7 @@ class SqliteMachine(DurableMachine):
 
     # --- transactions
 
-    def _begin_with(self, db: sqlite3.Connection) -> None:
+    def _begin_with(self, db: _Connection) -> None:
         """Make ready a connection that was just opened; afterwards a transaction is open."""
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -186,6 +186,7 @@ class SqliteMachine(DurableMachine):
         db.set_authorizer(self._authorize)
         db.execute("BEGIN")
         self._ending = False
+        db.guarded = True
         if new:
             db.execute(_MAKE_APPLIED)
             db.execute("INSERT INTO phx_applied VALUES (1, 0)")
@@ -198,18 +199,18 @@ class SqliteMachine(DurableMachine):
             raise Damaged(f"{self._path}: the number of the applied instance is missing")
         self._applied = applied
 
-    def _end(self, db: sqlite3.Connection) -> None:
+    def _end(self, db: _Connection) -> None:
         """Commit, and begin anew: so a statement outside of a transaction cannot happen.
 
         BEGIN takes no lock and no snapshot before the next statement.
         """
-        self._ending = True
+        self._ending, db.guarded = True, False
         try:
             db.commit()
             self._changes = db.total_changes
             db.execute("BEGIN")
         finally:
-            self._ending = False
+            self._ending, db.guarded = False, True
 
     def _authorize(self, action: int, *_: object) -> int:
         # Asked when a statement is prepared. COMMIT and ROLLBACK of ours are never cached.
@@ -217,10 +218,58 @@ class SqliteMachine(DurableMachine):
             return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
-    def _opened(self) -> sqlite3.Connection:
+    def _in_transaction(self) -> _Connection:
+        db = self._opened()
+        db.check()
+        return db
+
+    def _opened(self) -> _Connection:
         if self._db is None:
             raise ValueError("this machine is not open")
         return self._db
+
+
+class _Connection(sqlite3.Connection):
+    """While it is guarded, it does nothing outside of a transaction.
+
+    SQLite may roll back the open one by itself (a full disk, ON CONFLICT ROLLBACK). If whoever
+    applies then caught the error and went on with the connection that he has in his hand, each
+    statement would be durable by itself, before its instance is: and applied again from the log.
+    """
+
+    guarded = False
+
+    def check(self) -> None:
+        if self.guarded and not self.in_transaction:
+            raise RuntimeError("the open transaction was rolled back: close, and open again")
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(factory or _Cursor)
+
+    def execute(self, sql: str, /, *parameters: Any) -> Any:
+        return self.cursor().execute(sql, *parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        return self.cursor().executemany(sql, parameters)
+
+    def executescript(self, sql: str, /) -> Any:
+        return self.cursor().executescript(sql)
+
+
+class _Cursor(sqlite3.Cursor):
+    connection: _Connection
+
+    def execute(self, sql: str, /, *parameters: Any) -> Any:
+        self.connection.check()
+        return super().execute(sql, *parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        self.connection.check()
+        return super().executemany(sql, parameters)
+
+    def executescript(self, sql: str, /) -> Any:
+        self.connection.check()
+        return super().executescript(sql)
 
 
 class SqliteView:

@@ -41,6 +41,7 @@ REQUEST_BYTES_MAX = 4096
 REQUEST_S = 5.0  # for a whole request to come
 ANSWER_S = 5.0  # for an answer to be taken
 CONNECT_S = 5.0
+ACCEPT_S = 0.2  # without a descriptor for a new connection
 PATH_BYTES_MAX = 100  # of an address: 104 with the end on macOS, 108 on Linux
 
 Take = Callable[[int], "Future[CheckpointInfo]"]
@@ -147,15 +148,19 @@ class Control(threading.Thread):
 
     def _accept(self) -> None:
         assert self._listener is not None
-        with suppress(OSError):
+        try:
             connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            if len(self._callers) >= CONNECTIONS_MAX:
-                connection.close()
-                return
-            caller = Caller(connection)
-            self._callers.add(caller)
-            self._selector.register(connection, selectors.EVENT_READ, caller)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                time.sleep(ACCEPT_S)  # it would be called again at once
+            return
+        connection.setblocking(False)
+        if len(self._callers) >= CONNECTIONS_MAX:
+            connection.close()
+            return
+        caller = Caller(connection)
+        self._callers.add(caller)
+        self._selector.register(connection, selectors.EVENT_READ, caller)
 
     def _read(self, caller: Caller) -> None:
         try:

@@ -2,7 +2,8 @@
 
 In this order: what the driver wants (settling, loading, answers to peers); what somebody asks for;
 a step of trimming; a step of merging. The last two are one transaction each, so that nothing waits
-for more than one of them.
+for more than one of them. Whoever asks, and a step of trimming, are not put off for ever by a
+driver that always wants something.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,8 @@ SUPPLY_BYTES = 1 << 20  # an answer to a peer
 LOAD_BYTES = 4 << 20
 PATIENCE_S = 1.0
 """So long an action stands behind what the driver wants, however much that is."""
+TRIM_S = 0.25
+"""So long a step of trimming does: what is settled must not be more than what it frees."""
 
 T = TypeVar("T")
 
@@ -55,6 +59,7 @@ class Keeper(threading.Thread):
         self._asked: deque[tuple[float, Callable[[Store], Any], Future[Any]]] = deque()
         self._asking = threading.Lock()
         self._over = False  # nobody will do what is asked any more
+        self._trim_s = 0.0  # when a step of trimming has waited for long enough
         self.error: str | None = None
 
     def open(self) -> Store:
@@ -116,6 +121,8 @@ class Keeper(threading.Thread):
             while driver is not None and not self._ended.is_set():
                 if self._asked and self._asked[0][0] <= time.monotonic():
                     self._answer(store)
+                if time.monotonic() >= self._trim_s:
+                    self._trim(store)
                 if not self._work(store, driver):
                     break
         except DriverError as error:
@@ -137,6 +144,7 @@ class Keeper(threading.Thread):
             future.set_result(action(store))
         except BaseException as error:
             future.set_exception(error)
+        self._trim_s = min(self._trim_s, time.monotonic() + TRIM_S)  # floors may be higher now
 
     def _work(self, store: Store, driver: Driver) -> bool:
         """Wait for one piece of work and do it; False when the driver stops."""
@@ -145,7 +153,7 @@ class Keeper(threading.Thread):
                 self._answer(store)
                 self._idle_us = 0  # it may have left something to trim
             case None:
-                more = self._guarded("trimming", store.trim)
+                more = self._trim(store)
                 more = more or self._guarded("merging", store.merge)
                 self._idle_us = 0 if more else IDLE_US if self._idle() else RETRY_US
             case ("settle", plan, upto_lsn):
@@ -165,6 +173,14 @@ class Keeper(threading.Thread):
             case ("closing",):
                 return False
         return True
+
+    def _trim(self, store: Store) -> bool:
+        """One step; whether there may be more to do."""
+        more = self._guarded("trimming", store.trim)
+        # With nothing to do, or a step that fails, the next one comes in an idle turn, or behind
+        # what somebody asks for.
+        self._trim_s = time.monotonic() + TRIM_S if more else inf
+        return more
 
     def _guarded(self, what: str, action: Callable[[], object]) -> bool:
         """Whether the action came to something (anything but False) and did not fail."""

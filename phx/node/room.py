@@ -482,8 +482,9 @@ class Room:
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
         _rooms.discard(self)
         self._end_checkpoints(ABANDON_S)
-        if threading.get_ident() == self.applier.thread:
-            self.let_go()
+        applying = self.applier.thread
+        if applying == threading.get_ident() or not is_alive(applying):
+            self.let_go()  # else it may be inside of one of them
         try:
             self.driver.stop(STOP_US)
         except DriverError as error:
@@ -516,6 +517,10 @@ def _forget_rooms() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_rooms)
+
+
+def is_alive(ident: int) -> bool:
+    return any(thread.ident == ident for thread in threading.enumerate())
 
 
 def traced(node: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ durable ones it has all, too: the parts of one checkpoint can be brought back to
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -44,6 +45,8 @@ AGREED_WAIT_S = 0.5
 """How long an agreed instance is waited for before any instance will do. There checkpoints of equal
 states are equal on all nodes; so it is worth a moment, but nobody else's place in line."""
 AGREED_EVERY = 8192
+RESTORING_S = 0.2
+"""How often it is looked whether a group that is being restored is there."""
 BURST_S = 0.05
 LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
 CONFIGURATION = 1  # of every group, until members can change
@@ -192,7 +195,9 @@ class Snapshots(threading.Thread):
         state = self._states[wish.group]
         if state.stopped is not None:
             self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
-        elif not state.applied and wish.group not in self.paused:
+        elif wish.group in self.paused:
+            return  # its machines are in the making
+        elif not state.applied:
             self._hand(Taken(error=CheckpointFailed(f"group {wish.group}: nothing is applied yet")))
         elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:
             self._capture(state, self._sessions.table(wish.group), wish)
@@ -287,15 +292,25 @@ class Snapshots(threading.Thread):
                 now_s = time.monotonic()
                 for group in self._policy.ringing(now_s):
                     self._join(group)
-                while self._line:
-                    wish = self._line.popleft()
+                while (wish := self._first()) is not None:
                     if wish.asked:
                         return wish
                     self._due.discard(wish.group)
                     if self._states[wish.group].applied > self._policy.last(wish.group):
                         return wish
                 next_s = self._policy.next_s()
-                self._change.wait(None if next_s is None else next_s - now_s)
+                wait_s = math.inf if next_s is None else next_s - now_s
+                if self._line:
+                    wait_s = min(wait_s, RESTORING_S)
+                self._change.wait(None if wait_s == math.inf else wait_s)
+        return None
+
+    def _first(self) -> Wish | None:
+        """Take the first in line whose machines are there, or will not be."""
+        for at, wish in enumerate(self._line):
+            if wish.group not in self.paused or self._states[wish.group].stopped is not None:
+                del self._line[at]
+                return wish
         return None
 
     def _take(self, wish: Wish) -> CheckpointInfo:
@@ -349,8 +364,10 @@ class Snapshots(threading.Thread):
     def _await(self, seconds: float) -> Taken | None:
         with self._change:
             self._change.wait_for(lambda: self._taken is not None or self._ending, seconds)
-            taken, self._taken = self._taken, None
-            if taken is None and self._ending:
+            taken = self._taken
+            if taken is not None:
+                self._wanted = self._taken = None  # at once: there is no second capture
+            elif self._ending:
                 raise Ending
             return taken
 
