@@ -110,6 +110,7 @@ def work(pipe: Connection) -> None:
     gc.set_threshold(200_000, 20, 20)  # a run keeps nearly all that it makes until its end
     while (plan := pipe.recv()) is not None:
         pipe.send(outcome_of(plan))
+        gc.collect()  # then it goes; with these thresholds many would pile up
 
 
 def outcome_of(plan: Plan) -> Outcome:
