@@ -31,6 +31,7 @@ cdef class Driver:
     cdef readonly u32 incarnation
 
     cdef int check(self) except -1
+    cdef object hosted(self, group)
     cdef object start_of(self, group, start, u64 settled_through)
     cdef int raised(self, group, floor, u64 settled) except -1
     cdef Block* room(self, u64 need, u64 remaining) noexcept

@@ -180,6 +180,14 @@ cdef class Driver:
             raise DriverError(ERROR_CLOSED, "the driver does not run")
         return 0
 
+    cdef object hosted(self, group):
+        """The index of a group of a driver that runs; DriverError for any other."""
+        self.check()
+        index = self.index_of.get(group)
+        if index is None:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        return index
+
     # --- values in
 
     cdef Block* room(self, u64 need, u64 remaining) noexcept:
@@ -223,10 +231,7 @@ cdef class Driver:
         cdef u64 total = 0, first, seq, largest = self.options.engine.value_bytes_max
         cdef size_t i
         cdef int verdict
-        self.check()
-        index = self.index_of.get(group)
-        if index is None:
-            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        index = self.hosted(group)
         for value in these:
             if type(value) is not bytes:
                 raise TypeError("a value is bytes")
@@ -343,10 +348,7 @@ cdef class Driver:
         raise DriverError(ERROR_CLOSED, "the driver does not run")
 
     def applied(self, group, u64 instance):
-        self.check()
-        index = self.index_of.get(group)
-        if index is None:
-            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        index = self.hosted(group)
         inbox_applied(&self.s.inbox, index, instance)
 
     cdef object start_of(self, group, start, u64 settled_through):
@@ -364,10 +366,7 @@ cdef class Driver:
 
     def resume(self, group, start=None):
         cdef Command command
-        self.check()
-        index = self.index_of.get(group)
-        if index is None:
-            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        index = self.hosted(group)
         # Taken out first: of two that resume it at once one is refused.
         planned = self.paused.pop(group, None)
         if planned is None:
@@ -390,10 +389,7 @@ cdef class Driver:
 
     def floored(self, group, floor, settled):
         cdef Command command
-        self.check()
-        index = self.index_of.get(group)
-        if index is None:
-            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        self.hosted(group)
         if (type(floor) is not int or type(settled) is not int
                 or not 1 <= floor <= settled + 1 <= 1 << 62):
             raise DriverError(ERROR_START, f"group {group}: {floor!r} and {settled!r} are no floor "
@@ -408,10 +404,7 @@ cdef class Driver:
 
     def install(self, group, frontier, ballot):
         cdef Command command
-        self.check()
-        index = self.index_of.get(group)
-        if index is None:
-            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        self.hosted(group)
         if (type(frontier) is not int or type(ballot) is not int
                 or not 1 <= frontier < 1 << 62 or not 0 <= ballot < 1 << 64):
             raise DriverError(ERROR_START, f"group {group}: {frontier!r} is no instance or "
@@ -433,9 +426,7 @@ cdef class Driver:
 
     def done(self, group, u64 first, u32 count):
         cdef Command command
-        self.check()
-        if group not in self.index_of:
-            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        self.hosted(group)
         memset(&command, 0, sizeof(Command))
         command.kind = COMMAND_DONE
         command.group = group
