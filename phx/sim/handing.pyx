@@ -19,7 +19,7 @@ from phx._core.state cimport ChosenRange, Fetch
 from phx._core.wire cimport SuppliedEntry
 from phx.sim.agenda cimport AT_FETCH
 from phx.sim.chance cimport chance_between, chance_ppm
-from phx.sim.host cimport Asked, Host, LogFlow
+from phx.sim.host cimport Asked, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     watch_acked, watch_applied, watch_chain, watch_chosen, watch_dropped, watch_fail,
 )
@@ -53,16 +53,8 @@ cdef int body_of(Host h, u32 group, u64 instance, Block** out) noexcept:
     return BODY_HERE
 
 
-cdef LogFlow* flow_of(Host h, u32 group) noexcept:
-    cdef size_t i
-    for i in range(h.flows.size()):
-        if h.flows[i].group == group:
-            return &h.flows[i]
-    return NULL
-
-
 cdef void flow_chosen(Host h, const ChosenRange* chosen):
-    cdef LogFlow* flow = flow_of(h, chosen.group)
+    cdef LogFlow* flow = find_flow(h, chosen.group)
     if chosen.last > flow.last:
         flow.last = chosen.last
     h.chosen_us = h.agenda.now_us
@@ -251,7 +243,7 @@ cdef void apply(Host h):
                 taken.push_back(one)
             more = more or flow.next <= flow.last
     for batch in h.sessions.batches(&taken):
-        flow = flow_of(h, batch.group)
+        flow = find_flow(h, batch.group)
         if not flow.stopped:     # by the batch before it
             apply_batch(h, flow, batch)
     if more:

@@ -203,3 +203,11 @@ cdef class Host:
     cdef void retry(self)
     cdef u64 sync_time_us(self)
     cdef void poison(self, int code)
+
+# The flow of a group, or NULL.
+cdef inline LogFlow* find_flow(Host h, u32 group) noexcept:
+    cdef size_t i
+    for i in range(h.flows.size()):
+        if h.flows[i].group == group:
+            return &h.flows[i]
+    return NULL

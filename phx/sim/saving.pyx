@@ -10,7 +10,7 @@ from phx._core.engine cimport engine_applied, engine_restoring
 from phx._core.native cimport *
 from phx.sim.agenda cimport AT_KEEP, AT_RESTORE
 from phx.sim.chance cimport chance_below, chance_between, chance_next, chance_ppm
-from phx.sim.host cimport Host, KEEP_IDLE, KEEP_WANTED, KEEP_WRITING, LogFlow
+from phx.sim.host cimport Host, KEEP_IDLE, KEEP_WANTED, KEEP_WRITING, LogFlow, find_flow
 from phx.sim.invariants cimport watch_checkpoint, watch_fail, watch_floor, watch_restored
 from phx.sim.reference cimport hash_bytes
 
@@ -91,9 +91,8 @@ cdef void capture(Host h, LogFlow* flow, bytes table):
     keep_at(h, chance_between(&h.keep_chance, 10, STEP_US_MAX))
 
 
-cdef void keep_group(Host h, size_t index):
-    cdef LogFlow* flow = &h.flows[index]
-    h.keep_flow = index
+cdef void keep_group(Host h, LogFlow* flow):
+    h.keep_flow = flow - &h.flows[0]
     if chance_ppm(&h.keep_chance, 500000):
         capture(h, flow, h.sessions.table(flow.group))
         return
@@ -112,18 +111,15 @@ cdef void keep_due(Host h):
     for i in range(h.flows.size()):
         at = (first + i) % h.flows.size()
         if worth(h, &h.flows[at]):
-            keep_group(h, at)
+            keep_group(h, &h.flows[at])
             return
     keep_idle(h)
 
 
 cdef void keep_ask(Host h, u32 group):
-    cdef size_t i
-    if h.keep_stage != KEEP_IDLE:
-        return
-    for i in range(h.flows.size()):
-        if h.flows[i].group == group and worth(h, &h.flows[i]):
-            keep_group(h, i)
+    cdef LogFlow* flow = find_flow(h, group)
+    if h.keep_stage == KEEP_IDLE and flow != NULL and worth(h, flow):
+        keep_group(h, flow)
 
 
 cdef bint keep_wants(Host h, LogFlow* flow) noexcept:
@@ -182,13 +178,9 @@ cdef object made(Host h, u32 group):
 
 
 cdef void restore(Host h, u32 group):
-    cdef LogFlow* flow = NULL
-    cdef size_t i
+    cdef LogFlow* flow = find_flow(h, group)
     cdef u64 frontier = 0
     cdef bytes table
-    for i in range(h.flows.size()):
-        if h.flows[i].group == group:
-            flow = &h.flows[i]
     h.machine[group], manifest = made(h, group)
     h.keep_dead = h.keeping.dead
     if h.keep_dead or h.watch.failed:
