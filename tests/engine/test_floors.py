@@ -4,8 +4,6 @@ Beside each room of the table in docs/design/checkpoints.md, section 6, stands t
 the shortcut of that row.
 """
 
-import struct
-
 from script import Script
 
 from phx.sim.wire_text import (
@@ -16,6 +14,7 @@ from phx.sim.wire_text import (
     ballot,
     encode,
     runs_of,
+    supplied,
 )
 
 SECOND = 1_000_000
@@ -86,6 +85,34 @@ def lagging(count: int = 6) -> Script:
     assert s.status(2)["chosen_through"] == s.status(1)["chosen_through"] == count
     assert s.status(3)["chosen_through"] == 0
     return s
+
+
+def candidate() -> tuple[Script, int]:
+    """1 prepares, and nobody has heard of it yet; in which ballot."""
+    s = Script()
+    while not s.pick("1→2", "PreVote"):
+        s.advance(10_000, 1)
+    s.deliver("PreVote")
+    s.deliver("PreVoteReply")
+    number = s.pick("1→2", "Prepare")[0].ballot
+    s.drop("1→")
+    return s, number
+
+
+def recovering() -> Script:
+    """1 and 2 were started again, with instance 1 settled. 1 leads and has proposed 2 to 6 again;
+    no acknowledgement has come."""
+    s = lagging(6)
+    for n in (1, 2):
+        settle(s, n, through=1)
+        s.restart(n)
+    for _ in range(400):
+        s.pass_time(10_000, unless=lambda m: m.name == "Accepted")
+        status = s.status(1)
+        if status["leading"]:
+            assert (status["chosen_through"], status["accepted_last"]) == (1, 6)
+            return s
+    raise AssertionError("1 does not lead")
 
 
 # --- what is said
@@ -206,13 +233,7 @@ def test_what_is_trimmed_everywhere_is_not_taken_for_open() -> None:
 
 def test_candidate_believes_a_floor_as_it_believes_chosen_through() -> None:
     """A member that left chosen_through out: "the floor says it". Nothing is proposed below."""
-    s = Script()
-    while not s.pick("1→2", "PreVote"):
-        s.advance(10_000, 1)
-    s.deliver("PreVote")
-    s.deliver("PreVoteReply")
-    number = s.pick("1→2", "Prepare")[0].ballot
-    s.drop("1→")
+    s, number = candidate()
     s.put(2, 1, encode("Promise", 0, number, flags=FLAG_LAST, first=1, chosen=0, floor=9))
     assert not s.status(1)["leading"]
     assert s.pick("1→2", "LearnAsk")[0].fixed["last"] == 8
@@ -220,13 +241,7 @@ def test_candidate_believes_a_floor_as_it_believes_chosen_through() -> None:
 
 
 def test_promise_without_a_floor_is_no_promise() -> None:
-    s = Script()
-    while not s.pick("1→2", "PreVote"):
-        s.advance(10_000, 1)
-    s.deliver("PreVote")
-    s.deliver("PreVoteReply")
-    number = s.pick("1→2", "Prepare")[0].ballot
-    s.drop("1→")
+    s, number = candidate()
     s.put(2, 1, encode("Promise", 0, number, flags=FLAG_LAST, first=1, floor=0))
     assert not s.status(1)["leading"]
     assert s.engines[1].counters()["hostile_messages"] == 1
@@ -314,12 +329,7 @@ def test_entries_from_a_floor_on_are_not_taken_by_whoever_lacks_more() -> None:
     s.drop()
     s.put(1, 3, encode("Chosen", 0, s.status(1)["ballot"], through=6))
     s.drop("3→1", "LearnAsk")
-    bodies = [s.find(1, 0, i) for i in (5, 6)]
-    rest = b""
-    for instance, body in zip((5, 6), bodies, strict=True):
-        assert body is not None
-        entry = struct.pack("<QII", instance, len(body), 0) + body
-        rest += entry.ljust((len(entry) + 7) & ~7, b"\0")
+    rest = supplied([(i, s.find(1, 0, i) or b"") for i in (5, 6)])
     s.put(1, 3, encode("Learn", 0, 0, rest, first=5, chosen=6, floor=5, count=2))
     assert s.status(3)["chosen_through"] == 0
     assert s.chosen[3] == []
@@ -579,17 +589,8 @@ def test_memory_of_what_was_jumped_over_is_given_back_and_the_rest_is_evicted_in
 
 def test_a_leader_that_is_told_a_floor_above_what_it_knows_gives_up_and_goes_on_there() -> None:
     """It has proposed 2 to 6 again, and counts from what it knew when it began."""
-    s = lagging(6)
-    for n in (1, 2):
-        settle(s, n, through=1)
-        s.restart(n)
-    for _ in range(400):
-        s.pass_time(10_000, unless=lambda m: m.name == "Accepted")
-        if s.status(1)["leading"]:
-            break
-    status = s.status(1)
-    assert (status["leading"], status["chosen_through"], status["accepted_last"]) == (True, 1, 6)
-    first = status["ballot"]
+    s = recovering()
+    first = s.status(1)["ballot"]
     s.engines[1].floor(0, 5)
     s.turn(1)
     assert not s.status(1)["leading"]

@@ -7,7 +7,7 @@ import struct
 import pytest
 from harness import Cluster, Faults, Node
 from script import Script
-from test_floors import belows, lagging, settle, settled_records, trim
+from test_floors import belows, lagging, recovering, settle, settled_records, trim
 
 from phx._core import codec
 from phx.sim.wire_text import FLAG_LAST, ballot, encode, runs_of
@@ -256,15 +256,7 @@ def test_a_frontier_that_the_log_has_passed_raises_the_floor_and_nothing_else() 
 
 
 def test_a_leader_gives_up_before_it_goes_on_elsewhere() -> None:
-    s = lagging(6)
-    for n in (1, 2):
-        settle(s, n, through=1)
-        s.restart(n)
-    for _ in range(400):
-        s.pass_time(10_000, unless=lambda m: m.name == "Accepted")
-        if s.status(1)["leading"]:
-            break
-    assert s.status(1)["leading"]
+    s = recovering()
     s.engines[1].install(0, 4, 0)
     s.turn(1)
     assert not s.status(1)["leading"]
