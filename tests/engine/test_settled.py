@@ -6,7 +6,7 @@ from test_floors import belows, lagging, retire, settle, settled_records, trim
 
 from phx._core.codec import encode_record
 from phx._core.engine_door import Engine
-from phx.sim.wire_text import SETTLED
+from phx.sim.wire_text import ACCEPT, SETTLED, ballot, value
 
 SECOND = 1_000_000
 
@@ -40,12 +40,13 @@ def test_settled_is_said_before_the_floor_and_again_only_when_it_grew_or_would_b
 def test_a_start_says_it_again_with_everything_else_that_is_live() -> None:
     s = lagging(3)
     trim(s, 2, 3)
+    retire(s, 2)
+    since = s.end[2]
     s.restart(2)
-    assert settled_records([r for r in s.journal[2] if r.lsn >= s.engines[2].incarnation])[-1] == (
-        0, 3, 3,
-    )  # fmt: skip
-    at = max(r.lsn for r in s.journal[2] if r.line() == "FLOOR")
-    assert any(r.kind == SETTLED and r.lsn < at for r in s.journal[2][-8:])
+    made = [r for r in s.journal[2] if r.lsn >= since]
+    assert settled_records(made) == [(0, 3, 3)]
+    kinds = [r.line() for r in made]
+    assert kinds.index("SETTLED") < kinds.index("FLOOR")
 
 
 def lost_store(s: Script, n: int) -> None:
@@ -118,6 +119,33 @@ def test_a_settled_record_that_cannot_be_is_damage(index: int, kept: int, body: 
     assert engine.status(0)["chosen_through"] == 3
     with pytest.raises(ValueError, match="damaged"):  # of a group that is not hosted
         engine.replay(encode_record(SETTLED, 7, 3, 4, b""), 0)
+
+
+def test_what_was_accepted_while_the_store_settled_stands_before_the_record() -> None:
+    s = lagging(3)
+    settle(s, 2)
+    upto = s.end[2]
+    s.submit(1, b"on")
+    s.flow()
+    assert s.engines[2].retire(upto) == 0
+    s.turn(2)
+    kinds = [r.kind for r in s.journal[2] if r.lsn >= s.floors[2][0]]
+    assert kinds.index(ACCEPT) < kinds.index(SETTLED)
+
+
+def test_a_store_that_is_made_anew_has_to_know_what_was_settled_before_the_replay() -> None:
+    far = (1 << 25) + 1
+    found = [
+        encode_record(ACCEPT, 0, far, ballot(3, 1), value(b"v")),
+        encode_record(SETTLED, 0, far - 1, 1, b""),
+    ]
+    with pytest.raises(ValueError, match="damaged"):
+        Engine(2, [1, 2, 3], [0]).replay(found[0], 0)
+    told = Engine(2, [1, 2, 3], [0], settled={0: far - 1})
+    for number, record in enumerate(found):
+        told.replay(record, 512 * number)
+    status = told.status(0)
+    assert (status["chosen_through"], status["accepted_last"]) == (far - 1, far)
 
 
 def test_a_store_that_is_as_it_was_is_not_touched_by_the_record() -> None:
