@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from phx._core.delivery import Sessions
-from phx.checkpoint.catalog import ROOT
+from phx.checkpoint.catalog import ROOT, path_of
 from phx.checkpoint.files import Files
 from phx.sim.files import Crashed, MemoryFiles
 from phx.sim.keeping import Keeping
@@ -102,17 +102,23 @@ def test_a_crash_within_a_step_is_told() -> None:
 
 
 def test_a_damaged_one_is_put_aside_for_the_one_before() -> None:
+    hit = []
     for which in range(4):
         node = Node()
         node.take()
         node.take()
-        group = node.keeping.flip(which, 4001)
-        assert group == 0
+        newest = node.keeping.catalog.of(0)[0]
+        files = node.keeping.files
+        before = {path: files.content(path) for path in files.tree() if not path.endswith("/")}
+        assert node.keeping.flip(which, 4001) == 0
+        (path,) = (path for path, data in before.items() if files.content(path) != data)
+        hit.append(path.startswith(path_of(ROOT, newest)))
         node.keeping.crash(False, 1)
-        assert node.restored() in (1, 2)
+        assert node.restored() == (1 if hit[-1] else 2), path
         counts = node.keeping.counts
-        hit_the_older = node.restored() == 2
-        assert hit_the_older or counts["fell_back"] + counts["unreadable"] >= 1
+        if hit[-1]:
+            assert counts["fell_back"] + counts["unreadable"] == 1, path
+    assert sorted(hit) == [False, False, True, True]
     assert Node().keeping.flip(0, 0) is None
 
 
