@@ -18,7 +18,7 @@ from scribe import (
 )
 
 from phx._core.codec import encode_record
-from phx.sim.wire_text import CHOSEN, align8, ballot, encode
+from phx.sim.wire_text import CHOSEN, SETTLED, align8, ballot, encode
 from phx.testing.trace import Finding, check, check_all, main
 from phx.testing.trace_file import BadTrace, Kind
 
@@ -271,9 +271,14 @@ def test_an_acknowledgement_across_a_hole_is_found(verify, scribe):
     rejected(verify, scribe, "U5", "instance 2 is not durable")
 
 
-@pytest.mark.parametrize("how", ["learned", "chosen", "settled"])
+@pytest.mark.parametrize("how", ["learned", "chosen", "settled", "replayed", "floor", "installed"])
 def test_an_acknowledgement_may_cover_what_is_known_to_be_chosen(verify, how):
-    scribe = Scribe(settled=2 if how == "settled" else 0)
+    said = [encode_record(SETTLED, 0, 2, 1, b"")] if how == "replayed" else []
+    scribe = Scribe(settled=2 if how == "settled" else 0, replayed=said)
+    if how == "floor":
+        scribe.told(Kind.FLOOR, first=3)
+    elif how == "installed":
+        scribe.told(Kind.INSTALL, first=2)
     one = frame(VOTES["acknowledged"])
     made = promise(B2) + accept(3, B2)
     if how == "learned":
@@ -284,6 +289,12 @@ def test_an_acknowledgement_may_cover_what_is_known_to_be_chosen(verify, how):
     scribe.sync()
     scribe.send(one)
     assert verify(scribe).exposures == 2
+
+
+def test_an_install_that_was_refused_makes_nothing_chosen(verify, scribe):
+    scribe.told(Kind.INSTALL, first=2, result=(1 << 32) - 1)
+    votes(scribe, "acknowledged", (3,), B2)
+    rejected(verify, scribe, "U5", "instance 1 is not durable")
 
 
 # --- several traces
