@@ -37,7 +37,7 @@ class Keeping:
 
     Attributes:
         dead: its process died within a call; `crash` is due.
-        counts: over all lives, by the names of `HostCounts`.
+        counts: over all lives; `World.counters` has each under `checkpoints_` and its name.
     """
 
     def __init__(self, node: int, members: tuple[int, ...], cluster: int, keep: int) -> None:
