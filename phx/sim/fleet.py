@@ -108,9 +108,10 @@ class Result:
 def work(pipe: Connection) -> None:
     """Run what comes down the pipe until None does."""
     gc.set_threshold(200_000, 20, 20)  # a run keeps nearly all that it makes until its end
+    # Then it goes: the next run begins with a collection (`play`), which passes over modules.
+    gc.freeze()
     while (plan := pipe.recv()) is not None:
         pipe.send(outcome_of(plan))
-        gc.collect()  # then it goes; with these thresholds many would pile up
 
 
 def outcome_of(plan: Plan) -> Outcome:

@@ -6,6 +6,7 @@ process.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -248,6 +249,7 @@ def play(
         tracing: keep the last events, for a reader. It changes nothing else.
     """
     start = time.process_time()
+    gc.collect()  # what ran before may have left native memory to it, which is counted below
     outcome = Outcome(plan)
     run = Run(plan, machines, load, tracing)
     world = run.world

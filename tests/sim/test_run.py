@@ -1,9 +1,12 @@
 """Runs: one seed is one run, default seeds are as large as promised, and nothing breaks."""
 
+import gc
 from dataclasses import replace
 
 import pytest
 
+from phx._core.codec import blocks_live
+from phx._core.engine_door import Engine
 from phx.sim import verdicts
 from phx.sim.fleet import RARE, run_fleet
 from phx.sim.machine import SimMachine
@@ -34,6 +37,24 @@ def test_tracing_changes_nothing():
     plan = plan_of(6, "power")
     plain, traced = run_seed(6, plan=plan), run_seed(6, plan=plan, tracing=True)
     assert plain.digest == traced.digest
+
+
+class Ring:
+    """An engine with native memory that only Python's collector gives back."""
+
+    def __init__(self):
+        self.engine = Engine(1, [1, 2, 3], [0])
+        self.engine.start(512, 1)
+        self.me = self
+
+
+def test_what_others_left_to_the_collector_is_not_taken_for_memory_of_the_run():
+    gc.collect()
+    before = blocks_live()
+    for _ in range(3):
+        Ring()
+    assert blocks_live() > before
+    assert play(SMALL).violation is None
 
 
 @pytest.mark.processes
