@@ -1,6 +1,8 @@
 """The same without a loop."""
 
 import gc
+import os
+import resource
 import threading
 import time
 import warnings
@@ -17,6 +19,8 @@ from phx.blocking import Cell, Node
 from .cluster import Journal, config_of, introduce
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+
+DESCRIPTORS = 2048  # that a test of high numbers needs
 
 
 @contextmanager
@@ -168,6 +172,35 @@ def test_opening_that_fails_leaves_nothing(tmp_path):
         with pytest.raises(errors.Locked):
             node.open()
         node.close()
+
+
+@pytest.fixture
+def above_1023():
+    """Descriptors that are opened from here on have higher numbers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < DESCRIPTORS:
+        if 0 <= hard < DESCRIPTORS:
+            pytest.skip(f"no more than {hard} descriptors are allowed here")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    held = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(1100)]
+    yield
+    for one in held:
+        os.close(one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("above_1023")
+def test_descriptors_may_have_any_number(tmp_path):
+    """select.select takes none above 1023."""
+
+    class Slow(Journal):
+        def apply(self, entry):
+            time.sleep(0.002)
+            return super().apply(entry)
+
+    with blocking_cluster(tmp_path, Slow, nodes=1, groups=1) as nodes:
+        for _ in range(2):
+            assert len(nodes[0].group(0).propose_many([b"x"] * 30)) == 30
 
 
 def test_a_cell_holds_one_outcome():
