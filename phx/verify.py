@@ -23,11 +23,12 @@ from typing import Any
 
 import lmdb
 
+from phx._core.ballot import counter_of, node_of
 from phx._core.chunk import ChunkDamage, verify_chunk
 from phx._core.chunk_index import ChunkIndex, floors_of
 from phx._core.segment import parse_header
 from phx._core.survey import Survey
-from phx.checkpoint.catalog import ROOT, Finding, look, path_of, verify
+from phx.checkpoint.catalog import QUARANTINE, ROOT, Finding, look, path_of, verify
 from phx.checkpoint.files import OsFiles
 from phx.durable.generations import Generations
 from phx.durable.sqlite import COPY as VIEW
@@ -39,10 +40,9 @@ from phx.store_folder import StoreIdentity, unpack_identity
 
 __all__ = ["Finding", "GroupReport", "Report", "StoreReport", "examine"]
 
-JOURNAL, STORE, MACHINES, QUARANTINE = "journal", "store", "machines", "quarantine"
+JOURNAL, STORE, MACHINES = "journal", "store", "machines"
 SEGMENT_HEADER_BYTES = 4096
 CHUNK_KEY_BYTES = 8
-BALLOT_NODE_BITS = 20
 
 
 @dataclass(slots=True)
@@ -322,10 +322,9 @@ def look_at_journal(report: Report) -> None:
         report.find(at, f"{code}: {rest.lstrip(',: ') or text}")
     if survey.odd_records:
         report.find(JOURNAL, f"{survey.odd_records} records of a kind that is not known")
-    for group, promise, records, size, accepted, learned, _, settled, _ in survey.groups:
+    for group, promise, records, size, accepted, learned, settled in survey.groups:
         one = report.group(group)
-        node = promise & ((1 << BALLOT_NODE_BITS) - 1)
-        one.promise = f"{promise >> BALLOT_NODE_BITS}.{node}" if promise else None
+        one.promise = f"{counter_of(promise)}.{node_of(promise)}" if promise else None
         one.journal_records, one.journal_bytes = records, size
         one.accepted, one.learned = accepted, learned
         one.journal_settled = settled
