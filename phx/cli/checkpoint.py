@@ -30,7 +30,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Report on stdout
 @click.group(context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="phx checkpoint")
 def checkpoint() -> None:
-    """Look at the checkpoints in a node's folder, verify them, carry one elsewhere.
+    """Have checkpoints taken, look at those in a node's folder, verify them, carry one elsewhere.
 
     DIR is the folder of a node: `dir` of its configuration. Every command can answer with --json.
     """
