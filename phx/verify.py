@@ -117,7 +117,7 @@ def examine(folder: str | os.PathLike[str], *, whole: bool) -> Report:
     """Look at the folder of a node that does not run.
 
     Args:
-        whole: read every byte; False: not the bodies of settled entries, nor the files of
+        whole: read all that counts; False: not the bodies of settled entries, nor the files of
             checkpoints and machines.
 
     Raises:

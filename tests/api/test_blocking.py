@@ -174,6 +174,16 @@ def test_opening_that_fails_leaves_nothing(tmp_path):
         node.close()
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("groups", [1, 300])
+def test_a_node_has_six_threads_however_many_groups(tmp_path, groups):
+    before, known = set(os.listdir("/proc/self/task")), set(threading.enumerate())
+    with blocking_cluster(tmp_path, nodes=1, groups=groups):
+        assert len(set(os.listdir("/proc/self/task")) - before) == 6  # two of them are native
+        names = sorted(one.name for one in set(threading.enumerate()) - known)
+        assert names == ["phx-applier", "phx-control", "phx-snapshot", "phx-store"]
+
+
 @pytest.fixture
 def above_1023():
     """Descriptors that are opened from here on have higher numbers."""
