@@ -242,6 +242,8 @@ class Stubborn(SqliteMachine):
 
     def create(self, db):
         db.execute("CREATE TABLE line (key INTEGER PRIMARY KEY, count INTEGER)")
+        db.execute("CREATE TABLE piece (bytes BLOB)")
+        db.execute("INSERT INTO piece VALUES (zeroblob(4))")
 
     def apply(self, entry):
         db = self.db
@@ -254,11 +256,14 @@ class Stubborn(SqliteMachine):
             db.executescript(add.replace("?", "2"))
         elif entry.value == b"cursor":
             db.cursor().execute(add, (2,))
+        elif entry.value == b"blob":
+            with db.blobopen("piece", "bytes", 1) as blob:
+                blob.write(b"oops")
         else:
             db.execute(add, (2,))
 
 
-@pytest.mark.parametrize("way", [b"one", b"many", b"script", b"cursor"])
+@pytest.mark.parametrize("way", [b"one", b"many", b"script", b"cursor", b"blob"])
 def test_nothing_after_a_roll_back_is_durable_before_its_instance(tmp_path, way):
     machine = Stubborn()
     assert machine.open(tmp_path) == 0
@@ -272,6 +277,7 @@ def test_nothing_after_a_roll_back_is_durable_before_its_instance(tmp_path, way)
     machine = Stubborn()
     assert machine.open(tmp_path) == 1
     assert machine.db.execute("SELECT * FROM line").fetchall() == [(1, 1), (2, 1)]
+    assert machine.db.execute("SELECT bytes FROM piece").fetchone() == (bytes(4),)
     machine.close()
 
 
