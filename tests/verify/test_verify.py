@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 import phx
 from phx import errors
+from phx import verify as look
 from phx._core.survey import Survey
 from phx.blocking import Node
 from phx.cli.commands import phx as command
@@ -307,6 +309,22 @@ def test_a_store_that_is_older_than_the_journal_is_found(tmp_path: Path) -> None
     (found,) = examine(config.dir, whole=True).findings
     assert found.path == "store"
     assert "older" in found.what
+
+
+def test_a_store_that_cannot_be_read_is_not_called_an_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, 1, nodes=1, groups=1)
+    for bootstrap in (True, False):  # the second life notes in the journal what is settled
+        with Node(config, Counter, bootstrap=bootstrap) as node:
+            node.group(0).propose(b"1")
+    assert examine(config.dir, whole=True).groups[0].journal_settled > 0
+
+    def refuse(path: Path) -> list[str]:
+        raise OSError(errno.EIO, "planted")
+
+    monkeypatch.setattr(look, "page_findings", refuse)
+    assert found_in(Path(config.dir)) == ["store"]
 
 
 # --- durable machines
