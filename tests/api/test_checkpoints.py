@@ -17,7 +17,7 @@ from phx.checkpoint.files import OsFiles
 from phx.machine import CopyView
 from phx.machines import Counter, KeyValue
 from phx.machines.kv import encode_set
-from phx.node import restorer, snapshots
+from phx.node import control, restorer, snapshots
 from tests.api.cluster import Journal, cluster, config_of, introduce
 from tests.api.test_blocking import blocking_cluster
 
@@ -532,16 +532,22 @@ def test_closing_does_not_wait_for_a_long_restore(run_once, tmp_path):
     run_once(main())
 
 
+def held_by(gate):
+    """Machines that are not restored before it opens."""
+
+    class Held(Seen):
+        def restore(self, reader):
+            gate.wait(20)
+            super().restore(reader)
+
+    return Held
+
+
 def test_one_of_a_group_that_is_being_restored_waits_for_it_and_holds_up_no_other(
     run_once, tmp_path
 ):
     config = alone(tmp_path)
     gate = threading.Event()
-
-    class Slow(Seen):
-        def restore(self, reader):
-            gate.wait(20)
-            super().restore(reader)
 
     async def main():
         async with phx.Node(config, Seen, bootstrap=True) as node:
@@ -549,7 +555,7 @@ def test_one_of_a_group_that_is_being_restored_waits_for_it_and_holds_up_no_othe
             await grown(node, 0, 5)
             await grown(node, 1, 1)
             before = await node.group(0).checkpoint()
-        async with phx.Node(config, Slow) as node:
+        async with phx.Node(config, held_by(gate)) as node:
             await node.wait_ready([1])
             taking = asyncio.ensure_future(node.group(0).checkpoint())
             await asyncio.sleep(0)
@@ -562,6 +568,34 @@ def test_one_of_a_group_that_is_being_restored_waits_for_it_and_holds_up_no_othe
             assert taken.group == 0
             assert taken.frontier >= before.frontier
             assert node.group(0).machine().total == 5
+
+    run_once(main())
+
+
+def test_one_that_is_asked_for_as_soon_as_the_node_listens_holds_up_no_other(
+    run_once, tmp_path, monkeypatch
+):
+    config = alone(tmp_path)
+    gate = threading.Event()
+    listen = control.Control.listen
+
+    def busy(self):
+        listen(self)
+        self._take(0)
+        time.sleep(0.3)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await grown(node, 0, 1)
+            await grown(node, 1, 1)
+            await node.group(0).checkpoint()
+        monkeypatch.setattr(control.Control, "listen", busy)
+        async with phx.Node(config, held_by(gate)) as node:
+            await node.wait_ready([1])
+            try:
+                await asyncio.wait_for(node.group(1).checkpoint(), 5)
+            finally:
+                gate.set()
 
     run_once(main())
 
