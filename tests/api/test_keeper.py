@@ -13,7 +13,7 @@ from phx.errors import Closed, NoLongerKept
 from phx.machines import Counter
 from phx.node import keeper
 from phx.store import Floor
-from tests.api.cluster import config_of
+from tests.api.cluster import config_of, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -34,20 +34,13 @@ async def asked(node, action):
     return await asyncio.wait_for(future, TIMEOUT_S)
 
 
-async def until(condition):
-    ends = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < ends
-        await asyncio.sleep(0.01)
-
-
 async def settled(node, count):
     """Propose that many values to both groups, and have them settled."""
     for _ in range(count):
         await asyncio.gather(*(node.group(group).propose(b"1") for group in (0, 1)))
     chosen = {group: node.group(group).status().chosen_through for group in (0, 1)}
     node._room.driver.settle_now()
-    await until(lambda: node._room._store.settled() == chosen)
+    await until(lambda: node._room._store.settled() == chosen, seconds=TIMEOUT_S)
     return chosen
 
 
@@ -84,7 +77,7 @@ def test_what_is_given_up_is_not_done_and_what_comes_too_late_is_refused(run_onc
             return gate.wait(TIMEOUT_S)
 
         began = store_thread.ask(stay)
-        await until(inside.is_set)
+        await until(inside.is_set, seconds=TIMEOUT_S)
         waiting = store_thread.ask(lambda store: 1)
         done = []
         given_up = store_thread.ask(lambda store: done.append(1))
@@ -118,7 +111,7 @@ def test_floors_are_raised_beside_the_load_and_the_rest_follows(run_once, tmp_pa
             busy = asyncio.ensure_future(load())
             stats = await asked(node, lambda store: store.raise_floors(floors))
             assert stats.groups == 2
-            await until(lambda: node.status().store["dead_chunks"] == 0)
+            await until(lambda: node.status().store["dead_chunks"] == 0, seconds=TIMEOUT_S)
             busy.cancel()
             assert node.status().store_error is None
             for group, last in chosen.items():
@@ -148,7 +141,7 @@ def test_a_store_that_was_left_untrimmed_is_trimmed(run_once, tmp_path, monkeypa
                 assert stats.dead_chunks >= 3
         async with phx.Node(alone(tmp_path), Counter) as node:
             await node.wait_ready()
-            await until(lambda: node.status().store["dead_chunks"] == 0)
+            await until(lambda: node.status().store["dead_chunks"] == 0, seconds=TIMEOUT_S)
             assert node.group(0).machine().total == 16
 
     run_once(main())
