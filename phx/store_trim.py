@@ -21,7 +21,8 @@ from phx._core.settler import Merger
 __all__ = ["Floor", "TrimStats", "TrimStep", "joined", "next_step", "stage_floors", "trim_stats"]
 
 DEAD_CHUNKS_MAX = 8
-"""Removed in one transaction: at most 64 MiB, whose pages make a list of 128 KiB."""
+"""Removed in one transaction: at most 64 MiB, whose pages make a list of 128 KiB, but for single
+large values."""
 THIN_CHUNKS_MAX = 4
 """Joined in one transaction: LMDB reads all of them, at most 32 MiB but for single large values."""
 

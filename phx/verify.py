@@ -23,11 +23,12 @@ from typing import Any
 
 import lmdb
 
+from phx._core.ballot import counter_of, node_of
 from phx._core.chunk import ChunkDamage, verify_chunk
 from phx._core.chunk_index import ChunkIndex, floors_of
 from phx._core.segment import parse_header
 from phx._core.survey import Survey
-from phx.checkpoint.catalog import ROOT, Finding, look, path_of, verify
+from phx.checkpoint.catalog import QUARANTINE, ROOT, Finding, look, path_of, verify
 from phx.checkpoint.files import OsFiles
 from phx.durable.generations import Generations
 from phx.durable.sqlite import COPY as VIEW
@@ -39,10 +40,9 @@ from phx.store_folder import StoreIdentity, unpack_identity
 
 __all__ = ["Finding", "GroupReport", "Report", "StoreReport", "examine"]
 
-JOURNAL, STORE, MACHINES, QUARANTINE = "journal", "store", "machines", "quarantine"
+JOURNAL, STORE, MACHINES = "journal", "store", "machines"
 SEGMENT_HEADER_BYTES = 4096
 CHUNK_KEY_BYTES = 8
-BALLOT_NODE_BITS = 20
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ def examine(folder: str | os.PathLike[str], *, whole: bool) -> Report:
     """Look at the folder of a node that does not run.
 
     Args:
-        whole: read every byte; False: not the bodies of settled entries, nor the files of
+        whole: read all that counts; False: not the bodies of settled entries, nor the files of
             checkpoints and machines.
 
     Raises:
@@ -322,10 +322,9 @@ def look_at_journal(report: Report) -> None:
         report.find(at, f"{code}: {rest.lstrip(',: ') or text}")
     if survey.odd_records:
         report.find(JOURNAL, f"{survey.odd_records} records of a kind that is not known")
-    for group, promise, records, size, accepted, learned, _, settled, _ in survey.groups:
+    for group, promise, records, size, accepted, learned, settled in survey.groups:
         one = report.group(group)
-        node = promise & ((1 << BALLOT_NODE_BITS) - 1)
-        one.promise = f"{promise >> BALLOT_NODE_BITS}.{node}" if promise else None
+        one.promise = f"{counter_of(promise)}.{node_of(promise)}" if promise else None
         one.journal_records, one.journal_bytes = records, size
         one.accepted, one.learned = accepted, learned
         one.journal_settled = settled
@@ -418,7 +417,7 @@ def sqlite_findings(file: Path) -> Iterator[str]:
 
 def compare(report: Report) -> None:
     """What one part of the folder says of another."""
-    read = not any(one.path.startswith(f"{STORE}/") for one in report.findings)
+    read = not any(one.path.split("/")[0] == STORE for one in report.findings)
     for one in report.groups.values():
         if read and (one.settled_through or 0) < one.journal_settled:
             report.find(

@@ -136,7 +136,7 @@ MAY_IMPORT = {
     "phx.lmdb_pages": set(),
     "phx.verify": GROUND
     | STORE
-    | {"phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
+    | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},

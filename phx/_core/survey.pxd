@@ -12,7 +12,7 @@ from phx._core.journal cimport Journal
 
 cdef struct SurveyGroup:
     u32 group
-    u32 seen                   # 1: an acceptance, 2: a learned value, 4: members
+    u32 seen                   # 1: an acceptance, 2: a learned value
     u64 promise                # highest ballot promised or accepted
     u64 records
     u64 bytes                  # of bodies
@@ -20,9 +20,7 @@ cdef struct SurveyGroup:
     u64 accepted_last
     u64 learned_first          # of values learned as chosen
     u64 learned_last
-    u64 config_version         # of the newest record of members
     u64 settled                # highest instance that a record says is settled; 0: none does
-    u64 floor                  # lowest one that was kept then
 
 ctypedef vector[SurveyGroup] SurveyGroups
 ctypedef vector[u32] Slots
@@ -33,7 +31,6 @@ cdef struct Tally:
     u64 records
     u64 odd                    # sound records of no known kind, or of an impossible group
     u64 floor_lsn
-    u64 mark_lsn
     u64 incarnation
     u64 lease_bound_us
     u64 first_lsn

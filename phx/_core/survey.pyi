@@ -29,14 +29,10 @@ class Survey:
     end_lsn: int
     incarnation: int
     lease_bound_us: int
-    groups: list[
-        tuple[
-            int, int, int, int, tuple[int, int] | None, tuple[int, int] | None, int | None, int, int
-        ]
-    ]
+    groups: list[tuple[int, int, int, int, tuple[int, int] | None, tuple[int, int] | None, int]]
     """(group, highest ballot promised or accepted, records, bytes of bodies, first and last
-    instance accepted, first and last instance learned as chosen, configuration version, highest
-    instance that a record says is settled, lowest one that was kept then; 0: none does)."""
+    instance accepted, first and last instance learned as chosen, highest instance that a record
+    says is settled; 0: none does)."""
     def __init__(
         self, where: str | os.PathLike[str], *, cluster: int, node: int, store_id: bytes
     ) -> None: ...

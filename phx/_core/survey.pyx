@@ -24,7 +24,6 @@ cdef enum:
     GROUPS_MOST = 1 << 20      # ids are below it
     SEEN_ACCEPTED = 1
     SEEN_LEARNED = 2
-    SEEN_MEMBERS = 4
 
 ctypedef const u8[::1] Bytes
 
@@ -58,12 +57,8 @@ cdef void tally_group(Tally* t, const RecordHeader* h) noexcept nogil:
     elif h.kind == RECORD_CHOSEN:
         span(h.index, not g.seen & SEEN_LEARNED, &g.learned_first, &g.learned_last)
         g.seen |= SEEN_LEARNED
-    elif h.kind == RECORD_GROUP:
-        g.config_version = max(g.config_version, h.index)
-        g.seen |= SEEN_MEMBERS
     elif h.kind == RECORD_SETTLED:
         g.settled = max(g.settled, h.index)
-        g.floor = max(g.floor, h.ballot)
 
 
 # A ReplayRecord: never refuses.
@@ -78,9 +73,7 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
         t.lease_bound_us = max(t.lease_bound_us, h.ballot)
     elif h.kind == RECORD_FLOOR:
         t.floor_lsn = max(t.floor_lsn, h.index)
-    elif h.kind == RECORD_MARK:
-        t.mark_lsn = max(t.mark_lsn, h.index)
-    elif h.kind == RECORD_PEER:
+    elif h.kind == RECORD_MARK or h.kind == RECORD_PEER:
         pass
     elif h.group < GROUPS_MOST and (h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT
                                     or h.kind == RECORD_CHOSEN or h.kind == RECORD_GROUP
@@ -149,7 +142,7 @@ cdef list rows_of(SurveyGroups* groups):
             g.group, g.promise, g.records, g.bytes,
             (g.accepted_first, g.accepted_last) if g.seen & SEEN_ACCEPTED else None,
             (g.learned_first, g.learned_last) if g.seen & SEEN_LEARNED else None,
-            g.config_version if g.seen & SEEN_MEMBERS else None, g.settled, g.floor))
+            g.settled))
     return sorted(rows)
 
 

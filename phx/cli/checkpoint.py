@@ -14,7 +14,7 @@ import click
 from phx._version import __version__
 from phx.cli.options import SETTINGS, command, fail, printable
 from phx.errors import PhxError
-from phx.types import GROUP_ID_MAX
+from phx.types import GROUP_ID_MAX, NEVER
 
 if TYPE_CHECKING:
     from phx.checkpoint.catalog import Finding
@@ -30,7 +30,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Report on stdout
 @click.group(context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="phx checkpoint")
 def checkpoint() -> None:
-    """Look at the checkpoints in a node's folder, verify them, carry one elsewhere.
+    """Have checkpoints taken, look at those in a node's folder, verify them, carry one elsewhere.
 
     DIR is the folder of a node: `dir` of its configuration. Every command can answer with --json.
     """
@@ -138,7 +138,7 @@ def take_command(folder: Path, group: int | None, as_json: bool) -> None:
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--frontier",
-    type=click.IntRange(1, (1 << 62) - 1),
+    type=click.IntRange(1, NEVER - 1),
     default=None,
     help="The checkpoint of this instance. Default: the newest one.",
 )

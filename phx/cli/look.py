@@ -28,7 +28,7 @@ SEGMENT = ("name", "generation", "base_lsn", "end_lsn", "bytes")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @AS_JSON
 def verify(folder: Path, as_json: bool) -> None:
-    """Read every byte of a node's folder; one line a finding.
+    """Read all that counts in a node's folder; one line a finding.
 
     DIR is the folder of a node that is not running: `dir` of its configuration, or a copy of it.
     Nothing in it is changed. Exits with 1 if anything is not as it must be.

@@ -246,6 +246,10 @@ class _Connection(sqlite3.Connection):
     def cursor(self, factory: Any = None) -> Any:
         return super().cursor(factory or _Cursor)
 
+    def blobopen(self, *where: Any, **how: Any) -> Any:
+        self.check()
+        return super().blobopen(*where, **how)
+
     def execute(self, sql: str, /, *parameters: Any) -> Any:
         return self.cursor().execute(sql, *parameters)
 

@@ -32,7 +32,7 @@ LOAD_BYTES = 4 << 20
 PATIENCE_S = 1.0
 """So long an action stands behind what the driver wants, however much that is."""
 TRIM_S = 0.25
-"""So long a step of trimming does: what is settled must not be more than what it frees."""
+"""So long a step of trimming does: a node that settles all the time would else only grow."""
 
 T = TypeVar("T")
 

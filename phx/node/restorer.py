@@ -76,9 +76,9 @@ class StoppableFiles(OsFiles):
 class Restorer:
     """Restores the paused groups of a driver, and lets them go on.
 
-    Guarantee: machines see no byte of a checkpoint before all of it was found to be what was
-    written; a group goes on from exactly the instance that its machines hold, or from one below
-    what a durable machine holds, with that in its state.
+    Guarantee: machines see no byte of a checkpoint before all that is to be read of it was found to
+    be what was written; a group goes on from exactly the instance that its machines hold, or from
+    one below what a durable machine holds, with that in its state.
 
     Args:
         folder: of the node: the root of the catalog's files.

@@ -228,10 +228,10 @@ class Room:
             self._stuck,
         )
         snapshots.paused = self._restorer.paused
-        snapshots.start()
+        self._restorer.start(paused, self.config.checkpoints.restore_threads)
+        snapshots.start()  # they are known to be paused before anybody can ask for one
         self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
         self._control.listen()
-        self._restorer.start(paused, self.config.checkpoints.restore_threads)
 
     def _stuck(self, state: GroupState, error: BaseException) -> None:
         """A group that could not be restored stops, like one whose apply failed."""

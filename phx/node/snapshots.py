@@ -80,8 +80,8 @@ class Snapshots(threading.Thread):
     """The thread that writes checkpoints, and who may ask for one.
 
     Guarantee: a checkpoint holds machines, session table and chained checksum of one and the same
-    instance, between two of which it was captured. No group waits for the disk; the views are all
-    that is made on the applying thread.
+    instance, between two of which it was captured. No group waits for the writing; all that is done
+    on the applying thread is to commit the group's durable machines and to make the views.
 
     Args:
         catalog: the checkpoints that the node has.

@@ -1,6 +1,8 @@
 """The same without a loop."""
 
 import gc
+import os
+import resource
 import threading
 import time
 import warnings
@@ -17,6 +19,8 @@ from phx.blocking import Cell, Node
 from .cluster import Journal, config_of, introduce
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+
+DESCRIPTORS = 2048  # that a test of high numbers needs
 
 
 @contextmanager
@@ -168,6 +172,45 @@ def test_opening_that_fails_leaves_nothing(tmp_path):
         with pytest.raises(errors.Locked):
             node.open()
         node.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("groups", [1, 300])
+def test_a_node_has_six_threads_however_many_groups(tmp_path, groups):
+    before, known = set(os.listdir("/proc/self/task")), set(threading.enumerate())
+    with blocking_cluster(tmp_path, nodes=1, groups=groups):
+        assert len(set(os.listdir("/proc/self/task")) - before) == 6  # two of them are native
+        names = sorted(one.name for one in set(threading.enumerate()) - known)
+        assert names == ["phx-applier", "phx-control", "phx-snapshot", "phx-store"]
+
+
+@pytest.fixture
+def above_1023():
+    """Descriptors that are opened from here on have higher numbers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < DESCRIPTORS:
+        if 0 <= hard < DESCRIPTORS:
+            pytest.skip(f"no more than {hard} descriptors are allowed here")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    held = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(1100)]
+    yield
+    for one in held:
+        os.close(one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("above_1023")
+def test_descriptors_may_have_any_number(tmp_path):
+    """select.select takes none above 1023."""
+
+    class Slow(Journal):
+        def apply(self, entry):
+            time.sleep(0.002)
+            return super().apply(entry)
+
+    with blocking_cluster(tmp_path, Slow, nodes=1, groups=1) as nodes:
+        for _ in range(2):
+            assert len(nodes[0].group(0).propose_many([b"x"] * 30)) == 30
 
 
 def test_a_cell_holds_one_outcome():

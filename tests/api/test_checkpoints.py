@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import shutil
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +14,10 @@ import phx
 from phx import errors
 from phx.checkpoint import policy, taking
 from phx.checkpoint.files import OsFiles
+from phx.machine import CopyView
 from phx.machines import Counter, KeyValue
 from phx.machines.kv import encode_set
-from phx.node import restorer, snapshots
+from phx.node import control, restorer, snapshots
 from tests.api.cluster import Journal, cluster, config_of, introduce
 from tests.api.test_blocking import blocking_cluster
 
@@ -528,6 +530,106 @@ def test_closing_does_not_wait_for_a_long_restore(run_once, tmp_path):
         assert time.monotonic() - began < 8
 
     run_once(main())
+
+
+def held_by(gate):
+    """Machines that are not restored before it opens."""
+
+    class Held(Seen):
+        def restore(self, reader):
+            gate.wait(20)
+            super().restore(reader)
+
+    return Held
+
+
+def test_one_of_a_group_that_is_being_restored_waits_for_it_and_holds_up_no_other(
+    run_once, tmp_path
+):
+    config = alone(tmp_path)
+    gate = threading.Event()
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await node.wait_ready()
+            await grown(node, 0, 5)
+            await grown(node, 1, 1)
+            before = await node.group(0).checkpoint()
+        async with phx.Node(config, held_by(gate)) as node:
+            await node.wait_ready([1])
+            taking = asyncio.ensure_future(node.group(0).checkpoint())
+            await asyncio.sleep(0)
+            other = await asyncio.wait_for(node.group(1).checkpoint(), 10)
+            assert other.group == 1
+            done, _ = await asyncio.wait([taking], timeout=1)
+            assert not done
+            gate.set()
+            taken = await taking
+            assert taken.group == 0
+            assert taken.frontier >= before.frontier
+            assert node.group(0).machine().total == 5
+
+    run_once(main())
+
+
+def test_one_that_is_asked_for_as_soon_as_the_node_listens_holds_up_no_other(
+    run_once, tmp_path, monkeypatch
+):
+    config = alone(tmp_path)
+    gate = threading.Event()
+    listen = control.Control.listen
+
+    def busy(self):
+        listen(self)
+        self._take(0)
+        time.sleep(0.3)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            await grown(node, 0, 1)
+            await grown(node, 1, 1)
+            await node.group(0).checkpoint()
+        monkeypatch.setattr(control.Control, "listen", busy)
+        async with phx.Node(config, held_by(gate)) as node:
+            await node.wait_ready([1])
+            try:
+                await asyncio.wait_for(node.group(1).checkpoint(), 5)
+            finally:
+                gate.set()
+
+    run_once(main())
+
+
+def test_it_is_captured_once(tmp_path, monkeypatch):
+    """The applying thread takes a turn while the other one has just been given what it wanted."""
+    made, closed = [], []
+
+    class View(CopyView):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    class Noting(Counter):
+        def freeze(self):
+            made.append(View(Counter()))
+            return made[-1]
+
+    plain = snapshots.Snapshots._await
+
+    def slow(self, seconds):
+        if (taken := plain(self, seconds)) is not None:
+            self._wake()
+            time.sleep(0.2)
+        return taken
+
+    monkeypatch.setattr(snapshots.Snapshots, "_await", slow)
+    settings = {"groups": 1, "checkpoints": QUIET}
+    with blocking_cluster(tmp_path, Noting, nodes=1, **settings) as nodes:
+        for _ in range(2):
+            nodes[0].group(0).propose(b"1")
+            nodes[0].group(0).checkpoint()
+    assert len(made) == 2
+    assert closed == made
 
 
 def test_after_a_failure_it_is_tried_again(run_once, tmp_path, monkeypatch):

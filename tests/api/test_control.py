@@ -1,6 +1,7 @@
 """The control socket of a running node, and `phx checkpoint take`."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -124,6 +125,22 @@ def test_whoever_says_nothing_holds_up_nobody_and_is_dropped(node, monkeypatch):
     finally:
         for one in silent:
             one.close()
+
+
+def test_without_a_descriptor_for_a_caller_it_is_tried_again_and_not_at_once(node, monkeypatch):
+    tried = []
+    accept = socket.socket.accept
+
+    def scarce(listener):
+        tried.append(time.monotonic())
+        if len(tried) <= 2:
+            raise OSError(errno.EMFILE, "planted")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", scarce)
+    assert control.ask(node.config.dir, {"do": "checkpoint", "group": 0})["taken"]
+    assert len(tried) == 3
+    assert tried[2] - tried[0] >= 2 * control.ACCEPT_S
 
 
 def test_who_goes_away_wants_no_more(node, monkeypatch):

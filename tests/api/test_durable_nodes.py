@@ -1,13 +1,16 @@
 """Durable machines in a node: opened, committed, passed over, restored, closed."""
 
 import asyncio
+import gc
 import shutil
+import threading
 import time
+import warnings
 
 import pytest
 
 import phx
-from phx import errors
+from phx import blocking, errors
 from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.files import OsFiles
 from phx.durable import generations
@@ -94,6 +97,24 @@ def grown_digest(*counts):
 
 def folder_of(config, group=0, machine=0):
     return config.dir / "machines" / f"{group}.{machine}"
+
+
+async def copied_before_its_checkpoint(config, kind, copy, count):
+    """`count` values, a copy of the machine's folder, as many values again and a checkpoint."""
+    for bootstrap in (True, False):
+        async with phx.Node(config, kind, bootstrap=bootstrap) as node:
+            await node.wait_ready()
+            await grown(node, 0, count)
+            if not bootstrap:
+                await node.group(0).checkpoint()
+        if bootstrap:
+            shutil.copytree(folder_of(config), copy)
+
+
+def put_back(config, copy):
+    """The machine is older than its checkpoint from here on."""
+    shutil.rmtree(folder_of(config))
+    shutil.copytree(copy, folder_of(config))
 
 
 @KINDS
@@ -197,6 +218,31 @@ def test_an_apply_that_raises_closes_the_machine_as_it_was_committed(run_once, t
         again.close()
 
     run_once(main())
+
+
+def test_machines_of_a_node_whose_thread_has_ended_are_closed(tmp_path):
+    """It was never closed; whoever looks at its machine still does not keep the files."""
+    config = alone(tmp_path)
+    kept = []
+
+    async def main():
+        node = phx.Node(config, Lmdb, bootstrap=True)
+        await node.open()
+        await node.wait_ready()
+        await grown(node, 0, 1)
+        kept.append(node.group(0).machine())
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        thread.start()
+        thread.join()
+        gc.collect()
+    assert kept[0].closed == 1
+    with blocking.Node(config, Lmdb) as node:
+        node.wait_ready()
+        assert not node.group(0).status().stopped
+        node.group(0).propose(b"1 1")
 
 
 def test_a_commit_that_raises_stops_its_group_alone(run_once, tmp_path):
@@ -486,16 +532,8 @@ def test_without_room_for_a_new_generation_nothing_is_opened_or_closed_for_it(
 
     async def main():
         if restore:  # it is behind the checkpoint
-            async with phx.Node(config, Sqlite, bootstrap=True) as node:
-                await node.wait_ready()
-                await grown(node, 0, 5)
-            shutil.copytree(folder_of(config), tmp_path / "copy")
-            async with phx.Node(config, Sqlite) as node:
-                await node.wait_ready()
-                await grown(node, 0, 5)
-                await node.group(0).checkpoint()
-            shutil.rmtree(folder_of(config))
-            shutil.move(tmp_path / "copy", folder_of(config))
+            await copied_before_its_checkpoint(config, Sqlite, tmp_path / "copy", 5)
+            put_back(config, tmp_path / "copy")
         with monkeypatch.context() as patch:
             patch.setattr(generations.Generations, "begin", full)
             async with phx.Node(config, Told, bootstrap=not restore) as node:
@@ -560,17 +598,11 @@ def test_a_restore_that_fails_leaves_the_machine_with_what_it_had(
     config = alone(tmp_path)
 
     async def main():
-        async with phx.Node(config, Lmdb, bootstrap=True) as node:
-            await node.wait_ready()
-            await grown(node, 0, 10)
-        shutil.copytree(folder_of(config), tmp_path / "copy")
+        await copied_before_its_checkpoint(config, Lmdb, tmp_path / "copy", 10)
         async with phx.Node(config, Lmdb) as node:
             await node.wait_ready()
-            await grown(node, 0, 10)
-            await node.group(0).checkpoint()
             await grown(node, 0, 2)
-        shutil.rmtree(folder_of(config))
-        shutil.copytree(tmp_path / "copy", folder_of(config))
+        put_back(config, tmp_path / "copy")
 
         def refuse(self, reader):
             reader.read(100)
@@ -585,8 +617,7 @@ def test_a_restore_that_fails_leaves_the_machine_with_what_it_had(
                 assert len(machine.instances) == 12
                 assert "cannot be restored" in caplog.text
         assert [one.name for one in folder_of(config).glob("0*")] == ["00000001"]
-        shutil.rmtree(folder_of(config))
-        shutil.copytree(tmp_path / "copy", folder_of(config))
+        put_back(config, tmp_path / "copy")
         async with phx.Node(config, Lmdb) as node:
             await node.wait_ready()
             machine = node.group(0).machine()

@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 import phx
 from phx.errors import Closed, NoLongerKept
 from phx.machines import Counter
+from phx.node import keeper
 from phx.store import Floor
-from tests.api.cluster import config_of
+from tests.api.cluster import config_of, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -32,20 +34,13 @@ async def asked(node, action):
     return await asyncio.wait_for(future, TIMEOUT_S)
 
 
-async def until(condition):
-    ends = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < ends
-        await asyncio.sleep(0.01)
-
-
 async def settled(node, count):
     """Propose that many values to both groups, and have them settled."""
     for _ in range(count):
         await asyncio.gather(*(node.group(group).propose(b"1") for group in (0, 1)))
     chosen = {group: node.group(group).status().chosen_through for group in (0, 1)}
     node._room.driver.settle_now()
-    await until(lambda: node._room._store.settled() == chosen)
+    await until(lambda: node._room._store.settled() == chosen, seconds=TIMEOUT_S)
     return chosen
 
 
@@ -74,18 +69,18 @@ def test_what_is_given_up_is_not_done_and_what_comes_too_late_is_refused(run_onc
     async def main():
         node = phx.Node(alone(tmp_path), Counter, bootstrap=True)
         await node.open()
-        keeper = keeper_of(node)
+        store_thread = keeper_of(node)
         inside, gate = threading.Event(), threading.Event()
 
         def stay(store):
             inside.set()
             return gate.wait(TIMEOUT_S)
 
-        began = keeper.ask(stay)
-        await until(inside.is_set)
-        waiting = keeper.ask(lambda store: 1)
+        began = store_thread.ask(stay)
+        await until(inside.is_set, seconds=TIMEOUT_S)
+        waiting = store_thread.ask(lambda store: 1)
         done = []
-        given_up = keeper.ask(lambda store: done.append(1))
+        given_up = store_thread.ask(lambda store: done.append(1))
         assert given_up.cancel()
         closing = asyncio.ensure_future(node.close())
         await asyncio.sleep(0.05)
@@ -96,7 +91,7 @@ def test_what_is_given_up_is_not_done_and_what_comes_too_late_is_refused(run_onc
         with contextlib.suppress(Closed):  # or it had its turn before
             assert waiting.result(0) == 1
         with pytest.raises(Closed):
-            keeper.ask(lambda store: 1).result(0)
+            store_thread.ask(lambda store: 1).result(0)
 
     run_once(main())
 
@@ -116,7 +111,7 @@ def test_floors_are_raised_beside_the_load_and_the_rest_follows(run_once, tmp_pa
             busy = asyncio.ensure_future(load())
             stats = await asked(node, lambda store: store.raise_floors(floors))
             assert stats.groups == 2
-            await until(lambda: node.status().store["dead_chunks"] == 0)
+            await until(lambda: node.status().store["dead_chunks"] == 0, seconds=TIMEOUT_S)
             busy.cancel()
             assert node.status().store_error is None
             for group, last in chosen.items():
@@ -146,7 +141,59 @@ def test_a_store_that_was_left_untrimmed_is_trimmed(run_once, tmp_path, monkeypa
                 assert stats.dead_chunks >= 3
         async with phx.Node(alone(tmp_path), Counter) as node:
             await node.wait_ready()
-            await until(lambda: node.status().store["dead_chunks"] == 0)
+            await until(lambda: node.status().store["dead_chunks"] == 0, seconds=TIMEOUT_S)
             assert node.group(0).machine().total == 16
 
     run_once(main())
+
+
+def test_a_driver_that_always_wants_something_does_not_keep_the_store_from_trimming(monkeypatch):
+    steps = []
+
+    class Store:
+        def settle(self, plan):
+            return plan
+
+        def trim(self):
+            steps.append(time.monotonic())
+            return len(steps) < 5
+
+        def close(self):
+            pass
+
+    class Driver:
+        ending = False
+
+        def store_work(self, _):
+            time.sleep(0.01)
+            return ("closing",) if self.ending else ("settle", 1, 1)
+
+        def settled(self, *_):
+            pass
+
+        def store_call(self):
+            pass
+
+    class Config:
+        cluster_id = node = 1
+
+    made = keeper.Keeper(Path("/nowhere"), Config, create=False, idle=lambda: True)
+    made._open = Store
+    monkeypatch.setattr(keeper, "TRIM_S", 0.02)
+    driver = Driver()
+    made.open()
+    made.serve(driver)
+    try:
+        until = time.monotonic() + 10
+        while len(steps) < 5:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert len(steps) == 5  # and then it has nothing to do
+        made.ask(lambda store: None).result(10)
+        while len(steps) < 6:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        driver.ending = True
+        made.end()

@@ -1,5 +1,6 @@
 """What only one kind of durable machine has."""
 
+import contextlib
 import io
 import sqlite3
 import threading
@@ -233,6 +234,50 @@ def test_what_sqlite_rolled_back_is_never_called_applied(tmp_path):
     machine.close()
     assert machine.open(tmp_path) == 3
     assert machine.digest() == expected(3)
+    machine.close()
+
+
+class Stubborn(SqliteMachine):
+    """Goes on though SQLite rolled its transaction back."""
+
+    def create(self, db):
+        db.execute("CREATE TABLE line (key INTEGER PRIMARY KEY, count INTEGER)")
+        db.execute("CREATE TABLE piece (bytes BLOB)")
+        db.execute("INSERT INTO piece VALUES (zeroblob(4))")
+
+    def apply(self, entry):
+        db = self.db
+        with contextlib.suppress(sqlite3.IntegrityError):
+            db.execute("INSERT OR ROLLBACK INTO line VALUES (1, 1)")
+        add = "INSERT INTO line VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1"
+        if entry.value == b"many":
+            db.executemany(add, [(2,)])
+        elif entry.value == b"script":
+            db.executescript(add.replace("?", "2"))
+        elif entry.value == b"cursor":
+            db.cursor().execute(add, (2,))
+        elif entry.value == b"blob":
+            with db.blobopen("piece", "bytes", 1) as blob:
+                blob.write(b"oops")
+        else:
+            db.execute(add, (2,))
+
+
+@pytest.mark.parametrize("way", [b"one", b"many", b"script", b"cursor", b"blob"])
+def test_nothing_after_a_roll_back_is_durable_before_its_instance(tmp_path, way):
+    machine = Stubborn()
+    assert machine.open(tmp_path) == 0
+    machine.apply(Entry(0, 1, b"one"))
+    machine.commit(1)
+    with pytest.raises(RuntimeError, match="rolled back"):
+        machine.apply(Entry(0, 2, way))
+    with pytest.raises(RuntimeError, match="rolled back"):
+        machine.commit(2)
+    machine.close()
+    machine = Stubborn()
+    assert machine.open(tmp_path) == 1
+    assert machine.db.execute("SELECT * FROM line").fetchall() == [(1, 1), (2, 1)]
+    assert machine.db.execute("SELECT bytes FROM piece").fetchone() == (bytes(4),)
     machine.close()
 
 

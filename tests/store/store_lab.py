@@ -126,6 +126,10 @@ def read_all(store, group, first=1, step=256 * KIB):
     return found
 
 
+def chunk_sizes(store):
+    return [chunk[1] for chunk in store._index.chunk_list()]
+
+
 def flip(path, pattern, at=0):
     """Flip a bit of the only place of the file where `pattern` stands."""
     with open(path / "data.mdb", "r+b") as file:

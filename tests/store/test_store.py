@@ -20,6 +20,7 @@ from store_lab import (
     Log,
     block,
     body_of,
+    chunk_sizes,
     entries_of,
     flip,
     in_thread,
@@ -33,10 +34,6 @@ from phx.store import FORMAT_VERSION, MAP_BYTES, Store
 from phx.store_folder import read_identity
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-
-def chunk_sizes(store):
-    return [chunk[1] for chunk in store._index.chunk_list()]
 
 
 # --- identity

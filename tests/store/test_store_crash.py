@@ -251,61 +251,57 @@ def test_a_full_disk_can_be_tried_again(tmp_path):
     check(folder, told)
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """One that can be filled up."""
+    disk = SmallDisk(tmp_path / "disk")
+    try:
+        disk.begin()
+    except PermissionError as error:
+        pytest.skip(f"may not mount here: {error}")
+    yield disk
+    disk.end()
+
+
 @pytest.mark.parametrize("pages", [0, 1, 2, 7, 20])
-def test_a_disk_that_is_full_in_the_midst_of_a_write_can_be_tried_again(tmp_path, pages):
+def test_a_disk_that_is_full_in_the_midst_of_a_write_can_be_tried_again(small_disk, pages):
     """LMDB calls a write that found room for a part of it EIO, as if the device had failed."""
-    disk = SmallDisk(tmp_path / "disk")
-    try:
-        disk.begin()
-    except PermissionError as error:
-        pytest.skip(f"may not mount here: {error}")
-    try:
-        log = Log()
-        with opened(disk.point / "s", create=True) as store:
-            for turn in range(3):
-                log.add((1, turn * 50 + at, body_of(1, at, 3000)) for at in range(1, 51))
-                disk.fill()
-                os.truncate(disk.filler, disk.filler.stat().st_size - 4096 * pages)
-                with pytest.raises(StoreError):
-                    store.settle(log.plan())
-                assert store.stats().failed is None
-                disk.free()
-                store.settle(log.plan())
-                assert store.settled() == {1: 50 * (turn + 1)}
-    finally:
-        disk.end()
-
-
-def test_a_full_disk_can_be_trimmed_and_settled_to_again(tmp_path):
-    """What is freed is used again without a byte more of the disk."""
-    disk = SmallDisk(tmp_path / "disk")
-    try:
-        disk.begin()
-    except PermissionError as error:
-        pytest.skip(f"may not mount here: {error}")
-    try:
-        log = Log()
-        with opened(disk.point / "s", create=True) as store:
-            for turn in range(6):
-                log.add((1, turn * 50 + at, body_of(1, at, 3000)) for at in range(1, 51))
-                store.settle(log.plan())
-            disk.fill()
-            log.add((1, 300 + at, body_of(1, at, 3000)) for at in range(1, 51))
+    log = Log()
+    with opened(small_disk.point / "s", create=True) as store:
+        for turn in range(3):
+            log.add((1, turn * 50 + at, body_of(1, at, 3000)) for at in range(1, 51))
+            small_disk.fill()
+            os.truncate(small_disk.filler, small_disk.filler.stat().st_size - 4096 * pages)
             with pytest.raises(StoreError):
                 store.settle(log.plan())
-            store.raise_floors({1: Floor(251, 250)})
-            while store.trim():
-                pass
-            assert store.stats().dead_chunks == 0
-            for _ in range(3):  # freed pages can be used two transactions later
-                try:
-                    store.settle(log.plan())
-                    break
-                except StoreError:
-                    floor = store.floors()[1].kept_from + 1
-                    store.raise_floors({1: Floor(floor, floor - 1)})
-            assert store.settled() == {1: 350}
-            disk.free()
-            assert store.verify() >= store.stats().entries
-    finally:
-        disk.end()
+            assert store.stats().failed is None
+            small_disk.free()
+            store.settle(log.plan())
+            assert store.settled() == {1: 50 * (turn + 1)}
+
+
+def test_a_full_disk_can_be_trimmed_and_settled_to_again(small_disk):
+    """What is freed is used again without a byte more of the disk."""
+    log = Log()
+    with opened(small_disk.point / "s", create=True) as store:
+        for turn in range(6):
+            log.add((1, turn * 50 + at, body_of(1, at, 3000)) for at in range(1, 51))
+            store.settle(log.plan())
+        small_disk.fill()
+        log.add((1, 300 + at, body_of(1, at, 3000)) for at in range(1, 51))
+        with pytest.raises(StoreError):
+            store.settle(log.plan())
+        store.raise_floors({1: Floor(251, 250)})
+        while store.trim():
+            pass
+        assert store.stats().dead_chunks == 0
+        for _ in range(3):  # freed pages can be used two transactions later
+            try:
+                store.settle(log.plan())
+                break
+            except StoreError:
+                floor = store.floors()[1].kept_from + 1
+                store.raise_floors({1: Floor(floor, floor - 1)})
+        assert store.settled() == {1: 350}
+        small_disk.free()
+        assert store.verify() >= store.stats().entries

@@ -2,6 +2,7 @@
 
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
@@ -135,3 +136,65 @@ def test_rubbish_never_raises(tmp_path: Path) -> None:
         path.write_bytes(bad)
         found += bool(page_findings(path))
     assert found > 100
+
+
+# --- pages that lead in circles
+
+
+def table_of_tables(data: bytearray) -> tuple[int, int]:
+    """Where the newest meta page has the tree of tables, and the root of that."""
+    txns = [struct.unpack_from("<Q", data, number * PAGE + 144)[0] for number in (0, 1)]
+    at = txns.index(max(txns)) * PAGE + 16 + 24 + 48
+    return at, struct.unpack_from("<Q", data, at + 40)[0]
+
+
+def a_large_number(data: bytearray) -> None:
+    for number in (0, 1):
+        struct.pack_into("<Q", data, number * PAGE + 32, 1 << 62)  # map
+        struct.pack_into("<Q", data, number * PAGE + 136, 1 << 45)  # last page
+        struct.pack_into("<Q", data, number * PAGE + 144, 0)  # transaction
+
+
+def a_branch_of_itself(data: bytearray) -> None:
+    at, root = table_of_tables(data)
+    struct.pack_into("<IHH", data, at, 0, 2, 32)
+    page, upper, offsets = bytearray(PAGE), PAGE, []
+    for key in (b"", b"a", b"b"):
+        node = struct.pack("<HHHH", root, 0, 0, len(key)) + key
+        upper -= len(node) + len(node) % 2
+        page[upper : upper + len(node)] = node
+        offsets.append(upper)
+    struct.pack_into("<QHHHH3H", page, 0, root, 0, 1, 22, upper, *offsets)
+    data[root * PAGE : root * PAGE + PAGE] = page
+
+
+def values_that_hold_themselves(data: bytearray) -> None:
+    for page in range(2, len(data) // PAGE):
+        number, _, flags, lower, _ = struct.unpack_from("<QHHHH", data, page * PAGE)
+        if (number, flags, lower) == (page, 2, 18):
+            (offset,) = struct.unpack_from("<H", data, page * PAGE + 16)
+            _, _, kind, key = struct.unpack_from("<HHHH", data, page * PAGE + offset)
+            if kind == 6:
+                at = page * PAGE + offset + 8 + key
+                struct.pack_into("<IHH", data, at, 0, 0, 1)
+                struct.pack_into("<Q", data, at + 40, page)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("harm", [a_large_number, a_branch_of_itself, values_that_hold_themselves])
+def test_pages_that_lead_nowhere_are_left(
+    tmp_path: Path, harm: Callable[[bytearray], None]
+) -> None:
+    with lmdb.open(str(tmp_path), lib_version=LMDB_MAJOR, map_size=1 << 24, max_dbs=2) as env:
+        many = env.open_db(b"many", dupsort=True)
+        with env.begin(write=True) as txn:
+            for number in range(2000):
+                txn.put(b"k", b"%06d" % number + b"z" * 50, db=many)
+    file = tmp_path / "data.mdb"
+    assert page_findings(file) == []
+    data = bytearray(file.read_bytes())
+    before = bytes(data)
+    harm(data)
+    assert data != before
+    file.write_bytes(data)
+    assert page_findings(file)

@@ -1,8 +1,11 @@
 """``phx verify`` and ``phx inspect``: whole folders, damaged ones, and copies of both."""
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -14,25 +17,30 @@ from click.testing import CliRunner
 
 import phx
 from phx import errors
+from phx import verify as look
 from phx._core.survey import Survey
+from phx.blocking import Node
 from phx.cli.commands import phx as command
 from phx.durable.generations import Generations
+from phx.durable.sqlite import SqliteMachine
 from phx.lmdb_files import LMDB_MAJOR
 from phx.machines import Counter
+from phx.store import Store
 from phx.store_folder import read_identity
 from phx.verify import examine
 from tests.api.cluster import config_of
 
 VALUES = 40
 HEADER = 4096
+QUIET = {"interval_instances": 0, "interval_us": 0}
+MACHINE = "machines/0.0/00000001"
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A node's folder as it lay there while the node was idle, and as the node left it."""
     root = tmp_path_factory.mktemp("node")
-    quiet = {"interval_instances": 0, "interval_us": 0}
-    config = config_of(root, 1, nodes=1, checkpoints=quiet)
+    config = config_of(root, 1, nodes=1, checkpoints=QUIET)
 
     async def main() -> None:
         async with phx.Node(config, Counter, bootstrap=True) as node:
@@ -51,6 +59,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(params=["idle", "closed"])
 def folder(request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders[request.param], tmp_path / "node"))
+
+
+@pytest.fixture
+def closed(folders: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folders["closed"], tmp_path / "node"))
 
 
 @pytest.fixture
@@ -76,8 +89,13 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1 << at % 8]))
 
 
-def paths_of(folder: Path, *, whole: bool = True) -> set[str]:
-    return {finding.path for finding in examine(folder, whole=whole).findings}
+def found_in(folder: Path) -> list[str]:
+    """The path of every finding."""
+    return [finding.path for finding in examine(folder, whole=True).findings]
+
+
+def paths_of(folder: Path) -> set[str]:
+    return set(found_in(folder))
 
 
 # --- sound folders
@@ -163,6 +181,37 @@ def test_flipped_bits_of_the_store_are_found_or_say_nothing(folders: dict[str, P
             flip(data, at)
     assert found > 100
     assert examine(folder, whole=True).findings == []
+
+
+@pytest.mark.parametrize("table", [b"meta", b"chunks", b"indexes"])
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_of_a_table_s_kind_is_found(closed: Path, table: bytes, bit: int) -> None:
+    file = closed / "store" / "data.mdb"
+    owner = read_identity(closed / "store", 1 << 20)
+    data = bytearray(file.read_bytes())
+    at = data.find(table)
+    while at >= 0:
+        data[at + len(table) + 4] ^= 1 << bit  # flags, behind pad
+        at = data.find(table, at + 1)
+    file.write_bytes(data)
+    if bit not in (0, 7):  # mean nothing
+        assert "store/data.mdb" in found_in(closed)
+    with contextlib.suppress(errors.StoreError):
+        Store.open(closed / "store", cluster=owner.cluster, node=owner.node).close()
+
+
+def test_keys_that_no_store_has_are_found(closed: Path) -> None:
+    owner = read_identity(closed / "store", 1 << 20)
+    with lmdb.open(
+        str(closed / "store"), lib_version=LMDB_MAJOR, max_dbs=3, map_size=1 << 28
+    ) as env:
+        tables = env.open_db(b"chunks"), env.open_db(b"indexes")
+        with env.begin(write=True) as txn:
+            for table in tables:
+                txn.put(b"\xff" * 12, b"x", db=table)
+    assert "store/data.mdb" in found_in(closed)
+    with pytest.raises(errors.Damaged):
+        Store.open(closed / "store", cluster=owner.cluster, node=owner.node)
 
 
 def test_flipped_bits_of_the_journal_are_found_or_look_like_a_torn_tail(idle: Path) -> None:
@@ -262,6 +311,22 @@ def test_a_store_that_is_older_than_the_journal_is_found(tmp_path: Path) -> None
     assert "older" in found.what
 
 
+def test_a_store_that_cannot_be_read_is_not_called_an_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, 1, nodes=1, groups=1)
+    for bootstrap in (True, False):  # the second life notes in the journal what is settled
+        with Node(config, Counter, bootstrap=bootstrap) as node:
+            node.group(0).propose(b"1")
+    assert examine(config.dir, whole=True).groups[0].journal_settled > 0
+
+    def refuse(path: Path) -> list[str]:
+        raise OSError(errno.EIO, "planted")
+
+    monkeypatch.setattr(look, "page_findings", refuse)
+    assert found_in(Path(config.dir)) == ["store"]
+
+
 # --- durable machines
 
 
@@ -298,6 +363,68 @@ def fill(folder: Path, kind: str) -> None:
         opened.executemany("INSERT INTO line VALUES (?)", [("x" * 50,)] * 200)
         opened.commit()
         opened.close()
+
+
+class Lines(SqliteMachine):
+    def create(self, db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE line (text TEXT)")
+
+    def apply(self, entry: phx.Entry) -> None:
+        self.db.execute("INSERT INTO line VALUES (?)", ("x" * 300,))
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("node")
+    config = config_of(root, 1, nodes=1, groups=1, checkpoints=QUIET)
+    with Node(config, lambda group: Lines(), bootstrap=True) as node:
+        node.wait_ready()
+        for _ in range(50):
+            node.group(0).propose(b"1")
+    return Path(config.dir)
+
+
+@pytest.fixture
+def durable(lines: Path, tmp_path: Path) -> Path:
+    """The folder of a node with a durable machine."""
+    return Path(shutil.copytree(lines, tmp_path / "node"))
+
+
+def test_a_database_whose_first_bytes_changed_is_still_looked_at(durable: Path) -> None:
+    file = durable / MACHINE / "state.db"
+    data = file.read_bytes()
+    for at in range(16):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert found_in(durable) == [f"{MACHINE}/state.db"], at
+
+
+def test_a_copy_that_was_being_made_is_no_damage(durable: Path) -> None:
+    data = (durable / MACHINE / "state.db").read_bytes()
+    (durable / MACHINE / "view-12345678").write_bytes(data[: len(data) // 2])
+    assert found_in(durable) == []
+
+
+def test_a_bootstrap_that_was_cut_short_is_no_damage(durable: Path) -> None:
+    shutil.rmtree(durable / "journal")
+    assert found_in(durable) == ["journal"]
+    (durable / "bootstrap").touch()
+    assert found_in(durable) == []
+
+
+def test_what_does_not_belong_there_hides_nothing_else(durable: Path) -> None:
+    (durable / "machines" / "note").write_text("hello")
+    (durable / MACHINE / "data.mdb").mkdir()
+    os.mkfifo(durable / MACHINE / "pipe")
+    (durable / "checkpoints").symlink_to(durable)
+    assert found_in(durable) == ["checkpoints", "machines/note"]
+
+
+def test_names_of_any_bytes_are_printed(durable: Path) -> None:
+    odd = durable / "checkpoints" / os.fsdecode(b"\xff\n\x1b[1m")
+    odd.mkdir(parents=True)
+    result = CliRunner().invoke(command, ["verify", str(durable)])
+    assert result.exit_code == 1
+    assert r"checkpoints/\udcff\n\x1b[1m: does not belong here" in result.output
 
 
 # --- the commands
