@@ -343,7 +343,7 @@ def unpack_offer(payload: bytes) -> Offer:
         why = found["error"]
         if type(why) is not str or len(why) > ERROR_CHARS_MAX:
             raise Hostile("an OFFER with a bad error")
-        raise Declined("".join(one if one.isprintable() else "?" for one in why))
+        raise Declined(_printable(why))
     _keys(found, {"busy", "bytes", "chains", "floor", "frontier", "ident", "leading"})
     for key, most in (("busy", U32_MAX), ("bytes", U64_MAX), ("frontier", U64_MAX - 1)):
         _number(found[key], most)
@@ -371,8 +371,11 @@ def unpack_offer(payload: bytes) -> Offer:
 
 def unpack_refused(payload: bytes) -> Declined:
     """What the other node's transport has against this one, to be raised."""
-    text = payload[8:].decode("ascii", "replace")
-    return Declined("refused: " + "".join(one if one.isprintable() else "?" for one in text))
+    return Declined("refused: " + _printable(payload[8:].decode("ascii", "replace")))
+
+
+def _printable(said: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in said)
 
 
 # --- CHUNK, ACK, ENTRIES

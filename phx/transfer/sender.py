@@ -267,16 +267,13 @@ def _blocks(
         opened.skip(offset)
         while offset < entry.size_bytes:
             end = min(offset + block_bytes, entry.size_bytes)
-            block, mark = blake2b(digest_size=BLOCK_DIGEST_BYTES), offset // block_bytes
+            block, number = blake2b(digest_size=BLOCK_DIGEST_BYTES), offset // block_bytes
             while offset < end:
                 data = opened.read(min(chunk_bytes, end - offset))
                 if not data:
                     raise Damaged(f"{path} ends after {offset} bytes")
                 block.update(data)
-                at = mark * BLOCK_DIGEST_BYTES
-                if offset + len(data) == end and (
-                    block.digest() != entry.blocks[at : at + BLOCK_DIGEST_BYTES]
-                ):
+                if offset + len(data) == end and block.digest() != entry.block(number):
                     raise Damaged(f"{path} is damaged before byte {end}")
                 yield offset, data
                 offset += len(data)
