@@ -106,7 +106,8 @@ class Sender:
 
     Call ``feed`` with what came, and with b"" at ``due_us``; send what it returns before the next
     call. It never returns more than WINDOW_BYTES and the frames around it, a manifest, or,
-    of values, one run beyond that.
+    of values, one run beyond that. Values are not acknowledged: that somebody takes none of them
+    is seen by the socket alone, which needs a limit of its own.
 
     Attributes:
         done: all was sent, and acknowledged where that is asked for: close the connection.

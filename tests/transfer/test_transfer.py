@@ -189,12 +189,20 @@ def test_all_transfers_together_keep_to_the_rate() -> None:
     assert 5.5 < now_us / 1e6 < 6.5  # 6 MiB at 1 MiB/s
 
 
-@pytest.mark.parametrize("rate", [64 << 10, 300_000])
+@pytest.mark.parametrize("rate", [30 << 10, 64 << 10, 300_000])
 def test_a_low_rate_is_no_stall(rate: int) -> None:
     theirs, manifest = provider((2 * MIB,))
     line = Line(sender(theirs, manifest, rate=rate), receiver(MemoryFiles(), manifest))
     assert line.run()
     assert line.now_us > 1.8 * MIB / rate * 1e6
+
+
+def test_a_part_of_the_rate_that_leads_nowhere_is_a_stall() -> None:
+    theirs, manifest = provider((2 * MIB,))
+    line = Line(sender(theirs, manifest, rate=20 << 10), receiver(MemoryFiles(), manifest))
+    with pytest.raises(Stalled):
+        line.run()
+    assert line.now_us > SILENCE_US
 
 
 @pytest.mark.parametrize("rate", [30 << 10, 64 << 10])
