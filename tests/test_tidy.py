@@ -83,6 +83,7 @@ STOREYS = [
         "driver_state",
         "flow",
         "handover",
+        "handshake",
         "inputs",
         "life",
         "options",
@@ -103,8 +104,8 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "handover", "life", "options", "poller", "port", "queues",
-    "transport", "upkeep", "writer",
+    "driver", "driver_state", "flow", "handover", "handshake", "life", "options", "poller", "port",
+    "queues", "transport", "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
 SIM_BACK = {("host", "handing"), ("host", "saving"), ("host", "upkeep"), ("world", "network")}

@@ -127,3 +127,5 @@ cdef void frame_seal(Block* out, u64 start, u16 kind, u32 source, u32 dest,
 # expected_source 0 accepts any source (during the handshake).
 cdef int frame_check(const u8* data, u64 count, u32 payload_bytes_max, u64 cluster, u32 self_node,
                      u32 expected_source) noexcept nogil
+# What to say of a frame that was not taken.
+cdef const char* frame_verdict_text(int verdict) noexcept nogil

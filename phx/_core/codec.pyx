@@ -122,6 +122,20 @@ cdef int frame_check(const u8* data, u64 count, u32 payload_bytes_max, u64 clust
     return FRAME_OK
 
 
+cdef const char* frame_verdict_text(int verdict) noexcept nogil:
+    if verdict == FRAME_BAD_MAGIC:
+        return "not a frame"
+    if verdict == FRAME_BAD_VERSION:
+        return "unknown frame version"
+    if verdict == FRAME_TOO_LARGE:
+        return "a frame above the limit"
+    if verdict == FRAME_BAD_CRC:
+        return "a frame with a bad checksum"
+    if verdict == FRAME_BAD_CLUSTER:
+        return "another cluster"
+    return "a frame from or for another node"
+
+
 # --- the door
 
 VERDICTS = ("ok", "short", "bad magic", "bad version", "too large", "bad crc", "bad cluster",

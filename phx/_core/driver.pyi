@@ -129,7 +129,7 @@ class Driver:
 
         Guarantee: each said a FETCH that was checked like a HELLO: version, member, window, store
         id and incarnation as this node knows them. ``bytes`` is that frame and what came behind it.
-        The socket does not block, and is the caller's to close. At most 16 wait: more are closed.
+        The socket does not block, and is the caller's to close. At most 16 wait: more are refused.
         """
     def messages(self) -> list[tuple[int, str]]:
         """Log lines of the native threads since the last call: ``(logging level, text)``."""

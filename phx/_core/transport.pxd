@@ -87,7 +87,7 @@ cdef enum ConnectionState:
     CONNECTION_DIALING = 1       # TCP handshake under way
     CONNECTION_HELLO = 2         # the peer's HELLO is awaited
     CONNECTION_UP = 3
-    CONNECTION_CLOSED = 4        # descriptor closed; freed at the end of the turn
+    CONNECTION_CLOSED = 4        # descriptor closed, or handed over; freed at the end of the turn
 
 cdef struct Connection:
     int fd

@@ -9,9 +9,9 @@ from libc.string cimport memcpy, memmove, memset, strerror
 
 from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_FETCH, FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_OK, FRAME_REFUSED,
-    FRAME_SHORT, FrameHeader, frame_begin, frame_check, frame_seal,
+    FRAME_SHORT, FrameHeader, frame_begin, frame_check, frame_seal, frame_verdict_text,
 )
-from phx._core.handover cimport hello_frame, hello_refused, verdict_text
+from phx._core.handshake cimport hello_frame, hello_refused
 from phx._core.native cimport *
 from phx._core.port cimport *
 
@@ -354,7 +354,7 @@ cdef void parse(Transport* t, Connection* c, u64 now_us) noexcept nogil:
         if verdict == FRAME_SHORT:
             break
         if verdict != FRAME_OK:
-            connection_fail(t, c, verdict_text(verdict), now_us)
+            connection_fail(t, c, frame_verdict_text(verdict), now_us)
             return
         memcpy(&header, at, FRAME_HEADER_BYTES)
         c.start += FRAME_HEADER_BYTES + <u64>header.payload_bytes

@@ -135,12 +135,11 @@ def verify_file(files: Files, path: str, entry: FileEntry) -> list[Finding]:
     found = hasher.entry(entry.name)
     if found.size_bytes != entry.size_bytes:
         return [Finding(path, f"ends after {found.size_bytes} bytes, not {entry.size_bytes}")]
-    block, count = block_bytes_of(entry.size_bytes), BLOCK_DIGEST_BYTES
+    block = block_bytes_of(entry.size_bytes)
     findings = [
         Finding(path, f"bytes {at} .. {min(at + block, entry.size_bytes) - 1} are damaged")
-        for at in range(0, entry.size_bytes, block)
-        for mark in [at // block * count]
-        if found.blocks[mark : mark + count] != entry.blocks[mark : mark + count]
+        for number, at in enumerate(range(0, entry.size_bytes, block))
+        if found.block(number) != entry.block(number)
     ]
     if found.digest != entry.digest and not findings:
         findings.append(Finding(path, "its digest is not the manifest's"))

@@ -109,6 +109,11 @@ class FileEntry:
     digest: bytes
     blocks: bytes
 
+    def block(self, number: int) -> bytes:
+        """The digest of one block, counted from 0."""
+        at = number * BLOCK_DIGEST_BYTES
+        return self.blocks[at : at + BLOCK_DIGEST_BYTES]
+
 
 @dataclass(frozen=True, slots=True)
 class MachineEntry:

@@ -55,6 +55,7 @@ __all__ = [
     "OFFER",
     "OFFER_WANTED",
     "REFUSED",
+    "SILENCE_US",
     "Ack",
     "Chain",
     "Chunk",
@@ -67,6 +68,7 @@ __all__ = [
     "Greeting",
     "Hostile",
     "Offer",
+    "Patience",
     "Stalled",
     "pack_ack",
     "pack_chunk",
@@ -96,6 +98,8 @@ ENTRY_HEAD = struct.Struct("<QII")
 CHUNK_BYTES_MAX = 256 << 10
 ENTRIES_BYTES_MAX = 64 << 20
 """Of one frame: the largest value, and what belongs to it."""
+SILENCE_US = 10_000_000
+"""Without progress for so long, a transfer is cut: a link must carry a CHUNK in that time."""
 FETCH_BYTES_MAX = 1024
 """As in phx/_core/transport.pxd: it is believed before anything is known of who sends it."""
 OFFER_BYTES_MAX = 4096
@@ -132,7 +136,7 @@ class Declined(Cut):
 
 
 class Stalled(Cut):
-    """For too long nothing came forward. Try again, or ask somebody else."""
+    """For too long too little came forward. Try again, or ask somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,33 @@ class Ends:
     def frame(self, kind: int, payload: bytes = b"") -> bytes:
         """A frame from this side to the other one."""
         return encode_frame(kind, self.me, self.peer, self.cluster, payload)
+
+
+class Patience:
+    """How long the other side of a transfer is still waited for.
+
+    Guarantee: it is given up after SILENCE_US without progress, and whoever goes on at less than
+    a CHUNK of the longest kind in SILENCE_US (26 KiB/s) is given up as well, in however small
+    pieces that comes. What came is never too late because this side was slow to look at it.
+    """
+
+    def __init__(self, now_us: int) -> None:
+        self.due_us = now_us + SILENCE_US
+        """When it is given up."""
+
+    def renew(self, now_us: int) -> None:
+        """Nothing is waited for."""
+        self.due_us = now_us + SILENCE_US
+
+    def moved(self, nbytes: int, now_us: int) -> None:
+        """So many bytes more are through."""
+        earned_us = nbytes * SILENCE_US // CHUNK_BYTES_MAX
+        self.due_us = min(max(self.due_us, now_us) + earned_us, now_us + SILENCE_US)
+
+    def check(self, now_us: int, why: str) -> None:
+        """Raises Stalled."""
+        if now_us >= self.due_us:
+            raise Stalled(why)
 
 
 class Frames:
@@ -343,7 +374,7 @@ def unpack_offer(payload: bytes) -> Offer:
         why = found["error"]
         if type(why) is not str or len(why) > ERROR_CHARS_MAX:
             raise Hostile("an OFFER with a bad error")
-        raise Declined("".join(one if one.isprintable() else "?" for one in why))
+        raise Declined(_printable(why))
     _keys(found, {"busy", "bytes", "chains", "floor", "frontier", "ident", "leading"})
     for key, most in (("busy", U32_MAX), ("bytes", U64_MAX), ("frontier", U64_MAX - 1)):
         _number(found[key], most)
@@ -371,8 +402,11 @@ def unpack_offer(payload: bytes) -> Offer:
 
 def unpack_refused(payload: bytes) -> Declined:
     """What the other node's transport has against this one, to be raised."""
-    text = payload[8:].decode("ascii", "replace")
-    return Declined("refused: " + "".join(one if one.isprintable() else "?" for one in text))
+    return Declined("refused: " + _printable(payload[8:].decode("ascii", "replace")))
+
+
+def _printable(said: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in said)
 
 
 # --- CHUNK, ACK, ENTRIES

@@ -27,7 +27,7 @@ from phx.transfer.messages import (
     Greeting,
     Hostile,
     Offer,
-    Stalled,
+    Patience,
     pack_ack,
     pack_fetch,
     unpack_chunk,
@@ -35,7 +35,6 @@ from phx.transfer.messages import (
     unpack_offer,
     unpack_refused,
 )
-from phx.transfer.sender import SILENCE_US
 from phx.transfer.staging import Staged
 
 __all__ = ["ACK_BYTES", "Asker", "Progress", "Receiver", "Wish"]
@@ -120,7 +119,7 @@ class Receiver:
         self._resumed_bytes = 0 if staged is None else staged.size_bytes
         self._received_bytes = 0
         self._unacked_bytes = 0
-        self._moved_us = now_us
+        self._patience = Patience(now_us)
         self._acked_us = now_us
         self._last = (0, 0)
 
@@ -133,7 +132,7 @@ class Receiver:
     @property
     def due_us(self) -> int:
         """When to call ``feed`` though nothing came."""
-        silent_us = self._moved_us + SILENCE_US
+        silent_us = self._patience.due_us
         return min(silent_us, self._acked_us + ACK_US) if self._unacked_bytes else silent_us
 
     def hello(self, greeting: Greeting) -> bytes:
@@ -165,11 +164,11 @@ class Receiver:
 
     def _feed(self, data: bytes, now_us: int) -> bytes:
         for kind, payload in self._frames.feed(data):
-            self._moved_us = now_us
             if kind == CHUNK:
-                self._take(unpack_chunk(payload))
+                self._take(unpack_chunk(payload), now_us)
             elif kind == MANIFEST:
                 self._begin(payload)
+                self._patience.moved(len(payload), now_us)
             elif kind == END:
                 self._end()
             elif kind == REFUSED:
@@ -177,8 +176,8 @@ class Receiver:
             else:
                 unpack_offer(payload)
                 raise Hostile("an OFFER that nobody asked for")
-        if not self.ended and now_us - self._moved_us >= SILENCE_US:
-            raise Stalled("nothing came for too long")
+        if not self.ended:
+            self._patience.check(now_us, "too little came")
         return self._ack(now_us)
 
     def _begin(self, payload: bytes) -> None:
@@ -205,7 +204,7 @@ class Receiver:
         if manifest.size_bytes > wish.bytes_max:
             raise Hostile(f"a checkpoint of {manifest.size_bytes} bytes: too large")
 
-    def _take(self, chunk: Chunk) -> None:
+    def _take(self, chunk: Chunk, now_us: int) -> None:
         staged = self.staged
         assert staged is not None
         index = staged.file
@@ -217,6 +216,7 @@ class Receiver:
         self._received_bytes += len(chunk.data)
         self._unacked_bytes += len(chunk.data)
         self._last = (index, staged.offsets[index])
+        self._patience.moved(len(chunk.data), now_us)
 
     def _end(self) -> None:
         if self.staged is None or self.staged.file >= 0:
@@ -253,7 +253,7 @@ class Asker:
         self._ends = ends
         self._fetch = fetch
         self._next = fetch.above + 1
-        self._moved_us = now_us
+        self._patience = Patience(now_us)
         wanted = {OFFER, REFUSED}
         if fetch.what == ENTRIES_WANTED:
             wanted |= {ENTRIES, END}
@@ -261,7 +261,7 @@ class Asker:
 
     @property
     def due_us(self) -> int:
-        return self._moved_us + SILENCE_US
+        return self._patience.due_us
 
     def hello(self, greeting: Greeting) -> bytes:
         """What to send first."""
@@ -270,9 +270,9 @@ class Asker:
     def feed(self, data: bytes, now_us: int) -> bytes:
         """What came; there is never anything to send. Raises Hostile, Declined, Stalled."""
         for kind, payload in self._frames.feed(data):
-            self._moved_us = now_us
             if kind == ENTRIES:
                 self._take(unpack_entries(payload))
+                self._patience.moved(len(payload), now_us)
                 self._frames.kinds = {ENTRIES, END}
                 continue
             if kind == REFUSED:
@@ -283,8 +283,8 @@ class Asker:
                     raise Hostile("an OFFER instead of ENTRIES")
             self.ended = True
             self._frames.kinds = ()
-        if not self.ended and now_us - self._moved_us >= SILENCE_US:
-            raise Stalled("no answer for too long")
+        if not self.ended:
+            self._patience.check(now_us, "too little of an answer came")
         return b""
 
     def _take(self, entries: list[Entry]) -> None:

@@ -34,7 +34,7 @@ from phx.transfer.messages import (
     Frames,
     Hostile,
     Offer,
-    Stalled,
+    Patience,
     pack_chunk,
     pack_entries,
     pack_error,
@@ -43,12 +43,10 @@ from phx.transfer.messages import (
     unpack_fetch,
 )
 
-__all__ = ["SILENCE_US", "WINDOW_BYTES", "Bucket", "Sender", "Shelf"]
+__all__ = ["WINDOW_BYTES", "Bucket", "Sender", "Shelf"]
 
 WINDOW_BYTES = 4 << 20
 """So much may be on its way that was not acknowledged."""
-SILENCE_US = 10_000_000
-"""Without progress for so long, a transfer is cut. (A link must carry a CHUNK in that time.)"""
 SECOND_US = 1_000_000
 NEVER = (1 << 63) - 1
 
@@ -60,7 +58,8 @@ class Bucket:
     """How fast all transfers of a node together may send. Any thread may call.
 
     Args:
-        rate: bytes a second, at least 1. What was not used is kept for a tenth of a second.
+        rate: bytes a second. What was not used is kept for a tenth of a second. A transfer whose
+            part of it is below that of `Patience` is cut.
     """
 
     def __init__(self, rate: int) -> None:
@@ -97,8 +96,8 @@ class Shelf(Protocol):
         ...
 
     def entries(self, fetch: Fetch) -> Iterable[Sequence[Entry]] | None:
-        """The values of the instances above + 1 .. through, in runs, as far as they are here; None:
-        the first one is not."""
+        """The values of the instances above + 1 .. through, as far as they are here, in runs that
+        are not empty and fit into a frame of ENTRIES_BYTES_MAX; None: the first one is not here."""
         ...
 
 
@@ -106,7 +105,9 @@ class Sender:
     """One connection of somebody who fetches. One thread; no socket of its own.
 
     Call ``feed`` with what came, and with b"" at ``due_us``; send what it returns before the next
-    call. It never returns more than WINDOW_BYTES and the frames around it, and a manifest.
+    call. It never returns more than WINDOW_BYTES and the frames around it, a manifest, or,
+    of values, one run beyond that. Values are not acknowledged: that somebody takes none of them
+    is seen by the socket alone, which needs a limit of its own.
 
     Attributes:
         done: all was sent, and acknowledged where that is asked for: close the connection.
@@ -123,7 +124,7 @@ class Sender:
         self._shelf = shelf
         self._bucket = bucket
         self._frames = Frames(ends, {FETCH})
-        self._moved_us = now_us
+        self._patience = Patience(now_us)
         self._throttled = False
         self._load: Load | None = None
         self._next: tuple[int, bytes, int] | None = None
@@ -134,7 +135,7 @@ class Sender:
     @property
     def due_us(self) -> int:
         """When to call ``feed`` though nothing came."""
-        silent_us = self._moved_us + SILENCE_US if self._waits() else NEVER
+        silent_us = self._patience.due_us if self._waits() else NEVER
         return min(self._bucket.due_us(), silent_us) if self._throttled else silent_us
 
     def feed(self, data: bytes, now_us: int) -> bytes:
@@ -147,16 +148,15 @@ class Sender:
         for kind, payload in self._frames.feed(data):
             if kind == FETCH:
                 self._frames.kinds = {ACK}
-                self._moved_us = now_us
+                self._patience.renew(now_us)
                 self.fetch = unpack_fetch(payload)
                 out += self._begin(self.fetch)
             else:
                 self._note(unpack_ack(payload), now_us)
         self._fill(out, now_us)
         if not self._waits():
-            self._moved_us = now_us
-        elif now_us - self._moved_us >= SILENCE_US:
-            raise Stalled("nothing was asked for, or acknowledged, for too long")
+            self._patience.renew(now_us)
+        self._patience.check(now_us, "nothing was asked for, or too little acknowledged")
         return bytes(out)
 
     def close(self) -> None:
@@ -216,8 +216,7 @@ class Sender:
         acked = at + ack.offset - first
         if not first <= ack.offset <= size or not self._acked_bytes <= acked <= self.sent_bytes:
             raise Hostile("an ACK of what was not sent, or was acknowledged before")
-        if acked > self._acked_bytes:
-            self._moved_us = now_us
+        self._patience.moved(acked - self._acked_bytes, now_us)
         self._acked_bytes = acked
 
     def _fill(self, out: bytearray, now_us: int) -> None:
@@ -267,16 +266,13 @@ def _blocks(
         opened.skip(offset)
         while offset < entry.size_bytes:
             end = min(offset + block_bytes, entry.size_bytes)
-            block, mark = blake2b(digest_size=BLOCK_DIGEST_BYTES), offset // block_bytes
+            block, number = blake2b(digest_size=BLOCK_DIGEST_BYTES), offset // block_bytes
             while offset < end:
                 data = opened.read(min(chunk_bytes, end - offset))
                 if not data:
                     raise Damaged(f"{path} ends after {offset} bytes")
                 block.update(data)
-                at = mark * BLOCK_DIGEST_BYTES
-                if offset + len(data) == end and (
-                    block.digest() != entry.blocks[at : at + BLOCK_DIGEST_BYTES]
-                ):
+                if offset + len(data) == end and block.digest() != entry.block(number):
                     raise Damaged(f"{path} is damaged before byte {end}")
                 yield offset, data
                 offset += len(data)

@@ -235,10 +235,9 @@ class Staged:
         return output
 
     def _end_block(self, entry: FileEntry, number: int) -> None:
-        at = number * BLOCK_DIGEST_BYTES
         found = self._block.digest()
         self._block = blake2b(digest_size=BLOCK_DIGEST_BYTES)
-        if found != entry.blocks[at : at + BLOCK_DIGEST_BYTES]:
+        if found != entry.block(number):
             raise Hostile(f"block {number} of {entry.name} is not what the manifest says")
 
     def _sync(self) -> None:
@@ -259,8 +258,7 @@ def _good_bytes(files: Files, path: str, entry: FileEntry) -> int:
             while at < end and (data := opened.read(min(READ_BYTES, end - at))):
                 block.update(data)
                 at += len(data)
-            mark = good // block_bytes * BLOCK_DIGEST_BYTES
-            if at < end or block.digest() != entry.blocks[mark : mark + BLOCK_DIGEST_BYTES]:
+            if at < end or block.digest() != entry.block(good // block_bytes):
                 break
             good = end
     finally:

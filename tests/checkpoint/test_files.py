@@ -296,6 +296,14 @@ def test_a_rename_is_whole_but_may_be_lost_when_only_its_source_is_synced(synced
     )
 
 
+def test_old_changes_of_names_are_on_the_disk_without_a_sync() -> None:
+    files = MemoryFiles(changes_max=2)
+    for name in ("a", "b", "c", "d"):
+        put(files, name, b"x")
+    files.power_loss(Random(1), keep=0)
+    assert [one.name for one in files.listing("")] == ["a", "b"]
+
+
 def test_a_crash_comes_before_its_effect_and_ends_all_that_was_open() -> None:
     for at in range(1, 6):
         files = MemoryFiles()

@@ -17,13 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from script import Script
 
 from phx._core import batch, chunk, codec, delivery
+from phx.transfer.messages import FETCH, PROTOCOL_VERSION, REFUSED
 
 STORE_ID = b"\x09" * 16
 
 
 def frames() -> dict[str, bytes]:
     """Mode and step of the target, then a HELLO and what a leader says in an election."""
-    hello = struct.pack("<HHI16sQII", 2, 2, 1, bytes(16), 0, 64, 0)
+    versions = PROTOCOL_VERSION, PROTOCOL_VERSION
+    hello = struct.pack("<HHI16sQII", *versions, 1, bytes(16), 0, 64, 0)
     said = b""
     s = Script()
     s.elect(1)
@@ -41,9 +43,10 @@ def frames() -> dict[str, bytes]:
         "session": b"\x00\x10" + greeting + said,
         "mended": b"\x07\x10" + said,
         "fetch": b"\x00\x20"
-        + codec.encode_frame(4, 1, 2, 7, hello + b"what is wanted" * 20)
+        + codec.encode_frame(FETCH, 1, 2, 7, hello + b"what is wanted" * 20)
         + said,
-        "refused": b"\x04\x10" + codec.encode_frame(3, 1, 2, 7, struct.pack("<II", 1, 0) + b"no"),
+        "refused": b"\x04\x10"
+        + codec.encode_frame(REFUSED, 1, 2, 7, struct.pack("<II", 1, 0) + b"no"),
     }
 
 

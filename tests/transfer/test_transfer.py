@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from transfer_lab import (
     GREETING,
     MIB,
+    MINE,
     THEIRS,
     Line,
     Pantry,
@@ -27,7 +29,23 @@ from phx.checkpoint.manifest import DURABLE, MANIFEST, encode
 from phx.checkpoint.taking import Part, run
 from phx.errors import Damaged
 from phx.sim.files import MemoryFiles
-from phx.transfer.messages import Declined, Hostile, Stalled
+from phx.transfer import messages
+from phx.transfer.messages import (
+    ACK,
+    CHUNK,
+    ENTRIES,
+    ENTRIES_WANTED,
+    SILENCE_US,
+    Declined,
+    Entry,
+    Fetch,
+    Hostile,
+    Stalled,
+    pack_ack,
+    pack_chunk,
+    pack_entries,
+)
+from phx.transfer.receiver import Asker, Receiver
 from phx.transfer.sender import WINDOW_BYTES, Bucket, Sender
 from phx.transfer.staging import kept, waiting
 
@@ -171,7 +189,7 @@ def test_all_transfers_together_keep_to_the_rate() -> None:
     assert 5.5 < now_us / 1e6 < 6.5  # 6 MiB at 1 MiB/s
 
 
-@pytest.mark.parametrize("rate", [64 << 10, 300_000])
+@pytest.mark.parametrize("rate", [30 << 10, 64 << 10, 300_000])
 def test_a_low_rate_is_no_stall(rate: int) -> None:
     theirs, manifest = provider((2 * MIB,))
     line = Line(sender(theirs, manifest, rate=rate), receiver(MemoryFiles(), manifest))
@@ -179,15 +197,24 @@ def test_a_low_rate_is_no_stall(rate: int) -> None:
     assert line.now_us > 1.8 * MIB / rate * 1e6
 
 
-def test_a_slow_line_is_no_stall() -> None:
-    """64 KiB each second: less than 1 MiB, which is worth an ACK, in 10 seconds."""
+def test_a_part_of_the_rate_that_leads_nowhere_is_a_stall() -> None:
+    theirs, manifest = provider((2 * MIB,))
+    line = Line(sender(theirs, manifest, rate=20 << 10), receiver(MemoryFiles(), manifest))
+    with pytest.raises(Stalled):
+        line.run()
+    assert line.now_us > SILENCE_US
+
+
+@pytest.mark.parametrize("rate", [30 << 10, 64 << 10])
+def test_a_slow_line_is_no_stall(rate: int) -> None:
+    """So much each second: less than 1 MiB, which is worth an ACK, in 10 seconds."""
     theirs, manifest = provider((2 * MIB,))
     sending, receiving = sender(theirs, manifest), receiver(MemoryFiles(), manifest)
     inbox, queue, now_us = receiving.hello(GREETING), b"", 0
     while not sending.done:
         now_us += 1_000_000
         queue += sending.feed(inbox, now_us)
-        inbox, queue = receiving.feed(queue[: 64 << 10], now_us), queue[64 << 10 :]
+        inbox, queue = receiving.feed(queue[:rate], now_us), queue[rate:]
     assert receiving.ended
 
 
@@ -211,6 +238,46 @@ def test_silence_cuts() -> None:
     receiving.feed(said[:-40], 7)
     with pytest.raises(Stalled):
         receiving.feed(said[-40:-39], 10_000_007)  # a frame that trickles is no progress
+
+
+def borne_us(side: Receiver | Sender | Asker, said: Iterable[bytes]) -> int:
+    """How long somebody is borne with who says these, one each 9 s."""
+    now_us = 0
+    try:
+        for number, one in enumerate(said):
+            at_us = 9_000_000 * number
+            while side.due_us <= at_us:
+                now_us = side.due_us
+                side.feed(b"", now_us)
+            now_us = at_us
+            side.feed(one, now_us)
+    except Stalled:
+        return now_us
+    pytest.fail("it never ends")
+
+
+def test_who_trickles_is_cut() -> None:
+    """One byte each 9 s is more than nothing, and would hold a transfer's place for ever."""
+    theirs, manifest = provider((6 * MIB,))
+    chunks = (THEIRS.frame(CHUNK, pack_chunk(0, at, b"x")) for at in range(100))
+    said = [THEIRS.frame(messages.MANIFEST, encode(manifest)), *chunks]
+    assert borne_us(receiver(MemoryFiles(), manifest), said) < SILENCE_US + 1_000_000
+    acks = (MINE.frame(ACK, pack_ack(0, at)) for at in range(1, 100))
+    said = [receiver(MemoryFiles(), manifest).hello(GREETING), *acks]
+    assert borne_us(sender(theirs, manifest), said) < SILENCE_US + 1_000_000
+    values = [THEIRS.frame(ENTRIES, pack_entries([Entry(at, b"")])) for at in range(1, 100)]
+    asking = Asker(MINE, Fetch(ENTRIES_WANTED, 7, 0, 1000), 0)
+    assert borne_us(asking, values) < SILENCE_US + 1_000_000
+
+
+def test_who_looks_late_takes_what_came_meanwhile() -> None:
+    """A disk that holds up the receiver for a minute is not the provider's fault."""
+    theirs, manifest = provider((2 * MIB,))
+    receiving = receiver(MemoryFiles(), manifest)
+    said = sender(theirs, manifest).feed(receiving.hello(GREETING), 0)
+    for at in range(0, len(said), 300_000):
+        receiving.feed(said[at : at + 300_000], 60_000_000 * (at // 300_000 + 1))
+    assert receiving.ended
 
 
 def test_an_acknowledgement_is_progress() -> None:

@@ -83,14 +83,12 @@ class Line:
 
     Attributes:
         carried: bytes that arrived at the receiver.
-        marks: where in these bytes each of the pieces that the sender gave ends.
     """
 
     def __init__(self, sending: Sender, receiving: Receiver, now_us: int = 0) -> None:
         self.sending, self.receiving = sending, receiving
         self.now_us = now_us
         self.carried = 0
-        self.marks: list[int] = []
 
     def run(self, cut_at: int | None = None, piece: int = 64 << 10) -> bool:
         """Whether it went through. `piece`: so many bytes arrive at once."""
@@ -99,7 +97,6 @@ class Line:
             self.now_us += 1
             said = self.sending.feed(for_sender, self.now_us)
             for_receiver += said
-            self.marks.append((self.marks or [0])[-1] + len(said))
             if not for_receiver and not for_sender and not said:
                 self.now_us = max(self.now_us, min(self.sending.due_us, self.receiving.due_us))
             taken = piece if cut_at is None else min(piece, cut_at - self.carried)

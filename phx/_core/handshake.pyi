@@ -1,0 +1,1 @@
+"""What a connection begins with: native code only, nothing for Python."""
