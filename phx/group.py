@@ -76,6 +76,7 @@ class Door:
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
+        self.restoring: Callable[[int], bool] = lambda _: False
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit
@@ -206,6 +207,7 @@ class Door:
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
             halted=bool(found["halted"]),
+            restoring=self.restoring(state.group),
             promised=int(found["promised"]),
             ballot=int(found["ballot"]),
             chosen_through=int(found["chosen_through"]),
