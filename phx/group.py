@@ -77,6 +77,7 @@ class Door:
         self.archive: Archive | None = None
         self.frontier: Callable[[int], int] = lambda group: 0
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
+        self.restoring: Callable[[int], bool] = lambda _: False
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit
@@ -207,6 +208,7 @@ class Door:
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
             halted=bool(found["halted"]),
+            restoring=self.restoring(state.group),
             promised=int(found["promised"]),
             ballot=int(found["ballot"]),
             chosen_through=int(found["chosen_through"]),
