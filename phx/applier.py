@@ -48,7 +48,7 @@ from phx.errors import (
     UnknownMachine,
 )
 from phx.machine import DurableMachine, StateMachine
-from phx.types import NEVER, Entry
+from phx.types import AGREED_EVERY, NEVER, Entry
 
 log = logging.getLogger("phx")
 
@@ -224,6 +224,7 @@ class Applier:
         self._calls: deque[Callable[[], None]] = deque()
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
+        self.on_agreed: Callable[[GroupState], None] | None = None  # at an agreed instance
         self.on_turn: Callable[[], None] | None = None  # at the end of each
         self.on_below: Callable[[int, int, int], None] | None = None  # group, who, its floor
         self.on_handed: Callable[[list[tuple[int, int, bytes]]], None] | None = None
@@ -512,6 +513,8 @@ class Applier:
             self._driver.applied(state.group, batch.last)
             if state.durable and self.commits is not None:
                 self.commits.applied(state)
+            if batch.last % AGREED_EVERY == 0 and self.on_agreed is not None:
+                self.on_agreed(state)
             if batch.table is not None and self.on_table is not None:
                 self.on_table(state, batch.table)
             due = state.applied >= state.checkpoint_at or state.log_bytes >= state.bytes_at

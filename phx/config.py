@@ -57,6 +57,11 @@ def _option(default: int, low: int, high: int) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
+def _switch(default: bool) -> Any:
+    """An option that is on or off."""
+    return field(default=default, metadata={"switch": True})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How quickly a node notices and acts. All in microseconds of a clock that counts suspension.
@@ -146,6 +151,13 @@ class Checkpoints:
         interval_us: the next one after this time, if anything was applied; 0: not for the time (up
             to 30 days).
         keep: complete ones that are kept of each group (1 .. 100).
+        trim: the log below the oldest of them goes, but for what is held. Members that lag so far
+            that no one has what they miss need a checkpoint of another node. Default: the log
+            stays.
+        hold_instances: of the log below the oldest checkpoint so many instances are held at most,
+            for members that lag; 0: none (up to 2^40).
+        hold_bytes: and so many bytes, of each group, about (up to 1 PiB).
+        hold_us: and nothing that was applied longer ago (up to 30 days). The tightest decides.
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         transfer_bytes_per_s: how fast they are sent to other nodes, all of them together (at least
@@ -162,6 +174,10 @@ class Checkpoints:
     interval_bytes: int = _option(256 * MIB, 0, 1 << 50)
     interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     keep: int = _option(2, 1, 100)
+    trim: bool = _switch(False)
+    hold_instances: int = _option(10_000, 0, 1 << 40)
+    hold_bytes: int = _option(16 * MIB, 0, 1 << 50)
+    hold_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     transfer_bytes_per_s: int = _option(64 * MIB, TRANSFER_BYTES_PER_S_MIN, 1 << 40)
@@ -397,6 +413,10 @@ def _range_problems(config: Config) -> Iterator[str]:
         section = getattr(config, name)
         for one in fields(kind):
             value = getattr(section, one.name)
+            if one.metadata.get("switch"):
+                if not isinstance(value, bool):
+                    yield f"{name}.{one.name}: must be true or false, not {value!r}"
+                continue
             low, high = one.metadata["low"], one.metadata["high"]
             if not _is_int(value):
                 yield f"{name}.{one.name}: must be a whole number, not {value!r}"

@@ -15,6 +15,7 @@ from phx._core.entries import Entry
 from phx._core.waiters import Result
 
 __all__ = [
+    "AGREED_EVERY",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
@@ -34,6 +35,8 @@ MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
 NEVER = 1 << 62
 """An instance that no group reaches."""
+AGREED_EVERY = 4096
+"""Agreed instances are its multiples (AGREE in _core/sessions.pxd): a Batch ends there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,11 @@ class GroupStatus:
         promised, ballot: packed ballots: the promise; the one this node leads with, or 0.
         chosen_through: every instance up to it is known to be chosen.
         applied_through: every instance up to it is applied to the machines here.
-        settled_through: every instance up to it is in the store.
+        settled_through: every instance up to it is in the store, or was.
+        floor: the lowest instance that is kept; what is below, checkpoints hold. Members that need
+            less get a checkpoint instead of the log.
+        frontier: every instance up to it is in the newest checkpoint of the group here; 0: it has
+            none.
         accepted_last: the highest instance with an acceptance.
         waiting_values, waiting_bytes: of this node's callers, not resolved yet.
         digest: chained checksum over everything that was applied, as of ``digest_at``; equal on
@@ -88,6 +95,8 @@ class GroupStatus:
     chosen_through: int
     applied_through: int
     settled_through: int
+    floor: int
+    frontier: int
     accepted_last: int
     waiting_values: int
     waiting_bytes: int

@@ -75,6 +75,7 @@ class Installer:
         self.factory = factory
         self.paused = paused
         self.closing = closing
+        self.on_installed: Callable[[int], None] = lambda group: None  # on the applying thread
         self.ending = threading.Event()
         self.files = StoppableFiles(folder, self.ending)
         self.restoring = threading.Semaphore(threads)
@@ -220,6 +221,7 @@ class _Place:
             if owner.closing():
                 state.taking = {}
             owner.snapshots.installed(state)
+            owner.on_installed(state.group)
         took_us = (time.perf_counter_ns() - began) // 1000
         owner.counters["swap_us_max"] = max(owner.counters["swap_us_max"], took_us)
         owner.counters["installed"] += swapped

@@ -194,7 +194,10 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
-        self.floors = Floors(lambda group: store.bounds(group)[0])
+        self.door.frontier = catalog.frontier
+        self.floors = Floors(
+            config.checkpoints, catalog, self.states, store, self._keeper, self.driver
+        )
         if any(durable_in(state.machines) for state in self.states.values()):
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
@@ -226,6 +229,7 @@ class Room:
             self.driver.sessions,
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
+            self.floors,
         )
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
@@ -447,7 +451,9 @@ class Room:
             settle=found["settle"],
             store=asdict(self._store.stats()),
             applier=self.applier.counters(),
-            checkpoints=dict(self._snapshots.counters) if self._snapshots else {},
+            checkpoints=(
+                {**self._snapshots.counters, **self.floors.counters} if self._snapshots else {}
+            ),
             checkpoint_error=self._snapshots.error if self._snapshots else None,
             transfers=self._transfers.counters() if self._transfers else {},
         )
