@@ -1,6 +1,7 @@
 """Which checkpoints a folder has, which of them may go, and whether they are what was written.
 
     checkpoints/<group>/<frontier, 20 digits>-<8 digits of the ident>/   manifest, files
+    checkpoints/<group>/rebuild                                          see phx.checkpoint.rebuild
     checkpoints/staging/<what>-<group>-<number>/                         what is being made
     quarantine/                                                          what was found damaged
 
@@ -39,6 +40,7 @@ from phx.checkpoint.manifest import (
     folder_name,
     read_manifest,
 )
+from phx.checkpoint.rebuild import MARK
 from phx.errors import Damaged, Foreign
 from phx.types import GROUP_ID_MAX
 
@@ -232,6 +234,8 @@ def _look_into(files: Files, folder: str, cluster: int | None, survey: Survey) -
     good, findings = [], survey.findings
     for one in files.listing(folder):
         path = join(folder, one.name)
+        if one.kind == FILE and one.name == MARK:
+            continue
         if one.kind != FOLDER or not FOLDER_NAME.fullmatch(one.name):
             findings.append(Finding(path, "does not belong here"))
             continue

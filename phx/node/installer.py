@@ -75,7 +75,8 @@ class Installer:
         self.factory = factory
         self.paused = paused
         self.closing = closing
-        self.on_installed: Callable[[int], None] = lambda group: None  # on the applying thread
+        self.on_swapped: Callable[[int], None] = lambda group: None  # on the applying thread
+        self.on_told: Callable[[Manifest], None] = lambda _: None  # the group goes on
         self.ending = threading.Event()
         self.files = StoppableFiles(folder, self.ending)
         self.restoring = threading.Semaphore(threads)
@@ -117,6 +118,7 @@ class _Place:
         self._state = owner.states[manifest.group]
         self._machines: dict[int, StateMachine] = {}
         self._held: dict[int, Held] = {}
+        self._swapped = False
 
     def passed(self) -> bool:
         owner, state = self._owner, self._state
@@ -210,6 +212,7 @@ class _Place:
         owner.applier.soon(swap)
         owner.driver.poke()
         if owner.wait(future):
+            self._swapped = True
             self._machines, self._held = {}, {}
 
     def _replace(self, made: Replacement) -> bool:
@@ -221,7 +224,7 @@ class _Place:
             if owner.closing():
                 state.taking = {}
             owner.snapshots.installed(state)
-            owner.on_installed(state.group)
+            owner.on_swapped(state.group)
         took_us = (time.perf_counter_ns() - began) // 1000
         owner.counters["swap_us_max"] = max(owner.counters["swap_us_max"], took_us)
         owner.counters["installed"] += swapped
@@ -243,7 +246,10 @@ class _Place:
         owner.driver.install(manifest.group, manifest.frontier, manifest.epoch)
         if manifest.group in owner.paused:
             owner.driver.resume(manifest.group, manifest.frontier)
+            owner.driver.group_status(manifest.group)  # it has come to that: values are taken
             owner.paused.discard(manifest.group)
+        if self._swapped:
+            owner.on_told(manifest)
 
     def drop(self) -> None:
         """On the thread that writes checkpoints: nobody else changes the folders of a group, and no

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,10 @@ from phx._core.driver import Driver
 from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.digests import Verdict
+from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.rebuild import mark, unmark
 from phx.config import Config
+from phx.errors import Closed
 from phx.machine import StateMachine
 from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
@@ -23,6 +29,8 @@ from phx.store import Store
 from phx.transfer.messages import Greeting
 
 __all__ = ["Transfers"]
+
+log = logging.getLogger("phx")
 
 
 class Transfers:
@@ -97,7 +105,11 @@ class Transfers:
         applier.on_below = self.fetcher.below
         applier.on_handed = self.provider.handed
         applier.on_agreed = self.divergence.note
-        self.installer.on_installed = self.divergence.forget
+        self.installer.on_swapped = self.divergence.forget
+        self.installer.on_told = self._installed
+        self._catalog = catalog
+        self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
+        self._lock = threading.Lock()
 
     def _peers(
         self, config: Config, store: Store, addresses: Mapping[int, tuple[str, int]]
@@ -134,6 +146,48 @@ class Transfers:
         installer.applier.soon(stop)
         self._driver.poke()
 
+    def rebuild(self, group: int) -> Future[None]:
+        """Make a group's state anew from a checkpoint of another node, whatever it is here, also if
+        the group stopped; done when it goes on. Any thread; raises OSError."""
+        for _ in mark(self._catalog.files, self._catalog.root, group):
+            pass
+        if group not in self._paused:
+            self._driver.pause(group)
+            self._driver.group_status(group)  # it has come to that: nothing follows any more
+            self._paused.add(group)
+        future: Future[None] = Future()
+        with self._lock:
+            self._anew.setdefault(group, []).append(future)
+        self.fetcher.anew(group)
+        return future
+
+    def rebuild_marked(self, groups: Iterable[int]) -> None:
+        """These were found marked at the start; the driver pauses them."""
+        for group in groups:
+            with self._lock:
+                self._anew.setdefault(group, [])
+            log.warning("group %d is made anew from a checkpoint of another node", group)
+            self.fetcher.anew(group)
+
+    def _installed(self, manifest: Manifest) -> None:
+        """The group goes on from it."""
+        group = manifest.group
+        with self._lock:
+            waiting = self._anew.pop(group, None)
+        if waiting is None:
+            return
+
+        def tidy() -> None:
+            catalog = self._catalog
+            set_aside(catalog, group, -1, manifest.content)
+            for _ in unmark(catalog.files, catalog.root, group):
+                pass
+
+        self.installer.snapshots.between(tidy)
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+
     def restoring(self, group: int) -> bool:
         """Whether the group's machines wait for a checkpoint, of this node or of another."""
         paused = group in self._paused and self._states[group].stopped is None
@@ -155,6 +209,12 @@ class Transfers:
         self.divergence.end(wait_s)
         self.fetcher.end(wait_s)
         self.provider.end(wait_s)
+        with self._lock:
+            left = [future for waiting in self._anew.values() for future in waiting]
+            self._anew.clear()
+        for future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Closed("the node is closed"))
 
     def forget(self) -> None:
         """In a forked child: the connections are the parent's."""
