@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
 from phx.applier import GroupState
@@ -37,6 +37,7 @@ log = logging.getLogger("phx")
 
 GROUPS_MAX = 256
 """Looked at in one turn of the store thread, so that others have theirs."""
+QUESTIONS_MAX = 8
 RETRY_S = 10.0
 """After a failure, or where what the cover holds is not known to be chosen yet."""
 
@@ -72,6 +73,18 @@ class Pin:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+class Wish(NamedTuple):
+    """What a group's floor is, what its checkpoints allow, and when they will allow more."""
+
+    kept_from: int
+    floor: int
+    again_s: float
+
+    @property
+    def more(self) -> bool:
+        return self.floor > self.kept_from
 
 
 class Floors:
@@ -248,11 +261,12 @@ class Floors:
 
     def _raise(self, store: Store, groups: list[int]) -> list[int]:
         """Those whose floor the engine has to be told."""
-        now_s = time.monotonic()
+        wanted = {group: self._wish(store, group) for group in groups}
+        chosen = self._chosen([group for group, wish in wanted.items() if wish.more])
         floors = {}
-        for group in groups:
-            floor = self._floor_of(store, group, now_s)
-            if floor > store.bounds(group)[0]:
+        for group, wish in wanted.items():
+            floor = self._settle_on(group, wish, chosen.get(group, 0))
+            if floor > wish.kept_from:
                 floors[group] = Floor(floor, floor - 1)
         if floors:
             stats = store.raise_floors(floors)
@@ -270,10 +284,9 @@ class Floors:
                 self._driver.floored(group, floor, settled)
             self._untold.discard(group)
 
-    def _floor_of(self, store: Store, group: int, now_s: float) -> int:
-        """The floor that a group should have; from now on nobody can pin anything below. At most
-        what is kept now, if it is to stay as it is."""
-        kept_from = store.bounds(group)[0]
+    def _wish(self, store: Store, group: int) -> Wish:
+        """The floor that the group's checkpoints allow."""
+        now_s, kept_from = time.monotonic(), store.bounds(group)[0]
         through = self._covered_through(group, kept_from)
 
         def within(nbytes: int) -> int:
@@ -281,10 +294,23 @@ class Floors:
 
         with self._lock:
             floor, again_s = self._retention.wanted(group, through, now_s, within)
-        if floor > kept_from:
-            chosen = int(self._driver.group_status(group)["chosen_through"])
-            if floor > chosen + 1:  # after a start that is not known at once
-                floor, again_s = chosen + 1, now_s + RETRY_S
+        return Wish(kept_from, floor, again_s)
+
+    def _chosen(self, groups: list[int]) -> dict[int, int]:
+        """How far each is known to be chosen. Of many all are asked for at once: each question
+        waits for a turn of the poll thread."""
+        if len(groups) > QUESTIONS_MAX:
+            rows = self._driver.group_statuses()
+        else:
+            rows = [self._driver.group_status(group) for group in groups]
+        return {int(row["group"]): int(row["chosen_through"]) for row in rows}
+
+    def _settle_on(self, group: int, wish: Wish, chosen: int) -> int:
+        """The floor that it gets; from now on nobody can pin anything below. At most what is kept
+        now, if it is to stay as it is."""
+        floor, again_s = wish.floor, wish.again_s
+        if wish.more and floor > chosen + 1:  # after a start that is not known at once
+            floor, again_s = chosen + 1, time.monotonic() + RETRY_S
         if again_s < math.inf:
             self._ring_at(again_s, group)
         with self._lock:

@@ -60,7 +60,10 @@ class Lab:
         return Future()
 
     def group_status(self, group):
-        return {"chosen_through": self.chosen}
+        return {"group": group, "chosen_through": self.chosen}
+
+    def group_statuses(self):
+        return [self.group_status(group) for group in self.floors._states]
 
     def floored(self, group, floor, settled):
         if self.overloaded:
