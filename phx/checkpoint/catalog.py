@@ -336,9 +336,10 @@ class Catalog:
         """Of the group's newest one; 0: it has none."""
         return max((one.frontier for one in self.of(group)), default=0)
 
-    def cover(self, group: int) -> Manifest | None:
-        """The oldest one: the log above it must stay."""
-        return next(reversed(self.of(group)), None)
+    def cover(self, group: int, floor: int = 1) -> Manifest | None:
+        """The oldest one that a log from `floor` on goes on from: the log above it must stay."""
+        usable = (one for one in reversed(self.of(group)) if one.frontier + 1 >= floor)
+        return next(usable, None)
 
     def add(self, manifest: Manifest) -> None:
         """It was made, and is durable."""

@@ -327,11 +327,9 @@ class Floors:
         count by what was committed last: they may have been lost since, and begun anew.
         """
         state = self._states[group]
-        # One that the log does not reach any more covers nothing: nobody can go on from it.
-        usable = [one for one in self._catalog.of(group) if one.frontier >= kept_from - 1]
-        if not usable or state.stopped is not None:
+        cover = self._catalog.cover(group, kept_from)
+        if cover is None or state.stopped is not None:
             return 0
-        cover = usable[-1]
         light = (one.machine for one in cover.machines if one.file < 0)
         return min(
             state.applied, cover.frontier, *(state.committed.get(machine, 0) for machine in light)

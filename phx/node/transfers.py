@@ -23,6 +23,7 @@ from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
 from phx.node.installer import Installer
 from phx.node.keeper import Keeper
+from phx.node.machine_files import durable_in
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
 from phx.store import Store
@@ -140,8 +141,14 @@ class Transfers:
         def stop() -> None:
             if state.stopped is None:
                 installer.applier.halt(state, stopped_by(state, verdict), None)
-            # Nothing more of it is captured.
-            installer.snapshots.between(lambda: set_aside(installer.catalog, group, verdict.equal))
+            installer.snapshots.between(tidy)  # nothing more of it is captured
+
+        def tidy() -> None:
+            set_aside(self._catalog, group, verdict.equal)
+            # Its own files have the state, and a start would go on from them. Machines in memory
+            # are made of what was equal, and of the log.
+            if durable_in(state.machines):
+                self._mark(group)
 
         installer.applier.soon(stop)
         self._driver.poke()
@@ -149,8 +156,7 @@ class Transfers:
     def rebuild(self, group: int) -> Future[None]:
         """Make a group's state anew from a checkpoint of another node, whatever it is here, also if
         the group stopped; done when it goes on. Any thread; raises OSError."""
-        for _ in mark(self._catalog.files, self._catalog.root, group):
-            pass
+        self._mark(group)
         if group not in self._paused:
             self._driver.pause(group)
             self._driver.group_status(group)  # it has come to that: nothing follows any more
@@ -160,6 +166,10 @@ class Transfers:
             self._anew.setdefault(group, []).append(future)
         self.fetcher.anew(group)
         return future
+
+    def _mark(self, group: int) -> None:
+        for _ in mark(self._catalog.files, self._catalog.root, group):
+            pass
 
     def rebuild_marked(self, groups: Iterable[int]) -> None:
         """These were found marked at the start; the driver pauses them."""

@@ -12,6 +12,7 @@ import phx
 from phx.applier import GroupState
 from phx.checkpoint.digests import Agreed
 from phx.cli.repair import repair
+from phx.durable.lmdb import LmdbMachine
 from phx.errors import GroupStopped
 from phx.machines import Counter
 from phx.node import divergence
@@ -315,6 +316,49 @@ def test_a_group_that_runs_is_made_anew_at_once(run_once, tmp_path):
             assert {node.group(0).machine().total for node in nodes} == {250}
             assert three.group(0).machine() is not before
             await until(lambda: "rebuild" not in names(three))
+
+    run_once(main())
+
+
+class Files(LmdbMachine):
+    """Counts in files, and says cheaply how much."""
+
+    digest_cheap = True
+    wrong = 0
+
+    def __init__(self, group=0):
+        super().__init__()
+
+    def apply(self, entry):
+        total = int(self.txn.get(b"total") or b"0") + 1 + self.wrong
+        self.txn.put(b"total", b"%d" % total)
+        self.wrong = 0
+        return total
+
+    def digest(self):
+        return bytes(self.txn.get(b"total") or b"0")
+
+
+def test_files_that_diverged_are_not_gone_on_from(run_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "EVERY_S", 0.3)
+    options = {"groups": 1, "limits": {"batch_bytes_max": 256}, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Files, **options) as nodes:
+            three = nodes[2]
+            three.group(0).machine().wrong = 7
+            await instances(nodes[0], AGREED_EVERY)
+            await until(lambda: three.status().stopped == (0,), seconds=20)
+            await until(lambda: "rebuild" in names(three))
+            await three.close()
+            again = nodes[2] = phx.Node(config_of(tmp_path, 3, **options), Files)
+            await again.open()
+            introduce(nodes)
+            await again.wait_ready()
+            await again.group(0).propose(b"1")
+            await all_applied(nodes)
+            assert len({node.group(0).machine().digest() for node in nodes}) == 1
+            await until(lambda: "rebuild" not in names(again))
 
     run_once(main())
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import Future
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import phx
 from phx._core.driver import ERROR_OVERLOADED, DriverError
 from phx.applier import GroupState
+from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry
 from phx.config import Checkpoints
 from phx.errors import NoLongerKept
@@ -43,6 +45,7 @@ class Lab:
     def __init__(self, folder, **options):
         self.store = Store.open(folder, cluster=1, node=1, create=True)
         self.kept = []  # newest first
+        self.cover = partial(Catalog.cover, self)
         self.state = GroupState(7, {})
         self.chosen = MUCH
         self.told = []
