@@ -77,7 +77,9 @@ class Door:
         self.lock = Lock()  # held by callers that may propose from several threads
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
+        self.frontier: Callable[[int], int] = lambda group: 0
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
+        self.restoring: Callable[[int], bool] = lambda _: False
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit
@@ -210,11 +212,14 @@ class Door:
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
             halted=bool(found["halted"]),
+            restoring=self.restoring(state.group),
             promised=int(found["promised"]),
             ballot=int(found["ballot"]),
             chosen_through=int(found["chosen_through"]),
             applied_through=state.applied,
             settled_through=int(found["settled_through"]),
+            floor=int(found["floor"]),
+            frontier=self.frontier(state.group),
             accepted_last=int(found["accepted_last"]),
             waiting_values=waiting,
             waiting_bytes=waiting_bytes,

@@ -4,7 +4,8 @@ in line    somebody asked for it, or the group is due (phx.checkpoint.policy)
 captured   on the applying thread, between two instances: session table and views of one instance,
            durable machines committed before
 written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
-dropped    what is older than the ``keep`` newest
+dropped    what is older than the ``keep`` newest; then the log may become shorter
+           (phx.node.floors)
 
 A checkpoint is *light* if all machines of the group are durable and it came by itself: no machine's
 state is in it, for that is in their own files, committed at its frontier or later; so it costs no
@@ -35,6 +36,7 @@ from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
 from phx.machine import DurableMachine, StateMachine, View, has_snapshots
+from phx.node.floors import Floors
 from phx.types import CheckpointInfo
 
 __all__ = ["Snapshots"]
@@ -88,6 +90,7 @@ class Snapshots(threading.Thread):
         states, sessions: what is applied, and the tables.
         wake: makes the applying thread take a turn soon.
         commit: commits the durable machines of a group; on the applying thread.
+        floors: is told what is covered.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Snapshots(threading.Thread):
         sessions: Sessions,
         wake: Callable[[], None],
         commit: Callable[[GroupState], None],
+        floors: Floors,
     ) -> None:
         super().__init__(name="phx-snapshot", daemon=True)
         self._catalog = catalog
@@ -107,8 +111,11 @@ class Snapshots(threading.Thread):
         self._sessions = sessions
         self._wake = wake
         self._commit = commit
+        self._floors = floors
+        floors.wake = self._look_again
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
+        self._between: deque[Callable[[], None]] = deque()
         self._due: set[int] = set()  # groups that stand in it unasked
         self._policy = Policy(  # under `_change`
             interval_instances=config.checkpoints.interval_instances,
@@ -123,6 +130,7 @@ class Snapshots(threading.Thread):
         self._ending = False
         self._free_s = 0.0  # when the pace allows the next byte
         self._unlooked_bytes = 0
+        self.on_drop: Callable[[], None] = lambda: None  # before older ones are dropped
         self.paused: Container[int] = ()  # groups whose machines are being restored
         self.error: str | None = None
         self.counters = {
@@ -139,12 +147,31 @@ class Snapshots(threading.Thread):
     def schedule(self, state: GroupState, frontier: int) -> None:
         """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
         applies anything."""
+        self._floors.begins(state)
         if not may_come(state):
             ask_at(state, ASK_NEVER)
             return
         with self._change:
             ask_at(state, self._policy.begins(state.group, frontier))
             self.counters["restored"] += frontier > 0
+
+    def installed(self, state: GroupState) -> None:
+        """The group goes on from a checkpoint of another node, at what is applied now. On the
+        applying thread."""
+        self._floors.begins(state)
+        if not may_come(state):
+            ask_at(state, ASK_NEVER)
+            return
+        with self._change:
+            at = self._policy.taken(state.group, state.applied, state.log_bytes, time.monotonic())
+            ask_at(state, at)
+
+    def between(self, task: Callable[[], None]) -> None:
+        """Have something done that changes a group's checkpoints, or needs that no view is open:
+        between two checkpoints, unless the node closes before. Any thread."""
+        with self._change:
+            self._between.append(task)
+            self._change.notify_all()
 
     def ask(self, group: int) -> Future[CheckpointInfo]:
         """A checkpoint of what is applied by now, or a little later. Any thread."""
@@ -161,6 +188,10 @@ class Snapshots(threading.Thread):
             self._line.insert(before, Wish(group, True, True, [future]))
             self._change.notify_all()
         return future
+
+    def _look_again(self) -> None:
+        with self._change:
+            self._change.notify_all()
 
     def due(self, state: GroupState) -> None:
         """The group has come to where it is to be asked for. On the applying thread."""
@@ -271,6 +302,12 @@ class Snapshots(threading.Thread):
 
     def run(self) -> None:
         while (wish := self._next()) is not None:
+            if not isinstance(wish, Wish):
+                try:
+                    wish()
+                except Exception:
+                    log.exception("tidying checkpoints")
+                continue
             try:
                 info = self._take(wish)
             except Ending:
@@ -285,10 +322,12 @@ class Snapshots(threading.Thread):
                     if future.set_running_or_notify_cancel():
                         future.set_result(info)
 
-    def _next(self) -> Wish | None:
-        """The next in line; None at the end."""
+    def _next(self) -> Wish | Callable[[], None] | None:
+        """The next in line, after whatever is to be done between two; None at the end."""
         with self._change:
             while not self._ending:
+                if self._between:
+                    return self._between.popleft()
                 now_s = time.monotonic()
                 for group in self._policy.ringing(now_s):
                     self._join(group)
@@ -298,8 +337,9 @@ class Snapshots(threading.Thread):
                     self._due.discard(wish.group)
                     if self._states[wish.group].applied > self._policy.last(wish.group):
                         return wish
-                next_s = self._policy.next_s()
-                wait_s = math.inf if next_s is None else next_s - now_s
+                self._floors.ring(now_s)
+                next_s = min(self._policy.next_s(), self._floors.next_s())
+                wait_s = next_s - now_s
                 if self._line:
                     wait_s = min(wait_s, RESTORING_S)
                 self._change.wait(None if wait_s == math.inf else wait_s)
@@ -316,6 +356,7 @@ class Snapshots(threading.Thread):
     def _take(self, wish: Wish) -> CheckpointInfo:
         began = time.monotonic()
         taken = self._captured(wish)
+        captured_s = time.monotonic()
         try:
             if taken.error is not None:
                 raise taken.error
@@ -329,6 +370,7 @@ class Snapshots(threading.Thread):
                 wish.group, manifest.frontier, taken.log_bytes, time.monotonic()
             )
             ask_at(state, At(min(state.checkpoint_at, at.instance), at.log_bytes))
+        self._floors.covered(wish.group, manifest.frontier, captured_s)
         took_s = time.monotonic() - began
         self.counters["write_us"] += int(took_s * 1e6)
         return CheckpointInfo(
@@ -385,6 +427,7 @@ class Snapshots(threading.Thread):
         )
         manifest = run(steps)
         catalog.add(manifest)
+        self.on_drop()
         try:
             for _ in catalog.drop(capture.group, options.keep):
                 pass
