@@ -54,6 +54,11 @@ def _option(default: int, low: int, high: int) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
+def _choice(default: str, *others: str) -> Any:
+    """An option that is one of several words."""
+    return field(default=default, metadata={"words": (default, *others)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How quickly a node notices and acts. All in microseconds of a clock that counts suspension.
@@ -144,6 +149,8 @@ class Checkpoints:
             to 30 days).
         keep: complete ones that are kept of each group (1 .. 100).
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
+        compress: "zstd": what machines write is compressed; needs the extra ``phx-paxos[zstd]``
+            before Python 3.14. "none": it is not. Nodes may differ, and either kind is read.
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         restore_threads: groups that are restored at a time at a start (1 .. 64).
         machine_commit_us: a durable machine commits at latest so long after it applied something;
@@ -155,6 +162,7 @@ class Checkpoints:
     interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     keep: int = _option(2, 1, 100)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
+    compress: str = _choice("none", "zstd")
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     restore_threads: int = _option(2, 1, 64)
     machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
@@ -386,6 +394,11 @@ def _range_problems(config: Config) -> Iterator[str]:
         section = getattr(config, name)
         for one in fields(kind):
             value = getattr(section, one.name)
+            if words := one.metadata.get("words"):
+                if value not in words:
+                    allowed = " or ".join(f'"{word}"' for word in words)
+                    yield f"{name}.{one.name}: must be {allowed}, not {value!r}"
+                continue
             low, high = one.metadata["low"], one.metadata["high"]
             if not _is_int(value):
                 yield f"{name}.{one.name}: must be a whole number, not {value!r}"

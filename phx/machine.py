@@ -74,7 +74,8 @@ class Writer(Protocol):
         """A descriptor at the end of what was written, for a copy that goes round ``write``.
 
         Such a copy keeps to no rate, and the file is read once more for its checksum. Whoever
-        writes to it must not read from, seek or close it. Raises OSError where there is no file.
+        writes to it must not read from, seek or close it. Raises OSError where there is no file, or
+        what is written is compressed.
         """
         ...
 
@@ -87,7 +88,8 @@ class Reader(Protocol):
         ...
 
     def path(self) -> Path:
-        """The whole file, for those who would rather copy it. Read it only; it may be in use."""
+        """The whole file, for those who would rather copy it, until ``restore`` returns. Read it
+        only; it may be in use."""
         ...
 
 

@@ -28,6 +28,7 @@ from phx._core.delivery import Sessions
 from phx._core.session_codec import table_facts
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
+from phx.checkpoint.compression import PLAIN, ZSTD
 from phx.checkpoint.files import need_room
 from phx.checkpoint.manifest import DURABLE, MEMORY, Manifest
 from phx.checkpoint.policy import ASK_NEVER, At, Policy
@@ -381,6 +382,7 @@ class Snapshots(threading.Thread):
                 one.size_bytes for last in catalog.of(capture.group)[:1] for one in last.files
             ),
             reserve_bytes=options.reserve_bytes,
+            codec=ZSTD if options.compress == "zstd" else PLAIN,
             pace=self._pace,
         )
         manifest = run(steps)
