@@ -51,6 +51,7 @@ from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.commits import Commits
 from phx.node.control import Control
+from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.machine_files import durable_in
@@ -127,6 +128,7 @@ class Room:
         self.waiters: Waiters
         self.applier: Applier
         self.door: Door
+        self.floors: Floors
         self._state = "new"
 
     def _made(self, group: int) -> dict[int, StateMachine]:
@@ -204,6 +206,7 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        self.floors = Floors(lambda group: store.bounds(group)[0])
         if any(durable_in(state.machines) for state in self.states.values()):
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
