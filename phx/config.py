@@ -54,6 +54,11 @@ def _option(default: int, low: int, high: int) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
+def _switch(default: bool) -> Any:
+    """An option that is on or off."""
+    return field(default=default, metadata={"switch": True})
+
+
 def _choice(default: str, *others: str) -> Any:
     """An option that is one of several words."""
     return field(default=default, metadata={"words": (default, *others)})
@@ -138,8 +143,9 @@ class Journal:
 class Checkpoints:
     """When the state of a group is written down, so that a start needs only the log behind it.
 
-    Groups whose machines give no view (``StateMachine.freeze``) have none. Where all machines of a
-    group are durable, theirs hold no state of machines, unless they were asked for.
+    Groups whose machines give no view (``StateMachine.freeze``) have none without ``mirror``. Where
+    all machines of a group are durable, theirs hold no state of machines, unless they were asked
+    for.
 
     Attributes:
         interval_instances: the next one after so many instances; 0: not for their number (up to
@@ -151,6 +157,9 @@ class Checkpoints:
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
         compress: "zstd": what machines write is compressed; needs the extra ``phx-paxos[zstd]``
             before Python 3.14. "none": it is not. Nodes may differ, and either kind is read.
+        mirror: machines that have ``snapshot`` and give no view get a second one of their kind,
+            which follows the log and is written in their place: twice the memory, and every value
+            is applied twice. Default: groups with such machines have no checkpoints.
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         restore_threads: groups that are restored at a time at a start (1 .. 64).
         machine_commit_us: a durable machine commits at latest so long after it applied something;
@@ -163,6 +172,7 @@ class Checkpoints:
     keep: int = _option(2, 1, 100)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
     compress: str = _choice("none", "zstd")
+    mirror: bool = _switch(False)
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     restore_threads: int = _option(2, 1, 64)
     machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
@@ -394,6 +404,10 @@ def _range_problems(config: Config) -> Iterator[str]:
         section = getattr(config, name)
         for one in fields(kind):
             value = getattr(section, one.name)
+            if one.metadata.get("switch"):
+                if not isinstance(value, bool):
+                    yield f"{name}.{one.name}: must be true or false, not {value!r}"
+                continue
             if words := one.metadata.get("words"):
                 if value not in words:
                     allowed = " or ".join(f'"{word}"' for word in words)

@@ -22,6 +22,9 @@ machine's and with one another's.
     StateMachine.snapshot              any; nobody applies then   whoever wants the object
     the factory, open, restore         any; on a new object       nobody, while the GIL is let go
 
+The calls of a *mirror*, a second machine of which nobody but phx knows (``checkpoints.mirror``),
+all come from one thread that is not the applying one, and nobody waits for them.
+
 One view is used by one thread at a time, while the machine that gave it goes on applying, is
 retired or is closed. "While the GIL is let go": a loop of Python gives it away every few
 milliseconds by itself; one long call into C (sorting a million keys) may not.
@@ -164,7 +167,8 @@ class StateMachine(ABC):
         return b""
 
     def freeze(self) -> View | None:
-        """The state as it is now, for somebody to write while this machine goes on; None: no view.
+        """The state as it is now, for somebody to write while this machine goes on; None: no view
+        (then a mirror may be written instead).
 
         Called between two instances, never in the middle of one. All groups of the node wait: it
         has to be O(1) or a copy of references, and must not read or write files at length.

@@ -41,7 +41,9 @@ def rows(document: str, heading: str | None = None) -> list[list[str]]:
 def test_configuration_reference_has_every_option_with_its_default_and_range(section: str) -> None:
     expected = []
     for one in dataclasses.fields(getattr(config, section)):
-        if words := one.metadata.get("words"):
+        if one.metadata.get("switch"):
+            row = [str(one.default).lower(), "false, true"]
+        elif words := one.metadata.get("words"):
             row = [f'"{one.default}"', ", ".join(f'"{word}"' for word in words)]
         else:
             row = [f"{one.default:,}", f"{one.metadata['low']:,} … {one.metadata['high']:,}"]

@@ -4,6 +4,7 @@
     keeper     the store thread: the only one that writes to LMDB
     commits    when durable machines commit
     snapshots  the thread that writes checkpoints, and when they are due
+    mirror     second machines, for those that give no view
     floors     how much of the log is kept
     restorer   brings machines back from them at a start
     control    the socket in the folder, for commands to a running node

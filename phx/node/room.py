@@ -55,6 +55,7 @@ from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.machine_files import durable_in
+from phx.node.mirror import Mirrors
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.store import Store
@@ -233,6 +234,17 @@ class Room:
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
         )
+        if self.config.checkpoints.mirror:
+            snapshots.mirrors = Mirrors(
+                self.config,
+                catalog,
+                self.states,
+                self.driver,
+                self._store,
+                self.floors,
+                self._made,
+                snapshots.rest,
+            )
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
         for group in self.states.keys() - set(paused):
@@ -411,7 +423,7 @@ class Room:
             settle=found["settle"],
             store=asdict(self._store.stats()),
             applier=self.applier.counters(),
-            checkpoints=dict(self._snapshots.counters) if self._snapshots else {},
+            checkpoints=self._snapshots.numbers() if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
         )
 

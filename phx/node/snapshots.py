@@ -36,6 +36,7 @@ from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
 from phx.machine import DurableMachine, StateMachine, View, has_snapshots
+from phx.node.mirror import Mirrors
 from phx.types import CheckpointInfo
 
 __all__ = ["Snapshots"]
@@ -74,6 +75,7 @@ class Taken:
     capture: Capture | None = None
     log_bytes: int = 0
     views: list[View] = field(default_factory=list)
+    mirrored: list[int] = field(default_factory=list)  # machines that gave none
     error: BaseException | None = None
 
 
@@ -125,6 +127,7 @@ class Snapshots(threading.Thread):
         self._free_s = 0.0  # when the pace allows the next byte
         self._unlooked_bytes = 0
         self.paused: Container[int] = ()  # groups whose machines are being restored
+        self.mirrors: Mirrors | None = None  # None: machines without a view have no checkpoints
         self.error: str | None = None
         self.counters = {
             "restored": 0,
@@ -140,7 +143,7 @@ class Snapshots(threading.Thread):
     def schedule(self, state: GroupState, frontier: int) -> None:
         """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
         applies anything."""
-        if not may_come(state):
+        if not self._may_come(state):
             ask_at(state, ASK_NEVER)
             return
         with self._change:
@@ -173,6 +176,10 @@ class Snapshots(threading.Thread):
             if due:
                 self._join(state.group)
             self._change.notify_all()
+
+    def numbers(self) -> dict[str, int]:
+        """What there is to say about all of them, by name."""
+        return {**self.counters, **(self.mirrors.counters() if self.mirrors is not None else {})}
 
     def _join(self, group: int) -> None:
         if group not in self._due:
@@ -211,7 +218,7 @@ class Snapshots(threading.Thread):
             _, frontier, chain, epoch = table_facts(table)
             assert frontier == state.applied, "the table is of another instance"
             taken.log_bytes = state.log_bytes
-            parts = tuple(self._parts(state, taken.views, wish.full))
+            parts = tuple(self._parts(state, taken, wish.full))
             taken.capture = Capture(
                 cluster=self._config.cluster_id,
                 group=state.group,
@@ -248,13 +255,15 @@ class Snapshots(threading.Thread):
                     f"already, and the log was followed up to {state.applied} so far"
                 )
 
-    def _parts(self, state: GroupState, views: list[View], full: bool) -> Iterator[Part]:
+    def _parts(self, state: GroupState, taken: Taken, full: bool) -> Iterator[Part]:
         light = not full and all_durable(state)
         for machine, one in state.machines.items():
             kind = DURABLE if isinstance(one, DurableMachine) else MEMORY
             view = one.freeze() if has_view(one) and not light else None
             if view is not None:
-                views.append(view)
+                taken.views.append(view)
+            elif not light and self._may_mirror(one):
+                taken.mirrored.append(machine)
             elif not light:
                 raise CheckpointFailed(
                     f"machine {machine} of group {state.group} gives no view (freeze, snapshot, "
@@ -262,6 +271,15 @@ class Snapshots(threading.Thread):
                 )
             digest = one.digest() if one.digest_cheap else b""
             yield Part(machine, kind, view.snapshot if view else None, digest)
+
+    def _may_mirror(self, machine: StateMachine) -> bool:
+        return self.mirrors is not None and self.mirrors.possible(machine)
+
+    def _may_come(self, state: GroupState) -> bool:
+        """Whether the group can have checkpoints without being asked."""
+        return all_durable(state) or all(
+            has_view(one) or self._may_mirror(one) for one in state.machines.values()
+        )
 
     def _hand(self, taken: Taken) -> None:
         with self._change:
@@ -320,8 +338,12 @@ class Snapshots(threading.Thread):
         try:
             if taken.error is not None:
                 raise taken.error
-            assert taken.capture is not None
-            manifest = self._write(taken.capture)
+            capture = taken.capture
+            assert capture is not None
+            if taken.mirrored:
+                assert self.mirrors is not None
+                capture = self.mirrors.fill(capture, taken.mirrored)
+            manifest = self._write(capture)
         finally:
             close_all(taken.views)
         state = self._states[wish.group]
@@ -402,8 +424,12 @@ class Snapshots(threading.Thread):
             need_room(self._catalog.files, 0, self._options.reserve_bytes)
         now = time.monotonic()
         self._free_s = max(self._free_s, now - BURST_S) + nbytes / self._options.write_bytes_per_s
+        self.rest(self._free_s - now)
+
+    def rest(self, seconds: float) -> None:
+        """Sleep on this thread, not longer than the node is open."""
         with self._change:
-            self._change.wait_for(lambda: self._ending, max(0.0, self._free_s - now))
+            self._change.wait_for(lambda: self._ending, max(0.0, seconds))
             if self._ending:
                 raise Ending
 
@@ -418,7 +444,7 @@ class Snapshots(threading.Thread):
                 error = CheckpointFailed(why)
         self._settle(wish, error)
         state = self._states[wish.group]
-        if state.stopped is None and may_come(state):
+        if state.stopped is None and self._may_come(state):
             with self._change:
                 self._policy.failed(wish.group, time.monotonic())
 
@@ -438,6 +464,8 @@ class Snapshots(threading.Thread):
             self._change.notify_all()
         if self.ident is not None and self is not threading.current_thread():
             self.join(wait_s)
+        if self.mirrors is not None and not self.is_alive():
+            self.mirrors.end()
         for wish in self._line:
             self._settle(wish, CheckpointFailed("the node is closed"))
         self._line.clear()
@@ -449,11 +477,6 @@ def has_view(machine: StateMachine) -> bool:
 
 def all_durable(state: GroupState) -> bool:
     return all(isinstance(one, DurableMachine) for one in state.machines.values())
-
-
-def may_come(state: GroupState) -> bool:
-    """Whether the group can have checkpoints without being asked."""
-    return all_durable(state) or all(map(has_view, state.machines.values()))
 
 
 def ask_at(state: GroupState, at: At) -> None:
