@@ -154,6 +154,13 @@ class Checkpoints:
         interval_us: the next one after this time, if anything was applied; 0: not for the time (up
             to 30 days).
         keep: complete ones that are kept of each group (1 .. 100).
+        trim: the log below the oldest of them goes, but for what is held. Members that lag so far
+            that no one has what they miss need a checkpoint of another node. Default: the log
+            stays.
+        hold_instances: of the log below the oldest checkpoint so many instances are held at most,
+            for members that lag; 0: none (up to 2^40).
+        hold_bytes: and so many bytes, of each group, about (up to 1 PiB).
+        hold_us: and nothing that was applied longer ago (up to 30 days). The tightest decides.
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
         compress: "zstd": what machines write is compressed; needs the extra ``phx-paxos[zstd]``
             before Python 3.14. "none": it is not. Nodes may differ, and either kind is read.
@@ -170,6 +177,10 @@ class Checkpoints:
     interval_bytes: int = _option(256 * MIB, 0, 1 << 50)
     interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     keep: int = _option(2, 1, 100)
+    trim: bool = _switch(False)
+    hold_instances: int = _option(10_000, 0, 1 << 40)
+    hold_bytes: int = _option(16 * MIB, 0, 1 << 50)
+    hold_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
     compress: str = _choice("none", "zstd")
     mirror: bool = _switch(False)

@@ -75,6 +75,7 @@ class Door:
         self.lock = Lock()  # held by callers that may propose from several threads
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
+        self.frontier: Callable[[int], int] = lambda group: 0
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
@@ -211,6 +212,8 @@ class Door:
             chosen_through=int(found["chosen_through"]),
             applied_through=state.applied,
             settled_through=int(found["settled_through"]),
+            floor=int(found["floor"]),
+            frontier=self.frontier(state.group),
             accepted_last=int(found["accepted_last"]),
             waiting_values=waiting,
             waiting_bytes=waiting_bytes,

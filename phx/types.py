@@ -67,7 +67,11 @@ class GroupStatus:
         promised, ballot: packed ballots: the promise; the one this node leads with, or 0.
         chosen_through: every instance up to it is known to be chosen.
         applied_through: every instance up to it is applied to the machines here.
-        settled_through: every instance up to it is in the store.
+        settled_through: every instance up to it is in the store, or was.
+        floor: the lowest instance that is kept; what is below, checkpoints hold. Members that need
+            less get a checkpoint instead of the log.
+        frontier: every instance up to it is in the newest checkpoint of the group here; 0: it has
+            none.
         accepted_last: the highest instance with an acceptance.
         waiting_values, waiting_bytes: of this node's callers, not resolved yet.
         digest: chained checksum over everything that was applied, as of ``digest_at``; equal on
@@ -85,6 +89,8 @@ class GroupStatus:
     chosen_through: int
     applied_through: int
     settled_through: int
+    floor: int
+    frontier: int
     accepted_last: int
     waiting_values: int
     waiting_bytes: int

@@ -42,7 +42,7 @@ def test_configuration_reference_has_every_option_with_its_default_and_range(sec
     expected = []
     for one in dataclasses.fields(getattr(config, section)):
         if one.metadata.get("switch"):
-            row = [str(one.default).lower(), "false, true"]
+            row = ["true" if one.default else "false", "true, false"]
         elif words := one.metadata.get("words"):
             row = [f'"{one.default}"', ", ".join(f'"{word}"' for word in words)]
         else:

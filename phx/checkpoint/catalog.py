@@ -337,6 +337,10 @@ class Catalog:
         with self._lock:
             return list(self._groups.get(group, ()))
 
+    def frontier(self, group: int) -> int:
+        """Of the group's newest one; 0: it has none."""
+        return max((one.frontier for one in self.of(group)), default=0)
+
     def cover(self, group: int) -> Manifest | None:
         """The oldest one: the log above it must stay."""
         return next(reversed(self.of(group)), None)

@@ -207,7 +207,10 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
-        self.floors = Floors(lambda group: store.bounds(group)[0])
+        self.door.frontier = catalog.frontier
+        self.floors = Floors(
+            config.checkpoints, catalog, self.states, store, self._keeper, self.driver
+        )
         if any(durable_in(state.machines) for state in self.states.values()):
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
@@ -233,6 +236,7 @@ class Room:
             self.driver.sessions,
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
+            self.floors,
         )
         if self.config.checkpoints.mirror:
             snapshots.mirrors = Mirrors(

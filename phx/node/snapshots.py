@@ -4,7 +4,8 @@ in line    somebody asked for it, or the group is due (phx.checkpoint.policy)
 captured   on the applying thread, between two instances: session table and views of one instance,
            durable machines committed before
 written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
-dropped    what is older than the ``keep`` newest
+dropped    what is older than the ``keep`` newest; then the log may become shorter
+           (phx.node.floors)
 
 A checkpoint is *light* if all machines of the group are durable and it came by itself: no machine's
 state is in it, for that is in their own files, committed at its frontier or later; so it costs no
@@ -36,6 +37,7 @@ from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
 from phx.machine import DurableMachine, StateMachine, View, has_snapshots
+from phx.node.floors import Floors
 from phx.node.mirror import Mirrors
 from phx.types import CheckpointInfo
 
@@ -91,6 +93,7 @@ class Snapshots(threading.Thread):
         states, sessions: what is applied, and the tables.
         wake: makes the applying thread take a turn soon.
         commit: commits the durable machines of a group; on the applying thread.
+        floors: is told what is covered.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Snapshots(threading.Thread):
         sessions: Sessions,
         wake: Callable[[], None],
         commit: Callable[[GroupState], None],
+        floors: Floors,
     ) -> None:
         super().__init__(name="phx-snapshot", daemon=True)
         self._catalog = catalog
@@ -110,6 +114,8 @@ class Snapshots(threading.Thread):
         self._sessions = sessions
         self._wake = wake
         self._commit = commit
+        self._floors = floors
+        floors.wake = self._look_again
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
         self._due: set[int] = set()  # groups that stand in it unasked
@@ -143,6 +149,7 @@ class Snapshots(threading.Thread):
     def schedule(self, state: GroupState, frontier: int) -> None:
         """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
         applies anything."""
+        self._floors.begins(state)
         if not self._may_come(state):
             ask_at(state, ASK_NEVER)
             return
@@ -166,6 +173,10 @@ class Snapshots(threading.Thread):
             self._change.notify_all()
         return future
 
+    def _look_again(self) -> None:
+        with self._change:
+            self._change.notify_all()
+
     def due(self, state: GroupState) -> None:
         """The group has come to where it is to be asked for. On the applying thread."""
         with self._change:
@@ -179,7 +190,8 @@ class Snapshots(threading.Thread):
 
     def numbers(self) -> dict[str, int]:
         """What there is to say about all of them, by name."""
-        return {**self.counters, **(self.mirrors.counters() if self.mirrors is not None else {})}
+        mirrors = self.mirrors.counters() if self.mirrors is not None else {}
+        return {**self.counters, **self._floors.counters, **mirrors}
 
     def _join(self, group: int) -> None:
         if group not in self._due:
@@ -317,8 +329,9 @@ class Snapshots(threading.Thread):
                     self._due.discard(wish.group)
                     if self._states[wish.group].applied > self._policy.last(wish.group):
                         return wish
-                next_s = self._policy.next_s()
-                wait_s = math.inf if next_s is None else next_s - now_s
+                self._floors.ring(now_s)
+                next_s = min(self._policy.next_s(), self._floors.next_s())
+                wait_s = next_s - now_s
                 if self._line:
                     wait_s = min(wait_s, RESTORING_S)
                 self._change.wait(None if wait_s == math.inf else wait_s)
@@ -335,6 +348,7 @@ class Snapshots(threading.Thread):
     def _take(self, wish: Wish) -> CheckpointInfo:
         began = time.monotonic()
         taken = self._captured(wish)
+        captured_s = time.monotonic()
         try:
             if taken.error is not None:
                 raise taken.error
@@ -352,6 +366,7 @@ class Snapshots(threading.Thread):
                 wish.group, manifest.frontier, taken.log_bytes, time.monotonic()
             )
             ask_at(state, At(min(state.checkpoint_at, at.instance), at.log_bytes))
+        self._floors.covered(wish.group, manifest.frontier, captured_s)
         took_s = time.monotonic() - began
         self.counters["write_us"] += int(took_s * 1e6)
         return CheckpointInfo(

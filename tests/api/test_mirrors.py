@@ -21,7 +21,7 @@ from phx.checkpoint.taking import Capture, Part
 from phx.machines import Counter
 from phx.node import mirror
 from phx.transfer.messages import Entry, pack_entries
-from tests.api.cluster import cluster
+from tests.api.cluster import cluster, config_of
 from tests.api.test_checkpoints import QUIET, alone, flip, grown, of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -60,6 +60,16 @@ class Blind(phx.StateMachine):
             instance, value = line.split(b" ", 1)
             self.told.append((int(instance), value))
         self.restored = len(self.told)
+
+
+class Lengths(Blind):
+    """Remembers less."""
+
+    def apply(self, entry):
+        self.told.append((entry.instance, b"%d" % len(entry.value)))
+
+
+SMALL = {"segment_bytes": 2 << 20, "settle_bytes": 2 << 20, "journal_bytes_max": 16 << 20}
 
 
 @pytest.fixture(autouse=True)
@@ -385,15 +395,10 @@ def test_a_node_closes_while_its_mirror_follows(run_once, tmp_path):
 
 def test_it_follows_through_the_store_and_the_journal(run_once, tmp_path):
     """Settled values come from the store in large pieces, the others one by one."""
-    small = {"segment_bytes": 2 << 20, "settle_bytes": 2 << 20, "journal_bytes_max": 16 << 20}
-    config = alone(tmp_path, mirror=True)
-
-    class Lengths(Blind):
-        def apply(self, entry):
-            self.told.append((entry.instance, b"%d" % len(entry.value)))
+    checkpoints = QUIET | {"mirror": True}
+    config = config_of(tmp_path, 1, nodes=1, journal=SMALL, checkpoints=checkpoints)
 
     async def main():
-        config = alone_with(tmp_path, small)
         async with phx.Node(config, Lengths, bootstrap=True) as node:
             for _ in range(3):
                 for _ in range(40):
@@ -401,15 +406,6 @@ def test_it_follows_through_the_store_and_the_journal(run_once, tmp_path):
                 info = await node.group(0).checkpoint()
                 assert 0 < node.group(0).status().settled_through < info.frontier
                 assert state_in(of(config)[-1]) == node.group(0).machine().told
-
-    def alone_with(folder, journal):
-        return phx.Config(
-            **{
-                name: getattr(config, name)
-                for name in ("cluster", "node", "members", "dir", "groups", "timing", "checkpoints")
-            },
-            journal=journal,
-        )
 
     run_once(main())
 
@@ -487,3 +483,30 @@ def test_blocking_nodes_have_them(tmp_path):
             node.group(0).propose(b"1")
         node.group(0).checkpoint()
         assert state_in(of(config)[-1]) == node.group(0).machine().told
+
+
+def test_a_log_that_is_trimmed_has_what_it_needs(run_once, tmp_path):
+    checkpoints = QUIET | {"mirror": True, "trim": True, "hold_instances": 0, "keep": 1}
+    config = config_of(tmp_path, 1, nodes=1, journal=SMALL, checkpoints=checkpoints)
+
+    async def rounds(node, count):
+        for _ in range(count):
+            for _ in range(40):
+                await node.group(0).propose(b"x" * 100_000)
+            info = await node.group(0).checkpoint()
+            assert state_in(of(config)[-1]) == node.group(0).machine().told
+            for _ in range(500):
+                if node.group(0).status().floor == info.frontier + 1:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError("nothing was trimmed")
+
+    async def main():
+        async with phx.Node(config, Lengths, bootstrap=True) as node:
+            await rounds(node, 3)
+        async with phx.Node(config, Lengths) as node:
+            await node.wait_ready()
+            await rounds(node, 2)
+
+    run_once(main())
