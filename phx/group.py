@@ -76,6 +76,7 @@ class Door:
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
         self.frontier: Callable[[int], int] = lambda group: 0
+        self.checkpoint_error: Callable[[int], str | None] = lambda group: None
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
@@ -214,6 +215,7 @@ class Door:
             settled_through=int(found["settled_through"]),
             floor=int(found["floor"]),
             frontier=self.frontier(state.group),
+            checkpoint_error=self.checkpoint_error(state.group),
             accepted_last=int(found["accepted_last"]),
             waiting_values=waiting,
             waiting_bytes=waiting_bytes,

@@ -174,6 +174,18 @@ class Node:
         """Reach another member at this "host:port" from now on."""
         self._room.set_address(node, address)
 
+    def pause_checkpoints(self) -> None:
+        """Take no checkpoints but those that are asked for, until ``resume_checkpoints``.
+
+        Returns at once; one that is being taken is finished: ``status().checkpoints["writing"]``.
+        Logs are trimmed no further than the checkpoints there are. A node opens without a pause.
+        """
+        self._room.hold_checkpoints(True)
+
+    def resume_checkpoints(self) -> None:
+        """Take them by themselves again, at once for groups that came due meanwhile."""
+        self._room.hold_checkpoints(False)
+
     def ready(self, groups: Iterable[int] | None = None) -> bool:
         """Whether these groups (default: all) have a leader, and all that is chosen is applied."""
         return not self._room.unready(groups)

@@ -251,6 +251,7 @@ class Room:
             )
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
+        self.door.checkpoint_error = snapshots.error_of
         for group in self.states.keys() - set(paused):
             snapshots.schedule(self.states[group], 0)
         self._restorer = Restorer(
@@ -390,6 +391,11 @@ class Room:
             if paused or not leader or state.applied < chosen_through or doubt:
                 found.append(group)
         return found
+
+    def hold_checkpoints(self, held: bool) -> None:
+        self.opened()
+        assert self._snapshots is not None
+        self._snapshots.hold(held)
 
     def status(self) -> NodeStatus:
         driver = self.opened()

@@ -53,6 +53,7 @@ RESTORING_S = 0.2
 """How often it is looked whether a group that is being restored is there."""
 BURST_S = 0.05
 LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
+NO_VIEW = "gives no view (freeze, snapshot, restore)"
 CONFIGURATION = 1  # of every group, until members can change
 
 
@@ -130,6 +131,9 @@ class Snapshots(threading.Thread):
         self._wanted: Wish | None = None  # the one that is being captured
         self._taken: Taken | None = None
         self._ending = False
+        self._held = False  # only those that somebody asks for
+        self._writing = False
+        self._errors: dict[int, str] = {}  # why a group's last one failed
         self._free_s = 0.0  # when the pace allows the next byte
         self._unlooked_bytes = 0
         self.paused: Container[int] = ()  # groups whose machines are being restored
@@ -152,6 +156,7 @@ class Snapshots(threading.Thread):
         self._floors.begins(state)
         if not self._may_come(state):
             ask_at(state, ASK_NEVER)
+            self._errors[state.group] = f"{_blind(state)}, so the group has no checkpoints"
             return
         with self._change:
             ask_at(state, self._policy.begins(state.group, frontier))
@@ -173,6 +178,17 @@ class Snapshots(threading.Thread):
             self._change.notify_all()
         return future
 
+    def hold(self, held: bool) -> None:
+        """Take none but those that somebody asks for; the one that is being taken is finished.
+        False: as ever again, beginning with what came due meanwhile. Any thread."""
+        with self._change:
+            self._held = held
+            self._change.notify_all()
+
+    def error_of(self, group: int) -> str | None:
+        """Why the group's last checkpoint failed, or it has none. Any thread."""
+        return self._errors.get(group)
+
     def _look_again(self) -> None:
         with self._change:
             self._change.notify_all()
@@ -191,7 +207,8 @@ class Snapshots(threading.Thread):
     def numbers(self) -> dict[str, int]:
         """What there is to say about all of them, by name."""
         mirrors = self.mirrors.counters() if self.mirrors is not None else {}
-        return {**self.counters, **self._floors.counters, **mirrors}
+        now = {"paused": int(self._held), "writing": int(self._writing)}
+        return {**self.counters, **self._floors.counters, **mirrors, **now}
 
     def _join(self, group: int) -> None:
         if group not in self._due:
@@ -277,10 +294,7 @@ class Snapshots(threading.Thread):
             elif not light and self._may_mirror(one):
                 taken.mirrored.append(machine)
             elif not light:
-                raise CheckpointFailed(
-                    f"machine {machine} of group {state.group} gives no view (freeze, snapshot, "
-                    "restore)"
-                )
+                raise CheckpointFailed(f"machine {machine} of group {state.group} {NO_VIEW}")
             digest = one.digest() if one.digest_cheap else b""
             yield Part(machine, kind, view.snapshot if view else None, digest)
 
@@ -302,6 +316,7 @@ class Snapshots(threading.Thread):
 
     def run(self) -> None:
         while (wish := self._next()) is not None:
+            self._writing = True
             try:
                 info = self._take(wish)
             except Ending:
@@ -310,11 +325,14 @@ class Snapshots(threading.Thread):
                 self._failed(wish, error)
             else:
                 self.error = None
+                self._errors.pop(wish.group, None)
                 self.counters["taken"] += 1
                 self.counters["bytes"] += info.bytes
                 for future in wish.futures:
                     if future.set_running_or_notify_cancel():
                         future.set_result(info)
+            finally:
+                self._writing = False
 
     def _next(self) -> Wish | None:
         """The next in line; None at the end."""
@@ -332,7 +350,7 @@ class Snapshots(threading.Thread):
                 self._floors.ring(now_s)
                 next_s = min(self._policy.next_s(), self._floors.next_s())
                 wait_s = next_s - now_s
-                if self._line:
+                if self._line and not self._held:
                     wait_s = min(wait_s, RESTORING_S)
                 self._change.wait(None if wait_s == math.inf else wait_s)
         return None
@@ -340,6 +358,8 @@ class Snapshots(threading.Thread):
     def _first(self) -> Wish | None:
         """Take the first in line whose machines are there, or will not be."""
         for at, wish in enumerate(self._line):
+            if self._held and not wish.asked:
+                return None  # none that was asked for stands behind it
             if wish.group not in self.paused or self._states[wish.group].stopped is not None:
                 del self._line[at]
                 return wish
@@ -452,6 +472,7 @@ class Snapshots(threading.Thread):
         """Say so; later again, less and less often."""
         self.counters["failed"] += 1
         self.error = f"group {wish.group}: {type(error).__name__}: {error}"
+        self._errors[wish.group] = f"{type(error).__name__}: {error}"
         if not isinstance(error, CheckpointFailed):
             log.error("no checkpoint of group %d", wish.group, exc_info=error)
             if isinstance(error, OSError) or not isinstance(error, Exception):
@@ -488,6 +509,15 @@ class Snapshots(threading.Thread):
 
 def has_view(machine: StateMachine) -> bool:
     return type(machine).freeze is not StateMachine.freeze and has_snapshots(machine)
+
+
+def _blind(state: GroupState) -> str:
+    """The machine for want of whose view there are no checkpoints."""
+    return next(
+        f"machine {machine} {NO_VIEW}"
+        for machine, one in state.machines.items()
+        if not has_view(one)
+    )
 
 
 def all_durable(state: GroupState) -> bool:
