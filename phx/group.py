@@ -78,6 +78,7 @@ class Door:
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
         self.frontier: Callable[[int], int] = lambda group: 0
+        self.checkpoint_error: Callable[[int], str | None] = lambda group: None
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
         self._value_bytes_max = limits.value_bytes_max
@@ -220,6 +221,7 @@ class Door:
             settled_through=int(found["settled_through"]),
             floor=int(found["floor"]),
             frontier=self.frontier(state.group),
+            checkpoint_error=self.checkpoint_error(state.group),
             accepted_last=int(found["accepted_last"]),
             waiting_values=waiting,
             waiting_bytes=waiting_bytes,
