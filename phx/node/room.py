@@ -188,6 +188,7 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        self.door.node, self.door.members = config.node, frozenset(config.members)
         if any(durable_in(state.machines) for state in self.states.values()):
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
@@ -435,6 +436,8 @@ class Room:
         waits is told. On the thread that applies."""
         try:
             self.applier.turn()
+            for state in self.states.values():
+                self.applier.led(state, None)
             self.applier.commit_all()
         finally:
             self.let_go()
