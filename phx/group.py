@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from threading import Lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from phx._core.driver import (
     ERROR_CLOSED,
@@ -47,6 +47,9 @@ from phx.errors import (
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
 from phx.types import CheckpointInfo, Entry, GroupStatus, Leader
+
+if TYPE_CHECKING:
+    from phx.machines.lease import Lease
 
 __all__ = ["TIMEOUT_S", "Group"]
 
@@ -508,6 +511,57 @@ class Group(GroupView):
         finally:
             stop()
         return door.given(state, to, leader)
+
+    async def lease(
+        self,
+        name: str,
+        ttl: float,
+        *,
+        holder: str | None = None,
+        under: Lease | int = 0,
+        machine: int | None = None,
+        timeout: float = TIMEOUT_S,
+    ) -> Lease:
+        """Hold a named lease of this group's ``phx.machines.Leases``; waits until it is to be had.
+
+            async with await group.lease("jobs/night", ttl=10) as lease:
+                while lease.held: ...
+
+        Guarantee: while ``lease.held`` nobody else holds the name, one above it or one below it,
+        but for those that were let in; see phx.machines.lease for what clocks have to keep. While
+        somebody is known to hold it, nothing is proposed.
+
+        Args:
+            name: a path of at most 16 parts and 512 bytes: "jobs", "jobs/night".
+            ttl: seconds for which it is held (1 ms .. 30 days); ``lease.renew()`` begins anew.
+            holder: who holds it, at most 256 bytes; a holder gets what it holds already, with a new
+                token. Default: somebody new.
+            under: the lease above, or its token, of whoever lets this one in.
+            machine: id of the machine; default: the only Leases that the group has.
+            timeout: seconds to wait for it.
+
+        Raises:
+            TimedOut: it was not to be had in that time.
+            ValueError: not a name, a holder or a time.
+            UnknownMachine: no such machine, or none by itself.
+            Anything that ``propose`` raises. After an Unknown it may be held, by nobody who knows.
+        """
+        from phx.machines.lease import Leases, acquire
+
+        found = [n for n, one in self._state.machines.items() if isinstance(one, Leases)]
+        if machine is None and len(found) == 1:
+            machine = found[0]
+        if machine not in found:
+            raise UnknownMachine(f"group {self.id} has {len(found)} machines for leases")
+
+        def leases() -> Leases:
+            one = self.machine(machine)
+            assert isinstance(one, Leases)
+            return one
+
+        return await acquire(
+            self, machine, leases, name, ttl, holder=holder, under=under, timeout=timeout
+        )
 
     async def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance, as they stand in the log, duplicates included.
