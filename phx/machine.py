@@ -27,6 +27,9 @@ Calls of ``prepare`` never overlap one another, over all groups of a node. In a 
 they come from the event loop, and so between two applies; in a blocking node from whichever thread
 proposes, and so *during* an apply, too: a machine that looks at its state in both takes a lock.
 
+The calls of a *mirror*, a second machine of which nobody but phx knows (``checkpoints.mirror``),
+all come from one thread that is not the applying one, and nobody waits for them.
+
 One view is used by one thread at a time, while the machine that gave it goes on applying, is
 retired or is closed. "While the GIL is let go": a loop of Python gives it away every few
 milliseconds by itself; one long call into C (sorting a million keys) may not.
@@ -80,7 +83,8 @@ class Writer(Protocol):
         """A descriptor at the end of what was written, for a copy that goes round ``write``.
 
         Such a copy keeps to no rate, and the file is read once more for its checksum. Whoever
-        writes to it must not read from, seek or close it. Raises OSError where there is no file.
+        writes to it must not read from, seek or close it. Raises OSError where there is no file, or
+        what is written is compressed.
         """
         ...
 
@@ -93,7 +97,8 @@ class Reader(Protocol):
         ...
 
     def path(self) -> Path:
-        """The whole file, for those who would rather copy it. Read it only; it may be in use."""
+        """The whole file, for those who would rather copy it, until ``restore`` returns. Read it
+        only; it may be in use."""
         ...
 
 
@@ -196,7 +201,8 @@ class StateMachine(ABC):
         return b""
 
     def freeze(self) -> View | None:
-        """The state as it is now, for somebody to write while this machine goes on; None: no view.
+        """The state as it is now, for somebody to write while this machine goes on; None: no view
+        (then a mirror may be written instead).
 
         Called between two instances, never in the middle of one. All groups of the node wait: it
         has to be O(1) or a copy of references, and must not read or write files at length.
