@@ -168,7 +168,7 @@ class Snapshots(threading.Thread):
         """The group goes on from a checkpoint of another node, at what is applied now. On the
         applying thread."""
         self._floors.begins(state)
-        if not may_come(state):
+        if not self._may_come(state):
             ask_at(state, ASK_NEVER)
             return
         with self._change:
