@@ -23,6 +23,7 @@ __all__ = [
     "CheckpointInfo",
     "Entry",
     "GroupStatus",
+    "Leader",
     "NodeStatus",
     "PeerStatus",
     "Result",
@@ -53,6 +54,20 @@ class CheckpointInfo:
     bytes: int
     path: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads a group, as a node was told.
+
+    Attributes:
+        node: its id.
+        epoch: the ballot in which it leads: larger for every later leadership of the group, whoever
+            has it; what ``Entry.epoch`` of a value says that it packs.
+    """
+
+    node: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

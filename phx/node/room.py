@@ -211,6 +211,7 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
@@ -530,6 +531,8 @@ class Room:
         waits is told. On the thread that applies."""
         try:
             self.applier.turn()
+            for state in self.states.values():
+                self.applier.led(state, None)
             self.applier.commit_all()
         finally:
             self.let_go()
