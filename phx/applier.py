@@ -377,7 +377,10 @@ class Applier:
             if row[:2] == me:
                 runs = self._waiters.settle_applied(group, row, lambda: ResultNotKept(why))
                 for first, count in runs:
-                    self._driver.done(group, first, count)
+                    try:
+                        self._driver.done(group, first, count)
+                    except Exception as error:  # they are proposed once more, and are duplicates
+                        log.debug("group %d: %s", group, error)
 
     # --- events
 

@@ -151,7 +151,17 @@ class Fetcher:
         self._wants: dict[int, Want] = {}
         self._threads: set[threading.Thread] = set()
         self._number = 0
+        self._tidy()
         self.counters = {"fetching": 0, "fetched": 0, "fetched_bytes": 0, "fetch_failed": 0}
+
+    def _tidy(self) -> None:
+        """Of what was received in part, forget that which this node has something newer than."""
+        files, root = self._catalog.files, self._catalog.root
+        for group, (path, manifest) in waiting(files, root).items():
+            newest = next(iter(self._catalog.of(group)), None)
+            if newest is not None and newest.frontier >= manifest.frontier:
+                with suppress(OSError):
+                    remove_tree(files, path)
 
     # --- who wants one
 
