@@ -47,7 +47,7 @@ from phx.errors import (
     TimedOutUnknown,
     UnknownMachine,
 )
-from phx.machine import DurableMachine, StateMachine
+from phx.machine import DurableMachine, StateMachine, has_prepare
 from phx.types import AGREED_EVERY, NEVER, Entry
 
 log = logging.getLogger("phx")
@@ -123,7 +123,8 @@ class GroupState:
     def __init__(self, group: int, machines: dict[int, StateMachine]) -> None:
         self.group = group
         self.machines = machines
-        self.taking = machines  # those that values are taken for: empty once stopped or closed
+        # Those whose values take the short way; none once it has stopped, or the node closes.
+        self.taking = taking(machines)
         self.stopped: GroupStopped | None = None
         self.applied = 0  # every instance up to it is applied
         self.log_bytes = 0  # of the instances applied in this life
@@ -146,6 +147,11 @@ class GroupState:
                 one.close()
             except Exception:
                 log.exception("closing machine %d of group %d", machine, self.group)
+
+
+def taking(machines: Mapping[int, StateMachine]) -> Mapping[int, StateMachine]:
+    """Those of the machines whose values are proposed as they come."""
+    return {machine: one for machine, one in machines.items() if not has_prepare(one)}
 
 
 @dataclass(frozen=True, slots=True)

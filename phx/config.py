@@ -62,6 +62,11 @@ def _switch(default: bool) -> Any:
     return field(default=default, metadata={"switch": True})
 
 
+def _choice(default: str, *others: str) -> Any:
+    """An option that is one of several words."""
+    return field(default=default, metadata={"words": (default, *others)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How quickly a node notices and acts. All in microseconds of a clock that counts suspension.
@@ -141,8 +146,9 @@ class Journal:
 class Checkpoints:
     """When the state of a group is written down, so that a start needs only the log behind it.
 
-    Groups whose machines give no view (``StateMachine.freeze``) have none. Where all machines of a
-    group are durable, theirs hold no state of machines, unless they were asked for.
+    Groups whose machines give no view (``StateMachine.freeze``) have none without ``mirror``. Where
+    all machines of a group are durable, theirs hold no state of machines, unless they were asked
+    for.
 
     Attributes:
         interval_instances: the next one after so many instances; 0: not for their number (up to
@@ -159,6 +165,11 @@ class Checkpoints:
         hold_bytes: and so many bytes, of each group, about (up to 1 PiB).
         hold_us: and nothing that was applied longer ago (up to 30 days). The tightest decides.
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
+        compress: "zstd": what machines write is compressed; needs the extra ``phx-paxos[zstd]``
+            before Python 3.14. "none": it is not. Nodes may differ, and either kind is read.
+        mirror: machines that have ``snapshot`` and give no view get a second one of their kind,
+            which follows the log and is written in their place: twice the memory, and every value
+            is applied twice. Default: groups with such machines have no checkpoints.
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         transfer_bytes_per_s: how fast they are sent to other nodes, all of them together (at least
             26 KiB/s for each of transfers_max, .. 1 TiB/s).
@@ -179,6 +190,8 @@ class Checkpoints:
     hold_bytes: int = _option(16 * MIB, 0, 1 << 50)
     hold_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
+    compress: str = _choice("none", "zstd")
+    mirror: bool = _switch(False)
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     transfer_bytes_per_s: int = _option(64 * MIB, TRANSFER_BYTES_PER_S_MIN, 1 << 40)
     transfers_max: int = _option(4, 1, 64)
@@ -416,6 +429,11 @@ def _range_problems(config: Config) -> Iterator[str]:
             if one.metadata.get("switch"):
                 if not isinstance(value, bool):
                     yield f"{name}.{one.name}: must be true or false, not {value!r}"
+                continue
+            if words := one.metadata.get("words"):
+                if value not in words:
+                    allowed = " or ".join(f'"{word}"' for word in words)
+                    yield f"{name}.{one.name}: must be {allowed}, not {value!r}"
                 continue
             low, high = one.metadata["low"], one.metadata["high"]
             if not _is_int(value):

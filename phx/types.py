@@ -77,6 +77,7 @@ class GroupStatus:
             less get a checkpoint instead of the log.
         frontier: every instance up to it is in the newest checkpoint of the group here; 0: it has
             none.
+        checkpoint_error: why its last checkpoint could not be taken, or it has none; None: it was.
         accepted_last: the highest instance with an acceptance.
         waiting_values, waiting_bytes: of this node's callers, not resolved yet.
         digest: chained checksum over everything that was applied, as of ``digest_at``; equal on
@@ -97,6 +98,7 @@ class GroupStatus:
     settled_through: int
     floor: int
     frontier: int
+    checkpoint_error: str | None
     accepted_last: int
     waiting_values: int
     waiting_bytes: int

@@ -43,6 +43,8 @@ def test_configuration_reference_has_every_option_with_its_default_and_range(sec
     for one in dataclasses.fields(getattr(config, section)):
         if one.metadata.get("switch"):
             row = ["true" if one.default else "false", "true, false"]
+        elif words := one.metadata.get("words"):
+            row = [f'"{one.default}"', ", ".join(f'"{word}"' for word in words)]
         else:
             row = [f"{one.default:,}", f"{one.metadata['low']:,} … {one.metadata['high']:,}"]
         expected.append([f"`{one.name}`", *row])

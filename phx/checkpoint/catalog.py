@@ -102,6 +102,15 @@ class Hasher:
         self._block = blake2b(digest_size=BLOCK_DIGEST_BYTES)
         self._left = self._block_bytes
 
+    def fits(self, entry: FileEntry) -> bool:
+        """All bytes were seen: whether they are those of the entry's file."""
+        found = self.entry(entry.name)
+        return (found.size_bytes, found.digest, found.blocks) == (
+            entry.size_bytes,
+            entry.digest,
+            entry.blocks,
+        )
+
     def entry(self, name: str) -> FileEntry:
         """All bytes were seen. ``block_bytes`` must be what a file of this size is divided into."""
         if self._left < self._block_bytes:

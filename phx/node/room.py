@@ -28,6 +28,7 @@ from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
+from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
 from phx.config import Config, split_address
 from phx.errors import (
@@ -54,6 +55,7 @@ from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.machine_files import durable_in
+from phx.node.mirror import Mirrors
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
@@ -85,6 +87,20 @@ def former_lives(catalog: Catalog, node: int) -> int:
             with suppress(ValueError):  # whoever restores it says what is wrong with it
                 highest = max(highest, table_incarnation(manifest.sessions, node))
     return highest if highest < LIVES_MAX else 0
+
+
+def need_codecs(config: Config, catalog: Catalog) -> None:
+    """Refuse to run where checkpoints could not be written as they should be, or not be read."""
+    if config.checkpoints.compress != "none" and (why := why_missing(config.checkpoints.compress)):
+        raise ConfigError([f"checkpoints.compress: {why}"])
+    for found in catalog.groups().values():
+        for manifest in found:
+            for one in manifest.files:
+                if why := why_missing(one.codec):
+                    raise SystemFailure(
+                        f"{config.dir}: the checkpoint of group {manifest.group} at "
+                        f"{manifest.frontier} cannot be read: {why}"
+                    )
 
 
 class Room:
@@ -161,6 +177,7 @@ class Room:
             raise Damaged(f"{config.dir}: there are machines, and neither journal nor store")
         for finding in catalog.findings:
             log.warning("%s: %s", finding.path, finding.what)
+        need_codecs(config, catalog)
         starts = {
             group: found[0].frontier
             for group, found in catalog.groups().items()
@@ -231,8 +248,20 @@ class Room:
             applier.commits.all_of if applier.commits is not None else lambda _: None,
             self.floors,
         )
+        if self.config.checkpoints.mirror:
+            snapshots.mirrors = Mirrors(
+                self.config,
+                catalog,
+                self.states,
+                self.driver,
+                self._store,
+                self.floors,
+                self._made,
+                snapshots.rest,
+            )
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
+        self.door.checkpoint_error = snapshots.error_of
         for group in self.states.keys() - set(paused):
             snapshots.schedule(self.states[group], 0)
         self._restorer = Restorer(
@@ -415,6 +444,11 @@ class Room:
             found += sorted(fetched if wanted is None else fetched & wanted)
         return found
 
+    def hold_checkpoints(self, held: bool) -> None:
+        self.opened()
+        assert self._snapshots is not None
+        self._snapshots.hold(held)
+
     def status(self) -> NodeStatus:
         driver = self.opened()
         found: dict[str, Any] = dict(driver.status())
@@ -451,9 +485,7 @@ class Room:
             settle=found["settle"],
             store=asdict(self._store.stats()),
             applier=self.applier.counters(),
-            checkpoints=(
-                {**self._snapshots.counters, **self.floors.counters} if self._snapshots else {}
-            ),
+            checkpoints=self._snapshots.numbers() if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
             transfers=self._transfers.counters() if self._transfers else {},
         )

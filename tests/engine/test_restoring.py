@@ -103,7 +103,7 @@ def test_both_ways_twice_is_once() -> None:
     assert s.status(1)["leading"]
 
 
-def test_a_stopped_group_goes_on_when_its_machine_was_made_anew() -> None:
+def test_a_stopped_group_leads_again_once_its_machine_was_made_anew_and_not_before() -> None:
     s = Script(nodes=1)
     s.engines[1].stop_group(0)
     s.pass_time(2 * SECOND)
