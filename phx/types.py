@@ -15,6 +15,7 @@ from phx._core.entries import Entry
 from phx._core.waiters import Result
 
 __all__ = [
+    "AGREED_EVERY",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
@@ -35,6 +36,8 @@ MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
 NEVER = 1 << 62
 """An instance that no group reaches."""
+AGREED_EVERY = 4096
+"""Agreed instances are its multiples (AGREE in _core/sessions.pxd): a Batch ends there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

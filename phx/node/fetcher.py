@@ -19,12 +19,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from phx._core.driver import ERROR_CLOSED, DriverError
 from phx.checkpoint.catalog import path_of, put_aside
+from phx.checkpoint.digests import doubtful
 from phx.checkpoint.files import exists, remove_tree
 from phx.checkpoint.loading import Broken
 from phx.checkpoint.manifest import Manifest
@@ -35,8 +36,10 @@ from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
 from phx.transfer.choice import Providers
 from phx.transfer.messages import (
+    DIGESTS,
     ENTRIES_WANTED,
     OFFER_WANTED,
+    Chain,
     Cut,
     Ends,
     Entry,
@@ -65,6 +68,7 @@ class Peers:
 
     Attributes:
         cluster, node: this one.
+        members: how many the cluster has.
         greeting: as in this node's HELLO.
         addresses: (numeric host, port) of every other member whose address is known.
         connected: those that there is a connection with.
@@ -73,6 +77,7 @@ class Peers:
 
     cluster: int
     node: int
+    members: int
     greeting: Greeting
     addresses: Callable[[], Mapping[int, tuple[str, int]]]
     connected: Callable[[], set[int]]
@@ -146,7 +151,17 @@ class Fetcher:
         self._wants: dict[int, Want] = {}
         self._threads: set[threading.Thread] = set()
         self._number = 0
+        self._tidy()
         self.counters = {"fetching": 0, "fetched": 0, "fetched_bytes": 0, "fetch_failed": 0}
+
+    def _tidy(self) -> None:
+        """Of what was received in part, forget that which this node has something newer than."""
+        files, root = self._catalog.files, self._catalog.root
+        for group, (path, manifest) in waiting(files, root).items():
+            newest = next(iter(self._catalog.of(group)), None)
+            if newest is not None and newest.frontier >= manifest.frontier:
+                with suppress(OSError):
+                    remove_tree(files, path)
 
     # --- who wants one
 
@@ -266,7 +281,7 @@ class Fetcher:
         chosen, own_floor = int(status["chosen_through"]), int(status["floor"])
         offers = self._offers(want, state.applied)
         if not offers:
-            want.why = "nobody answers"
+            want.why = "nobody answers whose state is not in doubt"
             return False
         floor = min(one.floor for one in offers.values())
         if not want.anew and floor <= chosen + 1 and own_floor <= state.applied + 1:
@@ -389,7 +404,17 @@ class Fetcher:
                 if offer.ident in want.unfit:
                     offer = replace(offer, frontier=0, ident=b"")
                 offers[node] = offer
+        if want.anew:
+            said = {node: self.digests(node, want.group, 0) or () for node in offers}
+            for node in doubtful(said, self._peers.members):
+                del offers[node]
         return offers
+
+    def digests(self, node: int, group: int, above: int) -> Sequence[Chain] | None:
+        """What that peer noted of a group beyond an instance; None: it gave no answer. Blocks.
+        Raises Ending."""
+        asker = self.ask(node, Fetch(DIGESTS, group, above))
+        return None if asker is None or asker.offer is None else asker.offer.chains
 
     def entries(self, node: int, group: int, first: int, last: int) -> list[Entry]:
         """Values of a group's log, as far as that peer has them; [] if it has not, or is not to be

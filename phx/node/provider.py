@@ -29,7 +29,9 @@ from phx.node.line import Ending, Lines, now_us
 from phx.store import Store
 from phx.transfer.messages import (
     CHECKPOINT,
+    DIGESTS,
     OFFER_WANTED,
+    Chain,
     Cut,
     Ends,
     Entry,
@@ -153,6 +155,7 @@ class Provider:
 
     Args:
         ask: has a whole checkpoint of a group taken.
+        noted: (group, above) -> what was noted at agreed instances beyond that one.
 
     Attributes:
         counters: since the start; "providing": now.
@@ -165,6 +168,7 @@ class Provider:
         driver: Groups,
         store: Store,
         ask: Callable[[int], Future[Any]],
+        noted: Callable[[int, int], Iterable[tuple[int, int, bytes]]],
         *,
         cluster: int,
         node: int,
@@ -177,6 +181,7 @@ class Provider:
         self._driver = driver
         self._store = store
         self._ask = ask
+        self._noted = noted
         self._cluster = cluster
         self._node = node
         self._transfers_max = transfers_max
@@ -293,7 +298,11 @@ class Provider:
             floor=floor,
             leading=leading,
             busy=self.counters["providing"],
+            chains=self._chains(fetch) if fetch.what == DIGESTS else (),
         )
+
+    def _chains(self, fetch: Fetch) -> tuple[Chain, ...]:
+        return tuple(Chain(*one) for one in self._noted(fetch.group, fetch.above))
 
     def _usable(self, group: int, floor: int) -> list[Manifest]:
         """Those that have all states in them, and that the log here goes on from."""

@@ -10,8 +10,10 @@ from typing import Any
 from phx._core.driver import Driver
 from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import Catalog
+from phx.checkpoint.digests import Verdict
 from phx.config import Config
 from phx.machine import StateMachine
+from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
 from phx.node.installer import Installer
 from phx.node.keeper import Keeper
@@ -24,7 +26,7 @@ __all__ = ["Transfers"]
 
 
 class Transfers:
-    """Installer, fetcher and provider of one node.
+    """Installer, fetcher, provider and divergence of one node.
 
     Args:
         factory: makes the machines of a group anew.
@@ -68,19 +70,7 @@ class Transfers:
             closing,
             threads=options.restore_threads,
         )
-        peers = Peers(
-            cluster=config.cluster_id,
-            node=config.node,
-            greeting=Greeting(
-                incarnation=driver.incarnation,
-                store_id=store.identity.store_id,
-                now_us=time.time_ns() // 1000,
-                window=config.limits.window,
-            ),
-            addresses=lambda: dict(addresses),
-            connected=self._connected,
-            timeout_us=config.timing.connect_timeout_us,
-        )
+        peers = self._peers(config, store, addresses)
         self.fetcher = Fetcher(
             self.installer,
             peers,
@@ -88,12 +78,16 @@ class Transfers:
             fetches_max=options.fetches_max,
             reserve_bytes=options.reserve_bytes,
         )
+        self.divergence = Divergence(
+            len(config.members), peers=peers.known, ask=self.fetcher.digests, odd=self._odd
+        )
         self.provider = Provider(
             catalog,
             states,
             driver,
             store,
             snapshots.ask,
+            self.divergence.noted,
             cluster=config.cluster_id,
             node=config.node,
             transfers_max=options.transfers_max,
@@ -102,10 +96,43 @@ class Transfers:
         snapshots.on_drop = self.provider.pins.expire
         applier.on_below = self.fetcher.below
         applier.on_handed = self.provider.handed
+        applier.on_agreed = self.divergence.note
+        self.installer.on_installed = self.divergence.forget
+
+    def _peers(
+        self, config: Config, store: Store, addresses: Mapping[int, tuple[str, int]]
+    ) -> Peers:
+        return Peers(
+            cluster=config.cluster_id,
+            node=config.node,
+            members=len(config.members),
+            greeting=Greeting(
+                incarnation=self._driver.incarnation,
+                store_id=store.identity.store_id,
+                now_us=time.time_ns() // 1000,
+                window=config.limits.window,
+            ),
+            addresses=lambda: dict(addresses),
+            connected=self._connected,
+            timeout_us=config.timing.connect_timeout_us,
+        )
 
     def _connected(self) -> set[int]:
         peers: Any = self._driver.status()["peers"]
         return {peer["node"] for peer in peers if peer["connected"]}
+
+    def _odd(self, group: int, verdict: Verdict) -> None:
+        """Stop a group whose replica here is not what its log says, and what came of it."""
+        installer, state = self.installer, self._states[group]
+
+        def stop() -> None:
+            if state.stopped is None:
+                installer.applier.halt(state, stopped_by(state, verdict), None)
+            # Nothing more of it is captured.
+            installer.snapshots.between(lambda: set_aside(installer.catalog, group, verdict.equal))
+
+        installer.applier.soon(stop)
+        self._driver.poke()
 
     def restoring(self, group: int) -> bool:
         """Whether the group's machines wait for a checkpoint, of this node or of another."""
@@ -115,6 +142,7 @@ class Transfers:
     def counters(self) -> dict[str, int]:
         """For the status of the node."""
         return {
+            **self.divergence.counters,
             "wanted": len(self.fetcher.wanted()),
             **self.fetcher.counters,
             **self.installer.counters,
@@ -123,7 +151,8 @@ class Transfers:
         }
 
     def end(self, wait_s: float | None = None) -> None:
-        """Stop both, and wait for their threads, at most `wait_s` each."""
+        """Stop all three, and wait for their threads, at most `wait_s` each."""
+        self.divergence.end(wait_s)
         self.fetcher.end(wait_s)
         self.provider.end(wait_s)
 
