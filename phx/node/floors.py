@@ -38,6 +38,8 @@ log = logging.getLogger("phx")
 GROUPS_MAX = 256
 """Looked at in one turn of the store thread, so that others have theirs."""
 QUESTIONS_MAX = 8
+PAUSE_S = 1.0
+"""Between two such turns: the row of every group is written in each, whoever is due."""
 RETRY_S = 10.0
 """After a failure, or where what the cover holds is not known to be chosen yet."""
 
@@ -126,6 +128,7 @@ class Floors:
         self._wanted: dict[int, int] = {}  # floors that are about to be raised
         self._due: set[int] = set()
         self._asked = False  # the store thread is going to look at them
+        self._next_s = 0.0  # when it may do so again
         self._untold: set[int] = set()  # whose floor the engine does not know
         self._rings: list[tuple[float, int]] = []
         self._rings_s: dict[int, float] = {}  # the entry of it that counts
@@ -147,6 +150,7 @@ class Floors:
 
         Raises:
             ValueError: there is no such instance.
+            Closed: the node is closed.
         """
         if first < 1:
             raise ValueError("instances are counted from 1")
@@ -204,8 +208,12 @@ class Floors:
             self._due.add(group)
             if self._asked:
                 return
-            self._asked = True
-        self._keeper.ask(self._turn)
+            early = time.monotonic() < self._next_s
+            self._asked = not early
+        if early:
+            self._ring_at(self._next_s, group)
+        else:
+            self._keeper.ask(self._turn)
 
     def next_s(self) -> float:
         """When `ring` should be called, by time.monotonic; infinity: not at all."""
@@ -250,9 +258,13 @@ class Floors:
             with self._lock:
                 for group in groups:
                     self._wanted.pop(group, None)  # the store has them, or it failed
-                more = self._asked = bool(self._due)
-            if more:
+                self._next_s = time.monotonic() + PAUSE_S
+                self._asked = len(groups) == GROUPS_MAX and bool(self._due)
+                left = None if self._asked else next(iter(self._due), None)
+            if self._asked:
                 self._keeper.ask(self._turn)
+            elif left is not None:
+                self._ring_at(self._next_s, left)
 
     def _failed(self, groups: list[int], error: Exception) -> None:
         log.error("floors could not be raised", exc_info=error)

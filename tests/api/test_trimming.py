@@ -90,6 +90,11 @@ class Lab:
         return self.store.bounds(7)[0]
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(floors_module, "PAUSE_S", 0.0)
+
+
 @pytest.fixture
 def lab(tmp_path):
     made = []
@@ -240,6 +245,30 @@ def test_several_groups_go_in_one_transaction(lab):
     assert one.store.stats().commits - before == 3
     assert set(one.store.floors().values()) == {Floor(101, 100)}
     assert len(one.told) == 600
+
+
+def test_the_store_is_not_asked_all_the_time(lab, monkeypatch):
+    """Whoever is due meanwhile goes with the next turn."""
+    monkeypatch.setattr(floors_module, "PAUSE_S", 0.4)
+    one = lab()
+    one.floors._states = states = {group: GroupState(group, {}) for group in range(7, 10)}
+    one.kept = [manifest(100)]
+    for state in states.values():
+        state.applied = 100
+        one.floors.due(state.group)
+    one.work()
+    commits = one.store.stats().commits
+    one.kept = [manifest(200)]
+    for state in states.values():
+        state.applied = 200
+        one.floors.due(state.group)
+    assert not one.asked
+    assert 0.2 < one.floors.next_s() - time.monotonic() <= 0.4
+    time.sleep(0.4)
+    one.floors.ring(time.monotonic())
+    one.work()
+    assert one.store.stats().commits == commits + 1
+    assert set(one.store.floors().values()) == {Floor(201, 200)}
 
 
 def test_what_failed_is_done_later(lab, monkeypatch):
