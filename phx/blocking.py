@@ -132,6 +132,10 @@ class Group(GroupView):
         """See ``phx.Group.checkpoint``. Blocks until it is durable."""
         return self._door.take_checkpoint(self.id).result()
 
+    def repair(self) -> None:
+        """See ``phx.Group.repair``. Blocks until the group goes on."""
+        self._door.make_anew(self.id).result()
+
     def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance. See ``phx.Group.entry``."""
         return self._door.entry(self.id, instance)

@@ -404,7 +404,7 @@ class Store:
         self._check_writer()
         began = time.monotonic()
         with self._index_lock:
-            before = self._index.floors()
+            before = {group: self._index.bounds(group) for group in floors}
         groups = self._with_room(0, lambda: self._put_floors(floors))
         with self._index_lock:
             return trim_stats(groups, before, self._index, time.monotonic() - began)

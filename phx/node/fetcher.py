@@ -279,7 +279,10 @@ class Fetcher:
             want.why = "it is being restored"
             return False
         chosen, own_floor = int(status["chosen_through"]), int(status["floor"])
-        offers = self._offers(want, state.applied)
+        # (What a group without machines has applied is of no use to it.)
+        idle = state.stopped is not None or want.group in self._installer.paused
+        above = max(0 if want.anew and idle else state.applied, own_floor - 2)
+        offers = self._offers(want, above)
         if not offers:
             want.why = "nobody answers whose state is not in doubt"
             return False
@@ -291,7 +294,6 @@ class Fetcher:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
-        above = max(state.applied, own_floor - 2)
         return self._fetch(want, offers, above)
 
     def _local(self, want: Want, chosen: int, floor: int) -> Manifest | None:

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,8 +31,10 @@ from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
+from phx.checkpoint.rebuild import is_marked
 from phx.config import Config, split_address
 from phx.errors import (
+    CheckpointFailed,
     Closed,
     ClosedUnknown,
     ConfigError,
@@ -127,6 +130,7 @@ class Room:
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
+        self._marked: set[int] = set()  # groups that are made anew
         self._known: dict[int, tuple[str, int]] = {}  # where the other members are
         self._store: Store
         self.driver: Driver
@@ -186,6 +190,8 @@ class Room:
         for group, state in self.states.items():
             if durable_in(state.machines):
                 starts.setdefault(group, 0)  # paused until they are open
+        for group in self._find_marked(catalog):
+            starts.setdefault(group, 0)
         for group, floor in store.floors().items():
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
@@ -227,6 +233,15 @@ class Room:
         files, cluster = OsFiles(Path(self.config.dir)), self.config.cluster_id
         keep = kept(files, ROOT, cluster, self.config.checkpoints.fetches_max)
         return Catalog.open(files, ROOT, cluster=cluster, keep=keep)
+
+    def _find_marked(self, catalog: Catalog) -> set[int]:
+        """The groups that are to be made anew."""
+        found = {group for group in self.states if is_marked(catalog.files, catalog.root, group)}
+        if found and len(self.config.members) == 1:
+            log.error("groups %s are to be made anew, and no other node has them", sorted(found))
+            found = set()
+        self._marked = found
+        return found
 
     def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
         """Where the log begins right behind a checkpoint, which may have come from elsewhere,
@@ -291,17 +306,26 @@ class Room:
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
-        self.door.restoring = transfers.restoring
-        self._restorer.start(paused, self.config.checkpoints.restore_threads)
+        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self._restorer.paused |= self._marked
+        mine = [group for group in paused if group not in self._marked]
+        self._restorer.start(mine, self.config.checkpoints.restore_threads)
+        transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
         self._control.listen()
 
-    def rebuild(self, group: int) -> None:
+    def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
         self.opened()
+        if len(self.config.members) == 1:
+            raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
-        self._transfers.fetcher.anew(group)
+        assert self._restorer is not None
+        paused, wanted = group in self._restorer.paused, group in self._transfers.fetcher
+        if paused and not wanted and self.states[group].stopped is None:
+            raise CheckpointFailed(f"group {group} is being restored")
+        return self._transfers.rebuild(group)
 
     def _stuck(self, state: GroupState, error: BaseException) -> None:
         """A group that could not be restored. Without a checkpoint that its log goes on from it
