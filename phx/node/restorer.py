@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -124,12 +125,13 @@ class Restorer:
             self._threads.append(thread)
 
     def end(self, wait_s: float | None = None) -> None:
-        """Restore nothing more. It waits for the machines that are at it, at most `wait_s` each."""
+        """Restore nothing more. It waits for the machines that are at it, at most `wait_s`."""
         self._ending.set()
         self._left.clear()
+        until = None if wait_s is None else time.monotonic() + wait_s
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(wait_s)
+                thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while True:
