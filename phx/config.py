@@ -48,6 +48,9 @@ US = 1_000_000
 # What a batch needs beyond the bytes of one value: body, run and item headers, and a record's.
 OVERHEAD_BYTES = 4 * KIB
 
+TRANSFER_BYTES_PER_S_MIN = 26 * KIB
+"""A transfer that is slower is cut (phx.transfer)."""
+
 
 def _option(default: int, low: int, high: int) -> Any:
     """An integer option and the range it may be in."""
@@ -168,7 +171,12 @@ class Checkpoints:
             which follows the log and is written in their place: twice the memory, and every value
             is applied twice. Default: groups with such machines have no checkpoints.
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
-        restore_threads: groups that are restored at a time at a start (1 .. 64).
+        transfer_bytes_per_s: how fast they are sent to other nodes, all of them together (at least
+            26 KiB/s for each of transfers_max, .. 1 TiB/s).
+        transfers_max: so many are sent at a time (1 .. 64).
+        fetches_max: and so many are fetched (1 .. 64).
+        restore_threads: groups that are restored at a time, at a start or from what was fetched (1
+            .. 64).
         machine_commit_us: a durable machine commits at latest so long after it applied something;
             what was not committed is applied again after a crash (1 ms .. 10 min).
     """
@@ -185,6 +193,9 @@ class Checkpoints:
     compress: str = _choice("none", "zstd")
     mirror: bool = _switch(False)
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
+    transfer_bytes_per_s: int = _option(64 * MIB, TRANSFER_BYTES_PER_S_MIN, 1 << 40)
+    transfers_max: int = _option(4, 1, 64)
+    fetches_max: int = _option(4, 1, 64)
     restore_threads: int = _option(2, 1, 64)
     machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
 
@@ -479,4 +490,11 @@ def _relation_problems(config: Config) -> Iterator[str]:
             f"journal.settle_bytes: {journal.settle_bytes} is not between segment_bytes "
             f"({journal.segment_bytes}) and half of journal_bytes_max "
             f"({journal.journal_bytes_max // 2})"
+        )
+    checkpoints = config.checkpoints
+    slowest = checkpoints.transfers_max * TRANSFER_BYTES_PER_S_MIN
+    if checkpoints.transfer_bytes_per_s < slowest:
+        yield (
+            f"checkpoints.transfer_bytes_per_s: {checkpoints.transfer_bytes_per_s} is below "
+            f"{slowest}: transfers_max transfers would be too slow, and be cut"
         )

@@ -108,7 +108,7 @@ class Floors:
             hold_bytes=options.hold_bytes,
             hold_us=options.hold_us,
         )
-        self._begun: dict[int, int] = {}  # what was applied in an earlier life
+        self._begun: dict[int, tuple[int, int]] = {}  # `applied` and `log_bytes` when it began
         self._pins: dict[int, set[Pin]] = {}
         self._wanted: dict[int, int] = {}  # floors that are about to be raised
         self._due: set[int] = set()
@@ -166,10 +166,11 @@ class Floors:
     # --- who is due
 
     def begins(self, state: GroupState) -> None:
-        """The group goes on from one of its checkpoints, or from none: from `state.applied`."""
+        """The group goes on from one of its checkpoints, or from none: from `state.applied`. At a
+        start, and where a checkpoint of another node was installed."""
         now_s, wall_us = time.monotonic(), time.time_ns() // 1000
         with self._lock:
-            self._begun[state.group] = state.applied
+            self._begun[state.group] = state.applied, state.log_bytes
             for one in reversed(self._catalog.of(state.group)):
                 age_s = max(0, wall_us - one.taken_us) / 1e6
                 self._retention.mark(state.group, one.frontier, now_s - age_s)
@@ -263,7 +264,10 @@ class Floors:
     def _tell(self, store: Store, groups: list[int]) -> None:
         self._untold.update(groups)
         for group in groups:
-            self._driver.floored(group, *store.bounds(group))
+            floor, settled = store.bounds(group)
+            # (Else a checkpoint is being installed: that is told when its machines are there.)
+            if floor <= self._states[group].applied + 1:
+                self._driver.floored(group, floor, settled)
             self._untold.discard(group)
 
     def _floor_of(self, store: Store, group: int, now_s: float) -> int:
@@ -316,8 +320,8 @@ class Floors:
         settled = store.bounds(group)[1]
         if through > settled:
             state = self._states[group]
-            count = max(1, state.applied - self._begun.get(group, 0))
-            each = state.log_bytes // count + 1
+            applied, log_bytes = self._begun.get(group, (0, 0))
+            each = (state.log_bytes - log_bytes) // max(1, state.applied - applied) + 1
             if each * (through - settled) > nbytes:
                 return through + 1 - nbytes // each
             nbytes -= each * (through - settled)

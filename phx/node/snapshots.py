@@ -119,6 +119,7 @@ class Snapshots(threading.Thread):
         floors.wake = self._look_again
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
+        self._between: deque[Callable[[], None]] = deque()
         self._due: set[int] = set()  # groups that stand in it unasked
         self._policy = Policy(  # under `_change`
             interval_instances=config.checkpoints.interval_instances,
@@ -136,6 +137,7 @@ class Snapshots(threading.Thread):
         self._errors: dict[int, str] = {}  # why a group's last one failed
         self._free_s = 0.0  # when the pace allows the next byte
         self._unlooked_bytes = 0
+        self.on_drop: Callable[[], None] = lambda: None  # before older ones are dropped
         self.paused: Container[int] = ()  # groups whose machines are being restored
         self.mirrors: Mirrors | None = None  # None: machines without a view have no checkpoints
         self.error: str | None = None
@@ -161,6 +163,24 @@ class Snapshots(threading.Thread):
         with self._change:
             ask_at(state, self._policy.begins(state.group, frontier))
             self.counters["restored"] += frontier > 0
+
+    def installed(self, state: GroupState) -> None:
+        """The group goes on from a checkpoint of another node, at what is applied now. On the
+        applying thread."""
+        self._floors.begins(state)
+        if not self._may_come(state):
+            ask_at(state, ASK_NEVER)
+            return
+        with self._change:
+            at = self._policy.taken(state.group, state.applied, state.log_bytes, time.monotonic())
+            ask_at(state, at)
+
+    def between(self, task: Callable[[], None]) -> None:
+        """Have something done that changes a group's checkpoints, or needs that no view is open:
+        between two checkpoints, unless the node closes before. Any thread."""
+        with self._change:
+            self._between.append(task)
+            self._change.notify_all()
 
     def ask(self, group: int) -> Future[CheckpointInfo]:
         """A checkpoint of what is applied by now, or a little later. Any thread."""
@@ -316,6 +336,12 @@ class Snapshots(threading.Thread):
 
     def run(self) -> None:
         while (wish := self._next()) is not None:
+            if not isinstance(wish, Wish):
+                try:
+                    wish()
+                except Exception:
+                    log.exception("tidying checkpoints")
+                continue
             self._writing = True
             try:
                 info = self._take(wish)
@@ -334,10 +360,12 @@ class Snapshots(threading.Thread):
             finally:
                 self._writing = False
 
-    def _next(self) -> Wish | None:
-        """The next in line; None at the end."""
+    def _next(self) -> Wish | Callable[[], None] | None:
+        """The next in line, after whatever is to be done between two; None at the end."""
         with self._change:
             while not self._ending:
+                if self._between:
+                    return self._between.popleft()
                 now_s = time.monotonic()
                 for group in self._policy.ringing(now_s):
                     self._join(group)
@@ -444,6 +472,7 @@ class Snapshots(threading.Thread):
         )
         manifest = run(steps)
         catalog.add(manifest)
+        self.on_drop()
         try:
             for _ in catalog.drop(capture.group, options.keep):
                 pass
