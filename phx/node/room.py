@@ -70,7 +70,7 @@ log = logging.getLogger("phx")
 
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
-ABANDON_S = 5.0
+ABANDON_S = 1.0
 TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
@@ -344,9 +344,15 @@ class Room:
         self.driver.poke()
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
-        for one in (self._transfers, self._restorer, self._snapshots, self._control):
-            if one is not None:
-                one.end(wait_s)
+        """Those that are at it are waited for, at most `wait_s` seconds altogether."""
+        parts = (self._transfers, self._restorer, self._snapshots, self._control)
+        there = [one for one in parts if one is not None]
+        if wait_s is not None:
+            for one in there:
+                one.end(0.0)  # all of them know before one is waited for
+        until = None if wait_s is None else time.monotonic() + wait_s
+        for one in there:
+            one.end(None if until is None else max(0.0, until - time.monotonic()))
 
     def _start(self, store: Store, create: bool, starts: dict[int, int], lived: int) -> None:
         config = self.config
