@@ -32,7 +32,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +41,7 @@ from phx._core.chunk import Gather, verify_chunk
 from phx._core.chunk_index import ChunkIndex
 from phx._core.settler import SettleError, Settler
 from phx.errors import Closed, Damaged, ForkedError, StoreError
+from phx.lmdb_files import Gate
 from phx.store_folder import (
     FORMAT_VERSION,
     StoreIdentity,
@@ -50,6 +50,7 @@ from phx.store_folder import (
     open_env,
     take_lock,
 )
+from phx.store_stats import SettleStats, StoreStats
 from phx.store_trim import Floor, TrimStats, joined, next_step, stage_floors, trim_stats
 
 if TYPE_CHECKING:
@@ -80,103 +81,6 @@ COMMIT_SLACK_BYTES = 4 * MIB
 MERGE_CHUNKS_MAX = 16
 READ_ATTEMPTS = 16
 INSTANCE_MAX = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class SettleStats:
-    """What one `settle` did.
-
-    Attributes:
-        entries, entry_bytes: settled now; bytes of their bodies.
-        skipped: entries of the plan that were in the store already.
-        chunks, value_bytes: written; bytes of the chunks.
-        commits: synced transactions.
-        read_bytes: of the journal, in ``reads`` pieces.
-        seconds: the whole call.
-    """
-
-    entries: int
-    entry_bytes: int
-    skipped: int
-    chunks: int
-    value_bytes: int
-    commits: int
-    read_bytes: int
-    reads: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStats:
-    """The store at this moment.
-
-    Attributes:
-        groups, entries: settled; entries that are kept.
-        chunks, value_bytes, used_bytes: of all chunks; used is what entries and indexes take.
-        kept_bytes: of the used ones, about.
-        small_chunks: of the two smaller size classes; `merge` works them off.
-        dead_chunks: of which nothing is kept; `trim` removes them.
-        index_rows: of the index in memory, 24 bytes each.
-        file_bytes, map_bytes: of LMDB's file as used, and its map.
-        commits, settled_entries, settled_bytes, merges, trims, reads: since the store was opened.
-        failed: why it cannot be written any more; None: it can.
-    """
-
-    groups: int
-    entries: int
-    chunks: int
-    value_bytes: int
-    used_bytes: int
-    kept_bytes: int
-    small_chunks: int
-    dead_chunks: int
-    index_rows: int
-    file_bytes: int
-    map_bytes: int
-    commits: int
-    settled_entries: int
-    settled_bytes: int
-    merges: int
-    trims: int
-    reads: int
-    failed: str | None
-
-
-class Gate:
-    """Readers go through together; who needs the map to himself waits until all are out."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._closed = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._changed:
-            while self._closed:
-                self._changed.wait()
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            while self._closed:
-                self._changed.wait()
-            self._closed = True
-            while self._inside:
-                self._changed.wait()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._closed = False
-                self._changed.notify_all()
 
 
 def key_of(chunk: int) -> bytes:

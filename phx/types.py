@@ -128,6 +128,8 @@ class NodeStatus:
         cpu_ns: of the native threads, by name; "poll.x": time that passed in that part of the poll
             thread's turns.
         journal, queues, settle, store, applier, checkpoints: further numbers, by name.
+        damage: of the folder, since the start: "found", how often something was damaged or lost;
+            "last", what that was, and what became of it.
     """
 
     cluster: str
@@ -151,3 +153,4 @@ class NodeStatus:
     store: Mapping[str, object]
     applier: Mapping[str, int]
     checkpoints: Mapping[str, int]
+    damage: Mapping[str, object]

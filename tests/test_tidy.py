@@ -132,7 +132,12 @@ MAY_IMPORT = {
     "phx.lmdb_files": GROUND,
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store_trim": GROUND | STORE,
-    "phx.store": GROUND | STORE | {"phx.store_folder", "phx.store_trim"},
+    "phx.store_stats": GROUND,
+    "phx.store_mend": GROUND | STORE | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
+    "phx.store": GROUND
+    | STORE
+    | {"phx.lmdb_files", "phx.store_folder", "phx.store_mend", "phx.store_stats"}
+    | {"phx.store_trim"},
     "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
     "phx.lmdb_pages": set(),
     "phx.verify": GROUND
@@ -146,7 +151,9 @@ MAY_IMPORT = {
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE
-    | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"},
+    | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
+    | {"phx._core.segment", "phx._core.survey", "phx.lmdb_pages", "phx.store_folder"}
+    | {"phx.store_mend"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

@@ -15,11 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from math import inf
-from pathlib import Path
 from typing import Any, TypeVar
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
-from phx.config import Config
 from phx.errors import Closed
 from phx.store import Store
 
@@ -40,19 +38,19 @@ T = TypeVar("T")
 class Keeper(threading.Thread):
     """The store thread: opens the store, serves the driver's store work, closes the store.
 
+    Args:
+        opening: opens it, on this thread.
+        idle: called when there is nothing else to do; whether it may be long until the next time.
+
     Attributes:
         error: why the store cannot settle at the moment; None: it can.
     """
 
-    def __init__(
-        self, path: Path, config: Config, *, create: bool, idle: Callable[[], bool]
-    ) -> None:
+    def __init__(self, opening: Callable[[], Store], *, idle: Callable[[], bool]) -> None:
         super().__init__(name="phx-store", daemon=True)
         self._idle = idle
         self._idle_us = RETRY_US
-        self._open: Callable[[], Store] = lambda: Store.open(
-            path, cluster=config.cluster_id, node=config.node, create=create
-        )
+        self._open = opening
         self._opened: Future[Store] = Future()
         self._driver: Future[Driver | None] = Future()
         self._ended = threading.Event()

@@ -50,6 +50,7 @@ from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.commits import Commits
 from phx.node.control import Control
+from phx.node.doctor import Doctor
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.machine_files import durable_in
@@ -96,6 +97,7 @@ class Room:
         self._machines = machines
         self._bootstrap = bootstrap
         self._folder = Folder(Path(config.dir))
+        self._doctor = Doctor(self._folder, config)
         self._keeper: Keeper | None = None
         self._unresolved: dict[int, tuple[str, int]] = {}
         self._pid = os.getpid()
@@ -140,7 +142,8 @@ class Room:
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
         create = self._folder.examine(bootstrap=self._bootstrap)
-        self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
+        doctor = self._doctor
+        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._resolve_late)
         store = self._store = self._keeper.open()
         if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
@@ -394,6 +397,7 @@ class Room:
             applier=self.applier.counters(),
             checkpoints=dict(self._snapshots.counters) if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
+            damage=self._doctor.status(),
         )
 
     # --- closing
