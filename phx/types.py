@@ -129,7 +129,8 @@ class NodeStatus:
             thread's turns.
         journal, queues, settle, store, applier, checkpoints: further numbers, by name.
         damage: of the folder, since the start: "found", how often something was damaged or lost;
-            "last", what that was, and what became of it.
+            "last", what that was, and what became of it; "holes", settled instances that cannot be
+            served until a peer has given them again; "mended", those that one has.
     """
 
     cluster: str

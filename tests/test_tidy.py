@@ -133,11 +133,11 @@ MAY_IMPORT = {
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store_trim": GROUND | STORE,
     "phx.store_stats": GROUND,
-    "phx.store_mend": GROUND | STORE | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
+    "phx.store_mend": GROUND | STORE,
+    "phx.store_file": GROUND | STORE | {"phx.lmdb_files", "phx.store_folder"},
     "phx.store": GROUND
     | STORE
-    | {"phx.lmdb_files", "phx.store_folder", "phx.store_mend", "phx.store_stats"}
-    | {"phx.store_trim"},
+    | {"phx.store_file", "phx.store_folder", "phx.store_mend", "phx.store_stats", "phx.store_trim"},
     "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
     "phx.lmdb_pages": set(),
     "phx.verify": GROUND

@@ -66,14 +66,22 @@ cdef class Settler:
     cdef int build(self) noexcept nogil
     cdef void end_pass(self) noexcept nogil
 
+cdef struct Patch:           # the body of an entry, in the place of one that is damaged
+    u32 group
+    u32 bytes
+    u64 instance
+    const u8* body
+
 cdef class Merger:
     cdef ChunkIndex index
     cdef list held                    # keeps the values alive
     cdef vector[ChunkView] views
     cdef vector[u32] slots
+    cdef vector[Patch] patches        # ascending
     cdef ChunkWriter writer
     cdef u8* room
 
+    cdef const Patch* patch_of(self, u32 group, u64 instance) noexcept nogil
     cdef u64 floor(self, u32 group) noexcept nogil
     cdef u64 kept_bytes(self) noexcept nogil
     cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil

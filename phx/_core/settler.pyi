@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from phx._core.chunk_index import ChunkIndex
 from phx._core.journal_door import Journal
@@ -32,7 +32,12 @@ class Merger:
     """Joins chunks into one, without what lies below the floor of its group."""
 
     def __init__(self, index: ChunkIndex) -> None: ...
-    def add(self, chunk: int, value: bytes | memoryview) -> None: ...
+    def add(
+        self, chunk: int, value: bytes | memoryview, tail: bytes | memoryview | None = None
+    ) -> None:
+        """Raises ChunkDamage. `tail`: taken in the place of the one at the end of the value."""
+    def patch(self, bodies: Mapping[tuple[int, int], bytes]) -> None:
+        """Take these bodies, by group and instance, in the place of what the chunks have there."""
     def merged(self) -> tuple[int, memoryview, memoryview]:
         """(id, value, tail) of the chunk that holds what is kept of those added. Call once.
 

@@ -5,6 +5,8 @@
     commits    when durable machines commit
     snapshots  the thread that writes checkpoints, and when they are due
     restorer   brings machines back from them at a start
+    doctor     makes a store that is lost anew, before the start
+    mender     fetches what is damaged of the settled log
     control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
     Node       the asyncio door to it; phx.blocking has the other one

@@ -134,10 +134,6 @@ class Doctor:
                 )
         return None
 
-    def status(self) -> dict[str, object]:
-        """As `NodeStatus.damage`."""
-        return {"found": len(self.found), "last": self.found[-1] if self.found else None}
-
     def note(self, what: str) -> None:
         """Somebody should know."""
         self.found.append(what)

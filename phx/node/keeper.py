@@ -18,7 +18,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
-from phx.errors import Closed
+from phx.errors import Closed, Damaged
 from phx.store import Store
 
 log = logging.getLogger("phx")
@@ -190,8 +190,13 @@ class Keeper(threading.Thread):
             return False
 
     def _read(self, store: Store, group: int, first: int, last: int, bytes_max: int) -> bytes:
+        if store.is_hole(group, first):
+            return b""  # said once, when it was found
         try:
             return store.read(group, first, bytes_max, last)
+        except Damaged as error:  # whoever mends it has been told, and says what becomes of it
+            log.error("%s", error)
+            return b""
         except Exception as error:
             self.error = f"reading: {type(error).__name__}: {error}"
             log.exception("group %d: reading instance %d from the store failed", group, first)

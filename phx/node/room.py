@@ -54,6 +54,7 @@ from phx.node.doctor import Doctor
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.machine_files import durable_in
+from phx.node.mender import Mender
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.store import Store
@@ -109,6 +110,7 @@ class Room:
         self._restorer: Restorer | None = None
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
+        self._mender: Mender | None = None
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
@@ -195,6 +197,15 @@ class Room:
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
         self._keeper.serve(self.driver)
+        self._mender = Mender(
+            store,
+            OsFiles(Path(config.dir)),
+            self._keeper.ask,
+            doctor.note,
+            config.checkpoints.reserve_bytes,
+        )
+        store.on_damage = self._mender.suspect
+        self._mender.begin()
         self._keep_checkpoints(catalog, list(starts))
 
     def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
@@ -244,7 +255,7 @@ class Room:
         self.driver.poke()
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
-        for one in (self._restorer, self._snapshots, self._control):
+        for one in (self._restorer, self._snapshots, self._control, self._mender):
             if one is not None:
                 one.end(wait_s)
 
@@ -397,8 +408,17 @@ class Room:
             applier=self.applier.counters(),
             checkpoints=dict(self._snapshots.counters) if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
-            damage=self._doctor.status(),
+            damage=self._damage(),
         )
+
+    def _damage(self) -> dict[str, object]:
+        assert self._mender is not None
+        return {
+            "found": len(self._doctor.found),
+            "last": self._doctor.found[-1] if self._doctor.found else None,
+            "holes": sum(hole.last - hole.first + 1 for hole in self._store.holes()),
+            "mended": self._mender.mended,
+        }
 
     # --- closing
 
