@@ -146,6 +146,8 @@ class Checkpoints:
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         restore_threads: groups that are restored at a time at a start (1 .. 64).
+        scrub_bytes_per_s: how fast what lies on the disk is read again, so that damage is found (up
+            to 1 TiB/s); 0: it is not.
         machine_commit_us: a durable machine commits at latest so long after it applied something;
             what was not committed is applied again after a crash (1 ms .. 10 min).
     """
@@ -157,6 +159,7 @@ class Checkpoints:
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     restore_threads: int = _option(2, 1, 64)
+    scrub_bytes_per_s: int = _option(4 * MIB, 0, 1 << 40)
     machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
 
 

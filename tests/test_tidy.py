@@ -89,6 +89,7 @@ STOREYS = [
         "options",
         "poller",
         "queues",
+        "segment_check",
         "transport",
         "upkeep",
     },
@@ -105,7 +106,7 @@ SIM_STOREYS = [
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
     "driver", "driver_state", "flow", "handover", "handshake", "life", "options", "poller", "port",
-    "queues", "transport", "upkeep", "writer",
+    "queues", "segment_check", "transport", "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
 SIM_BACK = {("host", "handing"), ("host", "saving"), ("host", "upkeep"), ("world", "network")}
@@ -152,7 +153,8 @@ MAY_IMPORT = {
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
-    | {"phx._core.segment", "phx._core.survey", "phx.lmdb_pages", "phx.store_folder"}
+    | {"phx._core.codec", "phx._core.segment", "phx._core.segment_check", "phx._core.survey"}
+    | {"phx.lmdb_pages", "phx.store_folder"}
     | {"phx.store_mend"},
     "phx.blocking": NODE,
     "phx.sim": GROUND

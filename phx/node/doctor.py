@@ -19,18 +19,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import lmdb
 
 from phx._core.segment import parse_header
 from phx._core.survey import Survey
-from phx.checkpoint.catalog import ROOT, put_aside
+from phx.checkpoint.catalog import ROOT, Catalog, path_of, put_aside
 from phx.checkpoint.files import OsFiles
+from phx.checkpoint.manifest import Manifest
 from phx.config import Config
 from phx.errors import Damaged, Foreign, NotBootstrapped, StoreError
 from phx.lmdb_pages import page_findings
 from phx.node.folder import Folder
+from phx.node.scrubber import Told
 from phx.store import MAP_BYTES, Floor, Store
 from phx.store_folder import FORMAT_VERSION, StoreIdentity, remake
 
@@ -39,19 +44,22 @@ __all__ = ["Doctor", "settled_by"]
 log = logging.getLogger("phx")
 
 SEGMENT_HEADER_BYTES = 4096
+FOUND_MAX = 64
 
 
 class Doctor:
     """Finds damage of the store at a start and mends what can be.
 
     Attributes:
-        found: a line for each thing that was damaged or lost, and what became of it.
+        count: how often something was damaged or lost.
+        found: a line for each of the last of them, and what became of it.
     """
 
     def __init__(self, folder: Folder, config: Config) -> None:
         self._folder = folder
         self._config = config
-        self.found: list[str] = []
+        self.count = 0
+        self.found: deque[str] = deque(maxlen=FOUND_MAX)
 
     def open_store(self, *, create: bool) -> Store:
         """The store, whole; on the thread that is going to write to it.
@@ -134,8 +142,53 @@ class Doctor:
                 )
         return None
 
+    # --- while it runs
+
+    def told(
+        self,
+        catalog: Catalog,
+        chunk: Callable[[int], None],
+        take: Callable[[int], object],
+        settle: Callable[[], None],
+    ) -> Told:
+        """Who is to hear of what the scrubber finds.
+
+        Args:
+            chunk: sees to a chunk of the store.
+            take: has a checkpoint of a group taken.
+            settle: has all that is chosen settled, and the journal begin behind it.
+        """
+        return Told(
+            page=self._bad_page,
+            chunk=chunk,
+            checkpoint=partial(self._bad_checkpoint, catalog, take),
+            journal=partial(self._bad_segment, settle),
+        )
+
+    def _bad_page(self, what: str) -> None:
+        """LMDB has the pages it needs in memory, perhaps; nothing is changed under its hands."""
+        self.note(f"the store: {what}; it is made anew when the node is started again")
+
+    def _bad_checkpoint(
+        self, catalog: Catalog, take: Callable[[int], object], manifest: Manifest, why: str
+    ) -> None:
+        """The others of the group are used, and the log behind the oldest of them is there."""
+        catalog.forget(manifest)
+        path = path_of(catalog.root, manifest)
+        with suppress(OSError):
+            path = put_aside(catalog.files, catalog.root, path)
+        self.note(f"group {manifest.group}: a checkpoint is damaged ({why}), and now {path}")
+        take(manifest.group)
+
+    def _bad_segment(self, settle: Callable[[], None], lsn: int) -> None:
+        """No loss yet: what stands there is in memory, too. It is written again, in the store or
+        further on in the journal, and then nobody needs the segment."""
+        self.note(f"the journal is damaged at position {lsn}: what counts of it is written again")
+        settle()
+
     def note(self, what: str) -> None:
         """Somebody should know."""
+        self.count += 1
         self.found.append(what)
         log.critical("%s: %s", self._folder.path, what)
 

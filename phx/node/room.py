@@ -24,6 +24,7 @@ from phx._core.driver import (
     Driver,
     DriverError,
 )
+from phx._core.segment_check import SegmentCheck
 from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
@@ -56,6 +57,7 @@ from phx.node.keeper import Keeper
 from phx.node.machine_files import durable_in
 from phx.node.mender import Mender
 from phx.node.restorer import Restorer
+from phx.node.scrubber import Scrubber
 from phx.node.snapshots import Snapshots
 from phx.store import Store
 from phx.types import NodeStatus, PeerStatus
@@ -111,6 +113,8 @@ class Room:
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._mender: Mender | None = None
+        self._scrubber: Scrubber | None = None
+        self._segments: SegmentCheck | None = None
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
@@ -220,6 +224,7 @@ class Room:
     def _keep_checkpoints(self, catalog: Catalog, paused: list[int]) -> None:
         """Take them from now on, and bring the paused groups back from theirs."""
         applier = self.applier
+        self._scrubber = self._scrubs(catalog)
         snapshots = self._snapshots = Snapshots(
             catalog,
             self.config,
@@ -227,6 +232,7 @@ class Room:
             self.driver.sessions,
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
+            self._scrubber.step,
         )
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
@@ -247,6 +253,27 @@ class Room:
         self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
         self._control.listen()
 
+    def _scrubs(self, catalog: Catalog) -> Scrubber:
+        """Reads again what lies on the disk, and tells whoever can mend it."""
+        assert self._mender is not None
+        assert self._keeper is not None
+        told = self._doctor.told(
+            catalog, self._mender.suspect, self._take_again, self.driver.settle_now
+        )
+        self._segments = SegmentCheck(self.driver)
+        return Scrubber(
+            self._store,
+            catalog,
+            self._segments,
+            self._keeper.ask,
+            told,
+            bytes_per_s=self.config.checkpoints.scrub_bytes_per_s,
+        )
+
+    def _take_again(self, group: int) -> None:
+        if self._snapshots is not None:
+            self._snapshots.ask(group)
+
     def _stuck(self, state: GroupState, error: BaseException) -> None:
         """A group that could not be restored stops, like one whose apply failed."""
         why = f"it could not be restored: {type(error).__name__}: {error}"
@@ -258,6 +285,8 @@ class Room:
         for one in (self._restorer, self._snapshots, self._control, self._mender):
             if one is not None:
                 one.end(wait_s)
+        if self._segments is not None:
+            self._segments.close()
 
     def _start(self, store: Store, create: bool, starts: dict[int, int], lived: int) -> None:
         config = self.config
@@ -413,11 +442,15 @@ class Room:
 
     def _damage(self) -> dict[str, object]:
         assert self._mender is not None
+        scrubber = self._scrubber
         return {
-            "found": len(self._doctor.found),
+            "found": self._doctor.count,
             "last": self._doctor.found[-1] if self._doctor.found else None,
             "holes": sum(hole.last - hole.first + 1 for hole in self._store.holes()),
             "mended": self._mender.mended,
+            "scrubbed_bytes": scrubber.counters["bytes"] if scrubber else 0,
+            "scrubs": scrubber.counters["rounds"] if scrubber else 0,
+            "scrubbed_us": scrubber.ended_us if scrubber else 0,
         }
 
     # --- closing

@@ -15,6 +15,7 @@ durable ones it has all, too: the parts of one checkpoint can be brought back to
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import threading
@@ -88,6 +89,8 @@ class Snapshots(threading.Thread):
         states, sessions: what is applied, and the tables.
         wake: makes the applying thread take a turn soon.
         commit: commits the durable machines of a group; on the applying thread.
+        idle: something to do on this thread when no checkpoint is wanted; gives the seconds after
+            which to do more of it.
     """
 
     def __init__(
@@ -98,9 +101,12 @@ class Snapshots(threading.Thread):
         sessions: Sessions,
         wake: Callable[[], None],
         commit: Callable[[GroupState], None],
+        idle: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__(name="phx-snapshot", daemon=True)
-        self._catalog = catalog
+        self._idle = idle
+        self._idle_s = 0.0  # when to do more of it
+        self.catalog = catalog
         self._config = config
         self._options = config.checkpoints
         self._states = states
@@ -286,7 +292,13 @@ class Snapshots(threading.Thread):
                         future.set_result(info)
 
     def _next(self) -> Wish | None:
-        """The next in line; None at the end."""
+        """The next in line; None at the end. Does what there is to do besides, meanwhile."""
+        while (wish := self._look()) is None and not self._ending:
+            self._idle_s = time.monotonic() + self._idle()
+        return wish
+
+    def _look(self) -> Wish | None:
+        """The next in line; None at the end, or when it is time for something else."""
         with self._change:
             while not self._ending:
                 now_s = time.monotonic()
@@ -302,6 +314,9 @@ class Snapshots(threading.Thread):
                 wait_s = math.inf if next_s is None else next_s - now_s
                 if self._line:
                     wait_s = min(wait_s, RESTORING_S)
+                if self._idle_s <= now_s:
+                    return None
+                wait_s = min(wait_s, self._idle_s - now_s)
                 self._change.wait(None if wait_s == math.inf else wait_s)
         return None
 
@@ -335,7 +350,7 @@ class Snapshots(threading.Thread):
             group=wish.group,
             frontier=manifest.frontier,
             bytes=sum(one.size_bytes for one in manifest.files),
-            path=str(self._config.dir / path_of(self._catalog.root, manifest)),
+            path=str(self._config.dir / path_of(self.catalog.root, manifest)),
             seconds=took_s,
         )
 
@@ -372,7 +387,7 @@ class Snapshots(threading.Thread):
             return taken
 
     def _write(self, capture: Capture) -> Manifest:
-        catalog, options = self._catalog, self._options
+        catalog, options = self.catalog, self._options
         steps = take(
             catalog.files,
             catalog.root,
@@ -397,7 +412,7 @@ class Snapshots(threading.Thread):
         self._unlooked_bytes += nbytes
         if self._unlooked_bytes >= LOOK_BYTES:
             self._unlooked_bytes = 0
-            need_room(self._catalog.files, 0, self._options.reserve_bytes)
+            need_room(self.catalog.files, 0, self._options.reserve_bytes)
         now = time.monotonic()
         self._free_s = max(self._free_s, now - BURST_S) + nbytes / self._options.write_bytes_per_s
         with self._change:
@@ -411,6 +426,8 @@ class Snapshots(threading.Thread):
         self.error = f"group {wish.group}: {type(error).__name__}: {error}"
         if not isinstance(error, CheckpointFailed):
             log.error("no checkpoint of group %d", wish.group, exc_info=error)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._make_room()
             if isinstance(error, OSError) or not isinstance(error, Exception):
                 why = f"group {wish.group}: {type(error).__name__}: {error}"
                 error = CheckpointFailed(why)
@@ -419,6 +436,16 @@ class Snapshots(threading.Thread):
         if state.stopped is None and may_come(state):
             with self._change:
                 self._policy.failed(wish.group, time.monotonic())
+
+    def _make_room(self) -> None:
+        """With less than half the reserve free, of each group only the newest one stays."""
+        try:
+            if self.catalog.files.free_bytes() < self._options.reserve_bytes // 2:
+                for group in self.catalog.groups():
+                    for _ in self.catalog.drop(group, 1):
+                        pass
+        except OSError as error:
+            log.error("older checkpoints stay: %s", error)
 
     def _settle(self, wish: Wish, error: BaseException) -> None:
         for future in wish.futures:
