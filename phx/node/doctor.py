@@ -20,13 +20,16 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 
 import lmdb
 
+from phx._core.driver import Driver
 from phx._core.segment import parse_header
+from phx._core.segment_check import SegmentCheck
 from phx._core.survey import Survey
 from phx.checkpoint.catalog import ROOT, Catalog, path_of, put_aside
 from phx.checkpoint.files import OsFiles
@@ -35,7 +38,9 @@ from phx.config import Config
 from phx.errors import Damaged, Foreign, NotBootstrapped, StoreError
 from phx.lmdb_pages import page_findings
 from phx.node.folder import Folder
-from phx.node.scrubber import Told
+from phx.node.keeper import Keeper
+from phx.node.mender import FetchedEntry, Mender, ask_each
+from phx.node.scrubber import Scrubber, Told
 from phx.store import MAP_BYTES, Floor, Store
 from phx.store_folder import FORMAT_VERSION, StoreIdentity, remake
 
@@ -48,7 +53,7 @@ FOUND_MAX = 64
 
 
 class Doctor:
-    """Finds damage of the store at a start and mends what can be.
+    """Sees to what is damaged: of the store at a start, of everything while the node runs.
 
     Attributes:
         count: how often something was damaged or lost.
@@ -59,6 +64,9 @@ class Doctor:
         self._folder = folder
         self._config = config
         self.count = 0
+        self.mender: Mender | None = None
+        self.scrubber: Scrubber | None = None
+        self._segments: SegmentCheck | None = None
         self.found: deque[str] = deque(maxlen=FOUND_MAX)
 
     def open_store(self, *, create: bool) -> Store:
@@ -144,26 +152,70 @@ class Doctor:
 
     # --- while it runs
 
-    def told(
+    def attend(
         self,
+        store: Store,
+        keeper: Keeper,
+        driver: Driver,
         catalog: Catalog,
-        chunk: Callable[[int], None],
         take: Callable[[int], object],
-        settle: Callable[[], None],
-    ) -> Told:
-        """Who is to hear of what the scrubber finds.
+    ) -> None:
+        """See to a node from here on.
 
         Args:
-            chunk: sees to a chunk of the store.
             take: has a checkpoint of a group taken.
-            settle: has all that is chosen settled, and the journal begin behind it.
         """
-        return Told(
-            page=self._bad_page,
-            chunk=chunk,
-            checkpoint=partial(self._bad_checkpoint, catalog, take),
-            journal=partial(self._bad_segment, settle),
+        options = self._config.checkpoints
+        files = OsFiles(self._folder.path)
+        mender = self.mender = Mender(store, files, keeper.ask, self.note, options.reserve_bytes)
+        store.on_damage = mender.suspect
+        mender.begin()
+        self._segments = SegmentCheck(driver)
+        self.scrubber = Scrubber(
+            store,
+            catalog,
+            self._segments,
+            keeper.ask,
+            Told(
+                page=self._bad_page,
+                chunk=mender.suspect,
+                checkpoint=partial(self._bad_checkpoint, catalog, take),
+                journal=partial(self._bad_segment, driver.settle_now),
+            ),
+            bytes_per_s=options.scrub_bytes_per_s,
         )
+
+    def fetch_by(self, entries: Callable[[int, int, int, int], Sequence[FetchedEntry]]) -> None:
+        """How values are had from a peer, from now on: see `ask_each`."""
+        others = [node for node in self._config.members if node != self._config.node]
+        if self.mender is not None and others:
+            self.mender.fetch = ask_each(entries, others)
+            self.mender.wake()
+
+    def step(self) -> float:
+        """Look at something; in how many seconds to come again. One thread at a time."""
+        return self.scrubber.step() if self.scrubber is not None else inf
+
+    def end(self, wait_s: float | None = None) -> None:
+        """Look at nothing more. Nobody calls `step` any more."""
+        if self.mender is not None:
+            self.mender.end(wait_s)
+        if self._segments is not None:
+            self._segments.close()
+
+    def status(self) -> dict[str, object]:
+        """As `NodeStatus.damage`."""
+        holes = self.mender.holes() if self.mender else 0
+        scrubber = self.scrubber
+        return {
+            "found": self.count,
+            "last": self.found[-1] if self.found else None,
+            "holes": holes,
+            "mended": self.mender.mended if self.mender else 0,
+            "scrubbed_bytes": scrubber.counters["bytes"] if scrubber else 0,
+            "scrubs": scrubber.counters["rounds"] if scrubber else 0,
+            "scrubbed_us": scrubber.ended_us if scrubber else 0,
+        }
 
     def _bad_page(self, what: str) -> None:
         """LMDB has the pages it needs in memory, perhaps; nothing is changed under its hands."""

@@ -149,6 +149,10 @@ class Mender:
         except OSError as error:
             log.error("chunk %d is not put aside: %s", ailing.chunk, error)
 
+    def holes(self) -> int:
+        """So many settled instances wait to be fetched."""
+        return sum(hole.last - hole.first + 1 for hole in self._store.holes())
+
     # --- fetching
 
     def wake(self) -> None:

@@ -108,7 +108,7 @@ def opened(config: phx.Config) -> tuple[bytes, dict[int, Floor], list[str]]:
         assert folder.examine(bootstrap=False) is False
         store = one.open_store(create=False)
         try:
-            return store.identity.store_id, store.floors(), one.found
+            return store.identity.store_id, store.floors(), list(one.found)
         finally:
             store.close()
     finally:

@@ -110,7 +110,7 @@ def test_an_applier_waits_for_a_damaged_entry_in_its_group_alone(run_once, tmp_p
                 await node.group(0).entry(bad[1])
             (entry,) = await node.group(0).entry(bad[1] + 1)
             assert key(8) in entry.value
-            mender = node._room._mender
+            mender = node._room._doctor.mender
             mender.fetch = ask_each(peer.ask, (2, 3))
             mender.wake()
             await until(lambda: peer.asked)
@@ -142,8 +142,8 @@ def test_holes_of_an_earlier_life_are_fetched_too(run_once, tmp_path):
         peer.gives.set()
         async with phx.Node(config, KeyValue) as node:
             assert node.status().damage["holes"] == 1
-            node._room._mender.fetch = ask_each(peer.ask, (3,))
-            node._room._mender.wake()
+            node._room._doctor.mender.fetch = ask_each(peer.ask, (3,))
+            node._room._doctor.mender.wake()
             await node.wait_ready(timeout=20)
             assert node.status().damage["holes"] == 0
             assert len(list((config.dir / "quarantine").iterdir())) == 1

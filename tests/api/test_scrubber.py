@@ -226,7 +226,7 @@ def test_a_node_puts_a_damaged_checkpoint_aside_and_takes_another(run_once, made
             (path,) = [p for p in (config.dir / "checkpoints" / "1").rglob("*") if is_file(p)]
             flip(path, 20)
             await node.group(1).propose(encode_set(b"x", b"y"))
-            one = node._room._scrubber
+            one = node._room._doctor.scrubber
             one._round_s = 0.0
             node._room._snapshots._idle_s = 0.0
             await node.group(1).checkpoint()  # it wakes the thread
@@ -256,7 +256,7 @@ def test_the_journal_of_a_node_is_read_again_and_what_is_damaged_is_written_anew
         async with phx.Node(config, KeyValue, bootstrap=True) as node:
             for n in range(40):  # 4 MiB in segments of 2 MiB
                 await node.group(0).propose(encode_set(b"%d" % n, bytes(100_000)))
-            check = node._room._segments
+            check = node._room._doctor._segments
             segments = check.segments()
             assert segments
             begin, end = segments[0]
@@ -280,7 +280,7 @@ def test_the_journal_of_a_node_is_read_again_and_what_is_damaged_is_written_anew
             with segment.open("r+b") as file:
                 file.seek(4096 + (1 << 20))
                 file.write(whole)
-            node._room._scrubber._told.journal(at)
+            node._room._doctor.scrubber._told.journal(at)
             assert "journal is damaged" in node.status().damage["last"]
             await until(lambda: all(start > begin for start, _ in check.segments()))
 
