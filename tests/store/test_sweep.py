@@ -37,12 +37,17 @@ QUIET = {"interval_instances": 0, "interval_us": 0, "scrub_bytes_per_s": 0}
 HEADER = 4096
 SPARE_BYTES = 512  # of zeros behind the last record, that are flipped as well
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(0 if STEP else 120)]
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(1000 if STEP else 120)]
 
 
-def steps(size: int, otherwise: int, begin: int = 0) -> range:
-    """Places in a file: all, or every so many of them, of all remainders in the long run."""
-    return range(begin, size, STEP or otherwise)
+PARTS = range(64 if STEP else 1)
+"""All bytes of a file are too many for one test."""
+
+
+def steps(size: int, otherwise: int, part: int = 0, begin: int = 0) -> range:
+    """Places in a file: all, or every so many of them; of these, those of a part."""
+    step = STEP or otherwise
+    return range((0 if STEP == 1 else begin) + part * step, size, step * len(PARTS))
 
 
 class Small:
@@ -147,12 +152,13 @@ def flipped(content: bytes, at: int) -> bytes:
     return content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :]
 
 
-def test_each_byte_of_the_store(small: Small, room: Path) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_each_byte_of_the_store(small: Small, room: Path, part: int) -> None:
     folder = copy_of(small, room / "node")
     data = folder / "store" / "data.mdb"
     sound = data.read_bytes()
     found = unused = 0
-    for at in steps(len(sound), 331, begin=3):
+    for at in steps(len(sound), 331, part, begin=3):
         data.write_bytes(flipped(sound, at))
         named = examine(folder, whole=True).findings
         try:
