@@ -18,7 +18,7 @@ from phx.node.folder import Folder
 from phx.store import Floor, Store
 from phx.store_folder import read_identity
 
-from .cluster import all_applied, cluster, config_of, until
+from .cluster import all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
@@ -317,3 +317,43 @@ def test_nothing_is_made_beside_the_journal_of_another(config, tmp_path):
     with pytest.raises(errors.Foreign, match="node 1"):
         opened(other)
     assert not (config.dir / "store").exists()
+
+
+def test_a_node_that_lost_its_store_and_its_checkpoints_comes_back_under_load(run_once, tmp_path):
+    """In its own folder, with its own promises: from a checkpoint of another node and the log."""
+
+    async def main():
+        async with cluster(tmp_path, Counter, checkpoints=QUIET) as nodes:
+            stop = asyncio.Event()
+            added = [0, 0]
+
+            async def load(group: int) -> None:
+                while not stop.is_set():
+                    await nodes[0].group(group).propose(b"1")
+                    added[group] += 1
+
+            for group in (0, 1):
+                await add(nodes[0], group, 20)
+            await all_applied(nodes)
+            lost = nodes.pop()
+            await lost.close()
+            clients = [asyncio.ensure_future(load(group)) for group in (0, 1)]
+            for name in ("store", "checkpoints", "machines"):
+                shutil.rmtree(lost.config.dir / name, ignore_errors=True)
+            again = phx.Node(lost.config, Counter)
+            nodes.append(again)
+            await again.open()
+            introduce(nodes)
+            await again.wait_ready(timeout=30)
+            stop.set()
+            await asyncio.gather(*clients)
+            await until(
+                lambda: [again.group(group).machine().total for group in (0, 1)]
+                == [20 + count for count in added],
+                seconds=20,
+            )
+            assert again.status().damage["found"] == 1
+            assert again.status().stopped == ()
+            assert again.status().transfers["fetched"] == 2
+
+    run_once(main())

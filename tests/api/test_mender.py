@@ -18,7 +18,7 @@ from phx.transfer.messages import ENTRIES_WANTED, Ends, Entry, Fetch, Greeting
 from phx.transfer.receiver import Asker
 from phx.transfer.sender import Bucket, Sender
 
-from .cluster import config_of, until
+from .cluster import all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
@@ -245,3 +245,28 @@ def see_to(config: phx.Config, peer: Peer) -> None:
         mender.end()
     finally:
         store.close()
+
+
+def test_a_replica_fetches_what_is_damaged_from_the_others(run_once, tmp_path):
+    """While it is asked for by a peer, too: that one hears nothing bad."""
+
+    async def main():
+        async with cluster(tmp_path, KeyValue, checkpoints=QUIET) as nodes:
+            for n in range(COUNT):
+                await nodes[0].group(0).propose(encode_set(key(n), b"v"))
+            await all_applied(nodes)
+            hurt = nodes.pop()
+            await hurt.close()
+            flip(hurt.config, key(7))
+            again = phx.Node(hurt.config, KeyValue)
+            nodes.append(again)
+            await again.open()
+            introduce(nodes)
+            await again.wait_ready(timeout=20)
+            await until(lambda: again.status().damage["mended"] == 1)
+            assert again.status().damage["holes"] == 0
+            assert again.group(0).machine().get(key(7)) == b"v"
+            await nodes[0].group(0).propose(encode_set(b"and", b"on"))
+            await all_applied(nodes)
+
+    run_once(main())
