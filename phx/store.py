@@ -94,6 +94,9 @@ class Store(StoreFile):
         self._holes = Holes()
         self.on_damage: Callable[[int], None] = lambda _: None
         """Told the id of a chunk that was found damaged, on any thread, before `Damaged` comes."""
+        self.on_unreadable: Callable[[int, int], None] = lambda _group, _instance: None
+        """Told what the journal cannot give `settle`, on the writing thread, before `Damaged`."""
+        self._given: dict[tuple[int, int], bytes] = {}
         self._settled_entries = self._settled_bytes = 0
         self._merges = self._trims = self._reads = 0
 
@@ -215,14 +218,17 @@ class Store(StoreFile):
         began = time.monotonic()
         while True:
             try:
-                settler = Settler(self._index, plan, self._pass_bytes)
+                settler = Settler(self._index, plan, self._pass_bytes, dict(self._given))
                 chunks, value_bytes, commits = self._settle_all(settler)
                 break
             except lmdb.MapFullError:  # _make_room's estimate was too low; what is done stays done
                 self._make_room(self._map_bytes)
             except SettleError as error:
+                if error.unreadable:
+                    self.on_unreadable(error.group, error.instance)
                 kind = Damaged if error.damage else StoreError
                 raise kind(f"{self.path}: settling: {error}") from error
+        self._forget_given()
         self._settled_entries += settler.entries
         self._settled_bytes += settler.entry_bytes
         return SettleStats(
@@ -395,6 +401,17 @@ class Store(StoreFile):
                     return None, 0
                 store_id = self.identity.store_id
                 return look_into(store_id, self.bounds, chunk, value, tail), len(value)
+
+    def give(self, group: int, instance: int, body: bytes) -> None:
+        """What is chosen at an instance that is to be settled, and that the journal cannot give:
+        the next `settle` takes it from here. Any thread."""
+        self._given[group, instance] = body
+
+    def _forget_given(self) -> None:
+        settled = self.settled()
+        for group, instance in list(self._given):
+            if instance <= settled.get(group, 0):
+                self._given.pop((group, instance), None)
 
     def note(self, ailing: Ailing) -> None:
         """Remember the holes of a chunk: nobody is served from there, and it is left alone, until

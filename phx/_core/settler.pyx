@@ -15,7 +15,7 @@ from phx._core.chunk cimport (
 )
 from phx._core.chunk_index cimport ChunkIndex, IndexGroup
 from phx._core.codec cimport (
-    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_HEADER_BYTES, RecordHeader, record_stride,
+    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_HEADER_BYTES, RecordHeader, record_append, record_stride,
 )
 from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_GONE, JOURNAL_OK, journal_read_span,
@@ -46,7 +46,10 @@ cdef object chunk_views(const ChunkWriter* w):
 
 
 cdef class Settler:
-    def __cinit__(self, ChunkIndex index not None, SettlePlan plan not None, u64 pass_bytes):
+    def __cinit__(self, ChunkIndex index not None, SettlePlan plan not None, u64 pass_bytes,
+                  dict given=None):
+        cdef Given one
+        cdef bytes body
         if plan.hold == NULL:
             raise ValueError("a plan without a journal cannot be settled")
         self.index = index
@@ -56,11 +59,22 @@ cdef class Settler:
         self.items = plan.items.data()
         self.n_items = plan.items.size()
         cdef int verdict
+        for group, instance in given or ():
+            body = given[group, instance]
+            one.group = group
+            one.instance = instance
+            one.record = record_append(block_new(RECORD_HEADER_BYTES + len(body)), RECORD_ACCEPT,
+                                       one.group, one.instance, 1,
+                                       <const u8*>PyBytes_AS_STRING(body), <u32>len(body))
+            self.given.push_back(one)
         with nogil:
             verdict = self.weigh()
         self.check(verdict)
 
     def __dealloc__(self):
+        cdef size_t n
+        for n in range(self.given.size()):
+            block_unref(self.given[n].record)
         self.end_pass()
         phx_free(self.room)
 
@@ -185,6 +199,22 @@ cdef class Settler:
         room[0] = block.size
         return SETTLE_OK
 
+    cdef bint is_wanted(self, const SettleItem* wanted, const u8* record, u64 room) noexcept nogil:
+        """Whether the record that stands there, with so many bytes behind it, is that of an item."""
+        cdef const RecordHeader* header = <const RecordHeader*>record
+        return (room >= RECORD_HEADER_BYTES and record_stride(header.body_bytes) <= room
+                and (header.kind == RECORD_ACCEPT or header.kind == RECORD_CHOSEN)
+                and header.space == 0 and header.group == wanted.group
+                and header.index == wanted.instance)
+
+    cdef const u8* given_record(self, const SettleItem* wanted) noexcept nogil:
+        cdef size_t n
+        for n in range(self.given.size()):
+            if (self.given[n].group == wanted.group
+                    and self.given[n].instance == wanted.instance):
+                return self.given[n].record.data
+        return NULL
+
     cdef int pick(self, size_t item) noexcept nogil:
         cdef const SettleItem* wanted = &self.items[item]
         cdef const u8* record = NULL
@@ -192,15 +222,14 @@ cdef class Settler:
         cdef u64 room = 0
         cdef Picked picked
         cdef int verdict = self.locate(item, &record, &room)
-        if verdict != SETTLE_OK:
-            return verdict
-        header = <const RecordHeader*>record
-        if (room < RECORD_HEADER_BYTES or record_stride(header.body_bytes) > room
-                or (header.kind != RECORD_ACCEPT and header.kind != RECORD_CHOSEN)
-                or header.space != 0 or header.group != wanted.group
-                or header.index != wanted.instance):
+        if verdict == SETTLE_OK and not self.is_wanted(wanted, record, room):
             self.bad_item = item
-            return SETTLE_OTHER
+            verdict = SETTLE_OTHER
+        if verdict != SETTLE_OK:
+            record = self.given_record(wanted)
+            if record == NULL:
+                return verdict
+        header = <const RecordHeader*>record
         if self.picked.empty() or self.items[self.picked.back().item].group != wanted.group:
             self.left_bytes += sizeof(ChunkRow)
         picked.item = <u32>item
@@ -287,6 +316,7 @@ class SettleError(Exception):
         self.group = group
         self.instance = instance
         self.lsn = lsn
+        self.unreadable = verdict == SETTLE_OTHER or verdict == SETTLE_UNREADABLE
         self.damage = verdict == SETTLE_OTHER or (
             verdict == SETTLE_UNREADABLE and journal_error in (JOURNAL_DAMAGED, JOURNAL_GONE))
 

@@ -168,7 +168,7 @@ class Doctor:
         options = self._config.checkpoints
         files = OsFiles(self._folder.path)
         mender = self.mender = Mender(store, files, keeper.ask, self.note, options.reserve_bytes)
-        store.on_damage = mender.suspect
+        store.on_damage, store.on_unreadable = mender.suspect, mender.unreadable
         mender.begin()
         self._segments = SegmentCheck(driver)
         self.scrubber = Scrubber(

@@ -184,6 +184,10 @@ class Keeper(threading.Thread):
         """Whether the action came to something (anything but False) and did not fail."""
         try:
             return action() is not False
+        except Damaged as error:  # its own words say where; and nothing of the journal is held
+            self.error = f"{what}: {type(error).__name__}: {error}"
+            log.error("%s failed: %s", what, error)
+            return False
         except Exception as error:
             self.error = f"{what}: {type(error).__name__}: {error}"
             log.exception("%s failed", what)

@@ -77,6 +77,7 @@ class Mender:
         self._reserve_bytes = reserve_bytes
         self._lock = threading.Lock()
         self._known: set[int] = set()  # chunks that are being seen to
+        self._unreadable: set[tuple[int, int]] = set()  # in the journal, to be settled
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self.fetch: Fetch | None = None
@@ -100,6 +101,17 @@ class Mender:
         self._ask(lambda store: self._see_to(store, chunk)).add_done_callback(
             lambda done: self._failed(chunk, done)
         )
+
+    def unreadable(self, group: int, instance: int) -> None:
+        """What is chosen there is to be settled, and the journal cannot give it. Any thread."""
+        with self._lock:
+            known = (group, instance) in self._unreadable
+            self._unreadable.add((group, instance))
+        if not known:
+            self._note(
+                f"the journal: group {group} instance {instance} cannot be read; to be fetched"
+            )
+        self.wake()
 
     def _failed(self, chunk: int, done: Future[Any]) -> None:
         error = None if done.cancelled() else done.exception()
@@ -159,10 +171,13 @@ class Mender:
         """Begin to fetch, if there is anything to fetch and it is known how."""
         with self._lock:
             running = self._thread is not None and self._thread.is_alive()
-            if running or self.fetch is None or self._ending.is_set() or not self._store.holes():
+            if running or self.fetch is None or self._ending.is_set() or not self._wanted():
                 return
             self._thread = threading.Thread(target=self._work, name="phx-mend", daemon=True)
             self._thread.start()
+
+    def _wanted(self) -> bool:
+        return bool(self._unreadable or self._store.holes())
 
     def end(self, wait_s: float | None = None) -> None:
         """Begin nothing more; wait for what is under way, at most so long."""
@@ -175,15 +190,32 @@ class Mender:
         pause_s = PAUSE_S
         while not self._ending.is_set():
             try:
+                self._give()
                 left = [chunk for chunk in self._store.damaged() if not self._heal(chunk)]
+                with self._lock:
+                    if not left and not self._wanted():
+                        self._thread = None
+                        return
             except PhxError:  # it is closed
                 return
-            with self._lock:
-                if not left and not self._store.holes():
-                    self._thread = None
-                    return
             self._ending.wait(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    def _give(self) -> None:
+        """Values that are to be settled, and cannot be read."""
+        for group, instance in list(self._unreadable):
+            try:
+                (one,) = self._fetched(Hole(group, instance, instance))
+            except Exception as error:
+                if not self._ending.is_set():
+                    log.warning(
+                        "group %d instance %d cannot be fetched: %s", group, instance, error
+                    )
+                continue
+            self._store.give(group, instance, one.body)
+            self.mended += 1
+            with self._lock:
+                self._unreadable.discard((group, instance))
 
     def _heal(self, chunk: int) -> bool:
         """Whether there is nothing more to do for it."""

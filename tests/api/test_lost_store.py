@@ -348,8 +348,10 @@ def test_a_node_that_lost_its_store_and_its_checkpoints_comes_back_under_load(ru
             stop.set()
             await asyncio.gather(*clients)
             await until(
-                lambda: [again.group(group).machine().total for group in (0, 1)]
-                == [20 + count for count in added],
+                lambda: (
+                    [again.group(group).machine().total for group in (0, 1)]
+                    == [20 + count for count in added]
+                ),
                 seconds=20,
             )
             assert again.status().damage["found"] == 1

@@ -17,6 +17,7 @@ from phx.store import Store
 from phx.transfer.messages import ENTRIES_WANTED, Ends, Entry, Fetch, Greeting
 from phx.transfer.receiver import Asker
 from phx.transfer.sender import Bucket, Sender
+from phx.verify import examine
 
 from .cluster import all_applied, cluster, config_of, introduce, until
 
@@ -138,6 +139,13 @@ def test_holes_of_an_earlier_life_are_fetched_too(run_once, tmp_path):
         flip(config, key(7))
         async with phx.Node(config, KeyValue) as node:
             await until(lambda: node.status().damage["holes"] == 1)
+        report = examine(config.dir, whole=False)
+        ((first, last),) = report.groups[0].holes
+        assert key(7) in bodies[0, first]
+        assert first == last
+        assert [one.what for one in report.findings] == [
+            f"group 0: instances {first} to {first} wait to be fetched"
+        ]
         peer = Peer(bodies, tmp_path)
         peer.gives.set()
         async with phx.Node(config, KeyValue) as node:

@@ -18,7 +18,7 @@ from phx.node import scrubber
 from phx.node.scrubber import CHECKPOINTS, CHUNKS, OVER, PAGES, SEGMENTS, Place, Scrubber, Told
 from phx.store import Store
 
-from .cluster import config_of, until
+from .cluster import all_applied, cluster, config_of, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 QUIET = {"interval_instances": 0, "interval_us": 0, "scrub_bytes_per_s": 0}
@@ -307,5 +307,34 @@ def test_with_a_full_disk_only_the_newest_checkpoints_stay(run_once, tmp_path, m
             monkeypatch.undo()
             await node.group(0).checkpoint()
             assert node.status().checkpoint_error is None
+
+    run_once(main())
+
+
+def test_a_value_that_the_journal_lost_is_settled_all_the_same(run_once, tmp_path):
+    """It is chosen, and not settled, so the others have it."""
+
+    async def main():
+        async with cluster(tmp_path, KeyValue, groups=1, checkpoints=QUIET) as nodes:
+            for n in range(40):
+                await nodes[0].group(0).propose(encode_set(b"%d" % n, bytes([n]) * 100_000))
+            await all_applied(nodes)
+            hurt = nodes[2]
+            (segment, *_) = sorted((hurt.config.dir / "journal").glob("*.segment"))
+            with segment.open("r+b") as file:
+                file.seek(4096 + (1 << 20))
+                file.write(b"\xff" * 8)
+            hurt._room.driver.settle_now()
+            await until(lambda: hurt.status().damage["mended"] == 1)
+            await until(lambda: hurt.group(0).status().settled_through >= 40, seconds=20)
+            assert "the journal: group 0 instance" in hurt.status().damage["last"]
+            store = hurt._room._store
+            other = nodes[0]._room
+            for instance in range(1, hurt.group(0).status().settled_through + 1):
+                body = other.driver.read(0, instance)
+                if isinstance(body, bytes):
+                    assert store.entry(0, instance) == body
+            assert store.verify() > 0
+            assert hurt.status().store_error is None
 
     run_once(main())

@@ -10,6 +10,7 @@ from phx import errors
 from phx._core.chunk import ChunkDamage, build_chunk, chunk_rows, verify_chunk
 from phx._core.chunk_index import ChunkIndex
 from phx._core.codec import crc32c
+from phx._core.settler import plan_over
 from phx.store import Floor, Store
 from phx.store_mend import Hole, Holes, look_into, own_tail, patched
 
@@ -170,6 +171,31 @@ def test_the_next_hole():
     assert holes.next(1, 21) is holes.next(2, 1) is holes.next(3, 3) is None
     assert holes.next(0, 1) is None
     assert holes.above({1: 8}).all() == [Hole(1, 8, 9), Hole(1, 20, 20), Hole(3, 2, 2)]
+
+
+def test_what_the_journal_cannot_give_is_taken_from_whoever_gives_it(tmp_path):
+    log = Log()
+    log.add(block([1, 2], 1, 20))
+    good = [(*key, lsn) for key, lsn in sorted(log.lsns.items())]
+    bad = [
+        (group, instance, log.lsns[1, 1] if (group, instance) == (2, 7) else lsn)
+        for group, instance, lsn in good
+    ]
+    with opened(tmp_path / "s", create=True) as store:
+        told = []
+        store.on_unreadable = lambda group, instance: told.append((group, instance))
+        for _ in range(2):
+            with pytest.raises(errors.Damaged, match="group 2 instance 7"):
+                store.settle(plan_over(log.journal, bad))
+        assert told == [(2, 7), (2, 7)]
+        assert store.settled() == {}
+        store.give(2, 7, body_of(2, 7))
+        store.give(2, 8, b"not asked for")
+        store.settle(plan_over(log.journal, bad))
+        assert store.settled() == {1: 20, 2: 20}
+        assert read_all(store, 2) == [(i, body_of(2, i)) for i in range(1, 21)]
+        assert store.verify() == 40
+        assert store._given == {}
 
 
 # --- every byte of a chunk
