@@ -199,8 +199,9 @@ cdef class Settler:
         room[0] = block.size
         return SETTLE_OK
 
-    cdef bint is_wanted(self, const SettleItem* wanted, const u8* record, u64 room) noexcept nogil:
-        """Whether the record that stands there, with so many bytes behind it, is that of an item."""
+    cdef bint is_wanted(self, const SettleItem* wanted, const u8* record,
+                        u64 room) noexcept nogil:
+        """Whether the record that stands there, with so many bytes to come, is that of an item."""
         cdef const RecordHeader* header = <const RecordHeader*>record
         return (room >= RECORD_HEADER_BYTES and record_stride(header.body_bytes) <= room
                 and (header.kind == RECORD_ACCEPT or header.kind == RECORD_CHOSEN)

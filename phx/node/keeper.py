@@ -186,7 +186,7 @@ class Keeper(threading.Thread):
             return action() is not False
         except Damaged as error:  # its own words say where; and nothing of the journal is held
             self.error = f"{what}: {type(error).__name__}: {error}"
-            log.error("%s failed: %s", what, error)
+            log.error("%s failed: %s", what, str(error))
             return False
         except Exception as error:
             self.error = f"{what}: {type(error).__name__}: {error}"
