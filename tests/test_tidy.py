@@ -89,6 +89,7 @@ STOREYS = [
         "options",
         "poller",
         "queues",
+        "segment_check",
         "transport",
         "upkeep",
     },
@@ -105,7 +106,7 @@ SIM_STOREYS = [
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
     "driver", "driver_state", "flow", "handover", "handshake", "life", "options", "poller", "port",
-    "queues", "transport", "upkeep", "writer",
+    "queues", "segment_check", "transport", "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
 SIM_BACK = {("host", "handing"), ("host", "saving"), ("host", "upkeep"), ("world", "network")}
@@ -133,13 +134,18 @@ MAY_IMPORT = {
     "phx.lmdb_files": GROUND,
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store_trim": GROUND | STORE,
-    "phx.store": GROUND | STORE | {"phx.store_folder", "phx.store_trim"},
+    "phx.store_stats": GROUND,
+    "phx.store_mend": GROUND | STORE,
+    "phx.store_file": GROUND | STORE | {"phx.lmdb_files", "phx.store_folder"},
+    "phx.store": GROUND
+    | STORE
+    | {"phx.store_file", "phx.store_folder", "phx.store_mend", "phx.store_stats", "phx.store_trim"},
     "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
     "phx.lmdb_pages": set(),
     "phx.verify": GROUND
     | STORE
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
-    | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
+    | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder", "phx.store_mend"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
@@ -149,7 +155,10 @@ MAY_IMPORT = {
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE
-    | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"},
+    | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
+    | {"phx._core.codec", "phx._core.segment", "phx._core.segment_check", "phx._core.survey"}
+    | {"phx.lmdb_pages", "phx.store_folder"}
+    | {"phx.store_mend"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

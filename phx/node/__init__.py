@@ -11,6 +11,8 @@
     installer  puts one in the place of what a group has
     provider   gives other nodes what they fetch
     divergence compares the state of groups with that of other nodes
+    doctor     makes a store that is lost anew, before the start
+    mender     fetches what is damaged of the settled log
     control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
     Node       the asyncio door to it; phx.blocking has the other one

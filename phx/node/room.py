@@ -54,6 +54,7 @@ from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.commits import Commits
 from phx.node.control import Control
+from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
@@ -118,6 +119,7 @@ class Room:
         self._machines = machines
         self._bootstrap = bootstrap
         self._folder = Folder(Path(config.dir))
+        self._doctor = Doctor(self._folder, config)
         self._keeper: Keeper | None = None
         self._unresolved: dict[int, tuple[str, int]] = {}
         self._pid = os.getpid()
@@ -166,7 +168,8 @@ class Room:
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
         create = self._folder.examine(bootstrap=self._bootstrap)
-        self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
+        doctor = self._doctor
+        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._resolve_late)
         store = self._store = self._keeper.open()
         if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
@@ -263,7 +266,10 @@ class Room:
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
             self.floors,
+            self._doctor.step,
         )
+        assert self._keeper is not None
+        self._doctor.attend(self._store, self._keeper, self.driver, catalog, snapshots.ask)
         if self.config.checkpoints.mirror:
             snapshots.mirrors = Mirrors(
                 self.config,
@@ -307,6 +313,7 @@ class Room:
             halt=self._halt_unrestored,
         )
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self._doctor.fetch_by(transfers.fetcher.entries)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
@@ -345,7 +352,7 @@ class Room:
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
-        parts = (self._transfers, self._restorer, self._snapshots, self._control)
+        parts = (self._transfers, self._restorer, self._snapshots, self._control, self._doctor)
         there = [one for one in parts if one is not None]
         if wait_s is not None:
             for one in there:
@@ -519,6 +526,7 @@ class Room:
             checkpoints=self._snapshots.numbers() if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
             transfers=self._transfers.counters() if self._transfers else {},
+            damage=self._doctor.status(),
         )
 
     # --- closing
