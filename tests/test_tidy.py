@@ -95,7 +95,7 @@ STOREYS = [
 ]
 SIM_STOREYS = [
     {"agenda", "chance", "clock", "machine"},
-    {"reference", "watch_records"},
+    {"reference", "watch_frames", "watch_records"},
     {"invariants"},
     {"host"},
     {"damage", "handing", "saving", "upkeep"},

@@ -29,6 +29,7 @@ from phx._core.native cimport *
 from phx._core.state cimport Engine, Replica
 from phx.sim.clock cimport Clock
 from phx.sim.reference cimport Reference
+from phx.sim.watch_frames cimport Ballot
 from phx.sim.watch_records cimport Records, Written
 
 cdef enum:
@@ -48,10 +49,6 @@ cdef struct Seat:                # one node in one group
     u64 acked_ballot             # the last Accepted that left: verified up to acked_through
     u64 acked_first
     u64 acked_through
-
-cdef struct Ballot:              # used in a Prepare or an Accept that left
-    u64 ballot
-    u64 life
 
 cdef struct NodeWatch:
     u32 node

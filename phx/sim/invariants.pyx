@@ -10,7 +10,7 @@ from libc.string cimport memcpy, strncpy
 from phx._core.ballot cimport ballot_counter, ballot_node
 from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_HEADER_BYTES, FrameHeader, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR,
-    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader, align8,
+    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader,
 )
 from phx._core.leases cimport group_lease_until
 from phx._core.native cimport *
@@ -19,8 +19,7 @@ from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
     ENTRY_CHOSEN, ENTRY_ELIDED, MSG_ACCEPT, MSG_ACCEPTED, MSG_CHOSEN, MSG_LEARN, MSG_PREPARE,
     MSG_PREVOTE_REPLY, MSG_PROMISE, MSG_REFUSE, AcceptBody, AcceptedBody, ChosenBody, LearnBody,
-    MESSAGE_HEADER_BYTES, MessageHeader, PrevoteReplyBody, PromiseBody, RefuseBody, ReportedEntry,
-    SuppliedEntry, message_check,
+    MESSAGE_HEADER_BYTES, MessageHeader, PrevoteReplyBody, PromiseBody, RefuseBody, message_check,
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
@@ -28,6 +27,9 @@ from phx.sim.reference cimport (
     cell_synced_ballot, cell_synced_in, cell_vote, log_applied, reference_cell, reference_chain,
     reference_decide, reference_forget, reference_free, reference_named, reference_new,
     reference_op, reference_state, reference_table, reference_value, vote_synced,
+)
+from phx.sim.watch_frames cimport (
+    Ballot, Entries, Entry, first_life, next_reported, next_supplied,
 )
 from phx.sim.watch_records cimport (
     Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
@@ -373,21 +375,11 @@ cdef void exposes(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) no
 
 # The node uses this ballot for its own leadership.
 cdef void owns(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept nogil:
-    cdef vector[Ballot]* used = &n.ballots[m.group]
-    cdef Ballot ballot
-    cdef size_t i = used.size()
     if ballot_node(m.ballot) != n.node:
         fail_at(w, b"U6", n.node, m.group, 0, m.ballot, b"proposes in somebody else's ballot")
-    while i:
-        i -= 1
-        if used[0][i].ballot == m.ballot:
-            if used[0][i].life != n.life:
-                fail_at(w, b"U6", n.node, m.group, 0, m.ballot,
-                        b"a ballot of an earlier life is used again")
-            return
-    ballot.ballot = m.ballot
-    ballot.life = n.life
-    used.push_back(ballot)
+    if first_life(&n.ballots[m.group], m.ballot, n.life) != n.life:
+        fail_at(w, b"U6", n.node, m.group, 0, m.ballot,
+                b"a ballot of an earlier life is used again")
 
 
 cdef void sent_accept(Watch* w, NodeWatch* n, const MessageHeader* m,
@@ -432,44 +424,38 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
 cdef void sent_promise(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed,
                        const u8* end) noexcept nogil:
     cdef PromiseBody body
-    cdef ReportedEntry entry
-    cdef const u8* at = fixed + sizeof(PromiseBody)
+    cdef Entries entries
+    cdef Entry entry
     cdef Vote* vote
-    cdef u32 i
     memcpy(&body, fixed, sizeof(body))
     exposes(w, n, m, m.ballot)
     claims_through(w, n, m, body.chosen_through)
-    for i in range(body.entries):
-        if at + sizeof(entry) > end:
-            return
-        memcpy(&entry, at, sizeof(entry))
+    entries.at = fixed + sizeof(body)
+    entries.end = end
+    entries.left = body.entries
+    while next_reported(&entries, &entry):
         if entry.flags & ENTRY_CHOSEN:
-            is_decided(w, b"U1", n.node, m.group, entry.instance, at + sizeof(entry),
-                       entry.body_bytes)
+            is_decided(w, b"U1", n.node, m.group, entry.instance, entry.body, entry.body_bytes)
         elif not entry.flags & ENTRY_ELIDED:
-            vote = proposal(w, n.node, m.group, entry.instance, entry.ballot, at + sizeof(entry),
+            vote = proposal(w, n.node, m.group, entry.instance, entry.ballot, entry.body,
                             entry.body_bytes)
             if vote != NULL and vote.synced & (<u32>1 << (n.node - 1)) == 0:
                 fail_at(w, b"U5", n.node, m.group, entry.instance, entry.ballot,
                         b"a promise tells of an acceptance that is not durable")
-        at += align8(sizeof(entry) + <u64>entry.body_bytes)
 
 
 cdef void sent_learn(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed,
                      const u8* end) noexcept nogil:
     cdef LearnBody body
-    cdef SuppliedEntry entry
-    cdef const u8* at = fixed + sizeof(LearnBody)
-    cdef u32 i
+    cdef Entries entries
+    cdef Entry entry
     memcpy(&body, fixed, sizeof(body))
     claims_through(w, n, m, body.chosen_through)
-    for i in range(body.entries):
-        if at + sizeof(entry) > end:
-            return
-        memcpy(&entry, at, sizeof(entry))
-        is_decided(w, b"U1", n.node, m.group, entry.instance, at + sizeof(entry),
-                   entry.body_bytes)
-        at += align8(sizeof(entry) + <u64>entry.body_bytes)
+    entries.at = fixed + sizeof(body)
+    entries.end = end
+    entries.left = body.entries
+    while next_supplied(&entries, &entry):
+        is_decided(w, b"U1", n.node, m.group, entry.instance, entry.body, entry.body_bytes)
 
 
 cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogil:
