@@ -164,10 +164,10 @@ cdef bint swap_in(Host h, u32 group, machine, bytes table, u64 frontier, u64 rea
     h.sessions.load(table)
     table = h.sessions.table(group)
     digest = <bytes>machine.digest()
+    watch_loaded(h.watch, h.node, group, read)
     watch_swapped(h.watch, h.node, group, frontier, <const u8*>PyBytes_AS_STRING(table),
                   PyBytes_GET_SIZE(table),
                   hash_bytes(<const u8*>PyBytes_AS_STRING(digest), PyBytes_GET_SIZE(digest)))
-    watch_loaded(h.watch, h.node, group, read)
     flow.applied = flow.covered = frontier
     settle_callers(h, group)
     if h.tracing is not None:

@@ -352,18 +352,18 @@ class Fetching:
             self._failed(peer)
             return
         yield "published"
-        yield from self._installed(manifest)
+        yield from self._installed(manifest, True)
 
     def _install(self, manifest: Manifest) -> None:
         def steps() -> Iterator[str]:
             while not self.host.busy(manifest.group, True):
                 yield "waits"
-            yield from self._installed(manifest)
+            yield from self._installed(manifest, False)
 
         self._go(steps())
 
-    def _installed(self, manifest: Manifest) -> Iterator[str]:
-        place = Place(self, manifest)
+    def _installed(self, manifest: Manifest, verified: bool) -> Iterator[str]:
+        place = Place(self, manifest, verified)
         while True:
             try:
                 yield from install(place)
@@ -408,9 +408,10 @@ class Fetching:
 class Place:
     """`phx.checkpoint.installing.Place` of one group of a simulated node."""
 
-    def __init__(self, owner: Fetching, manifest: Manifest) -> None:
+    def __init__(self, owner: Fetching, manifest: Manifest, verified: bool) -> None:
         self._owner = owner
         self._manifest = manifest
+        self._verified = verified
         self._machine: StateMachine | None = None
         self._read = 0
         self.swapped = False
@@ -421,7 +422,8 @@ class Place:
     def restore(self) -> None:
         group = self._manifest.group
         machine = self._owner.factory(group)
-        self._read = self._owner.host.keeping.load(self._manifest, machine)
+        keeping = self._owner.host.keeping
+        self._read = keeping.load(self._manifest, machine, verified=self._verified)
         self._machine = machine
 
     def floor(self) -> None:

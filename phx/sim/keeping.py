@@ -244,11 +244,17 @@ class Keeping:
             self.dead = True
         return factory(), None, 0
 
-    def load(self, manifest: Manifest, machine: StateMachine) -> int:
-        """Restore a new machine; the hash of the bytes that it was given. Raises Broken, Crashed,
-        OSError."""
+    def load(self, manifest: Manifest, machine: StateMachine, *, verified: bool = False) -> int:
+        """Restore a new machine; the hash of the bytes that it was given.
+
+        Args:
+            verified: all of it was read just now, and found to be what was written.
+
+        Raises Broken, Crashed, OSError.
+        """
         path = path_of(ROOT, manifest)
-        need_sound(self.files, manifest, path)
+        if not verified:
+            need_sound(self.files, manifest, path)
         told: Any = Restored(machine)
         load_machine(self.files, told, manifest.machines[0], manifest, path, Path)
         return int(told.hash)
@@ -265,8 +271,10 @@ class Keeping:
         if bytes_free:
             self.files.capacity_bytes = self.files.used_bytes() + bytes_free
 
-    def flip(self, which: int, bit: int) -> int | None:
-        """Flip a bit of some checkpoint's file; its group. None: there is none."""
+    def flip(
+        self, which: int, bit: int, spared: Callable[[int], bool] = lambda group: False
+    ) -> int | None:
+        """Flip a bit of some checkpoint's file; its group. None: there is none, or it is spared."""
         found = [
             path
             for path in self.files.tree()
@@ -278,8 +286,11 @@ class Keeping:
         if not found:
             return None
         path = found[which % len(found)]
+        group = int(path.split("/")[1])
+        if spared(group):
+            return None
         self.files.flip(path, bit % (8 * len(self.files.content(path))))
-        return int(path.split("/")[1])
+        return group
 
     def flip_staging(self, which: int, bit: int) -> bool:
         """Flip a bit of what was received in part; False: nothing was."""

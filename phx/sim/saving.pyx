@@ -193,9 +193,9 @@ cdef void restore(Host h, u32 group):
         frontier = manifest.frontier
         h.sessions.load(manifest.sessions)
         table = h.sessions.table(group)
+        watch_loaded(h.watch, h.node, group, read)
         watch_restored(h.watch, h.node, group, frontier, <const u8*>PyBytes_AS_STRING(table),
                        PyBytes_GET_SIZE(table), hash_of(h.machine[group].digest()))
-        watch_loaded(h.watch, h.node, group, read)
     if group not in h.keep_excused:
         watch_cover(h.watch, h.node, group, frontier)
     elif frontier + 1 < floor_of(h, group):

@@ -44,7 +44,8 @@ class Trimming:
         host = self.host
         facts = host.facts(group)
         cover = host.keeping.cover(group, facts["floor"])
-        floor = cover + 1 - self._hold
+        # (What is chosen is not known at once after a start: engine and machine begin apart.)
+        floor = min(cover - self._hold, facts["chosen_through"]) + 1
         if floor <= facts["floor"]:
             return
         if not host.raise_floor(group, floor, floor - 1):

@@ -96,7 +96,8 @@ class World:
     def fill_keep(self, node: int, bytes_free: int) -> None:
         """As `fill_disk`, of the disk of checkpoints."""
     def flip_checkpoint(self, node: int, which: int, bit: int) -> bool:
-        """Flip a bit of one of its checkpoints; False: there is none."""
+        """Flip a bit of one of its checkpoints. False: there is none, or nobody else has what it
+        stands for."""
     def flip_staging(self, node: int, which: int, bit: int) -> bool:
         """Flip a bit of what it has received in part; False: nothing."""
     def providing(self) -> list[int]:

@@ -120,6 +120,23 @@ cdef void equip(Host host, World world, u64 seed, u32 nodes, dict limits, machin
     world.watch.node[host.index].clock = &host.clock
 
 
+# Is what the host's store does not keep in a checkpoint, or in the whole log, of another one?
+cdef bint elsewhere(World world, Host host, group):
+    cdef Host other
+    floor = host.store.floors()[group].kept_from if group in host.store.floors() else 1
+    if floor == 1:
+        return True
+    for other in world.hosts:
+        row = other.store.floors().get(group)
+        if other is host or row is None or other.node in world.damaged_nodes:
+            continue
+        if row.kept_from == 1 and row.settled_through + 1 >= floor:
+            return True
+        if group not in other.keep_excused and other.keeping.cover(group, floor):
+            return True
+    return False
+
+
 cdef class World:
     """See world.pyi."""
 
@@ -536,7 +553,7 @@ cdef class World:
 
     def flip_checkpoint(self, node, which, bit):
         cdef Host host = self.host_of(node)
-        group = host.keeping.flip(which, bit)
+        group = host.keeping.flip(which, bit, lambda group: not elsewhere(self, host, group))
         if group is None:
             return False
         host.keep_excused.add(group)
