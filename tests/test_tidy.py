@@ -145,6 +145,7 @@ MAY_IMPORT = {
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
+    "phx.keys": GROUND,
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},

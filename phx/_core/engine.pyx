@@ -443,7 +443,11 @@ cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil:
     r.restoring = on
     if on:
         lead_no_more(e, r)
-    elif e.started:
+        return
+    if r.stopped:  # its machine was made anew
+        r.stopped = False
+        e.grants_version += 1
+    if e.started:
         schedule_campaign(e, r, 0)
 
 
