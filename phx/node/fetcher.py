@@ -32,6 +32,7 @@ from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.taking import run
 from phx.errors import Closed, Damaged, Foreign, PhxError
 from phx.node.installer import Installer
+from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
 from phx.transfer.choice import Providers
@@ -151,7 +152,17 @@ class Fetcher:
         self._wants: dict[int, Want] = {}
         self._threads: set[threading.Thread] = set()
         self._number = 0
+        self._tidy()
         self.counters = {"fetching": 0, "fetched": 0, "fetched_bytes": 0, "fetch_failed": 0}
+
+    def _tidy(self) -> None:
+        """Of what was received in part, forget that which this node has something newer than."""
+        files, root = self._catalog.files, self._catalog.root
+        for group, (path, manifest) in waiting(files, root).items():
+            newest = next(iter(self._catalog.of(group)), None)
+            if newest is not None and newest.frontier >= manifest.frontier:
+                with suppress(OSError):
+                    remove_tree(files, path)
 
     # --- who wants one
 
@@ -190,14 +201,12 @@ class Fetcher:
             self._change.notify_all()
 
     def end(self, wait_s: float | None = None) -> None:
-        """Fetch nothing more. It waits for the threads, at most `wait_s` each."""
+        """Fetch nothing more. It waits for the threads, at most `wait_s`."""
         self._lines.ending.set()
         with self._change:
             self._change.notify_all()
             threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(wait_s)
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""

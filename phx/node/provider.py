@@ -25,6 +25,7 @@ from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged, StoreError
+from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
 from phx.store import Store
 from phx.transfer.messages import (
@@ -217,9 +218,7 @@ class Provider:
         with self._lock:
             self._lines.ending.set()
             threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(wait_s)
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""

@@ -478,3 +478,42 @@ def test_a_fork_leaves_the_transfer_to_its_parent(run_once, tmp_path):
             assert len(digests(nodes)) == 1
 
     run_once(main())
+
+
+# --- values of the log
+
+
+def test_values_of_the_log_are_fetched_one_by_one(run_once, tmp_path):
+    """Settled or not; what lies below the floor, or is not chosen yet, is not there."""
+
+    async def main():
+        async with cluster(tmp_path, KeyValue, **ONE) as nodes:
+            await fill(nodes[0], 300)
+            await all_applied(nodes)
+            frontier = await trim(nodes[0])
+            await fill(nodes[0], 300, seed=1)
+            nodes[0]._room.driver.settle_now()
+            await until(lambda: nodes[0].group(0).status().settled_through > frontier + 3)
+            for value in settings(20, seed=2):
+                await nodes[0].group(0).propose(value)
+            await all_applied(nodes)
+            last = nodes[0].group(0).status().applied_through
+            fetch = nodes[2]._room._transfers.fetcher.entries
+
+            def ask(first, through):
+                return asyncio.to_thread(fetch, 1, 0, first, through)
+
+            found = await ask(frontier + 1, last)
+            assert [one.instance for one in found] == list(range(frontier + 1, last + 1))
+            mine = nodes[1]._room
+            for one in found:
+                body = mine.driver.read(0, one.instance)
+                assert one.body == (
+                    body if isinstance(body, bytes) else mine._store.entry(0, one.instance)
+                )
+            assert [one.instance for one in await ask(last, last + 10)] == [last]
+            assert await ask(frontier, last) == []
+            assert await ask(last + 1, last + 2) == []
+            assert await asyncio.to_thread(fetch, 7, 0, 1, 2) == []
+
+    run_once(main())
