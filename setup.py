@@ -11,10 +11,13 @@ PHX_BUILD_CACHE is a folder where the C++ that Cython makes is kept, and taken f
 of the same sources, in any of these.
 """
 
+import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
+import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -42,6 +45,19 @@ if unknown := set(VARIANT) - set(VARIANTS):
 BUILD = Path("build", "-".join(VARIANT) or "release")  # objects of one are no use to another
 
 
+def kept_for(directives: dict[str, object]) -> Path | None:
+    """Where the C++ of these sources is kept. (Cython's own cache counts where its files stand, and
+    pip puts it into a new folder for each build.)"""
+    if not (cache := os.environ.get("PHX_BUILD_CACHE")):
+        return None
+    key = hashlib.sha256(
+        f"{Cython.__version__} {sorted(directives.items())} {'coverage' in VARIANT}".encode()
+    )
+    for source in sorted(path for folder in NATIVE for path in (ROOT / folder).glob("*.p[yx][xd]")):
+        key.update(f"{source.relative_to(ROOT)} ".encode() + source.read_bytes())
+    return Path(cache, key.hexdigest())
+
+
 def extensions() -> list[Extension]:
     compile_args = ["-std=c++17", "-O3", "-g" if "debug" in VARIANT else "-g1", "-pthread"]
     link_args = ["-pthread"]
@@ -64,6 +80,10 @@ def extensions() -> list[Extension]:
     ]
     if {"egg_info", "dist_info", "sdist"} & set(sys.argv):
         return modules  # nothing will be compiled
+    kept = kept_for(directives)
+    if kept and kept.exists():
+        # Newer than all that it was made of, so that it is taken as it is.
+        shutil.copytree(kept, BUILD / "cython", copy_function=shutil.copy, dirs_exist_ok=True)
     made: list[Extension] = cythonize(
         modules,
         build_dir=str(BUILD / "cython"),
@@ -73,8 +93,10 @@ def extensions() -> list[Extension]:
         # On macOS workers are spawned, and would run this file again.
         nthreads=JOBS if sys.platform == "linux" else 0,
         quiet=True,
-        cache=os.environ.get("PHX_BUILD_CACHE") or None,
     )
+    if kept and not kept.exists():
+        shutil.copytree(BUILD / "cython", fresh := kept.with_suffix(f".{os.getpid()}"))
+        fresh.rename(kept)
     for module in made:  # not before: the C++ names what it is made with, and is one for all
         module.extra_compile_args = compile_args
         module.extra_link_args = link_args

@@ -111,6 +111,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+def pytest_collection_finish() -> None:
+    """Whoever counts what is held collects first, often, and need not go through all tests."""
+    gc.collect()
+    gc.freeze()
+
+
 OTHERS = pytest.StashKey[int]()
 
 

@@ -17,7 +17,7 @@ from phx.sim.chance cimport chance_mix
 
 cdef enum:
     IN_FLIGHT_MAX = 65536        # protocol.md, "Exactly once"
-    VALUES_EXPECTED = 8192       # of a run; a power of two
+    PLACES_AT_FIRST = 1024       # for bodies, by hash; a power of two
 
 
 # Two lanes, so that the multiplications overlap; every body is read once a node and life.
@@ -54,7 +54,7 @@ cdef Reference* reference_new(u32 nodes, u32 groups) noexcept nogil:
         ref.logs[group].cells.reserve(1024)
     ref.ops.push_back(op)
     ref.values.push_back(none)
-    ref.by_hash.resize(VALUES_EXPECTED)
+    ref.by_hash.resize(PLACES_AT_FIRST)
     return ref
 
 
