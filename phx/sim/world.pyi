@@ -96,6 +96,8 @@ class World:
     def flip_checkpoint(self, node: int, which: int, bit: int) -> bool:
         """Flip a bit of one of its checkpoints; False: there is none."""
     def settle(self, node: int) -> None: ...
+    def transfer(self, node: int, group: int, to: int) -> None:
+        """Have a node give the leadership of a group to another, 0: to any; if it leads."""
     def resign(self, node: int) -> None: ...
     def heal(self, node: int) -> None:
         """Links from and to it, clock rate, pace, disk limits as they were at first."""
