@@ -49,7 +49,7 @@ from phx.errors import (
 )
 from phx.leaders import Watcher
 from phx.machine import DurableMachine, StateMachine, has_prepare
-from phx.types import NEVER, Entry, Leader
+from phx.types import AGREED_EVERY, NEVER, Entry, Leader
 
 log = logging.getLogger("phx")
 
@@ -235,6 +235,7 @@ class Applier:
         self._calls: deque[Callable[[], None]] = deque()
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
+        self.on_agreed: Callable[[GroupState], None] | None = None  # at an agreed instance
         self.on_turn: Callable[[], None] | None = None  # at the end of each
         self.on_below: Callable[[int, int, int], None] | None = None  # group, who, its floor
         self.on_handed: Callable[[list[tuple[int, int, bytes]]], None] | None = None
@@ -387,7 +388,10 @@ class Applier:
             if row[:2] == me:
                 runs = self._waiters.settle_applied(group, row, lambda: ResultNotKept(why))
                 for first, count in runs:
-                    self._driver.done(group, first, count)
+                    try:
+                        self._driver.done(group, first, count)
+                    except Exception as error:  # they are proposed once more, and are duplicates
+                        log.debug("group %d: %s", group, error)
 
     # --- events
 
@@ -533,6 +537,8 @@ class Applier:
             self._driver.applied(state.group, batch.last)
             if state.durable and self.commits is not None:
                 self.commits.applied(state)
+            if batch.last % AGREED_EVERY == 0 and self.on_agreed is not None:
+                self.on_agreed(state)
             if batch.table is not None and self.on_table is not None:
                 self.on_table(state, batch.table)
             due = state.applied >= state.checkpoint_at or state.log_bytes >= state.bytes_at

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from phx.applier import Applier
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import TIMEOUT_S, GroupView
@@ -152,6 +151,10 @@ class Group(GroupView):
         """See ``phx.Group.checkpoint``. Blocks until it is durable."""
         return self._door.take_checkpoint(self.id).result()
 
+    def repair(self) -> None:
+        """See ``phx.Group.repair``. Blocks until the group goes on."""
+        self._door.make_anew(self.id).result()
+
     def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance. See ``phx.Group.entry``."""
         return self._door.entry(self.id, instance)
@@ -169,11 +172,15 @@ class ApplierThread(threading.Thread):
 
     def run(self) -> None:
         self._room.applier.thread = threading.get_ident()
-        self._serve()
+        try:
+            self._serve()
+        except BaseException as error:
+            log.critical("nothing is applied any more", exc_info=error)
+            self._failed = error
         try:
             self._finish()
         except BaseException as error:
-            self._failed = error
+            self._failed = self._failed or error
 
     def _serve(self) -> None:
         applier, driver = self._room.applier, self._room.driver
@@ -182,25 +189,21 @@ class ApplierThread(threading.Thread):
         poll.register(self._stop_out, select.POLLIN)
         stop = select.poll()  # select.select takes no descriptor above 1023
         stop.register(self._stop_out, select.POLLIN)
-        while True:
-            wait_s = applier.wait_s()
-            wait_ms = None if wait_s is None else int(wait_s * 1000) + 1
-            ready = [descriptor for descriptor, _ in poll.poll(wait_ms)]
-            if self._stop_out in ready:
-                return
-            while self._turn(applier):
-                time.sleep(0)  # callers that were woken get the GIL
-                if stop.poll(0):
-                    return
-
-    def _turn(self, applier: Applier) -> bool:
-        try:
-            return applier.turn()
-        except BaseException:
-            # SystemExit of a machine has stopped its group; the thread serves all the others.
-            log.exception("an error on the applying thread")
-            time.sleep(AFTER_ERROR_S)
-            return True
+        more = False
+        while not stop.poll(0):
+            try:
+                if not more:
+                    wait_s = applier.wait_s()
+                    poll.poll(None if wait_s is None else int(wait_s * 1000) + 1)
+                    if stop.poll(0):
+                        return
+                if more := applier.turn():
+                    time.sleep(0)  # callers that were woken get the GIL
+            except BaseException:
+                # SystemExit of a machine has stopped its group; the thread serves all the others.
+                log.exception("an error on the applying thread")
+                more = True
+                time.sleep(AFTER_ERROR_S)
 
     def stop(self, finish: Callable[[], None] | None = None) -> None:
         """End the thread after its present slice, and wait until it has ended.

@@ -91,6 +91,7 @@ class Door:
         self.node = 0
         self.members: Collection[int] = ()
         self.soon: Soon = _nowhere  # has callbacks called, off the applying path
+        self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
@@ -280,6 +281,11 @@ class Door:
         self.open_driver()
         assert self.checkpoint is not None
         return self.checkpoint(group)
+
+    def make_anew(self, group: int) -> Future[None]:
+        self.open_driver()
+        assert self.rebuild is not None
+        return self.rebuild(group)
 
     def entry(self, group: int, instance: int) -> list[Entry]:
         """The values of an instance, from memory, the journal or the store; may read from disk."""
@@ -594,3 +600,19 @@ class Group(GroupView):
             Closed: the node is not open.
         """
         return await asyncio.wrap_future(self._door.take_checkpoint(self.id))
+
+    async def repair(self) -> None:
+        """Make the state here anew from a checkpoint of another node; when the group goes on.
+
+        For a group that stopped, or whose state here is not to be believed. Nothing of what this
+        node has is used for it: its checkpoints go to quarantine. Votes and log stay. It waits
+        until another node is there that has the state, and is not in doubt itself; if the node
+        closes before, the next one that opens the folder goes on with it. ``machine()`` gives
+        another object afterwards.
+
+        Raises:
+            CheckpointFailed: no other node has the group.
+            Closed: the node is not open, or closes.
+        """
+        loop = self._loop
+        await asyncio.wrap_future(await loop.run_in_executor(None, self._door.make_anew, self.id))
