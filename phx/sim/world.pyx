@@ -11,9 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport ItemHeader
-from phx._core.engine cimport (
-    engine_group_status, engine_resign, engine_submit, engine_transfer,
-)
+from phx._core.engine cimport engine_group_status, engine_resign, engine_submit, engine_transfer
 from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
 from phx._core.state cimport EngineCounters, GroupStatus
