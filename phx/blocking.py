@@ -18,7 +18,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
@@ -28,6 +28,9 @@ from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.room import Room
 from phx.types import CheckpointInfo, Entry, Leader, NodeStatus, Result
+
+if TYPE_CHECKING:
+    from phx.machines.lease import BlockingLease
 
 __all__ = ["Group", "Node"]
 
@@ -126,6 +129,23 @@ class Group(GroupView):
         if not found:
             door.open_driver()
         return door.given(state, to, found[0] if found else None)
+
+    def lease(
+        self,
+        name: str,
+        ttl: float,
+        *,
+        holder: str | None = None,
+        under: BlockingLease | int = 0,
+        machine: int | None = None,
+        timeout: float = TIMEOUT_S,
+    ) -> BlockingLease:
+        """Hold a named lease; blocks until it is to be had. See ``phx.Group.lease``."""
+        from phx.machines.lease import BlockingLease, Wanted, acquire_blocking, new_holder
+
+        machine, leases = self._leases(machine)
+        lease = BlockingLease(self, machine, leases().clock, name, holder or new_holder())
+        return acquire_blocking(lease, Wanted(lease, leases, ttl, under, timeout))
 
     def checkpoint(self) -> CheckpointInfo:
         """See ``phx.Group.checkpoint``. Blocks until it is durable."""

@@ -215,7 +215,8 @@ class Config:
         dir: folder of the node's journal and store.
         groups: how many groups (ids from 0), or their ids (0 .. 1,048,575).
         bind: "host:port" to listen at; default: the own member address. Port 0: any free port.
-        balance: leaderships return to the node that a group prefers, so that load stays even.
+        balance: leaderships return to the node that a group prefers, so that load stays even; those
+            that somebody moved stay until they end.
         seed: of the back-off's random numbers; 0: by node and time.
         timing, limits, journal, checkpoints: the option groups; a mapping will do.
 

@@ -49,7 +49,7 @@ from phx.machine import StateMachine, has_prepare
 from phx.types import CheckpointInfo, Entry, GroupStatus, Leader
 
 if TYPE_CHECKING:
-    from phx.machines.lease import Lease
+    from phx.machines.lease import Lease, Leases
 
 __all__ = ["TIMEOUT_S", "Group"]
 
@@ -401,6 +401,22 @@ class GroupView:
         watcher = self._door.watch(self._state, callback)
         return lambda: self._door.unwatch(self._state, watcher)
 
+    def _leases(self, machine: int | None) -> tuple[int, Callable[[], Leases]]:
+        """The id of a machine for leases, None: of the only one; and that machine as it is then."""
+        from phx.machines.lease import Leases
+
+        found = [n for n, one in self._state.machines.items() if isinstance(one, Leases)]
+        at = found[0] if machine is None and len(found) == 1 else machine
+        if at is None or at not in found:
+            raise UnknownMachine(f"group {self.id} has {len(found)} machines for leases")
+
+        def leases() -> Leases:
+            one = self.machine(at)
+            assert isinstance(one, Leases)
+            return one
+
+        return at, leases
+
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.Group {self.id}>"
 
@@ -559,22 +575,11 @@ class Group(GroupView):
             UnknownMachine: no such machine, or none by itself.
             Anything that ``propose`` raises. After an Unknown it may be held, by nobody who knows.
         """
-        from phx.machines.lease import Leases, acquire
+        from phx.machines.lease import Lease, Wanted, acquire, new_holder
 
-        found = [n for n, one in self._state.machines.items() if isinstance(one, Leases)]
-        if machine is None and len(found) == 1:
-            machine = found[0]
-        if machine not in found:
-            raise UnknownMachine(f"group {self.id} has {len(found)} machines for leases")
-
-        def leases() -> Leases:
-            one = self.machine(machine)
-            assert isinstance(one, Leases)
-            return one
-
-        return await acquire(
-            self, machine, leases, name, ttl, holder=holder, under=under, timeout=timeout
-        )
+        machine, leases = self._leases(machine)
+        lease = Lease(self, machine, leases().clock, name, holder or new_holder())
+        return await acquire(lease, Wanted(lease, leases, ttl, under, timeout))
 
     async def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance, as they stand in the log, duplicates included.

@@ -58,13 +58,13 @@ from phx.machines.objects import read_objects, write_objects
 from phx.types import Entry, Result
 
 __all__ = [
+    "BlockingLease",
     "Full",
     "Granted",
     "Held",
     "Holding",
     "Lease",
     "Leases",
-    "acquire",
     "encode_acquire",
     "encode_forget",
     "encode_get",
@@ -167,7 +167,7 @@ class Leases(StateMachine):
     """
 
     def __init__(self, group: int = 0, clock: Callable[[], int] = clock_us) -> None:
-        self._clock = clock
+        self.clock = clock
         self._rows: dict[str, _Row] = {}
         self._below: dict[str, set[str]] = {}  # by name: the held names below it
         self._version = 0
@@ -193,7 +193,7 @@ class Leases(StateMachine):
 
     def _left_us(self, name: str) -> int:
         ttl_us = self._rows[name].ttl_us
-        return max(0, self._known_us[name] + ttl_us + margin_us(ttl_us) - self._clock())
+        return max(0, self._known_us[name] + ttl_us + margin_us(ttl_us) - self.clock())
 
     def _run_out(self, names: Iterable[str]) -> list[int]:
         """The versions of those that have run out by this node's clock, not too many."""
@@ -227,7 +227,7 @@ class Leases(StateMachine):
     def apply_batch(self, entries: Sequence[Entry]) -> list[Any]:
         with self._lock:
             # One look for all: later than each of them was proposed, which is what counts.
-            now_us = self._clock()
+            now_us = self.clock()
             return [self._run(_command(entry.value), now_us) for entry in entries]
 
     def _run(self, command: object, now_us: int) -> Any:
@@ -320,7 +320,7 @@ class Leases(StateMachine):
     # --- checkpoints
 
     def freeze(self) -> CopyView:
-        frozen = Leases(clock=self._clock)
+        frozen = Leases(clock=self.clock)
         frozen._rows, frozen._version = self._rows.copy(), self._version
         return CopyView(frozen)
 
@@ -344,8 +344,8 @@ class Leases(StateMachine):
                 pass
             case _:
                 raise Damaged("no snapshot of leases")
-        now_us, before = self._clock(), 0
-        made = Leases(clock=self._clock)
+        now_us, before = self.clock(), 0
+        made = Leases(clock=self.clock)
         for one in found:
             match one:
                 case [
@@ -403,7 +403,7 @@ def _may(name: str, holder: str, ttl_us: int, under: int) -> bool:
     )
 
 
-# --- for asyncio
+# --- holding one
 
 
 class Proposes(Protocol):
@@ -414,8 +414,16 @@ class Proposes(Protocol):
     ) -> Awaitable[Result]: ...
 
 
-class Lease:
-    """A lease that was had. Believe in it while ``left_s()`` is above 0, and no longer.
+class ProposesNow(Protocol):
+    """A phx.blocking.Group, as far as it is needed here."""
+
+    def propose(
+        self, value: bytes, *, timeout: float | None = ..., machine: int = ...
+    ) -> Result: ...
+
+
+class Belief:
+    """What both kinds of Lease share: for how long it may be believed in.
 
     Attributes:
         name, holder: whose it is.
@@ -423,18 +431,15 @@ class Lease:
             what lets others in below the name.
     """
 
-    def __init__(
-        self, group: Proposes, machine: int, clock: Callable[[], int], name: str, holder: str
-    ) -> None:
+    def __init__(self, machine: int, clock: Callable[[], int], name: str, holder: str) -> None:
         self.name = name
         self.holder = holder
         self.token = 0
-        self.ttl_us = 0
-        self._until_us = 0
-        self._over = False
-        self._group = group
         self._machine = machine
         self._clock = clock
+        self._ttl_us = 0
+        self._until_us = 0
+        self._over = False  # released, or found to be lost
 
     def left_s(self) -> float:
         """For how many seconds it is held for certain, by this node's clock; at most 0: no more."""
@@ -445,17 +450,44 @@ class Lease:
         """It is held at this moment."""
         return self._clock() < self._until_us
 
-    async def try_acquire(self, ttl_us: int, under: int, timeout: float) -> Granted | Held | Full:
-        """One attempt; ``acquire`` makes as many as it takes."""
-        since_us = self._clock()  # before it is proposed: nobody can count from earlier
-        value = encode_acquire(self.name, self.holder, ttl_us, under)
-        result = (await self._group.propose(value, timeout=timeout, machine=self._machine)).value
-        if isinstance(result, Granted) and not self._over:
-            self.token, self.ttl_us, self._until_us = result.token, ttl_us, since_us + ttl_us
-        elif isinstance(result, Malformed):
+    def _acquired(self, result: Any, since_us: int, ttl_us: int) -> Granted | Held | Full:
+        """`since_us`: before it was proposed, for nobody can count from earlier."""
+        if isinstance(result, Malformed):
             raise ValueError("no name, holder or time of a lease")
+        if isinstance(result, Granted) and not self._over:
+            self.token, self._ttl_us, self._until_us = result.token, ttl_us, since_us + ttl_us
         found: Granted | Held | Full = result
         return found
+
+    def _renewed(self, result: Any, since_us: int, ttl_us: int) -> bool:
+        if isinstance(result, Malformed):
+            raise ValueError(f"a lease of {ttl_us / 1e6:g} s")
+        if not result:
+            self._ended()
+        elif not self._over:  # else it was released meanwhile
+            self._ttl_us = ttl_us
+            self._until_us = max(self._until_us, since_us + ttl_us)
+        return bool(result)
+
+    def _ended(self) -> None:
+        self._over = True
+        self._until_us = 0
+
+    def _ttl(self, ttl: float | None) -> int:
+        return self._ttl_us if ttl is None else int(ttl * 1e6)
+
+
+class Lease(Belief):
+    """A lease that was had. Believe in it while ``held``, and no longer."""
+
+    def __init__(
+        self, group: Proposes, machine: int, clock: Callable[[], int], name: str, holder: str
+    ) -> None:
+        super().__init__(machine, clock, name, holder)
+        self._group = group
+
+    async def _propose(self, value: bytes, timeout: float) -> Any:
+        return (await self._group.propose(value, timeout=timeout, machine=self._machine)).value
 
     async def renew(self, ttl: float | None = None, *, timeout: float = 10.0) -> bool:
         """Hold it for another `ttl` seconds (as before) from now; False: somebody else had it.
@@ -463,25 +495,14 @@ class Lease:
         Also after it has run out, as long as nobody else had it meanwhile: look at ``held`` if that
         makes a difference. Raises what ``propose`` does; it is then held as long as it was.
         """
-        since_us, ttl_us = self._clock(), self.ttl_us if ttl is None else int(ttl * 1e6)
-        value = encode_renew(self.name, self.token, ttl_us)
-        result = (await self._group.propose(value, timeout=timeout, machine=self._machine)).value
-        if isinstance(result, Malformed):
-            raise ValueError(f"a lease of {ttl} s")
-        if not result:
-            self._over = True
-            self._until_us = 0
-        elif not self._over:  # else it was released meanwhile
-            self.ttl_us = ttl_us
-            self._until_us = max(self._until_us, since_us + ttl_us)
-        return bool(result)
+        since_us, ttl_us = self._clock(), self._ttl(ttl)
+        result = await self._propose(encode_renew(self.name, self.token, ttl_us), timeout)
+        return self._renewed(result, since_us, ttl_us)
 
     async def release(self, *, timeout: float = 10.0) -> None:
         """Give it back, for others to have at once. Not held from the moment of the call on."""
-        self._over = True
-        self._until_us = 0
-        value = encode_release(self.name, self.token)
-        await self._group.propose(value, timeout=timeout, machine=self._machine)
+        self._ended()
+        await self._propose(encode_release(self.name, self.token), timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -490,30 +511,107 @@ class Lease:
         await self.release()
 
 
-async def acquire(
-    group: Proposes,
-    machine: int,
-    leases: Callable[[], Leases],
-    name: str,
-    ttl: float,
-    *,
-    holder: str | None = None,
-    under: int | Lease = 0,
-    timeout: float = 10.0,
-) -> Lease:
-    """What ``phx.Group.lease`` does. `leases`: the machine of this node, as it is at the moment."""
-    until = time.monotonic() + timeout
-    lease = Lease(group, machine, leases()._clock, name, holder or secrets.token_hex(8))
-    token = under.token if isinstance(under, Lease) else under
-    while (left := until - time.monotonic()) > 0:
+class BlockingLease(Belief):
+    """``Lease`` without ``await``. One thread at a time."""
+
+    def __init__(
+        self, group: ProposesNow, machine: int, clock: Callable[[], int], name: str, holder: str
+    ) -> None:
+        super().__init__(machine, clock, name, holder)
+        self._group = group
+
+    def _propose(self, value: bytes, timeout: float) -> Any:
+        return self._group.propose(value, timeout=timeout, machine=self._machine).value
+
+    def renew(self, ttl: float | None = None, *, timeout: float = 10.0) -> bool:
+        """See ``Lease.renew``."""
+        since_us, ttl_us = self._clock(), self._ttl(ttl)
+        result = self._propose(encode_renew(self.name, self.token, ttl_us), timeout)
+        return self._renewed(result, since_us, ttl_us)
+
+    def release(self, *, timeout: float = 10.0) -> None:
+        """See ``Lease.release``."""
+        self._ended()
+        self._propose(encode_release(self.name, self.token), timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Wanted:
+    """An attempt to have a lease, step by step; both kinds of Group walk it.
+
+    Each step is a pause in seconds, or a command to be proposed; ``told`` takes its result. The
+    last one is None: the lease is had.
+    """
+
+    def __init__(
+        self,
+        lease: Belief,
+        leases: Callable[[], Leases],
+        ttl: float,
+        under: int | Belief,
+        timeout: float,
+    ) -> None:
+        self._lease = lease
+        self._leases = leases
+        self._ttl_us = int(ttl * 1e6)
+        self._under = under.token if isinstance(under, Belief) else under
+        self._timeout = timeout
+        self._until = time.monotonic() + timeout
+        self._since_us = 0
+        self._found: Granted | Held | Full | None = None
+
+    @property
+    def left_s(self) -> float:
+        return self._until - time.monotonic()
+
+    def next(self) -> float | bytes | None:
+        lease, found = self._lease, self._found
+        if isinstance(found, Granted):
+            return None
+        if self.left_s <= 0:
+            name = lease.name
+            raise TimedOut(f"the lease of {name!r} was not to be had in {self._timeout:g} s")
+        self._found = None
+        if isinstance(found, Full):
+            return encode_forget()
+        if isinstance(found, Held):
+            return min(POLL_S, self.left_s)
         # While this node knows of somebody in the way, nothing is proposed.
-        if wait_us := leases().wait_us(name, lease.holder, token):
-            await asyncio.sleep(min(wait_us / 1e6, POLL_S, left))
-            continue
-        match await lease.try_acquire(int(ttl * 1e6), token, left):
-            case Granted():
-                return lease
-            case Full():
-                await group.propose(encode_forget(), timeout=left, machine=machine)
-        await asyncio.sleep(min(POLL_S, left))
-    raise TimedOut(f"the lease of {name!r} was not to be had in {timeout} s")
+        if wait_us := self._leases().wait_us(lease.name, lease.holder, self._under):
+            return min(wait_us / 1e6, POLL_S, self.left_s)
+        self._since_us = lease._clock()
+        return encode_acquire(lease.name, lease.holder, self._ttl_us, self._under)
+
+    def told(self, result: Any) -> None:
+        if type(result) is not int:  # else it is what a forget says
+            self._found = self._lease._acquired(result, self._since_us, self._ttl_us)
+
+
+def new_holder() -> str:
+    """A holder that nobody else is."""
+    return secrets.token_hex(8)
+
+
+async def acquire(lease: Lease, wanted: Wanted) -> Lease:
+    """Walk the steps with an event loop."""
+    while (step := wanted.next()) is not None:
+        if isinstance(step, bytes):
+            wanted.told(await lease._propose(step, wanted.left_s))
+        else:
+            await asyncio.sleep(step)
+    return lease
+
+
+def acquire_blocking(lease: BlockingLease, wanted: Wanted) -> BlockingLease:
+    """Walk the steps in this thread."""
+    while (step := wanted.next()) is not None:
+        if isinstance(step, bytes):
+            wanted.told(lease._propose(step, wanted.left_s))
+        else:
+            time.sleep(step)
+    return lease

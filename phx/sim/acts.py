@@ -491,6 +491,30 @@ def end_late_votes(stage: Stage, act: Act) -> None:
     stage.keep()
 
 
+def moving(chance: Random, shape: Shape) -> tuple[Args, int] | None:
+    args = {
+        "group": chance.randrange(shape.groups),
+        "times": chance.choice([1, 4, 30]),
+        "every_us": chance.choice([2_000, 30_000, 200_000]),
+        "order": chance.randrange(1 << 30),
+    }
+    return args, 0
+
+
+def begin_transfer(stage: Stage, act: Act) -> None:
+    """Whoever leads is asked to hand over, to somebody or to anybody, again and again; values are
+    on their way."""
+    targets = Random(act.order)
+    stage.load.burst(targets.choice(stage.nodes), act.group, 20, 16)
+
+    def move() -> None:
+        if leader := leader_of(stage, act.group):
+            stage.world.transfer(leader, act.group, targets.choice([0, *stage.nodes]))
+
+    for n in range(act.times):
+        stage.world.call_at(stage.world.now_us + n * act.every_us, move)
+
+
 def any_node(chance: Random, shape: Shape) -> tuple[Args, int] | None:
     return {"node": one(chance, shape)}, 0
 
@@ -559,6 +583,7 @@ ACTS: dict[str, ActKind] = {
     "raise": ActKind(raising, begin_raise, end_raise),
     "burst": ActKind(burst, begin_burst, nothing),
     "late-votes": ActKind(busy_leader, begin_late_votes, end_late_votes),
+    "transfer": ActKind(moving, begin_transfer, nothing),
     "settle": ActKind(any_node, begin_settle, nothing),
     "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),
     **KEEP_ACTS,

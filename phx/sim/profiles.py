@@ -139,6 +139,14 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "checkpoint_us": 2 * SECOND, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
+    "transfers": Profile(
+        "leaderships are moved to and fro, while links and nodes fail",
+        {
+            "transfer": 8, "crash": 2, "power": 2, "loss": 1, "reorder": 1, "one-way": 1,
+            "apart": 1, "pause": 1, "slow-disk": 1, "drift": 1, "late-votes": 1, "raise": 0.5,
+        },
+        acts=(14, 26),
+    ),
     "slow-disks": alone("disks take long", "slow-disk"),
     "drift": alone("clocks drift within the bound of leases", "drift", "wall"),
     "clocks": alone(

@@ -107,6 +107,8 @@ class World:
     def stop_machine(self, node: int, group: int) -> None:
         """Its machine fails: it applies nothing more, until the next start."""
     def settle(self, node: int) -> None: ...
+    def transfer(self, node: int, group: int, to: int) -> None:
+        """Have a node give the leadership of a group to another, 0: to any; if it leads."""
     def resign(self, node: int) -> None: ...
     def heal(self, node: int) -> None:
         """Links from and to it, clock rate, pace, disk limits as they were at first."""

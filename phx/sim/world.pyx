@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport ItemHeader
-from phx._core.engine cimport engine_group_status, engine_resign, engine_submit
+from phx._core.engine cimport engine_group_status, engine_resign, engine_submit, engine_transfer
 from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
 from phx._core.state cimport EngineCounters, GroupStatus
@@ -583,6 +583,12 @@ cdef class World:
         cdef Host host = self.host_of(node)
         if host.engine != NULL and not host.poisoned:
             settle_all(host)
+
+    def transfer(self, node, group, to):
+        cdef Host host = self.host_of(node)
+        if host.engine != NULL:
+            engine_transfer(host.engine, group, to)
+            host.poke()
 
     def resign(self, node):
         cdef Host host = self.host_of(node)

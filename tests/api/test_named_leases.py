@@ -177,4 +177,16 @@ def test_a_blocking_node_takes_the_commands(tmp_path):
         assert granted == Granted(1)
         with pytest.raises(errors.PrepareFailed, match="not given by the caller"):
             group.propose(b"\x92\xa6forget\x90")
+        with pytest.raises(errors.TimedOut):
+            group.lease("job", 5, timeout=0.1)
         assert group.propose(encode_release("job", granted.token)).value is True
+        with group.lease("job", 5) as lease:
+            assert lease.held
+            assert lease.token > granted.token
+            assert lease.renew(60)
+            assert lease.left_s() > 5
+            with group.lease("job/part", 5, under=lease) as part:
+                assert part.held
+        assert not lease.held
+        assert not lease.renew()
+        assert group.machine().get("job") is None
