@@ -217,6 +217,7 @@ class Fetcher:
 
     def _work(self) -> None:
         while (want := self._next()) is not None:
+            anew = want.anew
             try:
                 over = self._attempt(want)
             except Ending:
@@ -226,7 +227,7 @@ class Fetcher:
             with self._change:
                 want.working = False
                 want.node = want.there_bytes = want.total_bytes = 0
-                if over:
+                if over and want.anew == anew:  # else more was asked for meanwhile
                     self._wants.pop(want.group, None)
                 else:
                     want.due_s = time.monotonic() + want.pause_s

@@ -357,7 +357,8 @@ class Provider:
     def begin(self, fetch: Fetch) -> Manifest | None:
         """The checkpoint that is asked for, held; None: it is not given now."""
         assert fetch.what == CHECKPOINT
-        found = [one for one in self.catalog.of(fetch.group) if one.content == fetch.ident]
+        there = self.catalog.of(fetch.group)
+        found = [one for one in there if one.content == fetch.ident and not one.light]
         with self._lock:
             if not found or self.counters["providing"] >= self._transfers_max:
                 return None
