@@ -11,6 +11,9 @@
     installer  puts one in the place of what a group has
     provider   gives other nodes what they fetch
     divergence compares the state of groups with that of other nodes
+    doctor     makes a store that is lost anew, before the start
+    mender     fetches what is damaged of the settled log
+    addresses  where the members are, as numbers
     control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
     Node       the asyncio door to it; phx.blocking has the other one
@@ -98,6 +101,7 @@ class Node:
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
         self._loop = loop
+        room.door.soon = loop.call_soon
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
         self._finalizer = weakref.finalize(self, _abandon, room)

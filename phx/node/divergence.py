@@ -197,11 +197,12 @@ def stopped_by(state: GroupState, verdict: Verdict) -> GroupStopped:
     return GroupStopped(state.group, state.applied + 1, None, str(verdict))
 
 
-def set_aside(catalog: Catalog, group: int, above: int) -> None:
-    """Put the checkpoints of a group beyond this instance to quarantine. Where checkpoints of the
-    group are taken and dropped, so that it does not come between."""
+def set_aside(catalog: Catalog, group: int, above: int, but: bytes = b"") -> None:
+    """Put the checkpoints of a group beyond this instance to quarantine, but for one with this
+    ident. Where checkpoints of the group are taken and dropped, so that it does not come between.
+    """
     for one in catalog.of(group):
-        if one.frontier > above:
+        if one.frontier > above and one.content != but:
             path = path_of(catalog.root, one)
             catalog.forget(one)
             try:

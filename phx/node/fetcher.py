@@ -32,6 +32,7 @@ from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.taking import run
 from phx.errors import Closed, Damaged, Foreign, PhxError
 from phx.node.installer import Installer
+from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
 from phx.transfer.choice import Providers
@@ -200,14 +201,12 @@ class Fetcher:
             self._change.notify_all()
 
     def end(self, wait_s: float | None = None) -> None:
-        """Fetch nothing more. It waits for the threads, at most `wait_s` each."""
+        """Fetch nothing more. It waits for the threads, at most `wait_s`."""
         self._lines.ending.set()
         with self._change:
             self._change.notify_all()
             threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(wait_s)
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""
@@ -280,7 +279,10 @@ class Fetcher:
             want.why = "it is being restored"
             return False
         chosen, own_floor = int(status["chosen_through"]), int(status["floor"])
-        offers = self._offers(want, state.applied)
+        # (What a group without machines has applied is of no use to it.)
+        idle = state.stopped is not None or want.group in self._installer.paused
+        above = max(0 if want.anew and idle else state.applied, own_floor - 2)
+        offers = self._offers(want, above)
         if not offers:
             want.why = "nobody answers whose state is not in doubt"
             return False
@@ -292,7 +294,6 @@ class Fetcher:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
-        above = max(state.applied, own_floor - 2)
         return self._fetch(want, offers, above)
 
     def _local(self, want: Want, chosen: int, floor: int) -> Manifest | None:

@@ -75,7 +75,8 @@ class Installer:
         self.factory = factory
         self.paused = paused
         self.closing = closing
-        self.on_installed: Callable[[int], None] = lambda group: None  # on the applying thread
+        self.on_swapped: Callable[[int], None] = lambda group: None  # on the applying thread
+        self.on_told: Callable[[Manifest], None] = lambda _: None  # the group goes on
         self.ending = threading.Event()
         self.files = StoppableFiles(folder, self.ending)
         self.restoring = threading.Semaphore(threads)
@@ -128,6 +129,7 @@ class _Place:
         self._state = owner.states[manifest.group]
         self._machines: dict[int, StateMachine] = {}
         self._held: dict[int, Held] = {}
+        self._swapped = False
 
     def passed(self) -> bool:
         owner, state = self._owner, self._state
@@ -220,7 +222,7 @@ class _Place:
 
         owner.applier.soon(swap)
         owner.driver.poke()
-        owner.wait(future)
+        self._swapped = owner.wait(future)
 
     def _replace(self, made: Replacement) -> bool:
         """On the applying thread."""
@@ -232,7 +234,7 @@ class _Place:
             if owner.closing():
                 state.taking = {}
             owner.snapshots.installed(state)
-            owner.on_installed(state.group)
+            owner.on_swapped(state.group)
         took_us = (time.perf_counter_ns() - began) // 1000
         owner.counters["swap_us_max"] = max(owner.counters["swap_us_max"], took_us)
         owner.counters["installed"] += swapped
@@ -255,7 +257,10 @@ class _Place:
         owner.command(lambda: owner.driver.install(group, frontier, manifest.epoch))
         if group in owner.paused:
             owner.command(lambda: owner.driver.resume(group, frontier))
+            owner.driver.group_status(group)  # it has come to that: values are taken
             owner.paused.discard(group)
+        if self._swapped:
+            owner.on_told(manifest)
 
     def drop(self) -> None:
         """On the thread that writes checkpoints: nobody else changes the folders of a group, and no

@@ -27,6 +27,7 @@ from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged, StoreError
+from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
 from phx.store import Store
 from phx.transfer.messages import (
@@ -250,9 +251,7 @@ class Provider:
             left, self._line = self._line, deque()
         for one, _, _ in left:
             self._lines.close(one)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(wait_s)
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""
