@@ -33,8 +33,7 @@ cdef struct Happening:
 
 cdef struct Due:               # an entry of the heap; what it is stands in a slot
     u64 at_us
-    u64 number
-    u64 slot
+    u64 order                  # the number of the request above, the slot in the lower 20 bits
 
 cdef class Agenda:
     cdef readonly u64 now_us
