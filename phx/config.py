@@ -158,8 +158,7 @@ class Checkpoints:
             to 30 days).
         keep: complete ones that are kept of each group (1 .. 100).
         trim: the log below the oldest of them goes, but for what is held. Members that lag so far
-            that no one has what they miss need a checkpoint of another node. Default: the log
-            stays.
+            that no one has what they miss fetch a checkpoint of another node.
         hold_instances: of the log below the oldest checkpoint so many instances are held at most,
             for members that lag; 0: none (up to 2^40).
         hold_bytes: and so many bytes, of each group, about (up to 1 PiB).
@@ -187,7 +186,7 @@ class Checkpoints:
     interval_bytes: int = _option(256 * MIB, 0, 1 << 50)
     interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     keep: int = _option(2, 1, 100)
-    trim: bool = _switch(False)
+    trim: bool = _switch(True)
     hold_instances: int = _option(10_000, 0, 1 << 40)
     hold_bytes: int = _option(16 * MIB, 0, 1 << 50)
     hold_us: int = _option(600 * US, 0, 30 * 86_400 * US)

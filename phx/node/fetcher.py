@@ -99,6 +99,7 @@ class Want:
         due_s: when it is its turn, by time.monotonic.
         why: what is in the way, for people.
         unfit: checkpoints that the machines do not take.
+        chosen: what was known to be chosen here when somebody last may have had the log.
     """
 
     group: int
@@ -112,6 +113,7 @@ class Want:
     total_bytes: int = 0
     providers: Providers = field(default_factory=Providers)
     unfit: set[bytes] = field(default_factory=set)
+    chosen: int | None = None
 
 
 class Fetcher:
@@ -216,6 +218,7 @@ class Fetcher:
 
     def _work(self) -> None:
         while (want := self._next()) is not None:
+            anew = want.anew
             try:
                 over = self._attempt(want)
             except Ending:
@@ -225,7 +228,7 @@ class Fetcher:
             with self._change:
                 want.working = False
                 want.node = want.there_bytes = want.total_bytes = 0
-                if over:
+                if over and want.anew == anew:  # else more was asked for meanwhile
                     self._wants.pop(want.group, None)
                 else:
                     want.due_s = time.monotonic() + want.pause_s
@@ -285,10 +288,18 @@ class Fetcher:
         if not offers:
             want.why = "nobody answers whose state is not in doubt"
             return False
-        floor = min(one.floor for one in offers.values())
-        if not want.anew and floor <= chosen + 1 and own_floor <= state.applied + 1:
-            self._forget_staged(want.group)
-            return True  # somebody has the log
+        beyond = [one.floor for one in offers.values() if one.floor > chosen + 1]
+        if not want.anew and own_floor <= state.applied + 1 and len(beyond) < len(offers):
+            # Who says that nothing is trimmed that is needed here has the log, or knows no more
+            # than this node. The engine has asked all of them; it is given one round more.
+            before, want.chosen = want.chosen, chosen
+            if before is None:
+                want.why = "somebody may have the log"
+                return False
+            if chosen > before:
+                self._forget_staged(want.group)
+                return True  # somebody has
+        floor = min(beyond, default=1)
         if (local := self._local(want, chosen, max(floor, own_floor))) is not None:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)

@@ -1,8 +1,9 @@
 """Gives peers what they come for: checkpoints, values of the log, and word of what there is.
 
 A connection that begins with FETCH is handed over by the driver, and gets a thread
-``phx-provide``, which ends with it. Who asks for a checkpoint that is not there, because all that
-this node has of the group is *light*, makes it take a whole one: the next round of offers finds it.
+``phx-provide``, which ends soon after the last of them. Who asks for a checkpoint that is not
+there, because all that this node has of the group is *light*, makes it take a whole one: the next
+round of offers finds it.
 
 The machines of the group are not asked for anything: a group that stopped here, or is being
 restored, is provided for all the same, with the checkpoints and the log that are here.
@@ -14,6 +15,7 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -47,6 +49,8 @@ __all__ = ["Pins", "Provider"]
 
 log = logging.getLogger("phx")
 
+IDLE_S = 2.0
+"""So long a thread waits for the next connection: peers ask about many groups at a time."""
 TALKS_MAX = 16
 """Connections beside the transfers that are served at a time: they only want an answer."""
 AFTER_END_S = 60.0
@@ -189,35 +193,64 @@ class Provider:
         self._bucket = Bucket(bytes_per_s)
         self._lines = Lines()
         self._lock = threading.Lock()
+        self._change = threading.Condition()
+        self._line: deque[tuple[socket.socket, int, bytes]] = deque()
         self._threads: set[threading.Thread] = set()
+        self._idle = self._busy = 0
         self._wished: dict[int, tuple[float, Future[Any] | None]] = {}
         self._number = 0
         self.counters = {"providing": 0, "provided": 0, "provided_bytes": 0, "provide_failed": 0}
 
     def handed(self, connections: Iterable[tuple[int, int, bytes]]) -> None:
-        """Serve these, each on a thread of its own; close those that are too many. Any thread."""
+        """Serve these; close those that are too many. Any thread."""
         for descriptor, node, said in connections:
             one = self._lines.adopt(socket.socket(fileno=descriptor))
-            with self._lock:
-                room = len(self._threads) < self._transfers_max + TALKS_MAX
-                if self._lines.ending.is_set() or not room:
+            with self._change:
+                taken = self._busy + len(self._line)
+                if self._lines.ending.is_set() or taken >= self._transfers_max + TALKS_MAX:
                     self._lines.close(one)
                     continue
-                self._number += 1
-                thread = threading.Thread(
-                    target=self._serve,
-                    args=(one, node, said),
-                    name=f"phx-provide-{self._number}",
-                    daemon=True,
-                )
-                self._threads.add(thread)
-            thread.start()
+                self._line.append((one, node, said))
+                self._change.notify()
+                if len(self._line) > self._idle:
+                    self._spawn()
+
+    def _spawn(self) -> None:
+        self._number += 1
+        name = f"phx-provide-{self._number}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (talk := self._next()) is not None:
+            try:
+                self._serve(*talk)
+            finally:
+                with self._change:
+                    self._busy -= 1
+
+    def _next(self) -> tuple[socket.socket, int, bytes] | None:
+        """The next connection; None: this thread is not needed any more."""
+        with self._change:
+            self._idle += 1
+            self._change.wait_for(lambda: self._line or self._lines.ending.is_set(), IDLE_S)
+            self._idle -= 1
+            if self._line and not self._lines.ending.is_set():
+                self._busy += 1
+                return self._line.popleft()
+            self._threads.discard(threading.current_thread())
+            return None
 
     def end(self, wait_s: float | None = None) -> None:
         """Cut every transfer, and wait for its thread, at most so long."""
-        with self._lock:
+        with self._change:
             self._lines.ending.set()
+            self._change.notify_all()
             threads = list(self._threads)
+            left, self._line = self._line, deque()
+        for one, _, _ in left:
+            self._lines.close(one)
         join_all(threads, wait_s)
 
     def forget(self) -> None:
@@ -244,8 +277,6 @@ class Provider:
             sender.close()
             self._lines.close(one)
             self._over(talk, sender)
-            with self._lock:
-                self._threads.discard(threading.current_thread())
 
     def _failed(self, talk: _Talk, sender: Sender, error: Exception) -> None:
         if talk.holds is None:
@@ -325,7 +356,8 @@ class Provider:
     def begin(self, fetch: Fetch) -> Manifest | None:
         """The checkpoint that is asked for, held; None: it is not given now."""
         assert fetch.what == CHECKPOINT
-        found = [one for one in self.catalog.of(fetch.group) if one.content == fetch.ident]
+        there = self.catalog.of(fetch.group)
+        found = [one for one in there if one.content == fetch.ident and not one.light]
         with self._lock:
             if not found or self.counters["providing"] >= self._transfers_max:
                 return None

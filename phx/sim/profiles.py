@@ -81,8 +81,8 @@ MIX: dict[str, float] = {
     "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
     "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "late-votes": 1.5, "settle": 2,
     "resign": 3, "checkpoint": 1.5, "crash-keep": 1, "power-keep": 1.5, "full-keep": 0.8,
-    "flip-checkpoint": 1, "two-behind": 1.2, "cut-transfer": 0.8, "provider-gone": 0.8,
-    "flip-staging": 0.6, "trimmed-and-stopped": 0.6,
+    "flip-checkpoint": 1, "two-behind": 1.2, "cut-transfer": 1.2, "provider-gone": 1,
+    "flip-staging": 1.2, "trimmed-and-stopped": 0.6,
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ __all__ = ["Provider"]
 
 TRANSFERS_MAX = 2
 WISHES = 2
-BYTES_PER_S = 400_000
+BYTES_PER_S = 200_000
 CHUNK_BYTES = 1024
 """Small, as the checkpoints are: a cut may come in the middle."""
 AFTER_END_US = 3_000_000

@@ -26,7 +26,7 @@ from tests.api.catch_up import (
     trim,
     want,
 )
-from tests.api.cluster import Journal, all_applied, cluster, config_of, until
+from tests.api.cluster import Journal, all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -515,5 +515,32 @@ def test_values_of_the_log_are_fetched_one_by_one(run_once, tmp_path):
             assert await ask(frontier, last) == []
             assert await ask(last + 1, last + 2) == []
             assert await asyncio.to_thread(fetch, 7, 0, 1, 2) == []
+
+    run_once(main())
+
+
+def test_without_an_event_loop(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, KeyValue, **ONE) as nodes:
+            await fill(nodes[0], 100)
+            await all_applied(nodes)
+            await nodes[2].close()
+            await fill(nodes[0], 100, seed=1)
+            await all_applied(nodes[:2])
+            for node in nodes[:2]:
+                await trim(node)
+            await asyncio.to_thread(catch_up, nodes)
+
+    def catch_up(nodes):
+        with phx.blocking.Node(config_of(tmp_path, 3, **ONE), KeyValue) as three:
+            introduce([*nodes[:2], three])
+            three.wait_ready(timeout=20)
+            for number in range(20):
+                three.group(0).propose(encode_set(f"b{number}", b""), timeout=20)
+            assert transfers(three)["installed"] == 1
+            until_s = time.monotonic() + 10
+            while digests([three]) != digests(nodes[:1]):
+                assert time.monotonic() < until_s
+                time.sleep(0.01)
 
     run_once(main())

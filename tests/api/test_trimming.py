@@ -135,7 +135,7 @@ def test_unless_it_trims_nothing_goes(lab):
     one = lab(trim=False)
     assert one.takes(100) == 1
     assert not one.asked
-    assert Checkpoints().trim is False
+    assert Checkpoints().trim is True
 
 
 def test_of_several_machines_the_one_that_is_least_far_counts(lab):
