@@ -23,10 +23,11 @@ from typing import Any, Self
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import TIMEOUT_S, GroupView
+from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.room import Room
-from phx.types import CheckpointInfo, Entry, NodeStatus, Result
+from phx.types import CheckpointInfo, Entry, Leader, NodeStatus, Result
 
 __all__ = ["Group", "Node"]
 
@@ -94,9 +95,45 @@ class Group(GroupView):
         results: list[Result] = cell.wait()
         return results
 
+    def transfer_leadership(self, to: int, *, timeout: float = TIMEOUT_S) -> Leader:
+        """Have member `to` lead this group; blocks until it does. See ``phx.Group``."""
+        return self._move(to, timeout)
+
+    def resign(self, *, timeout: float = TIMEOUT_S) -> Leader:
+        """Give the leadership of this group away. See ``phx.Group``."""
+        return self._move(0, timeout)
+
+    def _move(self, to: int, timeout: float) -> Leader:
+        door, state = self._door, self._state
+        found: list[Leader] = []
+        heard = threading.Event()
+
+        def hear(leader: Leader | None) -> None:
+            if leader is not None and leader.epoch > given:
+                found.append(leader)
+                heard.set()
+            elif door.refusal is not None:
+                heard.set()
+
+        given = door.give(state, to)
+        if to == door.node:
+            return Leader(to, given)
+        stop = self.on_leader_change(hear)
+        try:
+            heard.wait(timeout)
+        finally:
+            stop()
+        if not found:
+            door.open_driver()
+        return door.given(state, to, found[0] if found else None)
+
     def checkpoint(self) -> CheckpointInfo:
         """See ``phx.Group.checkpoint``. Blocks until it is durable."""
         return self._door.take_checkpoint(self.id).result()
+
+    def repair(self) -> None:
+        """See ``phx.Group.repair``. Blocks until the group goes on."""
+        self._door.make_anew(self.id).result()
 
     def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance. See ``phx.Group.entry``."""
@@ -179,6 +216,7 @@ class Node:
         self._room = Room(config, machines, bootstrap=bootstrap)
         self._groups: dict[int, Group] = {}  # those asked for so far
         self._applier: ApplierThread | None = None
+        self._callbacks: CallbackThread
         self._closing = threading.Lock()
         self._finalizer: weakref.finalize[..., Node] | None = None
 
@@ -186,8 +224,15 @@ class Node:
         """Open the node. Raises as ``phx.Node.open``."""
         room = self._room
         room.open()
+        callbacks = self._callbacks = CallbackThread()
+        room.door.soon = callbacks.soon
         applier = self._applier = ApplierThread(room)
-        room.before_abandon = applier.stop
+
+        def end() -> None:
+            applier.stop()
+            callbacks.end()
+
+        room.before_abandon = end
         applier.start()
         self._finalizer = weakref.finalize(self, _abandon, room)
 
@@ -204,6 +249,7 @@ class Node:
             try:
                 room.quiesce(timeout)
                 self._applier.stop(room.end_applying)
+                self._callbacks.end()
             except BaseException:
                 room.abandon()  # Ctrl-C while it closes: at once, and still whole
                 raise

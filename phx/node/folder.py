@@ -14,7 +14,7 @@ class Folder:
     """The folder of a node: ``lock``, ``journal/``, ``store/``, and ``bootstrap`` while it is new.
 
     Guarantee: at most one Node, in any process, has it open; and what is missing is noticed: a
-    store without its journal, or a journal without its store, is damage.
+    store without its journal is damage. (A journal without its store: `phx.node.doctor`.)
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,12 +48,10 @@ class Folder:
             self._lock = -1
 
     def examine(self, *, bootstrap: bool) -> bool:
-        """True: to be made new; False: it is whole. Raises StoreError for everything else."""
+        """True: to be made new; False: it has a journal. Raises StoreError for everything else."""
         has_journal, has_store = _has_files(self.journal), _has_files(self.store)
-        if has_journal and has_store:
-            return False
         if has_journal:
-            raise Damaged(f"{self.path} has a journal but no store")
+            return False
         # The journal is made last, and no promise is made before: a bootstrap that was cut short
         # left nothing to remember.
         if has_store and not self.begun:

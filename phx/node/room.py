@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,8 +31,10 @@ from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
+from phx.checkpoint.rebuild import is_marked
 from phx.config import Config, split_address
 from phx.errors import (
+    CheckpointFailed,
     Closed,
     ClosedUnknown,
     ConfigError,
@@ -51,6 +54,7 @@ from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.commits import Commits
 from phx.node.control import Control
+from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
@@ -115,6 +119,7 @@ class Room:
         self._machines = machines
         self._bootstrap = bootstrap
         self._folder = Folder(Path(config.dir))
+        self._doctor = Doctor(self._folder, config)
         self._keeper: Keeper | None = None
         self._unresolved: dict[int, tuple[str, int]] = {}
         self._pid = os.getpid()
@@ -127,6 +132,7 @@ class Room:
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
+        self._marked: set[int] = set()  # groups that are made anew
         self._known: dict[int, tuple[str, int]] = {}  # where the other members are
         self._store: Store
         self.driver: Driver
@@ -162,7 +168,8 @@ class Room:
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
         create = self._folder.examine(bootstrap=self._bootstrap)
-        self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
+        doctor = self._doctor
+        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._resolve_late)
         store = self._store = self._keeper.open()
         if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
@@ -186,6 +193,8 @@ class Room:
         for group, state in self.states.items():
             if durable_in(state.machines):
                 starts.setdefault(group, 0)  # paused until they are open
+        for group in self._find_marked(catalog):
+            starts.setdefault(group, 0)
         for group, floor in store.floors().items():
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
@@ -211,6 +220,7 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
@@ -226,6 +236,15 @@ class Room:
         files, cluster = OsFiles(Path(self.config.dir)), self.config.cluster_id
         keep = kept(files, ROOT, cluster, self.config.checkpoints.fetches_max)
         return Catalog.open(files, ROOT, cluster=cluster, keep=keep)
+
+    def _find_marked(self, catalog: Catalog) -> set[int]:
+        """The groups that are to be made anew."""
+        found = {group for group in self.states if is_marked(catalog.files, catalog.root, group)}
+        if found and len(self.config.members) == 1:
+            log.error("groups %s are to be made anew, and no other node has them", sorted(found))
+            found = set()
+        self._marked = found
+        return found
 
     def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
         """Where the log begins right behind a checkpoint, which may have come from elsewhere,
@@ -247,7 +266,10 @@ class Room:
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
             self.floors,
+            self._doctor.step,
         )
+        assert self._keeper is not None
+        self._doctor.attend(self._store, self._keeper, self.driver, catalog, snapshots.ask)
         if self.config.checkpoints.mirror:
             snapshots.mirrors = Mirrors(
                 self.config,
@@ -290,17 +312,27 @@ class Room:
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
-        self.door.restoring = transfers.restoring
-        self._restorer.start(paused, self.config.checkpoints.restore_threads)
+        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self._doctor.fetch_by(transfers.fetcher.entries)
+        self._restorer.paused |= self._marked
+        mine = [group for group in paused if group not in self._marked]
+        self._restorer.start(mine, self.config.checkpoints.restore_threads)
+        transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
         self._control.listen()
 
-    def rebuild(self, group: int) -> None:
+    def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
         self.opened()
+        if len(self.config.members) == 1:
+            raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
-        self._transfers.fetcher.anew(group)
+        assert self._restorer is not None
+        paused, wanted = group in self._restorer.paused, group in self._transfers.fetcher
+        if paused and not wanted and self.states[group].stopped is None:
+            raise CheckpointFailed(f"group {group} is being restored")
+        return self._transfers.rebuild(group)
 
     def _stuck(self, state: GroupState, error: BaseException) -> None:
         """A group that could not be restored. Without a checkpoint that its log goes on from it
@@ -320,7 +352,7 @@ class Room:
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
-        parts = (self._transfers, self._restorer, self._snapshots, self._control)
+        parts = (self._transfers, self._restorer, self._snapshots, self._control, self._doctor)
         there = [one for one in parts if one is not None]
         if wait_s is not None:
             for one in there:
@@ -494,6 +526,7 @@ class Room:
             checkpoints=self._snapshots.numbers() if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
             transfers=self._transfers.counters() if self._transfers else {},
+            damage=self._doctor.status(),
         )
 
     # --- closing
@@ -536,6 +569,8 @@ class Room:
         waits is told. On the thread that applies."""
         try:
             self.applier.turn()
+            for state in self.states.values():
+                self.applier.led(state, None)
             self.applier.commit_all()
         finally:
             self.let_go()

@@ -103,13 +103,20 @@ def test_both_ways_twice_is_once() -> None:
     assert s.status(1)["leading"]
 
 
-def test_a_stopped_group_stays_stopped() -> None:
+def test_a_stopped_group_leads_again_once_its_machine_was_made_anew_and_not_before() -> None:
     s = Script(nodes=1)
     s.engines[1].stop_group(0)
-    restoring(s, 1)
-    restoring(s, 1, False)
     s.pass_time(2 * SECOND)
     assert s.leaders() == {1: 0}
+    restoring(s, 1)
+    s.pass_time(2 * SECOND)
+    assert (s.leaders(), s.status(1)["stopped"]) == ({1: 0}, True)
+    restoring(s, 1, False)
+    s.pass_time(2 * SECOND)
+    assert (s.leaders(), s.status(1)["stopped"]) == ({1: 1}, False)
+    s.submit(1, b"a value")
+    s.pass_time(SECOND)
+    assert s.status(1)["chosen_through"] == 1
 
 
 def test_an_acceptance_below_the_machine_s_start_is_no_chosen_value() -> None:
