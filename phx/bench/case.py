@@ -11,6 +11,7 @@ from phx.types import GROUP_ID_MAX
 __all__ = ["CASES", "MATRICES", "Case", "Named", "problem", "rows_of"]
 
 SIZES = [16, 100, 2048, 102_400]
+WINDOWS = 8  # with checkpoints in turns
 GROUPS = [1, 20, 50, 100, 1000, 10_000]
 BYTES_IN_FLIGHT_MAX = 128 << 20  # what a matrix of value sizes has in flight
 
@@ -33,6 +34,8 @@ class Case:
         large_bytes, large_groups, large_rate: beside it, values of that size a second into so many
             groups that get no other load.
         gil_s: how long the last node holds its GIL in the middle of the row; it has no clients.
+        checkpoint_s: a checkpoint of each group every so many seconds, in every other eighth of
+            the time; 0: as a node does it that is told nothing.
         loop: "uvloop", "asyncio"; "auto": uvloop where it is installed.
     """
 
@@ -53,6 +56,7 @@ class Case:
     large_groups: int = 0
     large_rate: float = 0
     gil_s: int = 0
+    checkpoint_s: float = 0
     seconds: float = 10
     warmup: float = 2
     loop: str = "auto"
@@ -62,6 +66,11 @@ class Case:
         """The ids of the groups. A group prefers to be led by the node at (id mod nodes)."""
         step = self.nodes if self.leaders == "one" else 1
         return list(range(0, self.groups * step, step))
+
+    @property
+    def window_s(self) -> float:
+        """How long it lasts without checkpoints, then with them, and so on."""
+        return self.seconds / WINDOWS
 
     @property
     def label(self) -> str:
@@ -129,6 +138,10 @@ CASES: dict[str, Named] = {
     "full-load-90s": Named(
         "as many-100 for 90 s: memory, settling, last third against first",
         (replace(MANY, seconds=90),),
+    ),
+    "checkpoints-on": Named(
+        "as many-100 with dictionaries, each written every 30 s, in every other 10 s",
+        (replace(MANY, machine="dict", checkpoint_s=30, seconds=80),),
     ),
     "gil-held": Named(
         "one node holds its GIL for 10 s of 30, the others drive all groups", (HELD,)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 
-from phx.machine import StateMachine
+from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.types import Entry
 
 __all__ = ["MACHINES", "Put", "Slow", "Tally"]
 
+SOME = 256  # entries written at once
 KEYS = 1024  # of a dictionary, so that its size has an end
 SLOW_NS = 20_000
 
@@ -29,6 +31,15 @@ class Tally(StateMachine):
 
     def digest(self) -> bytes:
         return b"%d" % self.count
+
+    def freeze(self) -> CopyView:
+        return CopyView(copy(self))
+
+    def snapshot(self, writer: Writer) -> None:
+        writer.write(b"%d\n" % self.count)
+
+    def restore(self, reader: Reader) -> None:
+        raise NotImplementedError("no measured node is opened again")
 
 
 class Put(Tally):
@@ -50,6 +61,23 @@ class Put(Tally):
             items[(value[0] | value[1] << 8) % KEYS] = value
         self.count += len(entries)
         return [None] * len(entries)
+
+    def freeze(self) -> CopyView:
+        frozen = copy(self)
+        frozen.items = dict(self.items)
+        return CopyView(frozen)
+
+    def snapshot(self, writer: Writer) -> None:
+        # As phx.machines.KeyValue does it.
+        super().snapshot(writer)
+        lines: list[bytes] = []
+        for number, key in enumerate(sorted(self.items), 1):
+            value = self.items[key]
+            lines.append(b"%d %d\n%b" % (key, len(value), value))
+            if number % SOME == 0:
+                writer.write(b"".join(lines))
+                lines.clear()
+        writer.write(b"".join(lines))
 
     def digest(self) -> bytes:
         return b"%d %x" % (self.count, hash(tuple(sorted(self.items.items()))) & (1 << 64) - 1)

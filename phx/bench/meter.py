@@ -19,7 +19,8 @@ BUCKETS_PER_E = 200  # latency histogram: half a per cent wide
 SAMPLE_S = 1.0
 MANY_GROUPS = 1000  # with more, the status is asked for less often: it looks at every group
 MANY_GROUPS_EVERY = 5
-# of the store's figures, those that only grow
+# of the store's figures, and those of checkpoints, those that only grow
+CHECKPOINTS = ("taken", "failed", "bytes", "write_us")
 STORE = ("commits", "settled_entries", "settled_bytes", "merges", "reads")
 
 
@@ -116,6 +117,8 @@ def numbers(status: Any) -> Iterator[tuple[str, int]]:
         for name, value in getattr(status, part, {}).items():
             if isinstance(value, int) and not isinstance(value, bool):
                 yield f"{part}.{name}", value
+    for name in CHECKPOINTS:
+        yield f"checkpoints.{name}", int(status.checkpoints.get(name, 0))
     for name in STORE:
         yield f"store.{name}", int(status.store[name])
 

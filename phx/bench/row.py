@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from phx.bench.case import Case
+from phx.bench.case import WINDOWS, Case
 from phx.bench.meter import quantile_us
 
 __all__ = ["Row", "between", "measured_row", "settings_of"]
@@ -48,6 +48,7 @@ class Row(Case):
     samples: list[dict[str, float]]
     large: dict[str, float]
     gil: dict[str, float]
+    checkpoints: dict[str, float]
     of_limit: dict[str, float]
     acknowledged: int
     measured: int
@@ -116,6 +117,7 @@ def measured_row(
         samples=series(samples, seconds),
         large=large_figures(case, results),
         gil=gil_figures(case, samples),
+        checkpoints=checkpoint_figures(case, samples, grown),
         of_limit={},
         acknowledged=sum(sum(load["count"].values()) for load in every),
         measured=measured,
@@ -248,6 +250,27 @@ def large_figures(case: Case, results: dict[int, Any]) -> dict[str, float]:
         "values_per_s": round(count / case.seconds, 1),
         "p50_us": round(quantile_us(latency, 0.5), 1),
         "p99_us": round(quantile_us(latency, 0.99), 1),
+    }
+
+
+def checkpoint_figures(
+    case: Case, nodes: Sequence[Sequence[Sample]], grown: dict[str, int]
+) -> dict[str, float]:
+    """Throughput of the windows with checkpoints and of those without, medians; empty if they did
+    not take turns."""
+    if not case.checkpoint_s:
+        return {}
+    window_s = case.window_s
+    rates = [
+        sum(between(samples, number * window_s, (number + 1) * window_s) for samples in nodes)
+        for number in range(WINDOWS)
+    ]
+    off, on = statistics.median(rates[0::2]), statistics.median(rates[1::2])
+    return {
+        "off_values_per_s": round(off, 1),
+        "on_values_per_s": round(on, 1),
+        "on_to_off": round(on / off, 3) if off else 0.0,
+        **{name: grown.get(f"checkpoints.{name}", 0) for name in ("taken", "failed", "bytes")},
     }
 
 

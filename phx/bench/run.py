@@ -124,6 +124,7 @@ class _Bench:
             "phx.bench.worker",
             folder=self._folder,
             loop=case.loop,
+            options=_options(case),
         ) as cluster:
             self._progress.note(f"{case.label}: starting {case.nodes} processes")
             await cluster.start()
@@ -152,6 +153,9 @@ class _Bench:
         if case.gil_s:
             at_us = begin_us + int((case.seconds - case.gil_s) / 2 * 1e6)
             await cluster[case.nodes].call("hold_gil", at_us=at_us, seconds=round(case.gil_s))
+        if case.checkpoint_s:
+            times = {"begin_us": begin_us, "end_us": end_us, "every_s": case.window_s}
+            await cluster.call("alternate", ASK_TIMEOUT_S, **times)
         for node in cluster.ids:
             loads = [_load(clients[node], case.value_bytes, batch, every_s)]
             if case.large_groups:
@@ -200,6 +204,15 @@ class _Bench:
                     return f"node {node}, group {group}: {applied} of {count} values applied"
         clients = [load for result in results.values() for load in result["loads"]]
         return check(dict(enumerate(clients)), logs)
+
+
+def _options(case: Case) -> dict[str, Any]:
+    """Of the nodes' configuration, what is not as ever."""
+    if not case.checkpoint_s:
+        return {}
+    every_us = round(case.checkpoint_s * 1e6)
+    by_time = {"interval_us": every_us, "interval_instances": 0, "interval_bytes": 0}
+    return {"checkpoints": by_time}
 
 
 def _load(callers: dict[int, int], value_bytes: int, batch: int, every_s: float) -> dict[str, Any]:

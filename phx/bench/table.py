@@ -31,6 +31,7 @@ WORDS = {
     "large_groups": ("large groups", "in {:,} groups"),
     "large_rate": ("large/s", "{:,.0f}/s"),
     "gil_s": ("GIL held s", "GIL held {:g} s"),
+    "checkpoint_s": ("checkpoints", "checkpoints every {:g} s"),
     "seconds": ("s", "{:g} s"),
     "loop": ("loop", "{}"),
 }
@@ -76,6 +77,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         ("over time: last third against first; memory and lag in MB", time_columns, is_long),
         ("large values beside it", large_columns, lambda row: bool(row["large"])),
         ("one node holds its GIL: values/s of the others", gil_columns, lambda r: bool(r["gil"])),
+        ("checkpoints in turns: values/s", checkpoint_columns, lambda r: bool(r["checkpoints"])),
     ):
         chosen = [at for at, row in enumerate(rows) if wanted(row)]
         if chosen:
@@ -191,6 +193,20 @@ def large_columns(rows: list[dict[str, Any]]) -> Columns:
         "values/s": [number(row["large"]["values_per_s"]) for row in rows],
         "p50 us": [number(row["large"]["p50_us"]) for row in rows],
         "p99 us": [number(row["large"]["p99_us"]) for row in rows],
+    }
+
+
+def checkpoint_columns(rows: list[dict[str, Any]]) -> Columns:
+    return {
+        **{
+            name: [number(row["checkpoints"][f"{name}_values_per_s"]) for row in rows]
+            for name in ("off", "on")
+        },
+        "on/off": [f"{row['checkpoints']['on_to_off']:.2f}" for row in rows],
+        **{
+            name: [number(row["checkpoints"][name]) for row in rows]
+            for name in ("taken", "failed", "bytes")
+        },
     }
 
 

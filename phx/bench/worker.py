@@ -73,6 +73,18 @@ class BenchNode(NodeWorker):
         sleep = ctypes.PyDLL(None).sleep  # PyDLL does not release the GIL around the call
         asyncio.get_running_loop().call_later((at_us - now_us()) / 1e6, sleep, seconds)
 
+    async def do_alternate(self, begin_us: int, end_us: int, every_s: float) -> None:
+        """No checkpoints from now on; from `begin_us` on none for `every_s`, then some, and so on,
+        until `end_us`."""
+        node, loop = self.node, asyncio.get_running_loop()
+        node.pause_checkpoints()
+        at_us, paused = begin_us + int(every_s * 1e6), False
+        while at_us < end_us:
+            turn = node.pause_checkpoints if paused else node.resume_checkpoints
+            loop.call_later((at_us - now_us()) / 1e6, turn)
+            at_us, paused = at_us + int(every_s * 1e6), not paused
+        loop.call_later((end_us - now_us()) / 1e6, node.pause_checkpoints)
+
     async def do_stop_load(self) -> Any:
         assert self.meter is not None
         await self.ended.wait()

@@ -85,7 +85,14 @@ class Output(Protocol):
 
 
 class Files(Protocol):
-    """A tree of folders. Every call raises OSError as the call of the system would."""
+    """A tree of folders. Every call raises OSError as the call of the system would.
+
+    Attributes:
+        durable: folders whose names were synced since this object, or the life of its process,
+            began. `make_folders` keeps it.
+    """
+
+    durable: set[str]
 
     def listing(self, path: str) -> list[Found]:
         """What is in a folder, by name."""
@@ -158,9 +165,13 @@ def make_folders(files: Files, path: str) -> None:
     names = split(path)
     for depth in range(len(names)):
         above, folder = "/".join(names[:depth]), "/".join(names[: depth + 1])
+        made = False
         with suppress(FileExistsError):
             files.make_folder(folder)
-        files.sync(above)  # also if it was there: who made it may have died before this
+            made = True
+        if made or folder not in files.durable:
+            files.sync(above)  # also if it was there: who made it may have died before this
+            files.durable.add(folder)
 
 
 def new_folder(files: Files, above: str, prefix: str) -> str:
@@ -230,6 +241,7 @@ class OsFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.durable: set[str] = set()
 
     def listing(self, path: str) -> list[Found]:
         with self._folder(split(path)) as folder, os.scandir(folder) as entries:

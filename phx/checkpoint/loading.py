@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from phx._core.session_codec import table_facts
 from phx.checkpoint.catalog import READ_BYTES, Finding, Hasher, verify_file
-from phx.checkpoint.compression import PLAIN, Unpacker
+from phx.checkpoint.compression import PLAIN, Unpacker, why_missing
 from phx.checkpoint.files import Files, Input, join, need_room
 from phx.checkpoint.manifest import (
     FileEntry,
@@ -19,9 +19,10 @@ from phx.checkpoint.manifest import (
     state_digest,
 )
 from phx.checkpoint.taking import NEW, discard, stage
+from phx.errors import ConfigError, SystemFailure
 from phx.machine import StateMachine
 
-__all__ = ["Broken", "FileReader", "load_machine", "need_sound"]
+__all__ = ["Broken", "FileReader", "load_machine", "need_codecs", "need_sound"]
 
 
 class Broken(Exception):
@@ -53,6 +54,27 @@ def need_sound(
             findings.append(Finding(inside, str(error)))
     if findings:
         raise Broken("; ".join(f"{where}: {why}" for where, why in findings[:3]))
+
+
+def need_codecs(compress: str, groups: Mapping[int, Sequence[Manifest]]) -> None:
+    """Refuse to run where checkpoints could not be written as they should be, or not be read.
+
+    Args:
+        compress: the option of that name.
+        groups: the checkpoints that there are.
+
+    Raises ConfigError, SystemFailure.
+    """
+    if compress != "none" and (why := why_missing(compress)):
+        raise ConfigError([f"checkpoints.compress: {why}"])
+    for found in groups.values():
+        for manifest in found:
+            for one in manifest.files:
+                if why := why_missing(one.codec):
+                    raise SystemFailure(
+                        f"the checkpoint of group {manifest.group} at {manifest.frontier} cannot "
+                        f"be read: {why}"
+                    )
 
 
 class FileReader:

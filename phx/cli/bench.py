@@ -126,6 +126,13 @@ SETTING_OPTIONS: list[Decorator] = [
         default=0,
         help="The last node holds its GIL so many seconds in the middle, and has no clients.",
     ),
+    option(
+        "--checkpoint-s",
+        type=click.FloatRange(0, 3600),
+        default=0,
+        help="A checkpoint of each group every so many seconds, in every other eighth of the time; "
+        "0: as a node does it by itself.",
+    ),
     LOOP,
 ]
 

@@ -28,8 +28,8 @@ from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
-from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
+from phx.checkpoint.loading import need_codecs
 from phx.checkpoint.rebuild import is_marked
 from phx.config import Config
 from phx.errors import (
@@ -91,20 +91,6 @@ def former_lives(catalog: Catalog, node: int) -> int:
             with suppress(ValueError):  # whoever restores it says what is wrong with it
                 highest = max(highest, table_incarnation(manifest.sessions, node))
     return highest if highest < LIVES_MAX else 0
-
-
-def need_codecs(config: Config, catalog: Catalog) -> None:
-    """Refuse to run where checkpoints could not be written as they should be, or not be read."""
-    if config.checkpoints.compress != "none" and (why := why_missing(config.checkpoints.compress)):
-        raise ConfigError([f"checkpoints.compress: {why}"])
-    for found in catalog.groups().values():
-        for manifest in found:
-            for one in manifest.files:
-                if why := why_missing(one.codec):
-                    raise SystemFailure(
-                        f"{config.dir}: the checkpoint of group {manifest.group} at "
-                        f"{manifest.frontier} cannot be read: {why}"
-                    )
 
 
 class Room:
@@ -183,7 +169,7 @@ class Room:
             raise Damaged(f"{config.dir}: there are machines, and neither journal nor store")
         for finding in catalog.findings:
             log.warning("%s: %s", finding.path, finding.what)
-        need_codecs(config, catalog)
+        need_codecs(config.checkpoints.compress, catalog.groups())
         starts = {
             group: found[0].frontier
             for group, found in catalog.groups().items()

@@ -113,6 +113,7 @@ class MemoryFiles:
         self.crash_at = 0
         self.errors: dict[int, int] = {}
         self.life = 1
+        self.durable: set[str] = set()
         self._sector_bytes = sector_bytes
         self._changes_max = changes_max
         self._root = _Folder()
@@ -128,6 +129,7 @@ class MemoryFiles:
     def restart(self) -> None:
         """A new process: what the old one had open is of no use any more."""
         self.life += 1
+        self.durable = set()  # a new process knows nothing of it
         self.crash_at = 0
         self._dead = False
 

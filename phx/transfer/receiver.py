@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from dataclasses import dataclass
 
+from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import Files
 from phx.checkpoint.manifest import Manifest, decode
 from phx.errors import Damaged, Foreign
@@ -147,8 +149,9 @@ class Receiver:
     def feed(self, data: bytes, now_us: int) -> bytes:
         """What came; returns what to send.
 
-        Raises Hostile, Declined, Stalled, and OSError of the disk (ENOSPC before anything is
-        written if there is no room). Its file is closed then; close the connection.
+        Raises Hostile, Declined, Stalled, and OSError of the disk (before anything is written
+        ENOSPC if there is no room, EOPNOTSUPP if its files could not be read here for want of a
+        package). Its file is closed then; close the connection.
         """
         try:
             return self._feed(data, now_us)
@@ -203,6 +206,10 @@ class Receiver:
             raise Hostile("a checkpoint without its state")
         if (largest := max(manifest.size_bytes, manifest.raw_bytes)) > wish.bytes_max:
             raise Hostile(f"a checkpoint of {largest} bytes: too large")
+        for one in manifest.files:
+            if why := why_missing(one.codec):
+                # Nothing could be made of it here; another peer may have it in another form.
+                raise OSError(errno.EOPNOTSUPP, why)
 
     def _take(self, chunk: Chunk, now_us: int) -> None:
         staged = self.staged

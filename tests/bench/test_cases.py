@@ -75,14 +75,25 @@ def test_lists_are_crossed_and_every_option_reaches_the_row(asked: list[run.Opti
             "--large-rate",
             "5",
         ],
-        *["--gil-s", "2", "--seconds", "7", "--warmup", "0.5", "--loop", "asyncio"],
+        *[
+            "--gil-s",
+            "2",
+            "--checkpoint-s",
+            "1",
+            "--seconds",
+            "7",
+            "--warmup",
+            "0.5",
+            "--loop",
+            "asyncio",
+        ],
     )
     assert len(made) == 8
     assert made[0] == Case(
         groups=2, value_bytes=16, inflight=1, mode="propose_many", batch=3, rate=500,
         at="follower", leaders="one", nodes=5, machine="dict", skew="zipf", load_groups=1,
-        large_groups=1, large_bytes=999, large_rate=5, gil_s=2, seconds=7, warmup=0.5,
-        loop="asyncio",
+        large_groups=1, large_bytes=999, large_rate=5, gil_s=2, checkpoint_s=1, seconds=7,
+        warmup=0.5, loop="asyncio",
     )  # fmt: skip
     assert {(one.groups, one.value_bytes, one.inflight) for one in made} == {
         (groups, size, inflight)

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,23 @@ def test_what_happened_over_time() -> None:
     }  # fmt: skip
     assert made["unsettled_bytes"] == {"begin": 50, "end": 44, "max": 50}
     assert between([(0, 0, 0, 0, 0, 0), (10, 100, 0, 0, 0, 0)], 2.5, 5) == 10
+
+
+def test_windows_with_and_without_checkpoints_are_told_apart() -> None:
+    """Eight of them: 400 values/s in the first four, then 200."""
+    found = row(checkpoint_s=3)["checkpoints"]
+    assert (found["off_values_per_s"], found["on_values_per_s"]) == (300, 300)
+    assert found["on_to_off"] == 1
+    slow = process(0, 100)
+    slow["samples"] = [(at, at // 2 * 100, 0, 0, 0, 0) for at in range(9)]  # nothing in each first
+    slow["counters"]["checkpoints.taken"] = 7
+    case = replace(CASE, seconds=8, checkpoint_s=3)
+    measured = asdict(measured_row(case, 0, LED, MEMORY, {1: slow}, ""))["checkpoints"]
+    assert (measured["off_values_per_s"], measured["on_values_per_s"]) == (0, 100)
+    assert (measured["taken"], measured["on_to_off"]) == (7, 0)
+    shown = {table.title: table for table in tables(result(row(checkpoint_s=3)))}
+    assert "on/off" in shown["checkpoints in turns: values/s"].columns
+    assert row()["checkpoints"] == {}
 
 
 def test_a_held_gil_is_measured_against_the_time_before() -> None:

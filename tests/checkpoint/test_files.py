@@ -46,6 +46,37 @@ def get(files: Files, path: str) -> bytes:
     return found
 
 
+def test_a_name_is_made_durable_once_in_a_life_and_again_if_it_is_made_again(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = files.sync
+
+    def noted(path: str) -> None:
+        synced.append(path)
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", noted)
+    make_folders(files, "a/b")
+    assert synced == ["", "a"]
+    make_folders(files, "a/b")
+    make_folders(files, "a/c")
+    assert synced == ["", "a", "a"]
+    files.remove_folder("a/b")
+    make_folders(files, "a/b")
+    assert synced == ["", "a", "a", "a"]
+
+
+def test_what_an_earlier_life_made_may_not_be_durable() -> None:
+    files = MemoryFiles()
+    make_folders(files, "a")
+    files.make_folder("a/b")  # and dies before it is synced
+    files.restart()
+    make_folders(files, "a/b")
+    files.power_loss(Random(1), 0.0)
+    assert exists(files, "a/b")
+
+
 def test_what_is_written_is_read(files: Files) -> None:
     make_folders(files, "a/b")
     output = files.create("a/b/file")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from test_manifest import body_of, sealed
 from transfer_lab import GREETING, MINE, THEIRS, Line, finish, provider, receiver, sender
 
+from phx.checkpoint import compression
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.files import Files, OsFiles
 from phx.checkpoint.manifest import SHARED_KEYS, Manifest, encode
@@ -163,8 +165,21 @@ def test_more_bytes_than_are_allowed_are_refused() -> None:
     assert files.tree() == []
 
 
-def test_what_would_be_unpacked_counts_as_what_is_sent() -> None:
+def test_one_that_cannot_be_read_here_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For want of the package; and that is not the peer's fault."""
+    _, manifest = provider((9, 9))
+    one = dataclasses.replace(manifest.files[0], codec="zstd", raw_bytes=991)
+    packed = dataclasses.replace(manifest, files=(one, manifest.files[1]))
+    said, files = frame(MANIFEST, encode(packed)), MemoryFiles()
+    monkeypatch.setitem(sys.modules, compression.MODULE, None)
+    assert told(receiver(files, packed), said) == "OSError"
+    assert files.tree() == []
+    assert told(receiver(files, manifest), frame(MANIFEST, encode(manifest))) == "taken"
+
+
+def test_what_would_be_unpacked_counts_as_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few bytes may stand for many."""
+    monkeypatch.setattr(compression, "_zstd", lambda: None)
     _, manifest = provider((9, 9))
     large = dataclasses.replace(manifest.files[0], codec="zstd", raw_bytes=991)
     packed = dataclasses.replace(manifest, files=(large, manifest.files[1]))
