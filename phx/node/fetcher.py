@@ -144,6 +144,7 @@ class Fetcher:
         self._lines.ending = installer.ending
         self._change = threading.Condition()
         self._wants: dict[int, Want] = {}
+        self._trusted: dict[int, int] = {}  # chosen_through when a peer seemed to have the log
         self._threads: set[threading.Thread] = set()
         self._number = 0
         self.counters = {"fetching": 0, "fetched": 0, "fetched_bytes": 0, "fetch_failed": 0}
@@ -269,9 +270,13 @@ class Fetcher:
             want.why = "nobody answers"
             return False
         floor = min(one.floor for one in offers.values())
-        if not want.anew and floor <= chosen + 1 and own_floor <= state.applied + 1:
+        has_log = floor <= chosen + 1 and own_floor <= state.applied + 1
+        if not want.anew and has_log and self._trusted.get(want.group) != chosen:
+            # Somebody has the log. But he need not know that it is chosen, or everybody would wait
+            # for everybody: if the engine asks again, having learned nothing, it is not believed.
+            self._trusted[want.group] = chosen
             self._forget_staged(want.group)
-            return True  # somebody has the log
+            return True
         if (local := self._local(want, chosen, max(floor, own_floor))) is not None:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
