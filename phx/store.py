@@ -301,7 +301,7 @@ class Store(StoreFile):
         self._check_writer()
         began = time.monotonic()
         with self._index_lock:
-            before = self._index.floors()
+            before = {group: self._index.bounds(group) for group in floors}
         groups = self._with_room(0, lambda: self._put_floors(floors))
         self._holes = self._holes.above({one: floor.kept_from for one, floor in floors.items()})
         with self._index_lock:

@@ -41,6 +41,11 @@ ERROR_FORKED = 9
 ERROR_START = 10
 ERROR_JOURNAL = LIFE_JOURNAL
 
+# what transfer() says
+TRANSFER_UNDER_WAY = 0
+TRANSFER_NOT_LEADING = 1
+TRANSFER_NOT_READY = 2
+
 EVENT_FAILED = 1
 EVENT_LEADER = 2
 EVENT_HALTED = 3
@@ -53,7 +58,7 @@ EVENT_POISONED = 64
 GROUP_BYTES = {
     "replica": sizeof(Replica) + 2 * sizeof(void*),
     "flow": sizeof(Flow),
-    "queues": sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
+    "queues": 2 * sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
     "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
     "waiters": sizeof(WaiterRing),
@@ -583,6 +588,17 @@ cdef class Driver:
         question.kind = ASK_GROUPS
         self.ask(&question)
         return [row_of(&question.rows[i]) for i in range(question.rows.size())]
+
+    def transfer(self, u32 group, u32 to):
+        cdef Question question
+        question.kind = ASK_TRANSFER
+        question.group = group
+        question.peer = to
+        question.instance = 0
+        self.ask(&question)
+        if question.verdict < 0:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        return question.verdict, question.instance
 
     def busy_groups(self):
         cdef Question question

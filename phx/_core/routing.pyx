@@ -71,7 +71,7 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
     elif h.kind == MSG_CONFIRM:
         on_confirm(e, r, p, h.ballot, f.chosen.through)
     elif h.kind == MSG_TRANSFER:
-        on_transfer(e, r, p, h.ballot)
+        on_transfer(e, r, p, h.ballot, h.flags)
 
 
 cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest,

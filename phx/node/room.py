@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,8 +30,10 @@ from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
+from phx.checkpoint.rebuild import is_marked
 from phx.config import Config, split_address
 from phx.errors import (
+    CheckpointFailed,
     Closed,
     ClosedUnknown,
     ConfigError,
@@ -59,6 +61,7 @@ from phx.node.machine_files import durable_in
 from phx.node.mirror import Mirrors
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
+from phx.node.surroundings import resolve, traced
 from phx.node.transfers import Transfers
 from phx.store import Store
 from phx.transfer.staging import kept
@@ -68,8 +71,7 @@ log = logging.getLogger("phx")
 
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
-ABANDON_S = 5.0
-TRACE_MIB_MAX = 1024
+ABANDON_S = 1.0
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
 DOUBT_S = 1.0
@@ -129,6 +131,7 @@ class Room:
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
+        self._marked: set[int] = set()  # groups that are made anew
         self._known: dict[int, tuple[str, int]] = {}  # where the other members are
         self._store: Store
         self.driver: Driver
@@ -189,6 +192,8 @@ class Room:
         for group, state in self.states.items():
             if durable_in(state.machines):
                 starts.setdefault(group, 0)  # paused until they are open
+        for group in self._find_marked(catalog):
+            starts.setdefault(group, 0)
         for group, floor in store.floors().items():
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
@@ -214,6 +219,7 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
@@ -229,6 +235,15 @@ class Room:
         files, cluster = OsFiles(Path(self.config.dir)), self.config.cluster_id
         keep = kept(files, ROOT, cluster, self.config.checkpoints.fetches_max)
         return Catalog.open(files, ROOT, cluster=cluster, keep=keep)
+
+    def _find_marked(self, catalog: Catalog) -> set[int]:
+        """The groups that are to be made anew."""
+        found = {group for group in self.states if is_marked(catalog.files, catalog.root, group)}
+        if found and len(self.config.members) == 1:
+            log.error("groups %s are to be made anew, and no other node has them", sorted(found))
+            found = set()
+        self._marked = found
+        return found
 
     def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
         """Where the log begins right behind a checkpoint, which may have come from elsewhere,
@@ -296,18 +311,27 @@ class Room:
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
-        self.door.restoring = transfers.restoring
+        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
         self._doctor.fetch_by(transfers.fetcher.entries)
-        self._restorer.start(paused, self.config.checkpoints.restore_threads)
+        self._restorer.paused |= self._marked
+        mine = [group for group in paused if group not in self._marked]
+        self._restorer.start(mine, self.config.checkpoints.restore_threads)
+        transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
         self._control.listen()
 
-    def rebuild(self, group: int) -> None:
+    def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
         self.opened()
+        if len(self.config.members) == 1:
+            raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
-        self._transfers.fetcher.anew(group)
+        assert self._restorer is not None
+        paused, wanted = group in self._restorer.paused, group in self._transfers.fetcher
+        if paused and not wanted and self.states[group].stopped is None:
+            raise CheckpointFailed(f"group {group} is being restored")
+        return self._transfers.rebuild(group)
 
     def _stuck(self, state: GroupState, error: BaseException) -> None:
         """A group that could not be restored. Without a checkpoint that its log goes on from it
@@ -326,10 +350,15 @@ class Room:
         self.driver.poke()
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
+        """Those that are at it are waited for, at most `wait_s` seconds altogether."""
         parts = (self._transfers, self._restorer, self._snapshots, self._control, self._doctor)
-        for one in parts:
-            if one is not None:
-                one.end(wait_s)
+        there = [one for one in parts if one is not None]
+        if wait_s is not None:
+            for one in there:
+                one.end(0.0)  # all of them know before one is waited for
+        until = None if wait_s is None else time.monotonic() + wait_s
+        for one in there:
+            one.end(None if until is None else max(0.0, until - time.monotonic()))
 
     def _start(self, store: Store, create: bool, starts: dict[int, int], lived: int) -> None:
         config = self.config
@@ -539,6 +568,8 @@ class Room:
         waits is told. On the thread that applies."""
         try:
             self.applier.turn()
+            for state in self.states.values():
+                self.applier.led(state, None)
             self.applier.commit_all()
         finally:
             self.let_go()
@@ -626,27 +657,6 @@ os.register_at_fork(after_in_child=_forget_rooms)
 
 def is_alive(ident: int) -> bool:
     return any(thread.ident == ident for thread in threading.enumerate())
-
-
-def traced(node: int) -> dict[str, Any]:
-    """The driver's arguments for a trace in PHX_TRACE_DIR (docs/design/trace.md), if it is set."""
-    folder = os.environ.get("PHX_TRACE_DIR")
-    if not folder:
-        return {}
-    mib = os.environ.get("PHX_TRACE_MIB", "")
-    return {
-        "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
-        "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
-    }
-
-
-def resolve(host: str) -> str:
-    """The first numeric address of a host; "" if it has none."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return ""
-    return str(found[0][4][0]) if found else ""
 
 
 def partly_done(results: list[Any]) -> PhxError:

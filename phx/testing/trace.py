@@ -173,6 +173,8 @@ class Replay:
                 return self.engine.install(t.group, t.first, t.second)
             case Kind.DONE:
                 self.engine.done(t.group, t.first, t.peer)
+            case Kind.TRANSFER:
+                return self.engine.transfer(t.group, t.peer)
             case Kind.POISON:
                 self.engine.poison()
             case Kind.PRESSURE:

@@ -66,6 +66,7 @@ class Kind(IntEnum):
     FLOOR = 34
     INSTALL = 35
     DONE = 36
+    TRANSFER = 40
     TURN = 48
     SENDING = 64
     OPENED = 65
