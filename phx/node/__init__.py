@@ -13,6 +13,7 @@
     divergence compares the state of groups with that of other nodes
     doctor     makes a store that is lost anew, before the start
     mender     fetches what is damaged of the settled log
+    addresses  where the members are, as numbers
     control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
     Node       the asyncio door to it; phx.blocking has the other one

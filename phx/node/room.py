@@ -31,7 +31,7 @@ from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.rebuild import is_marked
-from phx.config import Config, split_address
+from phx.config import Config
 from phx.errors import (
     CheckpointFailed,
     Closed,
@@ -51,6 +51,7 @@ from phx.errors import (
 from phx.group import Door
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
+from phx.node.addresses import Addresses
 from phx.node.commits import Commits
 from phx.node.control import Control
 from phx.node.doctor import Doctor
@@ -61,7 +62,6 @@ from phx.node.machine_files import durable_in
 from phx.node.mirror import Mirrors
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
-from phx.node.surroundings import resolve, traced
 from phx.node.transfers import Transfers
 from phx.store import Store
 from phx.transfer.staging import kept
@@ -72,6 +72,7 @@ log = logging.getLogger("phx")
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
 ABANDON_S = 1.0
+TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
 DOUBT_S = 1.0
@@ -120,7 +121,7 @@ class Room:
         self._folder = Folder(Path(config.dir))
         self._doctor = Doctor(self._folder, config)
         self._keeper: Keeper | None = None
-        self._unresolved: dict[int, tuple[str, int]] = {}
+        self._addresses = Addresses(config)
         self._pid = os.getpid()
         self.forked = False
         self._ended = False
@@ -132,7 +133,6 @@ class Room:
         self._control: Control | None = None
         self._transfers: Transfers | None = None
         self._marked: set[int] = set()  # groups that are made anew
-        self._known: dict[int, tuple[str, int]] = {}  # where the other members are
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
@@ -168,7 +168,7 @@ class Room:
         config, limits = self.config, self.config.limits
         create = self._folder.examine(bootstrap=self._bootstrap)
         doctor = self._doctor
-        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._resolve_late)
+        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._late_addresses)
         store = self._store = self._keeper.open()
         if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
@@ -307,7 +307,7 @@ class Room:
             snapshots,
             factory=self._made,
             paused=self._restorer.paused,
-            addresses=self._known,
+            addresses=self._addresses.known,
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
@@ -366,8 +366,8 @@ class Room:
             cluster=config.cluster_id,
             node=config.node,
             store_id=store.identity.store_id,
-            members=self._addresses(),
-            bind=self._bind(),
+            members=self._addresses.members(),
+            bind=self._addresses.bind(),
             groups=self._ids,
             settled=store.settled(),
             floors={group: floor.kept_from for group, floor in store.floors().items()},
@@ -379,42 +379,6 @@ class Room:
             **traced(config.node),
         )
         self.driver.start()
-
-    def _addresses(self) -> list[tuple[int, str, int]]:
-        """Members with numeric addresses; an address that is not known yet is empty."""
-        found = []
-        for node, address in sorted(self.config.members.items()):
-            host, port = split_address(address)
-            numeric = resolve(host) if port or node == self.config.node else ""
-            if not numeric and port:
-                if node == self.config.node:
-                    raise SystemFailure(f"members.{node}: {host} has no address")
-                log.warning("node %d: %s has no address yet", node, host)
-                self._unresolved[node] = (host, port)
-            found.append((node, numeric, port if numeric else 0))
-            self._note(node, numeric, port)
-        return found
-
-    def _note(self, node: int, numeric: str, port: int) -> None:
-        if numeric and port and node != self.config.node:
-            self._known[node] = numeric, port
-
-    def _resolve_late(self) -> bool:
-        """Look again for addresses that were not found; False while some are missing."""
-        for node, (host, port) in list(self._unresolved.items()):
-            if numeric := resolve(host):
-                self._unresolved.pop(node, None)
-                self.driver.set_address(node, numeric, port)
-                self._note(node, numeric, port)
-        return not self._unresolved
-
-    def _bind(self) -> tuple[str, int]:
-        own = self.config.bind or self.config.members[self.config.node]
-        host, port = split_address(own)
-        numeric = resolve(host)
-        if not numeric:
-            raise SystemFailure(f"{own}: {host} has no address")
-        return numeric, port
 
     def _undo(self) -> None:
         """Take back a half-done opening."""
@@ -429,6 +393,9 @@ class Room:
                 self._keeper.end()
             self._folder.unlock()
 
+    def _late_addresses(self) -> bool:
+        return self._addresses.resolve_late(self.driver)
+
     # --- while it is open
 
     def opened(self) -> Driver:
@@ -438,19 +405,13 @@ class Room:
         return self.door.open_driver()
 
     def set_address(self, node: int, address: str) -> None:
-        if node not in self.config.members:
-            raise NotInCluster(f"node {node} is no member of {self.config.cluster}")
-        host, port = split_address(address)
-        numeric = resolve(host)
-        if not numeric:
-            raise SystemFailure(f"{address}: {host} has no address")
+        numeric, port = self._addresses.numeric(node, address)
         driver = self.opened()
         try:
             driver.set_address(node, numeric, port)
         except DriverError as error:
             raise self.door.error_of(error) from error
-        self._note(node, numeric, port)
-        self._unresolved.pop(node, None)
+        self._addresses.changed(node, numeric, port)
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
         """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
@@ -657,6 +618,18 @@ os.register_at_fork(after_in_child=_forget_rooms)
 
 def is_alive(ident: int) -> bool:
     return any(thread.ident == ident for thread in threading.enumerate())
+
+
+def traced(node: int) -> dict[str, Any]:
+    """The driver's arguments for a trace in PHX_TRACE_DIR (docs/design/trace.md), if it is set."""
+    folder = os.environ.get("PHX_TRACE_DIR")
+    if not folder:
+        return {}
+    mib = os.environ.get("PHX_TRACE_MIB", "")
+    return {
+        "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
+        "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
+    }
 
 
 def partly_done(results: list[Any]) -> PhxError:
