@@ -519,6 +519,30 @@ def test_values_of_the_log_are_fetched_one_by_one(run_once, tmp_path):
     run_once(main())
 
 
+def test_a_peer_that_has_the_log_may_not_know_that_it_is_chosen(run_once, tmp_path):
+    """All lose what they knew in memory. One has trimmed what the two others accepted, and leads:
+    each of these two has the log that the other one needs, and neither can give it."""
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, KeyValue, **options) as nodes:
+            await fill(nodes[0], 300)
+            await all_applied(nodes)
+            await trim(nodes[1])
+            for node in nodes:
+                node._pump.stop()
+                node._room.abandon()
+                node._finalizer.detach()
+            nodes[:] = [phx.Node(node.config, KeyValue) for node in nodes]
+            await asyncio.gather(*(node.open() for node in nodes))
+            introduce(nodes)
+            await nodes[1].group(0).propose(encode_set("last", b"word"), timeout=20)
+            await all_applied(nodes)
+            assert len(digests(nodes)) == 1
+
+    run_once(main())
+
+
 def test_without_an_event_loop(run_once, tmp_path):
     async def main():
         async with cluster(tmp_path, KeyValue, **ONE) as nodes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -155,6 +156,23 @@ class Nemesis:
         await self.close(*nodes)
         await asyncio.sleep(lasts_s)
         await self.start(*nodes)
+
+    async def _wipe(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        """It must have all of it again before the next one loses its own."""
+        (node,) = nodes
+        await self.kill(node)
+        folder = self._cluster.folder / f"node{node}"
+        for name in ("store", "checkpoints") if chance.random() < 0.7 else ("store",):
+            await asyncio.to_thread(shutil.rmtree, folder / name, ignore_errors=True)
+        await self.start(node)
+        until = time.monotonic() + lasts_s + RECOVER_WITHIN_S
+        while waiting := await self._cluster[node].call("incomplete"):
+            if time.monotonic() > until:
+                self.findings.append(f"wipe: node {node} did not get groups {waiting} back")
+                break
+            await asyncio.sleep(POLL_S)
+        health = await self._cluster[node].call("health")
+        self.noticed["store made anew"] += health["damage"] > 0
 
     async def _stop(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
         workers = [self._cluster[node] for node in nodes]

@@ -24,6 +24,7 @@ KINDS = {
     "eio": "an fdatasync fails, or every one",
     "full": "the file system is full",
     "power": "what was not synced is gone, or some of it",
+    "wipe": "SIGKILL, and the store is gone, mostly the checkpoints too; the journal stays",
 }
 """Every kind of fault, with what it is."""
 
@@ -104,6 +105,8 @@ def _episode(
     chance.shuffle(free)
     faults: list[Fault] = []
     for one in chosen:
+        if one == "wipe" and any(fault.kind == "wipe" for fault in faults):
+            continue  # two that lost theirs may be all that had some value
         if one in NETWORK:
             hit = chance.sample(nodes, _how_many(chance, one, len(nodes)))
         elif one == "power" and not faults:
@@ -136,6 +139,6 @@ def _episode(
 
 def _how_many(chance: random.Random, kind: str, available: int) -> int:
     """Mostly one; sometimes so many that no majority is left; sometimes all."""
-    if kind == "oneway" or kind == "partial" or kind == "full":
+    if kind in ("oneway", "partial", "full", "wipe"):
         return min(1, available)
     return min(available, chance.choice((1, 1, 1, 1, 2, available)))

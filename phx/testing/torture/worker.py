@@ -105,8 +105,14 @@ class TorturedNode:
             "pressure": status.journal["pressure"],
             "syncs": status.journal["syncs"],
             "settled": status.settle["entries"],
+            "damage": status.damage["found"],
             "broken": [one.group for one in groups if one.halted or one.stopped],
         }
+
+    async def do_incomplete(self) -> list[int]:
+        """Groups whose machines are not there."""
+        found = [self.node.group(group).status() for group in self.groups]
+        return [one.group for one in found if one.restoring or one.stopped]
 
     async def do_status(self) -> Any:
         return jsonable(self.node.status())
