@@ -258,7 +258,9 @@ def test_a_node_that_starts_on_it_serves_what_was_written_or_nothing(
     files = sorted(path for path in (small.folder / part).rglob("*") if path.is_file())
     with asyncio.Runner() as runner:
         whole = runner.run(state(copy_of(small, room / "node")))
-        assert all(whole.values())
+        allowed = states()
+        assert all(items == allowed[-1] for items in whole.values())
+        refusals = stops = 0
         places = [
             (path.relative_to(small.folder), at)
             for path in files
@@ -271,12 +273,21 @@ def test_a_node_that_starts_on_it_serves_what_was_written_or_nothing(
             try:
                 found = runner.run(state(folder))
             except (errors.StoreError, errors.ConfigError):
-                continue  # it refuses
+                refusals += 1
+                continue
             for group, items in found.items():
-                ok = items is None or items == whole[group] or waits(items, whole[group])
-                assert ok, (name, at, group)
+                # Before a hole it has the state of some instance; never any other one.
+                assert items is None or items in allowed, (name, at, group)
+                stops += items is None
+    print(f"{len(places)} starts, {refusals} refused, {stops} groups stopped")
 
 
-def waits(items: list[object], whole: list[object] | None) -> bool:
-    """It has the state of some instance before a hole."""
-    return whole is not None and len(items) <= len(whole)
+def states() -> list[list[object]]:
+    """What a machine may hold: after each of the values that `Small.fill` wrote, in their order."""
+    held: dict[bytes, bytes] = {}
+    found: list[list[object]] = [[]]
+    for life in range(2):
+        for n in range(4):
+            held[b"%d" % n] = b"%d.%d" % (life, n) * 10
+            found.append(list(held.items()))
+    return found
