@@ -213,19 +213,19 @@ def end_behind(stage: Stage, act: Act) -> None:
 
 
 def begin_flip_staging(stage: Stage, act: Act) -> None:
-    """A bit of what was received in part, on whoever fetches first."""
-
-    def look() -> bool:
-        return any(stage.world.flip_staging(node, act.which, act.bit) for node in stage.nodes)
-
-    watched(stage, act, look)
+    """Of what has come so far; where nothing has, of what comes next, unless faults are over."""
+    stage.world.flip_staging(act.node, act.which, act.bit)
 
 
 def flipping(chance: Random, shape: Shape) -> tuple[Args, int] | None:
     if shape.nodes == 1:
         return None
-    args = {"which": chance.randrange(1 << 20), "bit": chance.randrange(1 << 20)}
-    return args, between(chance, 1.0, 8.0)
+    args = {
+        "node": one(chance, shape),
+        "which": chance.randrange(1 << 20),
+        "bit": chance.randrange(1 << 20),
+    }
+    return args, 0
 
 
 def stopping(chance: Random, shape: Shape) -> tuple[Args, int] | None:

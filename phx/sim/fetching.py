@@ -332,6 +332,7 @@ class Fetching:
             self._failed(peer)
             return
         assert receiver.staged is not None
+        self.host.keeping.came()
         self._go(self._published(receiver.staged, peer))
 
     def _failed(self, peer: int) -> None:

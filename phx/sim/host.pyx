@@ -4,6 +4,7 @@
 # cython: initializedcheck=False, binding=False
 """A host's life, its turn and its journal thread; see host.pxd."""
 
+cimport cython
 from libc.string cimport memset
 
 from phx._core.codec cimport RecordHeader, phx_crc32c
@@ -60,6 +61,8 @@ cdef int replay_record(void* arg, const RecordHeader* header, const u8* body,
     return engine_replay(to.engine, header, body, lsn)
 
 
+# A journal is closed on the disk that it was opened on: a collector must not take that before.
+@cython.no_gc_clear
 cdef class Host:
     """Made by a World; see host.pxd."""
 

@@ -104,6 +104,7 @@ class Keeping:
         self._cluster = cluster
         self._keep = keep
         self._wrote = wrote
+        self._spoil: tuple[int, int] | None = None
         self._steps: Generator[str, None, Manifest] | None = None
 
     # --- a life
@@ -293,7 +294,8 @@ class Keeping:
         return group
 
     def flip_staging(self, which: int, bit: int) -> bool:
-        """Flip a bit of what was received in part; False: nothing was."""
+        """Flip a bit of what was received in part; False: nothing was, and it will be one of the
+        next checkpoint that comes, when all of it is there."""
         found = [
             path
             for path in self.files.tree()
@@ -301,13 +303,20 @@ class Keeping:
             and not path.endswith("/")
             and self.files.content(path)
         ]
+        self._spoil = None if found else (which, bit)
         if not found:
             return False
         path = found[which % len(found)]
         self.files.flip(path, bit % (8 * len(self.files.content(path))))
         return True
 
+    def came(self) -> None:
+        """All bytes of a checkpoint are there, and were not verified yet."""
+        if self._spoil is not None:
+            self.flip_staging(*self._spoil)
+
     def heal(self) -> None:
-        """No limit, and no crash that was planned."""
+        """No limit, and no crash or damage that was planned."""
+        self._spoil = None
         self.fill(0)
         self.files.crash_at = 0

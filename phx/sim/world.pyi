@@ -99,7 +99,8 @@ class World:
         """Flip a bit of one of its checkpoints. False: there is none, or nobody else has what it
         stands for."""
     def flip_staging(self, node: int, which: int, bit: int) -> bool:
-        """Flip a bit of what it has received in part; False: nothing."""
+        """Flip a bit of what it has received in part. False: nothing, and it will be one of what
+        comes next; or what has come is being verified."""
     def providing(self) -> list[int]:
         """Nodes from which a checkpoint is being fetched."""
     def cut_transfers(self, node: int) -> int:

@@ -12,7 +12,7 @@ from phx.sim.fleet import RARE, run_fleet
 from phx.sim.machine import SimMachine
 from phx.sim.plan import SECOND, Act
 from phx.sim.profiles import PROFILES, plan_of
-from phx.sim.run import SimLoad, play, run_seed
+from phx.sim.run import Run, SimLoad, play, run_seed
 
 SMALL = replace(plan_of(3, "sizes"), nodes=3, duration_us=20 * SECOND, acts=())
 
@@ -55,6 +55,19 @@ def test_what_others_left_to_the_collector_is_not_taken_for_memory_of_the_run():
         Ring()
     assert blocks_live() > before
     assert play(SMALL).violation is None
+
+
+def test_a_world_that_nobody_closed_is_collected():
+    plan = plan_of(1, "checkpoints")
+    before = blocks_live()
+    for _ in range(3):
+        run = Run(plan, lambda node, group: SimMachine(), SimLoad, False)
+        run.stage.open()
+        run.load.open()
+        run.world.run(3 * SECOND)
+        del run
+        gc.collect()
+    assert blocks_live() == before
 
 
 @pytest.mark.processes
