@@ -568,3 +568,29 @@ def test_without_an_event_loop(run_once, tmp_path):
                 time.sleep(0.01)
 
     run_once(main())
+
+
+def test_two_that_were_away_together_both_come_back(run_once, tmp_path):
+    """Each of them has trimmed nothing, and has not got what the other needs."""
+    options = {"nodes": 5, **ONE}
+
+    async def main():
+        async with cluster(tmp_path, KeyValue, **options) as nodes:
+            await fill(nodes[0], 100)
+            await all_applied(nodes)
+            await asyncio.gather(nodes[3].close(), nodes[4].close())
+            await fill(nodes[0], 200, seed=1)
+            await all_applied(nodes[:3])
+            for node in nodes[:3]:
+                await trim(node)
+            for number in (4, 5):
+                node = nodes[number - 1] = phx.Node(
+                    config_of(tmp_path, number, **options), KeyValue
+                )
+                await node.open()
+            introduce(nodes)
+            await all_applied(nodes)
+            assert len(digests(nodes)) == 1
+            assert [transfers(node)["installed"] for node in nodes[3:]] == [1, 1]
+
+    run_once(main())
