@@ -25,7 +25,9 @@ from phx._core.port cimport (
 )
 from phx._core.queues cimport *
 from phx._core.sessions cimport SessionTable
-from phx._core.state cimport MEMBERS_MAX, Callers, Claim, Event, Lead, OwnRun, Progress, Replica
+from phx._core.state cimport (
+    MEMBERS_MAX, NO_CEILING, Callers, Claim, Event, Lead, OwnRun, Progress, Replica,
+)
 
 from phx._core.options import DriverError
 
@@ -46,6 +48,7 @@ EVENT_LEADER = 2
 EVENT_HALTED = 3
 EVENT_PEER_REFUSED = 4
 EVENT_BELOW = 5
+EVENT_CEILING = 6
 EVENT_POISONED = 64
 
 # What a group takes in native structs, whether anybody uses it or not, and what it takes beyond
@@ -71,7 +74,7 @@ cdef enum:
 cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
                  journal_dir, create, options, starts=None, floors=None, u32 incarnation=0,
-                 trace_path=None, trace_bytes_max=1 << 30):
+                 facts=None, suspect=(), trace_path=None, trace_bytes_max=1 << 30):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
@@ -95,6 +98,7 @@ cdef class Driver:
             opening.start = self.start_of(one, self.paused.get(one, 0), opening.settled_through)
             opening.floor = self.floors.get(one, 1)
             opening.paused = one in self.paused
+            opening.suspect = one in suspect
             self.index_of[one] = index
             self.groups.push_back(group)
             self.openings.push_back(opening)
@@ -107,6 +111,9 @@ cdef class Driver:
         self.trace_path = os.fsencode(trace_path) if trace_path else None
         self.options.trace_bytes_max = trace_bytes_max
         self.options.incarnation = incarnation
+        self.options.ceiling = NO_CEILING
+        if facts is not None:
+            former_facts(&self.options, facts, bool(suspect))
         self.s = life_new(&self.options, &self.groups)
 
     def __dealloc__(self):
@@ -434,6 +441,13 @@ cdef class Driver:
         command.second = count
         self.command(&command, True)
 
+    def ceiling(self, u64 counter):
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_CEILING
+        command.first = counter
+        self.command(&command, True)
+
     def stop_group(self, u32 group):
         cdef Command command
         memset(&command, 0, sizeof(Command))
@@ -632,6 +646,7 @@ cdef dict peer_of(PeerStatus* peer, u64 now_us):
         "bytes_sent": peer.bytes_sent, "frames_received": peer.frames_received,
         "bytes_received": peer.bytes_received, "frames_dropped": peer.frames_dropped,
         "connects": peer.connects,
+        "store_id": PyBytes_FromStringAndSize(<char*>peer.store_id, 16) if peer.known else None,
     }
 
 
