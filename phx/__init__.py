@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phx.config import Checkpoints, Config, Journal, Limits, Timing
     from phx.errors import PhxError, Rejected, Unknown
     from phx.group import Group
+    from phx.keys import group_of
     from phx.machine import StateMachine
     from phx.node import Node
     from phx.types import CheckpointInfo, Entry, GroupStatus, NodeStatus, PeerStatus, Result
@@ -42,6 +43,7 @@ __all__ = [
     "__version__",
     "blocking",
     "errors",
+    "group_of",
     "machines",
 ]
 
@@ -50,6 +52,7 @@ _MODULES = {
     "config": ("Checkpoints", "Config", "Journal", "Limits", "Timing"),
     "errors": ("PhxError", "Rejected", "Unknown"),
     "group": ("Group",),
+    "keys": ("group_of",),
     "machine": ("StateMachine",),
     "machines": (),
     "node": ("Node",),

@@ -26,11 +26,12 @@ import traceback
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from time import monotonic, perf_counter_ns
 from typing import Any, Protocol
 
-from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch
+from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch, Sessions
 from phx._core.waiters import Refusal, Waiters
 from phx.errors import (
     GroupStopped,
@@ -40,12 +41,13 @@ from phx.errors import (
     NotApplied,
     Overloaded,
     PhxError,
+    ResultNotKept,
     StoppedUnknown,
     TimedOut,
     TimedOutUnknown,
     UnknownMachine,
 )
-from phx.machine import DurableMachine, StateMachine
+from phx.machine import DurableMachine, StateMachine, has_prepare
 from phx.types import NEVER, Entry
 
 log = logging.getLogger("phx")
@@ -60,6 +62,8 @@ EVENT_FAILED = 1
 EVENT_LEADER = 2
 EVENT_HALTED = 3
 EVENT_PEER_REFUSED = 4
+EVENT_BELOW = 5
+EVENT_CEILING = 6
 EVENT_POISONED = 64
 
 _NOT_APPLIED: dict[int, Callable[[], NotApplied]] = {
@@ -78,6 +82,10 @@ class Source(Protocol):
     def messages(self) -> list[tuple[int, str]]: ...
     def applied(self, group: int, instance: int) -> None: ...
     def stop_group(self, group: int) -> None: ...
+    def done(self, group: int, first: int, count: int) -> None: ...
+    def handed(self) -> list[tuple[int, int, bytes]]: ...
+    @property
+    def sessions(self) -> Sessions: ...
 
 
 class Committing(Protocol):
@@ -116,7 +124,8 @@ class GroupState:
     def __init__(self, group: int, machines: dict[int, StateMachine]) -> None:
         self.group = group
         self.machines = machines
-        self.taking = machines  # those that values are taken for: empty once stopped or closed
+        # Those whose values take the short way; none once it has stopped, or the node closes.
+        self.taking = taking(machines)
         self.stopped: GroupStopped | None = None
         self.applied = 0  # every instance up to it is applied
         self.log_bytes = 0  # of the instances applied in this life
@@ -139,6 +148,34 @@ class GroupState:
                 one.close()
             except Exception:
                 log.exception("closing machine %d of group %d", machine, self.group)
+
+
+def taking(machines: Mapping[int, StateMachine]) -> Mapping[int, StateMachine]:
+    """Those of the machines whose values are proposed as they come."""
+    return {machine: one for machine, one in machines.items() if not has_prepare(one)}
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What takes the place of a group's machines: those of a checkpoint.
+
+    Attributes:
+        frontier: they hold the state of the instances up to it.
+        table: the session table of that instance.
+        chain: and the chained checksum.
+        machines: the new ones, all of the group.
+        durable: those of them that are durable, and open.
+        idle: the driver delivers nothing of the group, and will go on behind the frontier.
+        settle: called right before nothing can fail any more; what it raises undoes it all.
+    """
+
+    frontier: int
+    table: bytes
+    chain: int
+    machines: dict[int, StateMachine]
+    durable: dict[int, DurableMachine]
+    idle: bool
+    settle: Callable[[], None]
 
 
 def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
@@ -195,6 +232,9 @@ class Applier:
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
         self.on_turn: Callable[[], None] | None = None  # at the end of each
+        self.on_below: Callable[[int, int, int], None] | None = None  # group, who, its floor
+        self.on_ceiling: Callable[[int], None] | None = None
+        self.on_handed: Callable[[list[tuple[int, int, bytes]]], None] | None = None
         self.commits: Committing | None = None  # None: no machine is durable
         self.thread = 0  # ident of the one that applies
         self._refused_s: dict[int, float] = {}  # by node: when that was last said
@@ -263,6 +303,8 @@ class Applier:
             log.log(level, "%s", text)
         for event in self._driver.events():
             self._event(*event)
+        if self.on_handed is not None and (handed := self._driver.handed()):
+            self.on_handed(handed)
 
     def counters(self) -> dict[str, int]:
         return {
@@ -274,6 +316,75 @@ class Applier:
             "backlog": len(self._backlog),
             **(self.commits.counters if self.commits is not None else {}),
         }
+
+    # --- a checkpoint in the place of what is applied
+
+    def replace(self, state: GroupState, made: Replacement) -> bool:
+        """Put a group's machines, session table and applied instance in the place of what it has.
+
+        Guarantee: either all of it is replaced, or nothing. Whoever waits for a value that the new
+        table has seen is told that it was applied (ResultNotKept); all others wait on. The old
+        machines are retired, and closed if they are durable. A group that stopped goes on.
+
+        Returns:
+            False: nothing was changed, as the group has passed the frontier, or will with what is
+            here already. For a group that stopped and is not idle, too.
+
+        On the applying thread, between two batches.
+        """
+        self.tell()  # what the driver has given up fails as such
+        sessions = self._driver.sessions
+        if not made.idle and (
+            state.stopped is not None or sessions.next_instance(state.group)[0] > made.frontier
+        ):
+            return False
+        made.settle()
+        self._drop(state.group, made.idle)
+        sessions.load(made.table)
+        self._retire(state)
+        state.machines, state.durable, state.skip = made.machines, made.durable, {}
+        state.committed = dict.fromkeys(made.durable, made.frontier)
+        state.applied = state.digest_at = made.frontier
+        state.digest, state.chunk = made.chain, 64
+        state.taking = made.machines
+        if state.stopped is not None:
+            state.stopped = None
+            self.stopped.remove(state.group)
+        self._settle_applied(state)
+        return True
+
+    def _drop(self, group: int, idle: bool) -> None:
+        """Forget what was taken of a group, and what of an idle one is there to be taken."""
+        backlog = self._backlog
+        while idle and (taken := self._driver.take(1 << 62)):
+            backlog.extend(taken)
+        kept = [batch for batch in backlog if batch.group != group]
+        for batch in backlog:
+            if batch.group == group:
+                for sequence, why in batch.dropped:
+                    self._waiters.fail(group, sequence, 1, _NOT_APPLIED[why])
+        backlog.clear()
+        backlog.extend(kept)
+
+    def _retire(self, state: GroupState) -> None:
+        for machine, one in state.machines.items():
+            if isinstance(one, DurableMachine) and machine not in state.durable:
+                continue  # it was closed when the group stopped, or never opened
+            try:
+                one.retire()
+            except Exception:
+                log.exception("retiring machine %d of group %d", machine, state.group)
+        state.let_go()
+
+    def _settle_applied(self, state: GroupState) -> None:
+        group, sessions = state.group, self._driver.sessions
+        why = f"group {group}: it was applied, in a state that came from another node"
+        me = (sessions.node, sessions.incarnation)
+        for row in sessions.rows(group):
+            if row[:2] == me:
+                runs = self._waiters.settle_applied(group, row, lambda: ResultNotKept(why))
+                for first, count in runs:
+                    self._driver.done(group, first, count)
 
     # --- events
 
@@ -298,6 +409,12 @@ class Applier:
             )
         elif kind == EVENT_PEER_REFUSED:
             self._peer_refused(group)
+        elif kind == EVENT_BELOW:
+            if self.on_below is not None:
+                self.on_below(group, leader, first_seq)
+        elif kind == EVENT_CEILING:
+            if self.on_ceiling is not None:
+                self.on_ceiling(first_seq)
         elif kind == EVENT_POISONED:
             self.poisoned = True
             log.critical("a write or sync of the journal failed: this node votes no more")

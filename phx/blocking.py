@@ -253,6 +253,14 @@ class Node:
         """See ``phx.Node.set_address``."""
         self._room.set_address(node, address)
 
+    def pause_checkpoints(self) -> None:
+        """See ``phx.Node.pause_checkpoints``."""
+        self._room.hold_checkpoints(True)
+
+    def resume_checkpoints(self) -> None:
+        """See ``phx.Node.resume_checkpoints``."""
+        self._room.hold_checkpoints(False)
+
     def ready(self, groups: Iterable[int] | None = None) -> bool:
         """See ``phx.Node.ready``."""
         return not self._room.unready(groups)

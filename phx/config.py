@@ -48,10 +48,23 @@ US = 1_000_000
 # What a batch needs beyond the bytes of one value: body, run and item headers, and a record's.
 OVERHEAD_BYTES = 4 * KIB
 
+TRANSFER_BYTES_PER_S_MIN = 26 * KIB
+"""A transfer that is slower is cut (phx.transfer)."""
+
 
 def _option(default: int, low: int, high: int) -> Any:
     """An integer option and the range it may be in."""
     return field(default=default, metadata={"low": low, "high": high})
+
+
+def _switch(default: bool) -> Any:
+    """An option that is on or off."""
+    return field(default=default, metadata={"switch": True})
+
+
+def _choice(default: str, *others: str) -> Any:
+    """An option that is one of several words."""
+    return field(default=default, metadata={"words": (default, *others)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +146,9 @@ class Journal:
 class Checkpoints:
     """When the state of a group is written down, so that a start needs only the log behind it.
 
-    Groups whose machines give no view (``StateMachine.freeze``) have none. Where all machines of a
-    group are durable, theirs hold no state of machines, unless they were asked for.
+    Groups whose machines give no view (``StateMachine.freeze``) have none without ``mirror``. Where
+    all machines of a group are durable, theirs hold no state of machines, unless they were asked
+    for.
 
     Attributes:
         interval_instances: the next one after so many instances; 0: not for their number (up to
@@ -143,9 +157,30 @@ class Checkpoints:
         interval_us: the next one after this time, if anything was applied; 0: not for the time (up
             to 30 days).
         keep: complete ones that are kept of each group (1 .. 100).
+        trim: the log below the oldest of them goes, but for what is held. Members that lag so far
+            that no one has what they miss need a checkpoint of another node. Default: the log
+            stays.
+        hold_instances: of the log below the oldest checkpoint so many instances are held at most,
+            for members that lag; 0: none (up to 2^40).
+        hold_bytes: and so many bytes, of each group, about (up to 1 PiB).
+        hold_us: and nothing that was applied longer ago (up to 30 days). The tightest decides.
         write_bytes_per_s: how fast they are written, over all groups (64 KiB/s .. 1 TiB/s).
+        compress: "zstd": what machines write is compressed; needs the extra ``phx-paxos[zstd]``
+            before Python 3.14. "none": it is not. Nodes may differ, and either kind is read.
+        mirror: machines that have ``snapshot`` and give no view get a second one of their kind,
+            which follows the log and is written in their place: twice the memory, and every value
+            is applied twice. Default: groups with such machines have no checkpoints.
+        journal_damage: what becomes of a node that finds its journal damaged or gone at its start.
+            "refuse": it does not start. "rejoin": it starts with a new one, does not vote, and
+            votes again in each group once it has led it, which takes promises of so many others
+            that nothing can be forgotten (of three: both). What was left goes to quarantine.
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
-        restore_threads: groups that are restored at a time at a start (1 .. 64).
+        transfer_bytes_per_s: how fast they are sent to other nodes, all of them together (at least
+            26 KiB/s for each of transfers_max, .. 1 TiB/s).
+        transfers_max: so many are sent at a time (1 .. 64).
+        fetches_max: and so many are fetched (1 .. 64).
+        restore_threads: groups that are restored at a time, at a start or from what was fetched (1
+            .. 64).
         machine_commit_us: a durable machine commits at latest so long after it applied something;
             what was not committed is applied again after a crash (1 ms .. 10 min).
     """
@@ -154,8 +189,18 @@ class Checkpoints:
     interval_bytes: int = _option(256 * MIB, 0, 1 << 50)
     interval_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     keep: int = _option(2, 1, 100)
+    trim: bool = _switch(False)
+    hold_instances: int = _option(10_000, 0, 1 << 40)
+    hold_bytes: int = _option(16 * MIB, 0, 1 << 50)
+    hold_us: int = _option(600 * US, 0, 30 * 86_400 * US)
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
+    compress: str = _choice("none", "zstd")
+    mirror: bool = _switch(False)
+    journal_damage: str = _choice("refuse", "rejoin")
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
+    transfer_bytes_per_s: int = _option(64 * MIB, TRANSFER_BYTES_PER_S_MIN, 1 << 40)
+    transfers_max: int = _option(4, 1, 64)
+    fetches_max: int = _option(4, 1, 64)
     restore_threads: int = _option(2, 1, 64)
     machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
 
@@ -386,6 +431,15 @@ def _range_problems(config: Config) -> Iterator[str]:
         section = getattr(config, name)
         for one in fields(kind):
             value = getattr(section, one.name)
+            if one.metadata.get("switch"):
+                if not isinstance(value, bool):
+                    yield f"{name}.{one.name}: must be true or false, not {value!r}"
+                continue
+            if words := one.metadata.get("words"):
+                if value not in words:
+                    allowed = " or ".join(f'"{word}"' for word in words)
+                    yield f"{name}.{one.name}: must be {allowed}, not {value!r}"
+                continue
             low, high = one.metadata["low"], one.metadata["high"]
             if not _is_int(value):
                 yield f"{name}.{one.name}: must be a whole number, not {value!r}"
@@ -441,4 +495,11 @@ def _relation_problems(config: Config) -> Iterator[str]:
             f"journal.settle_bytes: {journal.settle_bytes} is not between segment_bytes "
             f"({journal.segment_bytes}) and half of journal_bytes_max "
             f"({journal.journal_bytes_max // 2})"
+        )
+    checkpoints = config.checkpoints
+    slowest = checkpoints.transfers_max * TRANSFER_BYTES_PER_S_MIN
+    if checkpoints.transfer_bytes_per_s < slowest:
+        yield (
+            f"checkpoints.transfer_bytes_per_s: {checkpoints.transfer_bytes_per_s} is below "
+            f"{slowest}: transfers_max transfers would be too slow, and be cut"
         )

@@ -14,6 +14,7 @@ An error says one of three things in its class, and in ``outcome``:
     NoQuorum            rejected   the deadline passed and no leader with a majority was to be found
     Overloaded          rejected   a limit on values or bytes in flight is reached: wait, then retry
     ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
+    PrepareFailed       rejected   the machine's prepare raised: the value was not proposed
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
     NodeFailed          rejected   this node's journal failed: it takes part in nothing any more
     TimedOut            rejected   the deadline passed before anything was written or sent
@@ -87,6 +88,12 @@ class Overloaded(Rejected):
 
 class ValueTooLarge(Rejected, ValueError):
     """The value is above ``limits.value_bytes_max``; it will never be taken."""
+
+
+class PrepareFailed(Rejected):
+    """The machine's ``prepare`` raised (that is the cause), or gave back no bytes: this value was
+    not proposed. Nothing else is touched.
+    """
 
 
 class TimedOut(Rejected, TimeoutError):

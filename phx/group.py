@@ -32,13 +32,15 @@ from phx.errors import (
     NotInCluster,
     Overloaded,
     PhxError,
+    PrepareFailed,
+    Rejected,
     StoreError,
     SystemFailure,
     TimedOut,
     UnknownMachine,
     ValueTooLarge,
 )
-from phx.machine import StateMachine
+from phx.machine import StateMachine, has_prepare
 from phx.types import CheckpointInfo, Entry, GroupStatus
 
 __all__ = ["TIMEOUT_S", "Group"]
@@ -75,7 +77,10 @@ class Door:
         self.lock = Lock()  # held by callers that may propose from several threads
         self.refusal: Callable[[], PhxError] | None = None
         self.archive: Archive | None = None
+        self.frontier: Callable[[int], int] = lambda group: 0
+        self.checkpoint_error: Callable[[int], str | None] = lambda group: None
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
+        self.restoring: Callable[[int], bool] = lambda _: False
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit
@@ -90,11 +95,12 @@ class Door:
             raise self.refusal()
         if type(value) is not bytes:
             value = _as_bytes(value)
+        if machine not in state.taking:
+            self._check(state, machine)
+            value = prepared(state.machines[machine], [value])[0]
         size = len(value)
         if size > self._value_bytes_max:
             raise self._too_large(size)
-        if state.stopped is not None or machine not in state.machines:
-            self._check(state, machine)
         due_us = self._now_us() + _span_us(timeout)
         group = state.group
         first = self._add(group, waiter, size)
@@ -122,9 +128,10 @@ class Door:
         self._check(state, machine)
         for at, value in enumerate(values):
             if type(value) is not bytes:
-                values[at] = value = _as_bytes(value)
-            if len(value) > self._value_bytes_max:
-                raise self._too_large(len(value))
+                values[at] = _as_bytes(value)
+        values = prepared(state.machines[machine], values)
+        if (size := max(map(len, values))) > self._value_bytes_max:
+            raise self._too_large(size)
         due_us = self._now_us() + _span_us(timeout)
         group = state.group
         first = self.waiters.add_many(group, future, values)
@@ -206,11 +213,16 @@ class Door:
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
             halted=bool(found["halted"]),
+            suspect=bool(found["suspect"]),
+            restoring=self.restoring(state.group),
             promised=int(found["promised"]),
             ballot=int(found["ballot"]),
             chosen_through=int(found["chosen_through"]),
             applied_through=state.applied,
             settled_through=int(found["settled_through"]),
+            floor=int(found["floor"]),
+            frontier=self.frontier(state.group),
+            checkpoint_error=self.checkpoint_error(state.group),
             accepted_last=int(found["accepted_last"]),
             waiting_values=waiting,
             waiting_bytes=waiting_bytes,
@@ -242,6 +254,24 @@ class Door:
                 return entries_of(group, instance, body)
             raise NoLongerKept(f"group {group}: instance {instance} is not kept any more")
         raise NotInCluster(f"group {group} is not hosted here")
+
+
+def prepared(machine: StateMachine, values: list[bytes]) -> list[bytes]:
+    """What is proposed in the place of these values; only a machine with ``prepare`` is asked.
+
+    Raises a Rejected that the machine raised; PrepareFailed for anything else.
+    """
+    if not has_prepare(machine):
+        return values
+    try:
+        made = list(machine.prepare_batch(values))
+        if len(made) != len(values):
+            raise ValueError(f"prepare_batch returned {len(made)} for {len(values)} values")
+        return [value if type(value) is bytes else _as_bytes(value) for value in made]
+    except Rejected:
+        raise
+    except Exception as error:
+        raise PrepareFailed(f"prepare raised {type(error).__name__}: {error}") from error
 
 
 def _span_us(timeout: float | None) -> int:
@@ -314,15 +344,16 @@ class Group(GroupView):
         future only stops the waiting: the value may still be chosen, and no other caller notices.
 
         Args:
-            value: the command, at most ``limits.value_bytes_max`` bytes. It is applied exactly once
-                however often it is sent; equal bytes proposed twice are two values.
+            value: the command, at most ``limits.value_bytes_max`` bytes once the machine's
+                ``prepare`` has seen it. It is applied exactly once however often it is sent; equal
+                bytes proposed twice are two values.
             timeout: seconds until the future fails with TimedOut, NoQuorum or TimedOutUnknown;
                 None: never. Kept by the engine's clock, which counts suspension.
             machine: id of the machine in the group.
 
         Raises:
-            Overloaded, ValueTooLarge, UnknownMachine, GroupStopped, Closed, ForkedError: at once;
-                the value was not taken.
+            Overloaded, ValueTooLarge, UnknownMachine, GroupStopped, PrepareFailed, Closed,
+                ForkedError: at once; the value was not taken.
 
         The future may fail with: TimedOut, NoQuorum, Overloaded, GroupStopped (rejected: safe to
         retry), TimedOutUnknown, StoppedUnknown, ClosedUnknown, NotApplied (unknown: may be

@@ -15,12 +15,20 @@ machine's and with one another's.
     call                               thread                     waits for it
     ---------------------------------  -------------------------  ----------------------------------
     apply, apply_batch, digest         the applying one           all groups of the node
+    prepare, prepare_batch             the one that proposes      all who propose at this node
     freeze                             the applying one           all groups: keep it below 10 ms
     commit                             the applying one           all groups: one transaction's sync
     retire, DurableMachine.close       the applying one           all groups
     View.snapshot, View.close          any, not the applying one  nobody, while the GIL is let go
     StateMachine.snapshot              any; nobody applies then   whoever wants the object
     the factory, open, restore         any; on a new object       nobody, while the GIL is let go
+
+Calls of ``prepare`` never overlap one another, over all groups of a node. In a node for asyncio
+they come from the event loop, and so between two applies; in a blocking node from whichever thread
+proposes, and so *during* an apply, too: a machine that looks at its state in both takes a lock.
+
+The calls of a *mirror*, a second machine of which nobody but phx knows (``checkpoints.mirror``),
+all come from one thread that is not the applying one, and nobody waits for them.
 
 One view is used by one thread at a time, while the machine that gave it goes on applying, is
 retired or is closed. "While the GIL is let go": a loop of Python gives it away every few
@@ -47,6 +55,7 @@ __all__ = [
     "StateMachine",
     "View",
     "Writer",
+    "has_prepare",
     "has_snapshots",
     "machines_of",
 ]
@@ -74,7 +83,8 @@ class Writer(Protocol):
         """A descriptor at the end of what was written, for a copy that goes round ``write``.
 
         Such a copy keeps to no rate, and the file is read once more for its checksum. Whoever
-        writes to it must not read from, seek or close it. Raises OSError where there is no file.
+        writes to it must not read from, seek or close it. Raises OSError where there is no file, or
+        what is written is compressed.
         """
         ...
 
@@ -87,7 +97,8 @@ class Reader(Protocol):
         ...
 
     def path(self) -> Path:
-        """The whole file, for those who would rather copy it. Read it only; it may be in use."""
+        """The whole file, for those who would rather copy it, until ``restore`` returns. Read it
+        only; it may be in use."""
         ...
 
 
@@ -157,12 +168,41 @@ class StateMachine(ABC):
         """
         return [self.apply(entry) for entry in entries]
 
+    def prepare(self, value: bytes) -> bytes:
+        """What is proposed in the place of ``value``: clocks and random numbers belong here.
+
+        Guarantee: called once for each value, at the node that takes the proposal, before anything
+        of it is queued, written or sent. What it returns is what every replica applies, however
+        often it is forwarded or proposed again. Values of one node are proposed in the order in
+        which they were prepared. A machine without one costs nothing: its values never enter Python
+        before they are chosen.
+
+        It may be called for a value that is then not taken (a limit was reached), so it must have
+        no effect that counts. It must not propose anything itself. This node's state may lag, and
+        right after the start be that of a new machine: what was prepared by a look at it has to be
+        checked by ``apply``.
+
+        Whatever it raises reaches the caller at once: a Rejected as it is, anything else as the
+        cause of PrepareFailed. The value was not proposed; nothing stops.
+
+        Source: PhxPaxos, BeforePropose; Mazieres, Paxos Made Practical.
+        """
+        return value
+
+    def prepare_batch(self, values: Sequence[bytes]) -> Sequence[bytes]:
+        """The same for the values of one ``propose_many``; as many as there were, in order.
+
+        Override it where one look at the clock serves all of them. If it raises, none is proposed.
+        """
+        return [self.prepare(value) for value in values]
+
     def digest(self) -> bytes:
         """A fingerprint of the state, equal on replicas that applied the same; b"": not offered."""
         return b""
 
     def freeze(self) -> View | None:
-        """The state as it is now, for somebody to write while this machine goes on; None: no view.
+        """The state as it is now, for somebody to write while this machine goes on; None: no view
+        (then a mirror may be written instead).
 
         Called between two instances, never in the middle of one. All groups of the node wait: it
         has to be O(1) or a copy of references, and must not read or write files at length.
@@ -257,6 +297,15 @@ class DurableMachine(StateMachine):
         dies, the folder is thrown away.
         """
         raise NotImplementedError
+
+
+def has_prepare(machine: StateMachine) -> bool:
+    """Whether a machine rewrites values before they are proposed."""
+    kind = type(machine)
+    return (
+        kind.prepare is not StateMachine.prepare
+        or kind.prepare_batch is not StateMachine.prepare_batch
+    )
 
 
 def has_snapshots(machine: StateMachine) -> bool:

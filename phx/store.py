@@ -299,6 +299,12 @@ class Store:
         with self._index_lock:
             return {group: Floor(*bounds) for group, bounds in self._index.floors().items()}
 
+    def first_within(self, group: int, through: int, bytes_max: int) -> int:
+        """See `ChunkIndex.first_within`. Any thread; reads nothing from the device."""
+        self._check_open()
+        with self._index_lock:
+            return self._index.first_within(group, through, bytes_max)
+
     def settle(self, plan: SettlePlan) -> SettleStats:
         """Copy the entries of a plan out of the journal; all of them are durable on return.
 

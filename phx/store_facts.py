@@ -21,11 +21,15 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phx._core.codec import crc32c
 from phx.errors import Damaged
 
-__all__ = ["CEILING_STEP", "KEY", "Facts", "unpack"]
+if TYPE_CHECKING:
+    from phx.store import Store
+
+__all__ = ["CEILING_STEP", "Facts", "read", "unpack", "write"]
 
 KEY = b"facts"
 CEILING_STEP = 1 << 20
@@ -104,3 +108,22 @@ def unpack(packed: bytes, folder: Path) -> Facts:
     groups = struct.unpack_from(f"<{n_groups}I", body, HEAD.size)
     peers = dict(PEER.iter_unpack(body[HEAD.size + 4 * n_groups :]))
     return Facts(ceiling, incarnation, lost, lease_us, groups, peers)
+
+
+def read(store: Store) -> Facts | None:
+    """What the store has; None: nothing. Raises Damaged."""
+    store._check_open()
+    with store._env.begin(db=store._meta) as txn:
+        packed = txn.get(KEY)
+    return None if packed is None else unpack(packed, store.path)
+
+
+def write(store: Store, facts: Facts) -> None:
+    """Durable on return. On the thread that writes to the store; raises StoreError."""
+    store._check_writer()
+
+    def put() -> None:
+        with store._transaction() as txn:
+            txn.put(KEY, facts.pack(), db=store._meta)
+
+    store._with_room(0, put)

@@ -63,11 +63,19 @@ class GroupStatus:
         leader: node id of the leader; None: none known.
         leading: this node leads.
         stopped: apply failed here: nothing is applied or proposed here any more.
+        suspect: the node lost its journal: it does not vote in the group before it has rejoined.
         halted: a protocol invariant broke here: this node does not vote in the group any more.
+        restoring: the group's machines wait for a checkpoint: for one of this node to be read, or
+            for one of another node to be fetched. It votes meanwhile; nothing newer is applied.
         promised, ballot: packed ballots: the promise; the one this node leads with, or 0.
         chosen_through: every instance up to it is known to be chosen.
         applied_through: every instance up to it is applied to the machines here.
-        settled_through: every instance up to it is in the store.
+        settled_through: every instance up to it is in the store, or was.
+        floor: the lowest instance that is kept; what is below, checkpoints hold. Members that need
+            less get a checkpoint instead of the log.
+        frontier: every instance up to it is in the newest checkpoint of the group here; 0: it has
+            none.
+        checkpoint_error: why its last checkpoint could not be taken, or it has none; None: it was.
         accepted_last: the highest instance with an acceptance.
         waiting_values, waiting_bytes: of this node's callers, not resolved yet.
         digest: chained checksum over everything that was applied, as of ``digest_at``; equal on
@@ -80,11 +88,16 @@ class GroupStatus:
     leading: bool
     stopped: bool
     halted: bool
+    suspect: bool
+    restoring: bool
     promised: int
     ballot: int
     chosen_through: int
     applied_through: int
     settled_through: int
+    floor: int
+    frontier: int
+    checkpoint_error: str | None
     accepted_last: int
     waiting_values: int
     waiting_bytes: int
@@ -127,6 +140,11 @@ class NodeStatus:
         counters: of the engine since the start, by name.
         cpu_ns: of the native threads, by name; "poll.x": time that passed in that part of the poll
             thread's turns.
+        transfers: checkpoints on their way, by name: ``wanted`` (groups that need one of another
+            node), ``fetching``, ``providing`` and ``held`` (kept for who fetches them) at this
+            moment; ``fetched``, ``fetched_bytes``, ``fetch_failed``, ``installed``, ``provided``,
+            ``provided_bytes``, ``provide_failed``, ``restore_us_max``, ``swap_us_max`` since the
+            start.
         journal, queues, settle, store, applier, checkpoints: further numbers, by name.
     """
 
@@ -151,3 +169,4 @@ class NodeStatus:
     store: Mapping[str, object]
     applier: Mapping[str, int]
     checkpoints: Mapping[str, int]
+    transfers: Mapping[str, int]

@@ -39,11 +39,15 @@ def rows(document: str, heading: str | None = None) -> list[list[str]]:
 
 @pytest.mark.parametrize("section", ["Timing", "Limits", "Journal", "Checkpoints"])
 def test_configuration_reference_has_every_option_with_its_default_and_range(section: str) -> None:
-    expected = [
-        [f"`{one.name}`", f"{one.default:,}", f"{low:,} … {high:,}"]
-        for one in dataclasses.fields(getattr(config, section))
-        for low, high in [(one.metadata["low"], one.metadata["high"])]
-    ]
+    expected = []
+    for one in dataclasses.fields(getattr(config, section)):
+        if one.metadata.get("switch"):
+            row = ["true" if one.default else "false", "true, false"]
+        elif words := one.metadata.get("words"):
+            row = [f'"{one.default}"', ", ".join(f'"{word}"' for word in words)]
+        else:
+            row = [f"{one.default:,}", f"{one.metadata['low']:,} … {one.metadata['high']:,}"]
+        expected.append([f"`{one.name}`", *row])
     assert [row[:3] for row in rows("docs/reference/config.md", section.lower())] == expected
 
 

@@ -131,7 +131,7 @@ MAY_IMPORT = {
     "phx.config": GROUND,
     "phx._version": set(),
     "phx.lmdb_files": GROUND,
-    "phx.store_facts": GROUND | STORE,
+    "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store_trim": GROUND | STORE,
     "phx.store": GROUND | STORE | {"phx.store_folder", "phx.store_trim"},
@@ -143,12 +143,14 @@ MAY_IMPORT = {
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
+    "phx.keys": GROUND,
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE
-    | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"},
+    | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.store_facts"}
+    | {"phx.transfer"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

@@ -32,6 +32,11 @@ class ChunkIndex:
     def floors(self) -> dict[int, tuple[int, int]]:
         """Of every group with something settled: (lowest instance kept, settled through)."""
     def settled(self) -> dict[int, int]: ...
+    def first_within(self, group: int, through: int, bytes_max: int) -> int:
+        """The lowest instance from which on what is kept up to `through` takes at most so many
+        bytes, about: of a part of a stretch, a share by count. through + 1: not even that one, or
+        it is not kept. What is not settled yet takes none.
+        """
     def rows(self) -> list[tuple[int, int, int, int]]:
         """For tests: every (group, first, chunk, row)."""
     def row_count(self) -> int: ...

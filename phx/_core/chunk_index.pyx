@@ -428,6 +428,28 @@ cdef class ChunkIndex:
         return {self.groups[n].group: (self.groups[n].kept_from, self.groups[n].settled_through)
                 for n in range(self.groups.size()) if self.groups[n].settled_through > 0}
 
+    def first_within(self, u32 group, u64 through, u64 bytes_max):
+        """Lowest instance from which on what is kept up to `through` is at most so many bytes."""
+        cdef IndexGroup* g = self.lookup(group)
+        cdef u64 first, last, count, each
+        cdef size_t n
+        if g == NULL or through < g.kept_from:
+            return through + 1
+        last = min(through, g.settled_through)
+        n = row_at(g, last)
+        while n > 0:
+            n -= 1
+            first = max(g.rows[n].first, g.kept_from)
+            count = (g.rows[n + 1].first if n + 1 < g.rows.size()
+                     else g.settled_through + 1) - first
+            # (Of a part of a row it is known how many entries it has, not how long they are.)
+            each = g.rows[n].bytes // count + 1
+            if each * (last + 1 - first) > bytes_max:
+                return last + 1 - bytes_max // each
+            bytes_max -= each * (last + 1 - first)
+            last = first - 1
+        return g.kept_from
+
     def rows(self):
         """For tests: every (group, first, chunk id, row)."""
         cdef size_t n, k

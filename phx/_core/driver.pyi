@@ -144,6 +144,17 @@ class Driver:
     def messages(self) -> list[tuple[int, str]]:
         """Log lines of the native threads since the last call: ``(logging level, text)``."""
     def applied(self, group: int, instance: int) -> None: ...
+    def pause(self, group: int) -> None:
+        """Deliver nothing more of a group, whose machine is going to be made anew, until `resume`.
+
+        Guarantee: as of ``starts``, this node does not lead the group meanwhile; it votes, accepts,
+        learns, settles and supplies. What was handed over before is there to be taken still: after
+        the next `group_status` there comes no more. `resume` gives everything from its start on
+        once more, and a group that was stopped goes on with it. Nothing changes if it is paused.
+
+        Raises:
+            DriverError: UNKNOWN_GROUP, CLOSED, OVERLOADED.
+        """
     def resume(self, group: int, start: int | None = None) -> None:
         """The machine of a paused group is there: deliver what follows, and lead if it comes to it.
 

@@ -371,6 +371,15 @@ cdef class Driver:
                               f"{start + 1}, and the log begins at {floor}")
         return start
 
+    def pause(self, group):
+        cdef Command command
+        self.hosted(group)
+        memset(&command, 0, sizeof(Command))
+        command.kind = COMMAND_PAUSE
+        command.group = group
+        self.command(&command, True)
+        self.paused.setdefault(group, self.floors.get(group, 1) - 1)
+
     def resume(self, group, start=None):
         cdef Command command
         index = self.hosted(group)

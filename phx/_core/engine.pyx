@@ -374,10 +374,13 @@ cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept 
     if r == NULL or not e.started:
         return -1
     if (ballot > r.promised and not ballot_hostile(ballot, r.highest_seen)
-            and not e.poisoned and not r.halted and under_ceiling(e, ballot)):
-        step_down(e, r)
-        promise(e, r, ballot)
-        touch(e, r)
+            and not e.poisoned and not r.halted):
+        if under_ceiling(e, ballot):
+            step_down(e, r)
+            promise(e, r, ballot)
+            touch(e, r)
+        # (Where it may not be promised yet, this node leads above it all the same.)
+        r.highest_seen = max(r.highest_seen, ballot)
     engine_floor(e, group, through + 1)
     return 0
 
@@ -456,7 +459,11 @@ cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil:
     r.restoring = on
     if on:
         lead_no_more(e, r)
-    elif e.started:
+        return
+    if r.stopped:  # its machine was made anew
+        r.stopped = False
+        e.grants_version += 1
+    if e.started:
         schedule_campaign(e, r, 0)
 
 

@@ -28,6 +28,8 @@ from phx._core.state cimport ChosenRange, Fetch
 
 # One flow per group, ascending. What is settled beyond opening.start is to be handed over first.
 cdef void flow_add(DriverState* s, u32 group, const Opening* opening) noexcept nogil
+# Nothing more of it is handed over, and it is not led here, until flow_resume.
+cdef void flow_pause(DriverState* s, u32 group) noexcept nogil
 # The machine of a paused group holds everything up to `start`: the engine is told so, and start + 1
 # is handed over next. Nothing happens if the group is not paused.
 cdef void flow_resume(DriverState* s, u32 group, u64 start) noexcept nogil

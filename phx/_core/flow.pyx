@@ -86,6 +86,14 @@ cdef void flow_add(DriverState* s, u32 group, const Opening* opening) noexcept n
     wait_in_line(s, &s.flows.back())
 
 
+cdef void flow_pause(DriverState* s, u32 group) noexcept nogil:
+    cdef Flow* flow = find_flow(s, group)
+    if flow == NULL or flow.paused:
+        return
+    flow.paused = True
+    input_restoring(s, group, True)
+
+
 cdef void flow_resume(DriverState* s, u32 group, u64 start) noexcept nogil:
     cdef Flow* flow = find_flow(s, group)
     if flow == NULL or not flow.paused:
@@ -220,8 +228,8 @@ cdef void flow_feed(DriverState* s) noexcept nogil:
         flow = &s.flows[s.backlog.front()]
         s.backlog.pop_front()
         flow.waiting = False
-        # (What stood here may have been passed over since.)
-        if s.now_us >= flow.retry_us and flow.next <= flow.last:
+        # (What stood here may have been passed over, or paused, since.)
+        if s.now_us >= flow.retry_us and flow.next <= flow.last and not flow.paused:
             done = feed(s, flow, room)
             budget -= min(done, budget)
             if done and flow.next <= flow.last and not flow.loading:
@@ -291,7 +299,7 @@ cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noex
         return
     flow.loading = False
     s.loads -= 1
-    while entries != NULL and first == flow.next:
+    while entries != NULL and first == flow.next and not flow.paused:
         stride = loaded_entry(entries.data + at, entries.size - at, first + bodies.size(),
                               &body_bytes)
         if stride == 0:
@@ -299,8 +307,8 @@ cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noex
         bodies.push_back(block_copy(entries.data + at + sizeof(SuppliedEntry), body_bytes))
         nbytes += body_bytes + ENTRY_COST
         at += stride
-    if first != flow.next:
-        # Asked for before an install.
+    if first != flow.next or flow.paused:
+        # Asked for before an install, or a pause.
         pass
     elif bodies.empty():
         not_there(s, flow)

@@ -155,8 +155,8 @@ cdef i64 memory_write(void* context, i64 handle, const u8* data, u64 count,
     if file != NULL and count != 0:
         put(&file.now, data, count, offset)
         item.offset = offset
-        put(&item.data, data, count, 0)
         file.unsynced.push_back(item)
+        put(&file.unsynced.back().data, data, count, 0)
     pthread_mutex_unlock(&disk.lock)
     return given
 

@@ -169,6 +169,8 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
         flow_install(s, command.group, command.first, command.second)
     elif command.kind == COMMAND_DONE:
         input_done(s, command.group, command.first, <u32>command.second)
+    elif command.kind == COMMAND_PAUSE:
+        flow_pause(s, command.group)
     elif command.kind == COMMAND_RESUME:
         flow_resume(s, command.group, command.first)
     elif command.kind == COMMAND_CEILING:

@@ -47,7 +47,8 @@ cdef enum CommandKind:
     COMMAND_FLOORED = 11         # group; its row says: kept from `first`, settled through `second`
     COMMAND_INSTALL = 12         # group; its machine holds 1 .. `first`; `second`: ballot
     COMMAND_DONE = 13            # group, first: sequence, second: how many; they are applied
-    COMMAND_CEILING = 14         # first: counter
+    COMMAND_PAUSE = 14           # group; nothing more of it is delivered until COMMAND_RESUME
+    COMMAND_CEILING = 15         # first: counter
 
 cdef struct Command:
     u8 kind

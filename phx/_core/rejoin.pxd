@@ -8,9 +8,9 @@ majority which it may have belonged to has a member among them, and after it has
 all that they told. The proof is in docs/design/protocol.md, "Rejoin".
 
 The *ceiling* makes it possible: a counter that no promise of this node, in any group, is above,
-kept outside the journal and durable before the first promise that needs it. Paxos Made Live (Chandra,
-Griesemer, Redstone 2007, section 5.1) lets such a replica vote again once it has seen an instance
-decided; that is not safe here (the model in docs/design/model shows a run).
+kept outside the journal and durable before the first promise that needs it. Paxos Made Live
+(Chandra, Griesemer, Redstone 2007, section 5.1) lets such a replica vote again once it has seen an
+instance decided; that is not safe here (the model in docs/design/model shows a run).
 """
 
 from phx._core.codec cimport RecordHeader

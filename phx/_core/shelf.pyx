@@ -30,16 +30,15 @@ cdef void shelf_header(Journal* j, SegmentHeader* header) noexcept nogil:
 # Zeros all of the file, so that later writes change no metadata, and then the header of a spare.
 # A sync of the log stands behind whatever the device was given before it: so not all at once.
 cdef i64 fill(Journal* j, i64 file) noexcept nogil:
-    cdef u8* zeros = <u8*>phx_calloc(1, ZEROS_BYTES)
+    cdef u64 most = min(<u64>ZEROS_BYTES, j.options.segment_bytes)
+    cdef u8* zeros = <u8*>phx_calloc(1, max(most, <u64>SEGMENT_HEADER_BYTES))
     cdef u64 at = 0, count
     cdef i64 result = 0
     cdef SegmentHeader header
     if zeros == NULL:
         phx_fatal(b"out of memory")
     while at < j.options.segment_bytes and result >= 0:
-        count = j.options.segment_bytes - at
-        if count > ZEROS_BYTES:
-            count = ZEROS_BYTES
+        count = min(most, j.options.segment_bytes - at)
         result = j.disk.write(j.disk.context, file, zeros, count, at)
         at += count
         if result >= 0 and at % ZEROS_AT_ONCE_BYTES == 0:

@@ -102,6 +102,15 @@ class Hasher:
         self._block = blake2b(digest_size=BLOCK_DIGEST_BYTES)
         self._left = self._block_bytes
 
+    def fits(self, entry: FileEntry) -> bool:
+        """All bytes were seen: whether they are those of the entry's file."""
+        found = self.entry(entry.name)
+        return (found.size_bytes, found.digest, found.blocks) == (
+            entry.size_bytes,
+            entry.digest,
+            entry.blocks,
+        )
+
     def entry(self, name: str) -> FileEntry:
         """All bytes were seen. ``block_bytes`` must be what a file of this size is divided into."""
         if self._left < self._block_bytes:
@@ -327,6 +336,10 @@ class Catalog:
         """Those of a group, newest first."""
         with self._lock:
             return list(self._groups.get(group, ()))
+
+    def frontier(self, group: int) -> int:
+        """Of the group's newest one; 0: it has none."""
+        return max((one.frontier for one in self.of(group)), default=0)
 
     def cover(self, group: int) -> Manifest | None:
         """The oldest one: the log above it must stay."""

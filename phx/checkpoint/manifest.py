@@ -24,6 +24,7 @@ from typing import Any
 import msgpack
 
 from phx._core.codec import crc32c
+from phx.checkpoint.compression import CODECS, PLAIN
 from phx.checkpoint.files import Files
 from phx.errors import Damaged, Foreign
 from phx.types import GROUP_ID_MAX, MACHINE_ID_MAX, MEMBERS_MAX, NODE_ID_MAX
@@ -99,15 +100,23 @@ class FileEntry:
 
     Attributes:
         name: in the checkpoint's folder; never a path.
-        size_bytes: all of it.
-        digest: BLAKE2b-32 of all of it.
+        size_bytes: all of it, as it lies on the disk.
+        digest: BLAKE2b-32 of all of that.
         blocks: BLAKE2b-16 of each block of ``block_bytes_of(size_bytes)``, one after the other.
+        codec: one of `compression.CODECS`.
+        raw_bytes: what a machine reads of it; default: all of it, as it is.
     """
 
     name: str
     size_bytes: int
     digest: bytes
     blocks: bytes
+    codec: str = PLAIN
+    raw_bytes: int = -1
+
+    def __post_init__(self) -> None:
+        if self.raw_bytes == -1:
+            object.__setattr__(self, "raw_bytes", self.size_bytes)
 
     def block(self, number: int) -> bytes:
         """The digest of one block, counted from 0."""
@@ -184,6 +193,11 @@ class Manifest:
         """Of all files, without the manifest."""
         return sum(one.size_bytes for one in self.files)
 
+    @property
+    def raw_bytes(self) -> int:
+        """What machines read of all files."""
+        return sum(one.raw_bytes for one in self.files)
+
 
 def folder_name(manifest: Manifest) -> str:
     """What the folder of a checkpoint is called, in that of its group."""
@@ -229,6 +243,7 @@ def _check(made: Manifest) -> None:
     names = [one.name for one in made.files]
     _refuse_unless(len(names) == len(set(names)), "the same name twice")
     _refuse_unless(made.size_bytes <= I64_MAX, "the sizes add up to too much")
+    _refuse_unless(made.raw_bytes <= I64_MAX, "the raw sizes add up to too much")
     _check_machines(made)
 
 
@@ -239,6 +254,10 @@ def _check_file(one: FileEntry) -> None:
     _bytes(one.digest, (DIGEST_BYTES,), "blake2b")
     blocks = -(-one.size_bytes // block_bytes_of(one.size_bytes))
     _bytes(one.blocks, (blocks * BLOCK_DIGEST_BYTES,), "blocks")
+    _refuse_unless(type(one.codec) is str and one.codec in CODECS, f"codec {one.codec!r}")
+    _number(one.raw_bytes, 0, I64_MAX, "raw_bytes")
+    plain = one.codec == PLAIN
+    _refuse_unless(not plain or one.raw_bytes == one.size_bytes, "raw_bytes of what is not packed")
 
 
 def _check_machines(made: Manifest) -> None:
@@ -291,9 +310,9 @@ def _shared(made: Manifest) -> dict[str, Any]:
                 "block_bytes": block_bytes_of(one.size_bytes),
                 "blocks": one.blocks,
                 "bytes": one.size_bytes,
-                "codec": "",
+                "codec": one.codec,
                 "name": one.name,
-                "raw_bytes": one.size_bytes,
+                "raw_bytes": one.raw_bytes,
             }
             for one in made.files
         ],
@@ -374,13 +393,17 @@ def _manifest_of(packed: bytes) -> Manifest:
             MachineEntry(one["id"], one["kind"], one["file"], one["digest"])
             for one in (_map(each, MACHINE_KEYS) for each in _list(body["machines"]))
         ),
-        files=tuple(
-            FileEntry(one["name"], one["bytes"], one["blake2b"], one["blocks"])
-            for one in (_map(each, FILE_KEYS) for each in _list(body["files"]))
-        ),
+        files=tuple(_file_of(_map(each, FILE_KEYS)) for each in _list(body["files"])),
         taken_by=body["taken_by"],
         taken_us=body["taken_us"],
         phx=body["phx"],
+    )
+
+
+def _file_of(one: dict[str, Any]) -> FileEntry:
+    _number(one["raw_bytes"], 0, I64_MAX, "raw_bytes")
+    return FileEntry(
+        one["name"], one["bytes"], one["blake2b"], one["blocks"], one["codec"], one["raw_bytes"]
     )
 
 

@@ -119,9 +119,9 @@ class Policy:
         wait_s = min(RETRY_S * 2 ** (record.failures - 1), RETRY_MAX_S)
         self._ring(group, record, now_s + wait_s)
 
-    def next_s(self) -> float | None:
-        """When the next group may ring; None: none will."""
-        return self._heap[0][0] if self._heap else None
+    def next_s(self) -> float:
+        """When the next group may ring; infinity: none will."""
+        return self._heap[0][0] if self._heap else math.inf
 
     def ringing(self, now_s: float) -> list[int]:
         """The groups whose time has come. Whether anything was applied since is for the caller."""

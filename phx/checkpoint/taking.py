@@ -16,10 +16,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from phx._version import __version__
 from phx.checkpoint.catalog import READ_BYTES, STAGING, Hasher, path_of, put_aside, verify
+from phx.checkpoint.compression import PLAIN, ZSTD, Packer
 from phx.checkpoint.files import (
     Data,
     Files,
@@ -110,6 +111,7 @@ def take(
     *,
     estimate_bytes: int = 0,
     reserve_bytes: int = 0,
+    codec: str = PLAIN,
     pace: Pace = nothing,
 ) -> Steps:
     """Write a capture to the disk. Returns the manifest, once the checkpoint is durable.
@@ -119,10 +121,14 @@ def take(
     Args:
         root: the folder of all checkpoints, in `files`.
         estimate_bytes, reserve_bytes: what will be written, about; what must stay free then.
-        pace: called with the number of bytes after every write. It may sleep, or raise to end it.
+        codec: of its files. Equal states that were written with another one, or by another version
+            of zstd, are other checkpoints.
+        pace: called with the number of bytes after every write, 0 if all is kept for the next one.
+            It may sleep, or raise to end it.
 
     Raises OSError (ENOSPC before anything is written if there is no room), ValueError if a manifest
-    cannot say what was captured, and whatever a part raises. Nothing is left then, but what could
+    cannot say what was captured, ImportError if there is no such codec here, and whatever a part
+    raises. Nothing is left then, but what could
     not be removed, which is rubbish in staging.
     """
     need_room(files, estimate_bytes, reserve_bytes)
@@ -136,7 +142,8 @@ def take(
             if part.write is not None:
                 at = len(entries)
                 name = f"machine-{part.machine}"
-                entries.append(_write(files, join(staging, NEW), name, part.write, pace))
+                packer = Packer() if codec == ZSTD else None
+                entries.append(_write(files, join(staging, NEW), name, part.write, pace, packer))
                 yield "file"
             digest = state_digest(part.digest)
             machines.append(MachineEntry(part.machine, part.kind, at, digest))
@@ -217,13 +224,18 @@ def discard(files: Files, staging: str) -> None:
 
 
 def _write(
-    files: Files, folder: str, name: str, write: Callable[[Writer], object], pace: Pace
+    files: Files,
+    folder: str,
+    name: str,
+    write: Callable[[Writer], object],
+    pace: Pace,
+    packer: Packer | None,
 ) -> FileEntry:
     """One file, written by a machine; durable on return."""
     path = join(folder, name)
     output = files.create(path)
     try:
-        writer = FileWriter(output, pace)
+        writer = FileWriter(output, pace, packer)
         write(writer)
         writer.end()
         output.sync()
@@ -231,7 +243,9 @@ def _write(
     finally:
         output.close()
     if writer.bypassed or block_bytes_of(size) != BLOCK_BYTES_MIN:
-        return _read_back(files, path, name, size)
+        entry = _read_back(files, path, name, size)
+    if packer is not None:
+        entry = replace(entry, codec=ZSTD, raw_bytes=packer.raw_bytes)
     return entry
 
 
@@ -249,13 +263,18 @@ def _read_back(files: Files, path: str, name: str, size_bytes: int) -> FileEntry
 
 
 class FileWriter:
-    """The Writer that a machine gets: gathers small pieces, hashes, syncs now and then."""
+    """The Writer that a machine gets: gathers small pieces, hashes, syncs now and then.
 
-    def __init__(self, output: Output, pace: Pace) -> None:
+    Args:
+        packer: what is written goes through it, and cannot go round it.
+    """
+
+    def __init__(self, output: Output, pace: Pace, packer: Packer | None = None) -> None:
         self.hasher = Hasher(BLOCK_BYTES_MIN)
         self.bypassed = False
         self._output = output
         self._pace = pace
+        self._packer = packer
         self._gathered = bytearray()
         self._unsynced = 0
         self._ended = False
@@ -272,6 +291,8 @@ class FileWriter:
         self._put(data)
 
     def fileno(self) -> int:
+        if self._packer is not None:
+            raise OSError(errno.EOPNOTSUPP, "what is compressed has to go through write()")
         descriptor = self._output.fileno()
         self._flush()
         self.bypassed = True  # from now on the file alone knows what is in it
@@ -279,6 +300,9 @@ class FileWriter:
 
     def end(self) -> None:
         self._flush()
+        if self._packer is not None:
+            for packed in self._packer.end():
+                self._store(packed)
         self._ended = True
 
     def _flush(self) -> None:
@@ -287,6 +311,13 @@ class FileWriter:
             self._put(gathered)
 
     def _put(self, data: Data) -> None:
+        if self._packer is None:
+            self._store(data)
+            return
+        for packed in self._packer.add(data):
+            self._store(packed)
+
+    def _store(self, data: Data) -> None:
         size = memoryview(data).nbytes
         self._output.write(data)
         if not self.bypassed:

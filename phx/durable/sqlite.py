@@ -66,7 +66,7 @@ class SqliteMachine(DurableMachine):
 
     # --- for the subclass
 
-    def prepare(self, db: sqlite3.Connection) -> None:
+    def connected(self, db: sqlite3.Connection) -> None:
         """Called at every open, outside of a transaction: functions, collations, pragmas.
 
         The journal mode (WAL) and ``synchronous`` (FULL) are set already; leave them.
@@ -180,7 +180,7 @@ class SqliteMachine(DurableMachine):
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's cache, too
         new = _number(db, "SELECT count(*) FROM sqlite_master") == 0
-        self.prepare(db)
+        self.connected(db)
         self._changes = -1
         self._ending = True
         db.set_authorizer(self._authorize)
@@ -321,7 +321,7 @@ def _open_reader(path: Path) -> sqlite3.Connection:
 
 
 def _number(db: sqlite3.Connection, query: str) -> int | None:
-    """The first column of the first row, whatever `prepare` made of rows; None: no row."""
+    """The first column of the first row, whatever `connected` made of rows; None: no row."""
     cursor = db.cursor()
     cursor.row_factory = None
     row = cursor.execute(query).fetchone()

@@ -8,10 +8,19 @@
     ["cas", key, version, value]         the new version, or None when the version did not match;
                                          version 0: the key must not exist; value None: delete
                                          (the result is then the version that was deleted)
+    ["multi", guard, then, otherwise]    MultiResult(held, results): if every test of the guard
+                                         holds, the commands of `then`, else those of `otherwise`,
+                                         all of them at one place of the log and nothing in between
+
+A test is [key, what]: True, the key exists; False, it does not; a number, its version is that (0:
+it does not exist); bytes, that is its value. An empty guard holds. `then` and `otherwise` hold set,
+get and del, with the results that these have alone, seeing one another's changes; at most
+MULTI_MAX tests and commands altogether. (Paxos Made Live, section 5.6.)
 
 Keys are str or bytes, and "a" is another key than b"a". Values are bytes. Versions count the
 changes of the whole machine, so that the version of a key that was deleted and set again is a new
-one. A command that is none of these changes nothing and its result is a Malformed.
+one. A command that is none of these changes nothing and its result is a Malformed; a multi is
+looked at as a whole, both branches, before anything is changed.
 
 A snapshot is msgpack, one object after the other: [HEAD, version of the machine, keys], then
 [key, value, version] for each key, in an order that depends on nothing but versions, then the
@@ -20,7 +29,7 @@ CRC-32 of all before it as four bytes. Equal states write equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -32,7 +41,17 @@ from phx.errors import Damaged
 from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.types import Entry
 
-__all__ = ["KeyValue", "Malformed", "encode_cas", "encode_delete", "encode_get", "encode_set"]
+__all__ = [
+    "MULTI_MAX",
+    "KeyValue",
+    "Malformed",
+    "MultiResult",
+    "encode_cas",
+    "encode_delete",
+    "encode_get",
+    "encode_multi",
+    "encode_set",
+]
 
 Key = str | bytes
 
@@ -47,10 +66,21 @@ PIECE_BYTES = 256 << 10
 KEYS_A_BUCKET = 4096
 
 
+MULTI_MAX = 1024
+"""Tests and commands of one multi. Part of what a log means: it never changes."""
+
+
 class Malformed(NamedTuple):
     """The result of a command that the machine does not understand; nothing was changed."""
 
     reason: str
+
+
+class MultiResult(NamedTuple):
+    """The result of a multi: whether its guard held, and those of the commands that were done."""
+
+    held: bool
+    results: list[Any]
 
 
 def encode_set(key: Key, value: bytes) -> bytes:
@@ -71,6 +101,32 @@ def encode_delete(key: Key) -> bytes:
 def encode_cas(key: Key, version: int, value: bytes | None) -> bytes:
     """The command that sets or deletes a key if its version is still `version` (0: not there)."""
     return _pack(["cas", key, version, value])
+
+
+def encode_multi(
+    guard: Iterable[tuple[Key, bool | int | bytes]],
+    then: Iterable[bytes],
+    otherwise: Iterable[bytes] = (),
+) -> bytes:
+    """The command that does `then` if every test holds and `otherwise` if not, as one.
+
+        encode_multi([("a", 3), ("b", False)], [encode_set("b", b"x"), encode_delete("a")])
+
+    Args:
+        guard: tests, (key, what): True or False, whether it exists; a number, its version; bytes,
+            its value.
+        then, otherwise: commands, as encode_set, encode_get and encode_delete make them.
+
+    Raises:
+        ValueError: more than MULTI_MAX tests and commands.
+    """
+    tests, done, undone = [list(test) for test in guard], list(then), list(otherwise)
+    if len(tests) + len(done) + len(undone) > MULTI_MAX:
+        raise ValueError(f"a multi has at most {MULTI_MAX} tests and commands")
+    pieces = [b"\x94", _pack("multi"), _pack(tests)]  # an array of four
+    for commands in (done, undone):
+        pieces += [msgpack.Packer().pack_array_header(len(commands)), *commands]
+    return b"".join(pieces)
 
 
 class KeyValue(StateMachine):
@@ -112,7 +168,13 @@ class KeyValue(StateMachine):
             command = _unpack(entry.value)
         except ValueError as error:  # every error of msgpack is one
             return Malformed(f"not msgpack: {type(error).__name__}")
+        return self._run(command)
+
+    def _run(self, command: Any) -> Any:
         if type(command) is not list or len(command) < 2 or type(command[1]) not in _KEYS:
+            match command:
+                case ["multi", list() as guard, list() as then, list() as otherwise]:
+                    return self._multi(guard, then, otherwise)
             return Malformed("not a command")
         match command:  # the most frequent first
             case ["set", key, bytes() as value]:
@@ -131,6 +193,26 @@ class KeyValue(StateMachine):
     def apply_batch(self, entries: Sequence[Entry]) -> list[Any]:
         apply = self.apply
         return [apply(entry) for entry in entries]
+
+    def _multi(
+        self, guard: list[Any], then: list[Any], otherwise: list[Any]
+    ) -> MultiResult | Malformed:
+        if len(guard) + len(then) + len(otherwise) > MULTI_MAX:
+            return Malformed("a multi of too many tests and commands")
+        if not all(map(_is_test, guard)):
+            return Malformed("a multi with something that is no test")
+        if not all(map(_is_simple, then)) or not all(map(_is_simple, otherwise)):
+            return Malformed("a multi with something that is no set, get or del")
+        held = all(self._holds(key, what) for key, what in guard)
+        return MultiResult(held, [self._run(one) for one in (then if held else otherwise)])
+
+    def _holds(self, key: Key, what: bool | int | bytes) -> bool:
+        found = self._items.get(key)
+        if type(what) is bool:
+            return (found is not None) is what
+        if type(what) is int:
+            return (0 if found is None else found[1]) == what
+        return found is not None and found[0] == what
 
     def _compare_and_set(self, key: Key, version: int, value: bytes | None) -> int | None:
         if self.version(key) != version:
@@ -205,6 +287,20 @@ class KeyValue(StateMachine):
         if len(items) != keys or len({version for _, version in items.values()}) != keys:
             raise Damaged("a snapshot of a key-value machine lacks keys, or has some twice")
         self._items, self._version = items, last
+
+
+def _is_test(test: object) -> bool:
+    match test:
+        case [str() | bytes(), bool() | int() | bytes()]:
+            return True
+    return False
+
+
+def _is_simple(command: object) -> bool:
+    match command:
+        case ["set", str() | bytes(), bytes()] | ["get" | "del", str() | bytes()]:
+            return True
+    return False
 
 
 def _hash(key: Key, value: bytes, version: int) -> int:

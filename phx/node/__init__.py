@@ -4,6 +4,8 @@
     keeper     the store thread: the only one that writes to LMDB
     commits    when durable machines commit
     snapshots  the thread that writes checkpoints, and when they are due
+    mirror     second machines, for those that give no view
+    floors     how much of the log is kept
     restorer   brings machines back from them at a start
     control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
@@ -171,6 +173,18 @@ class Node:
     def set_address(self, node: int, address: str) -> None:
         """Reach another member at this "host:port" from now on."""
         self._room.set_address(node, address)
+
+    def pause_checkpoints(self) -> None:
+        """Take no checkpoints but those that are asked for, until ``resume_checkpoints``.
+
+        Returns at once; one that is being taken is finished: ``status().checkpoints["writing"]``.
+        Logs are trimmed no further than the checkpoints there are. A node opens without a pause.
+        """
+        self._room.hold_checkpoints(True)
+
+    def resume_checkpoints(self) -> None:
+        """Take them by themselves again, at once for groups that came due meanwhile."""
+        self._room.hold_checkpoints(False)
 
     def ready(self, groups: Iterable[int] | None = None) -> bool:
         """Whether these groups (default: all) have a leader, and all that is chosen is applied."""

@@ -9,6 +9,7 @@ What is damaged goes to ``DIR/quarantine/``, as the whole folder of the machine.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from phx.durable.generations import Generations
 from phx.errors import Damaged
 from phx.machine import DurableMachine, StateMachine
 
-__all__ = ["FOLDER", "Held", "durable_in", "hold", "let_go"]
+__all__ = ["FOLDER", "Held", "begin", "durable_in", "hold", "let_go", "renewed", "sweep"]
 
 log = logging.getLogger("phx")
 
@@ -51,12 +52,34 @@ class Held:
         self.machine, self.generation, self.fresh = machine, generation, True
         self.applied = self._open_new()
 
-    def settle(self) -> None:
-        """From here on this generation counts, and it alone stays."""
+    def switch(self) -> None:
+        """From here on this generation counts. The one before it stays."""
         if self.fresh:
             self.generations.switch(self.generation)
             self.fresh = False
+
+    def switch_back(self, before: Path | None) -> None:
+        """Undo a `switch` as far as possible: `before` is what counted then. Raises nothing."""
+        if not self.fresh and before is not None:
+            try:
+                self.generations.switch(before)
+                self.fresh = True
+            except (OSError, ValueError):
+                log.exception("%s counts, though it is not in use", self.generation)
+
+    def settle(self) -> None:
+        """From here on this generation counts, and it alone stays."""
+        self.switch()
         self.generations.sweep()
+
+    def drop(self) -> None:
+        """Close it; if it does not count, its files go."""
+        try:
+            self.machine.close()
+        except Exception:
+            log.exception("closing a machine")
+        if self.fresh:
+            shutil.rmtree(self.generation, ignore_errors=True)
 
     def _open_new(self) -> int:
         if applied := self.machine.open(self.generation):
@@ -94,6 +117,29 @@ def hold(files: Files, folder: Path, state: GroupState, factory: Factory) -> dic
         let_go(held)
         raise
     return held
+
+
+def begin(folder: Path, group: int, number: int, machine: DurableMachine) -> Held:
+    """A new generation of a machine whose files are in use, open with this object, to be restored.
+
+    Nothing of it counts before `Held.switch`. Raises OSError, and whatever `open` raises.
+    """
+    generations = Generations(folder / FOLDER / f"{group}.{number}")
+    held = Held(machine, 0, generations.begin(), generations, fresh=True)
+    try:
+        held.applied = held._open_new()
+    except BaseException:
+        held.drop()  # its contract: also if open raised
+        raise
+    return held
+
+
+def sweep(folder: Path, group: int, number: int) -> None:
+    """Remove the generations that do not count: none of them is open, and none has a view."""
+    try:
+        Generations(folder / FOLDER / f"{group}.{number}").sweep()
+    except (OSError, Damaged) as error:
+        log.warning("group %d: old files of machine %d stay: %s", group, number, error)
 
 
 def renewed(state: GroupState, number: int, factory: Factory) -> DurableMachine:

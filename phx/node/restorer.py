@@ -18,21 +18,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
-from phx.applier import GroupState
+from phx.applier import GroupState, taking
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
 from phx.checkpoint.files import Input, OsFiles
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest
 from phx.machine import StateMachine
+from phx.node.line import Ending
 from phx.node.machine_files import Held, hold, let_go, renewed
 
-__all__ = ["Restorer"]
+__all__ = ["Restorer", "StoppableFiles", "Unfit"]
 
 log = logging.getLogger("phx")
-
-
-class Ending(Exception):
-    """The node closes."""
 
 
 class Unfit(Exception):
@@ -214,7 +211,7 @@ class Restorer:
     def _anew(self, state: GroupState) -> None:
         state.machines = self._factory(state.group)
         if state.taking:  # else the node closes
-            state.taking = state.machines
+            state.taking = taking(state.machines)
 
     def _verify(
         self, state: GroupState, held: dict[int, Held], manifest: Manifest, path: str

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
+from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
 from phx.config import Config, split_address
 from phx.errors import (
@@ -50,17 +52,22 @@ from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.commits import Commits
 from phx.node.control import Control
+from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
+from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
+from phx.node.mirror import Mirrors
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
+from phx.node.transfers import Transfers
 from phx.store import Store
+from phx.store_facts import Facts
+from phx.transfer.staging import kept
 from phx.types import NodeStatus, PeerStatus
 
 log = logging.getLogger("phx")
 
-ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
 ABANDON_S = 5.0
 TRACE_MIB_MAX = 1024
@@ -84,6 +91,20 @@ def former_lives(catalog: Catalog, node: int) -> int:
     return highest if highest < LIVES_MAX else 0
 
 
+def need_codecs(config: Config, catalog: Catalog) -> None:
+    """Refuse to run where checkpoints could not be written as they should be, or not be read."""
+    if config.checkpoints.compress != "none" and (why := why_missing(config.checkpoints.compress)):
+        raise ConfigError([f"checkpoints.compress: {why}"])
+    for found in catalog.groups().values():
+        for manifest in found:
+            for one in manifest.files:
+                if why := why_missing(one.codec):
+                    raise SystemFailure(
+                        f"{config.dir}: the checkpoint of group {manifest.group} at "
+                        f"{manifest.frontier} cannot be read: {why}"
+                    )
+
+
 class Room:
     """Folder, store, driver, machines, applier and door of one node; both kinds of Node run on it.
 
@@ -105,13 +126,17 @@ class Room:
         ids = self._ids = config.group_ids  # asked for once: all tables share these numbers
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
+        self._lives: Lives | None = None
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
+        self._transfers: Transfers | None = None
+        self._known: dict[int, tuple[str, int]] = {}  # where the other members are
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
         self.applier: Applier
         self.door: Door
+        self.floors: Floors
         self._state = "new"
 
     def _made(self, group: int) -> dict[int, StateMachine]:
@@ -139,15 +164,17 @@ class Room:
 
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
-        create = self._folder.examine(bootstrap=self._bootstrap)
-        self._keeper = Keeper(self._folder.store, config, create=create, idle=self._resolve_late)
+        create = self._folder.examine(
+            bootstrap=self._bootstrap, rejoin=config.checkpoints.journal_damage == "rejoin"
+        )
+        self._keeper = Keeper(self._folder.store, config, create=create, idle=self._idle)
         store = self._store = self._keeper.open()
         if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
         self._folder.journal.mkdir(exist_ok=True)
-        catalog = Catalog.open(OsFiles(Path(config.dir)), ROOT, cluster=config.cluster_id)
+        catalog = self._look()
         if create and catalog.groups():
             # Of another life: its log would stand where the new one begins.
             raise Damaged(f"{config.dir}: there are checkpoints, and neither journal nor store")
@@ -155,6 +182,7 @@ class Room:
             raise Damaged(f"{config.dir}: there are machines, and neither journal nor store")
         for finding in catalog.findings:
             log.warning("%s: %s", finding.path, finding.what)
+        need_codecs(config, catalog)
         starts = {
             group: found[0].frontier
             for group, found in catalog.groups().items()
@@ -167,14 +195,9 @@ class Room:
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
                 starts[group] = floor.kept_from - 1
-        lived = former_lives(catalog, config.node)
-        try:
-            self._start(store, create, starts, lived)
-        except DriverError as error:
-            # No journal has ever begun in there: a bootstrap that was cut short goes on.
-            if error.code != ERROR_JOURNAL_MISSING or not (self._folder.begun and self._bootstrap):
-                raise
-            self._start(store, True, starts, lived)
+        lives = self._lives = Lives(config, self._keeper.ask)
+        lives.begin(former_lives(catalog, config.node), create=create)
+        lives.start(self._folder, create, self._bootstrap, partial(self._start, store, starts))
         self._folder.whole()
         self._promise_epochs(catalog, store)
         self.waiters = Waiters(
@@ -188,11 +211,23 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        self.door.frontier = catalog.frontier
+        self.floors = Floors(
+            config.checkpoints, catalog, self.states, store, self._keeper, self.driver
+        )
         if any(durable_in(state.machines) for state in self.states.values()):
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
         self._keeper.serve(self.driver)
+        lives.serve(self.driver)
+        self.applier.on_ceiling = lives.wanted
         self._keep_checkpoints(catalog, list(starts))
+
+    def _look(self) -> Catalog:
+        """The checkpoints, and what was received in part of others and may be gone on with."""
+        files, cluster = OsFiles(Path(self.config.dir)), self.config.cluster_id
+        keep = kept(files, ROOT, cluster, self.config.checkpoints.fetches_max)
+        return Catalog.open(files, ROOT, cluster=cluster, keep=keep)
 
     def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
         """Where the log begins right behind a checkpoint, which may have come from elsewhere,
@@ -213,9 +248,22 @@ class Room:
             self.driver.sessions,
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
+            self.floors,
         )
+        if self.config.checkpoints.mirror:
+            snapshots.mirrors = Mirrors(
+                self.config,
+                catalog,
+                self.states,
+                self.driver,
+                self._store,
+                self.floors,
+                self._made,
+                snapshots.rest,
+            )
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
+        self.door.checkpoint_error = snapshots.error_of
         for group in self.states.keys() - set(paused):
             snapshots.schedule(self.states[group], 0)
         self._restorer = Restorer(
@@ -228,24 +276,68 @@ class Room:
             self._stuck,
         )
         snapshots.paused = self._restorer.paused
+        assert self._keeper is not None
+        transfers = self._transfers = Transfers(
+            self.config,
+            catalog,
+            self.states,
+            self.driver,
+            self._keeper,
+            self._store,
+            applier,
+            snapshots,
+            factory=self._made,
+            paused=self._restorer.paused,
+            addresses=self._known,
+            closing=lambda: self.door.refusal is not None,
+            halt=self._halt_unrestored,
+        )
+        self.door.restoring = transfers.restoring
         self._restorer.start(paused, self.config.checkpoints.restore_threads)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
         self._control.listen()
 
+    def rebuild(self, group: int) -> None:
+        """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
+        self.opened()
+        assert self._transfers is not None
+        self._transfers.fetcher.anew(group)
+
     def _stuck(self, state: GroupState, error: BaseException) -> None:
-        """A group that could not be restored stops, like one whose apply failed."""
+        """A group that could not be restored. Without a checkpoint that its log goes on from it
+        needs one of another node; else it stops, like one whose apply failed."""
+        below = isinstance(error, DriverError) and error.code == ERROR_START
+        if below and len(self.config.members) > 1 and self._transfers is not None:
+            log.warning("group %d: no checkpoint goes with its log: one is fetched", state.group)
+            self._transfers.fetcher.anew(state.group)
+        else:
+            self._halt_unrestored(state, error)
+
+    def _halt_unrestored(self, state: GroupState, error: BaseException) -> None:
         why = f"it could not be restored: {type(error).__name__}: {error}"
         stopped = GroupStopped(state.group, state.applied + 1, None, why)
         self.applier.soon(lambda: self.applier.halt(state, stopped, error))
         self.driver.poke()
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
-        for one in (self._restorer, self._snapshots, self._control):
+        for one in (self._transfers, self._restorer, self._snapshots, self._control):
             if one is not None:
                 one.end(wait_s)
 
-    def _start(self, store: Store, create: bool, starts: dict[int, int], lived: int) -> None:
+    def _idle(self) -> bool:
+        """In the store thread's idle time; whether it may be long until the next one."""
+        resolved = self._resolve_late()
+        return (self._lives is None or self._lives.look()) and resolved
+
+    def _start(
+        self,
+        store: Store,
+        starts: dict[int, int],
+        create: bool,
+        facts: Facts,
+        suspect: tuple[int, ...],
+    ) -> None:
         config = self.config
         self.driver = Driver(
             cluster=config.cluster_id,
@@ -257,7 +349,8 @@ class Room:
             settled=store.settled(),
             floors={group: floor.kept_from for group, floor in store.floors().items()},
             starts=starts,
-            incarnation=lived,
+            facts=facts,
+            suspect=suspect,
             journal_dir=str(self._folder.journal),
             create=create,
             options=config.options(),
@@ -277,7 +370,12 @@ class Room:
                 log.warning("node %d: %s has no address yet", node, host)
                 self._unresolved[node] = (host, port)
             found.append((node, numeric, port if numeric else 0))
+            self._note(node, numeric, port)
         return found
+
+    def _note(self, node: int, numeric: str, port: int) -> None:
+        if numeric and port and node != self.config.node:
+            self._known[node] = numeric, port
 
     def _resolve_late(self) -> bool:
         """Look again for addresses that were not found; False while some are missing."""
@@ -285,6 +383,7 @@ class Room:
             if numeric := resolve(host):
                 self._unresolved.pop(node, None)
                 self.driver.set_address(node, numeric, port)
+                self._note(node, numeric, port)
         return not self._unresolved
 
     def _bind(self) -> tuple[str, int]:
@@ -328,6 +427,7 @@ class Room:
             driver.set_address(node, numeric, port)
         except DriverError as error:
             raise self.door.error_of(error) from error
+        self._note(node, numeric, port)
         self._unresolved.pop(node, None)
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
@@ -354,7 +454,15 @@ class Room:
             paused = self._restorer is not None and group in self._restorer.paused
             if paused or not leader or state.applied < chosen_through or doubt:
                 found.append(group)
+        if self._transfers is not None:
+            fetched = set(self._transfers.fetcher.wanted()) - set(found)
+            found += sorted(fetched if wanted is None else fetched & wanted)
         return found
+
+    def hold_checkpoints(self, held: bool) -> None:
+        self.opened()
+        assert self._snapshots is not None
+        self._snapshots.hold(held)
 
     def status(self) -> NodeStatus:
         driver = self.opened()
@@ -392,18 +500,19 @@ class Room:
             settle=found["settle"],
             store=asdict(self._store.stats()),
             applier=self.applier.counters(),
-            checkpoints=dict(self._snapshots.counters) if self._snapshots else {},
+            checkpoints=self._snapshots.numbers() if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
+            transfers=self._transfers.counters() if self._transfers else {},
         )
 
     # --- closing
 
     def refuse(self, refusal: Callable[[], PhxError]) -> None:
         """From now on every call gets this error."""
-        for state in self.states.values():
-            state.taking = {}
         if hasattr(self, "door") and self.door.refusal is None:
             self.door.refusal = refusal
+        for state in self.states.values():
+            state.taking = {}
         self._state = "closed"
 
     def quiesce(self, timeout: float) -> None:
@@ -415,8 +524,9 @@ class Room:
         try:
             self._settle(until)
         finally:
-            if self._restorer is not None:
-                self._restorer.end()
+            for one in (self._transfers, self._restorer):
+                if one is not None:
+                    one.end()
 
     def _settle(self, until: float) -> None:
         try:
@@ -499,8 +609,9 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
-        if self._control is not None:
-            self._control.forget()
+        for one in (self._control, self._transfers):
+            if one is not None:
+                one.forget()
         self.driver.after_fork_in_child()
         self._store.abandon()
 

@@ -4,7 +4,8 @@ in line    somebody asked for it, or the group is due (phx.checkpoint.policy)
 captured   on the applying thread, between two instances: session table and views of one instance,
            durable machines committed before
 written    on the thread ``phx-snapshot``: staged, synced, renamed (phx.checkpoint.taking)
-dropped    what is older than the ``keep`` newest
+dropped    what is older than the ``keep`` newest; then the log may become shorter
+           (phx.node.floors)
 
 A checkpoint is *light* if all machines of the group are durable and it came by itself: no machine's
 state is in it, for that is in their own files, committed at its frontier or later; so it costs no
@@ -28,6 +29,7 @@ from phx._core.delivery import Sessions
 from phx._core.session_codec import table_facts
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
+from phx.checkpoint.compression import PLAIN, ZSTD
 from phx.checkpoint.files import need_room
 from phx.checkpoint.manifest import DURABLE, MEMORY, Manifest
 from phx.checkpoint.policy import ASK_NEVER, At, Policy
@@ -35,6 +37,8 @@ from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
 from phx.machine import DurableMachine, StateMachine, View, has_snapshots
+from phx.node.floors import Floors
+from phx.node.mirror import Mirrors
 from phx.types import CheckpointInfo
 
 __all__ = ["Snapshots"]
@@ -49,6 +53,7 @@ RESTORING_S = 0.2
 """How often it is looked whether a group that is being restored is there."""
 BURST_S = 0.05
 LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
+NO_VIEW = "gives no view (freeze, snapshot, restore)"
 CONFIGURATION = 1  # of every group, until members can change
 
 
@@ -73,6 +78,7 @@ class Taken:
     capture: Capture | None = None
     log_bytes: int = 0
     views: list[View] = field(default_factory=list)
+    mirrored: list[int] = field(default_factory=list)  # machines that gave none
     error: BaseException | None = None
 
 
@@ -88,6 +94,7 @@ class Snapshots(threading.Thread):
         states, sessions: what is applied, and the tables.
         wake: makes the applying thread take a turn soon.
         commit: commits the durable machines of a group; on the applying thread.
+        floors: is told what is covered.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class Snapshots(threading.Thread):
         sessions: Sessions,
         wake: Callable[[], None],
         commit: Callable[[GroupState], None],
+        floors: Floors,
     ) -> None:
         super().__init__(name="phx-snapshot", daemon=True)
         self._catalog = catalog
@@ -107,8 +115,11 @@ class Snapshots(threading.Thread):
         self._sessions = sessions
         self._wake = wake
         self._commit = commit
+        self._floors = floors
+        floors.wake = self._look_again
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
+        self._between: deque[Callable[[], None]] = deque()
         self._due: set[int] = set()  # groups that stand in it unasked
         self._policy = Policy(  # under `_change`
             interval_instances=config.checkpoints.interval_instances,
@@ -121,9 +132,14 @@ class Snapshots(threading.Thread):
         self._wanted: Wish | None = None  # the one that is being captured
         self._taken: Taken | None = None
         self._ending = False
+        self._held = False  # only those that somebody asks for
+        self._writing = False
+        self._errors: dict[int, str] = {}  # why a group's last one failed
         self._free_s = 0.0  # when the pace allows the next byte
         self._unlooked_bytes = 0
+        self.on_drop: Callable[[], None] = lambda: None  # before older ones are dropped
         self.paused: Container[int] = ()  # groups whose machines are being restored
+        self.mirrors: Mirrors | None = None  # None: machines without a view have no checkpoints
         self.error: str | None = None
         self.counters = {
             "restored": 0,
@@ -139,12 +155,32 @@ class Snapshots(threading.Thread):
     def schedule(self, state: GroupState, frontier: int) -> None:
         """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
         applies anything."""
-        if not may_come(state):
+        self._floors.begins(state)
+        if not self._may_come(state):
             ask_at(state, ASK_NEVER)
+            self._errors[state.group] = f"{_blind(state)}, so the group has no checkpoints"
             return
         with self._change:
             ask_at(state, self._policy.begins(state.group, frontier))
             self.counters["restored"] += frontier > 0
+
+    def installed(self, state: GroupState) -> None:
+        """The group goes on from a checkpoint of another node, at what is applied now. On the
+        applying thread."""
+        self._floors.begins(state)
+        if not self._may_come(state):
+            ask_at(state, ASK_NEVER)
+            return
+        with self._change:
+            at = self._policy.taken(state.group, state.applied, state.log_bytes, time.monotonic())
+            ask_at(state, at)
+
+    def between(self, task: Callable[[], None]) -> None:
+        """Have something done that changes a group's checkpoints, or needs that no view is open:
+        between two checkpoints, unless the node closes before. Any thread."""
+        with self._change:
+            self._between.append(task)
+            self._change.notify_all()
 
     def ask(self, group: int) -> Future[CheckpointInfo]:
         """A checkpoint of what is applied by now, or a little later. Any thread."""
@@ -162,6 +198,21 @@ class Snapshots(threading.Thread):
             self._change.notify_all()
         return future
 
+    def hold(self, held: bool) -> None:
+        """Take none but those that somebody asks for; the one that is being taken is finished.
+        False: as ever again, beginning with what came due meanwhile. Any thread."""
+        with self._change:
+            self._held = held
+            self._change.notify_all()
+
+    def error_of(self, group: int) -> str | None:
+        """Why the group's last checkpoint failed, or it has none. Any thread."""
+        return self._errors.get(group)
+
+    def _look_again(self) -> None:
+        with self._change:
+            self._change.notify_all()
+
     def due(self, state: GroupState) -> None:
         """The group has come to where it is to be asked for. On the applying thread."""
         with self._change:
@@ -172,6 +223,12 @@ class Snapshots(threading.Thread):
             if due:
                 self._join(state.group)
             self._change.notify_all()
+
+    def numbers(self) -> dict[str, int]:
+        """What there is to say about all of them, by name."""
+        mirrors = self.mirrors.counters() if self.mirrors is not None else {}
+        now = {"paused": int(self._held), "writing": int(self._writing)}
+        return {**self.counters, **self._floors.counters, **mirrors, **now}
 
     def _join(self, group: int) -> None:
         if group not in self._due:
@@ -210,7 +267,7 @@ class Snapshots(threading.Thread):
             _, frontier, chain, epoch = table_facts(table)
             assert frontier == state.applied, "the table is of another instance"
             taken.log_bytes = state.log_bytes
-            parts = tuple(self._parts(state, taken.views, wish.full))
+            parts = tuple(self._parts(state, taken, wish.full))
             taken.capture = Capture(
                 cluster=self._config.cluster_id,
                 group=state.group,
@@ -247,20 +304,28 @@ class Snapshots(threading.Thread):
                     f"already, and the log was followed up to {state.applied} so far"
                 )
 
-    def _parts(self, state: GroupState, views: list[View], full: bool) -> Iterator[Part]:
+    def _parts(self, state: GroupState, taken: Taken, full: bool) -> Iterator[Part]:
         light = not full and all_durable(state)
         for machine, one in state.machines.items():
             kind = DURABLE if isinstance(one, DurableMachine) else MEMORY
             view = one.freeze() if has_view(one) and not light else None
             if view is not None:
-                views.append(view)
+                taken.views.append(view)
+            elif not light and self._may_mirror(one):
+                taken.mirrored.append(machine)
             elif not light:
-                raise CheckpointFailed(
-                    f"machine {machine} of group {state.group} gives no view (freeze, snapshot, "
-                    "restore)"
-                )
+                raise CheckpointFailed(f"machine {machine} of group {state.group} {NO_VIEW}")
             digest = one.digest() if one.digest_cheap else b""
             yield Part(machine, kind, view.snapshot if view else None, digest)
+
+    def _may_mirror(self, machine: StateMachine) -> bool:
+        return self.mirrors is not None and self.mirrors.possible(machine)
+
+    def _may_come(self, state: GroupState) -> bool:
+        """Whether the group can have checkpoints without being asked."""
+        return all_durable(state) or all(
+            has_view(one) or self._may_mirror(one) for one in state.machines.values()
+        )
 
     def _hand(self, taken: Taken) -> None:
         with self._change:
@@ -271,6 +336,13 @@ class Snapshots(threading.Thread):
 
     def run(self) -> None:
         while (wish := self._next()) is not None:
+            if not isinstance(wish, Wish):
+                try:
+                    wish()
+                except Exception:
+                    log.exception("tidying checkpoints")
+                continue
+            self._writing = True
             try:
                 info = self._take(wish)
             except Ending:
@@ -279,16 +351,21 @@ class Snapshots(threading.Thread):
                 self._failed(wish, error)
             else:
                 self.error = None
+                self._errors.pop(wish.group, None)
                 self.counters["taken"] += 1
                 self.counters["bytes"] += info.bytes
                 for future in wish.futures:
                     if future.set_running_or_notify_cancel():
                         future.set_result(info)
+            finally:
+                self._writing = False
 
-    def _next(self) -> Wish | None:
-        """The next in line; None at the end."""
+    def _next(self) -> Wish | Callable[[], None] | None:
+        """The next in line, after whatever is to be done between two; None at the end."""
         with self._change:
             while not self._ending:
+                if self._between:
+                    return self._between.popleft()
                 now_s = time.monotonic()
                 for group in self._policy.ringing(now_s):
                     self._join(group)
@@ -298,9 +375,10 @@ class Snapshots(threading.Thread):
                     self._due.discard(wish.group)
                     if self._states[wish.group].applied > self._policy.last(wish.group):
                         return wish
-                next_s = self._policy.next_s()
-                wait_s = math.inf if next_s is None else next_s - now_s
-                if self._line:
+                self._floors.ring(now_s)
+                next_s = min(self._policy.next_s(), self._floors.next_s())
+                wait_s = next_s - now_s
+                if self._line and not self._held:
                     wait_s = min(wait_s, RESTORING_S)
                 self._change.wait(None if wait_s == math.inf else wait_s)
         return None
@@ -308,6 +386,8 @@ class Snapshots(threading.Thread):
     def _first(self) -> Wish | None:
         """Take the first in line whose machines are there, or will not be."""
         for at, wish in enumerate(self._line):
+            if self._held and not wish.asked:
+                return None  # none that was asked for stands behind it
             if wish.group not in self.paused or self._states[wish.group].stopped is not None:
                 del self._line[at]
                 return wish
@@ -316,11 +396,16 @@ class Snapshots(threading.Thread):
     def _take(self, wish: Wish) -> CheckpointInfo:
         began = time.monotonic()
         taken = self._captured(wish)
+        captured_s = time.monotonic()
         try:
             if taken.error is not None:
                 raise taken.error
-            assert taken.capture is not None
-            manifest = self._write(taken.capture)
+            capture = taken.capture
+            assert capture is not None
+            if taken.mirrored:
+                assert self.mirrors is not None
+                capture = self.mirrors.fill(capture, taken.mirrored)
+            manifest = self._write(capture)
         finally:
             close_all(taken.views)
         state = self._states[wish.group]
@@ -329,6 +414,7 @@ class Snapshots(threading.Thread):
                 wish.group, manifest.frontier, taken.log_bytes, time.monotonic()
             )
             ask_at(state, At(min(state.checkpoint_at, at.instance), at.log_bytes))
+        self._floors.covered(wish.group, manifest.frontier, captured_s)
         took_s = time.monotonic() - began
         self.counters["write_us"] += int(took_s * 1e6)
         return CheckpointInfo(
@@ -381,10 +467,12 @@ class Snapshots(threading.Thread):
                 one.size_bytes for last in catalog.of(capture.group)[:1] for one in last.files
             ),
             reserve_bytes=options.reserve_bytes,
+            codec=ZSTD if options.compress == "zstd" else PLAIN,
             pace=self._pace,
         )
         manifest = run(steps)
         catalog.add(manifest)
+        self.on_drop()
         try:
             for _ in catalog.drop(capture.group, options.keep):
                 pass
@@ -400,8 +488,12 @@ class Snapshots(threading.Thread):
             need_room(self._catalog.files, 0, self._options.reserve_bytes)
         now = time.monotonic()
         self._free_s = max(self._free_s, now - BURST_S) + nbytes / self._options.write_bytes_per_s
+        self.rest(self._free_s - now)
+
+    def rest(self, seconds: float) -> None:
+        """Sleep on this thread, not longer than the node is open."""
         with self._change:
-            self._change.wait_for(lambda: self._ending, max(0.0, self._free_s - now))
+            self._change.wait_for(lambda: self._ending, max(0.0, seconds))
             if self._ending:
                 raise Ending
 
@@ -409,6 +501,7 @@ class Snapshots(threading.Thread):
         """Say so; later again, less and less often."""
         self.counters["failed"] += 1
         self.error = f"group {wish.group}: {type(error).__name__}: {error}"
+        self._errors[wish.group] = f"{type(error).__name__}: {error}"
         if not isinstance(error, CheckpointFailed):
             log.error("no checkpoint of group %d", wish.group, exc_info=error)
             if isinstance(error, OSError) or not isinstance(error, Exception):
@@ -416,7 +509,7 @@ class Snapshots(threading.Thread):
                 error = CheckpointFailed(why)
         self._settle(wish, error)
         state = self._states[wish.group]
-        if state.stopped is None and may_come(state):
+        if state.stopped is None and self._may_come(state):
             with self._change:
                 self._policy.failed(wish.group, time.monotonic())
 
@@ -436,6 +529,8 @@ class Snapshots(threading.Thread):
             self._change.notify_all()
         if self.ident is not None and self is not threading.current_thread():
             self.join(wait_s)
+        if self.mirrors is not None and not self.is_alive():
+            self.mirrors.end()
         for wish in self._line:
             self._settle(wish, CheckpointFailed("the node is closed"))
         self._line.clear()
@@ -445,13 +540,17 @@ def has_view(machine: StateMachine) -> bool:
     return type(machine).freeze is not StateMachine.freeze and has_snapshots(machine)
 
 
+def _blind(state: GroupState) -> str:
+    """The machine for want of whose view there are no checkpoints."""
+    return next(
+        f"machine {machine} {NO_VIEW}"
+        for machine, one in state.machines.items()
+        if not has_view(one)
+    )
+
+
 def all_durable(state: GroupState) -> bool:
     return all(isinstance(one, DurableMachine) for one in state.machines.values())
-
-
-def may_come(state: GroupState) -> bool:
-    """Whether the group can have checkpoints without being asked."""
-    return all_durable(state) or all(map(has_view, state.machines.values()))
 
 
 def ask_at(state: GroupState, at: At) -> None:

@@ -30,6 +30,7 @@ from phx.errors import Damaged
 from phx.machine import CopyView, StateMachine
 
 NONE = 0xFFFFFFFF
+cdef u32 NONE_BYTES = NONE
 FAIL_NEXT = 0
 FAIL_HALFWAY = 1
 
@@ -58,6 +59,27 @@ def encode_cas(key: int, expected: bytes | None, new: bytes) -> bytes:
 
 def encode_delete(key: int) -> bytes:
     return b"d" + key.to_bytes(4, "little")
+
+
+cdef bytes cut(bytes command, Py_ssize_t start, Py_ssize_t stop):
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(command) + start, stop - start)
+
+
+cdef bint swap(dict items, key, bytes command) except -1:
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(command)
+    cdef Py_ssize_t middle = 9
+    cdef u32 count
+    if end < 9:
+        raise ValueError("no command")
+    memcpy(&count, PyBytes_AS_STRING(command) + 5, 4)
+    expected = None
+    if count != NONE_BYTES:
+        middle = min(9 + <Py_ssize_t>count, end)
+        expected = cut(command, 9, middle)
+    if items.get(key) != expected:
+        return False
+    items[key] = cut(command, middle, end)
+    return True
 
 
 class SimMachine(StateMachine):
@@ -96,37 +118,31 @@ class SimMachine(StateMachine):
         cdef Entry entry
         cdef bytes command
         cdef const u8* data
-        cdef u32 key
+        cdef u32 number
+        cdef object key
         for entry in entries:
             command = entry.value
             data = <const u8*>PyBytes_AS_STRING(command)
             if PyBytes_GET_SIZE(command) < 5:
                 raise ValueError("no command")
             chain = phx_crc32c(chain, data, PyBytes_GET_SIZE(command))
-            memcpy(&key, data + 1, 4)
+            memcpy(&number, data + 1, 4)
+            key = number
             if data[0] == b"p":
-                items[key] = command[5:]
+                items[key] = cut(command, 5, PyBytes_GET_SIZE(command))
                 results.append(None)
             elif data[0] == b"g":
                 results.append(items.get(key))
             elif data[0] == b"a":
-                made = items.get(key, b"") + command[5:]
+                made = <bytes>items.get(key, b"") + cut(command, 5, PyBytes_GET_SIZE(command))
                 items[key] = made
                 results.append(made)
             elif data[0] == b"c":
-                results.append(self._swap(key, command))
+                results.append(swap(items, key, command))
             else:
                 results.append(items.pop(key, None) is not None)
         self.chain = chain
         return results
-
-    def _swap(self, key: int, command: bytes) -> bool:
-        size = int.from_bytes(command[5:9], "little")
-        expected = None if size == NONE else command[9 : 9 + size]
-        if self.items.get(key) != expected:
-            return False
-        self.items[key] = command[9 + len(expected or b"") :]
-        return True
 
     def digest(self) -> bytes:
         cdef u32 state = 0

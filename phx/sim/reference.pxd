@@ -83,7 +83,7 @@ cdef struct Reference:
     vector[Op] ops
     vector[Item] items
     vector[Value] values         # [0] stands for none
-    unordered_map[u64, u32] by_hash
+    vector[u32] by_hash          # numbers of values, in a table whose size is a power of two
     unordered_map[u64, u64] states   # by group and instance: a machine's digest, as first seen
     unordered_map[u64, u64] tables   # the same: hash of a session table that was found right
     u64 duplicates               # left out by the log

@@ -17,6 +17,7 @@ from phx.sim.chance cimport chance_mix
 
 cdef enum:
     IN_FLIGHT_MAX = 65536        # protocol.md, "Exactly once"
+    VALUES_EXPECTED = 8192       # of a run; a power of two
 
 
 # Two lanes, so that the multiplications overlap; every body is read once a node and life.
@@ -53,6 +54,7 @@ cdef Reference* reference_new(u32 nodes, u32 groups) noexcept nogil:
         ref.logs[group].cells.reserve(1024)
     ref.ops.push_back(op)
     ref.values.push_back(none)
+    ref.by_hash.resize(VALUES_EXPECTED)
     return ref
 
 
@@ -93,15 +95,39 @@ cdef const char* take_run(Reference* ref, u32 group, const RunIterator* it) noex
     return NULL
 
 
+# Values by hash: a table of their numbers, at most half full; a free place is 0.
+cdef inline u64 place_by_hash(const Reference* ref, u64 h) noexcept nogil:
+    cdef u64 at = h & (ref.by_hash.size() - 1)
+    while ref.by_hash[at] and ref.values[ref.by_hash[at]].hash != h:
+        at = (at + 1) & (ref.by_hash.size() - 1)
+    return at
+
+
+cdef inline u32 value_known(const Reference* ref, u64 h) noexcept nogil:
+    return ref.by_hash[place_by_hash(ref, h)]
+
+
+cdef void value_note(Reference* ref, u32 number) noexcept nogil:
+    cdef u32 n
+    if 2 * ref.values.size() > ref.by_hash.size():
+        n = <u32>(2 * ref.by_hash.size())
+        ref.by_hash.clear()
+        ref.by_hash.resize(n)
+        for n in range(1, number):
+            ref.by_hash[place_by_hash(ref, ref.values[n].hash)] = n
+    ref.by_hash[place_by_hash(ref, ref.values[number].hash)] = number
+
+
 cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
                          const char** why) noexcept nogil:
     cdef u64 h = chance_mix(hash_bytes(data, count) ^ group)
     cdef BodyHeader header
     cdef RunIterator it
     cdef Value value
+    cdef u32 known = value_known(ref, h)
     why[0] = NULL
-    if ref.by_hash.count(h):
-        return ref.by_hash[h]
+    if known:
+        return known
     if not body_check(data, count):
         why[0] = b"a body that cannot be read"
         return 0
@@ -120,7 +146,7 @@ cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
         why[0] = b"a body with another number of values than it says"
         return 0
     ref.values.push_back(value)
-    ref.by_hash[h] = <u32>(ref.values.size() - 1)
+    value_note(ref, <u32>(ref.values.size() - 1))
     return <u32>(ref.values.size() - 1)
 
 

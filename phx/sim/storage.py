@@ -34,10 +34,13 @@ class SettledStore:
         self.groups = ChunkIndex(store_id).groups_packed()
         self.failing = 0
         """So many of the next transactions fail."""
+        self.refused: dict[tuple[int, int, int, int], str] = {}
+        """Reads that met damage, and what was said: until the chunks change, so will they again."""
         self.reopen()
 
     def reopen(self) -> None:
         """Rebuild the index from what the transactions left, as at a start."""
+        self.refused.clear()
         self.index = ChunkIndex(self.store_id)
         for chunk in sorted(self.chunks):
             self.index.load(chunk, self.chunks[chunk][1])
@@ -72,6 +75,7 @@ class SettledStore:
         return settler.entries
 
     def _begin(self) -> None:
+        self.refused.clear()
         if self.failing:
             self.failing -= 1
             raise StoreFailed
@@ -132,6 +136,9 @@ class SettledStore:
 
     def read(self, group: int, first: int, bytes_max: int, last: int) -> bytes:
         """As `phx.store.Store.read`. Raises StoreDamaged."""
+        asked = group, first, bytes_max, last
+        if asked in self.refused:  # machines ask again and again
+            raise StoreDamaged(self.refused[asked])
         gather = Gather(self.store_id, group, first, last, bytes_max)
         more = first <= last
         try:
@@ -142,12 +149,14 @@ class SettledStore:
                 more = gather.add(place[0], self.chunks[place[0]][0], place[1])
             return gather.take()
         except ChunkDamage as damage:
+            self.refused[asked] = str(damage)
             raise StoreDamaged(str(damage)) from damage
 
     def flip(self, which: int, bit: int) -> bool:
         """Flip one bit of an entry in a chunk; False: there is no chunk."""
         if not self.chunks:
             return False
+        self.refused.clear()
         number = sorted(self.chunks)[which % len(self.chunks)]
         value, tail = self.chunks[number]
         used = next(chunk[2] for chunk in self.index.chunk_list() if chunk[0] == number)

@@ -51,7 +51,7 @@ class Wish:
     Attributes:
         group, ident: which one; as offered.
         above: what is applied here: it must be beyond that.
-        bytes_max: of all its files.
+        bytes_max: of all its files, also of what is unpacked from them.
         reserve_bytes: what must stay free on the disk.
     """
 
@@ -201,8 +201,8 @@ class Receiver:
             raise Hostile("a checkpoint that is not beyond what is applied here")
         if manifest.light:
             raise Hostile("a checkpoint without its state")
-        if manifest.size_bytes > wish.bytes_max:
-            raise Hostile(f"a checkpoint of {manifest.size_bytes} bytes: too large")
+        if (largest := max(manifest.size_bytes, manifest.raw_bytes)) > wish.bytes_max:
+            raise Hostile(f"a checkpoint of {largest} bytes: too large")
 
     def _take(self, chunk: Chunk, now_us: int) -> None:
         staged = self.staged

@@ -1,5 +1,6 @@
 """When groups are due: by instances, by time, after a failure, and never all at once."""
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -95,7 +96,7 @@ def test_one_that_was_restored_goes_on_counting():
 def test_a_group_rings_an_interval_after_the_last_one_however_it_was_taken():
     due = policy(every_s=60)
     ask_at = due.begins(9, 0)
-    assert due.next_s() is None
+    assert due.next_s() == math.inf
     assert due.reached(9, ask_at.instance, 0, 100.0) == (False, ASK_NEVER)
     first = due.next_s()
     assert 101.0 <= first <= 160.0
@@ -136,4 +137,4 @@ def test_timers_do_not_pile_up():
 def test_nothing_is_due_when_nothing_is_asked_for():
     due = policy()
     assert due.reached(1, due.begins(1, 0).instance, 1 << 60, 0.0) == (False, ASK_NEVER)
-    assert due.next_s() is None
+    assert due.next_s() == math.inf

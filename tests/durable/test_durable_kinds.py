@@ -295,7 +295,7 @@ def test_a_statement_of_a_kept_connection_is_in_a_transaction_too(tmp_path):
 
 def test_sqlite_prepares_every_connection_that_applies(tmp_path):
     class Rows(SqliteSums):
-        def prepare(self, db):
+        def connected(self, db):
             db.row_factory = lambda cursor, row: {"total": 7}
             db.create_function("seven", 0, lambda: 7, deterministic=True)
 

@@ -103,13 +103,17 @@ def test_both_ways_twice_is_once() -> None:
     assert s.status(1)["leading"]
 
 
-def test_a_stopped_group_stays_stopped() -> None:
+def test_a_stopped_group_leads_again_once_its_machine_was_made_anew_and_not_before() -> None:
     s = Script(nodes=1)
     s.engines[1].stop_group(0)
-    restoring(s, 1)
-    restoring(s, 1, False)
     s.pass_time(2 * SECOND)
     assert s.leaders() == {1: 0}
+    restoring(s, 1)
+    s.pass_time(2 * SECOND)
+    assert s.leaders() == {1: 0}
+    restoring(s, 1, False)
+    s.pass_time(2 * SECOND)
+    assert s.status(1)["leading"]
 
 
 def test_an_acceptance_below_the_machine_s_start_is_no_chosen_value() -> None:

@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx.machines.kv import (
+    MULTI_MAX,
     KeyValue,
     Malformed,
     encode_cas,
     encode_delete,
     encode_get,
+    encode_multi,
     encode_set,
 )
 from phx.types import Entry
@@ -26,6 +28,22 @@ COMMANDS = st.lists(
     ),
     max_size=40,
 )
+
+
+SIMPLE = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), KEYS, VALUES),
+        st.tuples(st.just("get"), KEYS),
+        st.tuples(st.just("del"), KEYS),
+    ),
+    max_size=4,
+)
+TESTS = st.lists(st.tuples(KEYS, st.one_of(st.booleans(), st.integers(0, 8), VALUES)), max_size=3)
+ENCODERS = {"set": encode_set, "get": encode_get, "del": encode_delete}
+
+
+def encoded(commands):
+    return [ENCODERS[verb](*rest) for verb, *rest in commands]
 
 
 def apply(machine, command):
@@ -60,6 +78,56 @@ def test_it_behaves_like_a_dictionary_with_versions(commands):
         key: found[1] for key, found in model.items()
     }
     assert len(machine) == len(model)
+
+
+def holds(machine, key, what):
+    """A test of a guard, said in terms of what the machine shows."""
+    if what is True or what is False:
+        return (key in machine) == what
+    return machine.version(key) == what if isinstance(what, int) else machine.get(key) == what
+
+
+@given(SIMPLE, st.lists(st.tuples(TESTS, SIMPLE, SIMPLE), max_size=8))
+def test_a_multi_is_its_commands_in_a_row_if_its_guard_holds_before_the_first(begin, multis):
+    together, alone = KeyValue(), KeyValue()
+    for command in encoded(begin):
+        apply(together, command)
+        apply(alone, command)
+    for guard, then, otherwise in multis:
+        held = all(holds(alone, *test) for test in guard)
+        expected = [apply(alone, one) for one in encoded(then if held else otherwise)]
+        got = apply(together, encode_multi(guard, encoded(then), encoded(otherwise)))
+        assert got == (held, expected)
+        assert got.held is held
+        assert together.digest() == alone.digest()
+
+
+def test_a_multi_moves_what_two_keys_hold():
+    machine = KeyValue()
+    apply(machine, encode_set("from", b"100"))
+    move = encode_multi(
+        [("from", 1), ("to", False)],
+        [encode_set("to", b"100"), encode_delete("from"), encode_get("to")],
+        [encode_get("from"), encode_get("to")],
+    )
+    assert apply(machine, move) == (True, [2, True, [b"100", 2]])
+    assert apply(machine, move) == (False, [None, [b"100", 2]])
+    assert machine.items() == [("to", b"100")]
+
+
+def test_a_multi_is_little_more_than_its_commands():
+    commands = [encode_set(f"key {n}", b"v" * 20) for n in range(10)]
+    assert len(encode_multi([], commands)) == sum(map(len, commands)) + 10
+
+
+def test_a_multi_has_so_many_tests_and_commands_and_not_more():
+    machine, test, command = KeyValue(), ("k", False), encode_get("k")
+    half = MULTI_MAX // 2
+    assert apply(machine, encode_multi([test] * half, [command] * half)).held
+    with pytest.raises(ValueError, match="at most"):
+        encode_multi([test] * half, [command] * half, [command])
+    many = [["k", False]] * half, [["get", "k"]] * half, [["get", "k"]]
+    assert isinstance(apply(machine, msgpack.packb(["multi", *many])), Malformed)
 
 
 def test_commands_have_helpers():
@@ -114,7 +182,40 @@ MALFORMED = [
     msgpack.packb(["set", "k", b"v"]) + b"\0",
     msgpack.packb({b"a": 1}),
     b"\x81\x90\x01",
+    msgpack.packb(["multi", "k"]),
+    msgpack.packb(["multi", [], []]),
+    msgpack.packb(["multi", [], [], [], []]),
+    msgpack.packb(["multi", [], [], None]),
+    msgpack.packb(["multi", {"k": True}, [], []]),
 ]
+
+SET = ["set", "k", b"v"]
+MALFORMED_MULTIS = [  # each with a command that would be done if it were sound
+    ([[1, True]], [SET], []),
+    ([["k", None]], [SET], []),
+    ([["k", 1.0]], [SET], []),
+    ([["k", "v"]], [SET], []),
+    ([["k"]], [SET], []),
+    ([["k", True, 1]], [SET], []),
+    ([["j", True], ["k", None]], [SET], [SET]),
+    ([], [SET, ["set", "k", "text"]], []),
+    ([], [SET, ["set", "k"]], []),
+    ([], [SET, ["get", ["k"]]], []),
+    ([], [SET, ["get", 7]], []),
+    ([], [SET, ["del", "k", 1]], []),
+    ([], [SET, ["cas", "k", 0, b"w"]], []),
+    ([], [SET, ["multi", [], [SET], []]], []),
+    ([], [SET, 5], []),
+    ([], [SET], [["pop", "k"]]),  # in the branch that is not taken
+]
+
+
+@pytest.mark.parametrize("multi", MALFORMED_MULTIS)
+def test_of_a_malformed_multi_nothing_is_done(multi):
+    machine = KeyValue()
+    before = machine.digest()
+    assert isinstance(apply(machine, msgpack.packb(["multi", *multi])), Malformed)
+    assert machine.digest() == before
 
 
 @pytest.mark.parametrize("value", MALFORMED)
@@ -130,6 +231,8 @@ def test_no_bytes_make_it_raise(value):
     machine = KeyValue()
     apply(machine, value)
     apply(machine, b"\x93\xa3set" + value)
+    apply(machine, b"\x94\xa5multi" + value)
+    apply(machine, b"\x94\xa5multi\x90\x91" + value + b"\x90")
     machine.digest()
 
 

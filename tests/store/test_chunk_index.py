@@ -144,6 +144,34 @@ def test_at_and_above_the_floor_a_gap_is_damage(chunks, groups, where):
     assert (caught.value.group, caught.value.instance) == where
 
 
+def test_how_much_of_the_log_fits_in_so_many_bytes():
+    """Entries of 100 bytes take 120 in a chunk, and a stretch its row of 32 besides."""
+    chunks = [stretch(1, 1, 100, 100), stretch(1, 101, 200, 100) + stretch(2, 1, 9)]
+    index = index_of(*chunks, groups=groups_of((1, 1, 200), (2, 1, 9)))
+
+    def fits(through, count):
+        return through + 1 - index.first_within(1, through, count)
+
+    assert fits(200, 0) == fits(200, 100) == 0
+    assert fits(150, 0) == 0
+    for through in (30, 100, 101, 150, 200):
+        for count in (1, 7, 29):
+            assert count - 1 <= fits(through, count * 121) <= count
+        assert fits(through, 1 << 40) == through
+    assert 140 <= fits(200, 150 * 121) <= 150  # over both chunks
+    # What is not settled takes nothing; what is not kept is not counted.
+    assert index.first_within(1, 230, 121 * 10) == 191
+    index.stage_floor(1, 151, 150)
+    index.commit()
+    assert index.first_within(1, 200, 1 << 40) == 151
+    assert 29 <= fits(200, 30 * 121) <= 30
+    assert index.first_within(1, 140, 1 << 40) == 141
+    assert index.first_within(3, 140, 1 << 40) == 141
+    index.stage_floor(1, 201, 200)
+    index.commit()
+    assert index.first_within(1, 200, 1 << 40) == 201
+
+
 def test_only_dead_chunks_can_be_dropped():
     index = index_of(stretch(1, 1, 5), stretch(1, 6, 9), groups=groups_of((1, 5, 9)))
     with pytest.raises(ValueError, match="chunk 1 is not there, or is not dead"):

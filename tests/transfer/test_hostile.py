@@ -163,6 +163,16 @@ def test_more_bytes_than_are_allowed_are_refused() -> None:
     assert files.tree() == []
 
 
+def test_what_would_be_unpacked_counts_as_what_is_sent() -> None:
+    """A few bytes may stand for many."""
+    _, manifest = provider((9, 9))
+    large = dataclasses.replace(manifest.files[0], codec="zstd", raw_bytes=991)
+    packed = dataclasses.replace(manifest, files=(large, manifest.files[1]))
+    said = frame(MANIFEST, encode(packed))
+    assert told(receiver(MemoryFiles(), packed, bytes_max=1000), said) == "taken"
+    assert told(receiver(MemoryFiles(), packed, bytes_max=999), said) == "Hostile"
+
+
 def test_more_bytes_than_are_free_are_not_begun() -> None:
     _, manifest = provider((600, 400))
     said = frame(MANIFEST, encode(manifest))

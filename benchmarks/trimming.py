@@ -1,0 +1,233 @@
+"""What a node's disk comes to under constant load when its log is trimmed, and what callers notice.
+
+Three nodes in processes of their own; calls of `propose_many` at a constant rate; checkpoints every
+few seconds. With `--phase` the log is pinned and let go in turns, on all nodes at once: while it is
+let go, all that a pinned phase has left is purged beside the same load. The two kinds of phases
+alternate in one run, so that what else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import phx
+from phx.machines import KeyValue
+from phx.machines.kv import encode_set
+from phx.testing.processes import free_ports
+
+NODES = 3
+SETTLED_S = 3.0  # of the beginning of a phase: what comes then still feels the one before
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def config_of(folder: Path, node: int, ports: list[int], options: argparse.Namespace) -> phx.Config:
+    return phx.Config(
+        cluster="trimming",
+        node=node,
+        members={n: f"127.0.0.1:{port}" for n, port in enumerate(ports, 1)},
+        dir=folder / f"node{node}",
+        groups=options.groups,
+        journal=phx.config.Journal(
+            segment_bytes=4 * MIB, journal_bytes_max=256 * MIB, settle_bytes=16 * MIB
+        ),
+        checkpoints=phx.config.Checkpoints(
+            interval_instances=0,
+            interval_bytes=0,
+            interval_us=int(options.interval * 1e6),
+            trim=not options.no_trim,
+            hold_instances=1000,
+            hold_bytes=256 * KIB,
+        ),
+    )
+
+
+def used_bytes(folder: Path) -> int:
+    """Blocks on the disk of all that is in the folder."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a checkpoint that was just dropped
+                total += os.stat(os.path.join(root, name)).st_blocks * 512
+    return total
+
+
+@dataclass
+class Sample:
+    """One look at a node."""
+
+    at_s: float
+    bytes: dict[str, int]
+    store: dict[str, Any]
+    checkpoints: dict[str, int]
+
+
+async def calls(node: phx.Node, group: int, options: argparse.Namespace, until_s: float) -> list:
+    """Calls at a constant rate, each not before the one before is done: (when, how long)."""
+    every_s = options.groups * options.batch / options.rate
+    found = []
+    due_s = time.monotonic() + every_s * (group / options.groups)
+    number = 0
+    while due_s < until_s:
+        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+        values = []
+        for _ in range(options.batch):
+            number += 1
+            values.append(encode_set(b"%d" % (number % options.keys), os.urandom(options.size)))
+        began_s = time.monotonic()
+        await node.group(group).propose_many(values, timeout=60)
+        ended_s = time.monotonic()
+        found.append((began_s, ended_s - began_s))
+        due_s = max(due_s + every_s, ended_s - 0.5)
+    return found
+
+
+async def phases(node: phx.Node, options: argparse.Namespace, began_s: float) -> None:
+    """Pin everything in every other phase."""
+    floors = node._room.floors
+    with ExitStack() as pins:
+        for phase in range(1 << 30):
+            pins.close()
+            if phase % 2 == 0:
+                for group in range(options.groups):
+                    pins.enter_context(floors.pin(group, node.group(group).status().floor))
+            await asyncio.sleep(began_s + (phase + 1) * options.phase - time.monotonic())
+
+
+async def look(node: phx.Node, folder: Path) -> Sample:
+    loop = asyncio.get_running_loop()
+    names = ("journal", "store", "checkpoints")
+    used = {name: await loop.run_in_executor(None, used_bytes, folder / name) for name in names}
+    status = node.status()
+    return Sample(time.monotonic(), used, dict(status.store), dict(status.checkpoints))
+
+
+async def child(options: argparse.Namespace) -> None:
+    folder, ports = Path(options.folder), json.loads(options.ports)
+    config = config_of(folder, options.node, ports, options)
+    async with phx.Node(config, lambda group: KeyValue(), bootstrap=True) as node:
+        await node.wait_ready()
+        print("ready", flush=True)
+        began_s = float(sys.stdin.readline())
+        await asyncio.sleep(began_s - time.monotonic())
+        until_s = began_s + options.seconds
+        own = [group for group in range(options.groups) if group % NODES == options.node - 1]
+        tasks = [asyncio.ensure_future(calls(node, group, options, until_s)) for group in own]
+        switching = asyncio.ensure_future(phases(node, options, began_s)) if options.phase else None
+        samples = []
+        while time.monotonic() < until_s:
+            await asyncio.sleep(1.0)
+            samples.append(vars(await look(node, config.dir)))
+        found = [one for task in tasks for one in await task]
+        if switching is not None:
+            switching.cancel()
+        print(json.dumps({"calls": found, "samples": samples}), flush=True)
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
+
+
+def report_bytes(nodes: list[dict[str, Any]], began_s: float, seconds: float) -> None:
+    print("disk, MiB (of one node, the fullest)")
+    print("   from s   journal   store  checkpoints     all   entries kept   trimmed so far")
+    step = max(10.0, seconds / 12)
+    for first in range(0, int(seconds), int(step)):
+        rows = [
+            sample
+            for node in nodes
+            for sample in node["samples"]
+            if first <= sample["at_s"] - began_s < first + step
+        ]
+        if not rows:
+            continue
+        row = max(rows, key=lambda one: sum(one["bytes"].values()))
+        used = {name: count / MIB for name, count in row["bytes"].items()}
+        print(
+            f"   {first:6} {used['journal']:9.1f} {used['store']:7.1f} {used['checkpoints']:12.1f} "
+            f"{sum(used.values()):7.1f} {row['store']['entries']:14,} "
+            f"{row['checkpoints']['entries_trimmed']:16,}"
+        )
+
+
+def report_calls(nodes: list[dict[str, Any]], began_s: float, phase_s: float) -> None:
+    kinds: dict[str, list[float]] = {"pinned": [], "purging": []}
+    for node in nodes:
+        for at_s, took_s in node["calls"]:
+            phase, into_s = divmod(at_s - began_s, phase_s) if phase_s else (1, SETTLED_S)
+            # The first phases fill caches, and the journal for the first time.
+            if into_s >= (SETTLED_S if phase % 2 == 0 else 0) and (phase >= 2 or not phase_s):
+                kinds["pinned" if phase % 2 == 0 else "purging"].append(took_s * 1e3)
+    for kind, took in kinds.items():
+        if took:
+            figures = "  ".join(
+                f"p{share * 100:g} {percentile(took, share):.1f}"
+                for share in (0.5, 0.9, 0.99, 0.999)
+            )
+            print(f"calls, ms, {kind:8} {len(took):8,}  {figures}")
+    if kinds["pinned"]:
+        ratio = percentile(kinds["purging"], 0.99) / percentile(kinds["pinned"], 0.99)
+        print(f"p99 while purging / p99 while pinned: {ratio:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--rate", type=float, default=6000, help="values a second, all together")
+    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--size", type=int, default=300)
+    parser.add_argument("--groups", type=int, default=12)
+    parser.add_argument("--keys", type=int, default=200, help="of each group's machine")
+    parser.add_argument("--interval", type=float, default=5, help="seconds between checkpoints")
+    parser.add_argument("--phase", type=float, default=0, help="seconds; 0: never pinned")
+    parser.add_argument("--no-trim", action="store_true")
+    parser.add_argument("--dir", help="where the folders are made")
+    for name in ("--node", "--ports", "--folder"):
+        parser.add_argument(name, help=argparse.SUPPRESS, type=int if name == "--node" else str)
+    options = parser.parse_args()
+    if options.node:
+        asyncio.run(child(options))
+        return
+    with tempfile.TemporaryDirectory(prefix="phx-trimming-", dir=options.dir) as folder:
+        ports = json.dumps(free_ports(NODES))
+        common = [sys.executable, *sys.argv, "--ports", ports, "--folder", folder]
+        with ExitStack() as stack:
+            children = [
+                stack.enter_context(
+                    subprocess.Popen(
+                        [*common, "--node", str(node)],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+                for node in range(1, NODES + 1)
+            ]
+            try:
+                for one in children:
+                    if one.stdout.readline() != "ready\n":
+                        raise SystemExit("a node did not start")
+                began_s = time.monotonic() + 1.0
+                for one in children:
+                    one.stdin.write(f"{began_s}\n")
+                    one.stdin.flush()
+                nodes = [json.loads(one.stdout.readline()) for one in children]
+            finally:
+                for one in children:
+                    one.kill()
+    report_bytes(nodes, began_s, options.seconds)
+    report_calls(nodes, began_s, options.phase)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Whether replicas of a group are what their log says: digests at agreed instances, compared.
+
+Where an instance is a multiple of AGREE, every node notes the chained checksum of what was applied
+(the *log*), and a hash of its machines' digests (the *state*). The two are equal on all members of
+the cluster; where one differs, that replica has applied something else, or its machine made
+something else of the same. Who is right, the majority of all members says, and nobody else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Literal, NamedTuple
+
+from phx.machine import StateMachine
+
+__all__ = ["AGREE", "Agreed", "Ring", "Verdict", "compare", "majority_of", "state_of"]
+
+AGREE = 4096
+"""As in phx/_core/sessions.pxd: a Batch ends at each of its multiples."""
+KEPT = 64
+STATE_BYTES = 8
+
+What = Literal["log", "state"]
+
+
+class Agreed(NamedTuple):
+    """A group at an agreed instance. `state` b"": not known, and not compared."""
+
+    instance: int
+    chain: int
+    state: bytes
+
+
+class Ring:
+    """The last agreed instances of one group, at most 64."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Agreed] = deque(maxlen=KEPT)
+
+    def note(self, one: Agreed) -> None:
+        """Ascending; what is not beyond the last one begins anew (a state was installed)."""
+        while self._kept and self._kept[-1].instance >= one.instance:
+            self._kept.pop()
+        self._kept.append(one)
+
+    def above(self, instance: int) -> list[Agreed]:
+        """Those beyond it, ascending. Any thread."""
+        return [one for one in tuple(self._kept) if one.instance > instance]
+
+    @property
+    def last(self) -> int:
+        """The newest instance; 0: none."""
+        return self._kept[-1].instance if self._kept else 0
+
+
+def state_of(machines: Mapping[int, StateMachine]) -> bytes:
+    """The hash of the digests of those machines of a group that say they are cheap; b"": none is.
+
+    Raises whatever a machine's `digest` raises.
+    """
+    hasher, cheap = blake2b(digest_size=STATE_BYTES), False
+    for machine, one in sorted(machines.items()):
+        if one.digest_cheap:
+            digest, cheap = one.digest(), True
+            hasher.update(b"%d %d " % (machine, len(digest)) + digest)
+    return hasher.digest() if cheap else b""
+
+
+class Verdict(NamedTuple):
+    """What the digests of all members that are known say of this node.
+
+    Attributes:
+        kind: "equal": nothing differs, as far as is known. "odd": a majority of the members are
+            equal, and this node is not. "others": a majority is equal to this node, and `nodes` are
+            not. "split": something differs, and no majority is known to be equal.
+        what: the log differs; or the log is equal, and the state differs.
+        equal: the last agreed instance before `differs` at which there was no difference; 0: none
+            is known.
+        differs: the first one at which there is.
+        nodes: those that this node differs from.
+    """
+
+    kind: Literal["equal", "odd", "others", "split"]
+    what: What = "log"
+    equal: int = 0
+    differs: int = 0
+    nodes: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind == "equal":
+            return "equal"
+        since = f"between {self.equal} and" if self.equal else "at or before"
+        what = "log" if self.what == "log" else "state; log equal"
+        return f"diverged {since} {self.differs} ({what})"
+
+
+def compare(
+    mine: Iterable[Agreed],
+    others: Mapping[int, Iterable[tuple[int, int, bytes]]],
+    members: int,
+) -> Verdict:
+    """Judge this node by what it noted, and what others said that they noted.
+
+    Guarantee: "odd" only if more than half of all members, this node not among them, are equal to
+    each other at one and the same instance, and this node is not; so never for what one other
+    node says, and never in a cluster of two.
+
+    Args:
+        others: by node id; not this node's.
+        members: how many the group has, this node among them.
+    """
+    own = {one.instance: one for one in mine}
+    rings = {node: {one[0]: Agreed(*one) for one in ring} for node, ring in others.items()}
+    found: dict[str, Verdict] = {}
+    for instance in sorted(own):
+        there = {node: ring[instance] for node, ring in rings.items() if instance in ring}
+        for what in ("log", "state"):
+            verdict = _judge(own, rings, there, instance, what, members)
+            if verdict is not None:
+                found.setdefault(verdict.kind, verdict)
+                break
+    for kind in ("odd", "others", "split"):
+        if kind in found:
+            return found[kind]
+    return Verdict("equal")
+
+
+def _judge(
+    own: Mapping[int, Agreed],
+    rings: Mapping[int, Mapping[int, Agreed]],
+    there: Mapping[int, Agreed],
+    instance: int,
+    what: What,
+    members: int,
+) -> Verdict | None:
+    """Of one instance; None: nothing differs there. Since when, those say from whom it differs."""
+    mine = own[instance]
+    if what == "state":
+        there = {node: one for node, one in there.items() if one.state and mine.state}
+    differ = [node for node, one in there.items() if not _alike(one, mine, what)]
+    if not differ:
+        return None
+    values = Counter(_value(one, what) for one in there.values())
+    values[_value(mine, what)] += 1
+    value, count = values.most_common(1)[0]
+    if count <= members // 2:
+        return Verdict("split", what, *_interval(own, rings, differ, instance), _ids(differ))
+    if value == _value(mine, what):
+        return Verdict("others", what, *_interval(own, rings, differ, instance), _ids(differ))
+    right = [node for node in differ if _value(there[node], what) == value]
+    equal, differs = _interval(own, rings, right, instance)
+    first = [rings[node][differs] for node in right if differs in rings[node]]
+    alike = all(_alike(one, own[differs], "log") for one in first)
+    return Verdict("odd", "state" if alike else "log", equal, differs, _ids(right))
+
+
+def _interval(
+    own: Mapping[int, Agreed],
+    rings: Mapping[int, Mapping[int, Agreed]],
+    nodes: list[int],
+    instance: int,
+) -> tuple[int, int]:
+    """(last equal instance, first that differs) of this node against these."""
+    equal, differs = 0, instance
+    for at in sorted(own):
+        there = [rings[node][at] for node in nodes if at in rings[node]]
+        if any(not _same(one, own[at]) for one in there):
+            differs = at
+            break
+        if there:
+            equal = at
+        if at == instance:
+            break
+    return equal, differs
+
+
+def _same(one: Agreed, other: Agreed) -> bool:
+    return _alike(one, other, "log") and (
+        not (one.state and other.state) or _alike(one, other, "state")
+    )
+
+
+def _alike(one: Agreed, other: Agreed, what: What) -> bool:
+    return _value(one, what) == _value(other, what)
+
+
+def _value(one: Agreed, what: What) -> int | bytes:
+    return one.chain if what == "log" else one.state
+
+
+def _ids(nodes: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(nodes))
+
+
+def majority_of(
+    rings: Mapping[int, Iterable[tuple[int, int, bytes]]], members: int
+) -> frozenset[int]:
+    """The nodes that are equal to each other at the newest instance at which more than half of all
+    members are; empty: at none.
+
+    For who has noted nothing itself: their state is the group's.
+    """
+    by_instance: dict[int, dict[tuple[int, bytes], set[int]]] = {}
+    for node, ring in rings.items():
+        for instance, chain, state in ring:
+            by_instance.setdefault(instance, {}).setdefault((chain, state), set()).add(node)
+    for _, values in sorted(by_instance.items(), reverse=True):
+        for nodes in values.values():
+            if len(nodes) > members // 2:
+                return frozenset(nodes)
+    return frozenset()

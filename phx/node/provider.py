@@ -1,0 +1,357 @@
+"""Gives peers what they come for: checkpoints, values of the log, and word of what there is.
+
+A connection that begins with FETCH is handed over by the driver, and gets a thread
+``phx-provide``, which ends with it. Who asks for a checkpoint that is not there, because all that
+this node has of the group is *light*, makes it take a whole one: the next round of offers finds it.
+
+The machines of the group are not asked for anything: a group that stopped here, or is being
+restored, is provided for all the same, with the checkpoints and the log that are here.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from phx._core.driver import DriverError
+from phx.applier import GroupState
+from phx.checkpoint.catalog import Catalog, path_of, put_aside
+from phx.checkpoint.manifest import Manifest
+from phx.errors import Damaged, StoreError
+from phx.node.line import Ending, Lines, now_us
+from phx.store import Store
+from phx.transfer.messages import (
+    CHECKPOINT,
+    OFFER_WANTED,
+    Cut,
+    Ends,
+    Entry,
+    Fetch,
+    Offer,
+    unpack_entries,
+)
+from phx.transfer.sender import Bucket, Sender
+from phx.types import NEVER
+
+__all__ = ["Pins", "Provider"]
+
+log = logging.getLogger("phx")
+
+TALKS_MAX = 16
+"""Connections beside the transfers that are served at a time: they only want an answer."""
+AFTER_END_S = 60.0
+"""So long a checkpoint stays, and the log behind it, for who has just got all of it."""
+AFTER_CUT_S = 600.0
+"""And for who may come again for the rest."""
+LEADER_WAITS_S = 5.0
+"""So long a leader leaves it to the others to take a checkpoint that somebody asks for."""
+WISH_OLD_S = 60.0
+RUN_BYTES = 1 << 20
+
+
+class Groups(Protocol):
+    """What is needed of the driver."""
+
+    def group_status(self, group: int) -> dict[str, int | bool]: ...
+    def read(self, group: int, instance: int) -> bytes | int: ...
+
+
+@dataclass
+class Held:
+    """A checkpoint that is held, by so many transfers, or until then."""
+
+    stack: ExitStack
+    users: int = 0
+    until_s: float = 0.0
+
+
+class Pins:
+    """Checkpoints that peers fetch, or may come again for. Any thread.
+
+    Guarantee: one that is held is not dropped; as long as it is the oldest one, the log behind it
+    stays, too.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._held: dict[bytes, Held] = {}
+        self._lock = threading.Lock()
+
+    def hold(self, manifest: Manifest) -> bool:
+        """False: it is gone already."""
+        with self._lock:
+            held = self._held.get(manifest.content)
+            if held is None:
+                held = Held(ExitStack())
+                try:
+                    held.stack.enter_context(self._catalog.pinned(manifest))
+                except KeyError:
+                    return False
+                self._held[manifest.content] = held
+            held.users += 1
+            return True
+
+    def release(self, manifest: Manifest, after_s: float) -> None:
+        """One transfer less; it stays for so many seconds."""
+        with self._lock:
+            held = self._held[manifest.content]
+            held.users -= 1
+            held.until_s = max(held.until_s, time.monotonic() + after_s)
+
+    def expire(self) -> None:
+        """Let go of those whose time is over."""
+        now_s = time.monotonic()
+        with self._lock:
+            for content, held in list(self._held.items()):
+                if not held.users and held.until_s <= now_s:
+                    del self._held[content]
+                    held.stack.close()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+@dataclass
+class _Talk:
+    """One connection: what its Sender is given from. See `phx.transfer.sender.Shelf`."""
+
+    provider: Provider
+    node: int
+    holds: Manifest | None = None
+
+    def offer(self, fetch: Fetch) -> Offer:
+        return self.provider.offer(fetch)
+
+    def checkpoint(self, fetch: Fetch) -> tuple[str, Manifest] | None:
+        found = self.provider.begin(fetch)
+        if found is None:
+            return None
+        self.holds = found
+        log.info(
+            "group %d: node %d fetches the checkpoint at %d, %d bytes",
+            found.group, self.node, found.frontier, found.size_bytes,
+        )  # fmt: skip
+        return path_of(self.provider.catalog.root, found), found
+
+    def entries(self, fetch: Fetch) -> Iterable[Sequence[Entry]] | None:
+        return self.provider.entries(fetch)
+
+
+class Provider:
+    """Serves the connections of peers that fetch.
+
+    Guarantee: at most `transfers_max` checkpoints are sent at a time, all of them together no
+    faster than the bucket allows; and nothing of a checkpoint is sent whose bytes are not those of
+    its manifest.
+
+    Args:
+        ask: has a whole checkpoint of a group taken.
+
+    Attributes:
+        counters: since the start; "providing": now.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        states: Mapping[int, GroupState],
+        driver: Groups,
+        store: Store,
+        ask: Callable[[int], Future[Any]],
+        *,
+        cluster: int,
+        node: int,
+        transfers_max: int,
+        bytes_per_s: int,
+    ) -> None:
+        self.catalog = catalog
+        self.pins = Pins(catalog)
+        self._states = states
+        self._driver = driver
+        self._store = store
+        self._ask = ask
+        self._cluster = cluster
+        self._node = node
+        self._transfers_max = transfers_max
+        self._bucket = Bucket(bytes_per_s)
+        self._lines = Lines()
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._wished: dict[int, tuple[float, Future[Any] | None]] = {}
+        self._number = 0
+        self.counters = {"providing": 0, "provided": 0, "provided_bytes": 0, "provide_failed": 0}
+
+    def handed(self, connections: Iterable[tuple[int, int, bytes]]) -> None:
+        """Serve these, each on a thread of its own; close those that are too many. Any thread."""
+        for descriptor, node, said in connections:
+            one = self._lines.adopt(socket.socket(fileno=descriptor))
+            with self._lock:
+                room = len(self._threads) < self._transfers_max + TALKS_MAX
+                if self._lines.ending.is_set() or not room:
+                    self._lines.close(one)
+                    continue
+                self._number += 1
+                thread = threading.Thread(
+                    target=self._serve,
+                    args=(one, node, said),
+                    name=f"phx-provide-{self._number}",
+                    daemon=True,
+                )
+                self._threads.add(thread)
+            thread.start()
+
+    def end(self, wait_s: float | None = None) -> None:
+        """Cut every transfer, and wait for its thread, at most so long."""
+        with self._lock:
+            self._lines.ending.set()
+            threads = list(self._threads)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(wait_s)
+
+    def forget(self) -> None:
+        """In a forked child."""
+        self._lines.forget()
+
+    # --- one connection
+
+    def _serve(self, one: socket.socket, node: int, said: bytes) -> None:
+        talk = _Talk(self, node)
+        ends = Ends(self._cluster, self._node, node)
+        sender = Sender(self.catalog.files, ends, talk, self._bucket, now_us())
+        try:
+            out = sender.feed(said, now_us())
+            self._lines.run(one, sender, lambda: sender.done, out)
+        except Ending:
+            pass
+        except (Cut, OSError, DriverError, StoreError) as error:
+            self._failed(talk, sender, error)
+        except Exception as error:
+            log.exception("a transfer to node %d", node)
+            self._failed(talk, sender, error)
+        finally:
+            sender.close()
+            self._lines.close(one)
+            self._over(talk, sender)
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _failed(self, talk: _Talk, sender: Sender, error: Exception) -> None:
+        if talk.holds is None:
+            return  # an answer that nobody waited for
+        self.counters["provide_failed"] += 1
+        log.warning(
+            "group %d: the transfer to node %d was cut after %d bytes: %s",
+            talk.holds.group, talk.node, sender.sent_bytes, error or type(error).__name__,
+        )  # fmt: skip
+        if isinstance(error, Damaged):
+            self._damaged(talk.holds, error)
+
+    def _damaged(self, manifest: Manifest, error: Damaged) -> None:
+        """Put it aside, and have another one taken in its place."""
+        log.error("group %d: a damaged checkpoint is put aside: %s", manifest.group, error)
+        self.catalog.forget(manifest)
+        with suppress(OSError):
+            put_aside(self.catalog.files, self.catalog.root, path_of(self.catalog.root, manifest))
+        self._ask(manifest.group)
+
+    def _over(self, talk: _Talk, sender: Sender) -> None:
+        if talk.holds is None:
+            return
+        with self._lock:
+            self.counters["providing"] -= 1
+            self.counters["provided"] += sender.done
+            self.counters["provided_bytes"] += sender.sent_bytes
+        self.pins.release(talk.holds, AFTER_END_S if sender.done else AFTER_CUT_S)
+
+    # --- what there is
+
+    def offer(self, fetch: Fetch) -> Offer:
+        """What this node could provide of a group."""
+        self.pins.expire()
+        state = self._states.get(fetch.group)
+        if state is None:
+            return Offer(floor=NEVER)
+        status = self._driver.group_status(fetch.group)
+        floor, leading = int(status["floor"]), bool(status["leading"])
+        usable = self._usable(fetch.group, floor)
+        same = [one for one in usable if one.content == fetch.ident]
+        best = next(iter(same or usable), None)
+        if fetch.what == OFFER_WANTED and (best is None or best.frontier <= fetch.above):
+            self._wish(state, fetch.above, leading)
+        return Offer(
+            frontier=best.frontier if best else 0,
+            ident=best.content if best else b"",
+            size_bytes=best.size_bytes if best else 0,
+            floor=floor,
+            leading=leading,
+            busy=self.counters["providing"],
+        )
+
+    def _usable(self, group: int, floor: int) -> list[Manifest]:
+        """Those that have all states in them, and that the log here goes on from."""
+        found = self.catalog.of(group)
+        return [one for one in found if not one.light and one.frontier + 1 >= floor]
+
+    def _wish(self, state: GroupState, above: int, leading: bool) -> None:
+        """Have one taken that somebody asks for, one at a time of each group."""
+        now_s = time.monotonic()
+        with self._lock:
+            since_s, taking = self._wished.get(state.group, (now_s, None))
+            if taking.done() if taking is not None else now_s - since_s > WISH_OLD_S:
+                since_s, taking = now_s, None
+            able = state.stopped is None and state.applied > above
+            patient = leading and now_s - since_s < LEADER_WAITS_S
+            if taking is None and able and not patient:
+                log.info("group %d: a checkpoint is taken for who asks for it", state.group)
+                taking = self._ask(state.group)
+            self._wished[state.group] = since_s, taking
+
+    def begin(self, fetch: Fetch) -> Manifest | None:
+        """The checkpoint that is asked for, held; None: it is not given now."""
+        assert fetch.what == CHECKPOINT
+        found = [one for one in self.catalog.of(fetch.group) if one.content == fetch.ident]
+        with self._lock:
+            if not found or self.counters["providing"] >= self._transfers_max:
+                return None
+            if not self.pins.hold(found[0]):
+                return None
+            self.counters["providing"] += 1
+            return found[0]
+
+    def entries(self, fetch: Fetch) -> Iterator[list[Entry]] | None:
+        """Runs of the values that are wanted, as far as they are here."""
+        if fetch.group not in self._states:
+            return None
+        runs = self._runs(fetch.group, fetch.above + 1, fetch.through)
+        first = next(runs, None)
+        return None if first is None else _behind(first, runs)
+
+    def _runs(self, group: int, first: int, last: int) -> Iterator[list[Entry]]:
+        while first <= last:
+            run: list[Entry] = []
+            nbytes = 0
+            while first + len(run) <= last and nbytes < RUN_BYTES:
+                body = self._driver.read(group, first + len(run))
+                if not isinstance(body, bytes):
+                    break
+                run.append(Entry(first + len(run), body))
+                nbytes += len(body)
+            if not run and (packed := self._store.read(group, first, RUN_BYTES, last)):
+                run = unpack_entries(packed)
+            if not run:
+                return
+            yield run
+            first = run[-1].instance + 1
+
+
+def _behind(first: list[Entry], rest: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
+    yield first
+    yield from rest

@@ -1,0 +1,136 @@
+"""A node that trims its log is killed at each step of that: what it has is enough, and whole."""
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from trim_worker import HELD, PLACES, config_of, machines
+
+import phx
+from phx.checkpoint.catalog import ROOT, Catalog
+from phx.checkpoint.files import OsFiles
+from phx.errors import NoLongerKept
+from phx.store import Store
+from phx.verify import examine
+
+WORKER = Path(__file__).with_name("trim_worker.py")
+pytestmark = pytest.mark.processes
+
+STEPS = [
+    ("before-_victim", 4), ("after-_victim", 12), ("before-rename", 5), ("after-rename", 8),
+    ("after-rename", 9), ("after-rename", 21), ("after-sync", 40), ("before-remove", 3),
+    ("after-remove", 9), ("before-add", 7), ("after-add", 8), ("before-covered", 6),
+    ("after-covered", 9), ("before-_raise", 7), ("after-_raise", 1), ("after-_raise", 12),
+    ("before-_put_floors", 2), ("after-_put_floors", 1), ("after-_put_floors", 7),
+    ("before-_tell", 5), ("after-_tell", 1), ("after-_tell", 9), ("before-settle", 4),
+    ("after-settle", 5), ("before-trim", 6), ("after-trim", 7), ("after-_delete_chunks", 1),
+    ("before-_delete_chunks", 2), ("after-_delete_chunks", 3), ("after-trim", 25),
+]  # fmt: skip
+
+
+def told_of(output):
+    told = dict.fromkeys(PLACES, 0)
+    for line in output[: output.rfind("\n") + 1].splitlines():
+        group, machine, count = map(int, line.split())
+        told[group, machine] = count
+    return told
+
+
+def killed(folder, step, times):
+    """Let it run into the step; how many values of each place were acknowledged before that."""
+    command = [sys.executable, str(WORKER), str(folder), step, str(times)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, (step, times, done.returncode, done.stderr)
+    return told_of(done.stdout)
+
+
+def floors_of(folder):
+    """The floors of what lies in the folder; C1 and C2 hold there."""
+    assert examine(folder, whole=True).findings == []
+    store = Store.open(folder / "store", cluster=config_of(folder).cluster_id, node=1)
+    try:
+        floors = store.floors()
+    finally:
+        store.close()
+    found = Catalog.scan(OsFiles(folder), ROOT)
+    for group, floor in floors.items():
+        usable = [
+            one.frontier for one in found.get(group, ()) if one.frontier >= floor.kept_from - 1
+        ]
+        assert floor.kept_from == 1 or usable
+        assert floor.kept_from - 1 <= floor.settled_through
+        # What is kept of the log goes down to what the oldest of them lacks, and what is held.
+        if usable and floor.kept_from > 1:
+            assert floor.kept_from <= min(usable) + 1 - HELD
+    return {group: floor.kept_from for group, floor in floors.items()}
+
+
+async def look(folder, floors):
+    """Open it once more: every machine has all that it needs. By place, how many values."""
+    async with phx.Node(config_of(folder), machines) as node:
+        await node.wait_ready(timeout=20)
+        assert not node.status().stopped
+        counts = {}
+        for group, machine in PLACES:
+            count, odd = node.group(group).machine(machine).digest().split()
+            assert int(odd) == 0, (group, machine)
+            counts[group, machine] = int(count)
+        for group in range(3):
+            status = node.group(group).status()
+            assert status.floor >= floors.get(group, 1)
+            for instance in range(status.floor, status.chosen_through + 1):
+                try:
+                    await node.group(group).entry(instance)
+                except NoLongerKept:  # it has gone on trimming
+                    assert instance < node.group(group).status().floor
+            if status.floor > 1:
+                with pytest.raises(NoLongerKept):
+                    await node.group(group).entry(status.floor - 1)
+        return counts
+
+
+def check(folder, told, before):
+    """Nothing that was acknowledged is lost; floors never fall."""
+    floors = floors_of(folder)
+    counts = asyncio.run(look(folder, floors))
+    assert all(counts[place] >= told[place] for place in PLACES)
+    after = floors_of(folder)
+    assert all(after[group] >= floors[group] >= before.get(group, 1) for group in floors)
+    return after
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_at_any_step_of_trimming_it_has_all_that_is_needed(tmp_path):
+    floors = {}
+    for step, times in STEPS:
+        told = killed(tmp_path, step, times)
+        floors = check(tmp_path, told, floors)
+    assert min(floors.values()) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_at_any_time_while_it_trims(tmp_path):
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance, floors = random.Random(seed), {}
+    for _ in range(25):
+        command = [sys.executable, str(WORKER), str(tmp_path), "after-trim", "1000000"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            first = process.stdout.readline()
+            time.sleep(chance.uniform(0.0, 0.7))
+            process.kill()
+            told = told_of(first + process.stdout.read())
+        floors = check(tmp_path, told, floors)
+    assert min(floors.values()) > 50
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("step", ["after-_put_floors", "before-_put_floors"])
+def test_killed_around_the_raising_of_a_floor(tmp_path, step):
+    check(tmp_path, killed(tmp_path, step, 3), {})
