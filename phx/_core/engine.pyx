@@ -145,7 +145,7 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
     if header.kind == RECORD_SETTLED:
         return replay_settled(e, r, header, lsn)
     if header.kind == RECORD_SUSPECT:
-        return replay_suspect(r, header, lsn)
+        return replay_suspect(r, header, body, lsn)
     return replay(e, r, header, body, lsn)
 
 

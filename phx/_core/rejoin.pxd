@@ -36,6 +36,7 @@ cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil
 # At a suspect leader, whenever something has become durable or chosen: is it whole?
 cdef void rejoin_done(Engine* e, Replica* r) noexcept nogil
 
-cdef int replay_suspect(Replica* r, const RecordHeader* header, u64 lsn) noexcept nogil
+cdef int replay_suspect(Replica* r, const RecordHeader* header, const u8* body,
+                        u64 lsn) noexcept nogil
 # Emit again that a group is suspect, if its record lies below `lsn`.
 cdef void carry_suspect(Engine* e, Replica* r, u64 lsn) noexcept nogil

@@ -4,6 +4,8 @@
 # cython: initializedcheck=False, binding=False
 """Rejoin; see rejoin.pxd."""
 
+from libc.string cimport memcpy
+
 from phx._core.ballot cimport ballot_counter, ballot_make, ballot_node
 from phx._core.codec cimport RECORD_SUSPECT, RecordHeader
 from phx._core.effects cimport LANE_NOW, emit_event, emit_record, random_below, send
@@ -67,10 +69,19 @@ cdef void rejoin_done(Engine* e, Replica* r) noexcept nogil:
     emit_record(e, RECORD_SUSPECT, r.group, r.suspect_since, r.lead.ballot, NULL, 0, NULL)
 
 
-cdef int replay_suspect(Replica* r, const RecordHeader* header, u64 lsn) noexcept nogil:
+cdef int replay_suspect(Replica* r, const RecordHeader* header, const u8* body,
+                        u64 lsn) noexcept nogil:
     """The latest loss counts, and that a replica became whole after it, whatever the order."""
-    if header.index == 0 or header.index >> 32 != 0 or header.body_bytes:
+    cdef u64 above = 0
+    if (header.index == 0 or header.index >> 32 != 0
+            or header.body_bytes != (0 if header.ballot else sizeof(above))):
         return -1
+    if header.ballot == 0:
+        memcpy(&above, body, sizeof(above))
+        if above > COUNTER_MOST:
+            return -1
+        # Its own ballots are above it, whatever became of the store that kept the ceiling.
+        r.highest_seen = max(r.highest_seen, ballot_make(above, 0))
     if header.index > r.suspect_since:
         r.suspect_since = header.index
         r.suspect = header.ballot == 0
@@ -82,6 +93,10 @@ cdef int replay_suspect(Replica* r, const RecordHeader* header, u64 lsn) noexcep
 
 
 cdef void carry_suspect(Engine* e, Replica* r, u64 lsn) noexcept nogil:
+    cdef u64 above = ballot_counter(r.highest_seen)
     # (Once it is whole, nothing need be said: the records before go with the one that said it.)
     if r.suspect and r.suspect_lsn < lsn:
-        r.suspect_lsn = emit_record(e, RECORD_SUSPECT, r.group, r.suspect_since, 0, NULL, 0, NULL)
+        if e.rejoin_above != NO_CEILING:
+            above = max(above, e.rejoin_above)
+        r.suspect_lsn = emit_record(e, RECORD_SUSPECT, r.group, r.suspect_since, 0, &above,
+                                    sizeof(above), NULL)

@@ -202,6 +202,24 @@ def test_a_second_loss_counts_the_ballot_of_the_rejoin() -> None:
     assert s.marks(2)[0][1] > 2  # a life of its own
 
 
+def test_a_suspect_replica_whose_store_is_lost_too_still_knows_its_ceiling() -> None:
+    """The store had it, and is made anew from the journal, which has none of the lost promises."""
+    s = Lossy()
+    s.elect(1)
+    s.crash(3)
+    s.lose_journal(2)
+    s.pass_time(SECOND)
+    s.crash(2)
+    s.ceiling[2] = 0
+    s.start(2)
+    s.connect(1, 2)
+    assert s.suspects() == [2]
+    s.restart(3)
+    s.pass_time(20 * SECOND)
+    assert s.suspects() == []
+    assert s.marks(2)[-1][2] >> 20 > STEP
+
+
 def test_a_restart_and_a_retired_segment_leave_it_suspect() -> None:
     s = Lossy()
     s.elect(1)
@@ -292,7 +310,7 @@ def test_it_is_raised_long_before_it_is_needed() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_latest_loss_counts_whatever_the_order_of_records(order: int) -> None:
     def mark(life: int, number: int) -> bytes:
-        return encode_record(SUSPECT, 0, life, number, b"")
+        return encode_record(SUSPECT, 0, life, number, b"" if number else bytes(8))
 
     for marks, suspect in (
         ([mark(2, 0)], 1),
@@ -306,13 +324,18 @@ def test_the_latest_loss_counts_whatever_the_order_of_records(order: int) -> Non
         assert engine.status(0)["suspect"] == suspect
 
 
-@pytest.mark.parametrize(("life", "body"), [(0, b""), (1 << 32, b""), (1, b"x")])
+@pytest.mark.parametrize(
+    ("life", "body"),
+    [(0, bytes(8)), (1 << 32, bytes(8)), (1, b"x" * 7), (1, b"\xff" * 8), (1, b"")],
+)
 def test_a_mark_that_cannot_be_is_damage(life: int, body: bytes) -> None:
     engine = Engine(1, [1, 2, 3], [0])
     with pytest.raises(ValueError, match="damaged"):
         engine.replay(encode_record(SUSPECT, 0, life, 0, body), 0)
     with pytest.raises(ValueError, match="damaged"):  # of a group that is not hosted
-        engine.replay(encode_record(SUSPECT, 7, 1, 0, b""), 0)
+        engine.replay(encode_record(SUSPECT, 7, 1, 0, bytes(8)), 0)
+    with pytest.raises(ValueError, match="damaged"):
+        engine.replay(encode_record(SUSPECT, 0, 1, 77, bytes(8)), 0)
 
 
 @pytest.mark.parametrize("seed", range(24))
