@@ -66,7 +66,7 @@ cdef enum RecordKind:
     # kept then (1: all of it)
     RECORD_SETTLED = 9
     # index: the life (incarnation) that found the group's votes before it lost; ballot: 0, or the
-    # ballot in which the replica became whole again
+    # ballot in which the replica became whole again; body, with ballot 0: the ceiling (u64)
     RECORD_SUSPECT = 10
 
 cdef packed struct FrameHeader:
