@@ -6,6 +6,9 @@ PHX_BUILD is for working on phx itself: one or several, with commas between, of
     asan ubsan  AddressSanitizer, UndefinedBehaviorSanitizer (preload libasan and libstdc++)
     tsan        ThreadSanitizer (preload libtsan)
     coverage    counts executed lines of native code for gcov
+
+PHX_BUILD_CACHE is a folder where the C++ that Cython makes is kept, and taken from by other builds
+of the same sources, in any of these.
 """
 
 import os
@@ -40,7 +43,7 @@ BUILD = Path("build", "-".join(VARIANT) or "release")  # objects of one are no u
 
 
 def extensions() -> list[Extension]:
-    compile_args = ["-std=c++17", "-O3", "-g" if VARIANT else "-g1", "-pthread"]
+    compile_args = ["-std=c++17", "-O3", "-g" if "debug" in VARIANT else "-g1", "-pthread"]
     link_args = ["-pthread"]
     for name in VARIANT:
         compile_args += VARIANTS[name][0]
@@ -55,15 +58,13 @@ def extensions() -> list[Extension]:
             language="c++",
             include_dirs=[str(CORE)],
             depends=[str(header) for header in sorted(CORE.glob("*.h"))],
-            extra_compile_args=compile_args,
-            extra_link_args=link_args,
         )
         for folder in NATIVE
         for source in sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob("*.pyx"))
     ]
     if {"egg_info", "dist_info", "sdist"} & set(sys.argv):
         return modules  # nothing will be compiled
-    return cythonize(
+    made: list[Extension] = cythonize(
         modules,
         build_dir=str(BUILD / "cython"),
         compiler_directives=directives,
@@ -72,7 +73,12 @@ def extensions() -> list[Extension]:
         # On macOS workers are spawned, and would run this file again.
         nthreads=JOBS if sys.platform == "linux" else 0,
         quiet=True,
+        cache=os.environ.get("PHX_BUILD_CACHE") or None,
     )
+    for module in made:  # not before: the C++ names what it is made with, and is one for all
+        module.extra_compile_args = compile_args
+        module.extra_link_args = link_args
+    return made
 
 
 setup(

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from phx.keys import group_of
     from phx.machine import StateMachine
     from phx.node import Node
-    from phx.types import CheckpointInfo, Entry, GroupStatus, NodeStatus, PeerStatus, Result
+    from phx.types import (
+        CheckpointInfo,
+        Entry,
+        GroupStatus,
+        Leader,
+        NodeStatus,
+        PeerStatus,
+        Result,
+    )
 
 __all__ = [
     "CheckpointInfo",
@@ -30,6 +38,7 @@ __all__ = [
     "Group",
     "GroupStatus",
     "Journal",
+    "Leader",
     "Limits",
     "Node",
     "NodeStatus",
@@ -60,6 +69,7 @@ _MODULES = {
         "CheckpointInfo",
         "Entry",
         "GroupStatus",
+        "Leader",
         "NodeStatus",
         "PeerStatus",
         "Result",

@@ -47,8 +47,9 @@ from phx.errors import (
     TimedOutUnknown,
     UnknownMachine,
 )
+from phx.leaders import Watcher
 from phx.machine import DurableMachine, StateMachine, has_prepare
-from phx.types import NEVER, Entry
+from phx.types import AGREED_EVERY, NEVER, Entry, Leader
 
 log = logging.getLogger("phx")
 
@@ -111,14 +112,16 @@ class GroupState:
         "digest",
         "digest_at",
         "durable",
+        "epoch",
         "group",
-        "leader",
+        "led",
         "led_since",
         "log_bytes",
         "machines",
         "skip",
         "stopped",
         "taking",
+        "watchers",
     )
 
     def __init__(self, group: int, machines: dict[int, StateMachine]) -> None:
@@ -134,7 +137,9 @@ class GroupState:
         self.digest = 0  # chained checksum after digest_at
         self.digest_at = 0
         self.chunk = 64  # entries that are likely to fit in half a slice
-        self.leader = 0  # 0: none known
+        self.led: Leader | None = None  # who leads, as this node was told; None: none known
+        self.epoch = 0  # the highest that it was told of
+        self.watchers: tuple[Watcher, ...] = ()
         self.led_since = 0.0  # monotonic seconds; 0: no leader was seen yet
         self.durable: dict[int, DurableMachine] = {}  # those of `machines` that are open
         self.committed: dict[int, int] = {}  # and the instance of the last commit of each
@@ -231,6 +236,7 @@ class Applier:
         self._calls: deque[Callable[[], None]] = deque()
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
+        self.on_agreed: Callable[[GroupState], None] | None = None  # at an agreed instance
         self.on_turn: Callable[[], None] | None = None  # at the end of each
         self.on_below: Callable[[int, int, int], None] | None = None  # group, who, its floor
         self.on_ceiling: Callable[[int], None] | None = None
@@ -346,7 +352,7 @@ class Applier:
         state.committed = dict.fromkeys(made.durable, made.frontier)
         state.applied = state.digest_at = made.frontier
         state.digest, state.chunk = made.chain, 64
-        state.taking = made.machines
+        state.taking = taking(made.machines)
         if state.stopped is not None:
             state.stopped = None
             self.stopped.remove(state.group)
@@ -384,7 +390,10 @@ class Applier:
             if row[:2] == me:
                 runs = self._waiters.settle_applied(group, row, lambda: ResultNotKept(why))
                 for first, count in runs:
-                    self._driver.done(group, first, count)
+                    try:
+                        self._driver.done(group, first, count)
+                    except Exception as error:  # they are proposed once more, and are duplicates
+                        log.debug("group %d: %s", group, error)
 
     # --- events
 
@@ -395,12 +404,10 @@ class Applier:
             stopped = self._groups[group].stopped
             self._waiters.fail(group, first_seq, count, lambda: verdict_error(verdict, stopped))
         elif kind == EVENT_LEADER:
-            state = self._groups[group]
-            state.leader = leader
-            if not leader:
-                state.led_since = 0.0
-            elif not state.led_since:
-                state.led_since = monotonic()
+            # (Whoever claims less than somebody claimed before has lost the leadership, and does
+            # not know it yet.)
+            known = leader and first_seq >= self._groups[group].epoch
+            self.led(self._groups[group], Leader(leader, first_seq) if known else None)
         elif kind == EVENT_HALTED:
             log.critical(
                 "group %d: invariant %d of the protocol broke: no vote in it any more",
@@ -418,6 +425,18 @@ class Applier:
         elif kind == EVENT_POISONED:
             self.poisoned = True
             log.critical("a write or sync of the journal failed: this node votes no more")
+
+    def led(self, state: GroupState, leader: Leader | None) -> None:
+        """Who leads the group from now on, as this node was told."""
+        if leader is None:
+            state.led_since = 0.0
+        else:
+            state.epoch = leader.epoch
+            state.led_since = state.led_since or monotonic()
+        if leader != state.led:
+            state.led = leader
+            for watcher in state.watchers:
+                watcher.changed()
 
     # --- applying
 
@@ -523,6 +542,8 @@ class Applier:
             self._driver.applied(state.group, batch.last)
             if state.durable and self.commits is not None:
                 self.commits.applied(state)
+            if batch.last % AGREED_EVERY == 0 and self.on_agreed is not None:
+                self.on_agreed(state)
             if batch.table is not None and self.on_table is not None:
                 self.on_table(state, batch.table)
             due = state.applied >= state.checkpoint_at or state.log_bytes >= state.bytes_at

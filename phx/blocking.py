@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from phx.applier import Applier
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import TIMEOUT_S, GroupView
+from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.room import Room
-from phx.types import CheckpointInfo, Entry, NodeStatus, Result
+from phx.types import CheckpointInfo, Entry, Leader, NodeStatus, Result
 
 __all__ = ["Group", "Node"]
 
@@ -95,9 +95,45 @@ class Group(GroupView):
         results: list[Result] = cell.wait()
         return results
 
+    def transfer_leadership(self, to: int, *, timeout: float = TIMEOUT_S) -> Leader:
+        """Have member `to` lead this group; blocks until it does. See ``phx.Group``."""
+        return self._move(to, timeout)
+
+    def resign(self, *, timeout: float = TIMEOUT_S) -> Leader:
+        """Give the leadership of this group away. See ``phx.Group``."""
+        return self._move(0, timeout)
+
+    def _move(self, to: int, timeout: float) -> Leader:
+        door, state = self._door, self._state
+        found: list[Leader] = []
+        heard = threading.Event()
+
+        def hear(leader: Leader | None) -> None:
+            if leader is not None and leader.epoch > given:
+                found.append(leader)
+                heard.set()
+            elif door.refusal is not None:
+                heard.set()
+
+        given = door.give(state, to)
+        if to == door.node:
+            return Leader(to, given)
+        stop = self.on_leader_change(hear)
+        try:
+            heard.wait(timeout)
+        finally:
+            stop()
+        if not found:
+            door.open_driver()
+        return door.given(state, to, found[0] if found else None)
+
     def checkpoint(self) -> CheckpointInfo:
         """See ``phx.Group.checkpoint``. Blocks until it is durable."""
         return self._door.take_checkpoint(self.id).result()
+
+    def repair(self) -> None:
+        """See ``phx.Group.repair``. Blocks until the group goes on."""
+        self._door.make_anew(self.id).result()
 
     def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance. See ``phx.Group.entry``."""
@@ -116,11 +152,15 @@ class ApplierThread(threading.Thread):
 
     def run(self) -> None:
         self._room.applier.thread = threading.get_ident()
-        self._serve()
+        try:
+            self._serve()
+        except BaseException as error:
+            log.critical("nothing is applied any more", exc_info=error)
+            self._failed = error
         try:
             self._finish()
         except BaseException as error:
-            self._failed = error
+            self._failed = self._failed or error
 
     def _serve(self) -> None:
         applier, driver = self._room.applier, self._room.driver
@@ -129,25 +169,21 @@ class ApplierThread(threading.Thread):
         poll.register(self._stop_out, select.POLLIN)
         stop = select.poll()  # select.select takes no descriptor above 1023
         stop.register(self._stop_out, select.POLLIN)
-        while True:
-            wait_s = applier.wait_s()
-            wait_ms = None if wait_s is None else int(wait_s * 1000) + 1
-            ready = [descriptor for descriptor, _ in poll.poll(wait_ms)]
-            if self._stop_out in ready:
-                return
-            while self._turn(applier):
-                time.sleep(0)  # callers that were woken get the GIL
-                if stop.poll(0):
-                    return
-
-    def _turn(self, applier: Applier) -> bool:
-        try:
-            return applier.turn()
-        except BaseException:
-            # SystemExit of a machine has stopped its group; the thread serves all the others.
-            log.exception("an error on the applying thread")
-            time.sleep(AFTER_ERROR_S)
-            return True
+        more = False
+        while not stop.poll(0):
+            try:
+                if not more:
+                    wait_s = applier.wait_s()
+                    poll.poll(None if wait_s is None else int(wait_s * 1000) + 1)
+                    if stop.poll(0):
+                        return
+                if more := applier.turn():
+                    time.sleep(0)  # callers that were woken get the GIL
+            except BaseException:
+                # SystemExit of a machine has stopped its group; the thread serves all the others.
+                log.exception("an error on the applying thread")
+                more = True
+                time.sleep(AFTER_ERROR_S)
 
     def stop(self, finish: Callable[[], None] | None = None) -> None:
         """End the thread after its present slice, and wait until it has ended.
@@ -180,6 +216,7 @@ class Node:
         self._room = Room(config, machines, bootstrap=bootstrap)
         self._groups: dict[int, Group] = {}  # those asked for so far
         self._applier: ApplierThread | None = None
+        self._callbacks: CallbackThread
         self._closing = threading.Lock()
         self._finalizer: weakref.finalize[..., Node] | None = None
 
@@ -187,8 +224,15 @@ class Node:
         """Open the node. Raises as ``phx.Node.open``."""
         room = self._room
         room.open()
+        callbacks = self._callbacks = CallbackThread()
+        room.door.soon = callbacks.soon
         applier = self._applier = ApplierThread(room)
-        room.before_abandon = applier.stop
+
+        def end() -> None:
+            applier.stop()
+            callbacks.end()
+
+        room.before_abandon = end
         applier.start()
         self._finalizer = weakref.finalize(self, _abandon, room)
 
@@ -205,6 +249,7 @@ class Node:
             try:
                 room.quiesce(timeout)
                 self._applier.stop(room.end_applying)
+                self._callbacks.end()
             except BaseException:
                 room.abandon()  # Ctrl-C while it closes: at once, and still whole
                 raise

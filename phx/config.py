@@ -181,6 +181,8 @@ class Checkpoints:
         fetches_max: and so many are fetched (1 .. 64).
         restore_threads: groups that are restored at a time, at a start or from what was fetched (1
             .. 64).
+        scrub_bytes_per_s: how fast what lies on the disk is read again, so that damage is found (up
+            to 1 TiB/s); 0: it is not.
         machine_commit_us: a durable machine commits at latest so long after it applied something;
             what was not committed is applied again after a crash (1 ms .. 10 min).
     """
@@ -202,6 +204,7 @@ class Checkpoints:
     transfers_max: int = _option(4, 1, 64)
     fetches_max: int = _option(4, 1, 64)
     restore_threads: int = _option(2, 1, 64)
+    scrub_bytes_per_s: int = _option(4 * MIB, 0, 1 << 40)
     machine_commit_us: int = _option(1 * US, 1_000, 600 * US)
 
 

@@ -14,6 +14,8 @@ An error says one of three things in its class, and in ``outcome``:
     NoQuorum            rejected   the deadline passed and no leader with a majority was to be found
     Overloaded          rejected   a limit on values or bytes in flight is reached: wait, then retry
     ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
+    NotLeader           rejected   this node does not lead the group, so it has nothing to give away
+    TransferFailed      rejected   the leadership did not go where it should
     PrepareFailed       rejected   the machine's prepare raised: the value was not proposed
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
     NodeFailed          rejected   this node's journal failed: it takes part in nothing any more
@@ -88,6 +90,29 @@ class Overloaded(Rejected):
 
 class ValueTooLarge(Rejected, ValueError):
     """The value is above ``limits.value_bytes_max``; it will never be taken."""
+
+
+class NotLeader(Rejected):
+    """This node does not lead the group. Ask the node that does.
+
+    Attributes:
+        leader: its id, as this node was told; None: none known.
+    """
+
+    def __init__(self, group: int, leader: int | None) -> None:
+        who = "no leader is known" if leader is None else f"node {leader} does"
+        super().__init__(f"this node does not lead group {group}: {who}")
+        self.group = group
+        self.leader = leader
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group, self.leader)
+
+
+class TransferFailed(Rejected):
+    """The leadership of a group did not go where it should: the text says why. Somebody leads, or
+    will; nothing that was proposed is lost by it. Try again later.
+    """
 
 
 class PrepareFailed(Rejected):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from threading import Lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from phx._core.driver import (
     ERROR_CLOSED,
@@ -16,6 +16,8 @@ from phx._core.driver import (
     ERROR_OVERLOADED,
     ERROR_TOO_LARGE,
     ERROR_UNKNOWN_GROUP,
+    TRANSFER_NOT_LEADING,
+    TRANSFER_NOT_READY,
     Driver,
     DriverError,
 )
@@ -30,6 +32,7 @@ from phx.errors import (
     NoLongerKept,
     NotChosenYet,
     NotInCluster,
+    NotLeader,
     Overloaded,
     PhxError,
     PrepareFailed,
@@ -37,11 +40,16 @@ from phx.errors import (
     StoreError,
     SystemFailure,
     TimedOut,
+    TransferFailed,
     UnknownMachine,
     ValueTooLarge,
 )
+from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
-from phx.types import CheckpointInfo, Entry, GroupStatus
+from phx.types import CheckpointInfo, Entry, GroupStatus, Leader
+
+if TYPE_CHECKING:
+    from phx.machines.lease import Lease
 
 __all__ = ["TIMEOUT_S", "Group"]
 
@@ -80,6 +88,10 @@ class Door:
         self.frontier: Callable[[int], int] = lambda group: 0
         self.checkpoint_error: Callable[[int], str | None] = lambda group: None
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
+        self.node = 0
+        self.members: Collection[int] = ()
+        self.soon: Soon = _nowhere  # has callbacks called, off the applying path
+        self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
@@ -230,10 +242,51 @@ class Door:
             digest_at=state.digest_at,
         )
 
+    def watch(self, state: GroupState, call: LeaderCallback) -> Watcher:
+        self.open_driver()
+        watcher = Watcher(state, call, self.soon)
+        with self.lock:
+            state.watchers += (watcher,)
+        watcher.changed()
+        return watcher
+
+    def unwatch(self, state: GroupState, watcher: Watcher) -> None:
+        watcher.stop()
+        with self.lock:
+            state.watchers = tuple(one for one in state.watchers if one is not watcher)
+
+    def give(self, state: GroupState, to: int) -> int:
+        """Begin a transfer; the epoch that this node led in. Raises as transfer_leadership."""
+        driver = self.open_driver()
+        if to and to not in self.members:
+            raise NotInCluster(f"node {to} is no member")
+        verdict, epoch = driver.transfer(state.group, to)
+        if verdict == TRANSFER_NOT_LEADING:
+            led = state.led
+            known = None if led is None or led.node == self.node else led.node
+            raise NotLeader(state.group, known)
+        if verdict == TRANSFER_NOT_READY:
+            who = f"node {to}" if to else "every other member"
+            raise TransferFailed(f"group {state.group}: {who} is not connected, or far behind")
+        return epoch
+
+    def given(self, state: GroupState, to: int, leader: Leader | None) -> Leader:
+        """What came of it: `leader` is who leads after the transfer, None: nobody in time."""
+        if leader is None:
+            raise TransferFailed(f"group {state.group}: nobody was heard to lead in time")
+        if (leader.node != to) if to else (leader.node == self.node):
+            raise TransferFailed(f"group {state.group}: node {leader.node} leads it now")
+        return leader
+
     def take_checkpoint(self, group: int) -> Future[CheckpointInfo]:
         self.open_driver()
         assert self.checkpoint is not None
         return self.checkpoint(group)
+
+    def make_anew(self, group: int) -> Future[None]:
+        self.open_driver()
+        assert self.rebuild is not None
+        return self.rebuild(group)
 
     def entry(self, group: int, instance: int) -> list[Entry]:
         """The values of an instance, from memory, the journal or the store; may read from disk."""
@@ -288,6 +341,10 @@ def _as_bytes(value: object) -> bytes:
     raise TypeError(f"a value is bytes, not {type(value).__name__}")
 
 
+def _nowhere(call: Callable[[], None]) -> object:
+    raise AssertionError("the node is not open")
+
+
 class GroupView:
     """What both kinds of Group share: looking, without waiting."""
 
@@ -313,6 +370,37 @@ class GroupView:
     def status(self) -> GroupStatus:
         """The group as this node sees it."""
         return self._door.status(self._state)
+
+    def leader(self) -> Leader | None:
+        """Who leads, as this node was told last; None: it knows of nobody. Costs nothing.
+
+        A belief, which lags: the others may have gone on. Guarantee: its epoch never goes back, and
+        nodes that are told of one epoch are told of one node. See docs/howto/know-the-leader.md.
+        """
+        self._door.open_driver()
+        return self._state.led
+
+    @property
+    def is_leader(self) -> bool:
+        """This node believes that it leads. It may be the last to learn that it does not."""
+        led = self.leader()
+        return led is not None and led.node == self._door.node
+
+    def on_leader_change(self, callback: LeaderCallback) -> Callable[[], None]:
+        """Have `callback(leader)` called with who leads now, and then whenever that changes.
+
+        Guarantee: in order, never twice the same, and what holds comes last; epochs only grow. A
+        change that was overtaken before it was told is left out; that the epoch is another is never
+        left out. None: nobody is known to lead, at the latest when the node closes. For asyncio it
+        is called from the event loop, in a turn of its own; for a blocking node in a thread that
+        all its callbacks share, and must not wait there for a transfer. What it raises is logged. A
+        slow one delays other callbacks only.
+
+        Returns:
+            A function that ends it.
+        """
+        watcher = self._door.watch(self._state, callback)
+        return lambda: self._door.unwatch(self._state, watcher)
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.Group {self.id}>"
@@ -390,6 +478,105 @@ class Group(GroupView):
             self._door.submit_many(state, future, values, timeout, machine)
         return future
 
+    async def transfer_leadership(self, to: int, *, timeout: float = TIMEOUT_S) -> Leader:
+        """Have member `to` lead this group, which this node leads; who leads, when it does.
+
+        About two round trips and a sync. Nothing that is proposed meanwhile fails by it: what is
+        open is finished by the next leader, what waits goes to it. The group stays there until that
+        leadership ends, also where another node would be preferred (``Config.balance``).
+
+        Args:
+            to: a member; this node itself: nothing is to be done.
+            timeout: seconds to wait for the news.
+
+        Raises:
+            NotLeader: this node does not lead.
+            TransferFailed: that node is not connected or far behind (nothing was done), or somebody
+                else leads in the end, or nobody was heard to lead in time.
+            NotInCluster: `to` is no member.
+        """
+        return await self._move(to, timeout)
+
+    async def resign(self, *, timeout: float = TIMEOUT_S) -> Leader:
+        """Give the leadership of this group to another member that can take it; who leads then.
+
+        As ``transfer_leadership``, to the member that the group prefers among the others.
+        """
+        return await self._move(0, timeout)
+
+    async def _move(self, to: int, timeout: float) -> Leader:
+        door, state, future = self._door, self._state, self._future()
+        given = door.give(state, to)
+        if to == door.node:
+            return Leader(to, given)
+
+        def heard(leader: Leader | None) -> None:
+            if door.refusal is not None and not future.done():
+                future.set_exception(door.refusal())
+            elif leader is not None and leader.epoch > given and not future.done():
+                future.set_result(leader)
+
+        stop = self.on_leader_change(heard)
+        try:
+            async with asyncio.timeout(timeout):
+                leader = await future
+        except TimeoutError:
+            leader = None
+        finally:
+            stop()
+        return door.given(state, to, leader)
+
+    async def lease(
+        self,
+        name: str,
+        ttl: float,
+        *,
+        holder: str | None = None,
+        under: Lease | int = 0,
+        machine: int | None = None,
+        timeout: float = TIMEOUT_S,
+    ) -> Lease:
+        """Hold a named lease of this group's ``phx.machines.Leases``; waits until it is to be had.
+
+            async with await group.lease("jobs/night", ttl=10) as lease:
+                while lease.held: ...
+
+        Guarantee: while ``lease.held`` nobody else holds the name, one above it or one below it,
+        but for those that were let in; see phx.machines.lease for what clocks have to keep. While
+        somebody is known to hold it, nothing is proposed.
+
+        Args:
+            name: a path of at most 16 parts and 512 bytes: "jobs", "jobs/night".
+            ttl: seconds for which it is held (1 ms .. 30 days); ``lease.renew()`` begins anew.
+            holder: who holds it, at most 256 bytes; a holder gets what it holds already, with a new
+                token. Default: somebody new.
+            under: the lease above, or its token, of whoever lets this one in.
+            machine: id of the machine; default: the only Leases that the group has.
+            timeout: seconds to wait for it.
+
+        Raises:
+            TimedOut: it was not to be had in that time.
+            ValueError: not a name, a holder or a time.
+            UnknownMachine: no such machine, or none by itself.
+            Anything that ``propose`` raises. After an Unknown it may be held, by nobody who knows.
+        """
+        from phx.machines.lease import Leases, acquire
+
+        found = [n for n, one in self._state.machines.items() if isinstance(one, Leases)]
+        if machine is None and len(found) == 1:
+            machine = found[0]
+        if machine not in found:
+            raise UnknownMachine(f"group {self.id} has {len(found)} machines for leases")
+
+        def leases() -> Leases:
+            one = self.machine(machine)
+            assert isinstance(one, Leases)
+            return one
+
+        return await acquire(
+            self, machine, leases, name, ttl, holder=holder, under=under, timeout=timeout
+        )
+
     async def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance, as they stand in the log, duplicates included.
 
@@ -409,3 +596,19 @@ class Group(GroupView):
             Closed: the node is not open.
         """
         return await asyncio.wrap_future(self._door.take_checkpoint(self.id))
+
+    async def repair(self) -> None:
+        """Make the state here anew from a checkpoint of another node; when the group goes on.
+
+        For a group that stopped, or whose state here is not to be believed. Nothing of what this
+        node has is used for it: its checkpoints go to quarantine. Votes and log stay. It waits
+        until another node is there that has the state, and is not in doubt itself; if the node
+        closes before, the next one that opens the folder goes on with it. ``machine()`` gives
+        another object afterwards.
+
+        Raises:
+            CheckpointFailed: no other node has the group.
+            Closed: the node is not open, or closes.
+        """
+        loop = self._loop
+        await asyncio.wrap_future(await loop.run_in_executor(None, self._door.make_anew, self.id))

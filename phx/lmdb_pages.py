@@ -103,10 +103,11 @@ class Pages:
     def take(self, page: int, count: int = 1) -> None:
         if not 2 <= page <= self.last or page + count - 1 > self.last:
             raise Odd(f"page {page} is not one of the file's {self.last + 1}")
-        for one in range(page, page + count):
-            if self.used[one]:
-                raise Odd(f"page {one} is used twice")  # to go on there might be for ever
-            self.used[one] = 1
+        taken = self.used[page : page + count].translate(None, b"\0")
+        if taken:
+            # To go on there might be for ever.
+            raise Odd(f"a page of {page} to {page + count - 1} is used twice")
+        self.used[page : page + count] = b"\1" * count
 
     def header(self, page: int) -> tuple[int, int, int]:
         """(flags, lower, upper) of a page that says who it is."""
@@ -359,6 +360,6 @@ def walk_trees(pages: Pages, trees: list[Tree]) -> None:
             for _ in pages.walk(f"table {name}", tree):
                 pass
     pages.free(trees[0])
-    unused = sum(not one for one in pages.used[2:])
+    unused = pages.used.count(0, 2)
     if unused:
         pages.note(f"{unused} pages are neither used nor free")

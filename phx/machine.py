@@ -34,8 +34,9 @@ One view is used by one thread at a time, while the machine that gave it goes on
 retired or is closed. "While the GIL is let go": a loop of Python gives it away every few
 milliseconds by itself; one long call into C (sorting a million keys) may not.
 
-``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints. ``retire`` is the part of this
-contract that no node keeps yet: a machine in use is not replaced.
+``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints. A machine in use is replaced, and
+``retire`` called, when a checkpoint of another node is installed: whoever keeps what
+``group.machine()`` gave has to ask again.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ For every group the settled instances are consecutive, from the lowest one kept 
 `settled()[group]`; settling an instance again changes nothing. The lowest one kept is the group's
 *floor*: it only goes up (`raise_floors`), and nothing below it is served again.
 
-One thread writes (`settle`, `merge`, `raise_floors`, `trim`), which is asserted; any thread may
-read. All that costs time (building chunks, checksums, copying, LMDB's own work) runs with the GIL
-released; a chunk costs two puts, because every put takes the GIL again.
+One thread writes (`settle`, `merge`, `raise_floors`, `trim`, `note`, `mend`, `remember`), which is
+asserted; any thread may read. All that costs time (building chunks, checksums, copying, LMDB's own
+work) runs with the GIL released; a chunk costs two puts, because every put takes the GIL again.
 
 Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
 
@@ -17,6 +17,8 @@ Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
     -------  --------------  --------------------------------------------------------------------
     meta     identity        IDENTITY below: format version, cluster, node, store id
     meta     groups          what is settled, by group: chunk_index.pxd
+    meta     holes           what of it is damaged: store_mend.py; missing: nothing is
+    meta     NAME            what whoever uses the store wants to remember (`remember`)
     chunks   id, 8 bytes     a chunk: chunk.pxd
     indexes  id, 8 bytes     the tail of that chunk: its packed index
 
@@ -25,23 +27,19 @@ Ids are big-endian and grow, so that a new chunk is always appended.
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 
-from phx._core.chunk import Gather, verify_chunk
-from phx._core.chunk_index import ChunkIndex
+from phx._core.chunk import ChunkDamage, Gather
 from phx._core.settler import SettleError, Settler
-from phx.errors import Closed, Damaged, ForkedError, StoreError
+from phx.errors import Damaged, StoreError
+from phx.store_file import StoreFile, key_of
 from phx.store_folder import (
     FORMAT_VERSION,
     StoreIdentity,
@@ -50,6 +48,8 @@ from phx.store_folder import (
     open_env,
     take_lock,
 )
+from phx.store_mend import Ailing, Hole, Holes, look_into, own_tail, patched
+from phx.store_stats import SettleStats, StoreStats
 from phx.store_trim import Floor, TrimStats, joined, next_step, stage_floors, trim_stats
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT_VERSION",
+    "Ailing",
     "Floor",
+    "Hole",
     "SettleStats",
     "Store",
     "StoreIdentity",
@@ -65,125 +67,17 @@ __all__ = [
     "TrimStats",
 ]
 
-T = TypeVar("T")
-
-KIB = 1 << 10
 MIB = 1 << 20
-GIB = 1 << 30
 
 MAP_BYTES = 256 * MIB
-MAP_STEP_BYTES_MAX = 16 * GIB
 PASS_BYTES = 64 * MIB
 COMMIT_BYTES = 32 * MIB
-COMMIT_SLACK_BYTES = 4 * MIB
-"""Room in the map for what a commit writes besides chunks: tables, groups, lists of free pages."""
 MERGE_CHUNKS_MAX = 16
 READ_ATTEMPTS = 16
 INSTANCE_MAX = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class SettleStats:
-    """What one `settle` did.
-
-    Attributes:
-        entries, entry_bytes: settled now; bytes of their bodies.
-        skipped: entries of the plan that were in the store already.
-        chunks, value_bytes: written; bytes of the chunks.
-        commits: synced transactions.
-        read_bytes: of the journal, in ``reads`` pieces.
-        seconds: the whole call.
-    """
-
-    entries: int
-    entry_bytes: int
-    skipped: int
-    chunks: int
-    value_bytes: int
-    commits: int
-    read_bytes: int
-    reads: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStats:
-    """The store at this moment.
-
-    Attributes:
-        groups, entries: settled; entries that are kept.
-        chunks, value_bytes, used_bytes: of all chunks; used is what entries and indexes take.
-        kept_bytes: of the used ones, about.
-        small_chunks: of the two smaller size classes; `merge` works them off.
-        dead_chunks: of which nothing is kept; `trim` removes them.
-        index_rows: of the index in memory, 24 bytes each.
-        file_bytes, map_bytes: of LMDB's file as used, and its map.
-        commits, settled_entries, settled_bytes, merges, trims, reads: since the store was opened.
-        failed: why it cannot be written any more; None: it can.
-    """
-
-    groups: int
-    entries: int
-    chunks: int
-    value_bytes: int
-    used_bytes: int
-    kept_bytes: int
-    small_chunks: int
-    dead_chunks: int
-    index_rows: int
-    file_bytes: int
-    map_bytes: int
-    commits: int
-    settled_entries: int
-    settled_bytes: int
-    merges: int
-    trims: int
-    reads: int
-    failed: str | None
-
-
-class Gate:
-    """Readers go through together; who needs the map to himself waits until all are out."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._closed = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._changed:
-            while self._closed:
-                self._changed.wait()
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            while self._closed:
-                self._changed.wait()
-            self._closed = True
-            while self._inside:
-                self._changed.wait()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._closed = False
-                self._changed.notify_all()
-
-
-def key_of(chunk: int) -> bytes:
-    return chunk.to_bytes(8, "big")
-
-
-class Store:
+class Store(StoreFile):
     """The settled log of one node. Made by `Store.open` only."""
 
     def __init__(
@@ -195,25 +89,15 @@ class Store:
         pass_bytes: int,
         commit_bytes: int,
     ) -> None:
-        self.path = path
-        self.identity = identity
-        self._lock_file = lock
-        self._data_file = -1  # until it is loaded
-        self._env = env
-        self._meta = env.open_db(b"meta")
-        self._chunks = env.open_db(b"chunks")
-        self._indexes = env.open_db(b"indexes")
+        super().__init__(path, lock, env, identity, commit_bytes)
         self._pass_bytes = pass_bytes
-        self._commit_bytes = commit_bytes
-        self._index = ChunkIndex(identity.store_id)
-        self._index_lock = threading.Lock()
-        self._gate = Gate()
-        self._writer: int | None = None
-        self._refusal: type[Closed] | type[ForkedError] | None = None
-        self._failed: str | None = None
-        self._map_bytes = env.info()["map_size"]
-        self._page_bytes = env.stat()["psize"]
-        self._commits = self._settled_entries = self._settled_bytes = 0
+        self._holes = Holes()
+        self.on_damage: Callable[[int], None] = lambda _: None
+        """Told the id of a chunk that was found damaged, on any thread, before `Damaged` comes."""
+        self.on_unreadable: Callable[[int, int], None] = lambda _group, _instance: None
+        """Told what the journal cannot give `settle`, on the writing thread, before `Damaged`."""
+        self._given: dict[tuple[int, int], bytes] = {}
+        self._settled_entries = self._settled_bytes = 0
         self._merges = self._trims = self._reads = 0
 
     # ------------------------------------------------------------------------------------- opening
@@ -272,12 +156,29 @@ class Store:
                 indexes = []
                 for key, tail in cursor:
                     indexes.append(int.from_bytes(key, "big"))
-                    self._index.load(indexes[-1], tail)
+                    self._load_index(txn, bytes(key), tail)
             if chunks != indexes:
                 odd = min(set(chunks) ^ set(indexes))
                 raise Damaged(f"{self.path}: of chunk {odd} and its index one is missing")
             groups = txn.get(b"groups", db=self._meta)
             self._index.seal(groups if groups is not None else b"")
+            packed = txn.get(b"holes", db=self._meta)
+            self._holes = Holes.unpack(bytes(packed) if packed is not None else None)
+        for hole in self._holes.all():
+            if place := self._index.find(hole.group, hole.first):
+                self._index.mark(place[0])
+
+    def _load_index(self, txn: lmdb.Transaction[Any], key: bytes, tail: memoryview) -> None:
+        """From the chunk itself if the copy beside it is damaged."""
+        chunk = int.from_bytes(key, "big")
+        try:
+            self._index.load(chunk, tail)
+        except ChunkDamage:
+            value = txn.get(key, db=self._chunks)
+            if value is None:
+                raise
+            self._index.load(chunk, own_tail(value))
+            self._index.mark(chunk)
 
     # ------------------------------------------------------------------------------------ settling
 
@@ -317,14 +218,17 @@ class Store:
         began = time.monotonic()
         while True:
             try:
-                settler = Settler(self._index, plan, self._pass_bytes)
+                settler = Settler(self._index, plan, self._pass_bytes, dict(self._given))
                 chunks, value_bytes, commits = self._settle_all(settler)
                 break
             except lmdb.MapFullError:  # _make_room's estimate was too low; what is done stays done
                 self._make_room(self._map_bytes)
             except SettleError as error:
+                if error.unreadable:
+                    self.on_unreadable(error.group, error.instance)
                 kind = Damaged if error.damage else StoreError
                 raise kind(f"{self.path}: settling: {error}") from error
+        self._forget_given()
         self._settled_entries += settler.entries
         self._settled_bytes += settler.entry_bytes
         return SettleStats(
@@ -362,13 +266,6 @@ class Store:
             self._leave_page_cache()
         return chunks, total, commits
 
-    def _leave_page_cache(self) -> None:
-        """What was just written is seldom read again: it must not push anybody's pages out of
-        memory, nor count as this process' memory in a container. (What LMDB has mapped stays.)"""
-        if sys.platform == "linux":
-            with suppress(OSError):
-                os.posix_fadvise(self._data_file, 0, 0, os.POSIX_FADV_DONTNEED)
-
     def merge(self) -> bool:
         """Join some small chunks into a larger one: at most one chunk's worth of work.
 
@@ -404,8 +301,9 @@ class Store:
         self._check_writer()
         began = time.monotonic()
         with self._index_lock:
-            before = self._index.floors()
+            before = {group: self._index.bounds(group) for group in floors}
         groups = self._with_room(0, lambda: self._put_floors(floors))
+        self._holes = self._holes.above({one: floor.kept_from for one, floor in floors.items()})
         with self._index_lock:
             return trim_stats(groups, before, self._index, time.monotonic() - began)
 
@@ -416,6 +314,9 @@ class Store:
                 packed = self._index.groups_packed()
             if groups:
                 txn.put(b"groups", packed, db=self._meta)
+            if groups and self._holes:
+                kept = self._holes.above({one: floor.kept_from for one, floor in floors.items()})
+                txn.put(b"holes", kept.packed(), db=self._meta)
         return groups
 
     def trim(self) -> bool:
@@ -449,111 +350,118 @@ class Store:
 
     def _join(self, ids: list[int]) -> None:
         """Put one chunk with all that is kept of these in their place."""
-        with damage_named(self.path), self._transaction(alone=True) as txn:
-
-            def value_of(chunk: int) -> memoryview:
-                value: memoryview | None = txn.get(key_of(chunk), db=self._chunks)
-                if value is None:
-                    raise Damaged(f"{self.path}: chunk {chunk} is missing")
-                return value
-
-            merger, made = joined(self._index, ids, value_of)
+        with self._damage_told(), self._transaction(alone=True) as txn:
+            merger, made = joined(self._index, ids, lambda chunk: self._value(txn, chunk))
             self._put_chunk(txn, *made)
             self._delete_chunks(txn, ids)
             with self._index_lock:
                 merger.stage()
 
-    def _delete_chunks(self, txn: lmdb.Transaction[Any], ids: list[int]) -> None:
-        for chunk in ids:
-            txn.delete(key_of(chunk), db=self._chunks)
-            txn.delete(key_of(chunk), db=self._indexes)
-
-    def _with_room(self, value_bytes: int, action: Callable[[], T]) -> T:
-        """Do something in one transaction that writes so many bytes of chunks, about."""
-        self._make_room(value_bytes)
-        while True:
-            try:
-                return action()
-            except lmdb.MapFullError:  # that was too low an estimate; nothing was done
-                self._make_room(self._map_bytes)
-
-    def _put_chunk(
-        self, txn: lmdb.Transaction[Any], chunk: int, value: memoryview, tail: memoryview
-    ) -> None:
-        key = key_of(chunk)
-        for table, data in ((self._chunks, value), (self._indexes, tail)):
-            if not txn.put(key, data, db=table, append=True, overwrite=False):
-                raise Damaged(f"{self.path}: there is a chunk {chunk} already")
+    # ------------------------------------------------------------------------------------- damage
 
     @contextmanager
-    def _transaction(self, *, alone: bool = False) -> Iterator[lmdb.Transaction[Any]]:
-        """A write transaction, and with it what is staged in the index: both or neither.
-
-        `alone`: lookups wait for the commit, because it removes chunks that the index still names.
-        """
+    def _damage_told(self) -> Iterator[None]:
         try:
-            txn = self._env.begin(write=True, buffers=True)
-            try:
-                yield txn
-                if alone:
-                    with self._index_lock:
-                        txn.commit()
-                        self._index.commit()
-                else:
-                    txn.commit()
-                    with self._index_lock:
-                        self._index.commit()
-            except BaseException:
-                with suppress(lmdb.Error):  # a commit that failed has ended it already
-                    txn.abort()
-                with self._index_lock:
-                    self._index.rollback()
-                raise
-        except lmdb.MapFullError:
+            with damage_named(self.path):
+                yield
+        except Damaged as error:
+            if isinstance(error.__cause__, ChunkDamage) and error.__cause__.chunk:
+                self.on_damage(error.__cause__.chunk)
             raise
-        except (lmdb.Error, OSError) as error:
-            raise self._write_failed(error) from error
-        self._commits += 1
 
-    def _write_failed(self, error: Exception) -> StoreError:
-        """A full disk can be tried again, as the transaction left nothing. Any other failure is
-        final: after a failed sync nobody knows what the device holds."""
-        code = getattr(error, "code", None) or getattr(error, "errno", None)
-        text = f"{self.path}: {error}"
-        if code == errno.EIO and self._cramped():
-            text += " (the disk is full)"
-        elif code not in (errno.ENOSPC, errno.EDQUOT):
-            self._failed = text
-        return StoreError(text)
+    def holes(self) -> list[Hole]:
+        """What is settled and damaged, and waits to be mended. Any thread."""
+        self._check_open()
+        return self._holes.all()
 
-    def _cramped(self) -> bool:
-        """Is there less room on the disk than a transaction may need?
+    def is_hole(self, group: int, instance: int) -> bool:
+        """Whether `read` from there says `Damaged`, without a look at the disk. Any thread."""
+        hole = self._holes.next(group, instance)
+        return hole is not None and hole.first <= instance
 
-        A write that finds room for a part of it is EIO in LMDB's words, as a failed sync is. To try
-        again would be safe after that, too: whatever the next transaction refers to, it writes
-        anew, or an earlier one has synced. (A root that failed to be written LMDB calls MDB_PANIC.)
+    def damaged(self) -> list[int]:
+        """Ids of the chunks that are known to be damaged. Any thread."""
+        with self._index_lock:
+            return self._index.damaged()
+
+    def chunks(self) -> list[int]:
+        """Ids of the chunks of which anything is kept. Any thread."""
+        with self._index_lock:
+            return [chunk[0] for chunk in self._index.chunk_list() if chunk[4]]
+
+    def check(self, chunk: int) -> tuple[Ailing | None, int]:
+        """Read a whole chunk; what is damaged of it, and its size. (None, 0): it is not there, or
+        not any more. Any thread. Raises Damaged: not even where it is damaged."""
+        with self._gate.shared(), damage_named(self.path):
+            self._check_open()
+            with self._env.begin(buffers=True) as txn:
+                value = txn.get(key_of(chunk), db=self._chunks)
+                tail = txn.get(key_of(chunk), db=self._indexes)
+                if value is None:
+                    return None, 0
+                store_id = self.identity.store_id
+                return look_into(store_id, self.bounds, chunk, value, tail), len(value)
+
+    def give(self, group: int, instance: int, body: bytes) -> None:
+        """What is chosen at an instance that is to be settled, and that the journal cannot give:
+        the next `settle` takes it from here. Any thread."""
+        self._given[group, instance] = body
+
+    def _forget_given(self) -> None:
+        settled = self.settled()
+        for group, instance in list(self._given):
+            if instance <= settled.get(group, 0):
+                self._given.pop((group, instance), None)
+
+    def note(self, ailing: Ailing) -> None:
+        """Remember the holes of a chunk: nobody is served from there, and it is left alone, until
+        it is mended. One small transaction, durable on return. Raises StoreError."""
+        self._check_writer()
+        holes = self._holes.with_those(ailing.holes)
+        self._with_room(0, lambda: self._put_meta(b"holes", holes.packed()))
+        self._holes = holes
+        with self._index_lock:
+            self._index.mark(ailing.chunk)
+
+    def mend(self, chunk: int, bodies: Mapping[tuple[int, int], bytes]) -> None:
+        """Write a damaged chunk anew, in one transaction.
+
+        Args:
+            bodies: by group and instance, for all of its holes: what is chosen there.
+
+        Raises:
+            Damaged: it is damaged elsewhere, too. Nothing was changed.
+            StoreError: the store cannot be written.
         """
-        try:
-            found = os.statvfs(self.path)
-        except OSError:
-            return False
-        return found.f_bavail * found.f_frsize < self._commit_bytes + COMMIT_SLACK_BYTES
+        self._check_writer()
+        with self._index_lock:
+            if chunk not in self._index.damaged():
+                return
+        room = 8 * MIB + sum(map(len, bodies.values()))
+        self._with_room(room, lambda: self._put_mended(chunk, bodies))
 
-    def _make_room(self, value_bytes: int) -> None:
-        """Let the map hold value_bytes more, even if none of the free pages can be used."""
-        used = (self._env.info()["last_pgno"] + 1) * self._page_bytes
-        wanted = used + value_bytes + value_bytes // 16 + COMMIT_SLACK_BYTES
-        if wanted <= self._map_bytes:
-            return
-        bigger = self._map_bytes + min(self._map_bytes, MAP_STEP_BYTES_MAX)
-        bigger = max(bigger, wanted)
-        bigger += -bigger % MIB
-        with self._gate.alone():  # no transaction that is open meanwhile would survive
-            try:
-                self._env.set_mapsize(bigger)
-            except lmdb.Error as error:
-                raise self._write_failed(error) from error
-            self._map_bytes = bigger
+    def _put_mended(self, chunk: int, bodies: Mapping[tuple[int, int], bytes]) -> None:
+        gone = [one for one in self._holes.all() if self._lies_in(one, chunk)]
+        holes = self._holes.without(gone)
+        with damage_named(self.path), self._transaction(alone=True) as txn:
+            value = self._value(txn, chunk)
+            tail = txn.get(key_of(chunk), db=self._indexes)
+            merger, made = patched(self._index, chunk, value, tail, bodies)
+            self._put_chunk(txn, *made)
+            self._delete_chunks(txn, [chunk])
+            txn.put(b"holes", holes.packed(), db=self._meta)
+            with self._index_lock:
+                merger.stage()
+        self._holes = holes
+
+    def holes_of(self, chunk: int) -> list[Hole]:
+        """Those of `holes` that lie in this chunk."""
+        return [one for one in self._holes.all() if self._lies_in(one, chunk)]
+
+    def _lies_in(self, hole: Hole, chunk: int) -> bool:
+        with self._index_lock:
+            place = self._index.find(hole.group, hole.first)
+        return place is not None and place[0] == chunk
 
     # ------------------------------------------------------------------------------------- reading
 
@@ -565,10 +473,15 @@ class Store:
         thread; may read from the device.
 
         Raises:
-            Damaged: an entry is not what was written. Nothing of this call is served.
+            Damaged: an entry is not what was written. Nothing of this call is served. (Entries
+                before a hole that is known of already are.)
         """
         self._check_open()
-        with damage_named(self.path):
+        if hole := self._holes.next(group, first):
+            if hole.first <= first:
+                raise Damaged(f"{self.path}: group {group} instance {first} is damaged")
+            last = min(last, hole.first - 1)
+        with self._damage_told():
             for _ in range(READ_ATTEMPTS):
                 found = self._read_once(group, first, bytes_max, last)
                 if found is not None:
@@ -611,18 +524,13 @@ class Store:
         self._check_open()
         entries = 0
         with self._index_lock:
-            chunks = [chunk[0] for chunk in self._index.chunk_list() if chunk[4]]
-        for chunk in chunks:
-            with self._gate.shared(), damage_named(self.path):
-                self._check_open()
-                with self._env.begin(buffers=True) as txn:
-                    value = txn.get(key_of(chunk), db=self._chunks)
-                    tail = txn.get(key_of(chunk), db=self._indexes)
-                    if value is None:
-                        continue  # merged meanwhile
-                    entries += verify_chunk(chunk, value, self.identity.store_id)
-                    if tail is None or value[len(value) - len(tail) :] != tail:
-                        raise Damaged(f"{self.path}: chunk {chunk} and its index do not match")
+            chunks = [(chunk[0], chunk[3]) for chunk in self._index.chunk_list() if chunk[4]]
+        for chunk, count in chunks:
+            ailing, value_bytes = self.check(chunk)
+            if ailing is not None:
+                self.on_damage(chunk)
+                raise Damaged(f"{self.path}: {ailing.why}")
+            entries += count if value_bytes else 0  # 0: merged meanwhile
         return entries
 
     def stats(self) -> StoreStats:
@@ -655,43 +563,3 @@ class Store:
             reads=self._reads,
             failed=self._failed,
         )
-
-    # ------------------------------------------------------------------------------------- the end
-
-    def close(self) -> None:
-        """Wait for readers, then close. Idempotent. The writing thread must be out of its call."""
-        if self._refusal is not None:
-            return
-        with self._gate.alone():
-            self._refusal = Closed
-            self._env.close()
-            os.close(self._data_file)
-            os.close(self._lock_file)
-
-    def abandon(self) -> None:
-        """In a forked child: give up what can be, and touch nothing that the parent still has."""
-        if self._refusal is None:
-            self._refusal = ForkedError
-            with suppress(OSError):
-                os.close(self._data_file)
-                os.close(self._lock_file)  # the parent's copy keeps the lock
-
-    def _check_open(self) -> None:
-        if self._refusal is not None:
-            raise self._refusal(
-                f"{self.path}: the store is closed"
-                if self._refusal is Closed
-                else f"{self.path}: opened by the parent of this process"
-            )
-
-    def _check_writer(self) -> None:
-        """The first thread that writes is the only one that may: LMDB ties a write to its thread,
-        and py-lmdb lets another one use the transaction without a word."""
-        self._check_open()
-        if self._failed is not None:
-            raise StoreError(self._failed)
-        me = threading.get_ident()
-        if self._writer is None:
-            self._writer = me
-        if self._writer != me:
-            raise StoreError(f"{self.path}: only one thread may write, and this is another one")

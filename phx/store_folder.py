@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +138,53 @@ def obtain_identity(
     return check_identity(packed, folder, cluster, node)
 
 
-def make_tables(env: lmdb.Environment, meta: Any, identity: StoreIdentity) -> None:
-    """Everything that an opened store must have, in one synced transaction."""
+def make_tables(
+    env: lmdb.Environment, meta: Any, identity: StoreIdentity, groups: bytes | None = None
+) -> None:
+    """Everything that an opened store must have, in one synced transaction.
+
+    Args:
+        groups: the table of groups; default: an empty one.
+    """
+    if groups is None:
+        groups = ChunkIndex(identity.store_id).groups_packed()
     with env.begin(write=True) as txn:
         env.open_db(b"chunks", txn=txn)
         env.open_db(b"indexes", txn=txn)
-        txn.put(b"groups", ChunkIndex(identity.store_id).groups_packed(), db=meta)
+        txn.put(b"groups", groups, db=meta)
         txn.put(b"identity", identity.pack(), db=meta)
+
+
+def remake(
+    folder: Path, map_bytes: int, identity: StoreIdentity, settled: Mapping[int, int]
+) -> None:
+    """Make a store in the place of one that is lost: with its identity, without any entry.
+
+    Complete, and durable, on return; before that, whoever opens it is told that it was never
+    completely made. There must be none in the folder, but for one that was left like that.
+
+    Args:
+        settled: the last instance that counts as settled, of each group; nothing is kept of any.
+
+    Raises StoreError.
+    """
+    index = ChunkIndex(identity.store_id)
+    for group, through in settled.items():
+        index.stage_floor(group, through + 1, through)
+    groups = index.groups_packed()
+    lock = take_lock(folder, create=True)
+    try:
+        env = open_env(folder, map_bytes, create=True)
+        try:
+            make_tables(env, env.open_db(b"meta"), identity, groups)
+        except lmdb.Error as error:
+            raise StoreError(f"{folder}: {error}") from error
+        finally:
+            env.close()
+        sync_folder(folder)
+        sync_folder(folder.parent)
+    finally:
+        os.close(lock)
 
 
 def read_identity(folder: Path, map_bytes: int) -> StoreIdentity:

@@ -104,10 +104,10 @@ def joined(
 def trim_stats(
     groups: int, before: Mapping[int, tuple[int, int]], index: ChunkIndex, seconds: float
 ) -> TrimStats:
-    """Reckon what became of `before`, which is what `index.floors()` was."""
+    """Reckon what became of `before`: bounds of the groups whose floors were to be raised."""
     entries = passed = 0
-    for group, (kept_from, through) in index.floors().items():
-        old_from, old_through = before.get(group, (1, 0))
+    for group, (old_from, old_through) in before.items():
+        kept_from, through = index.bounds(group)
         entries += min(kept_from, old_through + 1) - old_from
         passed += through - old_through
     dead_bytes = [chunk[1] for chunk in index.chunk_list() if not chunk[4]]

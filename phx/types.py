@@ -15,6 +15,7 @@ from phx._core.entries import Entry
 from phx._core.waiters import Result
 
 __all__ = [
+    "AGREED_EVERY",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointInfo",
     "Entry",
     "GroupStatus",
+    "Leader",
     "NodeStatus",
     "PeerStatus",
     "Result",
@@ -34,6 +36,8 @@ MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
 NEVER = 1 << 62
 """An instance that no group reaches."""
+AGREED_EVERY = 4096
+"""Agreed instances are its multiples (AGREE in _core/sessions.pxd): a Batch ends there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,20 @@ class CheckpointInfo:
     bytes: int
     path: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads a group, as a node was told.
+
+    Attributes:
+        node: its id.
+        epoch: the ballot in which it leads: larger for every later leadership of the group, whoever
+            has it; what ``Entry.epoch`` of a value says that it packs.
+    """
+
+    node: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +164,11 @@ class NodeStatus:
             ``provided_bytes``, ``provide_failed``, ``restore_us_max``, ``swap_us_max`` since the
             start.
         journal, queues, settle, store, applier, checkpoints: further numbers, by name.
+        damage: of the folder, since the start: "found", how often something was damaged or lost;
+            "last", what that was, and what became of it; "holes", settled instances that cannot be
+            served until a peer has given them again; "mended", those that one has;
+            "scrubbed_bytes" and "scrubs", what was read again to find it, and whole rounds of that;
+            "scrubbed_us", wall clock of the end of the last one, 0: there was none.
     """
 
     cluster: str
@@ -169,4 +192,5 @@ class NodeStatus:
     store: Mapping[str, object]
     applier: Mapping[str, int]
     checkpoints: Mapping[str, int]
+    damage: Mapping[str, object]
     transfers: Mapping[str, int]

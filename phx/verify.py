@@ -37,6 +37,7 @@ from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
 from phx.store_folder import StoreIdentity, unpack_identity
+from phx.store_mend import Holes
 
 __all__ = ["Finding", "GroupReport", "Report", "StoreReport", "examine"]
 
@@ -55,6 +56,7 @@ class GroupReport:
         journal_settled: the highest instance of which the journal says that the store has it; 0:
             of none.
         kept_from, settled_through: of the store.
+        holes: first and last instances that the store knows to be damaged.
         checkpoints: their frontiers, newest first.
         members: node ids, of the newest checkpoint.
     """
@@ -68,6 +70,7 @@ class GroupReport:
     journal_settled: int = 0
     kept_from: int | None = None
     settled_through: int | None = None
+    holes: list[tuple[int, int]] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
     members: tuple[int, ...] | None = None
 
@@ -237,6 +240,10 @@ def read_store(
     found.chunks = len(index.chunk_list())
     found.chunk_bytes = sum(one[1] for one in index.chunk_list())
     found.entries = sum(one[3] for one in index.chunk_list())
+    noted = txn.get(b"holes", db=meta)
+    for group, first, last in Holes.unpack(None if noted is None else bytes(noted)).all():
+        report.group(group).holes.append((first, last))
+        report.find(where, f"group {group}: instances {first} to {last} wait to be fetched")
     groups = txn.get(b"groups", default=b"", db=meta)
     try:
         for group, (kept_from, through) in floors_of(groups).items():

@@ -117,6 +117,12 @@ cdef struct ChunkSpan:
     u64 first
     u64 count
 
+# Consecutive entries of a group that are not what was written.
+cdef struct DamagedSpan:
+    u32 group
+    u64 first
+    u64 last
+
 # A chunk being filled: entries grow upwards from data[0]; rows are put in at the end.
 cdef struct ChunkWriter:
     u8* data                 # borrowed, value_bytes of it
@@ -171,6 +177,9 @@ cdef int chunk_verify(const ChunkView* view, u32* bad_group, u64* bad_instance) 
 # The body behind a row's entry, if its header and checksum are good and it ends before row_end.
 cdef const u8* chunk_entry(const u8* at, const u8* row_end, u32 group, u64 instance,
                            u32* count) noexcept nogil
+# Entry number k of a row, at `at`, is damaged: can it be seen where the next one begins? (By its
+# length, if that leads to the next instance, or to the end of the row.)
+cdef bint chunk_next_seen(const ChunkRow* row, const u8* at, const u8* end, u64 k) noexcept nogil
 
 # Raises ChunkDamage.
 cdef int raise_damage(int verdict, u64 chunk, u32 group, u64 instance) except -1

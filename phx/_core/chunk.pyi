@@ -33,6 +33,15 @@ class Gather:
 def verify_chunk(chunk: int, value: bytes | memoryview, store_id: bytes) -> int:
     """Check everything in a chunk; the number of its entries. Raises ChunkDamage."""
 
+def damaged_entries(
+    chunk: int, value: bytes | memoryview, tail: bytes | memoryview, store_id: bytes
+) -> list[tuple[int, int, int]]:
+    """(group, first, last) of the entries of a chunk that are not what was written, in order.
+
+    Where damage hides where the next entry of a row begins, the rest of the row counts as damaged.
+    `tail`: a sound one, from the table of indexes or from the chunk; ChunkDamage if it is not.
+    """
+
 def chunk_rows(
     chunk: int, value: bytes | memoryview, store_id: bytes
 ) -> list[tuple[int, int, int, int, int]]:

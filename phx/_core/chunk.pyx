@@ -234,6 +234,18 @@ cdef const u8* chunk_entry(const u8* at, const u8* row_end, u32 group, u64 insta
     return at + CHUNK_ENTRY_HEADER
 
 
+cdef bint chunk_next_seen(const ChunkRow* row, const u8* at, const u8* end,
+                          u64 k) noexcept nogil:
+    cdef u64 stride
+    if <u64>(end - at) < CHUNK_ENTRY_HEADER:
+        return False
+    stride = chunk_stride((<const ChunkEntry*>at).bytes)
+    if stride >= <u64>(end - at):
+        return stride == <u64>(end - at) and k + 1 == row.count
+    return (k + 1 < row.count and <u64>(end - at) - stride >= CHUNK_ENTRY_HEADER
+            and (<const ChunkEntry*>(at + stride)).instance == row.first + k + 1)
+
+
 cdef u32 row_of(const ChunkView* view, u32 low, u32 group, u64 instance) noexcept nogil:
     """The last row from `low` on that begins at or before (group, instance); n_rows if none."""
     cdef u32 begin = low, end = view.n_rows, middle
@@ -432,6 +444,51 @@ cdef class Gather:
         if bad != 0:
             raise_damage(CHUNK_BAD_ENTRY, self.chunks[n], self.group, bad)
         return found
+
+
+cdef void damaged_in_row(const ChunkRow* row, const u8* at,
+                         vector[DamagedSpan]* out) noexcept nogil:
+    cdef const u8* end = at + row.bytes
+    cdef DamagedSpan span
+    cdef u32 count = 0
+    cdef u64 k
+    span.group = row.group
+    for k in range(row.count):
+        if chunk_entry(at, end, row.group, row.first + k, &count) != NULL:
+            at += chunk_stride(count)
+            continue
+        span.first = span.last = row.first + k
+        if not chunk_next_seen(row, at, end, k):
+            span.last = row.first + row.count - 1
+            out.push_back(span)
+            return
+        out.push_back(span)
+        at += chunk_stride((<const ChunkEntry*>at).bytes)
+
+
+def damaged_entries(u64 chunk, Bytes value, Bytes tail, bytes store_id not None):
+    cdef ChunkView view
+    cdef vector[DamagedSpan] spans
+    cdef DamagedSpan span
+    cdef const u8* data = &value[0] if value.shape[0] else NULL
+    cdef u32 n
+    cdef int verdict
+    cdef const u8* sid = <const u8*>PyBytes_AS_STRING(store_id)
+    with nogil:
+        verdict = chunk_open_tail(&view, &tail[0] if tail.shape[0] else NULL, tail.shape[0], chunk,
+                                  sid)
+        if verdict == CHUNK_OK:
+            for n in range(view.n_rows):
+                if <u64>value.shape[0] == view.footer.value_bytes:
+                    damaged_in_row(&view.rows[n], data + view.rows[n].offset, &spans)
+                else:
+                    span.group = view.rows[n].group
+                    span.first = view.rows[n].first
+                    span.last = span.first + view.rows[n].count - 1
+                    spans.push_back(span)
+    if verdict != CHUNK_OK:
+        raise_damage(verdict, chunk, 0, 0)
+    return [(spans[n].group, spans[n].first, spans[n].last) for n in range(<u32>spans.size())]
 
 
 def verify_chunk(u64 chunk, Bytes value, bytes store_id not None):

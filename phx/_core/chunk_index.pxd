@@ -42,6 +42,7 @@ cdef struct IndexChunk:      # id 0: the slot is free
     u64 entries
     u64 kept                 # of the entries
     u64 kept_bytes           # of used_bytes, about
+    bint damaged             # it is neither merged nor joined, until it is mended
 
 cdef struct StretchRow:      # a stretch of a group in a chunk, not yet in its group
     u32 group

@@ -25,6 +25,10 @@ class ChunkIndex:
         """What is staged never came to be."""
     def groups_packed(self) -> bytes:
         """The table of groups as it will be once what is staged is committed."""
+    def mark(self, chunk: int) -> bool:
+        """It is damaged: left out of what is `mergeable` or thin. False: there is no such chunk."""
+    def damaged(self) -> list[int]:
+        """Ids of the chunks that are marked."""
     def find(self, group: int, instance: int) -> tuple[int, int] | None:
         """(chunk, row) that holds the instance."""
     def bounds(self, group: int) -> tuple[int, int]:

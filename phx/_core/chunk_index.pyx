@@ -154,6 +154,7 @@ cdef class ChunkIndex:
         chunk.value_bytes = w.value_bytes
         chunk.used_bytes = w.at + w.rows.size() * sizeof(ChunkRow)
         chunk.entries = w.entries
+        chunk.damaged = False
         chunk.kept = chunk.kept_bytes = 0   # until its rows are in their groups
         cdef u32 slot = self.take_slot(&chunk)
         self.next_id = w.id + 1
@@ -330,6 +331,7 @@ cdef class ChunkIndex:
                 chunk.value_bytes = view.footer.value_bytes
                 chunk.used_bytes = view.entries_bytes + view.n_rows * sizeof(ChunkRow)
                 chunk.entries = view.footer.entries
+                chunk.damaged = False
                 chunk.kept = chunk.kept_bytes = 0
                 append_stretches(&self.staged, view.rows, view.n_rows, self.take_slot(&chunk))
                 self.next_id = id + 1
@@ -399,6 +401,22 @@ cdef class ChunkIndex:
             g.staged_through = row.settled_through
             row += 1
         return CHUNK_OK
+
+    # --- damage
+
+    def mark(self, u64 id):
+        """The chunk is damaged, or some of its entries are; False: it is not here."""
+        cdef u32 slot = self.slot_of(id)
+        if slot == NO_SLOT:
+            return False
+        self.chunks[slot].damaged = True
+        return True
+
+    def damaged(self):
+        """Ids of marked chunks."""
+        cdef size_t n
+        return sorted(self.chunks[n].id for n in range(self.chunks.size())
+                      if self.chunks[n].id != 0 and self.chunks[n].damaged)
 
     # --- questions
 
@@ -486,13 +504,15 @@ cdef class ChunkIndex:
         Worth it: together they fill most of a chunk of the next class, or they are many.
         """
         cdef u64 total, limit, value
+        damaged = self.damaged()
         for class_bytes, next_bytes in ((CHUNK_SMALL, CHUNK_MIDDLE), (CHUNK_MIDDLE, CHUNK_LARGE)):
             limit = next_bytes - next_bytes // 16
             total = 0
             ids = []
             value = class_bytes - CHUNK_PAGE_HEADER
             for id, value_bytes, _, _, kept, kept_bytes in self.chunk_list():
-                if value_bytes != value or kept == 0 or len(ids) >= chunks_max:
+                if (value_bytes != value or kept == 0 or len(ids) >= chunks_max
+                        or id in damaged):
                     continue
                 if total + kept_bytes > limit:
                     break
@@ -526,7 +546,8 @@ cdef class ChunkIndex:
         for n in range(self.chunks.size()):
             chunk = self.chunks[n]
             room = chunk.value_bytes if chunk.value_bytes > CHUNK_MIDDLE else chunk.used_bytes
-            if chunk.id != 0 and chunk.kept > 0 and chunk.kept_bytes < room // THIN_SHARE:
+            if (chunk.id != 0 and chunk.kept > 0 and chunk.kept_bytes < room // THIN_SHARE
+                    and not chunk.damaged):
                 thin.append((chunk.id, chunk.value_bytes, chunk.kept_bytes))
         thin.sort()
         for largest in (CHUNK_SMALL, CHUNK_MIDDLE, 0xFFFFFFFFFFFFFFFF):

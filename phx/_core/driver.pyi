@@ -21,6 +21,10 @@ ERROR_START: Final = 10  # a start that the log or the session table cannot foll
 # 106 poisoned, 108 exists, 109 missing
 ERROR_JOURNAL: Final = 100
 
+TRANSFER_UNDER_WAY: Final = 0
+TRANSFER_NOT_LEADING: Final = 1
+TRANSFER_NOT_READY: Final = 2
+
 # kinds of events() beyond those of the engine (engine.pxd: 1 failed, 2 leader, 3 halted,
 # 4 peer refused, 5 no log brings the group on)
 EVENT_FAILED: Final = 1
@@ -253,6 +257,13 @@ class Driver:
     def settle_now(self) -> None:
         """Settle all that is chosen; done when ``status()["settle"]["pending"]`` is False."""
     def resign(self) -> None: ...
+    def transfer(self, group: int, to: int) -> tuple[int, int]:
+        """Give the leadership of a group to a member, or with 0 to whoever should have it next.
+
+        Returns:
+            TRANSFER_UNDER_WAY (or that node leads already), TRANSFER_NOT_LEADING or
+            TRANSFER_NOT_READY (nothing was done); and the ballot that this node led with.
+        """
     def stop(self, timeout_us: int) -> None:
         """Stop and join the native threads and free what they used. Idempotent.
 

@@ -43,6 +43,11 @@ ERROR_FORKED = 9
 ERROR_START = 10
 ERROR_JOURNAL = LIFE_JOURNAL
 
+# what transfer() says
+TRANSFER_UNDER_WAY = 0
+TRANSFER_NOT_LEADING = 1
+TRANSFER_NOT_READY = 2
+
 EVENT_FAILED = 1
 EVENT_LEADER = 2
 EVENT_HALTED = 3
@@ -56,7 +61,7 @@ EVENT_POISONED = 64
 GROUP_BYTES = {
     "replica": sizeof(Replica) + 2 * sizeof(void*),
     "flow": sizeof(Flow),
-    "queues": sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
+    "queues": 2 * sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
     "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
     "waiters": sizeof(WaiterRing),
@@ -354,6 +359,14 @@ cdef class Driver:
             raise DriverError(ERROR_OVERLOADED, "the command queue is full")
         raise DriverError(ERROR_CLOSED, "the driver does not run")
 
+    cdef int tell(self, u8 kind, u32 group, u64 first) except -1:
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = kind
+        command.group = group
+        command.first = first
+        return self.command(&command, True)
+
     def applied(self, group, u64 instance):
         index = self.hosted(group)
         inbox_applied(&self.s.inbox, index, instance)
@@ -451,18 +464,10 @@ cdef class Driver:
         self.command(&command, True)
 
     def ceiling(self, u64 counter):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_CEILING
-        command.first = counter
-        self.command(&command, True)
+        self.tell(COMMAND_CEILING, 0, counter)
 
     def stop_group(self, u32 group):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_STOP_GROUP
-        command.group = group
-        self.command(&command, True)
+        self.tell(COMMAND_STOP_GROUP, group, 0)
 
     def set_address(self, u32 node, host, port):
         cdef Command command
@@ -477,10 +482,7 @@ cdef class Driver:
         self.command(&command, True)
 
     def resign(self):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_RESIGN
-        self.command(&command, True)
+        self.tell(COMMAND_RESIGN, 0, 0)
 
     # --- the store thread
 
@@ -516,23 +518,13 @@ cdef class Driver:
             chores_call(&self.s.chores)
 
     def settled(self, SettlePlan plan not None, u64 upto_lsn):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_SETTLED
-        command.first = upto_lsn
-        self.command(&command, True)
+        self.tell(COMMAND_SETTLED, 0, upto_lsn)
 
     def settle_failed(self, SettlePlan plan not None):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_SETTLE_FAILED
-        self.command(&command, True)
+        self.tell(COMMAND_SETTLE_FAILED, 0, 0)
 
     def settle_now(self):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_SETTLE_NOW
-        self.command(&command, True)
+        self.tell(COMMAND_SETTLE_NOW, 0, 0)
 
     cdef int entries_command(self, u8 kind, u32 group, u32 peer, u64 first,
                              bytes entries) except -1:
@@ -597,6 +589,17 @@ cdef class Driver:
         question.kind = ASK_GROUPS
         self.ask(&question)
         return [row_of(&question.rows[i]) for i in range(question.rows.size())]
+
+    def transfer(self, u32 group, u32 to):
+        cdef Question question
+        question.kind = ASK_TRANSFER
+        question.group = group
+        question.peer = to
+        question.instance = 0
+        self.ask(&question)
+        if question.verdict < 0:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        return question.verdict, question.instance
 
     def busy_groups(self):
         cdef Question question

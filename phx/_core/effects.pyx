@@ -131,9 +131,13 @@ cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u
 
 
 cdef void tell_leader(Engine* e, Replica* r) noexcept nogil:
-    if r.leader != r.told_leader:
+    cdef u64 epoch = 0
+    if r.leader:
+        epoch = r.lead.ballot if r.role == ROLE_LEADING else r.claim
+    if r.leader != r.told_leader or epoch != r.told_epoch:
         r.told_leader = r.leader
-        emit_event(e, EVENT_LEADER, 0, r.group, 0, 0, r.leader)
+        r.told_epoch = epoch
+        emit_event(e, EVENT_LEADER, 0, r.group, epoch, 0, r.leader)
 
 
 cdef void role_timer(Engine* e, Replica* r, u64 at_us) noexcept nogil:

@@ -100,6 +100,7 @@ cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil:
     elif hears_leader(e, r):
         leader = ballot_node(r.claim)
     if leader == r.leader:
+        tell_leader(e, r)
         if (leader == 0 or r.suspect) and r.role == ROLE_FOLLOWER and r.role_at_us == 0:
             schedule_campaign(e, r, 0)
         return

@@ -89,6 +89,11 @@ cdef int engine_suspect(Engine* e, u32 group) noexcept nogil
 cdef void engine_poison(Engine* e) noexcept nogil
 # A Pressure. Leaderships in which nothing is open are handed over, if somebody takes them.
 cdef void engine_pressure(Engine* e, int level) noexcept nogil
+# Give the leadership of a group to a member (0: to whoever should have it next), where it stays
+# until it ends: balance leaves it alone. A TransferVerdict; -1: no such group. Nothing that was
+# proposed fails by it: what is open is found by the next leader, what waits goes to it. If it is
+# refused, or nobody answers, this node tries to lead again.
+cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil
 # Hand all leaderships over (a node that closes); they are not taken back.
 cdef void engine_resign(Engine* e) noexcept nogil
 

@@ -22,7 +22,7 @@ from phx._core.learner cimport (
     tail_entry,
 )
 from phx._core.leases cimport claims_forget, heartbeats
-from phx._core.liveness cimport hand_over, watch, watch_at
+from phx._core.liveness cimport give_to, hand_over, watch, watch_at
 from phx._core.native cimport *
 from phx._core.phase2 cimport lead_free
 from phx._core.proposals cimport (
@@ -507,6 +507,11 @@ cdef void engine_pressure(Engine* e, int level) noexcept nogil:
             refresh_leader(e, e.replicas[i])
             if e.replicas[i].want_through > e.replicas[i].chosen_through:
                 learn_tick(e, e.replicas[i])
+
+
+cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    return give_to(e, r, to) if r != NULL else -1
 
 
 cdef void engine_resign(Engine* e) noexcept nogil:

@@ -21,7 +21,8 @@ from phx._core.engine cimport (
     engine_install, engine_location, engine_new, engine_poison,
     engine_pressure, engine_receive, engine_replay, engine_resign, engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
-    engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect, engine_turn,
+    engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect,
+    engine_transfer, engine_turn,
 )
 from phx._core.native cimport *
 from phx._core.state cimport (
@@ -176,6 +177,9 @@ cdef class Engine:
 
     def pressure(self, level):
         engine_pressure(self.e, level)
+
+    def transfer(self, group, to):
+        return engine_transfer(self.e, group, to)
 
     def resign(self):
         engine_resign(self.e)

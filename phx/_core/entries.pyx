@@ -27,7 +27,8 @@ cdef class Entry:
             instance.
         machine: the small id of the machine that it is for.
         value: the bytes that were proposed.
-        epoch: grows with every new leader of the group: the fencing token.
+        epoch: of the leader that packed it, larger for every later one: the fencing token. It may
+            be below that of an entry before (docs/howto/know-the-leader.md).
         time_us: wall clock of the leader that packed it, microseconds since 1970; may go backwards.
         node: the node that took the proposal.
         sequence: for the library: nonzero where a caller of this node waits.

@@ -157,6 +157,13 @@ cdef inline void input_pressure(DriverState* s, int level) noexcept nogil:
     engine_pressure(s.engine, level)
 
 
+cdef inline int input_transfer(DriverState* s, u32 group, u32 to) noexcept nogil:
+    cdef int result = engine_transfer(s.engine, group, to)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_TRANSFER, group, to, 0, 0, <u32>result, NULL, 0)
+    return result
+
+
 cdef inline void input_resign(DriverState* s) noexcept nogil:
     if s.trace != NULL:
         trace_input(s.trace, TRACE_RESIGN, 0, 0, 0, 0, 0, NULL, 0)

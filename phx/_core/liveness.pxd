@@ -19,5 +19,8 @@ cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
 cdef void watch(Engine* e) noexcept nogil
 # The next time at which watch has something to do.
 cdef u64 watch_at(Engine* e) noexcept nogil
+# Give this leadership to that member, 0: to the one that should have it next; a TransferVerdict. It
+# stays there until it ends.
+cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil
 # Give every leadership to the member that should have it instead of this node.
 cdef void hand_over(Engine* e) noexcept nogil

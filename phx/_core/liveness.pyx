@@ -10,10 +10,11 @@ from phx._core.effects cimport role_timer
 from phx._core.elections cimport can_lead, preferred_leader, refresh_leader, schedule_campaign
 from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbeat, on_heartbeat_ack
 from phx._core.native cimport *
-from phx._core.proposer cimport prepare_again, step_down, transfer
+from phx._core.proposer cimport prepare_again, step_down, transfer, transfer_as
 from phx._core.state cimport *
 from phx._core.wire cimport (
-    FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody, RejoinBody,
+    FLAG_KEPT, FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody,
+    RejoinBody,
 )
 
 cdef enum:
@@ -111,10 +112,10 @@ cdef void watch_lease(Engine* e) noexcept nogil:
         step_down(e, r)
 
 
-cdef bint caught_up(Engine* e, Replica* r, u32 node) noexcept nogil:
+cdef bint ready(Engine* e, Replica* r, u32 node) noexcept nogil:
+    """That member could lead at once, as far as this leader knows."""
     cdef int at = member_index(e, node)
     return (at >= 0 and e.peers[at].alive and e.peers[at].connected
-            and e.peers[at].alive_since_us + SETTLED_US <= e.now_us
             and r.lead.progress[at].confirmed + e.options.window // 4 >= r.chosen_through)
 
 
@@ -123,6 +124,11 @@ cdef void handed_over(Engine* e, Replica* r, u32 to) noexcept nogil:
     r.handed += 1
     r.no_transfer_until_us = e.now_us + (<u64>SETTLED_US << min(r.handed, <u32>HANDED_DOUBLINGS))
     transfer(e, r, to)
+
+
+cdef bint caught_up(Engine* e, Replica* r, u32 node) noexcept nogil:
+    return (ready(e, r, node)
+            and e.peers[member_index(e, node)].alive_since_us + SETTLED_US <= e.now_us)
 
 
 cdef void balance(Engine* e) noexcept nogil:
@@ -136,7 +142,7 @@ cdef void balance(Engine* e) noexcept nogil:
     while i > 0 and moved < TRANSFERS_MAX:
         i -= 1
         r = find_group(e, e.claims[i].group)
-        if r.role != ROLE_LEADING or e.now_us < r.no_transfer_until_us:
+        if r.role != ROLE_LEADING or r.lead.kept or e.now_us < r.no_transfer_until_us:
             continue
         to = preferred_leader(e, r, 0)
         if to != e.options.node and to != 0 and caught_up(e, r, to):
@@ -201,3 +207,21 @@ cdef void hand_over(Engine* e) noexcept nogil:
     for i in range(e.replicas.size()):
         if e.replicas[i].role == ROLE_PREPARING or e.replicas[i].role == ROLE_LEARNING:
             step_down(e, e.replicas[i])
+
+
+cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil:
+    cdef u32 i
+    if r.role != ROLE_LEADING or r.promised != r.lead.ballot:
+        return TRANSFER_NOT_LEADING
+    if to == e.options.node:
+        return TRANSFER_UNDER_WAY
+    if to == 0:
+        to = preferred_leader(e, r, e.options.node)
+        i = 0
+        while i < e.options.n_members and not ready(e, r, to):
+            to = e.options.members[i]
+            i += 1
+    if not ready(e, r, to):
+        return TRANSFER_NOT_READY
+    transfer_as(e, r, to, FLAG_KEPT)
+    return TRANSFER_UNDER_WAY

@@ -295,6 +295,7 @@ cdef void fill_status(DriverState* s, NodeStatus* out) noexcept nogil:
 
 
 cdef void answer(DriverState* s, Question* question) noexcept nogil:
+    cdef GroupStatus status
     cdef size_t i
     cdef Flow* flow
     if question.kind == ASK_STATUS:
@@ -310,6 +311,10 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
         for i in range(s.flows.size()):
             if busy(s, &s.flows[i]):
                 fill_row(s, &s.flows[i], &question.rows)
+    elif question.kind == ASK_TRANSFER:
+        if engine_group_status(s.engine, question.group, &status):
+            question.instance = status.ballot
+        question.verdict = input_transfer(s, question.group, question.peer)
     else:
         flow_read(s, question)
     inbox_answer(&s.inbox, question)

@@ -31,7 +31,7 @@ cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
 cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
                     const RefuseBody* refusal) noexcept nogil
 cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) noexcept nogil
-cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot) noexcept nogil
+cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noexcept nogil
 # One of this node's own records has become durable.
 cdef void vote_durable(Engine* e, const Vote* vote) noexcept nogil
 # The timer of the role has run out.
@@ -41,6 +41,8 @@ cdef void pump(Engine* e, Replica* r) noexcept nogil
 cdef void step_down(Engine* e, Replica* r) noexcept nogil
 # Give the leadership to another member.
 cdef void transfer(Engine* e, Replica* r, u32 to) noexcept nogil
+# FLAG_KEPT among `flags`: balance leaves it there.
+cdef void transfer_as(Engine* e, Replica* r, u32 to, u8 flags) noexcept nogil
 # A member's grant is missing because its promise is another: ask for the promise again.
 cdef void prepare_again(Engine* e, Replica* r, Peer* p) noexcept nogil
 # A member's connection is new: what it knows chosen is uncertain.

@@ -30,7 +30,7 @@ from phx._core.proposals cimport (
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
-    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE,
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_KEPT, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE,
     MSG_PREVOTE,
     MSG_PREVOTE_REPLY, MSG_REFUSE,
     MSG_TRANSFER, PREVOTE_BEHIND, PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED,
@@ -411,9 +411,8 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
     claim_add(e, r.group, lead.ballot)
     lead.claim_version = e.claim_version
     lead.refusing = 0
-    if r.leader != e.options.node:
-        r.leader = e.options.node
-        tell_leader(e, r)
+    r.leader = e.options.node
+    tell_leader(e, r)
     # An adopted slot may hold somebody else's value in place of ours, so our callers' values are
     # handed out again; what is chosen twice is applied once.
     pending_drop_own(e, r)
@@ -610,6 +609,10 @@ cdef void step_down(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef void transfer(Engine* e, Replica* r, u32 to) noexcept nogil:
+    transfer_as(e, r, to, 0)
+
+
+cdef void transfer_as(Engine* e, Replica* r, u32 to, u8 flags) noexcept nogil:
     cdef int at = member_index(e, to)
     cdef u64 ballot
     if at < 0 or r.role != ROLE_LEADING:
@@ -622,10 +625,10 @@ cdef void transfer(Engine* e, Replica* r, u32 to) noexcept nogil:
     e.beat_must = True
     r.busy_until_us = e.now_us + 4 * step_us(e)
     schedule_campaign(e, r, 0)
-    send(e, &e.peers[at], LANE_NOW, MSG_TRANSFER, 0, r.group, ballot, NULL, 0, NULL, 0)
+    send(e, &e.peers[at], LANE_NOW, MSG_TRANSFER, flags, r.group, ballot, NULL, 0, NULL, 0)
 
 
-cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot) noexcept nogil:
+cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noexcept nogil:
     if ballot_node(ballot) != p.node:
         e.counters.hostile_messages += 1
         return
@@ -635,6 +638,8 @@ cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot) noexcept nogil
     if r.role >= ROLE_PREPARING or r.promised > ballot:
         return
     prepare(e, r, ballot)
+    if r.lead != NULL:
+        r.lead.kept = flags & FLAG_KEPT
 
 
 cdef void prepare_again(Engine* e, Replica* r, Peer* p) noexcept nogil:

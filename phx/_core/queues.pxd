@@ -66,6 +66,8 @@ cdef enum QuestionKind:
     ASK_READ = 4                 # body, or verdict
     # rows: paused, or without a leader, or accepted and not known to be applied
     ASK_BUSY = 5
+    # verdict: a TransferVerdict; instance: the ballot that was given up. peer: to whom, 0: anybody
+    ASK_TRANSFER = 7
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0
@@ -83,6 +85,7 @@ cdef struct GroupRow:
 cdef struct Question:
     u8 kind
     u32 group
+    u32 peer
     u64 instance
     bint done
     int verdict
@@ -144,7 +147,8 @@ cdef struct Outbox:
     i64 handed_bytes             # of bodies in `handed` (read without the lock)
     i64 starved                  # the poll thread has more as soon as some of it is taken
     vector[Event] events
-    vector[u32] leaders          # by group index: last leader told
+    vector[u32] leaders          # by group index: last leader told, and its epoch
+    vector[u64] epochs
     vector[u32] groups           # ids, ascending
     vector[u8] leader_dirty
     vector[u32] leaders_dirty    # group indexes

@@ -181,6 +181,7 @@ cdef void inbox_awake(Inbox* q) noexcept nogil:
 
 cdef void outbox_init(Outbox* q, vector[u32]* groups) noexcept nogil:
     cdef u32 not_told = NOT_TOLD, none = 0
+    cdef u64 no_epoch = 0
     cdef u8 clean = 0
     cdef size_t i
     pthread_mutex_init(&q.lock, NULL)
@@ -189,6 +190,7 @@ cdef void outbox_init(Outbox* q, vector[u32]* groups) noexcept nogil:
     for i in range(groups.size()):
         q.groups.push_back(groups[0][i])
         q.leaders.push_back(not_told)
+        q.epochs.push_back(no_epoch)
         q.leader_dirty.push_back(clean)
         q.below.push_back(clean)
         q.slots.push_back(none)
@@ -251,6 +253,7 @@ cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil:
     pthread_mutex_lock(&q.lock)
     if event.kind == EVENT_LEADER and index < q.leaders.size():
         q.leaders[index] = event.leader
+        q.epochs[index] = event.first_seq
         if not q.leader_dirty[index]:
             q.leader_dirty[index] = 1
             q.leaders_dirty.push_back(index)
@@ -343,6 +346,7 @@ cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil:
         index = q.leaders_dirty[i]
         event.group = q.groups[index]
         event.leader = q.leaders[index]
+        event.first_seq = q.epochs[index]
         q.leader_dirty[index] = 0
         out.push_back(event)
     q.leaders_dirty.clear()

@@ -72,7 +72,7 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
     elif h.kind == MSG_CONFIRM:
         on_confirm(e, r, p, h.ballot, f.chosen.through)
     elif h.kind == MSG_TRANSFER:
-        on_transfer(e, r, p, h.ballot)
+        on_transfer(e, r, p, h.ballot, h.flags)
     elif h.kind == MSG_REJOIN:
         on_rejoin(e, r, p, h.ballot, &f.rejoin)
 

@@ -5,6 +5,9 @@ written. A *pass* is as much of the journal as fits in pass_bytes: it is read in
 its entries are picked out of memory in the order of the plan, and the chunks built from them. Which
 entries a pass takes is decided by the highest position of any entry of the group up to that one, so
 that every pass carries every group on without a gap, whatever the order of positions.
+
+An entry whose record cannot be read may be *given*: its body is had from elsewhere, and looked at
+only then.
 """
 
 from phx._core.chunk cimport ChunkView, ChunkWriter
@@ -27,6 +30,11 @@ cdef struct Picked:
     u32 bytes
     const RecordHeader* record
 
+cdef struct Given:
+    u32 group
+    u64 instance
+    Block* record            # whole, as it would stand in the journal
+
 cdef struct Stretch:         # of the journal, in memory
     u64 lsn
     Block* block
@@ -42,6 +50,7 @@ cdef class Settler:
     cdef vector[Stretch] stretches    # of this pass, ascending
     cdef vector[Block*] singles       # records read one by one
     cdef vector[Picked] picked        # of this pass, in order of the plan
+    cdef vector[Given] given
     cdef size_t at                    # next of picked
     cdef u64 left_bytes               # entries and rows that picked[at:] will take, at most
     cdef ChunkWriter writer
@@ -62,18 +71,28 @@ cdef class Settler:
     cdef u64 typical_bytes(self) noexcept nogil
     cdef void read_stretches(self, u64 begin, u64 end) noexcept nogil
     cdef int locate(self, size_t item, const u8** record, u64* room) noexcept nogil
+    cdef bint is_wanted(self, const SettleItem* wanted, const u8* record, u64 room) noexcept nogil
+    cdef const u8* given_record(self, const SettleItem* wanted) noexcept nogil
     cdef int pick(self, size_t item) noexcept nogil
     cdef int build(self) noexcept nogil
     cdef void end_pass(self) noexcept nogil
+
+cdef struct Patch:           # the body of an entry, in the place of one that is damaged
+    u32 group
+    u32 bytes
+    u64 instance
+    const u8* body
 
 cdef class Merger:
     cdef ChunkIndex index
     cdef list held                    # keeps the values alive
     cdef vector[ChunkView] views
     cdef vector[u32] slots
+    cdef vector[Patch] patches        # ascending
     cdef ChunkWriter writer
     cdef u8* room
 
+    cdef const Patch* patch_of(self, u32 group, u64 instance) noexcept nogil
     cdef u64 floor(self, u32 group) noexcept nogil
     cdef u64 kept_bytes(self) noexcept nogil
     cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil

@@ -5,16 +5,17 @@
 """Settling and merging: see settler.pxd."""
 
 from cpython.buffer cimport PyBUF_READ
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.memoryview cimport PyMemoryView_FromMemory
 
 from phx._core.chunk cimport (
-    CHUNK_BAD_ENTRY, CHUNK_OK, ChunkRow, ChunkView, ChunkWriter,
-    chunk_add, chunk_add_record, chunk_begin, chunk_end, chunk_entry, chunk_open, chunk_stride,
-    chunk_tail_bytes, chunk_value_bytes, raise_damage,
+    CHUNK_BAD_ENTRY, CHUNK_BAD_FOOTER, CHUNK_OK, ChunkEntry, ChunkRow, ChunkView,
+    ChunkWriter, chunk_add, chunk_add_record, chunk_begin, chunk_end, chunk_entry, chunk_next_seen,
+    chunk_open, chunk_open_tail, chunk_stride, chunk_tail_bytes, chunk_value_bytes, raise_damage,
 )
 from phx._core.chunk_index cimport ChunkIndex, IndexGroup
 from phx._core.codec cimport (
-    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_HEADER_BYTES, RecordHeader, record_stride,
+    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_HEADER_BYTES, RecordHeader, record_append, record_stride,
 )
 from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_GONE, JOURNAL_OK, journal_read_span,
@@ -45,7 +46,10 @@ cdef object chunk_views(const ChunkWriter* w):
 
 
 cdef class Settler:
-    def __cinit__(self, ChunkIndex index not None, SettlePlan plan not None, u64 pass_bytes):
+    def __cinit__(self, ChunkIndex index not None, SettlePlan plan not None, u64 pass_bytes,
+                  dict given=None):
+        cdef Given one
+        cdef bytes body
         if plan.hold == NULL:
             raise ValueError("a plan without a journal cannot be settled")
         self.index = index
@@ -55,11 +59,22 @@ cdef class Settler:
         self.items = plan.items.data()
         self.n_items = plan.items.size()
         cdef int verdict
+        for group, instance in given or ():
+            body = given[group, instance]
+            one.group = group
+            one.instance = instance
+            one.record = record_append(block_new(RECORD_HEADER_BYTES + len(body)), RECORD_ACCEPT,
+                                       one.group, one.instance, 1,
+                                       <const u8*>PyBytes_AS_STRING(body), <u32>len(body))
+            self.given.push_back(one)
         with nogil:
             verdict = self.weigh()
         self.check(verdict)
 
     def __dealloc__(self):
+        cdef size_t n
+        for n in range(self.given.size()):
+            block_unref(self.given[n].record)
         self.end_pass()
         phx_free(self.room)
 
@@ -184,6 +199,23 @@ cdef class Settler:
         room[0] = block.size
         return SETTLE_OK
 
+    cdef bint is_wanted(self, const SettleItem* wanted, const u8* record,
+                        u64 room) noexcept nogil:
+        """Whether the record that stands there, with so many bytes to come, is that of an item."""
+        cdef const RecordHeader* header = <const RecordHeader*>record
+        return (room >= RECORD_HEADER_BYTES and record_stride(header.body_bytes) <= room
+                and (header.kind == RECORD_ACCEPT or header.kind == RECORD_CHOSEN)
+                and header.space == 0 and header.group == wanted.group
+                and header.index == wanted.instance)
+
+    cdef const u8* given_record(self, const SettleItem* wanted) noexcept nogil:
+        cdef size_t n
+        for n in range(self.given.size()):
+            if (self.given[n].group == wanted.group
+                    and self.given[n].instance == wanted.instance):
+                return self.given[n].record.data
+        return NULL
+
     cdef int pick(self, size_t item) noexcept nogil:
         cdef const SettleItem* wanted = &self.items[item]
         cdef const u8* record = NULL
@@ -191,15 +223,14 @@ cdef class Settler:
         cdef u64 room = 0
         cdef Picked picked
         cdef int verdict = self.locate(item, &record, &room)
-        if verdict != SETTLE_OK:
-            return verdict
-        header = <const RecordHeader*>record
-        if (room < RECORD_HEADER_BYTES or record_stride(header.body_bytes) > room
-                or (header.kind != RECORD_ACCEPT and header.kind != RECORD_CHOSEN)
-                or header.space != 0 or header.group != wanted.group
-                or header.index != wanted.instance):
+        if verdict == SETTLE_OK and not self.is_wanted(wanted, record, room):
             self.bad_item = item
-            return SETTLE_OTHER
+            verdict = SETTLE_OTHER
+        if verdict != SETTLE_OK:
+            record = self.given_record(wanted)
+            if record == NULL:
+                return verdict
+        header = <const RecordHeader*>record
         if self.picked.empty() or self.items[self.picked.back().item].group != wanted.group:
             self.left_bytes += sizeof(ChunkRow)
         picked.item = <u32>item
@@ -286,6 +317,7 @@ class SettleError(Exception):
         self.group = group
         self.instance = instance
         self.lsn = lsn
+        self.unreadable = verdict == SETTLE_OTHER or verdict == SETTLE_UNREADABLE
         self.damage = verdict == SETTLE_OTHER or (
             verdict == SETTLE_UNREADABLE and journal_error in (JOURNAL_DAMAGED, JOURNAL_GONE))
 
@@ -308,20 +340,55 @@ cdef class Merger:
     def __dealloc__(self):
         phx_free(self.room)
 
-    def add(self, u64 chunk, Bytes value):
+    def add(self, u64 chunk, Bytes value, Bytes tail=None):
         cdef ChunkView view
         cdef int verdict
+        cdef const u8* data = &value[0] if value.shape[0] else NULL
         cdef u32 slot = self.index.slot_of(chunk)
         if slot == 0xFFFFFFFF:
             raise KeyError(chunk)
-        with nogil:
-            verdict = chunk_open(&view, &value[0] if value.shape[0] else NULL, value.shape[0],
-                                 chunk, self.index.sid)
+        if tail is None:
+            with nogil:
+                verdict = chunk_open(&view, data, value.shape[0], chunk, self.index.sid)
+        else:
+            verdict = chunk_open_tail(&view, &tail[0] if tail.shape[0] else NULL, tail.shape[0],
+                                      chunk, self.index.sid)
+            if verdict == CHUNK_OK and view.footer.value_bytes != <u64>value.shape[0]:
+                verdict = CHUNK_BAD_FOOTER
+            view.data = data
         if verdict != CHUNK_OK:
             raise_damage(verdict, chunk, 0, 0)
-        self.held.append(value)
+        self.held.append((value, tail))
         self.views.push_back(view)
         self.slots.push_back(slot)
+
+    def patch(self, bodies):
+        """Take these bodies, {(group, instance): body}, in the place of what the chunks have."""
+        cdef Patch patch
+        cdef bytes body
+        for group, instance in sorted(bodies):
+            body = bodies[group, instance]
+            patch.group = group
+            patch.instance = instance
+            patch.bytes = <u32>len(body)
+            patch.body = <const u8*>PyBytes_AS_STRING(body)
+            self.patches.push_back(patch)
+            self.held.append(body)
+
+    cdef const Patch* patch_of(self, u32 group, u64 instance) noexcept nogil:
+        cdef size_t low = 0, high = self.patches.size(), middle
+        cdef const Patch* patch
+        while low < high:
+            middle = low + (high - low) // 2
+            patch = &self.patches[middle]
+            if patch.group < group or (patch.group == group and patch.instance < instance):
+                low = middle + 1
+            else:
+                high = middle
+        if low == self.patches.size():
+            return NULL
+        patch = &self.patches[low]
+        return patch if patch.group == group and patch.instance == instance else NULL
 
     cdef u64 floor(self, u32 group) noexcept nogil:
         cdef IndexGroup* g = self.index.lookup(group)
@@ -338,6 +405,8 @@ cdef class Merger:
                 row = &self.views[n].rows[k]
                 if row.first + row.count > self.floor(row.group):
                     total += row.bytes + sizeof(ChunkRow)
+        for n in range(self.patches.size()):   # (more than needed: they have room in their rows)
+            total += chunk_stride(self.patches[n].bytes) + sizeof(ChunkRow)
         return total
 
     cdef int build(self, u32* bad_group, u64* bad_instance, size_t* bad_view) noexcept nogil:
@@ -351,6 +420,7 @@ cdef class Merger:
         cdef const u8* at
         cdef const u8* end
         cdef const u8* body
+        cdef const Patch* patch
         heads.resize(self.views.size())
         cdef u64 value_bytes = chunk_value_bytes(total, total)
         self.room = <u8*>phx_malloc(value_bytes)
@@ -379,13 +449,23 @@ cdef class Merger:
             end = at + lowest.bytes
             for k in range(lowest.count):
                 bad_instance[0] = lowest.first + k
-                body = chunk_entry(at, end, lowest.group, lowest.first + k, &count)
-                if body == NULL:
+                patch = self.patch_of(lowest.group, lowest.first + k)
+                if patch != NULL:
+                    body = patch.body
+                    count = patch.bytes
+                else:
+                    body = chunk_entry(at, end, lowest.group, lowest.first + k, &count)
+                if body == NULL and lowest.first + k >= floor:
                     return CHUNK_BAD_ENTRY
+                if body == NULL:   # it goes; and if it hides the others, they are patched, or bad
+                    at = end if not chunk_next_seen(lowest, at, end, k) else (
+                        at + chunk_stride((<const ChunkEntry*>at).bytes))
+                    continue
                 if lowest.first + k >= floor and not chunk_add(
                         &self.writer, lowest.group, lowest.first + k, body, count):
                     phx_fatal("merged chunks do not fit the chunk made for them")
-                at += chunk_stride(count)
+                # (A patch may be longer than what stands here.)
+                at += min(chunk_stride(count), <u64>(end - at))
         chunk_end(&self.writer, self.index.sid)
         return CHUNK_OK
 

@@ -93,7 +93,8 @@ cdef struct Fetch:       # older chosen entries are wanted, to be given back wit
 cdef enum EventKind:
     # values first_seq .. first_seq+count-1 of this node will not be waited for any longer
     EVENT_FAILED = 1
-    EVENT_LEADER = 2     # the leader of the group is now `leader` (0: none known)
+    # the leader of the group is now `leader` (0: none known), in ballot `first_seq`, its epoch
+    EVENT_LEADER = 2
     # the group stopped voting here: a protocol invariant broke; `verdict` says which
     EVENT_HALTED = 3
     EVENT_PEER_REFUSED = 4  # group: peer node; its store id is not the one it had
@@ -221,6 +222,7 @@ cdef struct Lead:            # exists from the start of phase 1 until stepping d
     u64 since_us
     u64 claim_version        # of our led set, when this claim entered it
     u64 refusing             # members whose last acknowledgement did not grant this group, as bits
+    bint kept                # somebody had it moved here: balance leaves it
     Phase1* phase1           # NULL once everything found by it has been proposed
     vector[Pending] pending  # from `pending_head` on
     size_t pending_head
@@ -302,7 +304,8 @@ cdef struct Replica:
     # who leads
     u64 claim                # highest ballot that a live node claims to lead with
     u32 leader               # its node, or this node, or 0
-    u32 told_leader          # the leader that callers were last told of
+    u32 told_leader          # the leader that callers were last told of, and its ballot
+    u64 told_epoch
     # proposer
     u64 votes                # members that answered a pre-vote with OK, as bits
     u64 busy_until_us        # somebody else's phase 1 is given time until then
@@ -314,6 +317,11 @@ cdef struct Replica:
     u64 callers_at_us
     u64 learn_at_us
     u32 handed               # transfers by balance since another node was last heard to lead
+
+cdef enum TransferVerdict:
+    TRANSFER_UNDER_WAY = 0       # or the member asked for leads already
+    TRANSFER_NOT_LEADING = 1     # this node does not lead; nothing was done
+    TRANSFER_NOT_READY = 2       # that member is not there, or far behind; nothing was done
 
 cdef enum TimerKind:
     TIMER_ROLE = 1

@@ -1,6 +1,7 @@
 """Which checkpoints a folder has, which of them may go, and whether they are what was written.
 
     checkpoints/<group>/<frontier, 20 digits>-<8 digits of the ident>/   manifest, files
+    checkpoints/<group>/rebuild                                          see phx.checkpoint.rebuild
     checkpoints/staging/<what>-<group>-<number>/                         what is being made
     quarantine/                                                          what was found damaged
 
@@ -39,6 +40,7 @@ from phx.checkpoint.manifest import (
     folder_name,
     read_manifest,
 )
+from phx.checkpoint.rebuild import MARK
 from phx.errors import Damaged, Foreign
 from phx.types import GROUP_ID_MAX
 
@@ -241,6 +243,8 @@ def _look_into(files: Files, folder: str, cluster: int | None, survey: Survey) -
     good, findings = [], survey.findings
     for one in files.listing(folder):
         path = join(folder, one.name)
+        if one.kind == FILE and one.name == MARK:
+            continue
         if one.kind != FOLDER or not FOLDER_NAME.fullmatch(one.name):
             findings.append(Finding(path, "does not belong here"))
             continue
@@ -341,9 +345,10 @@ class Catalog:
         """Of the group's newest one; 0: it has none."""
         return max((one.frontier for one in self.of(group)), default=0)
 
-    def cover(self, group: int) -> Manifest | None:
-        """The oldest one: the log above it must stay."""
-        return next(reversed(self.of(group)), None)
+    def cover(self, group: int, floor: int = 1) -> Manifest | None:
+        """The oldest one that a log from `floor` on goes on from: the log above it must stay."""
+        usable = (one for one in reversed(self.of(group)) if one.frontier + 1 >= floor)
+        return next(usable, None)
 
     def add(self, manifest: Manifest) -> None:
         """It was made, and is durable."""

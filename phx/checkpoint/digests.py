@@ -1,9 +1,10 @@
 """Whether replicas of a group are what their log says: digests at agreed instances, compared.
 
-Where an instance is a multiple of AGREE, every node notes the chained checksum of what was applied
-(the *log*), and a hash of its machines' digests (the *state*). The two are equal on all members of
-the cluster; where one differs, that replica has applied something else, or its machine made
-something else of the same. Who is right, the majority of all members says, and nobody else.
+At every agreed instance (a multiple of `phx.types.AGREED_EVERY`) each node notes the chained
+checksum of what was applied (the *log*), and a hash of its machines' digests (the *state*). The two
+are equal on all members of the cluster; where one differs, that replica has applied something else,
+or its machine made something else of the same. Who is right, the majority of all members says, and
+nobody else.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ from typing import Literal, NamedTuple
 
 from phx.machine import StateMachine
 
-__all__ = ["AGREE", "Agreed", "Ring", "Verdict", "compare", "majority_of", "state_of"]
+__all__ = ["Agreed", "Ring", "Verdict", "compare", "doubtful", "state_of"]
 
-AGREE = 4096
-"""As in phx/_core/sessions.pxd: a Batch ends at each of its multiples."""
 KEPT = 64
 STATE_BYTES = 8
 
@@ -194,20 +193,22 @@ def _ids(nodes: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(nodes))
 
 
-def majority_of(
-    rings: Mapping[int, Iterable[tuple[int, int, bytes]]], members: int
-) -> frozenset[int]:
-    """The nodes that are equal to each other at the newest instance at which more than half of all
-    members are; empty: at none.
+def doubtful(rings: Mapping[int, Iterable[tuple[int, int, bytes]]], members: int) -> frozenset[int]:
+    """The nodes whose state nobody should take over: those that at some agreed instance are not
+    equal to a majority of all members, though somebody is not equal to them.
 
-    For who has noted nothing itself: their state is the group's.
+    For who has noted nothing that counts. Where nothing differs there is no doubt.
     """
-    by_instance: dict[int, dict[tuple[int, bytes], set[int]]] = {}
+    there: dict[tuple[int, What], dict[int | bytes, set[int]]] = {}
     for node, ring in rings.items():
         for instance, chain, state in ring:
-            by_instance.setdefault(instance, {}).setdefault((chain, state), set()).add(node)
-    for _, values in sorted(by_instance.items(), reverse=True):
-        for nodes in values.values():
-            if len(nodes) > members // 2:
-                return frozenset(nodes)
-    return frozenset()
+            there.setdefault((instance, "log"), {}).setdefault(chain, set()).add(node)
+            if state:
+                there.setdefault((instance, "state"), {}).setdefault(state, set()).add(node)
+    found: set[int] = set()
+    for values in there.values():
+        if len(values) > 1:
+            for nodes in values.values():
+                if len(nodes) <= members // 2:
+                    found |= nodes
+    return frozenset(found)

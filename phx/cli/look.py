@@ -143,6 +143,7 @@ def group_facts(one: GroupReport) -> dict[str, Any]:
         "journal_settled": one.journal_settled,
         "kept_from": one.kept_from,
         "settled_through": one.settled_through,
+        "holes": one.holes,
         "checkpoints": one.checkpoints,
         "members": one.members,
     }

@@ -3,8 +3,11 @@
     FOLDER/00000001/    a generation: what DurableMachine.open is given
     FOLDER/00000002/    another, that a restore fills
     FOLDER/current      the name of the one that counts; changed by rename
+    FOLDER/first        none has ever counted here
 
-A crash at any moment leaves the old generation current, or the new one, never neither.
+A crash at any moment leaves the old generation current, or the new one, never neither. Where
+generations are and neither ``current`` nor ``first`` is, ``current`` was lost: that is damage, for
+one of them may be all that there is of the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from phx.durable.files import fill, make_folder, sync_folder
@@ -40,6 +44,10 @@ class Generations:
         try:
             name = (self._folder / "current").read_bytes()
         except FileNotFoundError:
+            if self._all() and not (self._folder / "first").exists():
+                raise Damaged(
+                    f"{self._folder}: the name is lost of which generation counts"
+                ) from None
             return None
         text = name.decode("ascii", "replace")
         if not text.endswith("\n") or not _NAME.fullmatch(text[:-1]):
@@ -52,6 +60,9 @@ class Generations:
     def begin(self) -> Path:
         """A new, empty generation, which does not count yet. OSError if it cannot be made."""
         last = max((int(path.name) for path in self._all()), default=0)
+        if not last:
+            (self._folder / "first").touch()
+            sync_folder(self._folder)  # before there is anything to be sure of
         made = self._folder / f"{last + 1:08d}"
         made.mkdir()
         sync_folder(self._folder)
@@ -69,6 +80,9 @@ class Generations:
         fill(passing, [generation.name.encode("ascii") + b"\n"])
         os.rename(passing, self._folder / "current")
         sync_folder(self._folder)
+        with suppress(FileNotFoundError):
+            (self._folder / "first").unlink()
+            sync_folder(self._folder)
 
     def sweep(self, keep: Collection[Path] = ()) -> None:
         """Remove what does not count, besides ``keep``: open ones, and those with open views.

@@ -2,5 +2,6 @@
 
 from phx.machines.counter import Counter
 from phx.machines.kv import KeyValue
+from phx.machines.lease import Leases
 
-__all__ = ["Counter", "KeyValue"]
+__all__ = ["Counter", "KeyValue", "Leases"]

@@ -33,12 +33,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from hashlib import blake2b
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import msgpack
 
 from phx.errors import Damaged
 from phx.machine import CopyView, Reader, StateMachine, Writer
+from phx.machines.objects import read_objects, write_objects
 from phx.types import Entry
 
 __all__ = [
@@ -61,7 +61,6 @@ _KEYS = (str, bytes)
 _WORD = (1 << 64) - 1
 
 HEAD = "phx kv 1"
-PIECE_BYTES = 256 << 10
 # Keys are sorted a bucket at a time: to sort a million at once would hold the GIL for a second.
 KEYS_A_BUCKET = 4096
 
@@ -245,17 +244,13 @@ class KeyValue(StateMachine):
         return CopyView(frozen)
 
     def snapshot(self, writer: Writer) -> None:
-        crc = 0
-        piece = bytearray(_pack([HEAD, self._version, len(self._items)]))
+        write_objects(writer, self._packed())
+
+    def _packed(self) -> Iterator[bytes]:
+        yield _pack([HEAD, self._version, len(self._items)])
         for bucket in self._buckets():
             for version, key, value in bucket:
-                piece += _pack([key, value, version])
-                if len(piece) >= PIECE_BYTES:
-                    crc = crc32(piece, crc)
-                    writer.write(piece)
-                    piece = bytearray()
-        crc = crc32(piece, crc)
-        writer.write(piece + crc.to_bytes(4, "little"))
+                yield _pack([key, value, version])
 
     def _buckets(self) -> Iterator[list[tuple[int, Key, bytes]]]:
         """(version, key, value) of every key, each once, in an order made of versions only."""
@@ -269,7 +264,7 @@ class KeyValue(StateMachine):
 
     def restore(self, reader: Reader) -> None:
         """Raises Damaged for what is no whole snapshot of this machine."""
-        found = _objects(reader)
+        found = read_objects(reader, "a snapshot of a key-value machine")
         match next(found, None):
             case [str() as head, int() as last, int() as keys] if head == HEAD:
                 pass
@@ -310,20 +305,3 @@ def _hash(key: Key, value: bytes, version: int) -> int:
     state.update(raw)
     state.update(value)
     return int.from_bytes(state.digest(), "little")
-
-
-def _objects(reader: Reader) -> Iterator[Any]:
-    """The objects of a snapshot; Damaged if they are not all there and whole."""
-    unpacker = msgpack.Unpacker(max_buffer_size=0)  # 0: no limit but 2 GiB
-    crc, kept = 0, b""
-    try:
-        while piece := reader.read(PIECE_BYTES):
-            kept += piece
-            body, kept = kept[:-4], kept[-4:]
-            crc = crc32(body, crc)
-            unpacker.feed(body)
-            yield from unpacker
-    except ValueError as error:  # every error of msgpack is one
-        raise Damaged(f"a snapshot of a key-value machine is no msgpack: {error}") from None
-    if kept != crc.to_bytes(4, "little"):
-        raise Damaged("a snapshot of a key-value machine is damaged, or not whole")

@@ -7,13 +7,22 @@
     mirror     second machines, for those that give no view
     floors     how much of the log is kept
     restorer   brings machines back from them at a start
+    fetcher    gets checkpoints of other nodes, for groups that no log brings on
+    installer  puts one in the place of what a group has
+    provider   gives other nodes what they fetch
+    divergence compares the state of groups with that of other nodes
+    doctor     makes a store that is lost anew, before the start
+    mender     fetches what is damaged of the settled log
+    addresses  where the members are, as numbers
     control    the socket in the folder, for commands to a running node
     room       everything that a node of either kind runs on, without an event loop
     Node       the asyncio door to it; phx.blocking has the other one
 
 A node has six threads, however many groups: two native ones (poll, journal), the keeper, the one
 that writes checkpoints, the one that listens in the folder, and the one that applies (here: the
-event loop's).
+event loop's). With peers there is one more from where a group comes to its first agreed instance.
+While groups are restored, or checkpoints are fetched or provided, there are some more, by what the
+configuration allows.
 """
 
 from __future__ import annotations
@@ -92,6 +101,7 @@ class Node:
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
         self._loop = loop
+        room.door.soon = loop.call_soon
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
         self._finalizer = weakref.finalize(self, _abandon, room)

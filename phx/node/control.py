@@ -15,6 +15,7 @@ import errno
 import json
 import logging
 import os
+import select
 import selectors
 import socket
 import stat
@@ -57,7 +58,16 @@ class Caller:
         self.groups: Iterator[int] | None = None  # None: the request is not whole
         self.future: Future[CheckpointInfo] | None = None
         self.group = -1  # the one of `future`
+        self.half = False  # it sends no more, and may read on
         self.answer: dict[str, list[dict[str, Any]]] = {"taken": [], "failed": []}
+
+    def gone(self) -> bool:
+        """Whether it reads no more either."""
+        if not self.half:
+            return False
+        poll = select.poll()
+        poll.register(self.connection, 0)  # both halves closed is told unasked
+        return bool(poll.poll(0))
 
 
 class Control(threading.Thread):
@@ -169,8 +179,14 @@ class Control(threading.Thread):
             return
         except OSError:
             data = b""
+        if not data and caller.groups is not None:
+            caller.half = True
+            self._selector.unregister(caller.connection)  # it would be called again at once
+            if caller.gone():
+                self._drop(caller)
+            return
         if not data or caller.groups is not None:
-            self._drop(caller)  # it went away, and wants no more; or says more than one request
+            self._drop(caller)  # it went away in the middle; or says more than one request
             return
         caller.request += data
         if b"\n" in caller.request:
@@ -207,6 +223,9 @@ class Control(threading.Thread):
             if caller.future is not None:
                 self._note(caller, caller.group, caller.future)
                 caller.future = None
+            if caller.gone():
+                self._drop(caller)  # it wants no more
+                return
             caller.group = next(caller.groups, -1)
             if caller.group < 0:
                 self._reply(caller, caller.answer)

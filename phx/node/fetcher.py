@@ -19,24 +19,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from phx._core.driver import ERROR_CLOSED, DriverError
 from phx.checkpoint.catalog import path_of, put_aside
+from phx.checkpoint.digests import doubtful
 from phx.checkpoint.files import exists, remove_tree
 from phx.checkpoint.loading import Broken
 from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.taking import run
 from phx.errors import Closed, Damaged, Foreign, PhxError
 from phx.node.installer import Installer
+from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
 from phx.transfer.choice import Providers
 from phx.transfer.messages import (
+    DIGESTS,
     ENTRIES_WANTED,
     OFFER_WANTED,
+    Chain,
     Cut,
     Ends,
     Entry,
@@ -65,6 +69,7 @@ class Peers:
 
     Attributes:
         cluster, node: this one.
+        members: how many the cluster has.
         greeting: as in this node's HELLO.
         addresses: (numeric host, port) of every other member whose address is known.
         connected: those that there is a connection with.
@@ -73,6 +78,7 @@ class Peers:
 
     cluster: int
     node: int
+    members: int
     greeting: Greeting
     addresses: Callable[[], Mapping[int, tuple[str, int]]]
     connected: Callable[[], set[int]]
@@ -146,7 +152,17 @@ class Fetcher:
         self._wants: dict[int, Want] = {}
         self._threads: set[threading.Thread] = set()
         self._number = 0
+        self._tidy()
         self.counters = {"fetching": 0, "fetched": 0, "fetched_bytes": 0, "fetch_failed": 0}
+
+    def _tidy(self) -> None:
+        """Of what was received in part, forget that which this node has something newer than."""
+        files, root = self._catalog.files, self._catalog.root
+        for group, (path, manifest) in waiting(files, root).items():
+            newest = next(iter(self._catalog.of(group)), None)
+            if newest is not None and newest.frontier >= manifest.frontier:
+                with suppress(OSError):
+                    remove_tree(files, path)
 
     # --- who wants one
 
@@ -185,14 +201,12 @@ class Fetcher:
             self._change.notify_all()
 
     def end(self, wait_s: float | None = None) -> None:
-        """Fetch nothing more. It waits for the threads, at most `wait_s` each."""
+        """Fetch nothing more. It waits for the threads, at most `wait_s`."""
         self._lines.ending.set()
         with self._change:
             self._change.notify_all()
             threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(wait_s)
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""
@@ -264,9 +278,12 @@ class Fetcher:
             want.why = "it is being restored"
             return False
         chosen, own_floor = int(status["chosen_through"]), int(status["floor"])
-        offers = self._offers(want, state.applied)
+        # (What a group without machines has applied is of no use to it.)
+        idle = state.stopped is not None or want.group in self._installer.paused
+        above = max(0 if want.anew and idle else state.applied, own_floor - 2)
+        offers = self._offers(want, above)
         if not offers:
-            want.why = "nobody answers"
+            want.why = "nobody answers whose state is not in doubt"
             return False
         floor = min(one.floor for one in offers.values())
         if not want.anew and floor <= chosen + 1 and own_floor <= state.applied + 1:
@@ -276,7 +293,6 @@ class Fetcher:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
-        above = max(state.applied, own_floor - 2)
         return self._fetch(want, offers, above)
 
     def _local(self, want: Want, chosen: int, floor: int) -> Manifest | None:
@@ -389,7 +405,17 @@ class Fetcher:
                 if offer.ident in want.unfit:
                     offer = replace(offer, frontier=0, ident=b"")
                 offers[node] = offer
+        if want.anew:
+            said = {node: self.digests(node, want.group, 0) or () for node in offers}
+            for node in doubtful(said, self._peers.members):
+                del offers[node]
         return offers
+
+    def digests(self, node: int, group: int, above: int) -> Sequence[Chain] | None:
+        """What that peer noted of a group beyond an instance; None: it gave no answer. Blocks.
+        Raises Ending."""
+        asker = self.ask(node, Fetch(DIGESTS, group, above))
+        return None if asker is None or asker.offer is None else asker.offer.chains
 
     def entries(self, node: int, group: int, first: int, last: int) -> list[Entry]:
         """Values of a group's log, as far as that peer has them; [] if it has not, or is not to be

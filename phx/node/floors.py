@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
 from phx.applier import GroupState
@@ -37,6 +37,9 @@ log = logging.getLogger("phx")
 
 GROUPS_MAX = 256
 """Looked at in one turn of the store thread, so that others have theirs."""
+QUESTIONS_MAX = 8
+PAUSE_S = 1.0
+"""Between two such turns: the row of every group is written in each, whoever is due."""
 RETRY_S = 10.0
 """After a failure, or where what the cover holds is not known to be chosen yet."""
 
@@ -72,6 +75,18 @@ class Pin:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+class Wish(NamedTuple):
+    """What a group's floor is, what its checkpoints allow, and when they will allow more."""
+
+    kept_from: int
+    floor: int
+    again_s: float
+
+    @property
+    def more(self) -> bool:
+        return self.floor > self.kept_from
 
 
 class Floors:
@@ -113,6 +128,7 @@ class Floors:
         self._wanted: dict[int, int] = {}  # floors that are about to be raised
         self._due: set[int] = set()
         self._asked = False  # the store thread is going to look at them
+        self._next_s = 0.0  # when it may do so again
         self._untold: set[int] = set()  # whose floor the engine does not know
         self._rings: list[tuple[float, int]] = []
         self._rings_s: dict[int, float] = {}  # the entry of it that counts
@@ -134,6 +150,7 @@ class Floors:
 
         Raises:
             ValueError: there is no such instance.
+            Closed: the node is closed.
         """
         if first < 1:
             raise ValueError("instances are counted from 1")
@@ -191,8 +208,12 @@ class Floors:
             self._due.add(group)
             if self._asked:
                 return
-            self._asked = True
-        self._keeper.ask(self._turn)
+            early = time.monotonic() < self._next_s
+            self._asked = not early
+        if early:
+            self._ring_at(self._next_s, group)
+        else:
+            self._keeper.ask(self._turn)
 
     def next_s(self) -> float:
         """When `ring` should be called, by time.monotonic; infinity: not at all."""
@@ -237,9 +258,13 @@ class Floors:
             with self._lock:
                 for group in groups:
                     self._wanted.pop(group, None)  # the store has them, or it failed
-                more = self._asked = bool(self._due)
-            if more:
+                self._next_s = time.monotonic() + PAUSE_S
+                self._asked = len(groups) == GROUPS_MAX and bool(self._due)
+                left = None if self._asked else next(iter(self._due), None)
+            if self._asked:
                 self._keeper.ask(self._turn)
+            elif left is not None:
+                self._ring_at(self._next_s, left)
 
     def _failed(self, groups: list[int], error: Exception) -> None:
         log.error("floors could not be raised", exc_info=error)
@@ -248,11 +273,12 @@ class Floors:
 
     def _raise(self, store: Store, groups: list[int]) -> list[int]:
         """Those whose floor the engine has to be told."""
-        now_s = time.monotonic()
+        wanted = {group: self._wish(store, group) for group in groups}
+        chosen = self._chosen([group for group, wish in wanted.items() if wish.more])
         floors = {}
-        for group in groups:
-            floor = self._floor_of(store, group, now_s)
-            if floor > store.bounds(group)[0]:
+        for group, wish in wanted.items():
+            floor = self._settle_on(group, wish, chosen.get(group, 0))
+            if floor > wish.kept_from:
                 floors[group] = Floor(floor, floor - 1)
         if floors:
             stats = store.raise_floors(floors)
@@ -270,10 +296,9 @@ class Floors:
                 self._driver.floored(group, floor, settled)
             self._untold.discard(group)
 
-    def _floor_of(self, store: Store, group: int, now_s: float) -> int:
-        """The floor that a group should have; from now on nobody can pin anything below. At most
-        what is kept now, if it is to stay as it is."""
-        kept_from = store.bounds(group)[0]
+    def _wish(self, store: Store, group: int) -> Wish:
+        """The floor that the group's checkpoints allow."""
+        now_s, kept_from = time.monotonic(), store.bounds(group)[0]
         through = self._covered_through(group, kept_from)
 
         def within(nbytes: int) -> int:
@@ -281,10 +306,23 @@ class Floors:
 
         with self._lock:
             floor, again_s = self._retention.wanted(group, through, now_s, within)
-        if floor > kept_from:
-            chosen = int(self._driver.group_status(group)["chosen_through"])
-            if floor > chosen + 1:  # after a start that is not known at once
-                floor, again_s = chosen + 1, now_s + RETRY_S
+        return Wish(kept_from, floor, again_s)
+
+    def _chosen(self, groups: list[int]) -> dict[int, int]:
+        """How far each is known to be chosen. Of many all are asked for at once: each question
+        waits for a turn of the poll thread."""
+        if len(groups) > QUESTIONS_MAX:
+            rows = self._driver.group_statuses()
+        else:
+            rows = [self._driver.group_status(group) for group in groups]
+        return {int(row["group"]): int(row["chosen_through"]) for row in rows}
+
+    def _settle_on(self, group: int, wish: Wish, chosen: int) -> int:
+        """The floor that it gets; from now on nobody can pin anything below. At most what is kept
+        now, if it is to stay as it is."""
+        floor, again_s = wish.floor, wish.again_s
+        if wish.more and floor > chosen + 1:  # after a start that is not known at once
+            floor, again_s = chosen + 1, time.monotonic() + RETRY_S
         if again_s < math.inf:
             self._ring_at(again_s, group)
         with self._lock:
@@ -301,11 +339,9 @@ class Floors:
         count by what was committed last: they may have been lost since, and begun anew.
         """
         state = self._states[group]
-        # One that the log does not reach any more covers nothing: nobody can go on from it.
-        usable = [one for one in self._catalog.of(group) if one.frontier >= kept_from - 1]
-        if not usable or state.stopped is not None:
+        cover = self._catalog.cover(group, kept_from)
+        if cover is None or state.stopped is not None:
             return 0
-        cover = usable[-1]
         light = (one.machine for one in cover.machines if one.file < 0)
         return min(
             state.applied, cover.frontier, *(state.committed.get(machine, 0) for machine in light)

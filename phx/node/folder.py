@@ -19,7 +19,7 @@ class Folder:
     """The folder of a node: ``lock``, ``journal/``, ``store/``, and ``bootstrap`` while it is new.
 
     Guarantee: at most one Node, in any process, has it open; and what is missing is noticed: a
-    store without its journal, or a journal without its store, is damage.
+    store without its journal is damage. (A journal without its store: `phx.node.doctor`.)
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,13 +53,11 @@ class Folder:
             self._lock = -1
 
     def examine(self, *, bootstrap: bool, rejoin: bool = False) -> bool:
-        """True: to be made new; False: it is whole, or has a store only, and may `rejoin`. Raises
+        """True: to be made new; False: it has a journal, or a store only, and may `rejoin`. Raises
         StoreError for everything else."""
         has_journal, has_store = _has_files(self.journal), _has_files(self.store)
-        if has_journal and has_store:
-            return False
         if has_journal:
-            raise Damaged(f"{self.path} has a journal but no store")
+            return False
         # The journal is made last, and no promise is made before: a bootstrap that was cut short
         # left nothing to remember.
         if has_store and not self.begun and rejoin:

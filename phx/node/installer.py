@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from phx._core.driver import Driver
+from phx._core.driver import ERROR_OVERLOADED, Driver, DriverError
 from phx._core.session_codec import table_facts
 from phx.applier import Applier, GroupState, Replacement
 from phx.checkpoint.catalog import Catalog, path_of
@@ -75,6 +75,8 @@ class Installer:
         self.factory = factory
         self.paused = paused
         self.closing = closing
+        self.on_swapped: Callable[[int], None] = lambda group: None  # on the applying thread
+        self.on_told: Callable[[Manifest], None] = lambda _: None  # the group goes on
         self.ending = threading.Event()
         self.files = StoppableFiles(folder, self.ending)
         self.restoring = threading.Semaphore(threads)
@@ -94,6 +96,17 @@ class Installer:
         """
         for _ in install(_Place(self, manifest, verified)):
             pass
+
+    def command(self, tell: Callable[[], None]) -> None:
+        """Tell the driver something, as soon as it has room for it. Raises DriverError, Ending."""
+        while True:
+            try:
+                return tell()
+            except DriverError as error:
+                if error.code != ERROR_OVERLOADED:
+                    raise
+            if self.ending.wait(SLICE_S):
+                raise Ending
 
     def wait(self, future: Future[T]) -> T:
         """Its result. Raises Ending once the node closes, unless it is being worked at."""
@@ -116,6 +129,7 @@ class _Place:
         self._state = owner.states[manifest.group]
         self._machines: dict[int, StateMachine] = {}
         self._held: dict[int, Held] = {}
+        self._swapped = False
 
     def passed(self) -> bool:
         owner, state = self._owner, self._state
@@ -184,7 +198,7 @@ class _Place:
             return
         owner, state = self._owner, self._state
         if state.stopped is not None and state.group not in owner.paused:
-            owner.driver.pause(state.group)
+            owner.command(lambda: owner.driver.pause(state.group))
             owner.driver.group_status(state.group)  # it has come to that: nothing follows any more
             owner.paused.add(state.group)
         made = Replacement(
@@ -208,8 +222,7 @@ class _Place:
 
         owner.applier.soon(swap)
         owner.driver.poke()
-        if owner.wait(future):
-            self._machines, self._held = {}, {}
+        self._swapped = owner.wait(future)
 
     def _replace(self, made: Replacement) -> bool:
         """On the applying thread."""
@@ -217,9 +230,11 @@ class _Place:
         owner, state = self._owner, self._state
         swapped = owner.applier.replace(state, made)
         if swapped:
+            self._machines, self._held = {}, {}  # they are the group's
             if owner.closing():
                 state.taking = {}
             owner.snapshots.installed(state)
+            owner.on_swapped(state.group)
         took_us = (time.perf_counter_ns() - began) // 1000
         owner.counters["swap_us_max"] = max(owner.counters["swap_us_max"], took_us)
         owner.counters["installed"] += swapped
@@ -238,10 +253,14 @@ class _Place:
 
     def tell(self) -> None:
         owner, manifest = self._owner, self._manifest
-        owner.driver.install(manifest.group, manifest.frontier, manifest.epoch)
-        if manifest.group in owner.paused:
-            owner.driver.resume(manifest.group, manifest.frontier)
-            owner.paused.discard(manifest.group)
+        group, frontier = manifest.group, manifest.frontier
+        owner.command(lambda: owner.driver.install(group, frontier, manifest.epoch))
+        if group in owner.paused:
+            owner.command(lambda: owner.driver.resume(group, frontier))
+            owner.driver.group_status(group)  # it has come to that: values are taken
+            owner.paused.discard(group)
+        if self._swapped:
+            owner.on_told(manifest)
 
     def drop(self) -> None:
         """On the thread that writes checkpoints: nobody else changes the folders of a group, and no

@@ -15,12 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from math import inf
-from pathlib import Path
 from typing import Any, TypeVar
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
-from phx.config import Config
-from phx.errors import Closed
+from phx.errors import Closed, Damaged
 from phx.store import Store
 
 log = logging.getLogger("phx")
@@ -40,19 +38,19 @@ T = TypeVar("T")
 class Keeper(threading.Thread):
     """The store thread: opens the store, serves the driver's store work, closes the store.
 
+    Args:
+        opening: opens it, on this thread.
+        idle: called when there is nothing else to do; whether it may be long until the next time.
+
     Attributes:
         error: why the store cannot settle at the moment; None: it can.
     """
 
-    def __init__(
-        self, path: Path, config: Config, *, create: bool, idle: Callable[[], bool]
-    ) -> None:
+    def __init__(self, opening: Callable[[], Store], *, idle: Callable[[], bool]) -> None:
         super().__init__(name="phx-store", daemon=True)
         self._idle = idle
         self._idle_us = RETRY_US
-        self._open: Callable[[], Store] = lambda: Store.open(
-            path, cluster=config.cluster_id, node=config.node, create=create
-        )
+        self._open = opening
         self._opened: Future[Store] = Future()
         self._driver: Future[Driver | None] = Future()
         self._ended = threading.Event()
@@ -200,14 +198,23 @@ class Keeper(threading.Thread):
         """Whether the action came to something (anything but False) and did not fail."""
         try:
             return action() is not False
+        except Damaged as error:  # its own words say where; and nothing of the journal is held
+            self.error = f"{what}: {type(error).__name__}: {error}"
+            log.error("%s failed: %s", what, str(error))
+            return False
         except Exception as error:
             self.error = f"{what}: {type(error).__name__}: {error}"
             log.exception("%s failed", what)
             return False
 
     def _read(self, store: Store, group: int, first: int, last: int, bytes_max: int) -> bytes:
+        if store.is_hole(group, first):
+            return b""  # said once, when it was found
         try:
             return store.read(group, first, bytes_max, last)
+        except Damaged as error:  # whoever mends it has been told, and says what becomes of it
+            log.error("%s", error)
+            return b""
         except Exception as error:
             self.error = f"reading: {type(error).__name__}: {error}"
             log.exception("group %d: reading instance %d from the store failed", group, first)

@@ -25,11 +25,14 @@ from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged, StoreError
+from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
 from phx.store import Store
 from phx.transfer.messages import (
     CHECKPOINT,
+    DIGESTS,
     OFFER_WANTED,
+    Chain,
     Cut,
     Ends,
     Entry,
@@ -153,6 +156,7 @@ class Provider:
 
     Args:
         ask: has a whole checkpoint of a group taken.
+        noted: (group, above) -> what was noted at agreed instances beyond that one.
 
     Attributes:
         counters: since the start; "providing": now.
@@ -165,6 +169,7 @@ class Provider:
         driver: Groups,
         store: Store,
         ask: Callable[[int], Future[Any]],
+        noted: Callable[[int, int], Iterable[tuple[int, int, bytes]]],
         *,
         cluster: int,
         node: int,
@@ -177,6 +182,7 @@ class Provider:
         self._driver = driver
         self._store = store
         self._ask = ask
+        self._noted = noted
         self._cluster = cluster
         self._node = node
         self._transfers_max = transfers_max
@@ -212,9 +218,7 @@ class Provider:
         with self._lock:
             self._lines.ending.set()
             threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(wait_s)
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""
@@ -293,7 +297,11 @@ class Provider:
             floor=floor,
             leading=leading,
             busy=self.counters["providing"],
+            chains=self._chains(fetch) if fetch.what == DIGESTS else (),
         )
+
+    def _chains(self, fetch: Fetch) -> tuple[Chain, ...]:
+        return tuple(Chain(*one) for one in self._noted(fetch.group, fetch.above))
 
     def _usable(self, group: int, floor: int) -> list[Manifest]:
         """Those that have all states in them, and that the log here goes on from."""

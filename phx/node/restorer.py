@@ -24,6 +24,7 @@ from phx.checkpoint.files import Input, OsFiles
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest
 from phx.machine import StateMachine
+from phx.node.joining import join_all
 from phx.node.line import Ending
 from phx.node.machine_files import Held, hold, let_go, renewed
 
@@ -121,12 +122,10 @@ class Restorer:
             self._threads.append(thread)
 
     def end(self, wait_s: float | None = None) -> None:
-        """Restore nothing more. It waits for the machines that are at it, at most `wait_s` each."""
+        """Restore nothing more. It waits for the machines that are at it, at most `wait_s`."""
         self._ending.set()
         self._left.clear()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(wait_s)
+        join_all(self._threads, wait_s)
 
     def _work(self) -> None:
         while True:

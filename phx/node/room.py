@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -31,8 +31,10 @@ from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.compression import why_missing
 from phx.checkpoint.files import OsFiles
-from phx.config import Config, split_address
+from phx.checkpoint.rebuild import is_marked
+from phx.config import Config
 from phx.errors import (
+    CheckpointFailed,
     Closed,
     ClosedUnknown,
     ConfigError,
@@ -50,8 +52,10 @@ from phx.errors import (
 from phx.group import Door
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
+from phx.node.addresses import Addresses
 from phx.node.commits import Commits
 from phx.node.control import Control
+from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
@@ -69,7 +73,7 @@ from phx.types import NodeStatus, PeerStatus
 log = logging.getLogger("phx")
 
 STOP_US = 10_000_000
-ABANDON_S = 5.0
+ABANDON_S = 1.0
 TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
@@ -117,8 +121,9 @@ class Room:
         self._machines = machines
         self._bootstrap = bootstrap
         self._folder = Folder(Path(config.dir))
+        self._doctor = Doctor(self._folder, config)
         self._keeper: Keeper | None = None
-        self._unresolved: dict[int, tuple[str, int]] = {}
+        self._addresses = Addresses(config)
         self._pid = os.getpid()
         self.forked = False
         self._ended = False
@@ -130,7 +135,7 @@ class Room:
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
-        self._known: dict[int, tuple[str, int]] = {}  # where the other members are
+        self._marked: set[int] = set()  # groups that are made anew
         self._store: Store
         self.driver: Driver
         self.waiters: Waiters
@@ -167,13 +172,14 @@ class Room:
         create = self._folder.examine(
             bootstrap=self._bootstrap, rejoin=config.checkpoints.journal_damage == "rejoin"
         )
-        self._keeper = Keeper(self._folder.store, config, create=create, idle=self._idle)
+        self._folder.journal.mkdir(exist_ok=True)
+        doctor = self._doctor
+        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._idle)
         store = self._store = self._keeper.open()
         if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
-        self._folder.journal.mkdir(exist_ok=True)
         catalog = self._look()
         if create and catalog.groups():
             # Of another life: its log would stand where the new one begins.
@@ -191,6 +197,8 @@ class Room:
         for group, state in self.states.items():
             if durable_in(state.machines):
                 starts.setdefault(group, 0)  # paused until they are open
+        for group in self._find_marked(catalog):
+            starts.setdefault(group, 0)
         for group, floor in store.floors().items():
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
@@ -211,6 +219,7 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
@@ -228,6 +237,15 @@ class Room:
         files, cluster = OsFiles(Path(self.config.dir)), self.config.cluster_id
         keep = kept(files, ROOT, cluster, self.config.checkpoints.fetches_max)
         return Catalog.open(files, ROOT, cluster=cluster, keep=keep)
+
+    def _find_marked(self, catalog: Catalog) -> set[int]:
+        """The groups that are to be made anew."""
+        found = {group for group in self.states if is_marked(catalog.files, catalog.root, group)}
+        if found and len(self.config.members) == 1:
+            log.error("groups %s are to be made anew, and no other node has them", sorted(found))
+            found = set()
+        self._marked = found
+        return found
 
     def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
         """Where the log begins right behind a checkpoint, which may have come from elsewhere,
@@ -249,7 +267,10 @@ class Room:
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
             self.floors,
+            self._doctor.step,
         )
+        assert self._keeper is not None
+        self._doctor.attend(self._store, self._keeper, self.driver, catalog, snapshots.ask)
         if self.config.checkpoints.mirror:
             snapshots.mirrors = Mirrors(
                 self.config,
@@ -288,21 +309,31 @@ class Room:
             snapshots,
             factory=self._made,
             paused=self._restorer.paused,
-            addresses=self._known,
+            addresses=self._addresses.known,
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
-        self.door.restoring = transfers.restoring
-        self._restorer.start(paused, self.config.checkpoints.restore_threads)
+        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self._doctor.fetch_by(transfers.fetcher.entries)
+        self._restorer.paused |= self._marked
+        mine = [group for group in paused if group not in self._marked]
+        self._restorer.start(mine, self.config.checkpoints.restore_threads)
+        transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
         self._control.listen()
 
-    def rebuild(self, group: int) -> None:
+    def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
         self.opened()
+        if len(self.config.members) == 1:
+            raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
-        self._transfers.fetcher.anew(group)
+        assert self._restorer is not None
+        paused, wanted = group in self._restorer.paused, group in self._transfers.fetcher
+        if paused and not wanted and self.states[group].stopped is None:
+            raise CheckpointFailed(f"group {group} is being restored")
+        return self._transfers.rebuild(group)
 
     def _stuck(self, state: GroupState, error: BaseException) -> None:
         """A group that could not be restored. Without a checkpoint that its log goes on from it
@@ -321,13 +352,19 @@ class Room:
         self.driver.poke()
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
-        for one in (self._transfers, self._restorer, self._snapshots, self._control):
-            if one is not None:
-                one.end(wait_s)
+        """Those that are at it are waited for, at most `wait_s` seconds altogether."""
+        parts = (self._transfers, self._restorer, self._snapshots, self._control, self._doctor)
+        there = [one for one in parts if one is not None]
+        if wait_s is not None:
+            for one in there:
+                one.end(0.0)  # all of them know before one is waited for
+        until = None if wait_s is None else time.monotonic() + wait_s
+        for one in there:
+            one.end(None if until is None else max(0.0, until - time.monotonic()))
 
     def _idle(self) -> bool:
         """In the store thread's idle time; whether it may be long until the next one."""
-        resolved = self._resolve_late()
+        resolved = self._late_addresses()
         return (self._lives is None or self._lives.look()) and resolved
 
     def _start(
@@ -343,8 +380,8 @@ class Room:
             cluster=config.cluster_id,
             node=config.node,
             store_id=store.identity.store_id,
-            members=self._addresses(),
-            bind=self._bind(),
+            members=self._addresses.members(),
+            bind=self._addresses.bind(),
             groups=self._ids,
             settled=store.settled(),
             floors={group: floor.kept_from for group, floor in store.floors().items()},
@@ -357,42 +394,6 @@ class Room:
             **traced(config.node),
         )
         self.driver.start()
-
-    def _addresses(self) -> list[tuple[int, str, int]]:
-        """Members with numeric addresses; an address that is not known yet is empty."""
-        found = []
-        for node, address in sorted(self.config.members.items()):
-            host, port = split_address(address)
-            numeric = resolve(host) if port or node == self.config.node else ""
-            if not numeric and port:
-                if node == self.config.node:
-                    raise SystemFailure(f"members.{node}: {host} has no address")
-                log.warning("node %d: %s has no address yet", node, host)
-                self._unresolved[node] = (host, port)
-            found.append((node, numeric, port if numeric else 0))
-            self._note(node, numeric, port)
-        return found
-
-    def _note(self, node: int, numeric: str, port: int) -> None:
-        if numeric and port and node != self.config.node:
-            self._known[node] = numeric, port
-
-    def _resolve_late(self) -> bool:
-        """Look again for addresses that were not found; False while some are missing."""
-        for node, (host, port) in list(self._unresolved.items()):
-            if numeric := resolve(host):
-                self._unresolved.pop(node, None)
-                self.driver.set_address(node, numeric, port)
-                self._note(node, numeric, port)
-        return not self._unresolved
-
-    def _bind(self) -> tuple[str, int]:
-        own = self.config.bind or self.config.members[self.config.node]
-        host, port = split_address(own)
-        numeric = resolve(host)
-        if not numeric:
-            raise SystemFailure(f"{own}: {host} has no address")
-        return numeric, port
 
     def _undo(self) -> None:
         """Take back a half-done opening."""
@@ -407,6 +408,9 @@ class Room:
                 self._keeper.end()
             self._folder.unlock()
 
+    def _late_addresses(self) -> bool:
+        return self._addresses.resolve_late(self.driver)
+
     # --- while it is open
 
     def opened(self) -> Driver:
@@ -416,19 +420,13 @@ class Room:
         return self.door.open_driver()
 
     def set_address(self, node: int, address: str) -> None:
-        if node not in self.config.members:
-            raise NotInCluster(f"node {node} is no member of {self.config.cluster}")
-        host, port = split_address(address)
-        numeric = resolve(host)
-        if not numeric:
-            raise SystemFailure(f"{address}: {host} has no address")
+        numeric, port = self._addresses.numeric(node, address)
         driver = self.opened()
         try:
             driver.set_address(node, numeric, port)
         except DriverError as error:
             raise self.door.error_of(error) from error
-        self._note(node, numeric, port)
-        self._unresolved.pop(node, None)
+        self._addresses.changed(node, numeric, port)
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
         """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
@@ -503,6 +501,7 @@ class Room:
             checkpoints=self._snapshots.numbers() if self._snapshots else {},
             checkpoint_error=self._snapshots.error if self._snapshots else None,
             transfers=self._transfers.counters() if self._transfers else {},
+            damage=self._doctor.status(),
         )
 
     # --- closing
@@ -545,6 +544,8 @@ class Room:
         waits is told. On the thread that applies."""
         try:
             self.applier.turn()
+            for state in self.states.values():
+                self.applier.led(state, None)
             self.applier.commit_all()
         finally:
             self.let_go()
@@ -644,15 +645,6 @@ def traced(node: int) -> dict[str, Any]:
         "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
         "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
     }
-
-
-def resolve(host: str) -> str:
-    """The first numeric address of a host; "" if it has none."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return ""
-    return str(found[0][4][0]) if found else ""
 
 
 def partly_done(results: list[Any]) -> PhxError:

@@ -16,6 +16,7 @@ durable ones it has all, too: the parts of one checkpoint can be brought back to
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import threading
@@ -95,6 +96,8 @@ class Snapshots(threading.Thread):
         wake: makes the applying thread take a turn soon.
         commit: commits the durable machines of a group; on the applying thread.
         floors: is told what is covered.
+        idle: something to do on this thread when no checkpoint is wanted; gives the seconds after
+            which to do more of it.
     """
 
     def __init__(
@@ -106,8 +109,11 @@ class Snapshots(threading.Thread):
         wake: Callable[[], None],
         commit: Callable[[GroupState], None],
         floors: Floors,
+        idle: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__(name="phx-snapshot", daemon=True)
+        self._idle = idle
+        self._idle_s = 0.0  # when to do more of it
         self._catalog = catalog
         self._config = config
         self._options = config.checkpoints
@@ -380,8 +386,14 @@ class Snapshots(threading.Thread):
                 wait_s = next_s - now_s
                 if self._line and not self._held:
                     wait_s = min(wait_s, RESTORING_S)
+                if self._idle_s <= now_s:
+                    return self._do_idle
+                wait_s = min(wait_s, self._idle_s - now_s)
                 self._change.wait(None if wait_s == math.inf else wait_s)
         return None
+
+    def _do_idle(self) -> None:
+        self._idle_s = time.monotonic() + self._idle()
 
     def _first(self) -> Wish | None:
         """Take the first in line whose machines are there, or will not be."""
@@ -504,6 +516,8 @@ class Snapshots(threading.Thread):
         self._errors[wish.group] = f"{type(error).__name__}: {error}"
         if not isinstance(error, CheckpointFailed):
             log.error("no checkpoint of group %d", wish.group, exc_info=error)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._make_room()
             if isinstance(error, OSError) or not isinstance(error, Exception):
                 why = f"group {wish.group}: {type(error).__name__}: {error}"
                 error = CheckpointFailed(why)
@@ -512,6 +526,16 @@ class Snapshots(threading.Thread):
         if state.stopped is None and self._may_come(state):
             with self._change:
                 self._policy.failed(wish.group, time.monotonic())
+
+    def _make_room(self) -> None:
+        """With less than half the reserve free, of each group only the newest one stays."""
+        try:
+            if self._catalog.files.free_bytes() < self._options.reserve_bytes // 2:
+                for group in self._catalog.groups():
+                    for _ in self._catalog.drop(group, 1):
+                        pass
+        except OSError as error:
+            log.error("older checkpoints stay: %s", error)
 
     def _settle(self, wish: Wish, error: BaseException) -> None:
         for future in wish.futures:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from phx._core.driver import Driver
 from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import Catalog
+from phx.checkpoint.digests import Verdict
+from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.rebuild import mark, unmark
 from phx.config import Config
+from phx.errors import Closed
 from phx.machine import StateMachine
+from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
 from phx.node.installer import Installer
 from phx.node.keeper import Keeper
+from phx.node.machine_files import durable_in
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
 from phx.store import Store
@@ -22,9 +31,11 @@ from phx.transfer.messages import Greeting
 
 __all__ = ["Transfers"]
 
+log = logging.getLogger("phx")
+
 
 class Transfers:
-    """Installer, fetcher and provider of one node.
+    """Installer, fetcher, provider and divergence of one node.
 
     Args:
         factory: makes the machines of a group anew.
@@ -68,19 +79,7 @@ class Transfers:
             closing,
             threads=options.restore_threads,
         )
-        peers = Peers(
-            cluster=config.cluster_id,
-            node=config.node,
-            greeting=Greeting(
-                incarnation=driver.incarnation,
-                store_id=store.identity.store_id,
-                now_us=time.time_ns() // 1000,
-                window=config.limits.window,
-            ),
-            addresses=lambda: dict(addresses),
-            connected=self._connected,
-            timeout_us=config.timing.connect_timeout_us,
-        )
+        peers = self._peers(config, store, addresses)
         self.fetcher = Fetcher(
             self.installer,
             peers,
@@ -88,12 +87,16 @@ class Transfers:
             fetches_max=options.fetches_max,
             reserve_bytes=options.reserve_bytes,
         )
+        self.divergence = Divergence(
+            len(config.members), peers=peers.known, ask=self.fetcher.digests, odd=self._odd
+        )
         self.provider = Provider(
             catalog,
             states,
             driver,
             store,
             snapshots.ask,
+            self.divergence.noted,
             cluster=config.cluster_id,
             node=config.node,
             transfers_max=options.transfers_max,
@@ -102,10 +105,98 @@ class Transfers:
         snapshots.on_drop = self.provider.pins.expire
         applier.on_below = self.fetcher.below
         applier.on_handed = self.provider.handed
+        applier.on_agreed = self.divergence.note
+        self.installer.on_swapped = self.divergence.forget
+        self.installer.on_told = self._installed
+        self._catalog = catalog
+        self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
+        self._lock = threading.Lock()
+
+    def _peers(
+        self, config: Config, store: Store, addresses: Mapping[int, tuple[str, int]]
+    ) -> Peers:
+        return Peers(
+            cluster=config.cluster_id,
+            node=config.node,
+            members=len(config.members),
+            greeting=Greeting(
+                incarnation=self._driver.incarnation,
+                store_id=store.identity.store_id,
+                now_us=time.time_ns() // 1000,
+                window=config.limits.window,
+            ),
+            addresses=lambda: dict(addresses),
+            connected=self._connected,
+            timeout_us=config.timing.connect_timeout_us,
+        )
 
     def _connected(self) -> set[int]:
         peers: Any = self._driver.status()["peers"]
         return {peer["node"] for peer in peers if peer["connected"]}
+
+    def _odd(self, group: int, verdict: Verdict) -> None:
+        """Stop a group whose replica here is not what its log says, and what came of it."""
+        installer, state = self.installer, self._states[group]
+
+        def stop() -> None:
+            if state.stopped is None:
+                installer.applier.halt(state, stopped_by(state, verdict), None)
+            installer.snapshots.between(tidy)  # nothing more of it is captured
+
+        def tidy() -> None:
+            set_aside(self._catalog, group, verdict.equal)
+            # Its own files have the state, and a start would go on from them. Machines in memory
+            # are made of what was equal, and of the log.
+            if durable_in(state.machines):
+                self._mark(group)
+
+        installer.applier.soon(stop)
+        self._driver.poke()
+
+    def rebuild(self, group: int) -> Future[None]:
+        """Make a group's state anew from a checkpoint of another node, whatever it is here, also if
+        the group stopped; done when it goes on. Any thread; raises OSError."""
+        self._mark(group)
+        if group not in self._paused:
+            self._driver.pause(group)
+            self._driver.group_status(group)  # it has come to that: nothing follows any more
+            self._paused.add(group)
+        future: Future[None] = Future()
+        with self._lock:
+            self._anew.setdefault(group, []).append(future)
+        self.fetcher.anew(group)
+        return future
+
+    def _mark(self, group: int) -> None:
+        for _ in mark(self._catalog.files, self._catalog.root, group):
+            pass
+
+    def rebuild_marked(self, groups: Iterable[int]) -> None:
+        """These were found marked at the start; the driver pauses them."""
+        for group in groups:
+            with self._lock:
+                self._anew.setdefault(group, [])
+            log.warning("group %d is made anew from a checkpoint of another node", group)
+            self.fetcher.anew(group)
+
+    def _installed(self, manifest: Manifest) -> None:
+        """The group goes on from it."""
+        group = manifest.group
+        with self._lock:
+            waiting = self._anew.pop(group, None)
+        if waiting is None:
+            return
+
+        def tidy() -> None:
+            catalog = self._catalog
+            set_aside(catalog, group, -1, manifest.content)
+            for _ in unmark(catalog.files, catalog.root, group):
+                pass
+
+        self.installer.snapshots.between(tidy)
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
 
     def restoring(self, group: int) -> bool:
         """Whether the group's machines wait for a checkpoint, of this node or of another."""
@@ -115,6 +206,7 @@ class Transfers:
     def counters(self) -> dict[str, int]:
         """For the status of the node."""
         return {
+            **self.divergence.counters,
             "wanted": len(self.fetcher.wanted()),
             **self.fetcher.counters,
             **self.installer.counters,
@@ -123,9 +215,16 @@ class Transfers:
         }
 
     def end(self, wait_s: float | None = None) -> None:
-        """Stop both, and wait for their threads, at most `wait_s` each."""
+        """Stop all three, and wait for their threads, at most `wait_s` each."""
+        self.divergence.end(wait_s)
         self.fetcher.end(wait_s)
         self.provider.end(wait_s)
+        with self._lock:
+            left = [future for waiting in self._anew.values() for future in waiting]
+            self._anew.clear()
+        for future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Closed("the node is closed"))
 
     def forget(self) -> None:
         """In a forked child: the connections are the parent's."""

@@ -22,7 +22,10 @@ class Shape(NamedTuple):
     nodes: int
     groups: int
     victims: tuple[int, ...]
-    """Nodes whose disks may be damaged: a minority."""
+    """Nodes whose disks may be damaged: a minority, and in many runs nobody."""
+    decaying: tuple[int, ...] = ()
+    """Nodes whose checkpoints may be, where the log may be gone: a minority that is the same in
+    all of a run, the victims if there are any."""
 
 
 class Bursting(Protocol):

@@ -20,6 +20,7 @@ cdef enum EventKind:
     AT_RESET = 15      # the other end has closed: `a`, `b` as of a frame
     AT_KEEP = 16       # a checkpoint is due, or its next step: `a` is the token of that request
     AT_RESTORE = 17    # a group's machine is brought back from a checkpoint: `a` is the group
+    AT_TASK = 18       # something of Python's that dies with the host: `a` is its number
 
 cdef struct Happening:
     u64 at_us
@@ -32,8 +33,7 @@ cdef struct Happening:
 
 cdef struct Due:               # an entry of the heap; what it is stands in a slot
     u64 at_us
-    u64 number
-    u64 slot
+    u64 order                  # the number of the request above, the slot in the lower 20 bits
 
 cdef class Agenda:
     cdef readonly u64 now_us

@@ -2,43 +2,60 @@
 # distutils: include_dirs = phx/_core
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, binding=False
-"""A binary heap of what is to happen; see agenda.pxd."""
+"""A heap of what is to happen; see agenda.pxd."""
 
 from phx._core.native cimport *
+
+
+cdef enum:
+    ARITY = 4                  # of the heap: the entries below one are next to each other
+    SLOT_BITS = 20
 
 
 # Without branches: which of two comes first is what no processor can guess.
 cdef inline size_t before(const Due* x, const Due* y) noexcept nogil:
     return <size_t>(x.at_us < y.at_us) | (<size_t>(x.at_us == y.at_us)
-                                          & <size_t>(x.number < y.number))
+                                          & <size_t>(x.order < y.order))
 
 
-cdef void sift_up(vector[Due]* heap, size_t at) noexcept nogil:
-    cdef Due moved = heap[0][at]
+cdef inline u64 slot_of(const Due* due) noexcept nogil:
+    return due.order & ((<u64>1 << SLOT_BITS) - 1)
+
+
+cdef void sift_up(Due* heap, size_t at) noexcept nogil:
+    cdef Due moved = heap[at]
     cdef size_t above
     while at:
-        above = (at - 1) >> 1
-        if not before(&moved, &heap[0][above]):
+        above = (at - 1) // ARITY
+        if not before(&moved, &heap[above]):
             break
-        heap[0][at] = heap[0][above]
+        heap[at] = heap[above]
         at = above
-    heap[0][at] = moved
+    heap[at] = moved
 
 
-cdef void sift_down(vector[Due]* heap) noexcept nogil:
-    cdef Due moved = heap[0][0]
-    cdef size_t at = 0, below, count = heap.size()
-    while True:
-        below = 2 * at + 1
-        if below >= count:
+cdef inline size_t first_of_four(const Due* heap, size_t at) noexcept nogil:
+    cdef size_t left = at + before(&heap[at + 1], &heap[at])
+    cdef size_t right = at + 2 + before(&heap[at + 3], &heap[at + 2])
+    return right if before(&heap[right], &heap[left]) else left
+
+
+cdef void sift_down(Due* heap, size_t count) noexcept nogil:
+    cdef Due moved = heap[0]
+    cdef size_t at = 0, below = 1, other
+    while below < count:
+        if below + ARITY <= count:
+            below = first_of_four(heap, below)
+        else:
+            for other in range(below + 1, count):
+                if before(&heap[other], &heap[below]):
+                    below = other
+        if not before(&heap[below], &moved):
             break
-        if below + 1 < count and before(&heap[0][below + 1], &heap[0][below]):
-            below += 1
-        if not before(&heap[0][below], &moved):
-            break
-        heap[0][at] = heap[0][below]
+        heap[at] = heap[below]
         at = below
-    heap[0][at] = moved
+        below = ARITY * at + 1
+    heap[at] = moved
 
 
 cdef class Agenda:
@@ -49,7 +66,7 @@ cdef class Agenda:
         """Nothing is going to happen."""
         cdef size_t i
         for i in range(self.heap.size()):
-            block_unref(self.slots[self.heap[i].slot].block)
+            block_unref(self.slots[slot_of(&self.heap[i])].block)
         self.heap.clear()
         self.slots.clear()
         self.free.clear()
@@ -59,16 +76,19 @@ cdef class Agenda:
         cdef Happening* what
         cdef Happening made
         cdef Due due
+        cdef u64 slot
         if self.free.empty():
-            due.slot = self.slots.size()
+            slot = self.slots.size()
+            if slot >> SLOT_BITS:
+                phx_fatal(b"the agenda of the simulator is full")
             self.slots.push_back(made)
         else:
-            due.slot = self.free.back()
+            slot = self.free.back()
             self.free.pop_back()
         due.at_us = at_us if at_us > self.now_us else self.now_us
-        due.number = self.number
+        due.order = self.number << SLOT_BITS | slot
         self.number += 1
-        what = &self.slots[due.slot]
+        what = &self.slots[slot]
         what.at_us = due.at_us
         what.kind = kind
         what.host = host
@@ -77,7 +97,7 @@ cdef class Agenda:
         what.b = b
         what.block = block
         self.heap.push_back(due)
-        sift_up(&self.heap, self.heap.size() - 1)
+        sift_up(self.heap.data(), self.heap.size() - 1)
 
     cdef void postpone(self, const Happening* what, u64 at_us) noexcept:
         self.push(at_us, what.kind, what.host, what.life, what.a, what.b, what.block)
@@ -86,13 +106,13 @@ cdef class Agenda:
         cdef u64 slot
         if self.heap.empty() or self.heap.front().at_us > until_us:
             return False
-        slot = self.heap.front().slot
+        slot = slot_of(&self.heap.front())
         out[0] = self.slots[slot]
         self.free.push_back(slot)
         self.heap[0] = self.heap.back()
         self.heap.pop_back()
         if not self.heap.empty():
-            sift_down(&self.heap)
+            sift_down(self.heap.data(), self.heap.size())
         self.now_us = out.at_us
         self.steps += 1
         return True

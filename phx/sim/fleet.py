@@ -326,6 +326,20 @@ RARE = {
     "checkpoints_restored": "machines restored from one",
     "checkpoints_fell_back": "damaged ones put aside",
     "checkpoints_unreadable": "manifests that cannot be read",
+    "floors": "floors raised",
+    "trims": "transactions that trimmed",
+    "below": "groups that no log brings on",
+    "offers": "rounds in which peers were asked for checkpoints",
+    "fetches": "checkpoints that were begun to be fetched",
+    "fetches_resumed": "of which some was there",
+    "fetches_cut": "transfers that were cut",
+    "fetches_refused": "transfers that were given up",
+    "fetches_spoilt": "checkpoints that were not sound when they had come",
+    "installs": "machines replaced",
+    "installs_passed": "installs behind what was applied by then",
+    "installs_own": "installs of a node's own checkpoint",
+    "installs_abandoned": "installs cut short by a crash",
+    "settled_calls": "callers told by an install",
 }
 """What should happen now and then, by counter: a row that stays zero was never tested."""
 

@@ -2,7 +2,7 @@
 
 from phx._core.native cimport *
 from phx._core.state cimport ChosenRange, Fetch
-from phx.sim.host cimport Host
+from phx.sim.host cimport Host, LogFlow
 
 cdef enum BodyFrom:
     BODY_HERE = 0
@@ -10,6 +10,8 @@ cdef enum BodyFrom:
     BODY_NOT_YET = 2         # its record is queued and not written
     BODY_BAD = 3             # the journal cannot give it: damaged on purpose
 
+# The machine of the group fails.
+cdef void stop(Host h, LogFlow* flow, str why)
 cdef void flow_chosen(Host h, const ChosenRange* chosen)
 # A peer wants old entries: from memory and the journal at once, from the store a little later.
 cdef void question(Host h, const Fetch* fetch)

@@ -147,6 +147,8 @@ cdef bint take(Host h, LogFlow* flow, u64 most, Delivered* out):
         phx_free(bodies)
         return False
     for i in range(count):
+        if flow.next + i <= flow.covered:
+            continue
         watch_chosen(h.watch, h.node, flow.group, flow.next + i, bodies[i].data, bodies[i].size)
     out.group = flow.group
     out.count = count
@@ -214,9 +216,10 @@ cdef void apply_batch(Host h, LogFlow* flow, Batch batch):
         return
     h.counts.applied += len(results)
     wake(h, batch, entries, results)
+    if batch.last < batch.first:
+        return                        # all of it was covered by a checkpoint
     flow.applied = batch.last
-    if batch.last >= batch.first:
-        watch_chain(h.watch, h.node, batch.group, batch.last, batch.digest)
+    watch_chain(h.watch, h.node, batch.group, batch.last, batch.digest)
     if batch.table is not None:
         keep_table(h, flow, batch.table)
     engine_applied(h.engine, flow.group, batch.last)

@@ -30,6 +30,7 @@ cdef struct Held:                # a frame that waits for the journal, or may le
     u32 dest                     # index of a host; HELD_ALL: every connected peer
     Block* frame
     u64 connections[16]          # of each peer when the frame was made: it leaves over no other one
+    u64 turn                     # in which it was made
 
 cdef struct Floor:
     u64 lsn
@@ -39,9 +40,12 @@ cdef struct LogFlow:             # a group's chosen entries on their way to the 
     u32 group
     bint stopped                 # its machine failed
     bint paused                  # its machine is being restored
+    bint lost                    # paused until one is fetched: no checkpoint here will do
+    bint busy                    # its checkpoints are being changed: none is taken
     u64 next
     u64 last
     u64 applied                  # the machine's state is that after this instance
+    u64 covered                  # by an install of this life: what comes up to there is passed over
 
 cdef struct Asked:               # a fetch that the store will answer
     u32 group
@@ -83,6 +87,7 @@ cdef struct HostCounts:          # over all lives
     u64 stopped_groups
     u64 damaged_reads
     u64 applied
+    u64 settled_calls
 
 cdef enum:
     HELD_ALL = 0xFFFF
@@ -121,6 +126,12 @@ cdef class Host:
     cdef set keep_excused                # groups whose checkpoints were damaged on purpose
     cdef object machines                 # group id -> StateMachine, called at each start
     cdef list groups
+    cdef readonly object fetching        # fetching.Fetching
+    cdef readonly object trimming        # trimming.Trimming
+    cdef public object provider          # providing.Provider; None: it is down
+    cdef dict tasks                      # of this life, by number
+    cdef u64 task_number
+    cdef u64 turns                       # over all lives
     # --- a life
     cdef Engine* engine                  # NULL: it is down
     cdef Journal* journal

@@ -1,4 +1,8 @@
+from collections.abc import Callable
 from typing import Any
+
+from phx.machine import StateMachine
+from phx.sim.keeping import Keeping
 
 class Host:
     """One node of a simulated cluster; made and driven by a World."""
@@ -8,6 +12,7 @@ class Host:
     tracing: Any
     machine: dict[int, Any]
     waiting: dict[int, Any]
+    provider: Any
     @property
     def node(self) -> int: ...
     @property
@@ -21,6 +26,40 @@ class Host:
     @property
     def disk(self) -> Any: ...
     @property
-    def keeping(self) -> Any: ...
+    def keeping(self) -> Keeping: ...
     @property
     def store(self) -> Any: ...
+    @property
+    def fetching(self) -> Any: ...
+    @property
+    def trimming(self) -> Any: ...
+    @property
+    def now_us(self) -> int: ...
+    @property
+    def up(self) -> bool:
+        """It runs."""
+    def soon(self, after_us: int, what: Callable[[], None]) -> None:
+        """Call it then, unless this life is over; later if the process stands still."""
+    def facts(self, group: int) -> dict[str, int]:
+        """floor (of the store), chosen_through, applied, leading, stopped, restoring."""
+    def connected(self) -> list[int]:
+        """The peers that there is a connection with."""
+    def busy(self, group: int, on: bool) -> bool:
+        """While on, no checkpoint of the group is taken. False: one is being taken."""
+    def raise_floor(self, group: int, kept_from: int, settled: int) -> bool:
+        """The store's row, in one transaction. False: it failed."""
+    def tell_floor(self, group: int) -> None:
+        """The engine is told what the row says."""
+    def swap(
+        self, group: int, machine: StateMachine, table: bytes, frontier: int, read: int
+    ) -> bool:
+        """Another machine, with the session table and the instance that it is of; `read`: hash of
+        the bytes that it was made of. False: the group is beyond that, or has stopped."""
+    def install(self, group: int, through: int, ballot: int) -> None:
+        """The engine is told of it, and what is handed to the machine begins behind it."""
+    def checkpoint(self, group: int) -> None:
+        """Take one soon, unless one is being taken, or nothing was applied since the last."""
+    def wrote(self, group: int, hash: int) -> None:
+        """The watch hears of what a machine has written."""
+    def trim(self) -> bool:
+        """One transaction of the store. False: there is nothing to do."""

@@ -22,10 +22,14 @@ from phx._core.memdisk cimport (
 )
 from phx._core.native cimport *
 from phx._core.state cimport (
-    ChosenRange, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED, Effects, Engine, EngineCounters,
-    Event, Outgoing, PRESSURE_FULL,
+    ChosenRange, EVENT_BELOW, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED, Effects, Engine,
+    EngineCounters, Event, Outgoing, PRESSURE_FULL,
 )
 from phx.sim.agenda cimport AT_APPLY, AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
+from phx.sim.catchup cimport (
+    below, connected_to, facts_of, floors_open, forget_tasks, install_at, make_busy, raise_row,
+    rows_open, soon, swap_in, tell_floor_of, trim_once,
+)
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
 from phx.sim.handing cimport flow_chosen, question
@@ -33,8 +37,9 @@ from phx.sim.invariants cimport (
     Watch, watch_died, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_started,
     watch_step,
 )
-from phx.sim.saving cimport keep_begin, keep_crash, keep_open
+from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
+from phx.sim.watch_kept cimport watch_wrote
 
 cdef u64 JOURNAL_RETRY_US = 1000000
 cdef u64 WALL_EPOCH_US = 1700000000000000
@@ -71,12 +76,14 @@ cdef class Host:
         self.life += 1
         self.counts.starts += 1
         settled = self.store.settled()
-        starts = keep_open(self)
+        floors = floors_open(self)
+        starts = keep_open(self, floors)
         if self.keep_dead:
             return False
         self.engine = engine_new(&self.engine_options)
         for group in self.groups:
             engine_add_group(self.engine, group, settled.get(group, 0))
+        rows_open(self, settled, floors)
         for group in starts:
             engine_restoring(self.engine, group, True)
         memory_disk_api(self.disk.state, &api)
@@ -125,6 +132,8 @@ cdef class Host:
             self.flows[i].group = self.groups[i]
             self.flows[i].stopped = False
             self.flows[i].paused = self.flows[i].group in starts
+            self.flows[i].lost = self.flows[i].busy = False
+            self.flows[i].covered = 0
             self.flows[i].next = 1
             self.flows[i].last = through[i]
             self.flows[i].applied = 0
@@ -156,6 +165,7 @@ cdef class Host:
         else:
             memory_process_crash(self.disk.state)
         keep_crash(self, power)
+        forget_tasks(self)
 
     # Its disk stopped while the journal was being opened.
     cdef void die_at_start(self, bint power):
@@ -165,6 +175,7 @@ cdef class Host:
         else:
             memory_process_crash(self.disk.state)
         keep_crash(self, power)
+        forget_tasks(self)
 
     cdef bint disk_failing(self) noexcept:
         return self.failing_start or self.disk.state.bytes_max != 0
@@ -247,6 +258,7 @@ cdef class Host:
         cdef size_t i
         cdef bint inline_ = False
         self.turn_due = False
+        self.turns += 1
         self.heard_bytes = 0
         engine_advance(self.engine, self.shows(), self.wall())
         for i in range(self.engine.dirty.size()):
@@ -313,12 +325,15 @@ cdef class Host:
             watch_fail(self.watch, b"halted", b"a group halted: the engine saw a broken invariant")
         elif event.kind == EVENT_PEER_REFUSED:
             watch_fail(self.watch, b"halted", b"a peer was refused: another store id")
+        elif event.kind == EVENT_BELOW:
+            below(self, event)
 
     cdef void take_frame(self, const Outgoing* out):
         cdef Held item
         cdef int peer
         item.after = out.after
         item.frame = out.frame
+        item.turn = self.turns
         item.dest = HELD_ALL
         if out.peer:
             item.dest = self.peer_index[out.peer]
@@ -436,3 +451,46 @@ cdef class Host:
             self.tracing.append((self.agenda.now_us, "poisoned", self.node, code))
         engine_poison(self.engine)
         self.poke()
+
+    # --- for Python, see host.pyi
+
+    @property
+    def now_us(self):
+        return self.agenda.now_us
+
+    @property
+    def up(self):
+        return self.engine != NULL
+
+    def soon(self, u64 after_us, what):
+        soon(self, after_us, what)
+
+    def facts(self, u32 group):
+        return facts_of(self, group)
+
+    def connected(self):
+        return connected_to(self)
+
+    def busy(self, u32 group, bint on):
+        return make_busy(self, group, on)
+
+    def raise_floor(self, u32 group, u64 kept_from, u64 settled):
+        return raise_row(self, group, kept_from, settled)
+
+    def tell_floor(self, u32 group):
+        tell_floor_of(self, group)
+
+    def swap(self, u32 group, machine, bytes table, u64 frontier, u64 read):
+        return swap_in(self, group, machine, table, frontier, read)
+
+    def install(self, u32 group, u64 through, u64 ballot):
+        install_at(self, group, through, ballot)
+
+    def checkpoint(self, u32 group):
+        keep_ask(self, group)
+
+    def wrote(self, u32 group, u64 hash):
+        watch_wrote(self.watch, group, hash)
+
+    def trim(self):
+        return trim_once(self)

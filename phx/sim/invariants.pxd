@@ -1,4 +1,4 @@
-"""Everything that must hold in every run: the invariants, in one file.
+"""Everything that must hold in every run: the invariants. Those of checkpoints are in watch_kept.
 
 The watch is told of every record that a node emits, makes durable and replays, of every frame that
 leaves, of everything that is handed to machines and callers, and looks into the engines
@@ -15,13 +15,17 @@ every few hundred steps. The first one that does not hold ends the run.
     U7  applied in order, once, and what the log says, with what was packed
     U8  nobody who was told "rejected" is chosen; nobody is told twice, or what was not applied
     U9a what a floor gives up is in a checkpoint, and a machine can be built from it
+    U9b what a node says of its floor is what its store keeps; what is below is chosen, and it says
+        so; nothing below is supplied
     U9c a state that is kept or taken on (sessions, chain, machine) is the log's at its instance
+    U9d an install takes no promise back, and no acceptance behind its frontier
     U9e a restored machine gets exactly the instances behind its checkpoint
+    U9f what a machine is restored from is what some machine wrote, every byte of it
+    U9g nothing counts as settled, in memory or in a record, but what the store's row says
     U11 nobody decides while somebody else holds the lease; nobody else holds it
     bounded   rings, caches and queues keep to their limits
 
-(The rest of U9 comes with what it is about, U10 with membership; U12 is checked at the end of a
-run.)
+(U10 comes with membership; U12 is checked at the end of a run.)
 """
 
 from phx._core.codec cimport RecordHeader
@@ -29,6 +33,7 @@ from phx._core.native cimport *
 from phx._core.state cimport Engine, Replica
 from phx.sim.clock cimport Clock
 from phx.sim.reference cimport Reference
+from phx.sim.watch_frames cimport Ballot
 from phx.sim.watch_records cimport Records, Written
 
 cdef enum:
@@ -44,14 +49,18 @@ cdef struct Seat:                # one node in one group
     u64 handed                   # last instance that the machines have: given, or restored
     u64 restored                 # of that, from a checkpoint at the beginning of this life
     size_t applied               # entries of the log that the machines have
-    u64 floor                    # lowest instance that was not given up, in any life; 0: none was
+    u64 kept                     # the store's row: kept from here on
+    u64 row                      # and settled up to here
+    u64 told                     # the engine's floor
+    u64 told_turn                # frames that were made in this turn or later say it
     u64 acked_ballot             # the last Accepted that left: verified up to acked_through
     u64 acked_first
     u64 acked_through
 
-cdef struct Ballot:              # used in a Prepare or an Accept that left
+cdef struct Kept:                # an acceptance, before an install
+    u64 instance
     u64 ballot
-    u64 life
+    u64 hash
 
 cdef struct NodeWatch:
     u32 node
@@ -61,6 +70,7 @@ cdef struct NodeWatch:
     Engine* engine               # NULL: it is down
     Clock* clock
     Records records              # in all lives
+    u64 made                     # in which turn the frame was that leaves
     vector[Seat] seats
     vector[vector[Ballot]] ballots   # by group
 
@@ -74,6 +84,8 @@ cdef struct Watch:
     vector[NodeWatch] node
     u64 value_bytes_max
     u64 checks
+    u64 promised                 # before the install under way
+    vector[Kept] held            # likewise, above its frontier
     # the first violation
     bint failed
     char kind[WATCH_KIND_BYTES]
@@ -82,6 +94,10 @@ cdef struct Watch:
 cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil
 cdef void watch_free(Watch* w) noexcept nogil
 cdef void watch_fail(Watch* w, const char* kind, const char* text) noexcept nogil
+cdef void fail_at(Watch* w, const char* kind, u32 node, u32 group, u64 instance, u64 ballot,
+                  const char* text) noexcept nogil
+cdef inline NodeWatch* of(Watch* w, u32 node) noexcept nogil:
+    return &w.node[node - 1]
 
 # --- a node's life
 cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u8* body,
@@ -94,8 +110,8 @@ cdef void watch_died(Watch* w, u32 node) noexcept nogil
 # --- its journal and its frames
 cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) noexcept nogil
 cdef void watch_durable(Watch* w, u32 node, u64 lsn) noexcept nogil
-# A frame leaves.
-cdef void watch_sent(Watch* w, u32 node, const u8* frame, u64 count) noexcept nogil
+# A frame leaves that was made in the node's turn `made`.
+cdef void watch_sent(Watch* w, u32 node, const u8* frame, u64 count, u64 made) noexcept nogil
 
 # --- its state, after a step that touched the group; and everything
 cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil
@@ -109,15 +125,6 @@ cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, 
                         u64 time_us) noexcept nogil
 # The chained checksum after an instance.
 cdef void watch_chain(Watch* w, u32 node, u32 group, u64 instance, u32 chain) noexcept nogil
-# A checkpoint is captured: the state that the machines are in, with a session table; `state` stands
-# for the machine's digest. And: the machines are in it from now on, and nothing was handed to them.
-cdef void watch_checkpoint(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
-                           u64 state) noexcept nogil
-cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
-                         u64 state) noexcept nogil
-# The log below `floor` is given up (0: no more than was), while `cover` is the frontier of what
-# stands for it: the oldest checkpoint, or the one that machines were built from; 0: the log.
-cdef void watch_floor(Watch* w, u32 node, u32 group, u64 floor, u64 cover) noexcept nogil
 # The number of a new value.
 cdef u64 watch_submitting(Watch* w) noexcept nogil
 cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,

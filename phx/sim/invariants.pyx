@@ -10,7 +10,7 @@ from libc.string cimport memcpy, strncpy
 from phx._core.ballot cimport ballot_counter, ballot_node
 from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_HEADER_BYTES, FrameHeader, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR,
-    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RecordHeader, align8,
+    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RECORD_SETTLED, RecordHeader,
 )
 from phx._core.leases cimport group_lease_until
 from phx._core.native cimport *
@@ -19,15 +19,17 @@ from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
     ENTRY_CHOSEN, ENTRY_ELIDED, MSG_ACCEPT, MSG_ACCEPTED, MSG_CHOSEN, MSG_LEARN, MSG_PREPARE,
     MSG_PREVOTE_REPLY, MSG_PROMISE, MSG_REFUSE, AcceptBody, AcceptedBody, ChosenBody, LearnBody,
-    MESSAGE_HEADER_BYTES, MessageHeader, PrevoteReplyBody, PromiseBody, RefuseBody, ReportedEntry,
-    SuppliedEntry, message_check,
+    MESSAGE_HEADER_BYTES, MessageHeader, PrevoteReplyBody, PromiseBody, RefuseBody, message_check,
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
     Applied, Cell, Log, OP_OPEN, OP_REJECTED, OP_UNKNOWN, Op, Reference, Value, Vote,
-    cell_synced_ballot, cell_synced_in, cell_vote, log_applied, reference_cell, reference_chain,
+    cell_synced_ballot, cell_synced_in, cell_vote, reference_cell, reference_chain,
     reference_decide, reference_forget, reference_free, reference_named, reference_new,
-    reference_op, reference_state, reference_table, reference_value, vote_synced,
+    reference_op, reference_value, vote_synced,
+)
+from phx.sim.watch_frames cimport (
+    Ballot, Entries, Entry, first_life, next_reported, next_supplied,
 )
 from phx.sim.watch_records cimport (
     Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
@@ -39,7 +41,7 @@ cdef u64 INSTANCE_MAX = 1 << 22       # no run gets there: a number above is gar
 
 cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil:
     cdef Watch* w = phx_new[Watch]()
-    cdef u32 i
+    cdef u32 i, k
     w.ref = reference_new(nodes, groups)
     w.nodes = nodes
     w.groups = groups
@@ -47,6 +49,8 @@ cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil:
     for i in range(nodes):
         w.node[i].node = i + 1
         w.node[i].seats.resize(groups)
+        for k in range(groups):
+            w.node[i].seats[k].kept = w.node[i].seats[k].told = 1
         w.node[i].ballots.resize(groups)
     return w
 
@@ -73,10 +77,6 @@ cdef void fail_at(Watch* w, const char* kind, u32 node, u32 group, u64 instance,
     snprintf(w.text, WATCH_TEXT_BYTES, b"node %u, group %u, instance %llu, ballot %llu.%u: %s",
              node, group, <unsigned long long>instance,
              <unsigned long long>ballot_counter(ballot), ballot_node(ballot), text)
-
-
-cdef inline NodeWatch* of(Watch* w, u32 node) noexcept nogil:
-    return &w.node[node - 1]
 
 
 # --- leases (U11)
@@ -212,13 +212,17 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
             fail_at(w, b"U5", n.node, 0, header.index, 0, b"a mark says durable what is not")
         return
     if header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT \
-            and header.kind != RECORD_CHOSEN:
+            and header.kind != RECORD_CHOSEN and header.kind != RECORD_SETTLED:
         return
     if header.group >= w.groups:
         fail_at(w, b"U2", n.node, header.group, 0, 0, b"a record of no group")
         return
     seat = &n.seats[header.group]
-    if header.kind == RECORD_PROMISE:
+    if header.kind == RECORD_SETTLED:
+        if header.index > seat.row or header.ballot > seat.kept:
+            fail_at(w, b"U9g", n.node, header.group, header.index, 0,
+                    b"a record says settled, or given up, what the store's row does not")
+    elif header.kind == RECORD_PROMISE:
         if header.ballot < seat.promised:
             fail_at(w, b"U4", n.node, header.group, 0, header.ballot, b"takes a promise back")
         seat.promised = header.ballot
@@ -344,6 +348,10 @@ cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
         seat.handed = seat.restored = 0
         seat.applied = 0
         seat.acked_ballot = 0
+        seat.told = r.floor
+        seat.told_turn = 0
+        if r.floor < seat.kept:
+            fail_at(w, b"U9b", node, group, r.floor, 0, b"begins with less than its floor")
 
 
 cdef void watch_died(Watch* w, u32 node) noexcept nogil:
@@ -373,21 +381,33 @@ cdef void exposes(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) no
 
 # The node uses this ballot for its own leadership.
 cdef void owns(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept nogil:
-    cdef vector[Ballot]* used = &n.ballots[m.group]
-    cdef Ballot ballot
-    cdef size_t i = used.size()
     if ballot_node(m.ballot) != n.node:
         fail_at(w, b"U6", n.node, m.group, 0, m.ballot, b"proposes in somebody else's ballot")
-    while i:
-        i -= 1
-        if used[0][i].ballot == m.ballot:
-            if used[0][i].life != n.life:
-                fail_at(w, b"U6", n.node, m.group, 0, m.ballot,
-                        b"a ballot of an earlier life is used again")
-            return
-    ballot.ballot = m.ballot
-    ballot.life = n.life
-    used.push_back(ballot)
+    if first_life(&n.ballots[m.group], m.ballot, n.life) != n.life:
+        fail_at(w, b"U6", n.node, m.group, 0, m.ballot,
+                b"a ballot of an earlier life is used again")
+
+
+# The node says from where on it supplies values, in a frame of the turn n.made.
+cdef void says_floor(Watch* w, NodeWatch* n, const MessageHeader* m, u64 floor,
+                     u64 through) noexcept nogil:
+    cdef Seat* seat = &n.seats[m.group]
+    if floor > seat.told:
+        fail_at(w, b"U9b", n.node, m.group, floor, m.ballot,
+                b"told as its floor: the store still has what is below")
+    elif floor < seat.told and n.made >= seat.told_turn:
+        fail_at(w, b"U9b", n.node, m.group, floor, m.ballot,
+                b"told as its floor: what is above was given up, too")
+    elif floor > through + 1:
+        fail_at(w, b"U9b", n.node, m.group, floor, m.ballot,
+                b"what is below a floor is chosen, and the message does not say so")
+
+
+cdef void above_floor(Watch* w, NodeWatch* n, const MessageHeader* m, const Entry* entry,
+                      u64 floor) noexcept nogil:
+    if entry.instance < floor:
+        fail_at(w, b"U9b", n.node, m.group, entry.instance, entry.ballot,
+                b"a value below the floor of the same message")
 
 
 cdef void sent_accept(Watch* w, NodeWatch* n, const MessageHeader* m,
@@ -432,44 +452,42 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
 cdef void sent_promise(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed,
                        const u8* end) noexcept nogil:
     cdef PromiseBody body
-    cdef ReportedEntry entry
-    cdef const u8* at = fixed + sizeof(PromiseBody)
+    cdef Entries entries
+    cdef Entry entry
     cdef Vote* vote
-    cdef u32 i
     memcpy(&body, fixed, sizeof(body))
     exposes(w, n, m, m.ballot)
     claims_through(w, n, m, body.chosen_through)
-    for i in range(body.entries):
-        if at + sizeof(entry) > end:
-            return
-        memcpy(&entry, at, sizeof(entry))
+    says_floor(w, n, m, body.floor, body.chosen_through)
+    entries.at = fixed + sizeof(body)
+    entries.end = end
+    entries.left = body.entries
+    while next_reported(&entries, &entry):
+        above_floor(w, n, m, &entry, body.floor)
         if entry.flags & ENTRY_CHOSEN:
-            is_decided(w, b"U1", n.node, m.group, entry.instance, at + sizeof(entry),
-                       entry.body_bytes)
+            is_decided(w, b"U1", n.node, m.group, entry.instance, entry.body, entry.body_bytes)
         elif not entry.flags & ENTRY_ELIDED:
-            vote = proposal(w, n.node, m.group, entry.instance, entry.ballot, at + sizeof(entry),
+            vote = proposal(w, n.node, m.group, entry.instance, entry.ballot, entry.body,
                             entry.body_bytes)
             if vote != NULL and vote.synced & (<u32>1 << (n.node - 1)) == 0:
                 fail_at(w, b"U5", n.node, m.group, entry.instance, entry.ballot,
                         b"a promise tells of an acceptance that is not durable")
-        at += align8(sizeof(entry) + <u64>entry.body_bytes)
 
 
 cdef void sent_learn(Watch* w, NodeWatch* n, const MessageHeader* m, const u8* fixed,
                      const u8* end) noexcept nogil:
     cdef LearnBody body
-    cdef SuppliedEntry entry
-    cdef const u8* at = fixed + sizeof(LearnBody)
-    cdef u32 i
+    cdef Entries entries
+    cdef Entry entry
     memcpy(&body, fixed, sizeof(body))
     claims_through(w, n, m, body.chosen_through)
-    for i in range(body.entries):
-        if at + sizeof(entry) > end:
-            return
-        memcpy(&entry, at, sizeof(entry))
-        is_decided(w, b"U1", n.node, m.group, entry.instance, at + sizeof(entry),
-                   entry.body_bytes)
-        at += align8(sizeof(entry) + <u64>entry.body_bytes)
+    says_floor(w, n, m, body.floor, body.chosen_through)
+    entries.at = fixed + sizeof(body)
+    entries.end = end
+    entries.left = body.entries
+    while next_supplied(&entries, &entry):
+        above_floor(w, n, m, &entry, body.floor)
+        is_decided(w, b"U1", n.node, m.group, entry.instance, entry.body, entry.body_bytes)
 
 
 cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogil:
@@ -503,9 +521,10 @@ cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogi
         claims_through(w, n, &m, prevote.chosen_through)
 
 
-cdef void watch_sent(Watch* w, u32 node, const u8* frame, u64 count) noexcept nogil:
+cdef void watch_sent(Watch* w, u32 node, const u8* frame, u64 count, u64 made) noexcept nogil:
     cdef u64 at = FRAME_HEADER_BYTES
     cdef u32 length
+    of(w, node).made = made
     if (<const FrameHeader*>frame).kind != FRAME_ENGINE:
         return
     while at < count and not w.failed:
@@ -552,6 +571,12 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
     seat.through = r.chosen_through
     if r.settled_through > r.chosen_through:
         fail_at(w, b"U3", node, group, r.settled_through, 0, b"settled before it was chosen")
+    if r.settled_through > seat.row:
+        fail_at(w, b"U9g", node, group, r.settled_through, 0,
+                b"counts as settled, and the store's row does not say so")
+    if r.floor > seat.kept or r.floor > r.chosen_through + 1:
+        fail_at(w, b"U9b", node, group, r.floor, 0,
+                b"a floor that is not the store's, or above what is chosen")
     if r.applied_through > max(r.chosen_through, seat.restored):
         fail_at(w, b"U7", node, group, r.applied_through, 0, b"applied before it was chosen")
     if r.role == ROLE_LEADING:
@@ -577,48 +602,6 @@ cdef void watch_full(Watch* w) noexcept nogil:
         if e.pending_bytes > e.options.pending_bytes_max + 2 * e.options.value_bytes_max:
             fail_at(w, b"bounded", n.node, 0, e.pending_bytes, 0, b"more waits than the limit")
     watch_leases(w)
-
-
-# --- checkpoints (U9)
-
-cdef void check_state(Watch* w, const char* kind, u32 node, u32 group, u64 through, const u8* data,
-                      u64 count, u64 state) noexcept nogil:
-    cdef const char* why = b"a state of what is not decided"
-    cdef u32 chain = 0
-    if 0 < through <= w.ref.logs[group].end:
-        why = reference_table(w.ref, group, through, data, count, &chain)
-        if why == NULL and not reference_chain(w.ref, group, through, chain):
-            why = b"another chained checksum than was seen there first"
-    if why != NULL:
-        fail_at(w, b"U9c", node, group, through, 0, why)
-    elif not reference_state(w.ref, group, through, state):
-        fail_at(w, kind, node, group, through, 0,
-                b"another state of the machine than was seen there first")
-
-
-cdef void watch_checkpoint(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
-                           u64 state) noexcept nogil:
-    if of(w, node).seats[group].applied != log_applied(&w.ref.logs[group], through):
-        fail_at(w, b"U9c", node, group, through, 0, b"captured at another instance than it says")
-    check_state(w, b"U7", node, group, through, table, count, state)
-
-
-cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
-                         u64 state) noexcept nogil:
-    cdef Seat* seat = &of(w, node).seats[group]
-    if seat.handed:
-        fail_at(w, b"U9e", node, group, seat.handed, 0, b"restored when it had been handed values")
-    check_state(w, b"U9c", node, group, through, table, count, state)
-    seat.handed = seat.restored = through
-    seat.applied = log_applied(&w.ref.logs[group], through)
-
-
-cdef void watch_floor(Watch* w, u32 node, u32 group, u64 floor, u64 cover) noexcept nogil:
-    cdef Seat* seat = &of(w, node).seats[group]
-    seat.floor = max(seat.floor, floor)
-    if seat.floor > cover + 1:
-        fail_at(w, b"U9a", node, group, seat.floor, 0,
-                b"the log below is given up, and no checkpoint stands for all of it")
 
 
 cdef void watch_chain(Watch* w, u32 node, u32 group, u64 instance, u32 chain) noexcept nogil:

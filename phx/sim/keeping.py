@@ -6,26 +6,70 @@ come between any two, and, through `MemoryFiles.crash_at`, inside of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from phx._core.session_codec import table_facts
 from phx.checkpoint.catalog import ROOT, STAGING, Catalog, path_of, put_aside
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import MEMORY, Manifest
 from phx.checkpoint.taking import Capture, Part, take
-from phx.machine import StateMachine, View
+from phx.machine import Reader, StateMachine, View, Writer
 from phx.sim.files import UNLIMITED_BYTES, Crashed, MemoryFiles
+from phx.transfer.staging import kept
 
 __all__ = ["Keeping"]
 
 CONFIGURATION = 1
+RESUMED_MAX = 4
 CHANGES_MAX = 24
 """Of names, that are not on the disk by themselves yet; a checkpoint has fewer."""
 KEEPS = (0.0, 0.5, 0.9)
 """How likely it is, at a loss of power, for what was not synced to be there nevertheless."""
+
+
+class Seen:
+    """What passes between a machine and its file, which is told as a hash of 64 bits."""
+
+    def __init__(self, other: Writer | Reader) -> None:
+        self._other = other
+        self._hash = blake2b(digest_size=8)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._other, name)
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> object:
+        self._hash.update(data)
+        return self._other.write(data)  # type: ignore[union-attr]
+
+    def read(self, bytes_max: int, /) -> bytes:
+        data = self._other.read(bytes_max)  # type: ignore[union-attr]
+        self._hash.update(data)
+        return data
+
+    def hash(self) -> int:
+        return int.from_bytes(self._hash.digest(), "little")
+
+
+class Restored:
+    """A machine as `load_machine` sees it; it notes the bytes that the machine was given."""
+
+    def __init__(self, machine: StateMachine) -> None:
+        self._machine = machine
+        self.digest_cheap = machine.digest_cheap
+        self.digest = machine.digest
+        self.hash = 0
+
+    def restore(self, reader: Reader) -> None:
+        seen = Seen(reader)
+        self._machine.restore(seen)  # type: ignore[arg-type]
+        while seen.read(1 << 20):
+            pass
+        self.hash = seen.hash()
 
 
 class Keeping:
@@ -34,13 +78,21 @@ class Keeping:
     Args:
         node, members, cluster: for the manifests.
         keep: how many of a group stay.
+        wrote: told of what a machine has written: (group, hash of the bytes).
 
     Attributes:
         dead: its process died within a call; `crash` is due.
         counts: over all lives; `World.counters` has each under `checkpoints_` and its name.
     """
 
-    def __init__(self, node: int, members: tuple[int, ...], cluster: int, keep: int) -> None:
+    def __init__(
+        self,
+        node: int,
+        members: tuple[int, ...],
+        cluster: int,
+        keep: int,
+        wrote: Callable[[int, int], None] = lambda group, hash: None,
+    ) -> None:
         self.files = MemoryFiles(changes_max=CHANGES_MAX)
         self.catalog = Catalog.open(self.files, ROOT)
         self.dead = False
@@ -51,22 +103,37 @@ class Keeping:
         self._members = members
         self._cluster = cluster
         self._keep = keep
+        self._wrote = wrote
         self._steps: Generator[str, None, Manifest] | None = None
 
     # --- a life
 
-    def open(self) -> dict[int, int]:
-        """What a node does first: the frontier of the newest checkpoint of each group that has one.
+    def open(self, floors: Mapping[int, int] | None = None) -> dict[int, int]:
+        """What a node does first: of each group that has any the newest frontier that its log goes
+        on from; 0: its log does not go down to any. Nothing, and `dead`, if it dies meanwhile.
 
-        Nothing, and `dead`, if it dies meanwhile.
+        Args:
+            floors: of each group the lowest instance that is kept; default: 1.
         """
+        floors = floors or {}
         try:
-            self.catalog = Catalog.open(self.files, ROOT, cluster=self._cluster)
+            keep = kept(self.files, ROOT, self._cluster, RESUMED_MAX)
+            self.catalog = Catalog.open(self.files, ROOT, cluster=self._cluster, keep=keep)
         except Crashed:
             self.dead = True
             return {}
         self.counts["unreadable"] += len(self.catalog.findings)
-        return {group: found[0].frontier for group, found in self.catalog.groups().items()}
+        lost = {group: 0 for group, floor in floors.items() if floor > 1}
+        found = {
+            group: usable[0].frontier
+            for group in self.catalog.groups()
+            if (usable := self.usable(group, floors.get(group, 1)))
+        }
+        return {**lost, **found}
+
+    def usable(self, group: int, floor: int) -> list[Manifest]:
+        """Those that a log goes on from that begins there, newest first."""
+        return [one for one in self.catalog.of(group) if one.frontier + 1 >= floor]
 
     def crash(self, power: bool, seed: int) -> None:
         """The process is dead; `power`: what was not synced is lost, torn, or out of order."""
@@ -90,10 +157,10 @@ class Keeping:
         found = self.catalog.of(group)
         return found[0].frontier if found else 0
 
-    def cover(self, group: int) -> int:
-        """The frontier of the oldest one; 0: there is none."""
-        oldest = self.catalog.cover(group)
-        return oldest.frontier if oldest else 0
+    def cover(self, group: int, floor: int = 1) -> int:
+        """The frontier of the oldest one that the log goes on from; 0: there is none."""
+        found = self.usable(group, floor)
+        return found[-1].frontier if found else 0
 
     def begin(self, table: bytes, view: View, digest: bytes, now_us: int) -> None:
         """What was captured, at the instance of the table, will be written by `step`.
@@ -111,11 +178,19 @@ class Keeping:
             members=self._members,
             sessions=table,
             chain=chain,
-            parts=(Part(0, MEMORY, view.snapshot, digest),),
+            parts=(Part(0, MEMORY, self._noting(group, view), digest),),
             taken_by=self._node,
             taken_us=now_us,
         )
         self._steps = self._taking(capture)
+
+    def _noting(self, group: int, view: View) -> Callable[[Writer], object]:
+        def write(writer: Writer) -> None:
+            seen = Seen(writer)
+            view.snapshot(seen)  # type: ignore[arg-type]
+            self._wrote(group, seen.hash())
+
+        return write
 
     def _taking(self, capture: Capture) -> Generator[str, None, Manifest]:
         catalog, group = self.catalog, capture.group
@@ -146,29 +221,43 @@ class Keeping:
     # --- starting from one
 
     def restore(
-        self, group: int, factory: Callable[[], StateMachine]
-    ) -> tuple[StateMachine, Manifest | None]:
-        """A machine from the newest sound checkpoint; a new one, and None, if there is none.
+        self, group: int, factory: Callable[[], StateMachine], floor: int = 1
+    ) -> tuple[StateMachine, Manifest | None, int]:
+        """A machine from the newest sound checkpoint that the log goes on from, and the hash of the
+        bytes that it was made of; a new one, None and 0, if there is none.
 
         Damaged ones are put aside. It may die meanwhile: see `dead`.
         """
         try:
-            for manifest in self.catalog.of(group):
-                path = path_of(ROOT, manifest)
+            for manifest in self.usable(group, floor):
                 machine = factory()
                 try:
-                    need_sound(self.files, manifest, path)
-                    load_machine(self.files, machine, manifest.machines[0], manifest, path, Path)
+                    read = self.load(manifest, machine)
                 except Broken:
                     self.counts["fell_back"] += 1
                     self.catalog.forget(manifest)
-                    put_aside(self.files, ROOT, path)
+                    put_aside(self.files, ROOT, path_of(ROOT, manifest))
                 else:
                     self.counts["restored"] += 1
-                    return machine, manifest
+                    return machine, manifest, read
         except Crashed:
             self.dead = True
-        return factory(), None
+        return factory(), None, 0
+
+    def load(self, manifest: Manifest, machine: StateMachine, *, verified: bool = False) -> int:
+        """Restore a new machine; the hash of the bytes that it was given.
+
+        Args:
+            verified: all of it was read just now, and found to be what was written.
+
+        Raises Broken, Crashed, OSError.
+        """
+        path = path_of(ROOT, manifest)
+        if not verified:
+            need_sound(self.files, manifest, path)
+        told: Any = Restored(machine)
+        load_machine(self.files, told, manifest.machines[0], manifest, path, Path)
+        return int(told.hash)
 
     # --- what can happen to it
 
@@ -182,8 +271,10 @@ class Keeping:
         if bytes_free:
             self.files.capacity_bytes = self.files.used_bytes() + bytes_free
 
-    def flip(self, which: int, bit: int) -> int | None:
-        """Flip a bit of some checkpoint's file; its group. None: there is none."""
+    def flip(
+        self, which: int, bit: int, spared: Callable[[int], bool] = lambda group: False
+    ) -> int | None:
+        """Flip a bit of some checkpoint's file; its group. None: there is none, or it is spared."""
         found = [
             path
             for path in self.files.tree()
@@ -195,8 +286,26 @@ class Keeping:
         if not found:
             return None
         path = found[which % len(found)]
+        group = int(path.split("/")[1])
+        if spared(group):
+            return None
         self.files.flip(path, bit % (8 * len(self.files.content(path))))
-        return int(path.split("/")[1])
+        return group
+
+    def flip_staging(self, which: int, bit: int) -> bool:
+        """Flip a bit of what was received in part; False: nothing was."""
+        found = [
+            path
+            for path in self.files.tree()
+            if path.startswith(f"{ROOT}/{STAGING}/fetch-")
+            and not path.endswith("/")
+            and self.files.content(path)
+        ]
+        if not found:
+            return False
+        path = found[which % len(found)]
+        self.files.flip(path, bit % (8 * len(self.files.content(path))))
+        return True
 
     def heal(self) -> None:
         """No limit, and no crash that was planned."""

@@ -22,3 +22,5 @@ cdef void connect(World w, Host a, Host b)
 cdef void hang_up(World w, Host host, u32 peer, bint told)
 # A connection on which nothing was heard for long is closed.
 cdef void silence(World w, Happening* what)              # AT_SILENCE
+# What a piece of a stream of its own (`pipes`) meets now; as `World.wire` of world.pyi.
+cdef i64 wire_us(World w, Host source, Host dest, u64 nbytes)

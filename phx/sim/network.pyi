@@ -1,0 +1,3 @@
+WIRE_CUT: int
+WIRE_FLIPPED: int
+WIRE_STILL: int

@@ -15,7 +15,10 @@ from phx.sim.host cimport Held, Host
 from phx.sim.invariants cimport watch_fail
 from phx.sim.world cimport CLUSTER, Link, World, link_of
 
+from phx.sim.pipes import WIRE_CUT, WIRE_FLIPPED, WIRE_STILL
+
 cdef u64 SILENCE_US = 3000000
+cdef i64 SENT_AGAIN_US = 200000
 
 cdef void link_set(Link* link, dict values):
     link.delay_us_min = values["delay_us_min"]
@@ -71,6 +74,21 @@ cdef void transmit(World w, Host sender, Held* item, u32 dest):
         link.queued_bytes += block.size
         w.agenda.push(at + chance_below(&link.chance, link.late_us), AT_ARRIVE, dest, 0,
                          sender.index * w.n + dest, connection, block_ref(block))
+
+
+cdef i64 wire_us(World w, Host source, Host dest, u64 nbytes):
+    cdef Link* link = link_of(w, source.index, dest.index)
+    cdef i64 took
+    if link.apart or source.engine == NULL or dest.engine == NULL:
+        return WIRE_CUT
+    if link.blocked:
+        return WIRE_STILL
+    took = <i64>chance_between(&link.chance, link.delay_us_min, link.delay_us_max)
+    while chance_ppm(&link.chance, link.loss_ppm):
+        took += SENT_AGAIN_US
+    if link.bytes_per_ms:
+        took += <i64>(nbytes * 1000 // link.bytes_per_ms)
+    return took + WIRE_FLIPPED if chance_ppm(&link.chance, link.flip_ppm) else took
 
 
 cdef void arrive(World w, Happening* what):

@@ -30,7 +30,7 @@ LIMITS: list[tuple[Settings, float]] = [
     ({**USUAL, "journal_bytes_max": 6 << 16}, 0.5),
     ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 1),
     ({**USUAL, "atom": 4096, "balance": 0}, 1),
-    ({**USUAL, "checkpoints_kept": 1}, 1),
+    ({**USUAL, "checkpoints_kept": 1, "hold_instances": 0}, 1),
 ]
 
 FLASH: Settings = {
@@ -81,7 +81,8 @@ MIX: dict[str, float] = {
     "flip-journal": 0.6, "flip-store": 0.6, "slow-disk": 2, "drift": 2, "wall": 1,
     "pause": 3, "block": 2, "raise": 1.2, "burst": 2.5, "late-votes": 1.5, "settle": 2,
     "resign": 3, "checkpoint": 1.5, "crash-keep": 1, "power-keep": 1.5, "full-keep": 0.8,
-    "flip-checkpoint": 1,
+    "flip-checkpoint": 1, "two-behind": 1.2, "cut-transfer": 0.8, "provider-gone": 0.8,
+    "flip-staging": 0.6, "trimmed-and-stopped": 0.6,
 }  # fmt: skip
 
 
@@ -122,16 +123,19 @@ PROFILES: dict[str, Profile] = {
         "bits flip on disks of a minority", "flip-journal", "flip-store", "crash", damaging=100
     ),
     "checkpoints": Profile(
-        "checkpoints all the time; nodes die while they take them and start from them",
+        "checkpoints all the time, and the log goes: nodes die while they take, fetch, install",
         {
             "checkpoint": 4, "crash-keep": 3, "power-keep": 4, "full-keep": 2, "flip-checkpoint": 3,
+            "two-behind": 4, "cut-transfer": 2.5, "provider-gone": 3, "flip-staging": 2,
+            "trimmed-and-stopped": 2, "flip-frames": 1, "slow-link": 0.7,
             "crash": 2, "power": 2, "blackout": 0.5, "crash-starting": 1, "power-starting": 1,
             "late-votes": 1, "last-words": 1, "apart": 1, "settle": 1, "burst": 1, "raise": 0.5,
         },
         acts=(16, 30),
         limits=[
             ({**USUAL, "checkpoint_us": SECOND}, 2),
-            ({**USUAL, "checkpoint_us": 300_000, "checkpoints_kept": 1}, 2),
+            ({**USUAL, "checkpoint_us": 300_000, "checkpoints_kept": 1, "hold_instances": 0}, 2),
+            ({**USUAL, "checkpoint_us": 600_000, "hold_instances": 50}, 1),
             ({**USUAL, "checkpoint_us": 2 * SECOND, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
@@ -173,7 +177,10 @@ def plan_of(seed: int, profile: str = "default") -> Plan:
         link=tuple(pick(chance, LINKS).items()),
         drift=not BEYOND_THE_BOUND & set(how.weights),
     )
-    shape = Shape(nodes, how.groups, victims)
+    # With the log trimmed, what all have lost is lost.
+    few = Random(f"decaying {seed}").sample(range(1, nodes + 1), (nodes - 1) // 2)
+    decaying = victims or tuple(sorted(few))
+    shape = Shape(nodes, how.groups, victims, decaying)
     return plan.with_acts(tuple(acts_of(chance, how, shape, plan)))
 
 

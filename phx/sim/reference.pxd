@@ -86,6 +86,7 @@ cdef struct Reference:
     vector[u32] by_hash          # numbers of values, in a table whose size is a power of two
     unordered_map[u64, u64] states   # by group and instance: a machine's digest, as first seen
     unordered_map[u64, u64] tables   # the same: hash of a session table that was found right
+    unordered_map[u64, u64] written  # by hash of what machines wrote: of which group, plus one
     u64 duplicates               # left out by the log
     u64 values_decided
     u64 noops_decided
@@ -123,3 +124,6 @@ cdef const char* reference_table(Reference* ref, u32 group, u64 through, const u
 # Is the chained checksum at an instance the one that was seen there first? And a machine's digest?
 cdef bint reference_chain(Reference* ref, u32 group, u64 instance, u32 chain) noexcept nogil
 cdef bint reference_state(Reference* ref, u32 group, u64 instance, u64 state) noexcept nogil
+# A machine of the group wrote bytes of this hash. And: did one?
+cdef void reference_wrote(Reference* ref, u32 group, u64 hash) noexcept nogil
+cdef bint reference_loaded(Reference* ref, u32 group, u64 hash) noexcept nogil

@@ -405,3 +405,11 @@ cdef bint reference_state(Reference* ref, u32 group, u64 instance, u64 state) no
     if not ref.states.count(at):
         ref.states[at] = state
     return ref.states[at] == state
+
+
+cdef void reference_wrote(Reference* ref, u32 group, u64 hash) noexcept nogil:
+    ref.written[hash + group] = group + 1
+
+
+cdef bint reference_loaded(Reference* ref, u32 group, u64 hash) noexcept nogil:
+    return ref.written.count(hash + group) and ref.written[hash + group] == group + 1

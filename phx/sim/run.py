@@ -173,7 +173,11 @@ class Run:
         self.judge(verdicts.decides(map(self.seen, self.probes), self.bound_us()))
         replicas = self.replicas()
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
-        whole = [one for one in replicas if not world.damaged(one.node)]
+        whole = [
+            one
+            for one in replicas
+            if not world.damaged(one.node) and one.group not in world.stopped_groups(one.node)
+        ]
         self.judge(verdicts.caught_up(whole, decided))
         self.judge(verdicts.equal_digests(replicas))
         self.judge(verdicts.quiet(before, self.rounds(), resends, self.plan.nodes))

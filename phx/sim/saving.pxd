@@ -9,7 +9,7 @@ from phx._core.native cimport *
 from phx.sim.host cimport Host, LogFlow
 
 # A life begins: what is there (group to frontier), which stays paused at first; sets h.keep_dead.
-cdef dict keep_open(Host h)
+cdef dict keep_open(Host h, dict floors)
 # And it runs: the paused groups will be restored, the first checkpoint will be due.
 cdef void keep_begin(Host h)
 cdef void keep_crash(Host h, bint power)

@@ -11,8 +11,9 @@ from phx._core.native cimport *
 from phx.sim.agenda cimport AT_KEEP, AT_RESTORE
 from phx.sim.chance cimport chance_below, chance_between, chance_next, chance_ppm
 from phx.sim.host cimport Host, KEEP_IDLE, KEEP_WANTED, KEEP_WRITING, LogFlow, find_flow
-from phx.sim.invariants cimport watch_checkpoint, watch_fail, watch_floor, watch_restored
+from phx.sim.invariants cimport watch_fail
 from phx.sim.reference cimport hash_bytes
+from phx.sim.watch_kept cimport watch_checkpoint, watch_cover, watch_loaded, watch_restored
 
 cdef enum:
     FAVOURITES = 3
@@ -39,8 +40,13 @@ cdef void keep_idle(Host h):
 
 # --- a life
 
-cdef dict keep_open(Host h):
-    starts = h.keeping.open()
+# What the row says is kept from where on.
+cdef u64 floor_of(Host h, u32 group) noexcept:
+    return h.watch.node[h.index].seats[group].kept
+
+
+cdef dict keep_open(Host h, dict floors):
+    starts = h.keeping.open(floors)
     h.keep_dead = h.keeping.dead
     return starts
 
@@ -51,7 +57,8 @@ cdef void keep_begin(Host h):
     for i in range(h.flows.size()):
         flow = &h.flows[i]
         if flow.group not in h.keep_excused:
-            watch_floor(h.watch, h.node, flow.group, 0, h.keeping.cover(flow.group))
+            watch_cover(h.watch, h.node, flow.group,
+                        h.keeping.cover(flow.group, floor_of(h, flow.group)))
         if flow.paused:
             h.agenda.push(h.agenda.now_us + chance_between(&h.keep_chance, 10, RESTORE_US_MAX),
                           AT_RESTORE, h.index, h.life, flow.group, 0, NULL)
@@ -66,7 +73,8 @@ cdef void keep_crash(Host h, bint power):
 # --- taking
 
 cdef bint worth(Host h, const LogFlow* flow):
-    return not flow.stopped and not flow.paused and flow.applied > h.keeping.frontier(flow.group)
+    return not flow.stopped and not flow.paused and not flow.busy \
+        and flow.applied > h.keeping.frontier(flow.group)
 
 
 cdef void capture(Host h, LogFlow* flow, bytes table):
@@ -132,7 +140,6 @@ cdef void keep_table(Host h, LogFlow* flow, bytes table):
 
 
 cdef void keep_step(Host h, LogFlow* flow):
-    cdef u64 cover
     try:
         more = h.keeping.step()
     except Exception as error:
@@ -145,10 +152,7 @@ cdef void keep_step(Host h, LogFlow* flow):
         return
     if h.keep_dead:
         return
-    # So much of the log may go from now on.
-    cover = h.keeping.cover(flow.group)
-    if cover and flow.group not in h.keep_excused:
-        watch_floor(h.watch, h.node, flow.group, cover + 1, cover)
+    h.trimming.taken(flow.group)
     keep_idle(h)
 
 
@@ -170,18 +174,18 @@ cdef void keep_event(Host h, u64 token):
 
 cdef object made(Host h, u32 group):
     try:
-        return h.keeping.restore(group, lambda: h.machines(group))
+        return h.keeping.restore(group, lambda: h.machines(group), floor_of(h, group))
     except Exception as error:
         watch_fail(h.watch, b"U9c", f"node {h.node}, group {group}: a checkpoint that is whole "
                    f"cannot be restored: {type(error).__name__}: {error}".encode()[:300])
-        return h.machine[group], None
+        return h.machine[group], None, 0
 
 
 cdef void restore(Host h, u32 group):
     cdef LogFlow* flow = find_flow(h, group)
     cdef u64 frontier = 0
     cdef bytes table
-    h.machine[group], manifest = made(h, group)
+    h.machine[group], manifest, read = made(h, group)
     h.keep_dead = h.keeping.dead
     if h.keep_dead or h.watch.failed:
         return
@@ -189,10 +193,16 @@ cdef void restore(Host h, u32 group):
         frontier = manifest.frontier
         h.sessions.load(manifest.sessions)
         table = h.sessions.table(group)
+        watch_loaded(h.watch, h.node, group, read)
         watch_restored(h.watch, h.node, group, frontier, <const u8*>PyBytes_AS_STRING(table),
                        PyBytes_GET_SIZE(table), hash_of(h.machine[group].digest()))
     if group not in h.keep_excused:
-        watch_floor(h.watch, h.node, group, 0, frontier)
+        watch_cover(h.watch, h.node, group, frontier)
+    elif frontier + 1 < floor_of(h, group):
+        # Damaged on purpose, and the log is not there: somebody else has it.
+        flow.lost = True
+        h.fetching.below(group)
+        return
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "goes on from", h.node, f"g{group}", frontier))
     h.note(frontier)

@@ -22,6 +22,7 @@ LIMITS: dict[str, int] = {
     "disk_bytes_max": 0,
     "checkpoint_us": 10_000_000,
     "checkpoints_kept": 2,
+    "hold_instances": 10,
 }
 
 PACE: dict[str, int] = {

@@ -77,6 +77,8 @@ class Stage:
         self.sick_until = dict.fromkeys(self.nodes, 0)
         self.damaged: set[int] = set()
         self.resigned: set[int] = set()
+        self.failed: set[int] = set()
+        """Nodes of which a machine stays failed, to the end, unless they die of something else."""
         self.parted: dict[tuple[int, int], list[Act]] = {}
         self.begun = 0
         self.over = False
@@ -132,7 +134,8 @@ class Stage:
                     world.link(node, other, **link)
         for node in self.nodes:
             self.down_until[node] = self.sick_until[node] = 0
-            if node in self.resigned or (world.running(node) and world.stopped_groups(node)):
+            stopped = world.running(node) and world.stopped_groups(node)
+            if node in self.resigned or (stopped and node not in self.failed):
                 self.crash(node, False)
         self.keep()
 

@@ -16,6 +16,7 @@ from phx._core.state cimport Effects, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD
 from phx.sim.agenda cimport AT_COMMIT, AT_SETTLED, AT_SPARE
 from phx.sim.chance cimport chance_between
 from phx.sim.host cimport Floor, Host
+from phx.sim.watch_kept cimport watch_row
 
 from phx.sim.storage import StoreFailed
 
@@ -119,10 +120,18 @@ cdef void settle_all(Host h):
         start_plan(h, h.durable_lsn)
 
 
+cdef void rows_changed(Host h):
+    floors = h.store.floors()
+    for group in h.plan.through():
+        row = floors[group]
+        watch_row(h.watch, h.node, group, row.kept_from, row.settled_through)
+
+
 cdef void commit(Host h):
     try:
         h.counts.settled_entries += h.store.settle(h.plan)
         h.counts.settles += 1
+        rows_changed(h)
     except StoreFailed:
         h.plan = None
         h.settling = False

@@ -11,7 +11,8 @@ from phx._core.codec cimport (
     FRAME_ENGINE, RECORD_HEADER_BYTES, RecordHeader, frame_begin, frame_seal, record_stride,
 )
 from phx._core.engine cimport (
-    engine_add_group, engine_free, engine_new, engine_replay, engine_start,
+    engine_add_group, engine_floor, engine_free, engine_install, engine_new, engine_replay,
+    engine_start,
 )
 from phx._core.native cimport *
 from phx._core.state cimport (
@@ -19,6 +20,7 @@ from phx._core.state cimport (
 )
 from phx._core.window cimport Slot, window_slot
 from phx.sim.invariants cimport *
+from phx.sim.watch_kept cimport *
 
 
 cdef class WatchDoor:
@@ -96,7 +98,7 @@ cdef class WatchDoor:
 
     # --- lives
 
-    def start(self, u32 node, replayed=(), settled=None):
+    def start(self, u32 node, replayed=(), settled=None, floors=None):
         cdef EngineOptions options
         cdef vector[u64] through
         cdef Engine* e
@@ -104,12 +106,17 @@ cdef class WatchDoor:
         cdef u64 at, top = 4096
         cdef RecordHeader header
         cdef u32 group
+        cdef u64 floor
         self.options(node, &options)
         self.drop(node)
         e = self.engines[node - 1] = engine_new(&options)
         for group in range(self.n_groups):
             through.push_back((settled or {}).get(group, 0))
             engine_add_group(e, group, through.back())
+            floor = self.watch.node[node - 1].seats[group].kept if floors is None else floors[group]
+            if settled is not None:
+                watch_row(self.watch, node, group, floor, through.back())
+            engine_floor(e, group, floor)
         for lsn, records in replayed:
             at = 0
             data = <const u8*>PyBytes_AS_STRING(records)
@@ -136,11 +143,11 @@ cdef class WatchDoor:
     def durable(self, u32 node, u64 lsn):
         watch_durable(self.watch, node, lsn)
 
-    def send(self, u32 node, bytes messages):
+    def send(self, u32 node, bytes messages, u64 made=0):
         cdef Block* frame = frame_begin(block_new(256))
         frame = block_append(frame, PyBytes_AS_STRING(messages), PyBytes_GET_SIZE(messages))
         frame_seal(frame, 0, FRAME_ENGINE, node, 0, 1)
-        watch_sent(self.watch, node, frame.data, frame.size)
+        watch_sent(self.watch, node, frame.data, frame.size, made)
         block_unref(frame)
 
     def step(self, u32 node, u32 group):
@@ -170,8 +177,32 @@ cdef class WatchDoor:
         watch_restored(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),
                        PyBytes_GET_SIZE(table), state)
 
-    def floor(self, u32 node, u32 group, u64 floor, u64 cover):
-        watch_floor(self.watch, node, group, floor, cover)
+    def swapped(self, u32 node, u32 group, u64 through, bytes table, u64 state):
+        watch_swapped(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),
+                      PyBytes_GET_SIZE(table), state)
+
+    def wrote(self, u32 group, u64 hash):
+        watch_wrote(self.watch, group, hash)
+
+    def loaded(self, u32 node, u32 group, u64 hash):
+        watch_loaded(self.watch, node, group, hash)
+
+    def row(self, u32 node, u32 group, u64 kept_from, u64 settled):
+        watch_row(self.watch, node, group, kept_from, settled)
+
+    def cover(self, u32 node, u32 group, u64 cover):
+        watch_cover(self.watch, node, group, cover)
+
+    def tell_floor(self, u32 node, u32 group, u64 floor, u64 turn=0):
+        engine_floor(self.engine_of(node), group, floor)
+        watch_floored(self.watch, node, group, turn)
+
+    def install(self, u32 node, u32 group, u64 through, u64 ballot, spoil=None):
+        watch_installing(self.watch, node, group, through)
+        engine_install(self.engine_of(node), group, through, ballot)
+        if spoil is not None:
+            spoil()
+        watch_installed(self.watch, node, group, through)
 
     # --- an engine that is not as it should be
 
@@ -185,6 +216,8 @@ cdef class WatchDoor:
                 r.chosen_through = value
             elif name == "settled_through":
                 r.settled_through = value
+            elif name == "floor":
+                r.floor = value
             elif name == "applied_through":
                 r.applied_through = value
             elif name == "cached_bytes":

@@ -63,6 +63,8 @@ class World:
         flip_ppm, bytes_per_ms, blocked (swallows silently)."""
     def apart(self, a: int, b: int, apart: bool) -> None:
         """Both ends know: the connection breaks and none can be made."""
+    def wire(self, source: int, dest: int, nbytes: int) -> int:
+        """See `phx.sim.pipes.Wires`."""
     def reset(self, a: int, b: int) -> None:
         """The connection breaks and is made again at once."""
     def pause(self, node: int, us: int) -> None:
@@ -94,7 +96,16 @@ class World:
     def fill_keep(self, node: int, bytes_free: int) -> None:
         """As `fill_disk`, of the disk of checkpoints."""
     def flip_checkpoint(self, node: int, which: int, bit: int) -> bool:
-        """Flip a bit of one of its checkpoints; False: there is none."""
+        """Flip a bit of one of its checkpoints. False: there is none, or nobody else has what it
+        stands for."""
+    def flip_staging(self, node: int, which: int, bit: int) -> bool:
+        """Flip a bit of what it has received in part; False: nothing."""
+    def providing(self) -> list[int]:
+        """Nodes from which a checkpoint is being fetched."""
+    def cut_transfers(self, node: int) -> int:
+        """Cut all connections over which one is fetched from it; how many."""
+    def stop_machine(self, node: int, group: int) -> None:
+        """Its machine fails: it applies nothing more, until the next start."""
     def settle(self, node: int) -> None: ...
     def resign(self, node: int) -> None: ...
     def heal(self, node: int) -> None:

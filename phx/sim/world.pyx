@@ -18,20 +18,27 @@ from phx._core.state cimport EngineCounters, GroupStatus
 from phx.sim.agenda cimport *
 from phx.sim.chance cimport *
 from phx.sim.clock cimport clock_set, clock_shows
+from phx.sim.catchup cimport task
 from phx.sim.damage cimport flip_record
-from phx.sim.handing cimport answer, apply
-from phx.sim.host cimport HELD_ALL, Held, Host, Pace
+from phx.sim.handing cimport answer, apply, stop
+from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, Pace, find_flow
 from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
     watch_submitted, watch_submitting, watch_verdict,
 )
-from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence, transmit
+from phx.sim.network cimport (
+    arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us,
+)
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 
+from phx.sim.fetching import Fetching
 from phx.sim.keeping import Keeping
+from phx.sim.pipes import Net
+from phx.sim.providing import Provider
 from phx.sim.settings import LIMITS, LINK, PACE
 from phx.sim.storage import SettledStore
+from phx.sim.trimming import Trimming
 from phx.sim.violation import Violation
 
 cdef u64 FULL_CHECK_STEPS = 400
@@ -102,13 +109,32 @@ cdef void equip(Host host, World world, u64 seed, u32 nodes, dict limits, machin
                            seed=seed + host.node)
     host.store = SettledStore(store_id)
     host.keeping = Keeping(host.node, tuple(range(1, nodes + 1)), CLUSTER,
-                           limits["checkpoints_kept"])
+                           limits["checkpoints_kept"], host.wrote)
+    host.trimming = Trimming(host, limits["hold_instances"], seed + host.node)
+    host.tasks = {}
     host.keep_every_us = limits["checkpoint_us"]
     host.keep_chance = chance_of(seed, 2000 + host.node)
     host.keep_excused = set()
     host.clock.rate_ppm = 1000000
     host.clock.shown_us = chance_between(&host.chance, 1, 10000000)
     world.watch.node[host.index].clock = &host.clock
+
+
+# Is what the host's store does not keep in a checkpoint, or in the whole log, of another one?
+cdef bint elsewhere(World world, Host host, group):
+    cdef Host other
+    floor = host.store.floors()[group].kept_from if group in host.store.floors() else 1
+    if floor == 1:
+        return True
+    for other in world.hosts:
+        row = other.store.floors().get(group)
+        if other is host or row is None or other.node in world.damaged_nodes:
+            continue
+        if row.kept_from == 1 and row.settled_through + 1 >= floor:
+            return True
+        if group not in other.keep_excused and other.keeping.cover(group, floor):
+            return True
+    return False
 
 
 cdef class World:
@@ -143,6 +169,11 @@ cdef class World:
             host.index = i
             equip(host, self, seed, nodes, all_limits, machines)
             self.hosts.append(host)
+        self.net = Net(self, seed)
+        peers = {host.node: host for host in self.hosts}
+        for host in self.hosts:
+            host.fetching = Fetching(host, self.net, peers, CLUSTER, host.machines,
+                                     seed + host.node)
 
     def __dealloc__(self):
         watch_free(self.watch)
@@ -154,7 +185,10 @@ cdef class World:
             host.close()
             host.machines = None
             host.waiting = {}
+            host.fetching = host.trimming = host.provider = None
+            host.tasks = {}
         self.calls = {}
+        self.net = None
         self.agenda.clear()
 
     # --- time
@@ -162,6 +196,7 @@ cdef class World:
     @property
     def now_us(self):
         return self.agenda.now_us
+
 
     @property
     def steps(self):
@@ -248,6 +283,8 @@ cdef class World:
             keep_event(host, what.a)
         elif what.kind == AT_RESTORE:
             restore(host, <u32>what.a)
+        elif what.kind == AT_TASK:
+            task(host, what.a)
 
     # Whatever a step of the host has left to be done.
     cdef void serve(self, Host host):
@@ -261,7 +298,7 @@ cdef class World:
             return
         for i in range(host.ready.size()):
             item = host.ready[i]
-            watch_sent(self.watch, host.node, item.frame.data, item.frame.size)
+            watch_sent(self.watch, host.node, item.frame.data, item.frame.size, item.turn)
             if item.dest != HELD_ALL:
                 transmit(self, host, &item, item.dest)
             else:
@@ -291,6 +328,7 @@ cdef class World:
         if host.engine != NULL:
             return True
         host.tracing = self.events
+        host.provider = Provider(host, CLUSTER)
         if host.start():
             for peer in range(self.n):
                 if peer != host.index:
@@ -326,6 +364,7 @@ cdef class World:
             host.connections[peer] = 0
         self.power_next.pop(host.index, None)
         host.crash(power)
+        self.net.died(host.node)
 
     # Callers whose values will not be waited for any longer.
     cdef void fail_calls(self, Host host):
@@ -431,6 +470,10 @@ cdef class World:
         cdef Host other = self.host_of(b)
         hang_up(self, one, other.index, False)
         hang_up(self, other, one.index, False)
+        self.net.cut(a, b)
+
+    def wire(self, source, dest, u64 nbytes):
+        return wire_us(self, self.host_of(source), self.host_of(dest), nbytes)
 
     def pause(self, node, u64 us):
         cdef Host host = self.host_of(node)
@@ -510,12 +553,31 @@ cdef class World:
 
     def flip_checkpoint(self, node, which, bit):
         cdef Host host = self.host_of(node)
-        group = host.keeping.flip(which, bit)
+        group = host.keeping.flip(which, bit, lambda group: not elsewhere(self, host, group))
         if group is None:
             return False
         host.keep_excused.add(group)
-        self.watch.node[host.index].seats[<u32>group].floor = 0
         return True
+
+    def flip_staging(self, node, which, bit):
+        cdef Host host = self.host_of(node)
+        # (What was verified already is a checkpoint: see flip_checkpoint.)
+        return not host.fetching.installing and host.keeping.flip_staging(which, bit)
+
+    def providing(self):
+        cdef Host host
+        return [host.node for host in self.hosts if host.provider is not None
+                and host.provider.sending]
+
+    def cut_transfers(self, node):
+        cdef Host host = self.host_of(node)
+        return 0 if host.provider is None else host.provider.cut()
+
+    def stop_machine(self, node, u32 group):
+        cdef Host host = self.host_of(node)
+        cdef LogFlow* flow = find_flow(host, group)
+        if host.engine != NULL and not flow.stopped:
+            stop(host, flow, "as planned")
 
     def settle(self, node):
         cdef Host host = self.host_of(node)
@@ -596,6 +658,9 @@ cdef class World:
             for name, value in host.keeping.counts.items():
                 name = "checkpoints_" + name
                 total[name] = total.get(name, 0) + value
+            for part in (host.fetching.counts, host.trimming.counts):
+                for name, value in part.items():
+                    total[name] = total.get(name, 0) + value
         total.update(self.counts)
         total["duplicates"] = self.watch.ref.duplicates
         total["values_decided"] = self.watch.ref.values_decided

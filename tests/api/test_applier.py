@@ -23,6 +23,7 @@ from phx.errors import (
     UnknownMachine,
 )
 from phx.machine import StateMachine
+from phx.types import Leader
 
 ME = 1
 AGREE = 4096  # a batch ends at its multiples
@@ -335,14 +336,14 @@ def test_what_the_native_side_says_is_logged(caplog):
     world = World({5: {0: Recorder()}})
     world.driver.lines = [(logging.WARNING, "peer 3: 100 % wrong"), (logging.INFO, "hello")]
     world.driver.due = [
-        (2, 0, 5, 0, 0, 3),
+        (2, 0, 5, 12, 0, 3),
         (3, 4, 5, 0, 0, 0),
         (4, 0, 2, 0, 0, 0),
         (64, 0, 0, 0, 0, 0),
     ]
     with caplog.at_level(logging.INFO, "phx"):
         world.run()
-    assert world.states[5].leader == 3
+    assert world.states[5].led == Leader(3, 12)
     assert world.applier.poisoned
     expected = "peer 3: 100 % wrong", "hello", "invariant 4", "node 2 is refused", "votes no more"
     assert all(text in caplog.text for text in expected)

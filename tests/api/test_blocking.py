@@ -13,8 +13,10 @@ from itertools import chain
 import pytest
 
 import phx
-from phx import errors
+from phx import blocking, errors
 from phx.blocking import Cell, Node
+from phx.machines import Counter
+from tests.durable.durable_lab import SqliteSums
 
 from .cluster import Journal, config_of, introduce
 
@@ -141,6 +143,73 @@ def test_a_machine_that_exits_stops_its_group_and_no_thread(tmp_path, caplog):
     assert "an error on the applying thread" in caplog.text
 
 
+@pytest.mark.parametrize("ever", [False, True])
+def test_an_error_between_two_turns_ends_no_applying(tmp_path, caplog, ever):
+    """Once, or again and again: callers get their results, durable machines their last commit."""
+
+    class Sums(SqliteSums):
+        def __init__(self, group):
+            super().__init__()
+            self.commits = []
+            made.append(self)
+
+        def commit(self, applied):
+            self.commits.append(applied)
+            super().commit(applied)
+
+    made = []
+    config = config_of(tmp_path, 1, nodes=1, checkpoints={"machine_commit_us": 600_000_000})
+    node = Node(config, Sums, bootstrap=True)
+    with node:
+        node.wait_ready()
+        applier, errors_left = node._room.applier, [1] if not ever else [1] * 10_000
+        wait_s = applier.wait_s
+
+        def fails():
+            if errors_left:
+                errors_left.pop()
+                raise MemoryError("asked to")
+            return wait_s()
+
+        applier.wait_s = fails
+        for number in range(3):
+            node.group(0).propose(b"1 %d" % number)
+    assert "an error on the applying thread" in caplog.text
+    assert made[0].commits[-1] == 3
+    with pytest.raises(Exception, match=r"open|closed"):
+        made[0].db.execute("SELECT 1")
+
+
+def test_an_applying_thread_that_ends_too_early_lets_go_of_its_machines(tmp_path, monkeypatch):
+    class Sums(SqliteSums):
+        def __init__(self, group):
+            super().__init__()
+            self.closed = 0
+            made.append(self)
+
+        def close(self):
+            self.closed += 1
+            super().close()
+
+    made = []
+
+    def ends(self):
+        until = time.monotonic() + 20
+        while not self._room.states[0].durable and time.monotonic() < until:
+            time.sleep(0.01)
+        raise MemoryError("asked to")
+
+    monkeypatch.setattr(blocking.ApplierThread, "_serve", ends)
+    node = Node(config_of(tmp_path, 1, nodes=1), Sums, bootstrap=True)
+    node.open()
+    until = time.monotonic() + 20
+    while not made[0].closed and time.monotonic() < until:
+        time.sleep(0.01)
+    assert made[0].closed == 1
+    with pytest.raises(MemoryError):
+        node.close(timeout=0.1)
+
+
 def test_time_is_up(tmp_path):
     with Node(config_of(tmp_path, 1), Journal, bootstrap=True) as node:
         with pytest.raises(errors.Rejected) as caught:
@@ -162,6 +231,47 @@ def test_a_node_that_nobody_closed_is_closed_when_it_is_collected(tmp_path):
     with Node(config_of(tmp_path, 1, nodes=1), Journal) as node:
         node.wait_ready()
         assert node.group(0).machine().values == [b"x"]
+
+
+def test_collecting_it_waits_for_nobody_for_long(tmp_path):
+    """Whoever collects garbage may hold any lock: a view and a restore that are stuck, at once."""
+    gate, stuck = threading.Event(), threading.Semaphore(0)
+
+    class Stuck(Counter):
+        def snapshot(self, writer):
+            if slow:
+                stuck.release()
+                gate.wait(30)
+            super().snapshot(writer)
+
+        def restore(self, reader):
+            if slow:
+                stuck.release()
+                gate.wait(30)
+            super().restore(reader)
+
+    slow = False
+    config = config_of(tmp_path, 1, nodes=1, groups=2, checkpoints={"interval_us": 0})
+    with Node(config, Stuck, bootstrap=True) as node:
+        node.group(0).propose(b"1")
+        node.group(0).checkpoint()
+    slow = True
+    node = Node(config, Stuck)
+    node.open()
+    node.group(1).propose(b"1")
+    node._room._snapshots.ask(1)
+    for _ in range(2):
+        assert stuck.acquire(timeout=20)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            began = time.monotonic()
+            del node
+            gc.collect()
+            took_s = time.monotonic() - began
+    finally:
+        gate.set()
+    assert took_s < 3
 
 
 def test_opening_that_fails_leaves_nothing(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 
 import pytest
 from click.testing import CliRunner
@@ -192,6 +193,69 @@ def test_a_node_that_can_have_no_socket_runs_without(tmp_path, caplog):
 
     asyncio.run(main())
     assert (config.dir / "control").is_dir()
+
+
+def test_who_says_that_he_sends_no_more_gets_his_answer(node):
+    """As `nc -N` and many others do: he closes his half, and reads on."""
+    with socket.socket(socket.AF_UNIX) as connection, control.address_in(node.config.dir) as place:
+        connection.settimeout(20)
+        connection.connect(place)
+        connection.sendall(b'{"do": "checkpoint", "group": null}\n')
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as opened:
+            answer = json.loads(opened.readline())
+    assert [one["group"] for one in answer["taken"]] == [0, 1]
+    until = time.monotonic() + 10
+    while node._room._control._callers and time.monotonic() < until:
+        time.sleep(0.01)
+    assert node._room._control._callers == set()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_nothing_more_is_taken_for_who_has_gone(node, half):
+    taken = []
+    gate = threading.Event()
+
+    def take(group):
+        taken.append(group)
+        future = futures.Future()
+        threading.Thread(target=lambda: (gate.wait(20), future.set_result(None))).start()
+        return future
+
+    node._room._control._take = take
+    with socket.socket(socket.AF_UNIX) as connection, control.address_in(node.config.dir) as place:
+        connection.connect(place)
+        connection.sendall(b'{"do": "checkpoint", "group": null}\n')
+        if half:
+            connection.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + 10
+        while not taken and time.monotonic() < until:
+            time.sleep(0.01)
+    gate.set()
+    while node._room._control._callers and time.monotonic() < until:
+        time.sleep(0.01)
+    assert node._room._control._callers == set()
+    assert taken == [0]
+
+
+def test_a_half_closed_caller_costs_no_time_while_he_waits(node):
+    gate = threading.Event()
+    waiting = futures.Future()
+    turns = []
+    listening = node._room._control
+    turn = listening._turn
+    listening._turn = lambda: (turns.append(1), turn())
+    listening._take = lambda group: waiting
+    with socket.socket(socket.AF_UNIX) as connection, control.address_in(node.config.dir) as place:
+        connection.settimeout(20)
+        connection.connect(place)
+        connection.sendall(b'{"do": "checkpoint", "group": 0}\n')
+        connection.shutdown(socket.SHUT_WR)
+        gate.wait(0.5)
+        assert len(turns) < 20
+        waiting.set_exception(errors.CheckpointFailed("not now"))
+        with connection.makefile("rb") as opened:
+            assert json.loads(opened.readline())["failed"][0]["group"] == 0
 
 
 KILLED = """

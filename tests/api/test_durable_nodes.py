@@ -443,7 +443,7 @@ def spoil(folder, kind):
 
 
 @KINDS
-@pytest.mark.parametrize("what", ["files", "current", "generation"])
+@pytest.mark.parametrize("what", ["files", "current", "lost current", "generation"])
 @pytest.mark.parametrize("taken", [True, False])
 def test_a_damaged_machine_is_put_aside_and_restored(run_once, tmp_path, kind, what, taken, caplog):
     config = alone(tmp_path)
@@ -460,6 +460,8 @@ def test_a_damaged_machine_is_put_aside_and_restored(run_once, tmp_path, kind, w
             spoil(folder, kind)
         elif what == "current":
             (folder / "current").write_bytes(b"0000\n")
+        elif what == "lost current":
+            (folder / "current").unlink()
         else:
             shutil.rmtree(folder / "00000001")
         async with phx.Node(config, kind) as node:
@@ -470,7 +472,8 @@ def test_a_damaged_machine_is_put_aside_and_restored(run_once, tmp_path, kind, w
         assert "machine 0 is put aside" in caplog.text
         (aside,) = (config.dir / "quarantine").iterdir()
         assert aside.name.startswith("machine-0.0-")
-        assert (aside / "0.0" / "current").exists()
+        assert (aside / "0.0" / "current").exists() == (what != "lost current")
+        assert (aside / "0.0" / "00000001").exists() == (what != "generation")
         async with phx.Node(config, kind) as node:
             await node.wait_ready()
             assert node.group(0).machine().instances == []

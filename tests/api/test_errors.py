@@ -12,6 +12,7 @@ from phx.errors import PhxError, Rejected, Unknown, all_errors
 
 MADE = {
     errors.GroupStopped: (7, 12, 0, "apply raised"),
+    errors.NotLeader: (7, 2),
     errors.ConfigError: (["node: missing"],),
     errors.NotReady: ([1, 2],),
     errors.PartlyDone: ([errors.TimedOut("late")],),

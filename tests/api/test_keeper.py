@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -174,11 +173,7 @@ def test_a_driver_that_always_wants_something_does_not_keep_the_store_from_trimm
         def store_call(self):
             pass
 
-    class Config:
-        cluster_id = node = 1
-
-    made = keeper.Keeper(Path("/nowhere"), Config, create=False, idle=lambda: True)
-    made._open = Store
+    made = keeper.Keeper(Store, idle=lambda: True)
     monkeypatch.setattr(keeper, "TRIM_S", 0.02)
     driver = Driver()
     made.open()

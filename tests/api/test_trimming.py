@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import Future
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import phx
 from phx._core.driver import ERROR_OVERLOADED, DriverError
 from phx.applier import GroupState
+from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry
 from phx.config import Checkpoints
 from phx.errors import NoLongerKept
@@ -43,6 +45,7 @@ class Lab:
     def __init__(self, folder, **options):
         self.store = Store.open(folder, cluster=1, node=1, create=True)
         self.kept = []  # newest first
+        self.cover = partial(Catalog.cover, self)
         self.state = GroupState(7, {})
         self.chosen = MUCH
         self.told = []
@@ -60,7 +63,10 @@ class Lab:
         return Future()
 
     def group_status(self, group):
-        return {"chosen_through": self.chosen}
+        return {"group": group, "chosen_through": self.chosen}
+
+    def group_statuses(self):
+        return [self.group_status(group) for group in self.floors._states]
 
     def floored(self, group, floor, settled):
         if self.overloaded:
@@ -82,6 +88,11 @@ class Lab:
     @property
     def floor(self):
         return self.store.bounds(7)[0]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(floors_module, "PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -234,6 +245,30 @@ def test_several_groups_go_in_one_transaction(lab):
     assert one.store.stats().commits - before == 3
     assert set(one.store.floors().values()) == {Floor(101, 100)}
     assert len(one.told) == 600
+
+
+def test_the_store_is_not_asked_all_the_time(lab, monkeypatch):
+    """Whoever is due meanwhile goes with the next turn."""
+    monkeypatch.setattr(floors_module, "PAUSE_S", 0.4)
+    one = lab()
+    one.floors._states = states = {group: GroupState(group, {}) for group in range(7, 10)}
+    one.kept = [manifest(100)]
+    for state in states.values():
+        state.applied = 100
+        one.floors.due(state.group)
+    one.work()
+    commits = one.store.stats().commits
+    one.kept = [manifest(200)]
+    for state in states.values():
+        state.applied = 200
+        one.floors.due(state.group)
+    assert not one.asked
+    assert 0.2 < one.floors.next_s() - time.monotonic() <= 0.4
+    time.sleep(0.4)
+    one.floors.ring(time.monotonic())
+    one.work()
+    assert one.store.stats().commits == commits + 1
+    assert set(one.store.floors().values()) == {Floor(201, 200)}
 
 
 def test_what_failed_is_done_later(lab, monkeypatch):

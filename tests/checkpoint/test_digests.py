@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from phx._core.batch import pack_noop
 from phx._core.delivery import Sessions
-from phx.checkpoint.digests import AGREE, Agreed, Ring, compare, majority_of, state_of
+from phx.checkpoint.digests import Agreed, Ring, compare, doubtful, state_of
 from phx.machines import Counter, KeyValue
 from phx.transfer.messages import Chain
+from phx.types import AGREED_EVERY as AGREE
 from tests.api.cluster import Journal
 
 
@@ -117,12 +118,16 @@ def test_odd_is_who_differs_from_more_than_half_at_one_instance(members, wrong, 
         assert verdict.equal < me * AGREE <= verdict.differs <= min(outvoted) * AGREE
 
 
-def test_who_noted_nothing_learns_whose_state_is_the_groups():
-    assert majority_of({2: ring(), 3: ring()}, 3) == {2, 3}
-    assert majority_of({2: ring(), 3: ring(state=6)}, 3) == {2, 3}  # as they were at 5
-    assert majority_of({2: ring(), 3: ring(state=1)}, 3) == set()
-    assert majority_of({2: ring(), 3: ring(), 4: ring(), 5: ring(state=2)}, 5) == {2, 3, 4}
-    assert majority_of({2: ring()}, 2) == set()
+def test_a_state_that_differs_from_a_majority_is_taken_over_by_nobody():
+    assert doubtful({}, 3) == doubtful({2: [], 3: []}, 3) == set()
+    assert doubtful({2: ring(), 3: ring()}, 3) == set()
+    assert doubtful({2: ring(), 3: ring(6, 5), 4: []}, 5) == set()
+    assert doubtful({2: ring(), 3: ring(state=6, who=3)}, 3) == {2, 3}  # who is right?
+    assert doubtful({2: ring(log=6), 3: ring()}, 3) == {2, 3}
+    assert doubtful({2: ring(), 3: ring(), 4: ring(), 5: ring(state=2)}, 5) == {5}
+    assert doubtful({2: ring(), 3: ring(), 4: ring(), 5: ring(log=2)}, 5) == {5}
+    assert doubtful({2: ring(), 3: ring(), 4: ring(state=3), 5: ring(state=2)}, 5) == {2, 3, 4, 5}
+    assert doubtful({2: ring(), 3: ring(6, 1, unknown=range(9))}, 3) == set()
 
 
 def test_the_last_ones_are_kept():

@@ -25,6 +25,7 @@ from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.files import OsFiles
 from phx.durable.lmdb import LmdbMachine
 from phx.machine import CopyView, StateMachine
+from phx.node import floors
 from phx.node.floors import Floors
 from phx.store import Store
 
@@ -149,6 +150,7 @@ def arm(step: str, times: int) -> None:
 
 async def main(folder: Path, step: str, times: int) -> None:
     arm(step, times)
+    floors.PAUSE_S = 0.0  # so that there are many steps in a second
     async with phx.Node(config_of(folder), machines, bootstrap=True) as node:
         await node.wait_ready()
         with suppress(TimeoutError):

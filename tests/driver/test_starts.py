@@ -427,3 +427,58 @@ def test_traces_of_paused_groups_replay(lab, tmp_path):
     short.write_bytes(b"".join(event(one.kind, one.data, one.thread) for one in left_out))
     with pytest.raises(Finding, match="replay"):
         check(short)
+
+
+# --- paused while it runs
+
+
+@pytest.mark.parametrize("settled", [False, True], ids=["journal", "store"])
+def test_a_group_may_be_paused_and_resumed_where_its_machine_is_made_anew(lab, settled):
+    """It had stopped: what was delivered since went nowhere. Others go on meanwhile."""
+    one = lab(1, groups=2, **UNSETTLED)
+    one.start()
+    one.wait_led([0, 1])
+    member = one.members[1]
+    fill(one, 10)
+    bodies, values = member.bodies(), list(member.values[0])
+    at = list(member.instances[0])
+    member.driver.stop_group(0)
+    if settled:
+        settle(one, member)
+    member.driver.pause(0)
+    member.driver.pause(0)
+    assert member.driver.group_status(0)["restoring"]
+    while taken := member.driver.take(1 << 20):
+        assert {batch.group for batch in taken} <= {1}
+    one.commit([b"goes on"], 1, 1)
+    assert member.driver.group_status(0)["stopped"]
+    start = at[4]
+    other = type(member.driver.sessions)(99, [0])
+    other.offer(0, 1, bodies[:start])
+    member.driver.sessions.load(other.table(0))
+    member.values[0], member.instances[0] = [], []
+    member.driver.resume(0, start)
+    one.until(lambda: len(member.values[0]) == 5)
+    assert (member.values[0], member.instances[0]) == (values[5:], at[5:])
+    one.wait_led([0])
+    one.commit([b"more"], 1)
+    assert member.values[0][-1] == b"more"
+    assert not member.driver.group_status(0)["stopped"]
+    with error(ERROR_UNKNOWN_GROUP):
+        member.driver.pause(7)
+
+
+def test_nothing_is_delivered_of_a_paused_group_though_it_waited_in_line(lab):
+    one = lab(1, groups=1, **UNSETTLED)
+    one.start()
+    one.wait_led()
+    member = one.members[1]
+    fill(one, 3)
+    bodies = member.bodies()
+    member.driver.pause(0)
+    handed = member.driver.group_status(0)["handed_through"]
+    member.submit([b"waits"], 0, timeout_s=60)
+    linger(one, 0.3)
+    assert member.driver.group_status(0)["handed_through"] == handed == len(bodies)
+    member.driver.resume(0, handed)
+    one.until(lambda: member.values[0][-1] == b"waits")

@@ -61,6 +61,41 @@ def test_a_damaged_name_is_refused_and_nothing_is_removed(tmp_path, name):
     assert (tmp_path / "00000001").is_dir()
 
 
+def test_a_name_that_is_lost_is_damage_and_nothing_is_removed(tmp_path):
+    generations = Generations(tmp_path)
+    generations.switch(generations.begin())
+    (tmp_path / "current").unlink()
+    for again in (generations, Generations(tmp_path)):
+        with pytest.raises(Damaged, match="which generation counts"):
+            again.current()
+        with pytest.raises(Damaged):
+            again.sweep()
+    assert (tmp_path / "00000001").is_dir()
+
+
+def test_also_while_another_one_is_in_the_making(tmp_path):
+    generations = Generations(tmp_path)
+    generations.switch(generations.begin())
+    generations.begin()
+    (tmp_path / "current").unlink()
+    with pytest.raises(Damaged):
+        Generations(tmp_path).current()
+
+
+def test_the_first_one_may_be_begun_again_and_again(tmp_path):
+    """A crash before it counts is no damage: there was nothing before it."""
+    for _ in range(3):
+        generations = Generations(tmp_path)
+        assert generations.current() is None
+        generations.sweep()
+        made = generations.begin()
+        (made / "data").write_bytes(b"half")
+    generations.switch(made)
+    assert Generations(tmp_path).current() == made
+    generations.sweep()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made.name, "current"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_restore_fills_a_new_generation_beside_the_one_that_applies(tmp_path, kind):
     generations = Generations(tmp_path / "m")
@@ -147,3 +182,24 @@ def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path, call, when):
     assert (current / "data").read_bytes() == current.name.encode()
     generations.sweep()
     assert sorted(path.name for path in tmp_path.iterdir()) == [current.name, "current"]
+
+
+@pytest.mark.processes
+@pytest.mark.strace
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [("mkdir", 1), ("fsync", 1), ("fsync", 2), ("fsync", 3), ("fsync", 4), ("rename", 1)],
+)
+def test_killed_anywhere_the_first_one_counts_or_is_begun_again(tmp_path, call, when):
+    calls = f"/^{call}(at2?)?$"
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}"]
+    strace += ["-e", f"inject={calls}:signal=KILL:when={when}"]
+    command = [sys.executable, "-c", SWITCHER, str(tmp_path)]
+    result = subprocess.run([*strace, *command], capture_output=True, text=True, timeout=60)
+    assert result.returncode == -9, result.stderr
+    found = Generations(tmp_path).current()
+    assert found is None or (found / "data").read_bytes() == found.name.encode()
+    assert "switched" not in result.stdout or found is not None
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert Generations(tmp_path).current() is not None

@@ -110,10 +110,13 @@ def test_a_stopped_group_leads_again_once_its_machine_was_made_anew_and_not_befo
     assert s.leaders() == {1: 0}
     restoring(s, 1)
     s.pass_time(2 * SECOND)
-    assert s.leaders() == {1: 0}
+    assert (s.leaders(), s.status(1)["stopped"]) == ({1: 0}, True)
     restoring(s, 1, False)
     s.pass_time(2 * SECOND)
-    assert s.status(1)["leading"]
+    assert (s.leaders(), s.status(1)["stopped"]) == ({1: 1}, False)
+    s.submit(1, b"a value")
+    s.pass_time(SECOND)
+    assert s.status(1)["chosen_through"] == 1
 
 
 def test_an_acceptance_below_the_machine_s_start_is_no_chosen_value() -> None:

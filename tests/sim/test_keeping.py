@@ -42,7 +42,7 @@ class Node:
     def restored(self) -> int:
         """A start, and the instance that it goes on behind."""
         self.keeping.open()
-        machine, manifest = self.keeping.restore(0, SimMachine)
+        machine, manifest, _ = self.keeping.restore(0, SimMachine)
         held = manifest.frontier if manifest else 0
         assert len(machine.items) == held
         return held

@@ -4,6 +4,7 @@
     --seed S      what it does, as far as threads let one decide that (1)
     --site PATH   where the build goes, and is taken from if it is there (build/tsan-site)
     --keep        take the build that is there, even if sources are newer
+    --build       only build, if sources are newer
     --part P      journal, cluster or cycles only
 
 Exit code: 0 if nothing was found, 1 for a race or another failure, 2 if it could not run.
@@ -24,7 +25,8 @@ ROOT = HERE.parent.parent
 
 
 def build(site: Path) -> None:
-    newest = max(path.stat().st_mtime for path in (ROOT / "phx").rglob("*") if path.suffix != ".so")
+    sources = (one for one in (ROOT / "phx").rglob("*.*") if one.suffix not in (".so", ".pyc"))
+    newest = max(path.stat().st_mtime for path in sources)
     stamp = site / "built"
     if stamp.exists() and stamp.stat().st_mtime > newest:
         return
@@ -102,12 +104,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--site", type=Path, default=ROOT / "build" / "tsan-site")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--build", action="store_true")
     parser.add_argument("--part", choices=("journal", "cluster", "cycles"))
     options = parser.parse_args()
     start = time.monotonic()
     if not (options.keep and (options.site / "built").exists()):
         build(options.site)
     print(f"built, {time.monotonic() - start:.0f} s", flush=True)
+    if options.build:
+        return 0
     with tempfile.TemporaryDirectory(prefix="phx-tsan.") as folder:
         work = Path(folder)
         code = stress(options.site, options, work)

@@ -1,0 +1,213 @@
+"""Finds out that a replica of this node is not what its log says, and stops it.
+
+noted      on the applying thread, at each agreed instance: chained checksum, state of the machines
+           whose digest is cheap
+asked      each peer, every EVERY_S, about the groups that have something new
+compared   `phx.checkpoint.digests`; a majority of all members says who is odd
+stopped    the group, here, if it is this node; its checkpoints that are newer than the last known
+           equality go to quarantine
+
+Machines whose digest is not cheap are not compared: of their groups only what was applied is.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from phx.applier import GroupState
+from phx.checkpoint.catalog import Catalog, path_of, put_aside
+from phx.checkpoint.digests import Agreed, Ring, Verdict, compare, state_of
+from phx.errors import GroupStopped
+
+__all__ = ["Divergence", "set_aside", "stopped_by"]
+
+log = logging.getLogger("phx")
+
+EVERY_S = 30.0
+
+Rings = Iterable[tuple[int, int, bytes]]
+
+
+class Divergence(threading.Thread):
+    """The thread ``phx-digests``; it is there once anything was noted, and there is a peer.
+
+    Guarantee: a group is stopped only if more than half of all members are equal to each other at
+    an agreed instance and this node is not. What is not known is no difference.
+
+    Args:
+        members: how many the cluster has.
+        peers: those that can be asked now.
+        ask: (node, group, above) -> what that node noted beyond an instance; None: no answer.
+        odd: told of a group whose replica here is odd. On the thread.
+
+    Attributes:
+        counters: since the start.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        *,
+        peers: Callable[[], Iterable[int]],
+        ask: Callable[[int, int, int], Rings | None],
+        odd: Callable[[int, Verdict], None],
+    ) -> None:
+        super().__init__(name="phx-digests", daemon=True)
+        self._members = members
+        self._peers = peers
+        self._ask = ask
+        self._odd = odd
+        self._change = threading.Condition()  # of all that follows
+        self._ending = False
+        self._mine: dict[int, Ring] = {}
+        self._theirs: dict[int, dict[int, Ring]] = {}
+        self._unjudged: set[int] = set()  # groups of which something was noted or heard
+        self._said: dict[int, Verdict] = {}
+        self.counters = {"digests_noted": 0, "digests_compared": 0, "diverged": 0}
+
+    def note(self, state: GroupState) -> None:
+        """The group is at an agreed instance, all of it applied. On the applying thread."""
+        found = b""
+        if not state.skip:  # else a machine holds the state of a later one
+            try:
+                found = state_of(state.machines)
+            except Exception:
+                log.exception("group %d: no digest at %d", state.group, state.applied)
+        with self._change:
+            mine = self._mine.setdefault(state.group, Ring())
+            mine.note(Agreed(state.applied, state.digest, found))
+            self._unjudged.add(state.group)
+            self.counters["digests_noted"] += 1
+            if not self._ending and self.ident is None and self._members > 1:
+                self.start()
+
+    def forget(self, group: int) -> None:
+        """The group goes on from another state: what was noted is not of that. On the applying
+        thread."""
+        with self._change:
+            self._mine.pop(group, None)
+            self._said.pop(group, None)
+
+    def noted(self, group: int, above: int) -> list[Agreed]:
+        """What this node says to who asks. Any thread."""
+        with self._change:
+            mine = self._mine.get(group)
+            return mine.above(above) if mine is not None else []
+
+    # --- the thread
+
+    def run(self) -> None:
+        next_s = time.monotonic() + EVERY_S
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._ending, max(0.0, next_s - time.monotonic()))
+                if self._ending:
+                    return
+            next_s = time.monotonic() + EVERY_S
+            try:
+                self.round()
+            except Exception:
+                with self._change:
+                    if not self._ending:
+                        log.exception("digests could not be compared")
+
+    def round(self) -> None:
+        """Ask every peer about every group with news; then judge what is new."""
+        for node in self._peers():
+            for group, above in self._news(node):
+                if self._ending:
+                    return
+                said = self._ask(node, group, above)
+                if said is None:
+                    break  # it is not to be reached
+                self._heard(group, node, said)
+        with self._change:
+            groups, self._unjudged = sorted(self._unjudged), set()
+        for group in groups:
+            self._judge(group)
+
+    def _news(self, node: int) -> list[tuple[int, int]]:
+        """Groups that have gone on since that peer said how far it is, and how far that is."""
+        with self._change:
+            theirs = {group: rings.get(node) for group, rings in self._theirs.items()}
+            last = {group: ring.last for group, ring in theirs.items() if ring is not None}
+            return [
+                (group, last.get(group, 0))
+                for group, mine in self._mine.items()
+                if mine.last > last.get(group, 0)
+            ]
+
+    def _heard(self, group: int, node: int, said: Rings) -> None:
+        with self._change:
+            ring = self._theirs.setdefault(group, {}).setdefault(node, Ring())
+            for one in said:
+                if one[0] > ring.last:
+                    ring.note(Agreed(*one))
+            self._unjudged.add(group)
+
+    def _judge(self, group: int) -> None:
+        with self._change:
+            own, rings = self._mine.get(group), self._theirs.get(group, {})
+            mine = own.above(0) if own is not None else []
+            others = {node: ring.above(0) for node, ring in rings.items()}
+        verdict = compare(mine, others, self._members)
+        with self._change:
+            self.counters["digests_compared"] += 1
+            stale = self._mine.get(group) is not own  # it goes on from another state
+            if verdict.kind == "equal" or verdict == self._said.get(group) or stale:
+                return
+            self._said[group] = verdict
+        self._say(group, verdict)
+
+    def _say(self, group: int, verdict: Verdict) -> None:
+        nodes = ", ".join(map(str, verdict.nodes))
+        if verdict.kind == "odd":
+            self.counters["diverged"] += 1
+            log.critical(
+                "group %d: this node has %s; a majority is equal: nodes %s", group, verdict, nodes
+            )
+            self._odd(group, verdict)
+        elif verdict.kind == "others":
+            log.error(
+                "group %d: node %s has %s; this node is one of a majority", group, nodes, verdict
+            )
+        else:
+            log.critical(
+                "group %d: this node and node %s have %s, and no majority is known to be equal: "
+                "nobody stops",
+                group,
+                nodes,
+                verdict,
+            )
+
+    def end(self, wait_s: float | None = None) -> None:
+        """Ask nobody more; wait for the thread, at most so long."""
+        with self._change:
+            self._ending = True
+            self._change.notify_all()
+        if self.ident is not None and self is not threading.current_thread():
+            self.join(wait_s)
+
+
+def stopped_by(state: GroupState, verdict: Verdict) -> GroupStopped:
+    """Why the group stops."""
+    return GroupStopped(state.group, state.applied + 1, None, str(verdict))
+
+
+def set_aside(catalog: Catalog, group: int, above: int, but: bytes = b"") -> None:
+    """Put the checkpoints of a group beyond this instance to quarantine, but for one with this
+    ident. Where checkpoints of the group are taken and dropped, so that it does not come between.
+    """
+    for one in catalog.of(group):
+        if one.frontier > above and one.content != but:
+            path = path_of(catalog.root, one)
+            catalog.forget(one)
+            try:
+                put_aside(catalog.files, catalog.root, path)
+            except OSError as error:
+                log.error("%s stays, and may not be what the log says: %s", path, error)
+            else:
+                log.error("%s is put aside: it may not be what the log says", path)

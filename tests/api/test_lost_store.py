@@ -1,0 +1,361 @@
+"""A store that is lost, damaged or older than its journal: made anew from what the journal says."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import lmdb
+import pytest
+
+import phx
+from phx import errors, store_folder
+from phx.checkpoint.files import OsFiles
+from phx.lmdb_files import LMDB_MAJOR
+from phx.machines import Counter
+from phx.node import doctor
+from phx.node.doctor import Doctor
+from phx.node.folder import Folder
+from phx.store import Floor, Store
+from phx.store_folder import read_identity
+
+from .cluster import all_applied, cluster, config_of, introduce, until
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
+
+
+def alone(folder: Path) -> phx.Config:
+    return config_of(folder, 1, nodes=1, checkpoints=QUIET)
+
+
+async def add(node: phx.Node, group: int, count: int) -> None:
+    for _ in range(count):
+        await node.group(group).propose(b"1")
+
+
+def put_back(copy: Path, config: phx.Config) -> None:
+    shutil.rmtree(config.dir / "store")
+    shutil.copytree(copy, config.dir / "store")
+
+
+def test_an_older_store_does_not_keep_the_groups_from_settling(run_once, tmp_path):
+    """The journal says more of group 0 is settled than the store knows: what was between is gone,
+    and nobody settles behind such a gap."""
+
+    async def main():
+        config = alone(tmp_path)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await add(node, 0, 5)
+            await add(node, 1, 5)
+        shutil.copytree(config.dir / "store", tmp_path / "older")
+        async with phx.Node(config, Counter) as node:
+            await node.wait_ready()
+            await add(node, 0, 5)
+            await node.group(0).checkpoint()
+        put_back(tmp_path / "older", config)
+        async with phx.Node(config, Counter) as node:
+            await node.wait_ready()
+            before = node.group(0).status().applied_through
+            await add(node, 0, 5)
+            await add(node, 1, 5)
+            assert node.group(0).machine().total == 15
+            assert node.group(1).machine().total == 10
+            await until(
+                lambda: all(
+                    node.group(group).status().settled_through
+                    == node.group(group).status().chosen_through
+                    for group in (0, 1)
+                ),
+                seconds=20,
+            )
+            assert node.status().store_error is None
+            assert node.group(0).status().applied_through > before
+
+    run_once(main())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A closed node of two groups: a checkpoint and 5 values behind it in 0, and in 1 none."""
+    folder = tmp_path_factory.mktemp("lost")
+    config = alone(folder)
+
+    async def main():
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await add(node, 0, 5)
+            await node.group(0).checkpoint()
+            await add(node, 1, 3)
+        async with phx.Node(config, Counter) as node:  # what is settled is in the checkpoint
+            await node.wait_ready()
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+    return folder
+
+
+@pytest.fixture
+def config(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    return alone(tmp_path / "copy")
+
+
+def opened(config: phx.Config) -> tuple[bytes, dict[int, Floor], list[str]]:
+    """Of the store that a start comes to: its id, its rows, and what the doctor said."""
+    folder = Folder(config.dir)
+    folder.lock(create=False)
+    try:
+        one = Doctor(folder, config)
+        assert folder.examine(bootstrap=False) is False
+        store = one.open_store(create=False)
+        try:
+            return store.identity.store_id, store.floors(), list(one.found)
+        finally:
+            store.close()
+    finally:
+        folder.unlock()
+
+
+def flip_in(path: Path, at: int, bit: int = 1) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ bit]))
+
+
+def key_of(config: phx.Config, name: bytes) -> bytes:
+    """The value of a key of the store's table ``meta``."""
+    path = str(config.dir / "store")
+    with (
+        lmdb.Environment(path, readonly=True, lock=False, max_dbs=3, lib_version=LMDB_MAJOR) as env,
+        env.begin(db=env.open_db(b"meta", create=False)) as txn,
+    ):
+        return txn.get(name)
+
+
+def lose(config: phx.Config, how: str) -> None:
+    data = config.dir / "store" / "data.mdb"
+    match how:
+        case "folder":
+            shutil.rmtree(data.parent)
+        case "file":
+            data.unlink()
+        case "page":
+            flip_in(data, 10)  # it does not say any more that it describes the file
+        case "identity" | "groups":
+            value = key_of(config, how.encode())
+            content = data.read_bytes()
+            at = content.find(value)
+            while at >= 0:
+                flip_in(data, at + 9)
+                at = content.find(value, at + 1)
+
+
+@pytest.mark.parametrize("how", ["folder", "file", "page", "identity", "groups"])
+def test_a_lost_store_is_made_anew_with_the_same_id(config, how):
+    before, floors, said = opened(config)
+    assert said == []
+    lose(config, how)
+    store_id, rows, said = opened(config)
+    assert store_id == before
+    assert {group: floor.settled_through for group, floor in floors.items()} == {
+        group: floor.settled_through for group, floor in rows.items()
+    }
+    assert all(row.kept_from == row.settled_through + 1 for row in rows.values())
+    assert len(said) == 1
+    assert "the store is lost" in said[0]
+    aside = [path.name for path in (config.dir / "quarantine").glob("store-*/store/data.mdb")]
+    assert aside == ([] if how in ("folder", "file") else ["data.mdb"])
+    assert opened(config) == (store_id, rows, [])
+
+
+def test_a_node_goes_on_where_its_store_is_lost(run_once, tmp_path):
+    """From the checkpoint that reaches the new beginning of the log, in each group."""
+
+    async def main():
+        config = alone(tmp_path)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            for group in (0, 1):
+                await add(node, group, 5)
+                await node.group(group).checkpoint()
+        shutil.rmtree(config.dir / "store")
+        async with phx.Node(config, Counter) as node:
+            await node.wait_ready()
+            await add(node, 0, 2)
+            await add(node, 1, 3)
+            totals = [node.group(group).machine().total for group in (0, 1)]
+            assert totals == [7, 8]
+            damage = node.status().damage
+            assert damage["found"] == 1
+            assert "the store is lost" in damage["last"]
+        async with phx.Node(config, Counter) as node:  # and what is settled since is kept
+            await node.wait_ready()
+            assert [node.group(group).machine().total for group in (0, 1)] == totals
+            assert node.status().damage["found"] == 0
+
+    run_once(main())
+
+
+def test_a_group_without_a_checkpoint_stops_and_the_others_go_on(run_once, config):
+    async def main():
+        shutil.rmtree(config.dir / "store")
+        async with phx.Node(config, Counter) as node:
+            await until(lambda: node.status().stopped == (1,))
+            await node.wait_ready([0])
+            await add(node, 0, 1)
+            with pytest.raises(errors.GroupStopped):
+                await add(node, 1, 1)
+
+    run_once(main())
+
+
+def test_a_node_with_a_lost_store_votes_and_says_what_is_chosen(run_once, tmp_path):
+    """What it forgot it had chosen is not open: two of three, it and one that saw nothing of it,
+    would decide it again."""
+
+    async def main():
+        async with cluster(tmp_path, Counter, checkpoints=QUIET) as nodes:
+            for group in (0, 1):
+                await add(nodes[0], group, 5)
+            await all_applied(nodes)
+            through = nodes[2].group(0).status().chosen_through
+            config = nodes[2].config
+            await nodes[2].group(0).checkpoint()
+            await nodes[2].close()
+            shutil.rmtree(config.dir / "store")
+            async with phx.Node(config, Counter) as again:
+                status = again.group(0).status()
+                assert status.chosen_through >= through
+                assert status.settled_through >= through
+                assert status.promised > 0
+
+    run_once(main())
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def steps_of(monkeypatch, die_at: int) -> list[str]:
+    """Die before the n-th step of a repair; the names of those that were begun."""
+    begun: list[str] = []
+
+    def counted(where, name):
+        do = getattr(where, name)
+
+        def step(*given, **named):
+            begun.append(name)
+            if len(begun) > die_at:
+                raise Crash
+            return do(*given, **named)
+
+        monkeypatch.setattr(where, name, step)
+
+    for name in ("make_folder", "rename", "sync"):
+        counted(OsFiles, name)
+    for name in ("take_lock", "open_env", "make_tables", "sync_folder"):
+        counted(store_folder, name)
+    counted(Store, "_put_floors")
+    counted(doctor, "put_aside")
+    counted(doctor, "remake")
+    return begun
+
+
+@pytest.mark.parametrize("how", ["folder", "groups", "older"])
+def test_a_repair_that_is_cut_short_anywhere_is_done_at_the_next_start(
+    config, tmp_path, monkeypatch, how
+):
+    store_id, floors, _ = opened(config)
+    wanted = {group: floor.settled_through for group, floor in floors.items()}
+    if how == "older":  # of the same store, before anything was settled
+        (config.dir / "store" / "data.mdb").unlink()
+        identity = lambda: read_identity(config.dir / "store", 1 << 20)  # noqa: E731
+        with pytest.raises(errors.NotBootstrapped):
+            identity()
+        made = store_folder.StoreIdentity(
+            config.cluster_id, config.node, store_id, store_folder.FORMAT_VERSION, (0, 9, 0)
+        )
+        store_folder.remake(config.dir / "store", 1 << 20, made, {})
+        assert identity() == made
+    else:
+        lose(config, how)
+    for die_at in range(100):
+        again = alone(Path(shutil.copytree(config.dir.parent, tmp_path / f"at{die_at}")))
+        with monkeypatch.context() as patched:
+            begun = steps_of(patched, die_at)
+            try:
+                opened(again)
+            except Crash:
+                died = True
+            else:
+                died = False
+        found, rows, _ = opened(again)
+        assert found == store_id, begun
+        assert {group: row.settled_through for group, row in rows.items()} == wanted, begun
+        assert opened(again)[2] == [], begun
+        if not died:
+            break
+    assert die_at >= {"folder": 6, "groups": 10, "older": 1}[how], begun
+
+
+def test_without_a_whole_journal_no_store_is_made(config):
+    for segment in sorted((config.dir / "journal").iterdir()):
+        content = bytearray(segment.read_bytes())
+        content[4096 + 40] ^= 1
+        segment.write_bytes(content)
+    lose(config, "groups")
+    before = sorted((config.dir / "store").iterdir())
+    with pytest.raises(errors.Damaged, match="store"):
+        opened(config)
+    assert sorted((config.dir / "store").iterdir()) == before
+    assert not (config.dir / "quarantine").exists()
+
+
+def test_nothing_is_made_beside_the_journal_of_another(config, tmp_path):
+    shutil.rmtree(config.dir / "store")
+    other = config_of(tmp_path / "copy", 2, nodes=2, dir=config.dir)
+    with pytest.raises(errors.Foreign, match="node 1"):
+        opened(other)
+    assert not (config.dir / "store").exists()
+
+
+def test_a_node_that_lost_its_store_and_its_checkpoints_comes_back_under_load(run_once, tmp_path):
+    """In its own folder, with its own promises: from a checkpoint of another node and the log."""
+
+    async def main():
+        async with cluster(tmp_path, Counter, checkpoints=QUIET) as nodes:
+            stop = asyncio.Event()
+            added = [0, 0]
+
+            async def load(group: int) -> None:
+                while not stop.is_set():
+                    await nodes[0].group(group).propose(b"1")
+                    added[group] += 1
+
+            for group in (0, 1):
+                await add(nodes[0], group, 20)
+            await all_applied(nodes)
+            lost = nodes.pop()
+            await lost.close()
+            clients = [asyncio.ensure_future(load(group)) for group in (0, 1)]
+            for name in ("store", "checkpoints", "machines"):
+                shutil.rmtree(lost.config.dir / name, ignore_errors=True)
+            again = phx.Node(lost.config, Counter)
+            nodes.append(again)
+            await again.open()
+            introduce(nodes)
+            await again.wait_ready(timeout=30)
+            stop.set()
+            await asyncio.gather(*clients)
+            await until(
+                lambda: (
+                    [again.group(group).machine().total for group in (0, 1)]
+                    == [20 + count for count in added]
+                ),
+                seconds=20,
+            )
+            assert again.status().damage["found"] == 1
+            assert again.status().stopped == ()
+            assert again.status().transfers["fetched"] == 2
+
+    run_once(main())

@@ -1,0 +1,129 @@
+"""A node is killed at each step of fetching and installing: it has the old state or the new."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from install_worker import config_of, machines
+
+import phx
+from phx.store import Floor
+from phx.testing.processes import free_ports
+from phx.verify import examine
+
+WORKER = Path(__file__).with_name("install_worker.py")
+pytestmark = pytest.mark.processes
+
+
+async def worker(folder, ports, target, step, when="before"):
+    """Run it; its exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(WORKER),
+        str(folder),
+        ",".join(map(str, ports)),
+        str(target),
+        str(step),
+        when,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode in (0, -9), (step, when, err.decode())
+    said = dict(line.split(None, 1) for line in out.decode().splitlines())
+    return process.returncode, said
+
+
+async def add(node, first, count):
+    for number in range(first, first + count):
+        for machine in (0, 1):
+            await node.group(0).propose(b"%d" % number, machine=machine, timeout=20)
+
+
+class Three:
+    """Two nodes that run, and the folder of a third that lies below their floors."""
+
+    def __init__(self, folder, ports):
+        self.folder = folder / "node3"
+        self.ports = ports
+        self.nodes = [phx.Node(config_of(folder / f"node{n}", n, ports), machines, bootstrap=True)
+                      for n in (1, 2, 3)]  # fmt: skip
+        self.count = 0
+        self.promised = 0
+
+    async def begin(self):
+        await asyncio.gather(*(node.open() for node in self.nodes))
+        await asyncio.gather(*(node.wait_ready(timeout=20) for node in self.nodes))
+        await self.add(20)
+        await self.nodes[2].group(0).checkpoint()  # its own is older
+        await self.add(20)
+        self.promised = self.nodes[2].group(0).status().promised
+        await self.nodes[2].close()
+
+    async def add(self, count):
+        await add(self.nodes[0], self.count, count)
+        self.count += count
+
+    async def go_on(self):
+        """The two leave the third behind; where they are."""
+        await self.add(5)
+        for node in self.nodes[:2]:
+            await node.wait_ready(timeout=20)
+            frontier = (await node.group(0).checkpoint()).frontier
+            floor = Floor(frontier + 1, frontier)
+            asked = node._room._keeper.ask(lambda store, f=floor: store.raise_floors({0: f}))
+            await asyncio.wrap_future(asked)
+            node._room.driver.floored(0, frontier + 1, frontier)
+        await self.add(3)
+        return self.nodes[0].group(0).status().applied_through
+
+    async def live(self, target):
+        """The third comes back, and is where the others are; how many steps that took."""
+        code, said = await worker(self.folder, self.ports, target, 0)
+        assert code == 0
+        applied, promised, *digests = said["state"].split()
+        assert int(applied) >= target
+        assert int(promised) >= self.promised
+        self.promised = int(promised)
+        assert digests == [said_of(self.nodes[0], machine) for machine in (0, 1)]
+        assert examine(self.folder, whole=True).findings == []
+        return int(said["steps"])
+
+    async def close(self):
+        await asyncio.gather(*(node.close() for node in self.nodes))
+
+
+def said_of(node, machine):
+    return node.group(0).machine(machine).digest().decode().replace(" ", "/")
+
+
+async def go_through(tmp_path, every):
+    """Kill it before and after every `every`-th step; then let it go on. How many kills."""
+    three, kills = Three(tmp_path, free_ports(3)), 0
+    try:
+        await three.begin()
+        steps = await three.live(await three.go_on())
+        assert steps > 50
+        for step in range(1, steps + 1, every):
+            for when in ("before", "after"):
+                target = await three.go_on()
+                code, _ = await worker(three.folder, three.ports, target, step, when)
+                kills += code == -9
+                assert examine(three.folder, whole=True).findings == [], (step, when)
+                await three.live(target)
+        assert kills >= steps // every
+        return kills
+    finally:
+        await three.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_each_step_it_has_the_old_state_or_the_new(tmp_path):
+    assert asyncio.run(go_through(tmp_path, 1)) > 100
+
+
+@pytest.mark.timeout(240)
+def test_killed_at_some_steps_it_has_the_old_state_or_the_new(tmp_path):
+    asyncio.run(go_through(tmp_path, 17))
