@@ -64,6 +64,7 @@ EVENT_LEADER = 2
 EVENT_HALTED = 3
 EVENT_PEER_REFUSED = 4
 EVENT_BELOW = 5
+EVENT_CEILING = 6
 EVENT_POISONED = 64
 
 _NOT_APPLIED: dict[int, Callable[[], NotApplied]] = {
@@ -238,6 +239,7 @@ class Applier:
         self.on_agreed: Callable[[GroupState], None] | None = None  # at an agreed instance
         self.on_turn: Callable[[], None] | None = None  # at the end of each
         self.on_below: Callable[[int, int, int], None] | None = None  # group, who, its floor
+        self.on_ceiling: Callable[[int], None] | None = None
         self.on_handed: Callable[[list[tuple[int, int, bytes]]], None] | None = None
         self.commits: Committing | None = None  # None: no machine is durable
         self.thread = 0  # ident of the one that applies
@@ -417,6 +419,9 @@ class Applier:
         elif kind == EVENT_BELOW:
             if self.on_below is not None:
                 self.on_below(group, leader, first_seq)
+        elif kind == EVENT_CEILING:
+            if self.on_ceiling is not None:
+                self.on_ceiling(first_seq)
         elif kind == EVENT_POISONED:
             self.poisoned = True
             log.critical("a write or sync of the journal failed: this node votes no more")

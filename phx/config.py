@@ -169,6 +169,10 @@ class Checkpoints:
         mirror: machines that have ``snapshot`` and give no view get a second one of their kind,
             which follows the log and is written in their place: twice the memory, and every value
             is applied twice. Default: groups with such machines have no checkpoints.
+        journal_damage: what becomes of a node that finds its journal damaged or gone at its start.
+            "refuse": it does not start. "rejoin": it starts with a new one, does not vote, and
+            votes again in each group once it has led it, which takes promises of so many others
+            that nothing can be forgotten (of three: both). What was left goes to quarantine.
         reserve_bytes: what they leave free on the disk (up to 1 TiB).
         transfer_bytes_per_s: how fast they are sent to other nodes, all of them together (at least
             26 KiB/s for each of transfers_max, .. 1 TiB/s).
@@ -193,6 +197,7 @@ class Checkpoints:
     write_bytes_per_s: int = _option(128 * MIB, 64 * KIB, 1 << 40)
     compress: str = _choice("none", "zstd")
     mirror: bool = _switch(False)
+    journal_damage: str = _choice("refuse", "rejoin")
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
     transfer_bytes_per_s: int = _option(64 * MIB, TRANSFER_BYTES_PER_S_MIN, 1 << 40)
     transfers_max: int = _option(4, 1, 64)

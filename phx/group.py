@@ -225,6 +225,7 @@ class Door:
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
             halted=bool(found["halted"]),
+            suspect=bool(found["suspect"]),
             restoring=self.restoring(state.group),
             promised=int(found["promised"]),
             ballot=int(found["ballot"]),

@@ -81,6 +81,7 @@ class GroupStatus:
         leader: node id of the leader; None: none known.
         leading: this node leads.
         stopped: apply failed here: nothing is applied or proposed here any more.
+        suspect: the node lost its journal: it does not vote in the group before it has rejoined.
         halted: a protocol invariant broke here: this node does not vote in the group any more.
         restoring: the group's machines wait for a checkpoint: for one of this node to be read, or
             for one of another node to be fetched. It votes meanwhile; nothing newer is applied.
@@ -105,6 +106,7 @@ class GroupStatus:
     leading: bool
     stopped: bool
     halted: bool
+    suspect: bool
     restoring: bool
     promised: int
     ballot: int

@@ -72,6 +72,7 @@ STOREYS = [
         "phase2",
         "proposals",
         "proposer",
+        "rejoin",
         "routing",
     },
     {"engine"},
@@ -136,6 +137,7 @@ MAY_IMPORT = {
     "phx.config": GROUND,
     "phx._version": set(),
     "phx.lmdb_files": GROUND,
+    "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store_trim": GROUND | STORE,
     "phx.store_stats": GROUND,
@@ -162,7 +164,7 @@ MAY_IMPORT = {
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
     | {"phx._core.codec", "phx._core.segment", "phx._core.segment_check", "phx._core.survey"}
     | {"phx.lmdb_pages", "phx.store_folder"}
-    | {"phx.store_mend"},
+    | {"phx.store_facts", "phx.store_mend"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

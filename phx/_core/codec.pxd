@@ -35,7 +35,7 @@ from phx._core.native cimport *
 
 cdef enum:
     FRAME_MAGIC = 0x31584850
-    PROTOCOL_VERSION = 2
+    PROTOCOL_VERSION = 3
     FRAME_HEADER_BYTES = 32
     RECORD_HEADER_BYTES = 32
 
@@ -65,6 +65,9 @@ cdef enum RecordKind:
     # index: the store has had everything of the group up to here; ballot: lowest instance that it
     # kept then (1: all of it)
     RECORD_SETTLED = 9
+    # index: the life (incarnation) that found the group's votes before it lost; ballot: 0, or the
+    # ballot in which the replica became whole again; body, with ballot 0: the ceiling (u64)
+    RECORD_SUSPECT = 10
 
 cdef packed struct FrameHeader:
     u32 magic

@@ -37,5 +37,6 @@ cdef class Driver:
     cdef Block* room(self, u64 need, u64 remaining) noexcept
     cdef void pack(self, list values, u16 machine, u64 total, vector[Submission]* runs) noexcept
     cdef int command(self, Command* command, bint wake) except -1
+    cdef int tell(self, u8 kind, u32 group, u64 first) except -1
     cdef int ask(self, Question* question) except -1
     cdef int entries_command(self, u8 kind, u32 group, u32 peer, u64 first, bytes entries) except -1

@@ -1,9 +1,10 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal
 
 from phx._core.delivery import Batch, Sessions
 from phx._core.options import DriverError as DriverError
 from phx._core.plan import SettlePlan
+from phx.store_facts import Facts
 
 # codes of DriverError
 ERROR_CLOSED: Final = 1  # stopped, or not started
@@ -31,6 +32,7 @@ EVENT_LEADER: Final = 2
 EVENT_HALTED: Final = 3
 EVENT_PEER_REFUSED: Final = 4
 EVENT_BELOW: Final = 5
+EVENT_CEILING: Final = 6
 EVENT_POISONED: Final = 64  # the journal failed: this node votes no more
 
 GROUP_BYTES: dict[str, int]  # native structs of a group; for benchmarks/idle.py
@@ -61,6 +63,8 @@ class Driver:
         starts: Mapping[int, int] | None = None,
         floors: Mapping[int, int] | None = None,
         incarnation: int = 0,
+        facts: Facts | None = None,
+        suspect: Collection[int] = (),
         trace_path: str | None = None,
         trace_bytes_max: int = 1 << 30,
     ) -> None:
@@ -88,6 +92,10 @@ class Driver:
                 instance + 1; absent: 1. See ``floored``.
             incarnation: highest one of this node that any checkpoint here knows, below 2**32 - 1;
                 this life's is above it, whatever the journal says.
+            facts: what is known besides the journal; None: nothing, and then there is no rejoin. A
+                journal that does not know the life ``lost`` is damaged.
+            suspect: groups whose votes are lost: the journal is a new one in the place of one that
+                cannot be believed. They do not vote until they have rejoined (rejoin.pxd).
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.
@@ -126,6 +134,8 @@ class Driver:
         EVENT_BELOW: nobody connected has the log that the group needs next; ``leader`` keeps it
         from ``first_seq`` on, and no one from lower. Once per group until it is taken, and again
         while it lasts. ``leader`` 0: the group's own machine waits for what this node has trimmed.
+
+        EVENT_CEILING: tell ``ceiling``, once it is durable, that it is at least ``first_seq``.
         """
     def handed(self) -> list[tuple[int, int, bytes]]:
         """``(descriptor, node, bytes)`` of connections of peers that came for a checkpoint, or for
@@ -203,6 +213,11 @@ class Driver:
 
         They are not proposed or forwarded again, and their deadline says nothing any more. See
         ``Waiters.settle_applied``.
+        """
+    def ceiling(self, counter: int) -> None:
+        """No promise will have a counter above this one: that is durable, outside the journal.
+
+        It is only raised. Whatever is above it waits until it is.
         """
     def stop_group(self, group: int) -> None: ...
     def set_address(self, node: int, host: str, port: int) -> None:

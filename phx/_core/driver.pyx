@@ -25,7 +25,9 @@ from phx._core.port cimport (
 )
 from phx._core.queues cimport *
 from phx._core.sessions cimport SessionTable
-from phx._core.state cimport MEMBERS_MAX, Callers, Claim, Event, Lead, OwnRun, Progress, Replica
+from phx._core.state cimport (
+    MEMBERS_MAX, NO_CEILING, Callers, Claim, Event, Lead, OwnRun, Progress, Replica,
+)
 
 from phx._core.options import DriverError
 
@@ -51,6 +53,7 @@ EVENT_LEADER = 2
 EVENT_HALTED = 3
 EVENT_PEER_REFUSED = 4
 EVENT_BELOW = 5
+EVENT_CEILING = 6
 EVENT_POISONED = 64
 
 # What a group takes in native structs, whether anybody uses it or not, and what it takes beyond
@@ -76,7 +79,7 @@ cdef enum:
 cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
                  journal_dir, create, options, starts=None, floors=None, u32 incarnation=0,
-                 trace_path=None, trace_bytes_max=1 << 30):
+                 facts=None, suspect=(), trace_path=None, trace_bytes_max=1 << 30):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
@@ -100,6 +103,7 @@ cdef class Driver:
             opening.start = self.start_of(one, self.paused.get(one, 0), opening.settled_through)
             opening.floor = self.floors.get(one, 1)
             opening.paused = one in self.paused
+            opening.suspect = one in suspect
             self.index_of[one] = index
             self.groups.push_back(group)
             self.openings.push_back(opening)
@@ -112,6 +116,9 @@ cdef class Driver:
         self.trace_path = os.fsencode(trace_path) if trace_path else None
         self.options.trace_bytes_max = trace_bytes_max
         self.options.incarnation = incarnation
+        self.options.ceiling = NO_CEILING
+        if facts is not None:
+            former_facts(&self.options, facts, bool(suspect))
         self.s = life_new(&self.options, &self.groups)
 
     def __dealloc__(self):
@@ -352,6 +359,14 @@ cdef class Driver:
             raise DriverError(ERROR_OVERLOADED, "the command queue is full")
         raise DriverError(ERROR_CLOSED, "the driver does not run")
 
+    cdef int tell(self, u8 kind, u32 group, u64 first) except -1:
+        cdef Command command
+        memset(&command, 0, sizeof(Command))
+        command.kind = kind
+        command.group = group
+        command.first = first
+        return self.command(&command, True)
+
     def applied(self, group, u64 instance):
         index = self.hosted(group)
         inbox_applied(&self.s.inbox, index, instance)
@@ -448,12 +463,11 @@ cdef class Driver:
         command.second = count
         self.command(&command, True)
 
+    def ceiling(self, u64 counter):
+        self.tell(COMMAND_CEILING, 0, counter)
+
     def stop_group(self, u32 group):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_STOP_GROUP
-        command.group = group
-        self.command(&command, True)
+        self.tell(COMMAND_STOP_GROUP, group, 0)
 
     def set_address(self, u32 node, host, port):
         cdef Command command
@@ -468,10 +482,7 @@ cdef class Driver:
         self.command(&command, True)
 
     def resign(self):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_RESIGN
-        self.command(&command, True)
+        self.tell(COMMAND_RESIGN, 0, 0)
 
     # --- the store thread
 
@@ -507,23 +518,13 @@ cdef class Driver:
             chores_call(&self.s.chores)
 
     def settled(self, SettlePlan plan not None, u64 upto_lsn):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_SETTLED
-        command.first = upto_lsn
-        self.command(&command, True)
+        self.tell(COMMAND_SETTLED, 0, upto_lsn)
 
     def settle_failed(self, SettlePlan plan not None):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_SETTLE_FAILED
-        self.command(&command, True)
+        self.tell(COMMAND_SETTLE_FAILED, 0, 0)
 
     def settle_now(self):
-        cdef Command command
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_SETTLE_NOW
-        self.command(&command, True)
+        self.tell(COMMAND_SETTLE_NOW, 0, 0)
 
     cdef int entries_command(self, u8 kind, u32 group, u32 peer, u64 first,
                              bytes entries) except -1:
@@ -657,6 +658,7 @@ cdef dict peer_of(PeerStatus* peer, u64 now_us):
         "bytes_sent": peer.bytes_sent, "frames_received": peer.frames_received,
         "bytes_received": peer.bytes_received, "frames_dropped": peer.frames_dropped,
         "connects": peer.connects,
+        "store_id": PyBytes_FromStringAndSize(<char*>peer.store_id, 16) if peer.known else None,
     }
 
 

@@ -34,12 +34,21 @@ cdef struct DriverOptions:
     u64 inline_bytes_max         # larger writes are left to the journal thread
     u64 trace_bytes_max          # of a trace, if there is to be one
     u32 incarnation              # this life's is higher; 0: only than what the journal says
+    # What is known outside the journal (rejoin.pxd); the bound and the store ids are for a journal
+    # that was lost.
+    u64 ceiling                  # NO_CEILING: nobody keeps one
+    u32 lost_before              # a journal that does not know this life is not whole
+    u64 lease_bound_us
+    u32 n_known
+    u32 known[PEERS_MAX]
+    u8 known_ids[PEERS_MAX][16]
 
 cdef struct Opening:             # how a group begins
     u64 settled_through          # highest instance in the store
     u64 floor                    # lowest one that it keeps, or would keep
     u64 start                    # its machine is to hold everything up to here
     bint paused                  # and does not yet
+    bint suspect                 # its votes are lost
 
 cdef struct Flow:                # a group's way to the applier
     u32 group
@@ -72,6 +81,8 @@ cdef struct PeerStatus:
     u32 incarnation
     bint connected
     u64 heard_us                 # 0: never
+    bint known                   # it was met, in this life or before:
+    u8 store_id[16]
     u64 queued_bytes
     u64 frames_sent
     u64 bytes_sent

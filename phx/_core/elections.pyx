@@ -10,6 +10,7 @@ from phx._core.learner cimport stranded
 from phx._core.leases cimport hears_leader
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_requeue
+from phx._core.rejoin cimport may_rejoin, rejoin_at
 from phx._core.state cimport *
 
 cdef enum:
@@ -21,7 +22,7 @@ cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
     # finished: it takes no new values.)
     return (e.started and not e.poisoned and not e.resigned and e.pressure < PRESSURE_FULL
             and not r.stopped and not r.halted and not r.restoring
-            and e.now_us >= e.quiet_until_us
+            and e.now_us >= e.quiet_until_us and (not r.suspect or may_rejoin(e))
             # (It would have to learn first, and cannot.)
             and not stranded(e, r))
 
@@ -71,7 +72,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     if r.role != ROLE_FOLLOWER:
         return
     if hears_leader(e, r) or r.stopped or r.halted or r.restoring or e.poisoned or e.resigned:
-        role_timer(e, r, 0)
+        role_timer(e, r, rejoin_at(e, r))
         return
     preference(e, r.group, order)
     for i in range(e.options.n_members):
@@ -100,7 +101,7 @@ cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil:
         leader = ballot_node(r.claim)
     if leader == r.leader:
         tell_leader(e, r)
-        if leader == 0 and r.role == ROLE_FOLLOWER and r.role_at_us == 0:
+        if (leader == 0 or r.suspect) and r.role == ROLE_FOLLOWER and r.role_at_us == 0:
             schedule_campaign(e, r, 0)
         return
     r.leader = leader
@@ -114,4 +115,4 @@ cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil:
         schedule_campaign(e, r, 0)
     elif r.role == ROLE_FOLLOWER:
         r.failures = 0
-        role_timer(e, r, 0)
+        role_timer(e, r, rejoin_at(e, r))

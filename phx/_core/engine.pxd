@@ -77,6 +77,14 @@ cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil
 # the start, after engine_add_group. Says nothing of what is chosen: see flow.pxd. When it ends, a
 # group that was stopped goes on: its machine was made anew.
 cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil
+# No promise of this node has a counter above `counter` any more or ever had, in any group: an upper
+# bound that is durable outside the journal. It is only raised. Before the start, and then whenever
+# EVENT_CEILING asks for it; where it was never given there is no limit, and no rejoin.
+cdef void engine_ceiling(Engine* e, u64 counter) noexcept nogil
+# Before the start, after the replay: votes of the group from before this life may be lost. The
+# replica does not vote until it has rejoined (rejoin.pxd); so it says in its first record. -1: no
+# such group, or too late.
+cdef int engine_suspect(Engine* e, u32 group) noexcept nogil
 # The journal failed: no vote, no claim, no grant any more, in any group.
 cdef void engine_poison(Engine* e) noexcept nogil
 # A Pressure. Leaderships in which nothing is open are handed over, if somebody takes them.

@@ -10,7 +10,7 @@ from phx._core.acceptor cimport acknowledge, carry_over, promise, replay
 from phx._core.ballot cimport ballot_hostile
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE,
-    RECORD_SETTLED, RecordHeader,
+    RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
 )
 from phx._core.effects cimport (
     LANE_NOW, emit_event, emit_idle_mark, emit_record, hint, random_below, role_timer,
@@ -29,6 +29,7 @@ from phx._core.proposals cimport (
     callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
     forwards_free,
 )
+from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
 from phx._core.elections cimport preferred_leader
 from phx._core.routing cimport route
@@ -57,6 +58,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
     if e.random_state == 0:
         e.random_state = 1
     e.lease_bound_us = options.lease_us
+    e.ceiling = NO_CEILING
     e.claim_version = 1
     e.grants_version = 1
     for i in range(8):
@@ -131,7 +133,8 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
             memcpy(e.peers[at].store_id, body, 16)
         return 0
     if (header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT
-            and header.kind != RECORD_CHOSEN and header.kind != RECORD_SETTLED):
+            and header.kind != RECORD_CHOSEN and header.kind != RECORD_SETTLED
+            and header.kind != RECORD_SUSPECT):
         return 0
     r = find_group(e, header.group)
     if r == NULL:
@@ -141,6 +144,8 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
         return -1
     if header.kind == RECORD_SETTLED:
         return replay_settled(e, r, header, lsn)
+    if header.kind == RECORD_SUSPECT:
+        return replay_suspect(r, header, body, lsn)
     return replay(e, r, header, body, lsn)
 
 
@@ -167,6 +172,13 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
         # The longer of the two bounds stays in the new record until the quiet time is over.
         e.lease_bound_us = max(e.lease_bound_us, e.quiet_until_us)
         e.quiet_until_us += now_us
+    e.rejoin_above = e.ceiling
+    # Before the node's own record: a journal that says of this life says of its losses (a replay
+    # gives a prefix).
+    for i in range(e.replicas.size()):
+        if e.replicas[i].suspect and e.replicas[i].suspect_since == 0:
+            e.replicas[i].suspect_since = e.incarnation
+        carry_suspect(e, e.replicas[i], ~<u64>0)
     # What was replayed may have been page cache that a power failure still takes: it is written
     # again, and nothing leaves before that is durable (docs/design/journal.md).
     emit_node_state(e, ~<u64>0)
@@ -363,9 +375,12 @@ cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept 
         return -1
     if (ballot > r.promised and not ballot_hostile(ballot, r.highest_seen)
             and not e.poisoned and not r.halted):
-        step_down(e, r)
-        promise(e, r, ballot)
-        touch(e, r)
+        if under_ceiling(e, ballot):
+            step_down(e, r)
+            promise(e, r, ballot)
+            touch(e, r)
+        # (Where it may not be promised yet, this node leads above it all the same.)
+        r.highest_seen = max(r.highest_seen, ballot)
     engine_floor(e, group, through + 1)
     return 0
 
@@ -406,6 +421,7 @@ cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil:
         carry_chosen(e, e.replicas[i], lsn, True)
         carry_over(e, e.replicas[i], lsn)
         carry_settled(e, e.replicas[i], lsn)
+        carry_suspect(e, e.replicas[i], lsn)
     e.floor_lsn = lsn
     emit_record(e, RECORD_FLOOR, 0, lsn, 0, NULL, 0, NULL)
     e.effects.floor_lsn = lsn
@@ -449,6 +465,21 @@ cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil:
         e.grants_version += 1
     if e.started:
         schedule_campaign(e, r, 0)
+
+
+cdef void engine_ceiling(Engine* e, u64 counter) noexcept nogil:
+    if counter > e.ceiling or (e.ceiling == NO_CEILING and not e.started):
+        e.ceiling = counter
+        e.ceiling_asked = False
+
+
+cdef int engine_suspect(Engine* e, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or e.started:
+        return -1
+    r.suspect = True
+    r.suspect_since = 0
+    return 0
 
 
 cdef void engine_poison(Engine* e) noexcept nogil:
@@ -598,6 +629,7 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     out.stopped = r.stopped
     out.halted = r.halted
     out.restoring = r.restoring
+    out.suspect = r.suspect
     out.promised = r.promised
     out.ballot = r.lead.ballot if r.lead != NULL else 0
     out.chosen_through = r.chosen_through

@@ -14,14 +14,15 @@ from libc.string cimport memset
 from phx._core.batch cimport ItemHeader
 from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
-    engine_add_group, engine_advance, engine_applied, engine_connected, engine_counters,
+    engine_add_group, engine_advance, engine_applied, engine_ceiling, engine_connected,
+    engine_counters,
     engine_disconnected, engine_done,
     engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
     engine_install, engine_location, engine_new, engine_poison,
     engine_pressure, engine_receive, engine_replay, engine_resign, engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
-    engine_start, engine_stop_group, engine_submit, engine_supply, engine_transfer,
-    engine_turn,
+    engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect,
+    engine_transfer, engine_turn,
 )
 from phx._core.native cimport *
 from phx._core.state cimport (
@@ -164,6 +165,12 @@ cdef class Engine:
 
     def restoring(self, group, bint on):
         engine_restoring(self.e, group, on)
+
+    def ceiling(self, u64 counter):
+        engine_ceiling(self.e, counter)
+
+    def suspect(self, group):
+        return engine_suspect(self.e, group)
 
     def poison(self):
         engine_poison(self.e)

@@ -133,6 +133,18 @@ cdef inline void input_restoring(DriverState* s, u32 group, bint on) noexcept no
     engine_restoring(s.engine, group, on)
 
 
+cdef inline void input_ceiling(DriverState* s, u64 counter) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_CEILING, 0, 0, counter, 0, 0, NULL, 0)
+    engine_ceiling(s.engine, counter)
+
+
+cdef inline void input_suspect(DriverState* s, u32 group) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_SUSPECT, group, 0, 0, 0, 0, NULL, 0)
+    engine_suspect(s.engine, group)
+
+
 cdef inline void input_poison(DriverState* s) noexcept nogil:
     if s.trace != NULL:
         trace_input(s.trace, TRACE_POISON, 0, 0, 0, 0, 0, NULL, 0)

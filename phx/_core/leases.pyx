@@ -227,7 +227,8 @@ cdef void find_refused(Engine* e, Peer* p) noexcept nogil:
     p.refused.clear()
     for i in range(p.claims.size()):
         r = find_group(e, p.claims[i].group)
-        if r == NULL or r.halted or r.stopped or r.promised != p.claims[i].ballot:
+        if r == NULL or r.halted or r.stopped or r.suspect \
+                or r.promised != p.claims[i].ballot:
             p.refused.push_back(p.claims[i].group)
 
 

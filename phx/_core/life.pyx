@@ -7,17 +7,21 @@
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset, strerror
 
-from phx._core.codec cimport RECORD_HEADER_BYTES, RECORD_NODE, RecordHeader, record_append
+from phx._core.codec cimport (
+    RECORD_HEADER_BYTES, RECORD_NODE, RECORD_PEER, RecordHeader, record_append,
+)
 from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thread_t
 from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
 from phx._core.handover cimport handover_close, handover_destroy, handover_init
 from phx._core.inputs cimport (
-    input_floor, input_group, input_replay, input_restoring, input_start,
+    input_ceiling, input_floor, input_group, input_replay, input_restoring, input_start,
+    input_suspect,
 )
 from phx._core.journal cimport (
-    JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn, journal_open,
+    JOURNAL_DAMAGED, JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn,
+    journal_open,
     journal_replay,
 )
 from phx._core.native cimport *
@@ -28,6 +32,7 @@ from phx._core.queues cimport (
     chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init, inbox_wake,
     outbox_destroy, outbox_drop, outbox_init,
 )
+from phx._core.state cimport NO_CEILING
 from phx._core.trace cimport trace_disk, trace_end, trace_open, trace_unref
 from phx._core.transport cimport (
     TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
@@ -87,6 +92,12 @@ cdef int open_journal(DriverState* s, const char* folder, bint create, char* tex
         snprintf(text, LIFE_TEXT_BYTES, "the journal holds votes of group %u, which the "
                  "configuration does not host: a group cannot be left out", s.engine.stray_group)
         return LIFE_OPTION
+    if code == 0 and s.engine.incarnation < s.options.lost_before:
+        # One was lost before, and of its successor the first records never became durable: those
+        # say which groups may not vote.
+        snprintf(text, LIFE_TEXT_BYTES, "the journal that was made after a loss, in life %u, was "
+                 "never whole", s.options.lost_before)
+        return LIFE_JOURNAL - JOURNAL_DAMAGED
     return journal_failed(s, code, text) if code != 0 else LIFE_OK
 
 
@@ -161,17 +172,30 @@ cdef int add_groups(DriverState* s, vector[u32]* groups, vector[Opening]* openin
     return LIFE_OK
 
 
-# A checkpoint knows of lives of this node that its journal does not: values of a life that is not
-# the newest are not applied (sessions.pxd).
-cdef void former_lives(DriverState* s, u32 incarnation) noexcept nogil:
+cdef void remember(DriverState* s, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
+                   u32 nbytes) noexcept nogil:
     cdef RecordHeader header
-    cdef Block* record
-    if incarnation == 0:
-        return
-    record = record_append(block_new(RECORD_HEADER_BYTES), RECORD_NODE, 0, incarnation, 0, NULL, 0)
+    cdef Block* record = record_append(block_new(64), kind, group, index, ballot, body, nbytes)
     memcpy(&header, record.data, sizeof(RecordHeader))
     input_replay(s, &header, record.data + RECORD_HEADER_BYTES, 0)
     block_unref(record)
+
+
+# What is known besides the journal. A checkpoint knows of lives of this node that its journal does
+# not: values of a life that is not the newest are not applied (sessions.pxd). So does the store.
+cdef void former_lives(DriverState* s, vector[u32]* groups,
+                       vector[Opening]* openings) noexcept nogil:
+    cdef DriverOptions* o = &s.options
+    cdef size_t i
+    if o.incarnation or o.lease_bound_us:
+        remember(s, RECORD_NODE, 0, o.incarnation, o.lease_bound_us, NULL, 0)
+    for i in range(o.n_known):
+        remember(s, RECORD_PEER, o.known[i], 0, 0, o.known_ids[i], 16)
+    if o.ceiling != NO_CEILING:
+        input_ceiling(s, o.ceiling)
+    for i in range(groups.size()):
+        if openings[0][i].suspect:
+            input_suspect(s, groups[0][i])
 
 
 cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
@@ -182,9 +206,9 @@ cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector
     s.engine = engine_new(&s.options.engine)
     code = add_groups(s, groups, openings, text)
     if code == LIFE_OK:
-        former_lives(s, s.options.incarnation)
         code = open_journal(s, journal_dir, create, text)
     if code == LIFE_OK:
+        former_lives(s, groups, openings)
         code = open_wakers(s, text)
     if code != LIFE_OK:
         return code

@@ -7,12 +7,14 @@ down. Leaderships return to the preferred node once it is alive and has caught u
 
 from phx._core.native cimport *
 from phx._core.state cimport *
-from phx._core.wire cimport HeartbeatAckBody, HeartbeatBody
+from phx._core.wire cimport HeartbeatAckBody, HeartbeatBody, RejoinBody
 
 cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
                   const u8* changes) noexcept nogil
 cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
                       const u8* refused) noexcept nogil
+cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
+                    const RejoinBody* ask) noexcept nogil
 # Look at everything that depends on time alone.
 cdef void watch(Engine* e) noexcept nogil
 # The next time at which watch has something to do.

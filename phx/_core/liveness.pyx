@@ -14,6 +14,7 @@ from phx._core.proposer cimport prepare_again, step_down, transfer, transfer_as
 from phx._core.state cimport *
 from phx._core.wire cimport (
     FLAG_KEPT, FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody,
+    RejoinBody,
 )
 
 cdef enum:
@@ -118,6 +119,13 @@ cdef bint ready(Engine* e, Replica* r, u32 node) noexcept nogil:
             and r.lead.progress[at].confirmed + e.options.window // 4 >= r.chosen_through)
 
 
+cdef void handed_over(Engine* e, Replica* r, u32 to) noexcept nogil:
+    # Where it comes back every time (that member reaches no quorum), ever more seldom.
+    r.handed += 1
+    r.no_transfer_until_us = e.now_us + (<u64>SETTLED_US << min(r.handed, <u32>HANDED_DOUBLINGS))
+    transfer(e, r, to)
+
+
 cdef bint caught_up(Engine* e, Replica* r, u32 node) noexcept nogil:
     return (ready(e, r, node)
             and e.peers[member_index(e, node)].alive_since_us + SETTLED_US <= e.now_us)
@@ -138,12 +146,24 @@ cdef void balance(Engine* e) noexcept nogil:
             continue
         to = preferred_leader(e, r, 0)
         if to != e.options.node and to != 0 and caught_up(e, r, to):
-            # Where it comes back every time (that member reaches no quorum), ever more seldom.
-            r.handed += 1
-            r.no_transfer_until_us = e.now_us + (<u64>SETTLED_US << min(r.handed,
-                                                 <u32>HANDED_DOUBLINGS))
-            transfer(e, r, to)
+            handed_over(e, r, to)
             moved += 1
+
+
+cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
+                    const RejoinBody* ask) noexcept nogil:
+    """A member that lost votes asks for the leadership. It is given when it can succeed: it knows
+    what is chosen, and of the others enough are there to answer."""
+    cdef u32 i, there = 1
+    if (r.role != ROLE_LEADING or r.lead.ballot != ballot or r.suspect or r.lead.phase1 != NULL
+            or e.now_us < r.no_transfer_until_us
+            or ask.chosen_through + e.options.window // 4 < r.chosen_through):
+        return
+    for i in range(e.options.n_members):
+        if e.peers[i].node != p.node and e.peers[i].connected and e.peers[i].alive:
+            there += 1
+    if there >= e.options.n_members - e.quorum + 1:
+        handed_over(e, r, p.node)
 
 
 cdef void watch(Engine* e) noexcept nogil:

@@ -13,6 +13,7 @@ from phx._core.driver_state cimport DriverOptions
 from phx._core.life cimport LIFE_OPTION
 from phx._core.native cimport *
 from phx._core.port cimport PhxAddress, phx_address
+from phx._core.transport cimport PEERS_MAX
 
 _MIB = 1 << 20
 
@@ -124,6 +125,22 @@ cdef int identity(DriverOptions* o, u64 cluster, u32 node, bytes store_id) excep
     o.journal.cluster = cluster
     o.journal.node = node
     memcpy(o.journal.store_id, PyBytes_AS_STRING(store_id), 16)
+    return 0
+
+
+cdef int former_facts(DriverOptions* o, facts, bint lost) except -1:
+    cdef bytes store_id
+    o.ceiling = facts.ceiling
+    o.lost_before = 0 if lost else facts.lost
+    o.incarnation = max(o.incarnation, facts.incarnation - 1)
+    if not lost:
+        return 0
+    o.lease_bound_us = facts.lease_us
+    for node, store_id in sorted(facts.peers.items()):
+        if o.n_known < PEERS_MAX and len(store_id) == 16:
+            o.known[o.n_known] = node
+            memcpy(o.known_ids[o.n_known], PyBytes_AS_STRING(store_id), 16)
+            o.n_known += 1
     return 0
 
 

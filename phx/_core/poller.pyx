@@ -173,6 +173,8 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
         flow_pause(s, command.group)
     elif command.kind == COMMAND_RESUME:
         flow_resume(s, command.group, command.first)
+    elif command.kind == COMMAND_CEILING:
+        input_ceiling(s, command.first)
     elif command.kind == COMMAND_RESIGN:
         input_resign(s)
     elif command.kind == COMMAND_ADDRESS:
@@ -248,6 +250,7 @@ cdef bint busy(DriverState* s, Flow* flow) noexcept nogil:
 
 
 cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:
+    cdef int at
     out.node = link.node
     out.incarnation = link.incarnation
     out.connected = link.connection != NULL
@@ -259,6 +262,10 @@ cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:
     out.bytes_received = link.bytes_received
     out.frames_dropped = link.frames_dropped
     out.connects = link.connects
+    at = member_index(s.engine, link.node)
+    if at >= 0 and s.engine.peers[at].known:
+        out.known = True
+        memcpy(out.store_id, s.engine.peers[at].store_id, 16)
 
 
 cdef void fill_status(DriverState* s, NodeStatus* out) noexcept nogil:

@@ -23,6 +23,7 @@ from phx._core.phase2 cimport (
     compute_chosen, lead_free, lead_new, phase1_free, phase1_new, propose_what_can_be,
     resend_what_is_missing, tell_watermark,
 )
+from phx._core.rejoin cimport answers_needed, ballot_base, rejoin_ask, rejoin_done, under_ceiling
 from phx._core.proposals cimport (
     callers_flush, callers_requeue, callers_stop, pending_drop, pending_drop_own,
 )
@@ -54,6 +55,8 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
     """Ask without durable effect whether this node could lead: one that cannot disturbs nobody."""
     cdef PrevoteBody ask
     if not can_lead(e, r) or hears_leader(e, r):
+        if r.suspect and can_lead(e, r):
+            rejoin_ask(e, r)
         schedule_campaign(e, r, e.options.election_us)
         return
     r.role = ROLE_PREVOTING
@@ -126,7 +129,7 @@ cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot,
         schedule_campaign(e, r, 5 * <u64>e.options.election_us)
     elif reply.verdict == PREVOTE_OK:
         r.votes |= <u64>1 << member_index(e, p.node)
-        if bits(r.votes) >= e.quorum:
+        if bits(r.votes) >= answers_needed(e, r):
             prepare(e, r, 0)
 
 
@@ -175,11 +178,17 @@ cdef void send_prepare(Engine* e, Replica* r, Peer* only) noexcept nogil:
 
 
 cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
-    cdef u64 ballot = ballot_next(max(r.highest_seen, r.promised), e.options.node)
+    cdef u64 ballot = ballot_next(max(max(r.highest_seen, r.promised), ballot_base(e, r)),
+                                  e.options.node)
     cdef Lead* lead
     cdef Vote vote
     if ballot == 0:
         halt_group(e, r, HALT_NEXT_BALLOT)
+        return
+    if not under_ceiling(e, ballot):
+        step_down(e, r)
+        r.role = ROLE_FOLLOWER
+        schedule_campaign(e, r, e.options.election_us)
         return
     if grant_runs(e, r, e.options.node, released):
         # Our own grant to somebody else binds us as it binds any acceptor.
@@ -221,6 +230,8 @@ cdef bint may_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u64 released) 
         return False
     if grant_runs(e, r, p.node, released):
         refuse(e, r, p, ballot, REFUSE_LEASED, ballot_node(r.promised))
+        return False
+    if not under_ceiling(e, ballot):
         return False
     if r.lead != NULL:
         step_down(e, r)
@@ -354,13 +365,13 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
 
 
 cdef void count_promises(Engine* e, Replica* r) noexcept nogil:
-    """A quorum of whole promises ends phase 1."""
+    """A quorum of whole promises ends phase 1; a suspect replica needs more (answers_needed)."""
     cdef Phase1* phase1 = r.lead.phase1
     cdef u32 i, whole = 0
     for i in range(e.options.n_members):
         if phase1.promised[i].whole:
             whole += 1
-    if whole < e.quorum:
+    if whole < answers_needed(e, r):
         return
     phase1.quorum = True
     for i in range(e.options.n_members):
@@ -571,6 +582,8 @@ cdef void pump(Engine* e, Replica* r) noexcept nogil:
             return
         propose_what_can_be(e, r)
         tell_watermark(e, r)
+        if r.suspect:
+            rejoin_done(e, r)
         if e.pressure:
             yield_when_done(e, r)
 

@@ -48,6 +48,7 @@ cdef enum CommandKind:
     COMMAND_INSTALL = 12         # group; its machine holds 1 .. `first`; `second`: ballot
     COMMAND_DONE = 13            # group, first: sequence, second: how many; they are applied
     COMMAND_PAUSE = 14           # group; nothing more of it is delivered until COMMAND_RESUME
+    COMMAND_CEILING = 15         # first: counter
 
 cdef struct Command:
     u8 kind

@@ -6,9 +6,9 @@
 
 from libc.string cimport memcpy
 
-from phx._core.ballot cimport ballot_node
+from phx._core.ballot cimport ballot_hostile, ballot_node
 from phx._core.learner cimport note_watermark, on_learn, on_learn_ask
-from phx._core.liveness cimport on_beat, on_beat_ack
+from phx._core.liveness cimport on_beat, on_beat_ack, on_rejoin
 from phx._core.native cimport *
 from phx._core.proposals cimport on_forward, on_forward_reply
 from phx._core.proposer cimport (
@@ -34,6 +34,7 @@ cdef union Fixed:
     ForwardReplyBody forward_reply
     HeartbeatBody heartbeat
     HeartbeatAckBody heartbeat_ack
+    RejoinBody rejoin
 
 
 cdef u64 rest_wanted(u8 kind, Fixed* f) noexcept nogil:
@@ -72,6 +73,26 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
         on_confirm(e, r, p, h.ballot, f.chosen.through)
     elif h.kind == MSG_TRANSFER:
         on_transfer(e, r, p, h.ballot, h.flags)
+    elif h.kind == MSG_REJOIN:
+        on_rejoin(e, r, p, h.ballot, &f.rejoin)
+
+
+cdef bint route_suspect(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f) noexcept nogil:
+    """What a replica that may have forgotten votes hears of others' ballots, and does not answer.
+    False: of its own leadership, to be routed as ever."""
+    if h.kind != MSG_PREVOTE and h.kind != MSG_PREPARE and h.kind != MSG_ACCEPT:
+        return False
+    if h.kind == MSG_PREVOTE:
+        return True
+    if ballot_node(h.ballot) != p.node or ballot_hostile(h.ballot, r.highest_seen):
+        e.counters.hostile_messages += 1
+        return True
+    # (Its next ballot is above: one that is lower would only be refused.)
+    if h.ballot > r.highest_seen:
+        r.highest_seen = h.ballot
+    if h.kind == MSG_ACCEPT and r.role != ROLE_LEADING:
+        note_watermark(e, r, h.ballot, f.accept.watermark)
+    return True
 
 
 cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest,
@@ -95,7 +116,7 @@ cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f
         on_forward(e, r, p, &f.forward, rest)
     elif h.kind == MSG_FORWARD_REPLY:
         on_forward_reply(e, r, p, &f.forward_reply)
-    elif not r.halted and not e.poisoned:
+    elif not r.halted and not e.poisoned and not (r.suspect and route_suspect(e, r, p, h, f)):
         route_vote(e, r, p, h, f, rest, left)
 
 

@@ -42,6 +42,7 @@ cdef struct GroupStatus:
     bint stopped                 # apply failed here
     bint halted                  # a protocol invariant broke here
     bint restoring               # its machine is not there yet: this node does not lead
+    bint suspect                 # votes were lost: it does not vote before it has rejoined
     u64 promised
     u64 ballot
     u64 chosen_through
@@ -66,6 +67,10 @@ cdef struct EngineCounters:
     u64 prevotes
     u64 hostile_messages
     u64 re_prepares
+    u64 rejoins
+
+cdef enum:
+    NO_CEILING = 0xFFFFFFFFFFFFFFFF
 
 # ---------------------------------------------------------------------------------------- effects
 
@@ -97,6 +102,9 @@ cdef enum EventKind:
     # here, or knows no more. leader: who has trimmed least, first_seq: its lowest instance.
     # From the driver, leader 0: the applier waits for what is trimmed on this very node.
     EVENT_BELOW = 5
+    # The ceiling should be raised to counter `first_seq`, durably (engine_ceiling); what would be
+    # above it waits. Told once, and again after each time that it was raised.
+    EVENT_CEILING = 6
 
 cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_TIMED_OUT_REJECTED = 1   # never entered a record or an Accept
@@ -259,6 +267,7 @@ cdef struct Replica:
     bint stopped
     bint halted
     bint restoring
+    bint suspect             # may have forgotten votes: rejoin.pxd
     # acceptor
     u64 promised
     u64 promise_lsn
@@ -276,6 +285,8 @@ cdef struct Replica:
     u64 floor                # lowest instance that this node can still supply; at least 1
     u64 settled_told         # what the last RECORD_SETTLED says; 0: there is none
     u64 settled_lsn          # and where it stands
+    u64 suspect_since        # the life that found the last loss; 0: none ever
+    u64 suspect_lsn          # of the record that says it
     Ring tail                # Block*: bodies of the last chosen instances, up to chosen_through
     Ring locations           # lsn of instances settled_through + 1 .. chosen_through
     u64 want_through         # known to be chosen elsewhere
@@ -382,6 +393,11 @@ cdef struct Engine:
     u64 replies                 # Promise replies given
     u64 quiet_until_us       # after a restart: promise nothing before
     u64 lease_bound_us       # longest lease that this node may grant (durable)
+    u64 ceiling              # no counter above it is promised; NO_CEILING: there is no limit
+    bint ceiling_asked       # EVENT_CEILING was told since it was last raised
+    # the ceiling at the start: all that was ever promised before is at most this
+    u64 rejoin_above
+    u64 rejoin_next_us
     # positions
     u64 lsn_end              # of everything emitted
     u64 lsn_needed           # of everything that somebody may wait for

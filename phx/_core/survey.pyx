@@ -11,8 +11,8 @@ from libc.string cimport memcpy, memset
 from phx._core.native cimport *
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_GROUP, RECORD_HEADER_BYTES, RECORD_MARK,
-    RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RECORD_SETTLED, RecordHeader, record_check,
-    record_salt)
+    RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
+    record_check, record_salt)
 from phx._core.disk cimport DiskApi, disk_folder_look
 from phx._core.journal cimport (
     JOURNAL_OK, Journal, JournalOptions, Segment, journal_close, journal_new, journal_open,
@@ -77,7 +77,7 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
         pass
     elif h.group < GROUPS_MOST and (h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT
                                     or h.kind == RECORD_CHOSEN or h.kind == RECORD_GROUP
-                                    or h.kind == RECORD_SETTLED):
+                                    or h.kind == RECORD_SETTLED or h.kind == RECORD_SUSPECT):
         tally_group(t, h)
     else:
         t.odd += 1

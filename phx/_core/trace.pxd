@@ -60,6 +60,8 @@ cdef enum TraceKind:
     TRACE_FLOOR = 34             # group, first: floor
     TRACE_INSTALL = 35           # group, first: through, second: ballot; result
     TRACE_DONE = 36              # group, peer: count, first: sequence
+    TRACE_CEILING = 37           # first: counter
+    TRACE_SUSPECT = 38           # group
     TRACE_TRANSFER = 40          # group, peer: to (0: anybody); result
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events
     TRACE_TURN = 48

@@ -41,6 +41,7 @@ cdef enum MessageKind:
     MSG_TRANSFER = 14
     MSG_HEARTBEAT = 15
     MSG_HEARTBEAT_ACK = 16
+    MSG_REJOIN = 17
 
 cdef enum RefuseReason:
     REFUSE_BALLOT = 1        # a higher ballot is promised: `promised`
@@ -188,6 +189,9 @@ cdef packed struct HeartbeatAckBody: # then `refused` × u32 group: not granted
     u32 refused
     u32 incarnation                  # of the node that is answered
     u32 pad
+
+cdef packed struct RejoinBody:       # ballot: the leadership that is asked to hand over
+    u64 chosen_through
 
 # Append a message to `out`; returns `out`, which may have moved.
 cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,

@@ -45,6 +45,8 @@ cdef u32 message_fixed_bytes(u8 kind) noexcept nogil:
         return sizeof(HeartbeatBody)
     if kind == MSG_HEARTBEAT_ACK:
         return sizeof(HeartbeatAckBody)
+    if kind == MSG_REJOIN:
+        return sizeof(RejoinBody)
     return UNKNOWN_KIND
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from pathlib import Path
 
+from phx.checkpoint.catalog import ROOT, put_aside
+from phx.checkpoint.files import OsFiles
 from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
+
+log = logging.getLogger("phx")
 
 
 class Folder:
@@ -47,13 +52,16 @@ class Folder:
             os.close(self._lock)
             self._lock = -1
 
-    def examine(self, *, bootstrap: bool) -> bool:
-        """True: to be made new; False: it has a journal. Raises StoreError for everything else."""
+    def examine(self, *, bootstrap: bool, rejoin: bool = False) -> bool:
+        """True: to be made new; False: it has a journal, or a store only, and may `rejoin`. Raises
+        StoreError for everything else."""
         has_journal, has_store = _has_files(self.journal), _has_files(self.store)
         if has_journal:
             return False
         # The journal is made last, and no promise is made before: a bootstrap that was cut short
         # left nothing to remember.
+        if has_store and not self.begun and rejoin:
+            return False
         if has_store and not self.begun:
             raise Damaged(f"{self.path} has a store but no journal: its promises are lost")
         if not bootstrap:
@@ -65,6 +73,21 @@ class Folder:
         self._marker.touch()
         _sync_folder(self.path)
         return True
+
+    def begin_journal(self, why: str) -> None:
+        """Put aside what is left of a journal that is lost, durably, for people to look at."""
+        aside = ""
+        if _has_files(self.journal):
+            aside = put_aside(OsFiles(self.path), ROOT, self.journal.name, self.journal.name)
+        self.journal.mkdir(exist_ok=True)
+        _sync_folder(self.path)
+        log.critical(
+            "%s: the journal is lost (%s)%s. A new one is begun: this node votes in no group "
+            "before it has led it once, with promises of the others",
+            self.path,
+            why,
+            f"; what is left of it is {aside}" if aside else "",
+        )
 
     @property
     def begun(self) -> bool:

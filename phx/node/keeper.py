@@ -57,6 +57,7 @@ class Keeper(threading.Thread):
         self._asked: deque[tuple[float, Callable[[Store], Any], Future[Any]]] = deque()
         self._asking = threading.Lock()
         self._over = False  # nobody will do what is asked any more
+        self._called = threading.Event()  # somebody asked, or there is a driver
         self._trim_s = 0.0  # when a step of trimming has waited for long enough
         self.error: str | None = None
 
@@ -69,6 +70,7 @@ class Keeper(threading.Thread):
         """Let the thread work for this driver until it stops; None: there will be none."""
         if not self._driver.done():
             self._driver.set_result(driver)
+            self._called.set()
 
     def ask(self, action: Callable[[Store], T]) -> Future[T]:
         """Have something done on the store thread, between two pieces of the driver's work.
@@ -86,6 +88,7 @@ class Keeper(threading.Thread):
                 future.set_exception(Closed("the store is closed"))
                 return future
             self._asked.append((time.monotonic() + PATIENCE_S, action, future))
+        self._called.set()
         if self._driver.done() and (driver := self._driver.result()) is not None:
             driver.store_call()
         return future
@@ -115,7 +118,7 @@ class Keeper(threading.Thread):
             return
         self._opened.set_result(store)
         try:
-            driver = self._driver.result()
+            driver = self._await_driver(store)
             while driver is not None and not self._ended.is_set():
                 if self._asked and self._asked[0][0] <= time.monotonic():
                     self._answer(store)
@@ -129,6 +132,17 @@ class Keeper(threading.Thread):
         finally:
             self._forget_asked()
             store.close()
+
+    def _await_driver(self, store: Store) -> Driver | None:
+        """Until there is one, whatever is asked for is done at once."""
+        while not self._driver.done():
+            self._called.wait()
+            self._called.clear()
+            while self._asked:
+                self._answer(store)
+        while self._asked:  # by whoever did not see the driver
+            self._answer(store)
+        return self._driver.result()
 
     def _answer(self, store: Store) -> None:
         """Do the oldest of what was asked for, if there is any."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,19 @@ from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
+from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
 from phx.node.mirror import Mirrors
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
 from phx.store import Store
+from phx.store_facts import Facts
 from phx.transfer.staging import kept
 from phx.types import NodeStatus, PeerStatus
 
 log = logging.getLogger("phx")
 
-ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 STOP_US = 10_000_000
 ABANDON_S = 1.0
 TRACE_MIB_MAX = 1024
@@ -115,6 +117,7 @@ class Room:
         ids = self._ids = config.group_ids  # asked for once: all tables share these numbers
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
+        self._lives: Lives | None = None
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
@@ -152,15 +155,17 @@ class Room:
 
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
-        create = self._folder.examine(bootstrap=self._bootstrap)
+        create = self._folder.examine(
+            bootstrap=self._bootstrap, rejoin=config.checkpoints.journal_damage == "rejoin"
+        )
+        self._folder.journal.mkdir(exist_ok=True)
         doctor = self._doctor
-        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._late_addresses)
+        self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._idle)
         store = self._store = self._keeper.open()
         if left_out := sorted(store.settled().keys() - self.states.keys()):
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
-        self._folder.journal.mkdir(exist_ok=True)
         catalog = self._look()
         if create and catalog.groups():
             # Of another life: its log would stand where the new one begins.
@@ -184,14 +189,9 @@ class Room:
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
                 starts[group] = floor.kept_from - 1
-        lived = former_lives(catalog, config.node)
-        try:
-            self._start(store, create, starts, lived)
-        except DriverError as error:
-            # No journal has ever begun in there: a bootstrap that was cut short goes on.
-            if error.code != ERROR_JOURNAL_MISSING or not (self._folder.begun and self._bootstrap):
-                raise
-            self._start(store, True, starts, lived)
+        lives = self._lives = Lives(config, self._keeper.ask)
+        lives.begin(former_lives(catalog, config.node), create=create)
+        lives.start(self._folder, create, self._bootstrap, partial(self._start, store, starts))
         self._folder.whole()
         self._promise_epochs(catalog, store)
         self.waiters = Waiters(
@@ -214,6 +214,8 @@ class Room:
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
         self._keeper.serve(self.driver)
+        lives.serve(self.driver)
+        self.applier.on_ceiling = lives.wanted
         self._keep_checkpoints(catalog, list(starts))
 
     def _look(self) -> Catalog:
@@ -346,7 +348,19 @@ class Room:
         for one in there:
             one.end(None if until is None else max(0.0, until - time.monotonic()))
 
-    def _start(self, store: Store, create: bool, starts: dict[int, int], lived: int) -> None:
+    def _idle(self) -> bool:
+        """In the store thread's idle time; whether it may be long until the next one."""
+        resolved = self._late_addresses()
+        return (self._lives is None or self._lives.look()) and resolved
+
+    def _start(
+        self,
+        store: Store,
+        starts: dict[int, int],
+        create: bool,
+        facts: Facts,
+        suspect: tuple[int, ...],
+    ) -> None:
         config = self.config
         self.driver = Driver(
             cluster=config.cluster_id,
@@ -358,7 +372,8 @@ class Room:
             settled=store.settled(),
             floors={group: floor.kept_from for group, floor in store.floors().items()},
             starts=starts,
-            incarnation=lived,
+            facts=facts,
+            suspect=suspect,
             journal_dir=str(self._folder.journal),
             create=create,
             options=config.options(),

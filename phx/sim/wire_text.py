@@ -14,9 +14,10 @@ FRAME_HEADER_BYTES = 32
 RECORD_HEADER = struct.Struct("<IIBBHIQQ")
 MESSAGE_HEADER = struct.Struct("<IBBHIIQ")
 
-PROMISE, ACCEPT, CHOSEN, NODE, PEER, FLOOR, MARK, GROUP, SETTLED = range(1, 10)
+PROMISE, ACCEPT, CHOSEN, NODE, PEER, FLOOR, MARK, GROUP, SETTLED, SUSPECT = range(1, 11)
 RECORD_NAMES = [
     "?", "PROMISE", "ACCEPT", "CHOSEN", "NODE", "PEER", "FLOOR", "MARK", "GROUP", "SETTLED",
+    "SUSPECT",
 ]  # fmt: skip
 
 FLAG_LAST, FLAG_WHOLE, FLAG_NEED_WHOLE, FLAG_TRANSFER = 1, 2, 4, 8
@@ -53,6 +54,7 @@ KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
          ["seq", "version", "base", "incarnation", "lease_us", "count", "_"]),
     16: ("HeartbeatAck", struct.Struct("<QQIIII"),
          ["seq", "version", "lease_us", "count", "incarnation", "_"]),
+    17: ("Rejoin", struct.Struct("<Q"), ["chosen"]),
 }  # fmt: skip
 NUMBERS = {name: kind for kind, (name, _, _) in KINDS.items()}
 SHOWN = {
@@ -72,6 +74,7 @@ SHOWN = {
     "Transfer": [],
     "Heartbeat": ["seq"],
     "HeartbeatAck": ["seq"],
+    "Rejoin": ["chosen"],
 }
 
 
@@ -254,7 +257,7 @@ def records(data: bytes, lsn: int) -> Iterator[Record]:
     while at < len(data):
         _, nbytes, kind, _, space, group, index, number = RECORD_HEADER.unpack_from(data, at)
         assert space == 0
-        assert 1 <= kind <= SETTLED, "a record of unknown kind"
+        assert 1 <= kind <= SUSPECT, "a record of unknown kind"
         end = at + align8(RECORD_HEADER.size + nbytes)
         body = data[at + RECORD_HEADER.size : at + RECORD_HEADER.size + nbytes]
         yield Record(lsn + at, kind, group, index, number, body, data[at:end])

@@ -173,6 +173,10 @@ class Replay:
                 return self.engine.install(t.group, t.first, t.second)
             case Kind.DONE:
                 self.engine.done(t.group, t.first, t.peer)
+            case Kind.CEILING:
+                self.engine.ceiling(t.first)
+            case Kind.SUSPECT:
+                return self.engine.suspect(t.group)
             case Kind.TRANSFER:
                 return self.engine.transfer(t.group, t.peer)
             case Kind.POISON:

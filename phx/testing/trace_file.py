@@ -66,6 +66,8 @@ class Kind(IntEnum):
     FLOOR = 34
     INSTALL = 35
     DONE = 36
+    CEILING = 37
+    SUSPECT = 38
     TRANSFER = 40
     TURN = 48
     SENDING = 64

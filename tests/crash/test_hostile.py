@@ -46,7 +46,7 @@ def hello(
     node: int,
     *,
     dest: int = VICTIM,
-    versions=(2, 2),
+    versions=(3, 3),
     store=b"?" * 16,
     of: int | None = None,
 ) -> bytes:

@@ -112,6 +112,7 @@ class Node:
         )  # fmt: skip
         for record in j.kept:
             self.engine.replay(record.raw, record.lsn)
+        self.remember(self.engine)
         top = (j.top + 4095) & ~4095
         self.incarnation = self.engine.start(top, self.clock(), c.now)
         for group in c.groups:
@@ -131,6 +132,9 @@ class Node:
         self.led: dict[int, int] = {}
         self.idle_turns = 0
         self.poke()
+
+    def remember(self, engine: Engine) -> None:
+        """What is told to an engine after the replay, before its start."""
 
     def crash(self, power: bool) -> None:
         c, j = self.cluster, self.journal
@@ -424,10 +428,13 @@ class Cluster:
         self.last: deque[str] = deque(maxlen=60)
         self.trace: Callable[[str], None] | None = None
         self.watcher: Callable[[Message], bool] | None = None  # False: the message is lost
-        self.node = {n: Node(self, n) for n in self.nodes}
+        self.node = {n: self.make_node(n) for n in self.nodes}
         for n in self.nodes:
             self.node[n].start()
         self.reconnect()
+
+    def make_node(self, n: int) -> Node:
+        return Node(self, n)
 
     # --- time
 

@@ -64,6 +64,7 @@ class Script:
             engine.floor(group, floor)
         for record in self.journal[n]:
             engine.replay(record.raw, record.lsn)
+        self.remember(n, engine)
         self.engines[n] = engine
         self.seq[n] = dict.fromkeys(self.groups, 1)
         top = (self.end[n] + 511) & ~511
@@ -71,6 +72,9 @@ class Script:
         incarnation = engine.start(top, self.now)
         self.turn(n)
         return incarnation
+
+    def remember(self, n: int, engine: Engine) -> None:
+        """What is told to an engine after the replay, before its start."""
 
     def crash(self, n: int, power: bool = True) -> None:
         """All connections of it end; with `power`, what is not durable is lost."""

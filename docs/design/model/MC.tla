@@ -6,8 +6,14 @@ CONSTANTS n1, n2, n3, n4, n5
 
 OwnersA == <<n1>>
 OwnersAB == <<n1, n2>>
+OwnersABC == <<n1, n2, n3>>
+OwnersAC == <<n1, n3>>
+OwnersB == <<n2>>
 OwnersABA == <<n1, n2, n1>>
 Owners14 == <<n1, n4>>
+Owners15 == <<n1, n5>>
+Owners1234 == <<n1, n2, n3, n4>>
+OwnersBB == <<n2, n2>>
 Owners145 == <<n1, n4, n5>>
 
 HearAll == [b \in Ballots |-> Nodes]
@@ -17,6 +23,13 @@ HearThird == <<{n1, n3}, {n2, n3}>>
 HearTurns == <<{n1}, {n2, n3}, {n1, n3}>>
 \* Two leaders with a majority each, n2 in both.
 HearTwo == <<{n1, n2, n3}, {n4, n2, n5}>>
+\* A rejoin of n1 that n5 does not hear of; n5 has n1's promise from before, and n4's after.
+HearCeiling == <<{n1, n2, n3, n4}, {n5, n1, n4, n2}>>
+\* Two leaders that reach n2 only, and one another's rejoin.
+HearSecond == <<{n2}, {n2}>>
+HearRejoin == <<{n2}, {n1, n3}, {n2}>>
+\* n1 leads with n2 and n3; then each of n2 and n3 asks all others; then n4 asks n2 and n3.
+HearLosers == <<{n1, n2, n3}, Nodes, Nodes, {n2, n3, n4}>>
 \* Who is reached by whom in the run of protocol.md, "Watermarks".
 HearWatermarkRun == <<{n1, n2, n3}, {n4, n2, n5}, {n5, n2, n3}>>
 
@@ -33,6 +46,7 @@ InitLed ==
     /\ later = [n \in Nodes |-> {}]
     /\ msgs = {} /\ told = {} /\ votes = {}
     /\ life = [n \in Nodes |-> 0]
+    /\ loss = [n \in Nodes |-> NoLoss]
 SpecLed == InitLed /\ [][Next]_vars
 
 \* Another one: n1 has accepted its own proposals of ballot 1 at all instances, alone; n2, in
@@ -55,6 +69,7 @@ InitChosen ==
     /\ told = {<<i, <<2, 0>>>> : i \in Inst}
     /\ votes = UNION {VotesOf(n, dur[n]) : n \in Nodes}
     /\ life = [n \in Nodes |-> 0]
+    /\ loss = [n \in Nodes |-> NoLoss]
 SpecChosen == InitChosen /\ [][Next]_vars
 
 -----------------------------------------------------------------------------
@@ -138,4 +153,9 @@ Watch ==
     /\ Note(25, "a node reports a chosen entry of which it no longer has the ballot", \* full
             \E m \in new : m.t = "promise"
                 /\ \E i \in Inst : m.rep[i][3] = "cho" /\ m.rep[i][1] = 0)
+    /\ Note(26, "a node that lost an acceptance rejoins", \* full
+            \E n \in Nodes : loss[n].sus /\ ~loss'[n].sus
+                             /\ \E x \in votes : x[1] = n /\ x[3] <= loss[n].top)
+    /\ Note(27, "a leader is promised by a node that has rejoined", \* full
+            \E m \in new : m.t = "promise" /\ loss[m.n].n > 0)
 =============================================================================

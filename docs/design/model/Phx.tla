@@ -21,7 +21,10 @@ CONSTANTS
     Owner,          \* <<node, ...>>: Owner[b] alone may lead in ballot b
     MaxInst,        \* instances 1 .. MaxInst
     Window,         \* an Accept above chosen_through + Window is not taken
-    MaxCrash,       \* crashes in one behaviour
+    MaxCrash,       \* crashes in one behaviour, those with a loss among them
+    Losers,         \* nodes that may lose their journal
+    MaxLoss,        \* how often a node may
+    Salvages,       \* TRUE: any part of a lost journal may be found again
     Syncs,          \* "any": each record becomes durable later, if at all, by Sync; or "soon":
                     \* at once, but for a leader's acceptance that a crash will take (model.md)
     Settles,        \* TRUE: nodes settle what is chosen into their store
@@ -40,9 +43,11 @@ VARIABLES
     msgs,           \* every message that ever left
     told,           \* <<instance, value>> that some node took for chosen (and may Learn to others)
     votes,          \* history: <<node, instance, ballot, value>> durably accepted
-    life            \* history: restarts of a node
+    life,           \* history: restarts of a node
+    loss            \* [sus, top, n, at] of a node: whether it is suspect; its ceiling at its last
+                    \* loss (0: none); how often it lost; what it knew as chosen then
 
-vars == <<jour, dur, settled, ct, lead, later, msgs, told, votes, life>>
+vars == <<jour, dur, settled, ct, lead, later, msgs, told, votes, life, loss>>
 
 Ballots == 1 .. Len(Owner)
 Inst == 1 .. MaxInst
@@ -61,6 +66,7 @@ IsNoop(v) == Len(v) = 3
 NoAcc == [b |-> 0, v |-> NoVal]
 NoEntry == <<0, NoVal, "none">>
 NoEntries == [i \in Inst |-> NoEntry]
+NoLoss == [sus |-> FALSE, top |-> 0, n |-> 0, at |-> 0]
 NoLead == [role |-> "follow", b |-> 0, first |-> 0, next |-> 0, maxc |-> 0, rec |-> NoEntries]
 
 Init ==
@@ -75,6 +81,7 @@ Init ==
     /\ told = {}
     /\ votes = {}
     /\ life = [n \in Nodes |-> 0]
+    /\ loss = [n \in Nodes |-> NoLoss]
 
 Crashes == LET Sum[s \in SUBSET Nodes] ==
                    IF s = {} THEN 0
@@ -157,6 +164,7 @@ Prepare(n) ==
     LET j == [jour[n] EXCEPT !.prom = b] IN
     /\ Owner[b] = n
     /\ b > jour[n].prom
+    /\ loss[n].sus /\ Bug # "rejoin_below_the_ceiling" => b > loss[n].top
     /\ lead' = [lead EXCEPT ![n] = [NoLead EXCEPT !.role = "prepare", !.b = b,
                                                   !.first = ct[n] + 1, !.next = ct[n] + 1]]
     /\ Turn(n, j, {}, {[t |-> "prepare", b |-> b, first |-> ct[n] + 1,
@@ -181,6 +189,7 @@ Report(n, m) ==
 Promise(n) ==
     \E m \in msgs :
     /\ m.t = "prepare"
+    /\ ~loss[n].sus \/ Bug = "suspect_answers_prepare"
     /\ n # Owner[m.b] /\ n \in Hears[m.b]
     /\ m.b >= jour[n].prom
     /\ Read(m.b, {"prepare"})
@@ -194,6 +203,7 @@ Promise(n) ==
 \* acceptor.follow), by a Prepare whose answer is lost, by proposer.prepare_again.
 Follow(n) ==
     \E b \in {m.b : m \in {x \in msgs : x.t \in {"prepare", "accept"}}} :
+    /\ ~loss[n].sus
     /\ n # Owner[b] /\ n \in Hears[b]
     /\ b > jour[n].prom
     /\ Obey(n)
@@ -225,11 +235,15 @@ Leading(n, ld) ==
 Watermark(b, c) == IF c = 0 THEN {} ELSE {[t |-> "chosen", b |-> b, c |-> c]}
 
 Majorities(n, promises) ==
-    LET need == Quorum - (IF dur[n].prom >= lead[n].b THEN 1 ELSE 0) IN
+    LET mine == IF dur[n].prom >= lead[n].b THEN 1 ELSE 0
+        need == IF loss[n].sus /\ Bug # "rejoin_counts_itself"
+                THEN Cardinality(Nodes) - Quorum + 1 \* its own promise tells nothing
+                ELSE Quorum - mine IN
     {s \in SUBSET promises : /\ Cardinality(s) = need
                              /\ \A x, y \in s : x.n = y.n => x = y}
 
-\* Promises of a majority, the node's own counted when durable. It leads at once, or learns first.
+\* Promises of a majority, the node's own counted when durable; for a suspect node, of so many
+\* others that any majority which it belonged to has one of them besides. It leads at once, or learns first.
 EndPhase1(n) ==
     LET ld == lead[n] IN
     /\ ld.role = "prepare"
@@ -289,6 +303,7 @@ Accept(n) ==
                 /\ jour[n].acc[m.i].b # m.b /\ jour[n].cho[m.i] = NoVal
         j == IF take THEN [jour[n] EXCEPT !.acc[m.i] = [b |-> m.b, v |-> m.v]] ELSE jour[n] IN
     /\ m.t = "accept"
+    /\ ~loss[n].sus
     /\ n # Owner[m.b] /\ n \in Hears[m.b]
     /\ m.b = jour[n].prom
     /\ Turn(n, j, {}, Ack(n, m, j))
@@ -394,12 +409,89 @@ Crash(n) ==
     /\ life' = [life EXCEPT ![n] = @ + 1]
     /\ UNCHANGED <<settled, msgs, votes>>
 
+-----------------------------------------------------------------------------
+(* Lost disks. Of a lost store nothing need be said but that a restart knows its index: the      *)
+(* journal's SETTLED record says it, so a node with a new store is Crash. The broken variant     *)
+(* forgets it.                                                                                   *)
+
+LoseStore(n) ==
+    /\ Bug = "settled_not_in_the_journal"
+    /\ settled[n] > 0
+    /\ Crashes < MaxCrash
+    /\ settled' = [settled EXCEPT ![n] = 0]
+    /\ ct' = [ct EXCEPT ![n] = 0]
+    /\ jour' = [jour EXCEPT ![n] = dur[n]]
+    /\ later' = [later EXCEPT ![n] = {}]
+    /\ lead' = [lead EXCEPT ![n] = NoLead]
+    /\ life' = [life EXCEPT ![n] = @ + 1]
+    /\ UNCHANGED <<dur, msgs, told, votes>>
+
+\* What may be left of a journal that was lost. No record is wrong, but any may be missing; an
+\* acceptance says its ballot's promise, too.
+Remains(n) ==
+    IF ~Salvages THEN {[prom |-> 0, acc |-> [i \in Inst |-> NoAcc], cho |-> [i \in Inst |-> NoVal]]}
+    ELSE {[prom |-> CHOOSE p \in 0 .. Len(Owner) :
+                        /\ p \in {0, q} \union {dur[n].acc[i].b : i \in A}
+                        /\ p >= q /\ \A i \in A : p >= dur[n].acc[i].b,
+           acc |-> [i \in Inst |-> IF i \in A THEN dur[n].acc[i] ELSE NoAcc],
+           cho |-> [i \in Inst |-> IF i \in C THEN dur[n].cho[i] ELSE NoVal]] :
+              q \in {0, dur[n].prom}, A \in SUBSET Inst, C \in SUBSET Inst}
+
+\* A crash that takes the journal with it. The store is whole: what is settled, and the ceiling.
+\* The ceiling is at least every promise ever made; the least such one allows most.
+LoseJournal(n) ==
+    \E d \in Remains(n) :
+    LET to == Through(settled[n], MaxInst, LAMBDA i : d.cho[i] # NoVal) IN
+    /\ n \in Losers /\ loss[n].n < MaxLoss
+    /\ Crashes < MaxCrash
+    /\ jour' = [jour EXCEPT ![n] = d]
+    /\ dur' = [dur EXCEPT ![n] = d]
+    /\ later' = [later EXCEPT ![n] = {}]
+    /\ lead' = [lead EXCEPT ![n] = NoLead]
+    /\ ct' = [ct EXCEPT ![n] = to]
+    /\ told' = told \union {<<i, Held(d, i)>> : i \in settled[n] + 1 .. to}
+    /\ life' = [life EXCEPT ![n] = @ + 1]
+    /\ loss' = [loss EXCEPT ![n] = [sus |-> TRUE, n |-> @.n + 1, at |-> to,
+                                   top |-> IF Bug = "ceiling_of_the_first_loss" /\ @.n > 0 THEN @.top
+                                           ELSE Max(@.top, jour[n].prom)]]
+    /\ UNCHANGED <<settled, msgs, votes>>
+
+\* It led once above its ceiling, and has accepted all that phase 1 found: whole again.
+Rejoin(n) ==
+    /\ loss[n].sus
+    /\ jour[n] = dur[n]
+    /\ lead[n].role = "lead"
+    /\ lead[n].rec = NoEntries \/ Bug = "rejoin_before_it_accepts"
+    /\ loss' = [loss EXCEPT ![n].sus = FALSE]
+    /\ UNCHANGED <<jour, dur, settled, ct, lead, later, msgs, told, votes, life>>
+
+\* What does not do: to read, at one moment, what the others have on disk; to have learned
+\* something new (Paxos Made Live).
+RejoinWrong(n) ==
+    /\ loss[n].sus
+    /\ \/ /\ Bug = "rejoin_by_reading"
+          /\ \A o \in Nodes \ {n} : ct[o] <= ct[n] /\ ~loss[o].sus
+          /\ LET best(i) == CHOOSE a \in {dur[o].acc[i] : o \in Nodes \ {n}} :
+                             \A o \in Nodes \ {n} : a.b >= dur[o].acc[i].b
+                 j == [jour[n] EXCEPT !.prom = Max(@, loss[n].top),
+                                      !.acc = [i \in Inst |-> IF i > ct[n] THEN best(i) ELSE @[i]]] IN
+             /\ \A i \in Inst : j.acc[i].b <= j.prom
+             /\ jour' = [jour EXCEPT ![n] = j]
+             /\ dur' = [dur EXCEPT ![n] = j]
+       \/ /\ Bug = "votes_after_one_instance"
+          /\ ct[n] > loss[n].at
+          /\ UNCHANGED <<jour, dur>>
+    /\ loss' = [loss EXCEPT ![n].sus = FALSE]
+    /\ UNCHANGED <<settled, ct, lead, later, msgs, told, votes, life>>
+
 Next ==
     \E n \in Nodes :
-        \/ Prepare(n) \/ Promise(n) \/ Follow(n) \/ EndPhase1(n) \/ EndLearning(n)
-        \/ Propose(n) \/ Accept(n) \/ CountChosen(n)
-        \/ HearWatermark(n) \/ Learn(n) \/ Settle(n) \/ Carry(n)
-        \/ Sync(n) \/ StepDown(n) \/ Crash(n)
+        \/ /\ \/ Prepare(n) \/ Promise(n) \/ Follow(n) \/ EndPhase1(n) \/ EndLearning(n)
+              \/ Propose(n) \/ Accept(n) \/ CountChosen(n)
+              \/ HearWatermark(n) \/ Learn(n) \/ Settle(n) \/ Carry(n)
+              \/ Sync(n) \/ StepDown(n) \/ Crash(n) \/ LoseStore(n)
+           /\ UNCHANGED loss
+        \/ LoseJournal(n) \/ Rejoin(n) \/ RejoinWrong(n)
 
 Spec == Init /\ [][Next]_vars
 
@@ -420,17 +512,19 @@ U1_Agreement == \A x, y \in Chosen \union told : x[1] = y[1] => x[2] = y[2]
 \* Everything that any node ever took for chosen is, and was proposed.
 U2_ToldIsChosen == told \subseteq Chosen
 
-\* Of what is chosen, every majority can still tell from its disks.
+\* Of what is chosen, every majority can still tell from its disks; a suspect node need not.
 Holds(n, i, v) ==
     settled[n] >= i \/ dur[n].cho[i] = v \/ dur[n].acc[i].v = v
 U3_Kept ==
-    \A x \in Chosen : Cardinality({n \in Nodes : ~Holds(n, x[1], x[2])}) < Majority
+    \A x \in Chosen :
+        Cardinality({n \in Nodes : ~loss[n].sus /\ ~Holds(n, x[1], x[2])}) < Majority
 
-\* Nobody has heard of a promise or acceptance above what is on disk.
+\* Nobody has heard of a promise or acceptance above what is on disk, in journal or ceiling.
+Bound(n) == Max(dur[n].prom, loss[n].top)
 U4_Promises ==
     /\ \A m \in msgs :
-        /\ m.t = "prepare" => dur[Owner[m.b]].prom >= m.b
-        /\ m.t \in {"promise", "accepted"} => dur[m.n].prom >= m.b
+        /\ m.t = "prepare" => Bound(Owner[m.b]) >= m.b
+        /\ m.t \in {"promise", "accepted"} => Bound(m.n) >= m.b
     /\ \A n \in Nodes : \A i \in Inst :
         dur[n].prom >= dur[n].acc[i].b /\ jour[n].prom >= jour[n].acc[i].b
 
@@ -448,7 +542,8 @@ P2c == \A x \in ChosenAt : \A m \in Accepts : m.i = x[1] /\ m.b > x[2] => m.v = 
 U3_Forward ==
     [][/\ votes' = votes \/ Chosen \subseteq Chosen'
        /\ \A n \in Nodes :
-           /\ dur'[n].prom >= dur[n].prom
+           /\ dur'[n].prom >= dur[n].prom \/ loss'[n].top >= dur[n].prom
+           /\ ~loss'[n].sus => dur'[n].prom >= Bound(n)
            /\ settled'[n] >= settled[n]
            /\ ct'[n] >= settled[n]
            /\ life'[n] = life[n] => ct'[n] >= ct[n] /\ jour'[n].prom >= jour[n].prom]_vars

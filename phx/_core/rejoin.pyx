@@ -1,0 +1,102 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Rejoin; see rejoin.pxd."""
+
+from libc.string cimport memcpy
+
+from phx._core.ballot cimport ballot_counter, ballot_make, ballot_node
+from phx._core.codec cimport RECORD_SUSPECT, RecordHeader
+from phx._core.effects cimport LANE_NOW, emit_event, emit_record, random_below, send
+from phx._core.native cimport *
+from phx._core.state cimport *
+from phx._core.wire cimport MSG_REJOIN, RejoinBody
+
+cdef enum:
+    REJOIN_US = 1000000          # a suspect replica asks its leader so often, about
+    REJOIN_GAP_US = 10000        # and the node, over all its groups, no more often than this
+
+cdef u64 COUNTER_MOST = (<u64>1 << 44) - 1
+
+
+cdef bint under_ceiling(Engine* e, u64 ballot) noexcept nogil:
+    cdef u64 counter = ballot_counter(ballot)
+    if counter + CEILING_STEP // 2 > e.ceiling and not e.ceiling_asked:
+        e.ceiling_asked = True
+        emit_event(e, EVENT_CEILING, 0, 0, min(counter + CEILING_STEP, COUNTER_MOST), 0, 0)
+    return counter <= e.ceiling
+
+
+cdef u64 ballot_base(Engine* e, Replica* r) noexcept nogil:
+    return ballot_make(e.rejoin_above, 0) if r.suspect else 0
+
+
+cdef u32 answers_needed(Engine* e, Replica* r) noexcept nogil:
+    # Of a majority that this node may have forgotten it was in, majority - 1 others know. So many
+    # others that one of those must be among them, and the node itself.
+    return e.options.n_members - e.quorum + 2 if r.suspect else e.quorum
+
+
+cdef bint may_rejoin(Engine* e) noexcept nogil:
+    return e.rejoin_above != NO_CEILING and e.quorum > 1
+
+
+cdef u64 rejoin_at(Engine* e, Replica* r) noexcept nogil:
+    return e.now_us + REJOIN_US // 2 + random_below(e, REJOIN_US) if r.suspect else 0
+
+
+cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
+    cdef int at = member_index(e, ballot_node(r.claim))
+    cdef RejoinBody ask
+    # (The leader compares exactly; here it is only not asked in vain.)
+    if at < 0 or not e.peers[at].connected or e.now_us < e.rejoin_next_us \
+            or r.want_through > r.chosen_through + e.options.window:
+        return
+    e.rejoin_next_us = e.now_us + REJOIN_GAP_US
+    ask.chosen_through = r.chosen_through
+    send(e, &e.peers[at], LANE_NOW, MSG_REJOIN, 0, r.group, r.claim, &ask, sizeof(ask), NULL, 0)
+
+
+cdef void rejoin_done(Engine* e, Replica* r) noexcept nogil:
+    # (What is known chosen is told as such, whether accepted here or not.)
+    if r.lead.phase1 != NULL or max(r.lead.durable_through, r.chosen_through) < \
+            r.lead.recover_through:
+        return
+    r.suspect = False
+    e.grants_version += 1
+    e.counters.rejoins += 1
+    emit_record(e, RECORD_SUSPECT, r.group, r.suspect_since, r.lead.ballot, NULL, 0, NULL)
+
+
+cdef int replay_suspect(Replica* r, const RecordHeader* header, const u8* body,
+                        u64 lsn) noexcept nogil:
+    """The latest loss counts, and that a replica became whole after it, whatever the order."""
+    cdef u64 above = 0
+    if (header.index == 0 or header.index >> 32 != 0
+            or header.body_bytes != (0 if header.ballot else sizeof(above))):
+        return -1
+    if header.ballot == 0:
+        memcpy(&above, body, sizeof(above))
+        if above > COUNTER_MOST:
+            return -1
+        # Its own ballots are above it, whatever became of the store that kept the ceiling.
+        r.highest_seen = max(r.highest_seen, ballot_make(above, 0))
+    if header.index > r.suspect_since:
+        r.suspect_since = header.index
+        r.suspect = header.ballot == 0
+        r.suspect_lsn = lsn
+    elif header.index == r.suspect_since:
+        r.suspect = r.suspect and header.ballot == 0
+        r.suspect_lsn = lsn
+    return 0
+
+
+cdef void carry_suspect(Engine* e, Replica* r, u64 lsn) noexcept nogil:
+    cdef u64 above = ballot_counter(r.highest_seen)
+    # (Once it is whole, nothing need be said: the records before go with the one that said it.)
+    if r.suspect and r.suspect_lsn < lsn:
+        if e.rejoin_above != NO_CEILING:
+            above = max(above, e.rejoin_above)
+        r.suspect_lsn = emit_record(e, RECORD_SUSPECT, r.group, r.suspect_since, 0, &above,
+                                    sizeof(above), NULL)

@@ -1,0 +1,196 @@
+"""What outlives a journal, kept in the store: raised before each start, and while the node runs.
+
+The *ceiling* is an upper bound of all promises that the node ever made; nothing above it is
+promised before the store has a higher one. With it a node whose journal is lost can vote again
+(docs/design/protocol.md, "Rejoin"), under its old id. The order of a start:
+
+1. the life is raised in the store, and with it the longest lease and the groups that are hosted
+2. the engine is told the ceiling, and begins
+3. what the journal knew besides (it may be newer than the store) goes into the store
+
+A store that has no facts yet (it was made anew, or by an older phx) gets them in step 3; until then
+its node promises nothing new. Of a journal that was lost:
+
+1. the store says so: no journal is believed any more that does not know this life
+2. what is left of it goes to ``quarantine/``
+3. a new one is begun, and says in its first records that no group may vote; then, that it knows
+   this life
+
+A crash after any of these steps leaves a journal that is found lost again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+from phx._core.driver import ERROR_JOURNAL, Driver, DriverError
+from phx.config import Config
+from phx.errors import Damaged, StoreError
+from phx.node.folder import Folder
+from phx.store import Store
+from phx.store_facts import CEILING_STEP, Facts, read, write
+
+__all__ = ["Lives"]
+
+log = logging.getLogger("phx")
+
+ERROR_JOURNAL_DAMAGED = ERROR_JOURNAL + 2
+ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
+COUNTER_BITS = 20  # of a ballot, below its counter
+
+
+class Lives:
+    """The facts of one node."""
+
+    def __init__(
+        self, config: Config, ask: Callable[[Callable[[Store], Any]], Future[Any]]
+    ) -> None:
+        self._config = config
+        self._ask = ask
+        self._driver: Driver | None = None
+        self._store: Store | None = None
+        self._facts: Facts | None = None  # as the store has them
+        self._told = Facts(ceiling=0)
+        self._wanted = 0  # a higher ceiling
+        self._failed = ""
+        self._compared = False  # with what the journal says
+
+    def begin(self, lived: int, *, create: bool) -> None:
+        """Before the driver is made: raise the life in the store, durably.
+
+        Args:
+            lived: the highest life that is known from elsewhere.
+            create: the node is new: there is no earlier life.
+        """
+        config = self._config
+
+        def raise_life(store: Store) -> Facts | None:
+            self._store = store
+            before = read(store)
+            if before is None:
+                if not create:
+                    return None
+                before = Facts(incarnation=0)
+            facts = before.next_life(
+                above=lived, lease_us=config.timing.lease_us, groups=config.group_ids
+            )
+            write(store, facts)
+            return facts
+
+        self._facts = self._ask(raise_life).result()
+        self._told = self._facts or Facts(ceiling=0, incarnation=lived + 1)
+
+    def start(
+        self,
+        folder: Folder,
+        create: bool,
+        bootstrap: bool,
+        start: Callable[[bool, Facts, tuple[int, ...]], None],
+    ) -> None:
+        """Start the driver on the journal that there is, or on a new one if it is lost.
+
+        Args:
+            start: makes and starts it: whether the journal is to be made, what to tell it, and
+                which groups lost their votes.
+        """
+        try:
+            start(create, self._told, ())
+        except DriverError as error:
+            if error.code not in (ERROR_JOURNAL_MISSING, ERROR_JOURNAL_DAMAGED):
+                raise
+            if error.code == ERROR_JOURNAL_MISSING and folder.begun and bootstrap:
+                # No journal has ever begun in there: a bootstrap that was cut short goes on.
+                start(True, self._told, ())
+            elif self._config.checkpoints.journal_damage == "refuse":
+                raise
+            else:
+                facts = self._lost(error.message)
+                folder.begin_journal(error.message)
+                start(True, facts, facts.groups)
+
+    def _lost(self, why: str) -> Facts:
+        """The journal is lost: say so in the store, durably. What to tell the next driver.
+
+        Raises Damaged if the node cannot live without it.
+        """
+        facts, config = self._facts, self._config
+        if facts is None:
+            raise Damaged(f"{config.dir}: {why}: its promises are lost")
+        if len(config.members) == 1:
+            raise Damaged(
+                f"{config.dir}: {why}: its promises are lost, and there is no other member that "
+                "knows what was chosen"
+            )
+        if gone := sorted(set(facts.groups) - set(config.group_ids)):
+            raise Damaged(
+                f"{config.dir}: {why}; and group {gone[0]}, which was hosted here, is not "
+                "configured: it cannot be left out"
+            )
+        after = facts.found_lost()
+        self._ask(lambda store: write(store, after)).result()
+        self._facts = after
+        return after
+
+    def serve(self, driver: Driver) -> None:
+        """The driver runs: what the journal knew goes into the store, too."""
+        self._driver = driver
+        self._ask(self._settle)
+
+    def wanted(self, ceiling: int) -> None:
+        """The engine wants a higher ceiling. Any thread."""
+        self._wanted = max(self._wanted, ceiling)
+        self._ask(self._settle)
+
+    def look(self) -> bool:
+        """In the store thread's idle time: write what is missing. False: it has to be tried
+        again."""
+        if self._driver is not None and self._store is not None:
+            self._settle(self._store)
+        return not self._failed
+
+    def _settle(self, store: Store) -> None:
+        """On the store thread: bring the store up to what the driver knows, and then raise the
+        driver's ceiling."""
+        driver, before = self._driver, self._facts
+        assert driver is not None
+        facts = self._known(driver, before)
+        try:
+            if facts != before:
+                write(store, facts)
+        except StoreError as error:
+            if str(error) != self._failed:
+                log.error("the ceiling of promises cannot be raised: %s", error)
+            self._failed = str(error)
+            return
+        self._failed = ""
+        self._facts = facts
+        if before is None or facts.ceiling > before.ceiling:
+            driver.ceiling(facts.ceiling)
+
+    def _known(self, driver: Driver, before: Facts | None) -> Facts:
+        config = self._config
+        if before is None:
+            before = Facts(ceiling=0, incarnation=0).next_life(
+                above=driver.incarnation - 1,
+                lease_us=config.timing.lease_us,
+                groups=config.group_ids,
+            )
+        if not self._compared:
+            # A store that was put back from a copy, or made anew, knows of less than the journal.
+            rows = driver.group_statuses()
+            promised = max(int(row["promised"]) >> COUNTER_BITS for row in rows)
+            if promised + CEILING_STEP // 2 > before.ceiling:
+                self._wanted = max(self._wanted, promised + CEILING_STEP)
+            self._compared = True
+        status: dict[str, Any] = dict(driver.status())
+        met = {peer["node"]: peer["store_id"] for peer in status["peers"]}
+        peers = {**before.peers, **{node: one for node, one in met.items() if one is not None}}
+        return replace(
+            before.raised(self._wanted),
+            incarnation=max(before.incarnation, driver.incarnation),
+            peers=peers,
+        )

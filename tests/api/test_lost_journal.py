@@ -1,0 +1,180 @@
+"""A journal that is lost or damaged: the node starts without it, and votes when that is safe."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import phx
+from phx import errors
+from phx.store import Store
+from phx.store_facts import CEILING_STEP, Facts, read, unpack, write
+
+from .cluster import Journal, all_applied, cluster, config_of, introduce, until
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+REJOIN = {"journal_damage": "rejoin"}
+
+
+def facts_of(config: phx.Config) -> Facts | None:
+    store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+    try:
+        return read(store)
+    finally:
+        store.close()
+
+
+def set_facts(config: phx.Config, facts: Facts) -> None:
+    store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+    try:
+        write(store, facts)
+    finally:
+        store.close()
+
+
+def lose(config: phx.Config) -> None:
+    shutil.rmtree(config.dir / "journal")
+
+
+def damage(config: phx.Config) -> None:
+    """A byte of a record that was durable."""
+    file = sorted((config.dir / "journal").iterdir())[0]
+    with file.open("r+b") as opened:
+        opened.seek(4096 + 40)
+        byte = opened.read(1)
+        opened.seek(4096 + 40)
+        opened.write(bytes([byte[0] ^ 1]))
+
+
+def forget_nothing(config: phx.Config) -> None:
+    """The store says that the journal was lost, and it is still there: a crash came between."""
+    facts = facts_of(config)
+    assert facts is not None
+    set_facts(config, facts.next_life(above=0, lease_us=0, groups=()).found_lost())
+
+
+def suspects(node: phx.Node) -> list[int]:
+    return [group for group in range(2) if node.group(group).status().suspect]
+
+
+@pytest.mark.parametrize("how", [lose, damage, forget_nothing])
+def test_a_node_without_its_journal_comes_back_and_votes_after_it_led(run_once, tmp_path, how):
+    async def main():
+        async with cluster(tmp_path, checkpoints=REJOIN) as nodes:
+            for number in range(6):
+                await nodes[0].group(number % 2).propose(b"%d" % number)
+            await all_applied(nodes)
+            config = nodes[1].config
+            before = facts_of_open(nodes[1])
+            await nodes[1].close()
+            how(config)
+            again = phx.Node(config, Journal)
+            nodes[1] = again
+            await again.open()
+            assert suspects(again) == [0, 1]
+            introduce(nodes)
+            await nodes[0].group(0).propose(b"meanwhile", timeout=20)
+            await until(lambda: suspects(again) == [], seconds=30)
+            await nodes[2].close()  # what is chosen now is chosen with its vote
+            await again.group(0).propose(b"with it", timeout=20)
+            await again.group(1).propose(b"with it", timeout=20)
+            await all_applied([nodes[0], again])
+            assert again.group(0).machine().values == nodes[0].group(0).machine().values
+            assert nodes[0].group(0).machine().values[:3] == [b"0", b"2", b"4"]
+            assert again.status().incarnation > before.incarnation
+            aside = list((config.dir / "quarantine").glob("*/journal"))
+            assert len(aside) == (how is not lose)
+        after = facts_of(config)
+        assert after is not None
+        assert after.lost > before.incarnation
+        assert after.groups == (0, 1)
+        assert sorted(after.peers) == [1, 3]
+
+    run_once(main())
+
+
+def facts_of_open(node: phx.Node) -> Facts:
+    facts = read(node._room._store)
+    assert facts is not None
+    return facts
+
+
+@pytest.mark.parametrize("how", [lose, damage])
+def test_without_leave_it_does_not_start(run_once, tmp_path, how):
+    async def main():
+        async with cluster(tmp_path) as nodes:
+            await nodes[0].group(0).propose(b"x")
+            await all_applied(nodes)
+            config = nodes[1].config
+            await nodes[1].close()
+            how(config)
+            again = phx.Node(config, Journal)
+            with pytest.raises(errors.Damaged):
+                await again.open()
+            assert not (config.dir / "quarantine").exists()
+
+    run_once(main())
+
+
+def test_the_only_member_never_votes_again(run_once, tmp_path):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, checkpoints=REJOIN)
+        async with phx.Node(config, Journal, bootstrap=True) as node:
+            await node.group(0).propose(b"x")
+        lose(config)
+        with pytest.raises(errors.Damaged, match="no other member"):
+            await phx.Node(config, Journal).open()
+
+    run_once(main())
+
+
+def test_a_store_that_knows_nothing_or_too_little_learns_it_before_the_node_votes(
+    run_once, tmp_path
+):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1)
+        async with phx.Node(config, Journal, bootstrap=True) as node:
+            await node.group(0).propose(b"x")
+        first = facts_of(config)
+        assert first is not None
+        assert (first.ceiling, first.incarnation, first.lost) == (CEILING_STEP, 1, 0)
+        set_facts(config, Facts(ceiling=0, incarnation=1))
+        async with phx.Node(config, Journal) as node:
+            await node.group(0).propose(b"y")
+        second = facts_of(config)
+        assert second is not None
+        assert second.ceiling > CEILING_STEP
+        assert second.incarnation == 2
+        store = Store.open(config.dir / "store", cluster=config.cluster_id, node=1)
+        with store._transaction() as txn:
+            txn.delete(b"facts", db=store._meta)
+        store.close()
+        async with phx.Node(config, Journal) as node:
+            await node.group(0).propose(b"z")
+            assert node.group(0).machine().values == [b"x", b"y", b"z"]
+        third = facts_of(config)
+        assert third is not None
+        assert third.ceiling > CEILING_STEP
+        assert third.incarnation == 3
+
+    run_once(main())
+
+
+def test_facts_survive_their_bytes_and_no_flipped_one():
+    facts = Facts(7, 3, 2, 800_000, (0, 5), {2: b"b" * 16, 1: b"a" * 16})
+    packed = facts.pack()
+    assert unpack(packed, Path("x")) == facts
+    for at in range(len(packed)):
+        odd = bytearray(packed)
+        odd[at] ^= 1
+        with pytest.raises(errors.Damaged):
+            unpack(bytes(odd), Path("x"))
+    for cut in range(len(packed)):
+        with pytest.raises(errors.Damaged):
+            unpack(packed[:cut], Path("x"))
+
+
+def test_a_ceiling_is_only_raised_and_stays_below_the_last_counter():
+    facts = Facts(ceiling=9)
+    assert facts.raised(3).ceiling == 9
+    assert facts.raised(1 << 60).ceiling == (1 << 44) - 1
