@@ -149,6 +149,7 @@ def test_more_transfers_than_allowed_are_declined_and_more_connections_closed(no
         assert node.offer().busy == 2
     until(lambda: node.provider.counters["providing"] == 0)
     assert node.fetch(manifest).ended
+    until(lambda: node.provider.counters["providing"] == 0 and node.provider._busy == 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TALKS_MAX", 0)
         with node.connection(sides[0]), node.connection(sides[1]):

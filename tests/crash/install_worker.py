@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trim_worker import Durable, Memory
-
 import phx
 from phx.applier import Applier
 from phx.checkpoint import files as checkpoint_files
@@ -30,6 +28,10 @@ from phx.machine import StateMachine
 from phx.node import installer
 from phx.store import Store
 from phx.transfer.receiver import Receiver
+
+sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself under -P
+
+from trim_worker import Durable, Memory
 
 WAIT_S = 40.0
 

@@ -209,12 +209,11 @@ class WorkerNode:
         self.config = phx.Config.from_mapping(spec["config"])
         self.groups = list(self.config.group_ids)
         kind = {"values": Values, "tally": Tally}[spec["machine"]]
-        self.machines = {group: kind(group) for group in self.groups}
         self.ledger = -1
         if spec["ledger"]:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             self.ledger = os.open(spec["ledger"], flags, 0o644)
-        self.node = phx.Node(self.config, self.machines.__getitem__, bootstrap=spec["bootstrap"])
+        self.node = phx.Node(self.config, kind, bootstrap=spec["bootstrap"])
         self.load: Load | None = None
         self.closed = asyncio.Event()
 
@@ -279,10 +278,17 @@ class WorkerNode:
         return found
 
     async def do_find(self, ledgers: list[str]) -> dict[str, Any]:
-        """Look for every value of these ledgers, in the machines and one by one in the log."""
+        """Look for every value of these ledgers, in the machines and one by one in the log.
+
+        What has been trimmed stands in a machine alone, and has to be there.
+        """
         checked, lost = 0, []
         tails: dict[tuple[int, int], bytes] = {}
-        logged: dict[tuple[int, int], set[bytes]] = {}
+        logged: dict[tuple[int, int], set[bytes] | None] = {}
+        # As they are now: a checkpoint of another node may have taken the place of the first ones.
+        machines: dict[int, Any] = {
+            group: self.node.group(group).machine() for group in self.groups
+        }
         for path in ledgers:
             with open(path, "rb") as file:
                 data = file.read()
@@ -296,9 +302,11 @@ class WorkerNode:
                 value, place = head + tails[salt, size], (group, instance)
                 if place not in logged:
                     logged[place] = await self._instance(group, instance)
-                machine = self.machines[group]
-                applied = not isinstance(machine, Values) or machine.kept.get(head) == value
-                if not applied or value not in logged[place]:
+                machine = machines[group]
+                kept = isinstance(machine, Values) and machine.kept.get(head) == value
+                applied = kept or not isinstance(machine, Values)
+                there = logged[place]
+                if not applied or not (kept if there is None else value in there):
                     lost.append(
                         {
                             "group": group,
@@ -306,20 +314,24 @@ class WorkerNode:
                             "writer": writer,
                             "number": number,
                             "applied": applied,
-                            "logged": value in logged[place],
+                            "logged": there is not None and value in there,
                         }
                     )
         return {
             "checked": checked,
             "lost": len(lost),
             "examples": lost[:5],
-            "twice": sum(machine.twice for machine in self.machines.values()),
+            "twice": sum(machine.twice for machine in machines.values()),
         }
 
-    async def _instance(self, group: int, instance: int) -> set[bytes]:
+    async def _instance(self, group: int, instance: int) -> set[bytes] | None:
+        """The values of an instance; None: it has been trimmed."""
+        door = self.node.group(group)
         try:
-            return {entry.value for entry in await self.node.group(group).entry(instance)}
+            return {entry.value for entry in await door.entry(instance)}
         except phx.PhxError as error:
+            if isinstance(error, phx.NoLongerKept) and instance < door.status().floor:
+                return None
             logging.error("group %d instance %d: %r", group, instance, error)
             return set()
 
