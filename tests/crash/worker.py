@@ -28,6 +28,7 @@ from typing import Any
 import msgpack
 
 import phx
+from phx.errors import NoLongerKept
 from phx.machine import CopyView
 
 HEAD = struct.Struct("<IIQQ")  # group, writer, number, salt: first bytes of every value
@@ -330,7 +331,7 @@ class WorkerNode:
         try:
             return {entry.value for entry in await door.entry(instance)}
         except phx.PhxError as error:
-            if isinstance(error, phx.NoLongerKept) and instance < door.status().floor:
+            if isinstance(error, NoLongerKept) and instance < door.status().floor:
                 return None
             logging.error("group %d instance %d: %r", group, instance, error)
             return set()
