@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 import phx
 from phx.applier import GroupState
-from phx.checkpoint.digests import Agreed
+from phx.checkpoint.digests import Agreed, Verdict
 from phx.cli.repair import repair
 from phx.durable.lmdb import LmdbMachine
-from phx.errors import GroupStopped
+from phx.errors import CheckpointFailed, GroupStopped
 from phx.machines import Counter
 from phx.node import divergence
 from phx.node.divergence import Divergence
@@ -359,6 +359,98 @@ def test_files_that_diverged_are_not_gone_on_from(run_once, tmp_path, monkeypatc
             await all_applied(nodes)
             assert len({node.group(0).machine().digest() for node in nodes}) == 1
             await until(lambda: "rebuild" not in names(again))
+
+    run_once(main())
+
+
+def judged(node):
+    """The node hears that its replica of group 0 is odd, since ever."""
+    transfers = node._room._transfers
+    verdict = Verdict("odd", "state", 0, AGREED_EVERY, (1, 2))
+    transfers.divergence._said[0] = verdict
+    transfers._odd(0, verdict)
+
+
+def test_what_a_repair_installs_is_not_put_aside_with_what_was_odd(run_once, tmp_path):
+    """The thread that tidies is busy all the while."""
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            three.group(0).machine().total += 1000
+            await three.group(0).checkpoint()
+            wrong = set(names(three))
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            busy = threading.Event()
+            three._room._snapshots.between(lambda: busy.wait(20))
+            judged(three)
+            await until(lambda: three.status().stopped == (0,))
+            await asyncio.wait_for(three.group(0).repair(), 20)
+            (installed,) = catalog(three).of(0)
+            busy.set()
+            await until(lambda: "rebuild" not in names(three))
+            await three.group(0).checkpoint()  # all that stood in line is done
+            assert {one.name for one in three.config.dir.glob("quarantine/*/*")} == wrong
+            assert installed.frontier in {int(name[:20]) for name in names(three)}
+            assert {node.group(0).machine().total for node in nodes} == {100}
+
+    run_once(main())
+
+
+def catalog(node):
+    return node._room._transfers._catalog
+
+
+def test_a_checkpoint_of_an_odd_state_that_is_being_written_does_not_count(run_once, tmp_path):
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            begun, busy = threading.Event(), threading.Event()
+
+            def pace(nbytes):
+                begun.set()
+                busy.wait(20)
+
+            three._room._snapshots._pace = pace
+            writing = asyncio.ensure_future(three.group(0).checkpoint())
+            await until(begun.is_set)
+            judged(three)
+            await until(lambda: three.status().stopped == (0,))
+            busy.set()
+            with pytest.raises(CheckpointFailed, match="not what its log says"):
+                await writing
+            assert catalog(three).of(0) == names(three) == []
+            assert len(list(three.config.dir.glob("quarantine/*/*"))) == 1
+
+    run_once(main())
+
+
+def test_a_verdict_on_a_state_that_is_gone_stops_nothing(run_once, tmp_path):
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            good = await three.group(0).checkpoint()
+            transfers = three._room._transfers
+            # As if the group's state was replaced while it was being judged.
+            transfers.divergence._said.pop(0, None)
+            transfers._odd(0, Verdict("odd", "state", 0, AGREED_EVERY, (1, 2)))
+            await nodes[0].group(0).propose(b"1")
+            await all_applied(nodes)
+            await asyncio.sleep(0.2)
+            assert three.status().stopped == ()
+            assert [one.frontier for one in catalog(three).of(0)] == [good.frontier]
 
     run_once(main())
 
