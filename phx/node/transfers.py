@@ -103,6 +103,8 @@ class Transfers:
             transfers_max=options.transfers_max,
             bytes_per_s=options.transfer_bytes_per_s,
         )
+        self.fetcher.noted = self.divergence.noted
+        self.provider.doubted = self._doubted
         snapshots.on_drop = self.provider.pins.expire
         applier.on_below = self.fetcher.below
         applier.on_handed = self.provider.handed
@@ -111,6 +113,7 @@ class Transfers:
         self.installer.on_told = self._installed
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
+        self._marked: set[int] = set()  # by who found it odd
         self._swaps: Counter[int] = Counter()  # so often a group got another state
         self._lock = threading.Lock()
 
@@ -156,6 +159,7 @@ class Transfers:
             # Its own files have the state, and a start would go on from them. Machines in memory
             # are made of what was equal, and of the log.
             if self._swaps[group] == swaps and durable_in(state.machines):
+                self._marked.add(group)
                 self._mark(group)
 
         installer.applier.soon(stop)
@@ -191,10 +195,15 @@ class Transfers:
         """The group has the state of it from now on. On the applying thread."""
         group, snapshots = manifest.group, self.installer.snapshots
         self._swaps[group] += 1
+        self._marked.discard(group)
         self.divergence.forget(group)
         if group in self._anew:  # all else is of a state that is not to be believed
             victims = snapshots.condemn(group, -1, manifest.content)
             snapshots.between(lambda: set_aside(self._catalog, victims, self.installer.installing))
+
+    def _doubted(self, group: int) -> bool:
+        """Whether no checkpoint that is here of a group is for others. Any thread."""
+        return group in self._marked or group in self._anew
 
     def _installed(self, manifest: Manifest) -> None:
         """The group goes on from it."""

@@ -10,13 +10,15 @@ from click.testing import CliRunner
 
 import phx
 from phx.applier import GroupState
-from phx.checkpoint.digests import Agreed, Verdict
+from phx.checkpoint.digests import Agreed, Ring, Verdict
 from phx.cli.repair import repair
 from phx.durable.lmdb import LmdbMachine
 from phx.errors import CheckpointFailed, GroupStopped
 from phx.machines import Counter
 from phx.node import divergence
 from phx.node.divergence import Divergence
+from phx.node.fetcher import Want
+from phx.transfer.messages import CHECKPOINT, DIGESTS, OFFER_WANTED, Fetch
 from phx.types import AGREED_EVERY
 from phx.verify import examine
 from tests.api.cluster import all_applied, cluster, config_of, introduce, until
@@ -476,6 +478,63 @@ def test_nothing_is_taken_from_who_is_in_doubt(run_once, tmp_path):
             said[two] = said[one]
             await asyncio.wait_for(waiting, 20)
             assert three.group(0).machine().total == 50
+
+    run_once(main())
+
+
+def test_nor_by_who_only_lags(run_once, tmp_path):
+    """What he noted himself counts for the majority."""
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            said = {1: Agreed(AGREED_EVERY, 5, b""), 2: Agreed(AGREED_EVERY, 6, b"")}
+            for node in nodes[:2]:
+                await node.group(0).checkpoint()
+                number = node.config.node
+                node._room._transfers.provider._noted = lambda group, above, n=number: [said[n]]
+            transfers = nodes[2]._room._transfers
+            fetcher = transfers.fetcher
+
+            def frontiers():
+                offers = fetcher._offers(Want(0, anew=False), 0)
+                return {node: offer.frontier > 0 for node, offer in offers.items()}
+
+            assert await asyncio.to_thread(frontiers) == {1: False, 2: False}
+            transfers.divergence._mine[0] = Ring()
+            transfers.divergence._mine[0].note(said[2])
+            assert await asyncio.to_thread(frontiers) == {1: False, 2: True}
+            said[1] = said[2]
+            assert await asyncio.to_thread(frontiers) == {1: True, 2: True}
+
+    run_once(main())
+
+
+def test_a_group_that_is_to_be_made_anew_is_not_offered(run_once, tmp_path):
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            one, two, three = nodes
+            await one.group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            taken = await three.group(0).checkpoint()
+            provider = three._room._transfers.provider
+            (manifest,) = catalog(three).of(0)
+            fetch = Fetch(CHECKPOINT, 0, 0, 0, manifest.content)
+            assert provider.offer(Fetch(DIGESTS, 0)).frontier == taken.frontier
+            for other in (one, two):
+                other._room._transfers.provider.doubted = lambda group: True
+            waiting = asyncio.ensure_future(three.group(0).repair())
+            await until(lambda: 0 in three._room._transfers.fetcher)
+            assert provider.offer(Fetch(OFFER_WANTED, 0)).frontier == 0
+            assert provider.begin(fetch) is None
+            for other in (one, two):
+                other._room._transfers.provider.doubted = lambda group: False
+            await asyncio.wait_for(waiting, 20)
+            assert await asyncio.to_thread(lambda: provider.offer(Fetch(DIGESTS, 0)).frontier) > 0
 
     run_once(main())
 
