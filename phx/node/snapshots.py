@@ -143,6 +143,7 @@ class Snapshots(threading.Thread):
         self._held = False  # only those that somebody asks for
         self._writing = False
         self._condemned: Counter[int] = Counter()  # under `_change`
+        self._outlived: set[int] = set()  # groups whose mirror is not of their state
         self._errors: dict[int, str] = {}  # why a group's last one failed
         self._free_s = 0.0  # when the pace allows the next byte
         self._unlooked_bytes = 0
@@ -177,12 +178,21 @@ class Snapshots(threading.Thread):
         """The group goes on from a checkpoint of another node, at what is applied now. On the
         applying thread."""
         self._floors.begins(state)
+        if self.mirrors is not None:
+            self._outlived.add(state.group)
+            self.between(lambda: self._forget_mirror(state.group))
         if not self._may_come(state):
             ask_at(state, ASK_NEVER)
             return
         with self._change:
             at = self._policy.taken(state.group, state.applied, state.log_bytes, time.monotonic())
             ask_at(state, at)
+
+    def _forget_mirror(self, group: int) -> None:
+        """It is of another state than the group has. On this thread."""
+        assert self.mirrors is not None
+        self._outlived.discard(group)
+        self.mirrors.drop(group)
 
     def condemn(self, group: int, above: int, but: bytes) -> list[Manifest]:
         """Take a group's checkpoints beyond this instance out of the catalog, but for the one with
@@ -432,6 +442,8 @@ class Snapshots(threading.Thread):
             assert capture is not None
             if taken.mirrored:
                 assert self.mirrors is not None
+                if wish.group in self._outlived:  # it was waited for while that came
+                    self.mirrors.drop(wish.group)
                 capture = self.mirrors.fill(capture, taken.mirrored)
             manifest = self._write(capture, taken.condemned)
         finally:
