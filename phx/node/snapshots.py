@@ -284,7 +284,7 @@ class Snapshots(threading.Thread):
         if state.stopped is not None:
             self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
         elif wish.group in self.paused:
-            return  # its machines are in the making
+            self._hand(Taken(error=CheckpointFailed(f"group {wish.group} is being restored")))
         elif not state.applied:
             self._hand(Taken(error=CheckpointFailed(f"group {wish.group}: nothing is applied yet")))
         elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:

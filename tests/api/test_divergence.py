@@ -512,6 +512,36 @@ def test_nor_by_who_only_lags(run_once, tmp_path):
     run_once(main())
 
 
+def test_a_repair_holds_up_no_checkpoint_of_another_group(run_once, tmp_path):
+    options = {"groups": 2, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            for group in (0, 1):
+                await nodes[0].group(group).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            await nodes[0].close()
+            await nodes[1].close()
+            snapshots = three._room._snapshots
+            turned = three._room.applier.on_turn
+            three._room.applier.on_turn = lambda: None  # it comes to no capture
+            first = asyncio.ensure_future(three.group(0).checkpoint())
+            await until(lambda: snapshots._wanted is not None)
+            waiting = asyncio.ensure_future(three.group(0).repair())
+            await until(lambda: 0 in three._room._transfers.fetcher)
+            three._room.applier.on_turn = turned
+            with pytest.raises(CheckpointFailed, match="group 0 is being restored"):
+                await asyncio.wait_for(first, 5)
+            assert (await asyncio.wait_for(three.group(1).checkpoint(), 5)).frontier
+            assert not waiting.done()
+            await three.close()
+            with pytest.raises(phx.errors.Closed):
+                await waiting
+
+    run_once(main())
+
+
 def test_a_group_that_is_to_be_made_anew_is_not_offered(run_once, tmp_path):
     options = {"groups": 1, "checkpoints": QUIET}
 
