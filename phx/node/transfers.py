@@ -241,9 +241,10 @@ class Transfers:
 
     def end(self, wait_s: float | None = None) -> None:
         """Stop all three, and wait for their threads, at most `wait_s` each."""
-        self.divergence.end(wait_s)
-        self.fetcher.end(wait_s)
-        self.provider.end(wait_s)
+        for each_s in (0.0, wait_s):  # told first, for they wait in each other's connections
+            self.divergence.end(each_s)
+            self.fetcher.end(each_s)
+            self.provider.end(each_s)
         with self._lock:
             left = [future for waiting in self._anew.values() for future in waiting]
             self._anew.clear()

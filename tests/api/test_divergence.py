@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -596,6 +597,29 @@ def test_a_node_that_closes_tells_who_waits(run_once, tmp_path):
             with pytest.raises(phx.errors.Closed):
                 await waiting
             assert "rebuild" in names(three)
+
+    run_once(main())
+
+
+def test_who_closes_waits_for_no_question_that_is_under_way(run_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "EVERY_S", 0.05)
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            transfers = nodes[2]._room._transfers
+            asked = threading.Event()
+
+            def ask(node, group, above):
+                asked.set()
+                transfers.fetcher._lines.ending.wait(5)
+
+            transfers.divergence._ask = ask
+            transfers.divergence.note(at(GroupState(0, {0: Counter()}), 1))
+            await until(asked.is_set)
+            began = time.monotonic()
+            await nodes[2].close()
+            assert time.monotonic() - began < 3
 
     run_once(main())
 
