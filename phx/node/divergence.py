@@ -20,9 +20,10 @@ from types import MappingProxyType
 
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
-from phx.checkpoint.digests import Agreed, Ring, Verdict, compare, state_of
+from phx.checkpoint.digests import KEPT, Agreed, Ring, Verdict, compare, state_of
 from phx.checkpoint.manifest import Manifest
 from phx.errors import GroupStopped
+from phx.types import AGREED_EVERY
 
 __all__ = ["Divergence", "set_aside", "stopped_by"]
 
@@ -152,8 +153,11 @@ class Divergence(threading.Thread):
     def _heard(self, group: int, node: int, said: Rings) -> None:
         with self._change:
             ring = self._theirs.setdefault(group, {}).setdefault(node, Ring())
+            mine = self._mine.get(group)
+            # What is far beyond cannot be compared yet, and must not be the last that was heard.
+            far = (mine.last if mine is not None else 0) + KEPT * AGREED_EVERY
             for one in said:
-                if one[0] > ring.last:
+                if ring.last < one[0] <= far:
                     ring.note(Agreed(*one))
             self._unjudged.add(group)
 

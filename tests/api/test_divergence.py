@@ -125,6 +125,20 @@ def test_the_odd_one_hears_it_once(caplog):
     assert one.noted(7, 0) == [what(3)]
 
 
+def test_an_instance_far_beyond_does_not_hide_the_next_ones(caplog):
+    said = {2: [what(1), what(1 << 40)], 3: [what(1)]}
+    odd = []
+    one, asked = noting(said=said, odd=odd)
+    state = GroupState(7, {0: Counter()})
+    one.note(at(state, 1))
+    one.round()
+    said[2] = said[3] = [what(1), what(2)]
+    one.note(at(state, 2, total=55))
+    one.round()
+    assert (2, 7, AGREED_EVERY) in asked
+    assert len(odd) == 1
+
+
 def test_who_is_right_says_who_is_not_and_goes_on(caplog):
     odd = []
     one, _ = noting(said={2: [what(1, total=9)], 3: [what(1)]}, odd=odd)
