@@ -90,7 +90,10 @@ class CallbackThread:
 
     def _serve(self) -> None:
         while (call := self._queue.get()) is not None:
-            call()
+            try:
+                call()
+            except BaseException:  # also SystemExit: others are called yet
+                log.exception("a callback")
 
     def end(self) -> None:
         """No call begins after those that wait. Waits for them, for a while."""

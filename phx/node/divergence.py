@@ -15,18 +15,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
-from phx.checkpoint.digests import Agreed, Ring, Verdict, compare, state_of
+from phx.checkpoint.digests import KEPT, Agreed, Ring, Verdict, compare, state_of
+from phx.checkpoint.manifest import Manifest
 from phx.errors import GroupStopped
+from phx.types import AGREED_EVERY
 
 __all__ = ["Divergence", "set_aside", "stopped_by"]
 
 log = logging.getLogger("phx")
 
 EVERY_S = 30.0
+NONE: Mapping[int, bytes] = MappingProxyType({})
 
 Rings = Iterable[tuple[int, int, bytes]]
 
@@ -91,6 +95,12 @@ class Divergence(threading.Thread):
             self._mine.pop(group, None)
             self._said.pop(group, None)
 
+    def stands(self, group: int, verdict: Verdict) -> bool:
+        """Whether a verdict that was told is the last one, and of the state that the group has. On
+        the applying thread, where states are replaced."""
+        with self._change:
+            return self._said.get(group) is verdict
+
     def noted(self, group: int, above: int) -> list[Agreed]:
         """What this node says to who asks. Any thread."""
         with self._change:
@@ -143,8 +153,11 @@ class Divergence(threading.Thread):
     def _heard(self, group: int, node: int, said: Rings) -> None:
         with self._change:
             ring = self._theirs.setdefault(group, {}).setdefault(node, Ring())
+            mine = self._mine.get(group)
+            # What is far beyond cannot be compared yet, and must not be the last that was heard.
+            far = (mine.last if mine is not None else 0) + KEPT * AGREED_EVERY
             for one in said:
-                if one[0] > ring.last:
+                if ring.last < one[0] <= far:
                     ring.note(Agreed(*one))
             self._unjudged.add(group)
 
@@ -197,17 +210,20 @@ def stopped_by(state: GroupState, verdict: Verdict) -> GroupStopped:
     return GroupStopped(state.group, state.applied + 1, None, str(verdict))
 
 
-def set_aside(catalog: Catalog, group: int, above: int, but: bytes = b"") -> None:
-    """Put the checkpoints of a group beyond this instance to quarantine, but for one with this
-    ident. Where checkpoints of the group are taken and dropped, so that it does not come between.
-    """
-    for one in catalog.of(group):
-        if one.frontier > above and one.content != but:
-            path = path_of(catalog.root, one)
-            catalog.forget(one)
-            try:
-                put_aside(catalog.files, catalog.root, path)
-            except OSError as error:
-                log.error("%s stays, and may not be what the log says: %s", path, error)
-            else:
-                log.error("%s is put aside: it may not be what the log says", path)
+def set_aside(
+    catalog: Catalog, victims: Iterable[Manifest], installing: Mapping[int, bytes] = NONE
+) -> None:
+    """Put checkpoints that `Snapshots.condemn` took out of the catalog to quarantine, but for those
+    that were fetched again since. On the thread that changes the folders of the group."""
+    for one in victims:
+        if installing.get(one.group) == one.content:
+            continue
+        if any(other.content == one.content for other in catalog.of(one.group)):
+            continue
+        path = path_of(catalog.root, one)
+        try:
+            put_aside(catalog.files, catalog.root, path)
+        except OSError as error:
+            log.error("%s stays, and may not be what the log says: %s", path, error)
+        else:
+            log.error("%s is put aside: it may not be what the log says", path)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
@@ -55,6 +55,7 @@ __all__ = ["Fetcher", "Peers"]
 
 log = logging.getLogger("phx")
 
+Noted = Callable[[int, int], Iterable[tuple[int, int, bytes]]]
 RETRY_S, RETRY_MAX_S = 0.5, 15.0
 """Between two rounds in which nobody had anything that helps."""
 UNFIT_S = 60.0
@@ -128,6 +129,7 @@ class Fetcher:
         failed: told of a group without machines whose checkpoint its machines do not take.
 
     Attributes:
+        noted: (group, above) -> what this node noted at agreed instances beyond that one.
         counters: since the start; "fetching", "wanted": now.
     """
 
@@ -150,6 +152,7 @@ class Fetcher:
         self._reserve_bytes = reserve_bytes
         self._lines = Lines()
         self._lines.ending = installer.ending
+        self.noted: Noted = lambda group, above: ()
         self._change = threading.Condition()
         self._wants: dict[int, Want] = {}
         self._threads: set[threading.Thread] = set()
@@ -416,10 +419,14 @@ class Fetcher:
                 if offer.ident in want.unfit:
                     offer = replace(offer, frontier=0, ident=b"")
                 offers[node] = offer
-        if want.anew:
-            said = {node: self.digests(node, want.group, 0) or () for node in offers}
-            for node in doubtful(said, self._peers.members):
+        said = {node: self.digests(node, want.group, 0) or () for node in offers}
+        if not want.anew:
+            said[self._peers.node] = [Chain(*one) for one in self.noted(want.group, 0)]
+        for node in doubtful(said, self._peers.members) & offers.keys():
+            if want.anew:
                 del offers[node]
+            else:  # what it says of the log counts
+                offers[node] = replace(offers[node], frontier=0, ident=b"")
         return offers
 
     def digests(self, node: int, group: int, above: int) -> Sequence[Chain] | None:

@@ -188,7 +188,7 @@ class Floors:
         now_s, wall_us = time.monotonic(), time.time_ns() // 1000
         with self._lock:
             self._begun[state.group] = state.applied, state.log_bytes
-            for one in reversed(self._catalog.of(state.group)):
+            for one in reversed(self._catalog.of(state.group) if self._trims else []):
                 age_s = max(0, wall_us - one.taken_us) / 1e6
                 self._retention.mark(state.group, one.frontier, now_s - age_s)
         self.due(state.group)
@@ -196,6 +196,8 @@ class Floors:
     def covered(self, group: int, frontier: int, at_s: float) -> None:
         """A checkpoint that was captured at `at_s` (time.monotonic) is durable, and what was older
         than those that are kept is gone."""
+        if not self._trims:
+            return  # nobody would take the marks away
         with self._lock:
             self._retention.mark(group, frontier, at_s)
         self.due(group)

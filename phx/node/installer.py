@@ -75,8 +75,9 @@ class Installer:
         self.factory = factory
         self.paused = paused
         self.closing = closing
-        self.on_swapped: Callable[[int], None] = lambda group: None  # on the applying thread
+        self.on_swapped: Callable[[Manifest], None] = lambda _: None  # on the applying thread
         self.on_told: Callable[[Manifest], None] = lambda _: None  # the group goes on
+        self.installing: dict[int, bytes] = {}  # checkpoints about to be a group's state
         self.ending = threading.Event()
         self.files = StoppableFiles(folder, self.ending)
         self.restoring = threading.Semaphore(threads)
@@ -94,8 +95,12 @@ class Installer:
             Unfit: the machines do not take it.
             StoreError, DriverError: whatever the store and the driver have against it.
         """
-        for _ in install(_Place(self, manifest, verified)):
-            pass
+        self.installing[manifest.group] = manifest.content
+        try:
+            for _ in install(_Place(self, manifest, verified)):
+                pass
+        finally:
+            self.installing.pop(manifest.group, None)
 
     def command(self, tell: Callable[[], None]) -> None:
         """Tell the driver something, as soon as it has room for it. Raises DriverError, Ending."""
@@ -234,7 +239,7 @@ class _Place:
             if owner.closing():
                 state.taking = {}
             owner.snapshots.installed(state)
-            owner.on_swapped(state.group)
+            owner.on_swapped(self._manifest)
         took_us = (time.perf_counter_ns() - began) // 1000
         owner.counters["swap_us_max"] = max(owner.counters["swap_us_max"], took_us)
         owner.counters["installed"] += swapped

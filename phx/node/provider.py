@@ -163,6 +163,7 @@ class Provider:
         noted: (group, above) -> what was noted at agreed instances beyond that one.
 
     Attributes:
+        doubted: whether no checkpoint of a group is for others.
         counters: since the start; "providing": now.
     """
 
@@ -181,6 +182,7 @@ class Provider:
         bytes_per_s: int,
     ) -> None:
         self.catalog = catalog
+        self.doubted: Callable[[int], bool] = lambda group: False
         self.pins = Pins(catalog)
         self._states = states
         self._driver = driver
@@ -336,8 +338,14 @@ class Provider:
 
     def _usable(self, group: int, floor: int) -> list[Manifest]:
         """Those that have all states in them, and that the log here goes on from."""
-        found = self.catalog.of(group)
-        return [one for one in found if not one.light and one.frontier + 1 >= floor]
+        found = self._sound(group)
+        return [one for one in found if one.frontier + 1 >= floor]
+
+    def _sound(self, group: int) -> list[Manifest]:
+        """Those with all states in them, unless the group is to be made anew."""
+        if self.doubted(group):
+            return []
+        return [one for one in self.catalog.of(group) if not one.light]
 
     def _wish(self, state: GroupState, above: int, leading: bool) -> None:
         """Have one taken that somebody asks for, one at a time of each group."""
@@ -347,6 +355,7 @@ class Provider:
             if taking.done() if taking is not None else now_s - since_s > WISH_OLD_S:
                 since_s, taking = now_s, None
             able = state.stopped is None and state.applied > above
+            able = able and not self.doubted(state.group)
             patient = leading and now_s - since_s < LEADER_WAITS_S
             if taking is None and able and not patient:
                 log.info("group %d: a checkpoint is taken for who asks for it", state.group)
@@ -356,8 +365,7 @@ class Provider:
     def begin(self, fetch: Fetch) -> Manifest | None:
         """The checkpoint that is asked for, held; None: it is not given now."""
         assert fetch.what == CHECKPOINT
-        there = self.catalog.of(fetch.group)
-        found = [one for one in there if one.content == fetch.ident and not one.light]
+        found = [one for one in self._sound(fetch.group) if one.content == fetch.ident]
         with self._lock:
             if not found or self.counters["providing"] >= self._transfers_max:
                 return None

@@ -21,7 +21,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -38,6 +38,7 @@ from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
 from phx.machine import DurableMachine, StateMachine, View, has_snapshots
+from phx.node.divergence import set_aside
 from phx.node.floors import Floors
 from phx.node.mirror import Mirrors
 from phx.types import CheckpointInfo
@@ -81,6 +82,7 @@ class Taken:
     views: list[View] = field(default_factory=list)
     mirrored: list[int] = field(default_factory=list)  # machines that gave none
     error: BaseException | None = None
+    condemned: int = 0  # how often the group's checkpoints were, by then
 
 
 class Snapshots(threading.Thread):
@@ -140,6 +142,8 @@ class Snapshots(threading.Thread):
         self._ending = False
         self._held = False  # only those that somebody asks for
         self._writing = False
+        self._condemned: Counter[int] = Counter()  # under `_change`
+        self._outlived: set[int] = set()  # groups whose mirror is not of their state
         self._errors: dict[int, str] = {}  # why a group's last one failed
         self._free_s = 0.0  # when the pace allows the next byte
         self._unlooked_bytes = 0
@@ -174,12 +178,33 @@ class Snapshots(threading.Thread):
         """The group goes on from a checkpoint of another node, at what is applied now. On the
         applying thread."""
         self._floors.begins(state)
+        if self.mirrors is not None:
+            self._outlived.add(state.group)
+            self.between(lambda: self._forget_mirror(state.group))
         if not self._may_come(state):
             ask_at(state, ASK_NEVER)
             return
         with self._change:
             at = self._policy.taken(state.group, state.applied, state.log_bytes, time.monotonic())
             ask_at(state, at)
+
+    def _forget_mirror(self, group: int) -> None:
+        """It is of another state than the group has. On this thread."""
+        assert self.mirrors is not None
+        self._outlived.discard(group)
+        self.mirrors.drop(group)
+
+    def condemn(self, group: int, above: int, but: bytes) -> list[Manifest]:
+        """Take a group's checkpoints beyond this instance out of the catalog, but for the one with
+        this ident; nor does one become a checkpoint that was captured before. They lie where they
+        lay. On the applying thread."""
+        with self._change:
+            self._condemned[group] += 1
+            found = self._catalog.of(group)
+            victims = [one for one in found if one.frontier > above and one.content != but]
+            for one in victims:
+                self._catalog.forget(one)
+        return victims
 
     def between(self, task: Callable[[], None]) -> None:
         """Have something done that changes a group's checkpoints, or needs that no view is open:
@@ -259,7 +284,7 @@ class Snapshots(threading.Thread):
         if state.stopped is not None:
             self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
         elif wish.group in self.paused:
-            return  # its machines are in the making
+            self._hand(Taken(error=CheckpointFailed(f"group {wish.group} is being restored")))
         elif not state.applied:
             self._hand(Taken(error=CheckpointFailed(f"group {wish.group}: nothing is applied yet")))
         elif wish.asked and self._sessions.next_instance(wish.group)[0] == state.applied + 1:
@@ -273,6 +298,7 @@ class Snapshots(threading.Thread):
             _, frontier, chain, epoch = table_facts(table)
             assert frontier == state.applied, "the table is of another instance"
             taken.log_bytes = state.log_bytes
+            taken.condemned = self._condemned[state.group]
             parts = tuple(self._parts(state, taken, wish.full))
             taken.capture = Capture(
                 cluster=self._config.cluster_id,
@@ -416,8 +442,10 @@ class Snapshots(threading.Thread):
             assert capture is not None
             if taken.mirrored:
                 assert self.mirrors is not None
+                if wish.group in self._outlived:  # it was waited for while that came
+                    self.mirrors.drop(wish.group)
                 capture = self.mirrors.fill(capture, taken.mirrored)
-            manifest = self._write(capture)
+            manifest = self._write(capture, taken.condemned)
         finally:
             close_all(taken.views)
         state = self._states[wish.group]
@@ -469,7 +497,7 @@ class Snapshots(threading.Thread):
                 raise Ending
             return taken
 
-    def _write(self, capture: Capture) -> Manifest:
+    def _write(self, capture: Capture, condemned: int) -> Manifest:
         catalog, options = self._catalog, self._options
         steps = take(
             catalog.files,
@@ -483,7 +511,13 @@ class Snapshots(threading.Thread):
             pace=self._pace,
         )
         manifest = run(steps)
-        catalog.add(manifest)
+        with self._change:
+            sound = self._condemned[capture.group] == condemned
+            if sound:
+                catalog.add(manifest)
+        if not sound:
+            set_aside(catalog, [manifest])
+            raise CheckpointFailed(f"group {capture.group}: its state was not what its log says")
         self.on_drop()
         try:
             for _ in catalog.drop(capture.group, options.keep):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -102,14 +103,18 @@ class Transfers:
             transfers_max=options.transfers_max,
             bytes_per_s=options.transfer_bytes_per_s,
         )
+        self.fetcher.noted = self.divergence.noted
+        self.provider.doubted = self._doubted
         snapshots.on_drop = self.provider.pins.expire
         applier.on_below = self.fetcher.below
         applier.on_handed = self.provider.handed
         applier.on_agreed = self.divergence.note
-        self.installer.on_swapped = self.divergence.forget
+        self.installer.on_swapped = self._swapped
         self.installer.on_told = self._installed
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
+        self._marked: set[int] = set()  # by who found it odd
+        self._swaps: Counter[int] = Counter()  # so often a group got another state
         self._lock = threading.Lock()
 
     def _peers(
@@ -139,15 +144,22 @@ class Transfers:
         installer, state = self.installer, self._states[group]
 
         def stop() -> None:
+            if not self.divergence.stands(group, verdict):
+                return  # it goes on from another state
             if state.stopped is None:
                 installer.applier.halt(state, stopped_by(state, verdict), None)
-            installer.snapshots.between(tidy)  # nothing more of it is captured
+            # Now: later a checkpoint of another node may be among them.
+            spared = installer.installing.get(group, b"")
+            victims = installer.snapshots.condemn(group, verdict.equal, spared)
+            swaps = self._swaps[group]
+            installer.snapshots.between(lambda: tidy(victims, swaps))
 
-        def tidy() -> None:
-            set_aside(self._catalog, group, verdict.equal)
+        def tidy(victims: list[Manifest], swaps: int) -> None:
+            set_aside(self._catalog, victims, installer.installing)
             # Its own files have the state, and a start would go on from them. Machines in memory
             # are made of what was equal, and of the log.
-            if durable_in(state.machines):
+            if self._swaps[group] == swaps and durable_in(state.machines):
+                self._marked.add(group)
                 self._mark(group)
 
         installer.applier.soon(stop)
@@ -179,6 +191,20 @@ class Transfers:
             log.warning("group %d is made anew from a checkpoint of another node", group)
             self.fetcher.anew(group)
 
+    def _swapped(self, manifest: Manifest) -> None:
+        """The group has the state of it from now on. On the applying thread."""
+        group, snapshots = manifest.group, self.installer.snapshots
+        self._swaps[group] += 1
+        self._marked.discard(group)
+        self.divergence.forget(group)
+        if group in self._anew:  # all else is of a state that is not to be believed
+            victims = snapshots.condemn(group, -1, manifest.content)
+            snapshots.between(lambda: set_aside(self._catalog, victims, self.installer.installing))
+
+    def _doubted(self, group: int) -> bool:
+        """Whether no checkpoint that is here of a group is for others. Any thread."""
+        return group in self._marked or group in self._anew
+
     def _installed(self, manifest: Manifest) -> None:
         """The group goes on from it."""
         group = manifest.group
@@ -189,7 +215,6 @@ class Transfers:
 
         def tidy() -> None:
             catalog = self._catalog
-            set_aside(catalog, group, -1, manifest.content)
             for _ in unmark(catalog.files, catalog.root, group):
                 pass
 
@@ -216,9 +241,10 @@ class Transfers:
 
     def end(self, wait_s: float | None = None) -> None:
         """Stop all three, and wait for their threads, at most `wait_s` each."""
-        self.divergence.end(wait_s)
-        self.fetcher.end(wait_s)
-        self.provider.end(wait_s)
+        for each_s in (0.0, wait_s):  # told first, for they wait in each other's connections
+            self.divergence.end(each_s)
+            self.fetcher.end(each_s)
+            self.provider.end(each_s)
         with self._lock:
             left = [future for waiting in self._anew.values() for future in waiting]
             self._anew.clear()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -10,13 +11,15 @@ from click.testing import CliRunner
 
 import phx
 from phx.applier import GroupState
-from phx.checkpoint.digests import Agreed
+from phx.checkpoint.digests import Agreed, Ring, Verdict
 from phx.cli.repair import repair
 from phx.durable.lmdb import LmdbMachine
-from phx.errors import GroupStopped
+from phx.errors import CheckpointFailed, GroupStopped
 from phx.machines import Counter
 from phx.node import divergence
 from phx.node.divergence import Divergence
+from phx.node.fetcher import Want
+from phx.transfer.messages import CHECKPOINT, DIGESTS, OFFER_WANTED, Fetch
 from phx.types import AGREED_EVERY
 from phx.verify import examine
 from tests.api.cluster import all_applied, cluster, config_of, introduce, until
@@ -120,6 +123,20 @@ def test_the_odd_one_hears_it_once(caplog):
     one.round()
     assert len(odd) == 1
     assert one.noted(7, 0) == [what(3)]
+
+
+def test_an_instance_far_beyond_does_not_hide_the_next_ones(caplog):
+    said = {2: [what(1), what(1 << 40)], 3: [what(1)]}
+    odd = []
+    one, asked = noting(said=said, odd=odd)
+    state = GroupState(7, {0: Counter()})
+    one.note(at(state, 1))
+    one.round()
+    said[2] = said[3] = [what(1), what(2)]
+    one.note(at(state, 2, total=55))
+    one.round()
+    assert (2, 7, AGREED_EVERY) in asked
+    assert len(odd) == 1
 
 
 def test_who_is_right_says_who_is_not_and_goes_on(caplog):
@@ -363,6 +380,98 @@ def test_files_that_diverged_are_not_gone_on_from(run_once, tmp_path, monkeypatc
     run_once(main())
 
 
+def judged(node):
+    """The node hears that its replica of group 0 is odd, since ever."""
+    transfers = node._room._transfers
+    verdict = Verdict("odd", "state", 0, AGREED_EVERY, (1, 2))
+    transfers.divergence._said[0] = verdict
+    transfers._odd(0, verdict)
+
+
+def test_what_a_repair_installs_is_not_put_aside_with_what_was_odd(run_once, tmp_path):
+    """The thread that tidies is busy all the while."""
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            three.group(0).machine().total += 1000
+            await three.group(0).checkpoint()
+            wrong = set(names(three))
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            busy = threading.Event()
+            three._room._snapshots.between(lambda: busy.wait(20))
+            judged(three)
+            await until(lambda: three.status().stopped == (0,))
+            await asyncio.wait_for(three.group(0).repair(), 20)
+            (installed,) = catalog(three).of(0)
+            busy.set()
+            await until(lambda: "rebuild" not in names(three))
+            await three.group(0).checkpoint()  # all that stood in line is done
+            assert {one.name for one in three.config.dir.glob("quarantine/*/*")} == wrong
+            assert installed.frontier in {int(name[:20]) for name in names(three)}
+            assert {node.group(0).machine().total for node in nodes} == {100}
+
+    run_once(main())
+
+
+def catalog(node):
+    return node._room._transfers._catalog
+
+
+def test_a_checkpoint_of_an_odd_state_that_is_being_written_does_not_count(run_once, tmp_path):
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            begun, busy = threading.Event(), threading.Event()
+
+            def pace(nbytes):
+                begun.set()
+                busy.wait(20)
+
+            three._room._snapshots._pace = pace
+            writing = asyncio.ensure_future(three.group(0).checkpoint())
+            await until(begun.is_set)
+            judged(three)
+            await until(lambda: three.status().stopped == (0,))
+            busy.set()
+            with pytest.raises(CheckpointFailed, match="not what its log says"):
+                await writing
+            assert catalog(three).of(0) == names(three) == []
+            assert len(list(three.config.dir.glob("quarantine/*/*"))) == 1
+
+    run_once(main())
+
+
+def test_a_verdict_on_a_state_that_is_gone_stops_nothing(run_once, tmp_path):
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            good = await three.group(0).checkpoint()
+            transfers = three._room._transfers
+            # As if the group's state was replaced while it was being judged.
+            transfers.divergence._said.pop(0, None)
+            transfers._odd(0, Verdict("odd", "state", 0, AGREED_EVERY, (1, 2)))
+            await nodes[0].group(0).propose(b"1")
+            await all_applied(nodes)
+            await asyncio.sleep(0.2)
+            assert three.status().stopped == ()
+            assert [one.frontier for one in catalog(three).of(0)] == [good.frontier]
+
+    run_once(main())
+
+
 def test_nothing_is_taken_from_who_is_in_doubt(run_once, tmp_path):
     """The other two differ: who is right is not known, and so it waits."""
     options = {"groups": 1, "checkpoints": QUIET}
@@ -384,6 +493,93 @@ def test_nothing_is_taken_from_who_is_in_doubt(run_once, tmp_path):
             said[two] = said[one]
             await asyncio.wait_for(waiting, 20)
             assert three.group(0).machine().total == 50
+
+    run_once(main())
+
+
+def test_nor_by_who_only_lags(run_once, tmp_path):
+    """What he noted himself counts for the majority."""
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            said = {1: Agreed(AGREED_EVERY, 5, b""), 2: Agreed(AGREED_EVERY, 6, b"")}
+            for node in nodes[:2]:
+                await node.group(0).checkpoint()
+                number = node.config.node
+                node._room._transfers.provider._noted = lambda group, above, n=number: [said[n]]
+            transfers = nodes[2]._room._transfers
+            fetcher = transfers.fetcher
+
+            def frontiers():
+                offers = fetcher._offers(Want(0, anew=False), 0)
+                return {node: offer.frontier > 0 for node, offer in offers.items()}
+
+            assert await asyncio.to_thread(frontiers) == {1: False, 2: False}
+            transfers.divergence._mine[0] = Ring()
+            transfers.divergence._mine[0].note(said[2])
+            assert await asyncio.to_thread(frontiers) == {1: False, 2: True}
+            said[1] = said[2]
+            assert await asyncio.to_thread(frontiers) == {1: True, 2: True}
+
+    run_once(main())
+
+
+def test_a_repair_holds_up_no_checkpoint_of_another_group(run_once, tmp_path):
+    options = {"groups": 2, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            three = nodes[2]
+            for group in (0, 1):
+                await nodes[0].group(group).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            await nodes[0].close()
+            await nodes[1].close()
+            snapshots = three._room._snapshots
+            turned = three._room.applier.on_turn
+            three._room.applier.on_turn = lambda: None  # it comes to no capture
+            first = asyncio.ensure_future(three.group(0).checkpoint())
+            await until(lambda: snapshots._wanted is not None)
+            waiting = asyncio.ensure_future(three.group(0).repair())
+            await until(lambda: 0 in three._room._transfers.fetcher)
+            three._room.applier.on_turn = turned
+            with pytest.raises(CheckpointFailed, match="group 0 is being restored"):
+                await asyncio.wait_for(first, 5)
+            assert (await asyncio.wait_for(three.group(1).checkpoint(), 5)).frontier
+            assert not waiting.done()
+            await three.close()
+            with pytest.raises(phx.errors.Closed):
+                await waiting
+
+    run_once(main())
+
+
+def test_a_group_that_is_to_be_made_anew_is_not_offered(run_once, tmp_path):
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            one, two, three = nodes
+            await one.group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            taken = await three.group(0).checkpoint()
+            provider = three._room._transfers.provider
+            (manifest,) = catalog(three).of(0)
+            fetch = Fetch(CHECKPOINT, 0, 0, 0, manifest.content)
+            assert provider.offer(Fetch(DIGESTS, 0)).frontier == taken.frontier
+            for other in (one, two):
+                other._room._transfers.provider.doubted = lambda group: True
+            waiting = asyncio.ensure_future(three.group(0).repair())
+            await until(lambda: 0 in three._room._transfers.fetcher)
+            assert provider.offer(Fetch(OFFER_WANTED, 0)).frontier == 0
+            assert provider.begin(fetch) is None
+            for other in (one, two):
+                other._room._transfers.provider.doubted = lambda group: False
+            await asyncio.wait_for(waiting, 20)
+            assert await asyncio.to_thread(lambda: provider.offer(Fetch(DIGESTS, 0)).frontier) > 0
 
     run_once(main())
 
@@ -415,6 +611,29 @@ def test_a_node_that_closes_tells_who_waits(run_once, tmp_path):
             with pytest.raises(phx.errors.Closed):
                 await waiting
             assert "rebuild" in names(three)
+
+    run_once(main())
+
+
+def test_who_closes_waits_for_no_question_that_is_under_way(run_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "EVERY_S", 0.05)
+    options = {"groups": 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            transfers = nodes[2]._room._transfers
+            asked = threading.Event()
+
+            def ask(node, group, above):
+                asked.set()
+                transfers.fetcher._lines.ending.wait(5)
+
+            transfers.divergence._ask = ask
+            transfers.divergence.note(at(GroupState(0, {0: Counter()}), 1))
+            await until(asked.is_set)
+            began = time.monotonic()
+            await nodes[2].close()
+            assert time.monotonic() - began < 3
 
     run_once(main())
 

@@ -365,3 +365,18 @@ def test_the_thread_of_callbacks_ends_and_takes_nothing_more(caplog):
     thread.end()
     assert done == [1]
     CallbackThread().end()
+
+
+@pytest.mark.parametrize("error", [SystemExit, RuntimeError])
+def test_what_a_callback_raises_ends_no_thread_of_callbacks(caplog, error):
+    thread = CallbackThread()
+    done = []
+
+    def leaves():
+        raise error("planted")
+
+    thread.soon(leaves)
+    thread.soon(lambda: done.append(1))
+    thread.end()
+    assert done == [1]
+    assert "planted" in caplog.text

@@ -21,7 +21,7 @@ from phx.checkpoint.taking import Capture, Part
 from phx.machines import Counter
 from phx.node import mirror
 from phx.transfer.messages import Entry, pack_entries
-from tests.api.cluster import cluster, config_of
+from tests.api.cluster import all_applied, cluster, config_of
 from tests.api.test_checkpoints import QUIET, alone, flip, grown, of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -249,6 +249,36 @@ def test_a_damaged_checkpoint_is_passed_over_when_it_begins(run_once, tmp_path):
             await grown(node, 0, 3)
             await node.group(0).checkpoint()
             assert len(state_in(of(config)[-1])) == 43
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_mirror_does_not_outlive_the_state_it_followed(run_once, tmp_path, late):
+    """Late: the capture was waited for while another state came."""
+
+    async def main():
+        checkpoints = QUIET | {"mirror": True}
+        async with cluster(tmp_path, Blind, groups=1, checkpoints=checkpoints) as nodes:
+            one, _, three = nodes
+            await grown(one, 0, 20)
+            await all_applied(nodes)
+            for node in nodes:
+                await node.group(0).checkpoint()
+            await grown(one, 0, 5)
+            await all_applied(nodes)
+            await one.group(0).checkpoint()
+            snapshots = three._room._snapshots
+            wrong = snapshots.mirrors._mirrors[0]
+            wrong.machines[0].told[0] = (1, b"wrong")
+            if late:
+                snapshots.between = lambda task: None
+            await asyncio.wait_for(three.group(0).repair(), 20)
+            await grown(one, 0, 5)
+            await all_applied(nodes)
+            await three.group(0).checkpoint()
+            assert snapshots.mirrors._mirrors[0] is not wrong
+            assert state_in(of(three.config)[-1]) == three.group(0).machine().told
 
     run_once(main())
 

@@ -134,7 +134,9 @@ def test_what_is_held_stays(lab):
 def test_unless_it_trims_nothing_goes(lab):
     one = lab(trim=False)
     assert one.takes(100) == 1
+    one.floors.begins(one.state)
     assert not one.asked
+    assert not any(one.floors._retention._marks.values())  # nobody would take them away
     assert Checkpoints().trim is True
 
 
