@@ -182,9 +182,10 @@ class Lives:
         if not self._compared:
             # A store that was put back from a copy, or made anew, knows of less than the journal.
             rows = driver.group_statuses()
-            promised = max(int(row["promised"]) >> COUNTER_BITS for row in rows)
-            if promised + CEILING_STEP // 2 > before.ceiling:
-                self._wanted = max(self._wanted, promised + CEILING_STEP)
+            # (What a suspect group may have promised counts, too: its mark has raised that.)
+            highest = max(int(row["highest_seen"]) >> COUNTER_BITS for row in rows)
+            if highest + CEILING_STEP // 2 > before.ceiling:
+                self._wanted = max(self._wanted, highest + CEILING_STEP)
             self._compared = True
         status: dict[str, Any] = dict(driver.status())
         met = {peer["node"]: peer["store_id"] for peer in status["peers"]}

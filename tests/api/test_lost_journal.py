@@ -127,6 +127,34 @@ def test_no_store_is_made_from_a_journal_that_does_not_say_yet_what_was_lost(run
     run_once(main())
 
 
+def test_a_store_made_anew_beside_a_suspect_journal_has_the_ceiling_from_before(run_once, tmp_path):
+    """A second loss then still rejoins above all that was promised before the first."""
+    high = 5 * CEILING_STEP
+
+    async def main():
+        async with cluster(tmp_path, checkpoints=REJOIN) as nodes:
+            await nodes[0].group(0).propose(b"x")
+            await all_applied(nodes)
+            config = nodes[1].config
+            for node in nodes:
+                await node.close()
+            facts = facts_of(config)
+            assert facts is not None
+            set_facts(config, facts.raised(high))
+            lose(config)
+            async with phx.Node(config, Journal) as again:
+                assert suspects(again) == [0, 1]
+            shutil.rmtree(config.dir / "store")
+            async with phx.Node(config, Journal) as again:
+                assert suspects(again) == [0, 1]
+                await until(lambda: read(again._room._store) is not None)
+            after = facts_of(config)
+            assert after is not None
+            assert after.ceiling >= high
+
+    run_once(main())
+
+
 @pytest.mark.parametrize("how", [lose, damage])
 def test_without_leave_it_does_not_start(run_once, tmp_path, how):
     async def main():
