@@ -55,7 +55,7 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
     """Ask without durable effect whether this node could lead: one that cannot disturbs nobody."""
     cdef PrevoteBody ask
     if not can_lead(e, r) or hears_leader(e, r):
-        if r.suspect and can_lead(e, r):
+        if r.suspect and can_lead(e, r) and not e.pressure:
             rejoin_ask(e, r)
         schedule_campaign(e, r, e.options.election_us)
         return
@@ -474,7 +474,7 @@ cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
     if refusal.promised > r.highest_seen:
         r.highest_seen = refusal.promised
     if refusal.reason == REFUSE_STOPPED:
-        r.no_transfer_until_us = e.now_us + NO_TRANSFER_US
+        r.no_transfer_until_us = max(r.no_transfer_until_us, e.now_us + NO_TRANSFER_US)
         if r.role == ROLE_FOLLOWER and r.leader == 0:
             # Take it back at once.
             r.busy_until_us = 0

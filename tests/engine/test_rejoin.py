@@ -308,6 +308,34 @@ def test_a_transfer_above_the_ceiling_is_refused_at_once() -> None:
     assert not s.status(3)["leading"]
 
 
+def test_under_pressure_it_does_not_ask_for_what_it_would_refuse() -> None:
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    s.engines[2].pressure(1)
+    assert led(s, 60) == 600
+    assert s.engines[1].counters()["transfers"] == 0
+    s.engines[2].pressure(0)
+    s.pass_time(10 * SECOND)
+    assert s.suspects() == []
+
+
+def test_a_refused_transfer_does_not_shorten_the_pause_after_many() -> None:
+    """Whoever asks each second and refuses each time gets it ever more seldom."""
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    s.engines[2].pressure(1)
+    for _ in range(300):
+        s.pass_time(SECOND)
+        if s.status(1)["leading"]:
+            status = s.status(1)
+            asked = encode("Rejoin", 0, status["ballot"], chosen=status["chosen_through"])
+            s.put(2, 1, asked)
+    # Pauses of 15 s at first, then of 16, 32 and 64.
+    assert s.engines[1].counters()["transfers"] in (8, 9, 10)
+
+
 def test_the_highest_ballot_seen_is_told_with_the_group() -> None:
     """What a store made anew beside a suspect journal takes for the ceiling."""
     s = Lossy()
