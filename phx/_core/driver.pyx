@@ -550,11 +550,13 @@ cdef class Driver:
     # --- questions
 
     cdef int ask(self, Question* question) except -1:
-        cdef bint answered
+        cdef int verdict
         self.check()
         with nogil:
-            answered = inbox_ask(&self.s.inbox, question)
-        if not answered:
+            verdict = inbox_ask(&self.s.inbox, question)
+        if verdict == 1:
+            raise DriverError(ERROR_OVERLOADED, "the command queue is full")
+        if verdict != 0:
             raise DriverError(ERROR_CLOSED, "the driver does not run")
         return 0
 

@@ -631,6 +631,7 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     out.restoring = r.restoring
     out.suspect = r.suspect
     out.promised = r.promised
+    out.highest_seen = max(r.highest_seen, r.promised)
     out.ballot = r.lead.ballot if r.lead != NULL else 0
     out.chosen_through = r.chosen_through
     out.applied_through = r.applied_through

@@ -214,6 +214,7 @@ cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil:
     if r.role != ROLE_LEADING or r.promised != r.lead.ballot:
         return TRANSFER_NOT_LEADING
     if to == e.options.node:
+        r.lead.kept = True
         return TRANSFER_UNDER_WAY
     if to == 0:
         to = preferred_leader(e, r, e.options.node)

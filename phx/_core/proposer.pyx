@@ -7,7 +7,7 @@
 from libc.string cimport memcpy, memset
 
 from phx._core.acceptor cimport follow, promise, refuse, report
-from phx._core.ballot cimport ballot_hostile, ballot_next, ballot_node
+from phx._core.ballot cimport ballot_hostile, ballot_node
 from phx._core.batch cimport body_check
 from phx._core.effects cimport (
     HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, broadcast, emit_record, halt_group, role_timer, send,
@@ -23,7 +23,7 @@ from phx._core.phase2 cimport (
     compute_chosen, lead_free, lead_new, phase1_free, phase1_new, propose_what_can_be,
     resend_what_is_missing, tell_watermark,
 )
-from phx._core.rejoin cimport answers_needed, ballot_base, rejoin_ask, rejoin_done, under_ceiling
+from phx._core.rejoin cimport answers_needed, own_ballot, rejoin_ask, rejoin_done, under_ceiling
 from phx._core.proposals cimport (
     callers_flush, callers_requeue, callers_stop, pending_drop, pending_drop_own,
 )
@@ -55,7 +55,7 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
     """Ask without durable effect whether this node could lead: one that cannot disturbs nobody."""
     cdef PrevoteBody ask
     if not can_lead(e, r) or hears_leader(e, r):
-        if r.suspect and can_lead(e, r):
+        if r.suspect and can_lead(e, r) and not e.pressure:
             rejoin_ask(e, r)
         schedule_campaign(e, r, e.options.election_us)
         return
@@ -178,8 +178,7 @@ cdef void send_prepare(Engine* e, Replica* r, Peer* only) noexcept nogil:
 
 
 cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
-    cdef u64 ballot = ballot_next(max(max(r.highest_seen, r.promised), ballot_base(e, r)),
-                                  e.options.node)
+    cdef u64 ballot = own_ballot(e, r)
     cdef Lead* lead
     cdef Vote vote
     if ballot == 0:
@@ -475,7 +474,7 @@ cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
     if refusal.promised > r.highest_seen:
         r.highest_seen = refusal.promised
     if refusal.reason == REFUSE_STOPPED:
-        r.no_transfer_until_us = e.now_us + NO_TRANSFER_US
+        r.no_transfer_until_us = max(r.no_transfer_until_us, e.now_us + NO_TRANSFER_US)
         if r.role == ROLE_FOLLOWER and r.leader == 0:
             # Take it back at once.
             r.busy_until_us = 0
@@ -636,6 +635,9 @@ cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noex
         refuse(e, r, p, ballot, REFUSE_STOPPED, 0)
         return
     if r.role >= ROLE_PREPARING or r.promised > ballot:
+        return
+    if not under_ceiling(e, own_ballot(e, r)):
+        refuse(e, r, p, ballot, REFUSE_STOPPED, 0)
         return
     prepare(e, r, ballot)
     if r.lead != NULL:

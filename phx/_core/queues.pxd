@@ -117,8 +117,8 @@ cdef int inbox_submit(Inbox* q, Submission* items, size_t count) noexcept nogil
 cdef int inbox_command(Inbox* q, Command* command, bint wake) noexcept nogil
 # Wakes nobody: there is no hurry.
 cdef void inbox_applied(Inbox* q, u32 index, u64 instance) noexcept nogil
-# Wait for the poll thread's answer. False: closed.
-cdef bint inbox_ask(Inbox* q, Question* question) noexcept nogil
+# Wait for the poll thread's answer. 0; 1: full, nothing was asked; 2: closed.
+cdef int inbox_ask(Inbox* q, Question* question) noexcept nogil
 cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil
 # Everything queued, the applied instances as pairs of (index, instance). Submissions stay where
 # they are unless the vector for them is empty.

@@ -110,20 +110,22 @@ cdef void inbox_applied(Inbox* q, u32 index, u64 instance) noexcept nogil:
     pthread_mutex_unlock(&q.lock)
 
 
-cdef bint inbox_ask(Inbox* q, Question* question) noexcept nogil:
+cdef int inbox_ask(Inbox* q, Question* question) noexcept nogil:
     cdef Command command
+    cdef int verdict
     memset(&command, 0, sizeof(Command))
     command.kind = COMMAND_ASK
     command.question = question
     question.done = False
     question.verdict = 0
-    if inbox_command(q, &command, True) != 0:
-        return False
+    verdict = inbox_command(q, &command, True)
+    if verdict != 0:
+        return verdict
     pthread_mutex_lock(&q.lock)
     while not question.done:
         phx_cond_wait_us(&q.answered, &q.lock, ASK_WAIT_US)
     pthread_mutex_unlock(&q.lock)
-    return question.verdict >= 0
+    return 0 if question.verdict >= 0 else 2
 
 
 cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil:

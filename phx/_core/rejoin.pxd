@@ -25,6 +25,8 @@ cdef enum:
 cdef bint under_ceiling(Engine* e, u64 ballot) noexcept nogil
 # What a ballot of this replica's own must be above, besides what it has promised and seen.
 cdef u64 ballot_base(Engine* e, Replica* r) noexcept nogil
+# The ballot in which this replica would lead next; 0: there is none left.
+cdef u64 own_ballot(Engine* e, Replica* r) noexcept nogil
 # Members that must answer before phase 1, or a pre-vote, has succeeded; this node is one of them.
 cdef u32 answers_needed(Engine* e, Replica* r) noexcept nogil
 # A suspect replica may campaign: its ceiling is known, and there are others.

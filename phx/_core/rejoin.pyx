@@ -6,7 +6,7 @@
 
 from libc.string cimport memcpy
 
-from phx._core.ballot cimport ballot_counter, ballot_make, ballot_node
+from phx._core.ballot cimport ballot_counter, ballot_make, ballot_next, ballot_node
 from phx._core.codec cimport RECORD_SUSPECT, RecordHeader
 from phx._core.effects cimport LANE_NOW, emit_event, emit_record, random_below, send
 from phx._core.native cimport *
@@ -42,6 +42,10 @@ cdef bint may_rejoin(Engine* e) noexcept nogil:
     return e.rejoin_above != NO_CEILING and e.quorum > 1
 
 
+cdef u64 own_ballot(Engine* e, Replica* r) noexcept nogil:
+    return ballot_next(max(max(r.highest_seen, r.promised), ballot_base(e, r)), e.options.node)
+
+
 cdef u64 rejoin_at(Engine* e, Replica* r) noexcept nogil:
     return e.now_us + REJOIN_US // 2 + random_below(e, REJOIN_US) if r.suspect else 0
 
@@ -52,6 +56,9 @@ cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
     # (The leader compares exactly; here it is only not asked in vain.)
     if at < 0 or not e.peers[at].connected or e.now_us < e.rejoin_next_us \
             or r.want_through > r.chosen_through + e.options.window:
+        return
+    # (The group would be without a leader for nothing. The question has the ceiling raised.)
+    if not under_ceiling(e, own_ballot(e, r)):
         return
     e.rejoin_next_us = e.now_us + REJOIN_GAP_US
     ask.chosen_through = r.chosen_through

@@ -44,6 +44,7 @@ cdef struct GroupStatus:
     bint restoring               # its machine is not there yet: this node does not lead
     bint suspect                 # votes were lost: it does not vote before it has rejoined
     u64 promised
+    u64 highest_seen             # of all ballots; at least `promised`
     u64 ballot
     u64 chosen_through
     u64 applied_through

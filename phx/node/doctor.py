@@ -12,7 +12,8 @@ At a start, in this order; a crash between any two steps leaves what is found an
 
 All of it before the replay. The journal has all promises, and says what is known to be chosen, so
 the node votes at once; what its machines lack they get from checkpoints. Without a journal that can
-be read none of this is done: then it is the promises that are in doubt.
+be read, and in which a life has begun, none of this is done: then it is the promises that are in
+doubt.
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ def refuse_bad_pages(folder: Folder) -> None:
 
 def settled_by(folder: Folder, identity: StoreIdentity) -> dict[int, int] | None:
     """Of each group, how far the journal says that it is settled; None: the journal is not that of
-    this store, or not whole, as its replay will say."""
+    this store, or not whole, as its replay will say; or no life has begun in it yet."""
     try:
         survey = Survey(
             folder.journal,
@@ -270,6 +271,8 @@ def settled_by(folder: Folder, identity: StoreIdentity) -> dict[int, int] | None
         )
     except OSError as error:
         raise StoreError(f"{folder.journal}: {os.strerror(error.errno or 0)}") from error
-    if survey.verdict is not None:
+    # Before its first records, too: what a lost journal made doubtful stands in them, before the
+    # life (RECORD_SUSPECT, then RECORD_NODE).
+    if survey.verdict is not None or survey.incarnation == 0:
         return None
     return {group: settled for group, *_, settled in survey.groups if settled}

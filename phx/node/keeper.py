@@ -14,10 +14,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from math import inf
 from typing import Any, TypeVar
 
-from phx._core.driver import ERROR_CLOSED, Driver, DriverError
+from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, Driver, DriverError
 from phx.errors import Closed, Damaged
 from phx.store import Store
 
@@ -27,6 +28,7 @@ IDLE_US = 30_000_000
 RETRY_US = 1_000_000
 SUPPLY_BYTES = 1 << 20  # an answer to a peer
 LOAD_BYTES = 4 << 20
+FULL_S = 0.05  # until a full queue of the driver is tried again
 PATIENCE_S = 1.0
 """So long an action stands behind what the driver wants, however much that is."""
 TRIM_S = 0.25
@@ -167,24 +169,44 @@ class Keeper(threading.Thread):
             case None:
                 more = self._trim(store)
                 more = more or self._guarded("merging", store.merge)
-                self._idle_us = 0 if more else IDLE_US if self._idle() else RETRY_US
+                self._idle_us = 0 if more else IDLE_US if self._long_idle() else RETRY_US
             case ("settle", plan, upto_lsn):
                 if self._guarded("settling", lambda: store.settle(plan)):
                     self.error = None
                     self._idle_us = RETRY_US
-                    driver.settled(plan, upto_lsn)
+                    self._tell(partial(driver.settled, plan, upto_lsn))
                 else:
-                    driver.settle_failed(plan)
+                    self._tell(partial(driver.settle_failed, plan))
                     self._ended.wait(RETRY_US / 1e6)
             case ("fetch", group, peer, first, last):
                 entries = self._read(store, group, first, last, SUPPLY_BYTES)
-                driver.supply(group, peer, first, entries)
+                self._tell(partial(driver.supply, group, peer, first, entries))
             case ("load", group, first, last):
                 entries = self._read(store, group, first, last, LOAD_BYTES)
-                driver.loaded(group, first, entries)
+                self._tell(partial(driver.loaded, group, first, entries))
             case ("closing",):
                 return False
         return True
+
+    def _tell(self, tell: Callable[[], None]) -> None:
+        """Until the driver takes it: its queue is full while its poll thread is behind, and it
+        waits for the answer."""
+        while not self._ended.is_set():
+            try:
+                tell()
+                return
+            except DriverError as error:
+                if error.code != ERROR_OVERLOADED:
+                    raise
+            self._ended.wait(FULL_S)
+
+    def _long_idle(self) -> bool:
+        try:
+            return self._idle()
+        except DriverError as error:
+            if error.code != ERROR_OVERLOADED:
+                raise
+            return False  # it is done the next time
 
     def _trim(self, store: Store) -> bool:
         """One step; whether there may be more to do."""

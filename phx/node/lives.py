@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from phx._core.driver import ERROR_JOURNAL, Driver, DriverError
+from phx._core.driver import ERROR_CLOSED, ERROR_JOURNAL, Driver, DriverError
 from phx.config import Config
 from phx.errors import Damaged, StoreError
 from phx.node.folder import Folder
@@ -55,6 +55,7 @@ class Lives:
         self._store: Store | None = None
         self._facts: Facts | None = None  # as the store has them
         self._told = Facts(ceiling=0)
+        self._ceiling = 0  # as the driver has it
         self._wanted = 0  # a higher ceiling
         self._failed = ""
         self._compared = False  # with what the journal says
@@ -83,6 +84,7 @@ class Lives:
 
         self._facts = self._ask(raise_life).result()
         self._told = self._facts or Facts(ceiling=0, incarnation=lived + 1)
+        self._ceiling = self._told.ceiling
 
     def start(
         self,
@@ -155,21 +157,24 @@ class Lives:
     def _settle(self, store: Store) -> None:
         """On the store thread: bring the store up to what the driver knows, and then raise the
         driver's ceiling."""
-        driver, before = self._driver, self._facts
+        driver = self._driver
         assert driver is not None
-        facts = self._known(driver, before)
         try:
-            if facts != before:
+            facts = self._known(driver, self._facts)
+            if facts != self._facts:
                 write(store, facts)
-        except StoreError as error:
+                self._facts = facts
+            if facts.ceiling > self._ceiling:
+                driver.ceiling(facts.ceiling)
+                self._ceiling = facts.ceiling
+        except (StoreError, DriverError) as error:
+            if isinstance(error, DriverError) and error.code == ERROR_CLOSED:
+                raise
             if str(error) != self._failed:
                 log.error("the ceiling of promises cannot be raised: %s", error)
             self._failed = str(error)
             return
         self._failed = ""
-        self._facts = facts
-        if before is None or facts.ceiling > before.ceiling:
-            driver.ceiling(facts.ceiling)
 
     def _known(self, driver: Driver, before: Facts | None) -> Facts:
         config = self._config
@@ -182,9 +187,10 @@ class Lives:
         if not self._compared:
             # A store that was put back from a copy, or made anew, knows of less than the journal.
             rows = driver.group_statuses()
-            promised = max(int(row["promised"]) >> COUNTER_BITS for row in rows)
-            if promised + CEILING_STEP // 2 > before.ceiling:
-                self._wanted = max(self._wanted, promised + CEILING_STEP)
+            # (What a suspect group may have promised counts, too: its mark has raised that.)
+            highest = max(int(row["highest_seen"]) >> COUNTER_BITS for row in rows)
+            if highest + CEILING_STEP // 2 > before.ceiling:
+                self._wanted = max(self._wanted, highest + CEILING_STEP)
             self._compared = True
         status: dict[str, Any] = dict(driver.status())
         met = {peer["node"]: peer["store_id"] for peer in status["peers"]}

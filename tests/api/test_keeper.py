@@ -8,6 +8,7 @@ import time
 import pytest
 
 import phx
+from phx._core.driver import ERROR_OVERLOADED, DriverError
 from phx.errors import Closed, NoLongerKept
 from phx.machines import Counter
 from phx.node import keeper
@@ -192,3 +193,76 @@ def test_a_driver_that_always_wants_something_does_not_keep_the_store_from_trimm
     finally:
         driver.ending = True
         made.end()
+
+
+class FullDriver:
+    """Wants a settle, a fetch and a load; refuses each answer twice, as its queue is full."""
+
+    def __init__(self):
+        self.work = [("settle", "plan", 7), ("fetch", 0, 2, 1, 1), ("load", 0, 1, 1), None]
+        self.told = []
+        self.refused = 0
+        self.idle = 0
+
+    def store_work(self, timeout_us):
+        return self.work.pop(0) if self.work else ("closing",)
+
+    def store_call(self):
+        pass
+
+    def _take(self, *what):
+        if self.refused % 3 < 2:
+            self.refused += 1
+            raise DriverError(ERROR_OVERLOADED, "planted")
+        self.refused += 1
+        self.told.append(what)
+
+    def settled(self, plan, upto_lsn):
+        self._take("settled", plan, upto_lsn)
+
+    def supply(self, group, peer, first, entries):
+        self._take("supply", group, peer, first, entries)
+
+    def loaded(self, group, first, entries):
+        self._take("loaded", group, first, entries)
+
+    def look(self):
+        self.idle += 1
+        raise DriverError(ERROR_OVERLOADED, "planted")
+
+
+class ReadOnlyStore:
+    def settle(self, plan):
+        return True
+
+    def read(self, group, first, bytes_max, last):
+        return b"entry"
+
+    def is_hole(self, group, first):
+        return False
+
+    def trim(self):
+        return False
+
+    def merge(self):
+        return False
+
+    def close(self):
+        pass
+
+
+def test_a_full_queue_of_the_driver_ends_no_store_thread_and_loses_no_answer():
+    driver = FullDriver()
+    thread = keeper.Keeper(ReadOnlyStore, idle=driver.look)
+    thread.open()
+    thread.serve(driver)
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+    assert driver.told == [
+        ("settled", "plan", 7),
+        ("supply", 0, 2, 1, b"entry"),
+        ("loaded", 0, 1, b"entry"),
+    ]
+    assert driver.idle == 1
+    assert driver.work == []
+    thread.end()

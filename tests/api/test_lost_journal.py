@@ -1,6 +1,8 @@
 """A journal that is lost or damaged: the node starts without it, and votes when that is safe."""
 
 import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,60 @@ def facts_of_open(node: phx.Node) -> Facts:
     facts = read(node._room._store)
     assert facts is not None
     return facts
+
+
+def test_no_store_is_made_from_a_journal_that_does_not_say_yet_what_was_lost(run_once, tmp_path):
+    """The journal is lost; the start after that ends (its port is taken) before it has said so in
+    the new one; then the store is lost. Nobody knows any more that the node forgot something."""
+
+    async def main():
+        async with cluster(tmp_path, checkpoints=REJOIN) as nodes:
+            await nodes[0].group(0).propose(b"x")
+            await all_applied(nodes)
+            config = nodes[1].config
+            await nodes[1].close()
+            lose(config)
+            with socket.socket() as taken:
+                taken.bind(("127.0.0.1", 0))
+                taken.listen()
+                members = {**config.members, 2: f"127.0.0.1:{taken.getsockname()[1]}"}
+                with pytest.raises(errors.PhxError):
+                    await phx.Node(replace(config, members=members), Journal).open()
+            assert list((config.dir / "journal").iterdir())
+            shutil.rmtree(config.dir / "store")
+            with pytest.raises(errors.NotBootstrapped):
+                await phx.Node(config, Journal).open()
+            assert not (config.dir / "store").exists()
+
+    run_once(main())
+
+
+def test_a_store_made_anew_beside_a_suspect_journal_has_the_ceiling_from_before(run_once, tmp_path):
+    """A second loss then still rejoins above all that was promised before the first."""
+    high = 5 * CEILING_STEP
+
+    async def main():
+        async with cluster(tmp_path, checkpoints=REJOIN) as nodes:
+            await nodes[0].group(0).propose(b"x")
+            await all_applied(nodes)
+            config = nodes[1].config
+            for node in nodes:
+                await node.close()
+            facts = facts_of(config)
+            assert facts is not None
+            set_facts(config, facts.raised(high))
+            lose(config)
+            async with phx.Node(config, Journal) as again:
+                assert suspects(again) == [0, 1]
+            shutil.rmtree(config.dir / "store")
+            async with phx.Node(config, Journal) as again:
+                assert suspects(again) == [0, 1]
+                await until(lambda: read(again._room._store) is not None)
+            after = facts_of(config)
+            assert after is not None
+            assert after.ceiling >= high
+
+    run_once(main())
 
 
 @pytest.mark.parametrize("how", [lose, damage])

@@ -24,6 +24,7 @@ class Lossy(Script):
         self.life = dict.fromkeys(range(1, nodes + 1), 0)
         self.lost: set[int] = set()  # whose journal is gone, until the next start
         self.keeps = True  # a ceiling is raised as soon as it is asked for
+        self.stuck: set[int] = set()  # nodes where it cannot be raised
         super().__init__(nodes, groups, **options)
 
     def remember(self, n: int, engine: Engine) -> None:
@@ -41,7 +42,7 @@ class Lossy(Script):
     def turn(self, n: int) -> None:
         super().turn(n)
         told = [event for event in self.events[n] if event[0] == CEILING]
-        if told and self.keeps:
+        if told and self.keeps and n not in self.stuck:
             self.events[n] = [event for event in self.events[n] if event[0] != CEILING]
             self.ceiling[n] = max(self.ceiling[n], told[-1][3])
             self.engines[n].ceiling(self.ceiling[n])

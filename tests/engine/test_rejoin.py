@@ -271,6 +271,87 @@ def test_a_leader_hands_over_only_where_it_can_succeed() -> None:
     assert [line.split(" ")[0] for line in s.said("Transfer")] == ["5→2"]
 
 
+def led(s: Lossy, seconds: int) -> int:
+    """In how many of so many tenths of seconds somebody leads, and 2 asks."""
+    count = 0
+    for _ in range(seconds * 10):
+        s.pass_time(SECOND // 10)
+        count += any(s.status(n)["leading"] for n in s.engines)
+    return count
+
+
+def test_it_does_not_ask_for_what_its_ceiling_forbids() -> None:
+    """Its store cannot be written: the group would be without a leader again and again."""
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    s.stuck.add(2)
+    s.pass_time(2 * SECOND)
+    transfers = s.engines[1].counters()["transfers"]
+    assert led(s, 60) == 600
+    assert s.engines[1].counters()["transfers"] == transfers == 0
+    assert s.suspects() == [2]
+    s.stuck.clear()
+    s.pass_time(10 * SECOND)
+    assert s.suspects() == []
+
+
+def test_a_transfer_above_the_ceiling_is_refused_at_once() -> None:
+    s = Lossy()
+    number = s.elect(1)
+    s.stuck.add(3)
+    s.put(2, 3, encode("PreVote", 0, ballot(STEP + 5, 2), chosen=0))
+    s.put(2, 3, encode("Prepare", 0, ballot(STEP + 5, 2), first=1, start=1, released=0, holds=0))
+    s.waiting.clear()
+    s.put(1, 3, encode("Transfer", 0, number))
+    assert [m.name for m in s.waiting if m.source == 3 and m.dest == 1] == ["Refuse"]
+    assert not s.status(3)["leading"]
+
+
+def test_under_pressure_it_does_not_ask_for_what_it_would_refuse() -> None:
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    s.engines[2].pressure(1)
+    assert led(s, 60) == 600
+    assert s.engines[1].counters()["transfers"] == 0
+    s.engines[2].pressure(0)
+    s.pass_time(10 * SECOND)
+    assert s.suspects() == []
+
+
+def test_a_refused_transfer_does_not_shorten_the_pause_after_many() -> None:
+    """Whoever asks each second and refuses each time gets it ever more seldom."""
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    s.engines[2].pressure(1)
+    for _ in range(300):
+        s.pass_time(SECOND)
+        if s.status(1)["leading"]:
+            status = s.status(1)
+            asked = encode("Rejoin", 0, status["ballot"], chosen=status["chosen_through"])
+            s.put(2, 1, asked)
+    # Pauses of 15 s at first, then of 16, 32 and 64.
+    assert s.engines[1].counters()["transfers"] in (8, 9, 10)
+
+
+def test_the_highest_ballot_seen_is_told_with_the_group() -> None:
+    """What a store made anew beside a suspect journal takes for the ceiling."""
+    s = Lossy()
+    s.elect(1)
+    s.crash(3)
+    s.lose_journal(2)
+    s.pass_time(SECOND)
+    s.crash(2)
+    s.ceiling[2] = 0
+    s.start(2)
+    assert s.suspects() == [2]
+    assert s.status(2)["promised"] == 0
+    assert s.status(2)["highest_seen"] >> 20 >= STEP
+    assert all(s.status(n)["highest_seen"] >= s.status(n)["promised"] for n in s.engines)
+
+
 def test_nothing_is_promised_above_the_ceiling_and_it_is_asked_for_once() -> None:
     s = Lossy()
     s.keeps = False

@@ -133,6 +133,18 @@ def test_it_stays_where_it_was_moved_although_another_node_is_preferred() -> Non
     assert set(s.leaders().values()) == {1}
 
 
+def test_it_stays_with_who_leads_already_when_it_is_moved_there() -> None:
+    s = Script(balance=1)
+    s.elect(1)
+    s.crash(1)
+    s.pass_time(3 * SECOND, step_us=50_000)
+    assert s.status(2)["leading"]
+    assert transfer(s, 2, 2) == TRANSFER_UNDER_WAY
+    s.restart(1)
+    s.pass_time(20 * SECOND, step_us=50_000)
+    assert s.leaders() == {1: 2, 2: 2, 3: 2}
+
+
 def test_one_that_balance_moved_is_balanced_on() -> None:
     s = Script(balance=1)
     s.elect(1)
