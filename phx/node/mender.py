@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from phx.checkpoint.catalog import QUARANTINE
 from phx.checkpoint.files import Files, join, make_folders, need_room, new_folder
-from phx.errors import Damaged, PhxError, StoreError
+from phx.errors import Closed, Damaged, StoreError
 from phx.store import Ailing, Hole, Store
 
 __all__ = ["Fetch", "FetchedEntry", "Mender", "ask_each"]
@@ -191,13 +191,15 @@ class Mender:
         while not self._ending.is_set():
             try:
                 self._give()
-                left = [chunk for chunk in self._store.damaged() if not self._heal(chunk)]
+                left = [chunk for chunk in self._store.damaged() if not self._healed(chunk)]
                 with self._lock:
                     if not left and not self._wanted():
                         self._thread = None
                         return
-            except PhxError:  # it is closed
+            except Closed:
                 return
+            except Exception:
+                log.exception("the store cannot be mended now")
             self._ending.wait(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
@@ -216,6 +218,16 @@ class Mender:
             self.mended += 1
             with self._lock:
                 self._unreadable.discard((group, instance))
+
+    def _healed(self, chunk: int) -> bool:
+        """`_heal`; whatever goes wrong with one chunk, the others' turn comes. Raises Closed."""
+        try:
+            return self._heal(chunk)
+        except Closed:
+            raise
+        except Exception:
+            log.exception("chunk %d cannot be mended now", chunk)
+            return False
 
     def _heal(self, chunk: int) -> bool:
         """Whether there is nothing more to do for it."""

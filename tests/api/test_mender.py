@@ -3,6 +3,8 @@
 import asyncio
 import shutil
 import threading
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from phx import errors
 from phx.checkpoint.files import OsFiles
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
+from phx.node import mender as mender_module
 from phx.node.mender import Mender, ask_each
-from phx.store import Store
+from phx.store import Hole, Store
 from phx.transfer.messages import ENTRIES_WANTED, Ends, Entry, Fetch, Greeting
 from phx.transfer.receiver import Asker
 from phx.transfer.sender import Bucket, Sender
@@ -253,6 +256,55 @@ def see_to(config: phx.Config, peer: Peer) -> None:
         mender.end()
     finally:
         store.close()
+
+
+class Two:
+    """A store of two damaged chunks, one hole in each; mending one raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.left = {1: Hole(1, 5, 5), 2: Hole(2, 6, 6)}
+        self.raised = 0
+
+    def damaged(self):
+        return sorted(self.left)
+
+    def holes(self):
+        return list(self.left.values())
+
+    def holes_of(self, chunk):
+        return [self.left[chunk]] if chunk in self.left else []
+
+    def mend(self, chunk, bodies):
+        if chunk == 1:
+            self.raised += 1
+            raise self.error
+        del self.left[chunk]
+
+
+def test_a_chunk_that_cannot_be_mended_does_not_keep_others_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(mender_module, "PAUSE_S", 0.01)
+    store = Two(ValueError("of no use"))
+
+    def ask(action):
+        done = Future()
+        try:
+            done.set_result(action(store))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    mender = Mender(store, OsFiles(tmp_path), ask, lambda _: None, 0)
+    mender.fetch = lambda group, first, last: [Entry(first, b"v")]
+    mender.begin()
+    try:
+        end = time.monotonic() + 5
+        while store.raised < 2 or len(store.left) > 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert list(store.left) == [1]
+    finally:
+        mender.end()
 
 
 def test_a_replica_fetches_what_is_damaged_from_the_others(run_once, tmp_path):
