@@ -99,6 +99,7 @@ class Want:
         due_s: when it is its turn, by time.monotonic.
         why: what is in the way, for people.
         unfit: checkpoints that the machines do not take.
+        others: what the machines did not take just now was not all that was offered.
         chosen: what was known to be chosen here when somebody last may have had the log.
     """
 
@@ -113,6 +114,7 @@ class Want:
     total_bytes: int = 0
     providers: Providers = field(default_factory=Providers)
     unfit: set[bytes] = field(default_factory=set)
+    others: bool = False
     chosen: int | None = None
 
 
@@ -128,6 +130,7 @@ class Fetcher:
         failed: told of a group without machines whose checkpoint its machines do not take.
 
     Attributes:
+        on_unfit: told of a group to be made anew whose machines take none of what is offered.
         counters: since the start; "fetching", "wanted": now.
     """
 
@@ -146,6 +149,7 @@ class Fetcher:
         self._driver = installer.driver
         self._peers = peers
         self._failed = failed
+        self.on_unfit: Callable[[int, BaseException], None] = lambda group, error: None
         self._fetches_max = fetches_max
         self._reserve_bytes = reserve_bytes
         self._lines = Lines()
@@ -263,8 +267,14 @@ class Fetcher:
             log.warning("group %d: no checkpoint yet: %s", want.group, want.why)
             return False
         log.error("group %d: a checkpoint cannot be installed", want.group, exc_info=error)
+        if want.others:
+            want.pause_s = RETRY_S
+            return False
         want.pause_s = UNFIT_S
-        if want.anew and self._states[want.group].stopped is None:
+        if not want.anew:
+            return False
+        self.on_unfit(want.group, error)
+        if self._states[want.group].stopped is None:
             self._failed(want.group, error)
             return True
         return False
@@ -273,6 +283,7 @@ class Fetcher:
 
     def _attempt(self, want: Want) -> bool:
         """One round; True: nothing is wanted any more."""
+        want.others = False
         status = self._driver.group_status(want.group)
         state = self._states[want.group]
         if not want.anew and state.stopped is not None:
@@ -341,6 +352,9 @@ class Fetcher:
             self._install(published, verified=True)
         except Unfit:
             want.unfit.add(published.content)
+            left = {n: one for n, one in offers.items() if one.ident not in want.unfit}
+            others = want.providers.choose(left, applied=above, now_us=now_us())
+            want.others = others is not None
             raise
         return True
 

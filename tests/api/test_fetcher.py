@@ -1,0 +1,104 @@
+"""The wants of a fetcher: who is answered, what is tried again, and when it is over."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from phx.checkpoint.catalog import ROOT, Catalog
+from phx.node.fetcher import Fetcher, Want
+from phx.node.restorer import Unfit
+from phx.sim.files import MemoryFiles
+from phx.transfer.messages import Offer
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+class Lab:
+    """A fetcher of group 0, whose transfers and installing are the test's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **offers: Offer) -> None:
+        self.state = SimpleNamespace(group=0, stopped=None, applied=100)
+        self.offers = dict(enumerate(offers.values(), 1))
+        self.taken: list[bytes] = []
+        self.unfit: set[bytes] = set()
+        self.halted: list[int] = []
+        self.unanswered: list[int] = []
+        self.paused: set[int] = set()
+        installer = SimpleNamespace(
+            catalog=Catalog.open(MemoryFiles(), ROOT),
+            states={0: self.state},
+            driver=SimpleNamespace(group_status=lambda group: {"chosen_through": 100, "floor": 1}),
+            paused=self.paused,
+            ending=threading.Event(),
+            pause=self.paused.add,
+        )
+        self.fetcher = Fetcher(
+            installer,
+            SimpleNamespace(),
+            lambda group, error: self.halted.append(group),
+            fetches_max=1,
+            reserve_bytes=0,
+        )
+        self.fetcher.on_unfit = lambda group, error: self.unanswered.append(group)
+        monkeypatch.setattr(self.fetcher, "_offers", self.offered)
+        monkeypatch.setattr(self.fetcher, "_receive", self.receive)
+        monkeypatch.setattr(self.fetcher, "_install", self.install)
+
+    def offered(self, want: Want, above: int) -> dict[int, Offer]:
+        none = Offer(floor=1)
+        return {n: none if one.ident in want.unfit else one for n, one in self.offers.items()}
+
+    def receive(self, want, node, offer, wish, staged):
+        return SimpleNamespace(content=offer.ident)
+
+    def install(self, made: SimpleNamespace, *, verified: bool) -> None:
+        self.taken.append(made.content)
+        if made.content in self.unfit:
+            raise Unfit("of another version")
+        self.paused.discard(0)
+
+    def round(self, want: Want) -> bool:
+        try:
+            return self.fetcher._attempt(want)
+        except BaseException as error:
+            return self.fetcher._gone_wrong(want, error)
+
+
+def until(holds):
+    end = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def offer(ident: bytes, frontier: int) -> Offer:
+    return Offer(frontier=frontier, ident=ident, size_bytes=9, floor=1)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_checkpoint_that_the_machines_do_not_take_is_followed_by_another(monkeypatch, stopped):
+    lab = Lab(monkeypatch, one=offer(b"a", 60), two=offer(b"b", 50))
+    lab.paused.add(0)
+    lab.state.stopped = RuntimeError() if stopped else None
+    lab.unfit = {b"a"}
+    want = Want(0, True)
+    assert not lab.round(want)
+    assert (lab.halted, lab.unanswered) == ([], [])
+    assert want.pause_s < 5
+    assert lab.round(want)
+    assert lab.taken == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_who_waits_is_told_when_the_machines_take_none(monkeypatch, stopped):
+    lab = Lab(monkeypatch, one=offer(b"a", 60), two=offer(b"b", 50))
+    lab.paused.add(0)
+    lab.state.stopped = RuntimeError() if stopped else None
+    lab.unfit = {b"a", b"b"}
+    want = Want(0, True)
+    assert not lab.round(want)
+    assert lab.round(want) is not stopped  # one that stopped waits for another checkpoint
+    assert lab.halted == ([] if stopped else [0])
+    assert lab.unanswered == [0]
