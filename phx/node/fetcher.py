@@ -96,6 +96,7 @@ class Want:
 
     Attributes:
         anew: its machines have failed, or there are none: the log alone is of no use.
+        asked: so many times that was wished.
         due_s: when it is its turn, by time.monotonic.
         why: what is in the way, for people.
         unfit: checkpoints that the machines do not take.
@@ -105,6 +106,7 @@ class Want:
 
     group: int
     anew: bool
+    asked: int = 0
     due_s: float = 0.0
     pause_s: float = RETRY_S
     working: bool = False
@@ -130,6 +132,7 @@ class Fetcher:
         failed: told of a group without machines whose checkpoint its machines do not take.
 
     Attributes:
+        awaited: whether somebody waits for a group that is to be made anew.
         on_unfit: told of a group to be made anew whose machines take none of what is offered.
         counters: since the start; "fetching", "wanted": now.
     """
@@ -149,6 +152,7 @@ class Fetcher:
         self._driver = installer.driver
         self._peers = peers
         self._failed = failed
+        self.awaited: Callable[[int], bool] = lambda group: False
         self.on_unfit: Callable[[int, BaseException], None] = lambda group, error: None
         self._fetches_max = fetches_max
         self._reserve_bytes = reserve_bytes
@@ -195,9 +199,9 @@ class Fetcher:
                 return
             want = self._wants.get(group)
             if want is None:
-                self._wants[group] = Want(group, anew)
-            else:
-                want.anew = want.anew or anew
+                want = self._wants[group] = Want(group, anew)
+            want.anew = want.anew or anew
+            want.asked += anew
             if len(self._threads) < min(self._fetches_max, len(self._wants)):
                 self._number += 1
                 name = f"phx-fetch-{self._number}"
@@ -222,7 +226,7 @@ class Fetcher:
 
     def _work(self) -> None:
         while (want := self._next()) is not None:
-            anew = want.anew
+            asked = want.asked
             try:
                 over = self._attempt(want)
             except Ending:
@@ -232,7 +236,7 @@ class Fetcher:
             with self._change:
                 want.working = False
                 want.node = want.there_bytes = want.total_bytes = 0
-                if over and want.anew == anew:  # else more was asked for meanwhile
+                if over and want.asked == asked:  # else more was asked for meanwhile
                     self._wants.pop(want.group, None)
                 else:
                     want.due_s = time.monotonic() + want.pause_s
@@ -294,6 +298,11 @@ class Fetcher:
         chosen, own_floor = int(status["chosen_through"]), int(status["floor"])
         # (What a group without machines has applied is of no use to it.)
         idle = state.stopped is not None or want.group in self._installer.paused
+        if want.anew and not idle:
+            if not self.awaited(want.group):
+                return True  # it was made anew since
+            self._installer.pause(want.group)
+            idle = True
         above = max(0 if want.anew and idle else state.applied, own_floor - 2)
         offers = self._offers(want, above)
         if not offers:

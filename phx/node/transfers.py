@@ -111,6 +111,7 @@ class Transfers:
         self.fetcher.on_unfit = self._unfit
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
+        self.fetcher.awaited = self._anew.__contains__
         self._lock = threading.Lock()
 
     def _peers(

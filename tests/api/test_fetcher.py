@@ -102,3 +102,52 @@ def test_who_waits_is_told_when_the_machines_take_none(monkeypatch, stopped):
     assert lab.round(want) is not stopped  # one that stopped waits for another checkpoint
     assert lab.halted == ([] if stopped else [0])
     assert lab.unanswered == [0]
+
+
+def test_a_second_wish_while_the_first_is_being_met_is_not_lost(monkeypatch):
+    """It comes behind the install: the group is paused once more, and must go on once more."""
+    lab = Lab(monkeypatch, one=offer(b"a", 60))
+    waiting: set[int] = set()
+    lab.fetcher.awaited = waiting.__contains__
+    install = lab.install
+
+    def twice(made, *, verified):
+        install(made, verified=verified)
+        if len(lab.taken) == 1:
+            lab.paused.add(0)
+            lab.fetcher.anew(0)
+
+    monkeypatch.setattr(lab.fetcher, "_install", twice)
+    lab.paused.add(0)
+    lab.fetcher.anew(0)
+    try:
+        until(lambda: 0 not in lab.fetcher)
+        assert lab.taken == [b"a", b"a"]
+        assert not lab.paused
+    finally:
+        lab.fetcher.end()
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_second_wish_before_the_install_is_met_with_it_unless_somebody_waits_still(
+    monkeypatch, awaited
+):
+    """It found the group paused, and so does not pause it; what is new here is as old as there."""
+    lab = Lab(monkeypatch, one=offer(b"a", 60))
+    lab.fetcher.awaited = lambda group: awaited and len(lab.taken) == 1
+    install = lab.install
+
+    def twice(made, *, verified):
+        if not lab.taken:
+            lab.fetcher.anew(0)
+        install(made, verified=verified)
+
+    monkeypatch.setattr(lab.fetcher, "_install", twice)
+    lab.paused.add(0)
+    lab.fetcher.anew(0)
+    try:
+        until(lambda: 0 not in lab.fetcher)
+        assert len(lab.taken) == 1 + awaited
+        assert not lab.paused
+    finally:
+        lab.fetcher.end()
