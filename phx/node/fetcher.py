@@ -319,12 +319,20 @@ class Fetcher:
             if chosen > before:
                 self._forget_staged(want.group)
                 return True  # somebody has
+            if not beyond and not self._helped(want, offers, above):
+                return True  # nobody is ahead, as far as is known; else it is told again
         floor = min(beyond, default=1)
         if (local := self._local(want, chosen, max(floor, own_floor))) is not None:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
         return self._fetch(want, offers, above)
+
+    def _helped(self, want: Want, offers: Mapping[int, Offer], above: int) -> bool:
+        """Whether there is a checkpoint that would do, here or there."""
+        if any(one.frontier > above and not one.light for one in self._catalog.of(want.group)):
+            return True
+        return want.providers.choose(offers, applied=above, now_us=now_us()) is not None
 
     def _local(self, want: Want, chosen: int, floor: int) -> Manifest | None:
         """A checkpoint that is here already and would do; it may be what is applied, and what the

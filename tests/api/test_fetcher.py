@@ -151,3 +151,20 @@ def test_a_second_wish_before_the_install_is_met_with_it_unless_somebody_waits_s
         assert not lab.paused
     finally:
         lab.fetcher.end()
+
+
+def test_a_quiet_group_that_nobody_is_ahead_of_is_not_wanted_for_ever(monkeypatch):
+    """All is applied here that anybody knows of; who told it so tells it again if need be."""
+    behind = Offer(frontier=90, ident=b"i", size_bytes=9, floor=91)
+    lab = Lab(monkeypatch, one=behind, two=Offer(floor=1))
+    want = Want(0, False)
+    assert [lab.round(want) for _ in range(2)] == [False, True]
+    only = Lab(monkeypatch, one=behind)
+    want = Want(0, False)
+    assert [only.round(want) for _ in range(2)] == [False, True]
+
+
+def test_one_that_somebody_is_ahead_of_stays_wanted_though_nobody_helps_yet(monkeypatch):
+    lab = Lab(monkeypatch, one=Offer(floor=130), two=Offer(floor=1))
+    want = Want(0, False)
+    assert [lab.round(want) for _ in range(4)] == [False] * 4
