@@ -202,13 +202,13 @@ class Fetcher:
                 want = self._wants[group] = Want(group, anew)
             want.anew = want.anew or anew
             want.asked += anew
+            self._change.notify_all()
             if len(self._threads) < min(self._fetches_max, len(self._wants)):
                 self._number += 1
                 name = f"phx-fetch-{self._number}"
                 thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._threads.add(thread)
                 thread.start()
-            self._change.notify_all()
+                self._threads.add(thread)
 
     def end(self, wait_s: float | None = None) -> None:
         """Fetch nothing more. It waits for the threads, at most `wait_s`."""

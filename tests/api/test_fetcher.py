@@ -168,3 +168,22 @@ def test_one_that_somebody_is_ahead_of_stays_wanted_though_nobody_helps_yet(monk
     lab = Lab(monkeypatch, one=Offer(floor=130), two=Offer(floor=1))
     want = Want(0, False)
     assert [lab.round(want) for _ in range(4)] == [False] * 4
+
+
+def refused(self):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_thread_that_cannot_be_had_now_is_had_with_the_next_want(monkeypatch):
+    lab = Lab(monkeypatch, one=offer(b"a", 160))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        lab.paused.add(0)
+        with pytest.raises(RuntimeError):
+            lab.fetcher.anew(0)
+    lab.fetcher.anew(0)
+    try:
+        until(lambda: 0 not in lab.fetcher)
+        assert lab.taken == [b"a"]
+    finally:
+        lab.fetcher.end(5)
