@@ -97,6 +97,7 @@ class Want:
     Attributes:
         anew: its machines have failed, or there are none: the log alone is of no use.
         asked: so many times that was wished.
+        hole: first and last instance of a hole in the log here that no peer fills.
         due_s: when it is its turn, by time.monotonic.
         why: what is in the way, for people.
         unfit: checkpoints that the machines do not take.
@@ -107,6 +108,7 @@ class Want:
     group: int
     anew: bool
     asked: int = 0
+    hole: tuple[int, int] | None = None
     due_s: float = 0.0
     pause_s: float = RETRY_S
     working: bool = False
@@ -185,6 +187,11 @@ class Fetcher:
         """Make the group's state anew from a checkpoint of another node. Any thread."""
         self._want(group, anew=True)
 
+    def lost(self, group: int, first: int, last: int) -> None:
+        """The log here has a hole, and no peer gave what fills it. Any thread."""
+        if self._states[group].applied < last:
+            self._want(group, anew=False, hole=(first, last))
+
     def wanted(self) -> dict[int, Want]:
         """The groups that need one, and how far that is."""
         with self._change:
@@ -193,7 +200,7 @@ class Fetcher:
     def __contains__(self, group: object) -> bool:
         return group in self._wants
 
-    def _want(self, group: int, *, anew: bool) -> None:
+    def _want(self, group: int, *, anew: bool, hole: tuple[int, int] | None = None) -> None:
         with self._change:
             if self._lines.ending.is_set():
                 return
@@ -202,6 +209,7 @@ class Fetcher:
                 want = self._wants[group] = Want(group, anew)
             want.anew = want.anew or anew
             want.asked += anew
+            want.hole = hole or want.hole
             self._change.notify_all()
             if len(self._threads) < min(self._fetches_max, len(self._wants)):
                 self._number += 1
@@ -304,12 +312,20 @@ class Fetcher:
             self._installer.pause(want.group)
             idle = True
         above = max(0 if want.anew and idle else state.applied, own_floor - 2)
+        hole = None if want.anew else want.hole
+        if hole is not None:
+            if state.applied >= hole[1]:
+                return True
+            above = max(above, hole[1] - 1)
         offers = self._offers(want, above)
         if not offers:
             want.why = "nobody answers whose state is not in doubt"
             return False
+        if hole and any(self.entries(node, want.group, hole[0], hole[0]) for node in offers):
+            return True  # who could not be asked when the hole was told of
         beyond = [one.floor for one in offers.values() if one.floor > chosen + 1]
-        if not want.anew and own_floor <= state.applied + 1 and len(beyond) < len(offers):
+        known = not want.anew and not want.hole and own_floor <= state.applied + 1
+        if known and len(beyond) < len(offers):
             # Who says that nothing is trimmed that is needed here has the log, or knows no more
             # than this node. The engine has asked all of them; it is given one round more.
             before, want.chosen = want.chosen, chosen

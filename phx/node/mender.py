@@ -44,7 +44,7 @@ class FetchedEntry(Protocol):
 
 Fetch = Callable[[int, int, int], Sequence[FetchedEntry]]
 """(group, first, last): entries from `first` on, without a gap, as many as one peer gives; at least
-one. Blocks; raises anything if no peer has it now."""
+one. Blocks; raises LookupError if no peer has it now, and anything else."""
 
 
 class Mender:
@@ -59,6 +59,8 @@ class Mender:
 
     Attributes:
         fetch: how holes are fetched; None: not at all, until somebody says how and calls `wake`.
+        lost: told of a hole (group, first, last) that no peer gives, whenever one was asked for in
+            vain.
         mended: instances that were fetched, and are whole again.
     """
 
@@ -81,6 +83,7 @@ class Mender:
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self.fetch: Fetch | None = None
+        self.lost: Callable[[int, int, int], None] = lambda group, first, last: None
         self.mended = 0
 
     def begin(self) -> None:
@@ -234,14 +237,9 @@ class Mender:
         holes = self._store.holes_of(chunk)
         if not holes:
             return True  # it is being seen to, or what was damaged is below the floor now
-        bodies = {}
-        try:
-            for hole in holes:
-                for one in self._fetched(hole):
-                    bodies[hole.group, one.instance] = one.body
-        except Exception as error:
-            if not self._ending.is_set():
-                log.warning("%s cannot be fetched now: %s", text_of(holes[0]), error)
+        bodies: dict[tuple[int, int], bytes] = {}
+        missing = [hole for hole in holes if not self._collect(hole, bodies)]
+        if missing:
             return False
         try:
             self._ask(lambda store: store.mend(chunk, bodies)).result()
@@ -258,6 +256,22 @@ class Mender:
         self.mended += len(bodies)
         log.warning("%s: mended", ", ".join(map(text_of, holes)))
         return True
+
+    def _collect(self, hole: Hole, bodies: dict[tuple[int, int], bytes]) -> bool:
+        """Fetch a hole; False: it is not to be had now."""
+        if self._ending.is_set():
+            return False
+        try:
+            for one in self._fetched(hole):
+                bodies[hole.group, one.instance] = one.body
+            return True
+        except LookupError as error:
+            log.warning("%s cannot be fetched now: %s", text_of(hole), error)
+            self.lost(*hole)
+        except Exception as error:
+            if not self._ending.is_set():
+                log.warning("%s cannot be fetched now: %s", text_of(hole), error)
+        return False
 
     def _fetched(self, hole: Hole) -> list[FetchedEntry]:
         """All of a hole. Raises anything."""

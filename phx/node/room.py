@@ -300,7 +300,7 @@ class Room:
             halt=self._halt_unrestored,
         )
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
-        self._doctor.fetch_by(transfers.fetcher.entries)
+        self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
         self._restorer.start(mine, self.config.checkpoints.restore_threads)

@@ -187,3 +187,38 @@ def test_a_thread_that_cannot_be_had_now_is_had_with_the_next_want(monkeypatch):
         assert lab.taken == [b"a"]
     finally:
         lab.fetcher.end(5)
+
+
+def test_behind_a_hole_that_nobody_fills_a_checkpoint_is_fetched_though_the_group_is_active(
+    monkeypatch,
+):
+    lab = Lab(monkeypatch, one=offer(b"a", 39), two=offer(b"b", 60))
+    lab.state.applied = 10
+    chosen = iter(range(100, 200))
+    lab.fetcher._driver.group_status = lambda g: {"chosen_through": next(chosen), "floor": 1}
+    monkeypatch.setattr(lab.fetcher, "entries", lambda *asked: [])
+    want = Want(0, False, hole=(40, 40))
+    assert lab.round(want)
+    assert lab.taken == [b"b"]  # the other one ends below the hole
+
+
+def test_a_hole_that_was_filled_needs_none(monkeypatch):
+    lab = Lab(monkeypatch, one=offer(b"a", 160))
+    assert lab.round(Want(0, False, hole=(40, 40)))
+    assert lab.taken == []
+    lab.fetcher.lost(0, 40, 40)  # it is applied
+    assert 0 not in lab.fetcher
+
+
+def test_a_hole_that_somebody_fills_after_all_needs_none(monkeypatch):
+    lab = Lab(monkeypatch, one=offer(b"a", 60), two=offer(b"b", 60))
+    lab.state.applied = 10
+    asked = []
+
+    def entries(node, group, first, last):
+        asked.append((node, first, last))
+        return [b"it"] if node == 2 else []
+
+    monkeypatch.setattr(lab.fetcher, "entries", entries)
+    assert lab.round(Want(0, False, hole=(40, 45)))
+    assert (lab.taken, asked) == ([], [(1, 40, 40), (2, 40, 40)])

@@ -22,6 +22,7 @@ from phx.transfer.receiver import Asker
 from phx.transfer.sender import Bucket, Sender
 from phx.verify import examine
 
+from .catch_up import trim
 from .cluster import all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -305,6 +306,44 @@ def test_a_chunk_that_cannot_be_mended_does_not_keep_others_from_it(tmp_path, mo
         assert list(store.left) == [1]
     finally:
         mender.end()
+
+
+def test_it_is_told_of_each_hole_that_no_peer_gives(tmp_path):
+    store = Two(ValueError("never"))
+    store.left = {1: Hole(1, 5, 7), 2: Hole(2, 6, 6)}
+    told = []
+    mender = Mender(store, OsFiles(tmp_path), Now, lambda _: None, 0)
+    mender.lost = lambda *hole: told.append(hole)
+    mender.fetch = ask_each(lambda node, group, first, last: [], (2, 3))
+    assert [mender._heal(chunk) for chunk in (1, 2)] == [False, False]
+    assert told == [(1, 5, 7), (2, 6, 6)]
+
+
+def test_a_hole_that_all_others_have_trimmed_is_passed_with_a_checkpoint(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, KeyValue, checkpoints=QUIET) as nodes:
+            for n in range(COUNT):
+                await nodes[0].group(0).propose(encode_set(key(n), b"v"))
+            await all_applied(nodes)
+            hurt = nodes.pop()
+            await hurt.close()
+            flip(hurt.config, key(7))
+            for node in nodes:
+                await trim(node)
+            again = phx.Node(hurt.config, KeyValue)
+            nodes.append(again)
+            await again.open()
+            introduce(nodes)
+            for n in range(5):
+                await nodes[0].group(0).propose(encode_set(b"%d" % n, b"and on"))
+            await again.wait_ready(timeout=20)
+            assert again.status().damage["holes"] == 0
+            assert again.status().transfers["installed"] == 1
+            assert again.group(0).machine().get(key(7)) == b"v"
+            await nodes[0].group(0).propose(encode_set(b"and", b"on"))
+            await all_applied(nodes)
+
+    run_once(main())
 
 
 def test_a_replica_fetches_what_is_damaged_from_the_others(run_once, tmp_path):
