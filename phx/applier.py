@@ -308,9 +308,15 @@ class Applier:
         for level, text in self._driver.messages():
             log.log(level, "%s", text)
         for event in self._driver.events():
-            self._event(*event)
+            try:
+                self._event(*event)
+            except Exception:  # the others are told all the same
+                log.exception("event %d of group %d", event[0], event[2])
         if self.on_handed is not None and (handed := self._driver.handed()):
-            self.on_handed(handed)
+            try:
+                self.on_handed(handed)
+            except Exception:
+                log.exception("connections that fetch")
 
     def counters(self) -> dict[str, int]:
         return {

@@ -75,6 +75,7 @@ COMMIT_BYTES = 32 * MIB
 MERGE_CHUNKS_MAX = 16
 READ_ATTEMPTS = 16
 INSTANCE_MAX = (1 << 64) - 1
+ALL_CHUNKS = (1 << 32) - 1
 
 
 class Store(StoreFile):
@@ -424,7 +425,7 @@ class Store(StoreFile):
             self._index.mark(ailing.chunk)
 
     def mend(self, chunk: int, bodies: Mapping[tuple[int, int], bytes]) -> None:
-        """Write a damaged chunk anew, in one transaction.
+        """Write a damaged chunk anew, in one transaction; nothing, if nothing of it is kept.
 
         Args:
             bodies: by group and instance, for all of its holes: what is chosen there.
@@ -437,6 +438,8 @@ class Store(StoreFile):
         with self._index_lock:
             if chunk not in self._index.damaged():
                 return
+            if chunk in self._index.dead_chunks(ALL_CHUNKS):
+                return  # the floors have passed it: `trim` removes it
         room = 8 * MIB + sum(map(len, bodies.values()))
         self._with_room(room, lambda: self._put_mended(chunk, bodies))
 

@@ -28,7 +28,8 @@ _NAME = re.compile(r"[0-9]{8}")
 
 
 class Generations:
-    """Generations below one folder, which is made if need be. One thread at a time.
+    """Generations below one folder, which is made if need be. One thread at a time, but for
+    `sweep_older`.
 
     Usual order: at a start ``sweep``, then ``current``, or ``begin`` and ``switch`` if there is
     none; for a restore ``begin``, DurableMachine.open and restore, ``switch``, and ``sweep`` once
@@ -94,6 +95,14 @@ class Generations:
             if path != counts and path not in keep:
                 shutil.rmtree(path)
         (self._folder / "current.new").unlink(missing_ok=True)
+
+    def sweep_older(self) -> None:
+        """Remove what was begun before the one that counts; also beside another thread that begins
+        and switches to one: what is in the making was begun after it. Raises Damaged, OSError."""
+        counts = self.current()
+        for path in self._all():
+            if counts is not None and path.name < counts.name:
+                shutil.rmtree(path)
 
     def _all(self) -> list[Path]:
         return [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]

@@ -186,10 +186,16 @@ class Doctor:
             bytes_per_s=options.scrub_bytes_per_s,
         )
 
-    def fetch_by(self, entries: Callable[[int, int, int, int], Sequence[FetchedEntry]]) -> None:
-        """How values are had from a peer, from now on: see `ask_each`."""
+    def fetch_by(
+        self,
+        entries: Callable[[int, int, int, int], Sequence[FetchedEntry]],
+        lost: Callable[[int, int, int], None],
+    ) -> None:
+        """How values are had from a peer, from now on: see `ask_each`; and who is told of those
+        that nobody has: see `Mender.lost`."""
         others = [node for node in self._config.members if node != self._config.node]
         if self.mender is not None and others:
+            self.mender.lost = lost
             self.mender.fetch = ask_each(entries, others)
             self.mender.wake()
 

@@ -97,14 +97,19 @@ class Want:
 
     Attributes:
         anew: its machines have failed, or there are none: the log alone is of no use.
+        asked: so many times that was wished.
+        hole: first and last instance of a hole in the log here that no peer fills.
         due_s: when it is its turn, by time.monotonic.
         why: what is in the way, for people.
         unfit: checkpoints that the machines do not take.
+        others: what the machines did not take just now was not all that was offered.
         chosen: what was known to be chosen here when somebody last may have had the log.
     """
 
     group: int
     anew: bool
+    asked: int = 0
+    hole: tuple[int, int] | None = None
     due_s: float = 0.0
     pause_s: float = RETRY_S
     working: bool = False
@@ -114,6 +119,7 @@ class Want:
     total_bytes: int = 0
     providers: Providers = field(default_factory=Providers)
     unfit: set[bytes] = field(default_factory=set)
+    others: bool = False
     chosen: int | None = None
 
 
@@ -130,6 +136,8 @@ class Fetcher:
 
     Attributes:
         noted: (group, above) -> what this node noted at agreed instances beyond that one.
+        awaited: whether somebody waits for a group that is to be made anew.
+        on_unfit: told of a group to be made anew whose machines take none of what is offered.
         counters: since the start; "fetching", "wanted": now.
     """
 
@@ -148,6 +156,8 @@ class Fetcher:
         self._driver = installer.driver
         self._peers = peers
         self._failed = failed
+        self.awaited: Callable[[int], bool] = lambda group: False
+        self.on_unfit: Callable[[int, BaseException], None] = lambda group, error: None
         self._fetches_max = fetches_max
         self._reserve_bytes = reserve_bytes
         self._lines = Lines()
@@ -180,6 +190,11 @@ class Fetcher:
         """Make the group's state anew from a checkpoint of another node. Any thread."""
         self._want(group, anew=True)
 
+    def lost(self, group: int, first: int, last: int) -> None:
+        """The log here has a hole, and no peer gave what fills it. Any thread."""
+        if self._states[group].applied < last:
+            self._want(group, anew=False, hole=(first, last))
+
     def wanted(self) -> dict[int, Want]:
         """The groups that need one, and how far that is."""
         with self._change:
@@ -188,22 +203,23 @@ class Fetcher:
     def __contains__(self, group: object) -> bool:
         return group in self._wants
 
-    def _want(self, group: int, *, anew: bool) -> None:
+    def _want(self, group: int, *, anew: bool, hole: tuple[int, int] | None = None) -> None:
         with self._change:
             if self._lines.ending.is_set():
                 return
             want = self._wants.get(group)
             if want is None:
-                self._wants[group] = Want(group, anew)
-            else:
-                want.anew = want.anew or anew
+                want = self._wants[group] = Want(group, anew)
+            want.anew = want.anew or anew
+            want.asked += anew
+            want.hole = hole or want.hole
+            self._change.notify_all()
             if len(self._threads) < min(self._fetches_max, len(self._wants)):
                 self._number += 1
                 name = f"phx-fetch-{self._number}"
                 thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._threads.add(thread)
                 thread.start()
-            self._change.notify_all()
+                self._threads.add(thread)
 
     def end(self, wait_s: float | None = None) -> None:
         """Fetch nothing more. It waits for the threads, at most `wait_s`."""
@@ -221,7 +237,7 @@ class Fetcher:
 
     def _work(self) -> None:
         while (want := self._next()) is not None:
-            anew = want.anew
+            asked = want.asked
             try:
                 over = self._attempt(want)
             except Ending:
@@ -231,7 +247,7 @@ class Fetcher:
             with self._change:
                 want.working = False
                 want.node = want.there_bytes = want.total_bytes = 0
-                if over and want.anew == anew:  # else more was asked for meanwhile
+                if over and want.asked == asked:  # else more was asked for meanwhile
                     self._wants.pop(want.group, None)
                 else:
                     want.due_s = time.monotonic() + want.pause_s
@@ -266,8 +282,14 @@ class Fetcher:
             log.warning("group %d: no checkpoint yet: %s", want.group, want.why)
             return False
         log.error("group %d: a checkpoint cannot be installed", want.group, exc_info=error)
+        if want.others:
+            want.pause_s = RETRY_S
+            return False
         want.pause_s = UNFIT_S
-        if want.anew and self._states[want.group].stopped is None:
+        if not want.anew:
+            return False
+        self.on_unfit(want.group, error)
+        if self._states[want.group].stopped is None:
             self._failed(want.group, error)
             return True
         return False
@@ -276,6 +298,7 @@ class Fetcher:
 
     def _attempt(self, want: Want) -> bool:
         """One round; True: nothing is wanted any more."""
+        want.others = False
         status = self._driver.group_status(want.group)
         state = self._states[want.group]
         if not want.anew and state.stopped is not None:
@@ -286,13 +309,26 @@ class Fetcher:
         chosen, own_floor = int(status["chosen_through"]), int(status["floor"])
         # (What a group without machines has applied is of no use to it.)
         idle = state.stopped is not None or want.group in self._installer.paused
+        if want.anew and not idle:
+            if not self.awaited(want.group):
+                return True  # it was made anew since
+            self._installer.pause(want.group)
+            idle = True
         above = max(0 if want.anew and idle else state.applied, own_floor - 2)
+        hole = None if want.anew else want.hole
+        if hole is not None:
+            if state.applied >= hole[1]:
+                return True
+            above = max(above, hole[1] - 1)
         offers = self._offers(want, above)
         if not offers:
             want.why = "nobody answers whose state is not in doubt"
             return False
+        if hole and any(self.entries(node, want.group, hole[0], hole[0]) for node in offers):
+            return True  # who could not be asked when the hole was told of
         beyond = [one.floor for one in offers.values() if one.floor > chosen + 1]
-        if not want.anew and own_floor <= state.applied + 1 and len(beyond) < len(offers):
+        known = not want.anew and not want.hole and own_floor <= state.applied + 1
+        if known and len(beyond) < len(offers):
             # Who says that nothing is trimmed that is needed here has the log, or knows no more
             # than this node. The engine has asked all of them; it is given one round more.
             before, want.chosen = want.chosen, chosen
@@ -302,12 +338,20 @@ class Fetcher:
             if chosen > before:
                 self._forget_staged(want.group)
                 return True  # somebody has
+            if not beyond and not self._helped(want, offers, above):
+                return True  # nobody is ahead, as far as is known; else it is told again
         floor = min(beyond, default=1)
         if (local := self._local(want, chosen, max(floor, own_floor))) is not None:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
         return self._fetch(want, offers, above)
+
+    def _helped(self, want: Want, offers: Mapping[int, Offer], above: int) -> bool:
+        """Whether there is a checkpoint that would do, here or there."""
+        if any(one.frontier > above and not one.light for one in self._catalog.of(want.group)):
+            return True
+        return want.providers.choose(offers, applied=above, now_us=now_us()) is not None
 
     def _local(self, want: Want, chosen: int, floor: int) -> Manifest | None:
         """A checkpoint that is here already and would do; it may be what is applied, and what the
@@ -344,6 +388,9 @@ class Fetcher:
             self._install(published, verified=True)
         except Unfit:
             want.unfit.add(published.content)
+            left = {n: one for n, one in offers.items() if one.ident not in want.unfit}
+            others = want.providers.choose(left, applied=above, now_us=now_us())
+            want.others = others is not None
             raise
         return True
 

@@ -113,6 +113,12 @@ class Installer:
             if self.ending.wait(SLICE_S):
                 raise Ending
 
+    def pause(self, group: int) -> None:
+        """Have nothing more of a group delivered. Raises DriverError, Ending."""
+        self.command(lambda: self.driver.pause(group))
+        self.driver.group_status(group)  # it has come to that: nothing follows any more
+        self.paused.add(group)
+
     def wait(self, future: Future[T]) -> T:
         """Its result. Raises Ending once the node closes, unless it is being worked at."""
         while not wait([future], SLICE_S).done:
@@ -203,9 +209,7 @@ class _Place:
             return
         owner, state = self._owner, self._state
         if state.stopped is not None and state.group not in owner.paused:
-            owner.command(lambda: owner.driver.pause(state.group))
-            owner.driver.group_status(state.group)  # it has come to that: nothing follows any more
-            owner.paused.add(state.group)
+            owner.pause(state.group)
         made = Replacement(
             frontier=self._manifest.frontier,
             table=self._manifest.sessions,

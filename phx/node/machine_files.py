@@ -135,9 +135,10 @@ def begin(folder: Path, group: int, number: int, machine: DurableMachine) -> Hel
 
 
 def sweep(folder: Path, group: int, number: int) -> None:
-    """Remove the generations that do not count: none of them is open, and none has a view."""
+    """Remove the generations before the one that counts: none of them is open, and none has a
+    view. Another one may be in the making meanwhile; it stays."""
     try:
-        Generations(folder / FOLDER / f"{group}.{number}").sweep()
+        Generations(folder / FOLDER / f"{group}.{number}").sweep_older()
     except (OSError, Damaged) as error:
         log.warning("group %d: old files of machine %d stay: %s", group, number, error)
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from phx.checkpoint.catalog import QUARANTINE
 from phx.checkpoint.files import Files, join, make_folders, need_room, new_folder
-from phx.errors import Damaged, PhxError, StoreError
+from phx.errors import Closed, Damaged, StoreError
 from phx.store import Ailing, Hole, Store
 
 __all__ = ["Fetch", "FetchedEntry", "Mender", "ask_each"]
@@ -44,7 +44,7 @@ class FetchedEntry(Protocol):
 
 Fetch = Callable[[int, int, int], Sequence[FetchedEntry]]
 """(group, first, last): entries from `first` on, without a gap, as many as one peer gives; at least
-one. Blocks; raises anything if no peer has it now."""
+one. Blocks; raises LookupError if no peer has it now, and anything else."""
 
 
 class Mender:
@@ -59,6 +59,8 @@ class Mender:
 
     Attributes:
         fetch: how holes are fetched; None: not at all, until somebody says how and calls `wake`.
+        lost: told of a hole (group, first, last) that no peer gives, whenever one was asked for in
+            vain.
         mended: instances that were fetched, and are whole again.
     """
 
@@ -81,6 +83,7 @@ class Mender:
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self.fetch: Fetch | None = None
+        self.lost: Callable[[int, int, int], None] = lambda group, first, last: None
         self.mended = 0
 
     def begin(self) -> None:
@@ -191,13 +194,15 @@ class Mender:
         while not self._ending.is_set():
             try:
                 self._give()
-                left = [chunk for chunk in self._store.damaged() if not self._heal(chunk)]
+                left = [chunk for chunk in self._store.damaged() if not self._healed(chunk)]
                 with self._lock:
                     if not left and not self._wanted():
                         self._thread = None
                         return
-            except PhxError:  # it is closed
+            except Closed:
                 return
+            except Exception:
+                log.exception("the store cannot be mended now")
             self._ending.wait(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
@@ -217,19 +222,24 @@ class Mender:
             with self._lock:
                 self._unreadable.discard((group, instance))
 
+    def _healed(self, chunk: int) -> bool:
+        """`_heal`; whatever goes wrong with one chunk, the others' turn comes. Raises Closed."""
+        try:
+            return self._heal(chunk)
+        except Closed:
+            raise
+        except Exception:
+            log.exception("chunk %d cannot be mended now", chunk)
+            return False
+
     def _heal(self, chunk: int) -> bool:
         """Whether there is nothing more to do for it."""
         holes = self._store.holes_of(chunk)
         if not holes:
             return True  # it is being seen to, or what was damaged is below the floor now
-        bodies = {}
-        try:
-            for hole in holes:
-                for one in self._fetched(hole):
-                    bodies[hole.group, one.instance] = one.body
-        except Exception as error:
-            if not self._ending.is_set():
-                log.warning("%s cannot be fetched now: %s", text_of(holes[0]), error)
+        bodies: dict[tuple[int, int], bytes] = {}
+        missing = [hole for hole in holes if not self._collect(hole, bodies)]
+        if missing:
             return False
         try:
             self._ask(lambda store: store.mend(chunk, bodies)).result()
@@ -246,6 +256,22 @@ class Mender:
         self.mended += len(bodies)
         log.warning("%s: mended", ", ".join(map(text_of, holes)))
         return True
+
+    def _collect(self, hole: Hole, bodies: dict[tuple[int, int], bytes]) -> bool:
+        """Fetch a hole; False: it is not to be had now."""
+        if self._ending.is_set():
+            return False
+        try:
+            for one in self._fetched(hole):
+                bodies[hole.group, one.instance] = one.body
+            return True
+        except LookupError as error:
+            log.warning("%s cannot be fetched now: %s", text_of(hole), error)
+            self.lost(*hole)
+        except Exception as error:
+            if not self._ending.is_set():
+                log.warning("%s cannot be fetched now: %s", text_of(hole), error)
+        return False
 
     def _fetched(self, hole: Hole) -> list[FetchedEntry]:
         """All of a hole. Raises anything."""

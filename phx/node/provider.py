@@ -214,15 +214,20 @@ class Provider:
                     continue
                 self._line.append((one, node, said))
                 self._change.notify()
-                if len(self._line) > self._idle:
+                if len(self._line) <= self._idle:
+                    continue
+                try:
                     self._spawn()
+                except RuntimeError as error:  # no thread can be had now
+                    log.error("node %d is not served now: %s", node, error)
+                    self._lines.close(self._line.pop()[0])
 
     def _spawn(self) -> None:
         self._number += 1
         name = f"phx-provide-{self._number}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.add(thread)
         thread.start()
+        self._threads.add(thread)
 
     def _work(self) -> None:
         while (talk := self._next()) is not None:

@@ -87,6 +87,7 @@ class Restorer:
 
     Attributes:
         paused: groups that do not go on yet.
+        at: groups that are being restored, or wait for it; nobody else may touch their state.
     """
 
     def __init__(
@@ -110,10 +111,12 @@ class Restorer:
         self._files = StoppableFiles(folder, self._ending)
         self._left: deque[int] = deque()
         self.paused: set[int] = set()
+        self.at: set[int] = set()
         self._threads: list[threading.Thread] = []
 
     def start(self, groups: list[int], threads: int) -> None:
         """Begin with these, which must be paused."""
+        self.at.update(groups)
         self._left.extend(groups)
         self.paused.update(groups)
         for number in range(min(threads, len(groups))):
@@ -144,7 +147,10 @@ class Restorer:
                 ):
                     return
                 log.critical("group %d cannot be restored", group, exc_info=error)
+                self.at.discard(group)
                 self._stuck(state, error)
+            else:
+                self.at.discard(group)
 
     def _go_on(self, state: GroupState, manifest: Manifest | None) -> None:
         frontier = 0

@@ -300,7 +300,7 @@ class Room:
             halt=self._halt_unrestored,
         )
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
-        self._doctor.fetch_by(transfers.fetcher.entries)
+        self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
@@ -316,8 +316,7 @@ class Room:
             raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
         assert self._restorer is not None
-        paused, wanted = group in self._restorer.paused, group in self._transfers.fetcher
-        if paused and not wanted and self.states[group].stopped is None:
+        if group in self._restorer.at:
             raise CheckpointFailed(f"group {group} is being restored")
         return self._transfers.rebuild(group)
 

@@ -12,6 +12,7 @@ read from the disk again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import struct
 import time
@@ -46,6 +47,8 @@ ROUND_S = 3600.0
 KEEP_S = 30.0
 BURST_S = 0.05
 RETRY_S = 60.0
+LACKING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
+"""Of this process or system, not of the disk: what cannot be read so is not damaged."""
 
 PAGES, CHUNKS, CHECKPOINTS, SEGMENTS, OVER = range(5)
 
@@ -222,12 +225,14 @@ class Scrubber:
                     yield from self._checkpoint(
                         manifest, path_of(self._catalog.root, manifest), start
                     )
-                except (Damaged, Foreign, FileNotFoundError) as error:
-                    if manifest in self._catalog.of(group):  # else it was dropped meanwhile
+                except (Damaged, Foreign, OSError) as error:
+                    if isinstance(error, OSError) and error.errno in LACKING:
+                        log.warning("group %d: a checkpoint cannot be read now: %s", group, error)
+                    elif manifest in self._catalog.of(group):  # else it was dropped meanwhile
                         self._told.checkpoint(manifest, str(error))
 
     def _checkpoint(self, manifest: Manifest, path: str, at: Place) -> Iterator[tuple[Place, int]]:
-        """Raises Damaged, Foreign, FileNotFoundError."""
+        """Raises Damaged, Foreign, OSError."""
         if read_manifest(self._catalog.files, path).content != manifest.content:
             raise Damaged(f"{path}: the manifest is another one")
         for number, entry in enumerate(manifest.files):

@@ -18,7 +18,7 @@ from phx.checkpoint.digests import Verdict
 from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.rebuild import mark, unmark
 from phx.config import Config
-from phx.errors import Closed
+from phx.errors import CheckpointFailed, Closed
 from phx.machine import StateMachine
 from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
@@ -111,10 +111,12 @@ class Transfers:
         applier.on_agreed = self.divergence.note
         self.installer.on_swapped = self._swapped
         self.installer.on_told = self._installed
+        self.fetcher.on_unfit = self._unfit
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
         self._marked: set[int] = set()  # by who found it odd
         self._swaps: Counter[int] = Counter()  # so often a group got another state
+        self.fetcher.awaited = self._anew.__contains__
         self._lock = threading.Lock()
 
     def _peers(
@@ -222,6 +224,18 @@ class Transfers:
         for future in waiting:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
+
+    def _unfit(self, group: int, error: BaseException) -> None:
+        """Its machines take nothing that is offered: who waits is told so. It stays marked."""
+        with self._lock:
+            waiting = self._anew.get(group, [])
+            if waiting:
+                self._anew[group] = []
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                failed = CheckpointFailed(f"group {group}: {type(error).__name__}: {error}")
+                failed.__cause__ = error
+                future.set_exception(failed)
 
     def restoring(self, group: int) -> bool:
         """Whether the group's machines wait for a checkpoint, of this node or of another."""

@@ -8,7 +8,7 @@ import pytest
 from phx._core.batch import pack_body, pack_noop
 from phx._core.delivery import Sessions
 from phx._core.waiters import IN_FLIGHT_MAX, Result, Waiters
-from phx.applier import Applier, GroupState
+from phx.applier import EVENT_BELOW, Applier, GroupState
 from phx.errors import (
     GroupStopped,
     NodeFailed,
@@ -389,3 +389,35 @@ def test_the_digest_of_what_was_applied_is_the_tables():
     world.run()
     state = world.states[5]
     assert (state.digest_at, state.digest) == (2, world.driver.sessions.next_instance(5)[1])
+
+
+def test_an_event_that_cannot_be_seen_to_takes_no_other_with_it(caplog):
+    world = World({0: {0: Recorder()}})
+    applier, driver = world.applier, world.driver
+    below, handed = [], []
+
+    def on_below(group, leader, floor):
+        below.append(floor)
+        if floor == 1:
+            raise RuntimeError("can't start new thread")
+
+    applier.on_below, applier.on_handed = on_below, handed.append
+    driver.handed = lambda: [(7, 2, b"")]
+    driver.due = [(EVENT_BELOW, 0, 0, floor, 0, 2) for floor in (1, 2)]
+    applier.turn()
+    assert below == [1, 2]
+    assert handed == [[(7, 2, b"")]]
+    assert "can't start new thread" in caplog.text
+
+
+def test_connections_that_cannot_be_taken_do_not_stop_the_turn(caplog):
+    world = World({0: {0: Recorder()}})
+    applier, driver = world.applier, world.driver
+
+    def on_handed(found):
+        raise RuntimeError("can't start new thread")
+
+    applier.on_handed = on_handed
+    driver.handed = lambda: [(7, 2, b"")]
+    applier.turn()
+    assert driver.takes == 1

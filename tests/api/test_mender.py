@@ -3,6 +3,8 @@
 import asyncio
 import shutil
 import threading
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,15 @@ from phx import errors
 from phx.checkpoint.files import OsFiles
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
+from phx.node import mender as mender_module
 from phx.node.mender import Mender, ask_each
-from phx.store import Store
+from phx.store import Hole, Store
 from phx.transfer.messages import ENTRIES_WANTED, Ends, Entry, Fetch, Greeting
 from phx.transfer.receiver import Asker
 from phx.transfer.sender import Bucket, Sender
 from phx.verify import examine
 
+from .catch_up import trim
 from .cluster import all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -253,6 +257,93 @@ def see_to(config: phx.Config, peer: Peer) -> None:
         mender.end()
     finally:
         store.close()
+
+
+class Two:
+    """A store of two damaged chunks, one hole in each; mending one raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.left = {1: Hole(1, 5, 5), 2: Hole(2, 6, 6)}
+        self.raised = 0
+
+    def damaged(self):
+        return sorted(self.left)
+
+    def holes(self):
+        return list(self.left.values())
+
+    def holes_of(self, chunk):
+        return [self.left[chunk]] if chunk in self.left else []
+
+    def mend(self, chunk, bodies):
+        if chunk == 1:
+            self.raised += 1
+            raise self.error
+        del self.left[chunk]
+
+
+def test_a_chunk_that_cannot_be_mended_does_not_keep_others_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(mender_module, "PAUSE_S", 0.01)
+    store = Two(ValueError("of no use"))
+
+    def ask(action):
+        done = Future()
+        try:
+            done.set_result(action(store))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    mender = Mender(store, OsFiles(tmp_path), ask, lambda _: None, 0)
+    mender.fetch = lambda group, first, last: [Entry(first, b"v")]
+    mender.begin()
+    try:
+        end = time.monotonic() + 5
+        while store.raised < 2 or len(store.left) > 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert list(store.left) == [1]
+    finally:
+        mender.end()
+
+
+def test_it_is_told_of_each_hole_that_no_peer_gives(tmp_path):
+    store = Two(ValueError("never"))
+    store.left = {1: Hole(1, 5, 7), 2: Hole(2, 6, 6)}
+    told = []
+    mender = Mender(store, OsFiles(tmp_path), Now, lambda _: None, 0)
+    mender.lost = lambda *hole: told.append(hole)
+    mender.fetch = ask_each(lambda node, group, first, last: [], (2, 3))
+    assert [mender._heal(chunk) for chunk in (1, 2)] == [False, False]
+    assert told == [(1, 5, 7), (2, 6, 6)]
+
+
+def test_a_hole_that_all_others_have_trimmed_is_passed_with_a_checkpoint(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, KeyValue, checkpoints=QUIET) as nodes:
+            for n in range(COUNT):
+                await nodes[0].group(0).propose(encode_set(key(n), b"v"))
+            await all_applied(nodes)
+            hurt = nodes.pop()
+            await hurt.close()
+            flip(hurt.config, key(7))
+            for node in nodes:
+                await trim(node)
+            again = phx.Node(hurt.config, KeyValue)
+            nodes.append(again)
+            await again.open()
+            introduce(nodes)
+            for n in range(5):
+                await nodes[0].group(0).propose(encode_set(b"%d" % n, b"and on"))
+            await again.wait_ready(timeout=20)
+            assert again.status().damage["holes"] == 0
+            assert again.status().transfers["installed"] == 1
+            assert again.group(0).machine().get(key(7)) == b"v"
+            await nodes[0].group(0).propose(encode_set(b"and", b"on"))
+            await all_applied(nodes)
+
+    run_once(main())
 
 
 def test_a_replica_fetches_what_is_damaged_from_the_others(run_once, tmp_path):

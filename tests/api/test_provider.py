@@ -240,3 +240,18 @@ def test_a_node_that_closes_cuts_what_is_under_way(node):
         assert not threads()
         with pytest.raises((Cut, OSError)):
             node.offer()
+
+
+def test_without_a_thread_connections_are_closed_and_later_ones_served(node, monkeypatch):
+    def refused(self):
+        raise RuntimeError("can't start new thread")
+
+    pairs = [socket.socketpair() for _ in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        node.provider.handed([(there.detach(), 1, b"") for _, there in pairs])
+    for here, _ in pairs:
+        with here:
+            here.settimeout(5)
+            assert here.recv(1) == b""
+    assert node.offer().frontier == 0

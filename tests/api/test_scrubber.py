@@ -1,6 +1,7 @@
 """What lies on the disk is read again: each kind of damage is found, and what comes of it."""
 
 import asyncio
+import errno
 import shutil
 import time
 from concurrent.futures import Future
@@ -165,6 +166,34 @@ def test_each_byte_of_a_checkpoint_is_looked_at(lab):
     one.made.place, one.made._steps = Place(CHECKPOINTS), None
     one.round()
     assert one.said[0] == ("checkpoint", 0)
+
+
+def test_a_sector_of_a_checkpoint_that_cannot_be_read_is_damage_and_the_round_goes_on(
+    lab, monkeypatch
+):
+    one = lab()
+    read = one.files.read
+
+    def bad(path):
+        if "/0/" in path and not path.endswith("manifest"):
+            raise OSError(errno.EIO, "bad sector")
+        return read(path)
+
+    monkeypatch.setattr(one.files, "read", bad)
+    assert one.round()[-1] == OVER
+    assert one.said == [("checkpoint", 0), ("journal", 10240)]
+
+
+def test_that_there_are_too_many_open_files_is_no_damage(lab, monkeypatch):
+    """Nothing of a checkpoint is given up for what this process lacks."""
+    one = lab()
+
+    def bad(path):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(one.files, "read", bad)
+    assert one.round()[-1] == OVER
+    assert one.said == [("journal", 10240)]
 
 
 def test_a_damaged_page_is_told(lab):

@@ -10,6 +10,7 @@ from durable_lab import KINDS, expected, feed
 
 from phx.durable.generations import Generations
 from phx.errors import Damaged
+from phx.node.machine_files import FOLDER, sweep
 
 
 def test_the_first_one_counts_when_it_is_switched_to(tmp_path):
@@ -203,3 +204,25 @@ def test_killed_anywhere_the_first_one_counts_or_is_begun_again(tmp_path, call, 
     assert "switched" not in result.stdout or found is not None
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     assert Generations(tmp_path).current() is not None
+
+
+def test_what_is_older_goes_while_another_one_is_in_the_making(tmp_path):
+    """An install of the same group may be filling one, and be about to switch to it."""
+    folder = tmp_path / FOLDER / "1.2"
+    generations = Generations(folder)
+    made = [generations.begin() for _ in range(2)]
+    generations.switch(made[1])
+    filled = generations.begin()
+    (filled / "state").write_bytes(b"in the making")
+    (folder / "current.new").write_bytes(b"00000003\n")
+    sweep(tmp_path, 1, 2)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "00000002",
+        "00000003",
+        "current",
+        "current.new",
+    ]
+    assert (filled / "state").read_bytes() == b"in the making"
+    generations.switch(filled)
+    sweep(tmp_path, 1, 2)
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["00000003"]

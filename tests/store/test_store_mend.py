@@ -105,6 +105,21 @@ def test_holes_go_with_what_is_trimmed(tmp_path):
         assert len(read_all(store, 1)) == 50
 
 
+def test_a_chunk_of_which_nothing_is_kept_any_more_is_left_to_be_trimmed(tmp_path):
+    settled(tmp_path / "s")
+    flip(tmp_path / "s", body_of(2, 17), 60)
+    with opened(tmp_path / "s") as store:
+        ailing, _ = store.check(1)
+        store.note(ailing)
+        bodies = bodies_of(store.holes())
+        store.raise_floors({1: Floor(51, 50), 2: Floor(51, 50)})  # while they were fetched
+        store.mend(1, bodies)
+        assert store.holes() == []
+        while store.trim():
+            pass
+        assert (store.chunks(), store.damaged()) == ([], [])
+
+
 def test_a_damaged_chunk_is_neither_merged_nor_joined(tmp_path):
     log = Log()
     with opened(tmp_path / "s", create=True) as store:
