@@ -103,21 +103,25 @@ class Transfers:
             transfers_max=options.transfers_max,
             bytes_per_s=options.transfer_bytes_per_s,
         )
-        self.fetcher.noted = self.divergence.noted
-        self.provider.doubted = self._doubted
-        snapshots.on_drop = self.provider.pins.expire
-        applier.on_below = self.fetcher.below
-        applier.on_handed = self.provider.handed
-        applier.on_agreed = self.divergence.note
-        self.installer.on_swapped = self._swapped
-        self.installer.on_told = self._installed
-        self.fetcher.on_unfit = self._unfit
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
         self._marked: set[int] = set()  # by who found it odd
         self._swaps: Counter[int] = Counter()  # so often a group got another state
-        self.fetcher.awaited = self._anew.__contains__
         self._lock = threading.Lock()
+        self._connect(applier, snapshots)
+
+    def _connect(self, applier: Applier, snapshots: Snapshots) -> None:
+        """Who is told of what."""
+        applier.on_below = self.fetcher.below
+        applier.on_handed = self.provider.handed
+        applier.on_agreed = self.divergence.note
+        snapshots.on_drop = self.provider.pins.expire
+        self.fetcher.noted = self.divergence.noted
+        self.fetcher.on_unfit = self._unfit
+        self.fetcher.awaited = self._anew.__contains__
+        self.provider.doubted = self._doubted
+        self.installer.on_swapped = self._swapped
+        self.installer.on_told = self._installed
 
     def _peers(
         self, config: Config, store: Store, addresses: Mapping[int, tuple[str, int]]
