@@ -95,22 +95,6 @@ def left_behind(before: tuple[int, int, int]) -> list[str]:
     ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, files with tests of processes run one after the other, and the others beside them.
-
-    Each file stays whole: it may have something that is made once for all its tests.
-    """
-    alone = {
-        item.path
-        for item in items
-        if item.get_closest_marker("processes") or item.get_closest_marker("strace")
-    }
-    for item in items:
-        group = "processes" if item.path in alone else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_collection_finish() -> None:
     """Whoever counts what is held collects first, often, and need not go through all tests."""
     gc.collect()
