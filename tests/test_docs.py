@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from phx import config, errors
+from phx import config, errors, node
 from phx.bench.row import Row
 from phx.cli import demo, torture
 from phx.cli.commands import phx as command
@@ -118,6 +118,13 @@ def test_protocol_page_has_every_invariant_and_names_what_exists() -> None:
             assert re.search(rf"\b{row[0]}\b", checker), row[0]
 
 
+ROOMS = ("checkpoint", "durable", "machines", "node", "transfer")
+
+
+def modules(package: str) -> set[str]:
+    return {path.stem for path in (ROOT / "phx" / package).glob("*.py") if path.name[0] != "_"}
+
+
 def test_architecture_has_a_room_for_every_module() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     rooms = text.split("\n## Rooms\n")[1].split("\n## ")[0]
@@ -125,7 +132,14 @@ def test_architecture_has_a_room_for_every_module() -> None:
     native = {path.stem for path in CORE.glob("*.pyx") if not path.stem.endswith("_door")}
     native |= {path.stem for path in CORE.glob("*.pxd") if not path.stem.endswith("_door")}
     python = {path.name for path in (ROOT / "phx").glob("*.py") if path.name[0] != "_"}
-    assert sorted((native | python) - words) == []
+    native |= {path.stem for path in (ROOT / "phx" / "sim").glob("*.pyx")} - {"watch_door"}
+    rooms_of = set().union(*map(modules, ROOMS))
+    assert sorted((native | python | rooms_of) - words) == []
+
+
+def test_the_node_names_each_of_its_modules() -> None:
+    listed = re.findall(r"^    (\w+) +\w", node.__doc__ or "", re.MULTILINE)
+    assert sorted(listed) == sorted(modules("node") | {"Node"})
 
 
 # --- byte layouts

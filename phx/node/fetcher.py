@@ -32,9 +32,9 @@ from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.taking import run
 from phx.errors import Closed, Damaged, Foreign, PhxError
 from phx.node.installer import Installer
-from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
+from phx.node.threads import join_all
 from phx.transfer.choice import Providers
 from phx.transfer.messages import (
     DIGESTS,

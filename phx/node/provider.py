@@ -27,8 +27,8 @@ from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of, put_aside
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged, StoreError
-from phx.node.joining import join_all
 from phx.node.line import Ending, Lines, now_us
+from phx.node.threads import join_all
 from phx.store import Store
 from phx.transfer.messages import (
     CHECKPOINT,

@@ -24,9 +24,9 @@ from phx.checkpoint.files import Input, OsFiles
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest
 from phx.machine import StateMachine
-from phx.node.joining import join_all
 from phx.node.line import Ending
 from phx.node.machine_files import Held, hold, let_go, renewed
+from phx.node.threads import join_all
 
 __all__ = ["Restorer", "StoppableFiles", "Unfit"]
 
