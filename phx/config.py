@@ -221,7 +221,7 @@ class Config:
         bind: "host:port" to listen at; default: the own member address. Port 0: any free port.
         balance: leaderships return to the node that a group prefers, so that load stays even; those
             that somebody moved stay until they end.
-        seed: of the back-off's random numbers; 0: by node and time.
+        seed: of the back-off's random numbers; 0: a random one.
         timing, limits, journal, checkpoints: the option groups; a mapping will do.
 
     Raises:

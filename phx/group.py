@@ -497,7 +497,7 @@ class Group(GroupView):
     async def transfer_leadership(self, to: int, *, timeout: float = TIMEOUT_S) -> Leader:
         """Have member `to` lead this group, which this node leads; who leads, when it does.
 
-        About two round trips and a sync. Nothing that is proposed meanwhile fails by it: what is
+        About two round trips and two syncs. Nothing that is proposed meanwhile fails by it: what is
         open is finished by the next leader, what waits goes to it. The group stays there until that
         leadership ends, also where another node would be preferred (``Config.balance``).
 

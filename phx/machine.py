@@ -134,7 +134,7 @@ class CopyView:
 
 
 class StateMachine(ABC):
-    """A machine in memory, rebuilt at every start from the log.
+    """A machine in memory, rebuilt at every start: from a checkpoint, if it has them, and the log.
 
     Guarantee: ``apply`` sees every chosen value of its group that is addressed to it exactly once,
     in the order of the log, whatever was retried, resent or restarted.

@@ -80,7 +80,8 @@ class GroupStatus:
     Attributes:
         leader: node id of the leader; None: none known.
         leading: this node leads.
-        stopped: apply failed here: nothing is applied or proposed here any more.
+        stopped: apply failed here, or the state diverged: nothing is applied or proposed here any
+            more.
         suspect: the node lost its journal: it does not vote in the group before it has rejoined.
         halted: a protocol invariant broke here: this node does not vote in the group any more.
         restoring: the group's machines wait for a checkpoint: for one of this node to be read, or
@@ -148,7 +149,7 @@ class NodeStatus:
         incarnation: grows with every start of the node.
         port: the port that it listens at.
         groups, leading: how many groups it hosts, and leads.
-        stopped: the groups whose apply failed here.
+        stopped: the groups whose apply failed here, or whose state diverged.
         waiting_values, waiting_bytes: of its callers, not resolved yet.
         poisoned: a write or sync of the journal failed: the node votes no more, until it is opened
             again.
@@ -164,10 +165,12 @@ class NodeStatus:
             ``provided_bytes``, ``provide_failed``, ``restore_us_max``, ``swap_us_max`` since the
             start.
         journal, queues, settle, store, applier, checkpoints: further numbers, by name.
-        damage: of the folder, since the start: "found", how often something was damaged or lost;
-            "last", what that was, and what became of it; "holes", settled instances that cannot be
-            served until a peer has given them again; "mended", those that one has;
-            "scrubbed_bytes" and "scrubs", what was read again to find it, and whole rounds of that;
+        damage: of the folder, since the start: "found", how often something was damaged or lost
+            (but for checkpoints and files of machines that are found so when they are used: those
+            are lines of the log); "last", what that was, and what became of it; "holes", settled
+            instances that cannot be served until a peer has given them again; "mended", those that
+            one has; "scrubbed_bytes" and "scrubs", what was read again to find it, and whole rounds
+            of that;
             "scrubbed_us", wall clock of the end of the last one, 0: there was none.
     """
 

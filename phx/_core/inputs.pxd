@@ -1,6 +1,6 @@
 """Every input of the engine, as the driver gives it: noted in the trace if there is one, then told.
 
-Nothing else in the driver may call an input of the engine (tests/trace/test_inputs.py), or a trace
+Nothing else in the driver may call an input of the engine (tests/trace/test_tables.py), or a trace
 could not be replayed. A body stays as it is during the call, so an input whose result belongs into
 the trace is noted after it.
 """
