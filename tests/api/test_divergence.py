@@ -1,6 +1,7 @@
 """A replica that is not what its log says is found, stops, and is made anew from a majority's."""
 
 import asyncio
+import errno
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import phx
+from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
 from phx.applier import GroupState
 from phx.checkpoint.digests import Agreed, Ring, Verdict
 from phx.cli.repair import repair
@@ -586,6 +588,64 @@ def test_a_node_that_closes_tells_who_waits(run_once, tmp_path):
             with pytest.raises(phx.errors.Closed):
                 await waiting
             assert "rebuild" in names(three)
+
+    run_once(main())
+
+
+class Refusing:
+    """A node's driver that does not take some `pause`s."""
+
+    def __init__(self, driver, *errors):
+        self.driver = driver
+        self.errors = list(errors)
+
+    def __getattr__(self, name):
+        return getattr(self.driver, name)
+
+    def pause(self, group):
+        if self.errors:
+            raise DriverError(self.errors.pop(0), "planted")
+        self.driver.pause(group)
+
+
+def refuse(node, *errors):
+    transfers = node._room._transfers
+    driver = Refusing(node._room.driver, *errors)
+    transfers._driver = transfers.installer.driver = driver
+    return driver
+
+
+def test_a_repair_waits_for_a_driver_whose_queue_is_full(run_once, tmp_path):
+    async def main():
+        async with counted(tmp_path) as nodes:
+            three = nodes[2]
+            three.group(0).machine().total += 1000
+            driver = refuse(three, ERROR_OVERLOADED, ERROR_OVERLOADED)
+            await asyncio.wait_for(three.group(0).repair(), 20)
+            assert driver.errors == []
+            assert three.group(0).machine().total == 50
+
+    run_once(main())
+
+
+def test_a_repair_that_cannot_begin_says_why_in_the_errors_of_phx(
+    run_once, tmp_path, monkeypatch
+):
+    async def main():
+        async with counted(tmp_path) as nodes:
+            three = nodes[2]
+            refuse(three, ERROR_CLOSED)
+            with pytest.raises(phx.errors.Closed):
+                await three.group(0).repair()
+
+            def full(group):
+                raise OSError(errno.ENOSPC, "planted")
+
+            monkeypatch.setattr(three._room._transfers, "_mark", full)
+            with pytest.raises(CheckpointFailed, match="planted"):
+                await three.group(0).repair()
+            assert not three.group(0).status().restoring
+            assert (await three.group(0).propose(b"1")).value == 51
 
     run_once(main())
 
