@@ -1,28 +1,33 @@
 """A node: its folder, its threads, its groups; for asyncio.
 
-    folder     who may open it, and whether what lies in it fits together
-    keeper     the store thread: the only one that writes to LMDB
-    commits    when durable machines commit
-    snapshots  the thread that writes checkpoints, and when they are due
-    mirror     second machines, for those that give no view
-    floors     how much of the log is kept
-    restorer   brings machines back from them at a start
-    fetcher    gets checkpoints of other nodes, for groups that no log brings on
-    installer  puts one in the place of what a group has
-    provider   gives other nodes what they fetch
-    divergence compares the state of groups with that of other nodes
-    doctor     makes a store that is lost anew, before the start
-    mender     fetches what is damaged of the settled log
-    addresses  where the members are, as numbers
-    control    the socket in the folder, for commands to a running node
-    room       everything that a node of either kind runs on, without an event loop
-    Node       the asyncio door to it; phx.blocking has the other one
+    folder        who may open it, and whether what lies in it fits together
+    keeper        the store thread: the only one that writes to LMDB
+    commits       when durable machines commit
+    snapshots     the thread that writes checkpoints, and when they are due
+    mirror        second machines, for those that give no view
+    floors        how much of the log is kept
+    restorer      brings machines back from them at a start
+    machine_files the files of durable machines, open before they are in use
+    transfers     what comes and goes between this node and its peers besides the protocol
+    fetcher       gets checkpoints of other nodes, for groups that no log brings on
+    installer     puts one in the place of what a group has
+    provider      gives other nodes what they fetch
+    divergence    compares the state of groups with that of other nodes
+    line          a connection of a transfer
+    lives         what outlives a journal, kept in the store
+    doctor        makes a store that is lost anew, before the start
+    scrubber      reads again what lies on the disk
+    mender        fetches what is damaged of the settled log
+    addresses     where the members are, as numbers
+    control       the socket in the folder, for commands to a running node
+    room          everything that a node of either kind runs on, without an event loop
+    Node          the asyncio door to it; phx.blocking has the other one
 
 A node has six threads, however many groups: two native ones (poll, journal), the keeper, the one
 that writes checkpoints, the one that listens in the folder, and the one that applies (here: the
 event loop's). With peers there is one more from where a group comes to its first agreed instance.
 While groups are restored, or checkpoints are fetched or provided, there are some more, by what the
-configuration allows.
+configuration allows, and one while something damaged of the settled log is fetched.
 """
 
 from __future__ import annotations
