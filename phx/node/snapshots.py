@@ -349,7 +349,7 @@ class Snapshots(threading.Thread):
             yield Part(machine, kind, view.snapshot if view else None, digest)
 
     def _may_mirror(self, machine: StateMachine) -> bool:
-        return self.mirrors is not None and self.mirrors.possible(machine)
+        return self.mirrors is not None and has_snapshots(machine)
 
     def _may_come(self, state: GroupState) -> bool:
         """Whether the group can have checkpoints without being asked."""
