@@ -26,6 +26,7 @@ from phx._core.waiters import IN_FLIGHT_MAX, Result, Waiters
 from phx.applier import GroupState, same_stop
 from phx.config import Limits
 from phx.errors import (
+    CheckpointFailed,
     Closed,
     ConfigError,
     ForkedError,
@@ -286,7 +287,12 @@ class Door:
     def make_anew(self, group: int) -> Future[None]:
         self.open_driver()
         assert self.rebuild is not None
-        return self.rebuild(group)
+        try:
+            return self.rebuild(group)
+        except DriverError as error:
+            raise self.error_of(error) from error
+        except OSError as error:
+            raise CheckpointFailed(f"group {group}: it cannot be noted: {error}") from error
 
     def entry(self, group: int, instance: int) -> list[Entry]:
         """The values of an instance, from memory, the journal or the store; may read from disk."""
@@ -612,7 +618,8 @@ class Group(GroupView):
         another object afterwards.
 
         Raises:
-            CheckpointFailed: no other node has the group.
+            CheckpointFailed: no other node has the group, it is being restored, or that it is to be
+                made anew cannot be noted on the disk.
             Closed: the node is not open, or closes.
         """
         loop = self._loop

@@ -112,18 +112,10 @@ def unpack(packed: bytes, folder: Path) -> Facts:
 
 def read(store: Store) -> Facts | None:
     """What the store has; None: nothing. Raises Damaged."""
-    store._check_open()
-    with store._env.begin(db=store._meta) as txn:
-        packed = txn.get(KEY)
+    packed = store.remembered(KEY)
     return None if packed is None else unpack(packed, store.path)
 
 
 def write(store: Store, facts: Facts) -> None:
     """Durable on return. On the thread that writes to the store; raises StoreError."""
-    store._check_writer()
-
-    def put() -> None:
-        with store._transaction() as txn:
-            txn.put(KEY, facts.pack(), db=store._meta)
-
-    store._with_room(0, put)
+    store.remember(KEY, facts.pack())

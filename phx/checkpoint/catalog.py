@@ -363,6 +363,14 @@ class Catalog:
             found = self._groups.get(manifest.group, [])
             self._groups[manifest.group] = [one for one in found if one.content != manifest.content]
 
+    def put_aside(self, manifest: Manifest) -> str:
+        """It is damaged: it does not count any more, and goes to quarantine; where it is now.
+
+        Raises OSError: it lies where it lay, and does not count all the same.
+        """
+        self.forget(manifest)
+        return put_aside(self.files, self.root, path_of(self.root, manifest))
+
     @contextmanager
     def pinned(self, manifest: Manifest) -> Iterator[str]:
         """It is not dropped meanwhile; its path. Raises KeyError if it is gone already."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from phx.checkpoint.catalog import Finding
     from phx.checkpoint.manifest import Manifest
     from phx.store_folder import StoreIdentity
+    from phx.store_trim import Floor
 
 __all__ = ["checkpoint"]
 
@@ -200,45 +201,29 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
     from phx.checkpoint.files import OsFiles
     from phx.checkpoint.taking import run
     from phx.errors import Foreign, StoreError
-    from phx.node.folder import Folder
-    from phx.store import MAP_BYTES, Store
-    from phx.store_folder import read_identity
 
-    place = Folder(folder)
-    if not place.store.is_dir():
-        fail(f"{folder} is not the folder of a node: there is no store in it")
-    with failing(source):
-        place.lock(create=False)
-        try:
-            owner = read_identity(place.store, MAP_BYTES)
-            store = Store.open(place.store, cluster=owner.cluster, node=owner.node)
-            try:
-                held = store.floors()
-            finally:
-                store.close()
+    with failing(source), at_rest(folder) as (store, owner, held):
 
-            def accept(manifest: Manifest) -> None:
-                if manifest.cluster != owner.cluster:
-                    raise Foreign(
-                        f"it is of cluster {manifest.cluster:#x}, and {folder} of cluster "
-                        f"{owner.cluster:#x}"
-                    )
-                if manifest.group not in held and not new:
-                    raise StoreError(f"{folder} holds nothing of group {manifest.group}; see --new")
-                floor = held[manifest.group].kept_from if manifest.group in held else 1
-                if manifest.frontier + 1 < floor:
-                    raise StoreError(
-                        f"it ends at instance {manifest.frontier}, and the log in {folder} begins "
-                        f"with {floor}: what is between them would be missing"
-                    )
+        def accept(manifest: Manifest) -> None:
+            if manifest.cluster != owner.cluster:
+                raise Foreign(
+                    f"it is of cluster {manifest.cluster:#x}, and {folder} of cluster "
+                    f"{owner.cluster:#x}"
+                )
+            if manifest.group not in held and not new:
+                raise StoreError(f"{folder} holds nothing of group {manifest.group}; see --new")
+            floor = held[manifest.group].kept_from if manifest.group in held else 1
+            if manifest.frontier + 1 < floor:
+                raise StoreError(
+                    f"it ends at instance {manifest.frontier}, and the log in {folder} begins "
+                    f"with {floor}: what is between them would be missing"
+                )
 
-            with source.open("rb") as opened:
-                made = run(import_(OsFiles(folder), ROOT, opened, accept=accept))
-            here = held.get(made.group)
-            if here is None or (new and here.kept_from > here.settled_through):
-                begin_behind(place.store, owner, made)
-        finally:
-            place.unlock()
+        with source.open("rb") as opened:
+            made = run(import_(OsFiles(folder), ROOT, opened, accept=accept))
+        here = held.get(made.group)
+        if here is None or (new and here.kept_from > here.settled_through):
+            begin_behind(store, owner, made)
     report(made, as_json)
 
 
@@ -273,6 +258,33 @@ def failing(subject: Path) -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{subject}: {where}{error.strerror or error}")
+
+
+@contextmanager
+def at_rest(folder: Path) -> Iterator[tuple[Path, StoreIdentity, dict[int, Floor]]]:
+    """Keep a node's folder for this command: nobody opens it meanwhile.
+
+    Its store's folder; whose it is; and the floor of each group of which it holds anything. Raises
+    what opening them does; without a store it is a finding.
+    """
+    from phx.node.folder import Folder
+    from phx.store import MAP_BYTES, Store
+    from phx.store_folder import read_identity
+
+    place = Folder(folder)
+    if not place.store.is_dir():
+        fail(f"{folder} is not the folder of a node: there is no store in it")
+    place.lock(create=False)
+    try:
+        owner = read_identity(place.store, MAP_BYTES)
+        store = Store.open(place.store, cluster=owner.cluster, node=owner.node)
+        try:
+            held = store.floors()
+        finally:
+            store.close()
+        yield place.store, owner, held
+    finally:
+        place.unlock()
 
 
 COLUMNS = ("group", "frontier", "bytes", "machines", "light", "taken_by", "taken", "ident")

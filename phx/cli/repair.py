@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from phx._version import __version__
-from phx.cli.checkpoint import AS_JSON, FOLDER, failing
+from phx.cli.checkpoint import AS_JSON, FOLDER, at_rest, failing
 from phx.cli.options import SETTINGS, fail
 from phx.types import GROUP_ID_MAX
 
@@ -36,29 +36,14 @@ def repair(folder: Path, groups: tuple[int, ...], as_json: bool) -> None:
     from phx.checkpoint.files import OsFiles
     from phx.checkpoint.rebuild import mark
     from phx.cli.report import print_json
-    from phx.node.folder import Folder
-    from phx.store import MAP_BYTES, Store
-    from phx.store_folder import read_identity
 
-    place, files = Folder(folder), OsFiles(folder)
-    if not place.store.is_dir():
-        fail(f"{folder} is not the folder of a node: there is no store in it")
-    with failing(folder):
-        place.lock(create=False)
-        try:
-            owner = read_identity(place.store, MAP_BYTES)
-            store = Store.open(place.store, cluster=owner.cluster, node=owner.node)
-            try:
-                known = set(store.settled())
-            finally:
-                store.close()
-            if unknown := sorted(set(groups) - known):
-                fail(f"{folder} holds nothing of group {unknown[0]}")
-            for group in groups:
-                for _ in mark(files, ROOT, group):
-                    pass
-        finally:
-            place.unlock()
+    files = OsFiles(folder)
+    with failing(folder), at_rest(folder) as (_, _, held):
+        if unknown := sorted(set(groups) - held.keys()):
+            fail(f"{folder} holds nothing of group {unknown[0]}")
+        for group in groups:
+            for _ in mark(files, ROOT, group):
+                pass
     if as_json:
         print_json({"marked": list(groups)})
     else:

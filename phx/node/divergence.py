@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from phx.applier import GroupState
-from phx.checkpoint.catalog import Catalog, path_of, put_aside
+from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.digests import KEPT, Agreed, Ring, Verdict, compare, state_of
 from phx.checkpoint.manifest import Manifest
 from phx.errors import GroupStopped
@@ -222,7 +222,7 @@ def set_aside(
             continue
         path = path_of(catalog.root, one)
         try:
-            put_aside(catalog.files, catalog.root, path)
+            catalog.put_aside(one)
         except OSError as error:
             log.error("%s stays, and may not be what the log says: %s", path, error)
         else:

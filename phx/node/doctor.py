@@ -232,10 +232,9 @@ class Doctor:
         self, catalog: Catalog, take: Callable[[int], object], manifest: Manifest, why: str
     ) -> None:
         """The others of the group are used, and the log behind the oldest of them is there."""
-        catalog.forget(manifest)
         path = path_of(catalog.root, manifest)
         with suppress(OSError):
-            path = put_aside(catalog.files, catalog.root, path)
+            path = catalog.put_aside(manifest)
         self.note(f"group {manifest.group}: a checkpoint is damaged ({why}), and now {path}")
         take(manifest.group)
 

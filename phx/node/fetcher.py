@@ -24,7 +24,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from phx._core.driver import ERROR_CLOSED, DriverError
-from phx.checkpoint.catalog import path_of, put_aside
 from phx.checkpoint.digests import doubtful
 from phx.checkpoint.files import exists, remove_tree
 from phx.checkpoint.loading import Broken
@@ -430,7 +429,6 @@ class Fetcher:
         return published
 
     def _install(self, manifest: Manifest, *, verified: bool) -> None:
-        path = path_of(self._catalog.root, manifest)
         try:
             with ExitStack() as stack:
                 with suppress(KeyError):  # one that was fetched is not known yet
@@ -438,9 +436,8 @@ class Fetcher:
                 self._installer.install(manifest, verified=verified)
         except Broken as error:
             log.error("group %d: a damaged checkpoint is put aside: %s", manifest.group, error)
-            self._catalog.forget(manifest)
             with suppress(OSError):
-                put_aside(self._catalog.files, self._catalog.root, path)
+                self._catalog.put_aside(manifest)
             raise
         log.info("group %d: goes on behind %d", manifest.group, manifest.frontier)
 

@@ -6,8 +6,8 @@
     raised    on the store thread: one transaction for all groups that are due (``Store``)
     told      to the engine, which says it to peers and settles nothing below
 
-A *pin* holds the log of one group from an instance on, as long as somebody needs it: who sends a
-checkpoint (the log behind it is needed afterwards), and a mirror that reads.
+A *pin* holds the log of one group from an instance on, as long as somebody reads it: a mirror. (Who
+sends a checkpoint pins that, in the catalog: it stays the cover, and so the log behind it stays.)
 
 A crash between any two of these leaves a floor that is too low. The next start finds it.
 """

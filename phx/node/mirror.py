@@ -30,7 +30,7 @@ from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.taking import Capture, Part
 from phx.config import Config
 from phx.errors import CheckpointFailed, PhxError
-from phx.machine import StateMachine, Writer, has_snapshots
+from phx.machine import StateMachine, Writer
 from phx.node.floors import Floors, Pin
 from phx.store import Store
 from phx.transfer.messages import unpack_entries
@@ -104,11 +104,6 @@ class Mirrors:
         self._factory = factory
         self._rest = rest
         self._mirrors: dict[int, Mirror] = {}
-
-    @staticmethod
-    def possible(machine: StateMachine) -> bool:
-        """Whether a machine without a view can have a mirror."""
-        return has_snapshots(machine)
 
     def counters(self) -> dict[str, int]:
         """How many there are, and how many instances the last of them is behind."""

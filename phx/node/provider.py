@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from phx._core.driver import DriverError
 from phx.applier import GroupState
-from phx.checkpoint.catalog import Catalog, path_of, put_aside
+from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged, StoreError
 from phx.node.line import Ending, Lines, now_us
@@ -299,9 +299,8 @@ class Provider:
     def _damaged(self, manifest: Manifest, error: Damaged) -> None:
         """Put it aside, and have another one taken in its place."""
         log.error("group %d: a damaged checkpoint is put aside: %s", manifest.group, error)
-        self.catalog.forget(manifest)
         with suppress(OSError):
-            put_aside(self.catalog.files, self.catalog.root, path_of(self.catalog.root, manifest))
+            self.catalog.put_aside(manifest)
         self._ask(manifest.group)
 
     def _over(self, talk: _Talk, sender: Sender) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
 from phx.applier import GroupState, taking
-from phx.checkpoint.catalog import Catalog, path_of, put_aside
+from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.files import Input, OsFiles
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest
@@ -256,9 +256,8 @@ class Restorer:
                 durable.applied = manifest.frontier
 
     def _put_aside(self, manifest: Manifest, path: str) -> None:
-        self._catalog.forget(manifest)
         try:
-            put_aside(self._catalog.files, self._catalog.root, path)
+            self._catalog.put_aside(manifest)
         except OSError as error:
             log.error("%s: %s", path, error)
 

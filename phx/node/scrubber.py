@@ -153,15 +153,15 @@ class Scrubber:
 
     def _go_on(self) -> int:
         if self.place.part == OVER:
-            self.place, self._steps, self._began_us = Place(), None, now_us()
+            self.place, self._steps, self._began_us = Place(), None, wall_us()
         if self._steps is None:
-            self._began_us = self._began_us or now_us()
+            self._began_us = self._began_us or wall_us()
             self._steps = self._round(self.place)
         self.place, nbytes = next(self._steps, (Place(OVER), 0))
         over = self.place.part == OVER
         if over:
             self._steps = None
-            self.ended_us = now_us()
+            self.ended_us = wall_us()
             self.counters["rounds"] += 1
         if over or time.monotonic() >= self._keep_s:
             self._keep()
@@ -280,7 +280,7 @@ class Scrubber:
                 yield Place(SEGMENTS, at), nbytes
 
 
-def now_us() -> int:
+def wall_us() -> int:
     return time.time_ns() // 1000
 
 

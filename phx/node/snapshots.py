@@ -40,8 +40,9 @@ from phx.errors import CheckpointFailed
 from phx.machine import DurableMachine, StateMachine, View, has_snapshots
 from phx.node.divergence import set_aside
 from phx.node.floors import Floors
+from phx.node.line import Ending
 from phx.node.mirror import Mirrors
-from phx.types import CheckpointInfo
+from phx.types import AGREED_EVERY, CheckpointInfo
 
 __all__ = ["Snapshots"]
 
@@ -50,17 +51,14 @@ log = logging.getLogger("phx")
 AGREED_WAIT_S = 0.5
 """How long an agreed instance is waited for before any instance will do. There checkpoints of equal
 states are equal on all nodes; so it is worth a moment, but nobody else's place in line."""
-AGREED_EVERY = 8192
+AGREED_WORTH = 2 * AGREED_EVERY
+"""Where checkpoints are fewer instances apart than this, agreed ones are rare: any will do."""
 RESTORING_S = 0.2
 """How often it is looked whether a group that is being restored is there."""
 BURST_S = 0.05
 LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
 NO_VIEW = "gives no view (freeze, snapshot, restore)"
 CONFIGURATION = 1  # of every group, until members can change
-
-
-class Ending(Exception):
-    """The node closes."""
 
 
 @dataclass
@@ -351,7 +349,7 @@ class Snapshots(threading.Thread):
             yield Part(machine, kind, view.snapshot if view else None, digest)
 
     def _may_mirror(self, machine: StateMachine) -> bool:
-        return self.mirrors is not None and self.mirrors.possible(machine)
+        return self.mirrors is not None and has_snapshots(machine)
 
     def _may_come(self, state: GroupState) -> bool:
         """Whether the group can have checkpoints without being asked."""
@@ -485,7 +483,7 @@ class Snapshots(threading.Thread):
                 self._wanted = None
 
     def _agreed_may_come(self) -> bool:
-        return self._options.interval_instances >= AGREED_EVERY and not self._line
+        return self._options.interval_instances >= AGREED_WORTH and not self._line
 
     def _await(self, seconds: float) -> Taken | None:
         with self._change:

@@ -24,6 +24,7 @@ from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
 from phx.node.installer import Installer
 from phx.node.keeper import Keeper
+from phx.node.line import Ending
 from phx.node.machine_files import durable_in
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
@@ -173,12 +174,13 @@ class Transfers:
 
     def rebuild(self, group: int) -> Future[None]:
         """Make a group's state anew from a checkpoint of another node, whatever it is here, also if
-        the group stopped; done when it goes on. Any thread; raises OSError."""
+        the group stopped; done when it goes on. Any thread; raises OSError, DriverError, Closed."""
         self._mark(group)
         if group not in self._paused:
-            self._driver.pause(group)
-            self._driver.group_status(group)  # it has come to that: nothing follows any more
-            self._paused.add(group)
+            try:
+                self.installer.pause(group)
+            except Ending:
+                raise Closed("the node is closed") from None
         future: Future[None] = Future()
         with self._lock:
             self._anew.setdefault(group, []).append(future)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from random import Random
 
-from phx.checkpoint.catalog import ROOT, path_of, put_aside
+from phx.checkpoint.catalog import ROOT
 from phx.checkpoint.files import remove_tree
 from phx.checkpoint.installing import install
 from phx.checkpoint.loading import Broken
@@ -372,10 +372,8 @@ class Fetching:
                 yield "waits"
             except (Broken, OSError) as error:
                 if isinstance(error, Broken):
-                    keeping = self.host.keeping
-                    keeping.catalog.forget(manifest)
                     with suppress(OSError):
-                        put_aside(keeping.files, ROOT, path_of(ROOT, manifest))
+                        self.host.keeping.catalog.put_aside(manifest)
                 self.counts["fetches_spoilt"] += 1
                 self._over(True)
                 return

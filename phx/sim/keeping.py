@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from phx._core.session_codec import table_facts
-from phx.checkpoint.catalog import ROOT, STAGING, Catalog, path_of, put_aside
+from phx.checkpoint.catalog import ROOT, STAGING, Catalog, path_of
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import MEMORY, Manifest
 from phx.checkpoint.taking import Capture, Part, take
@@ -236,8 +236,7 @@ class Keeping:
                     read = self.load(manifest, machine)
                 except Broken:
                     self.counts["fell_back"] += 1
-                    self.catalog.forget(manifest)
-                    put_aside(self.files, ROOT, path_of(ROOT, manifest))
+                    self.catalog.put_aside(manifest)
                 else:
                     self.counts["restored"] += 1
                     return machine, manifest, read

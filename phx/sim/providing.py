@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
-from phx.checkpoint.catalog import ROOT, path_of, put_aside
+from phx.checkpoint.catalog import ROOT, path_of
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged
 from phx.sim.files import Crashed
@@ -157,8 +157,7 @@ class Provider:
         assert fetch is not None
         for manifest in keeping.catalog.of(fetch.group):
             if manifest.content == fetch.ident:
-                keeping.catalog.forget(manifest)
                 try:
-                    put_aside(keeping.files, ROOT, path_of(ROOT, manifest))
+                    keeping.catalog.put_aside(manifest)
                 except Crashed:
                     keeping.dead = True

@@ -9,7 +9,7 @@ from phx.machine import CopyView, StateMachine
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
 from phx.store import Floor
-from tests.api.cluster import config_of, introduce
+from tests.api.cluster import all_applied, config_of, introduce
 
 QUIET = {"interval_instances": 0, "interval_bytes": 0, "interval_us": 0}
 
@@ -71,6 +71,17 @@ async def fill(node, count, group=0, size=100, seed=0):
     values = settings(count, size, seed)
     for at in range(0, count, 50):
         await node.group(group).propose_many(values[at : at + 50], timeout=30)
+
+
+async def leave_behind(nodes, away=1, count=100):
+    """Close the last nodes, and go on without them; the others, all of which have it all."""
+    stay = nodes[:-away]
+    await fill(nodes[0], count)
+    await all_applied(nodes)
+    await asyncio.gather(*(node.close() for node in nodes[len(stay) :]))
+    await fill(nodes[0], count, seed=1)
+    await all_applied(stay)
+    return stay
 
 
 async def reopen(folder, nodes, number, machines=KeyValue, **changes):

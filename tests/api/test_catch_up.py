@@ -19,6 +19,7 @@ from tests.api.catch_up import (
     Big,
     digests,
     fill,
+    leave_behind,
     raise_floor,
     reopen,
     settings,
@@ -399,12 +400,7 @@ def test_a_checkpoint_that_the_machines_refuse_is_not_fetched_for_ever(run_once,
 
     async def main():
         async with cluster(tmp_path, KeyValue, **ONE) as nodes:
-            await fill(nodes[0], 100)
-            await all_applied(nodes)
-            await nodes[2].close()
-            await fill(nodes[0], 100, seed=1)
-            await all_applied(nodes[:2])
-            for node in nodes[:2]:
+            for node in await leave_behind(nodes):
                 await trim(node)
             three = await reopen(tmp_path, nodes, 3, Refuses, **ONE)
             await until(lambda: "of another version" in caplog.text, seconds=20)
@@ -427,11 +423,7 @@ def test_a_checkpoint_that_the_machines_refuse_is_not_fetched_for_ever(run_once,
 def test_it_needs_no_checkpoint_when_somebody_has_the_log(run_once, tmp_path):
     async def main():
         async with cluster(tmp_path, KeyValue, **ONE) as nodes:
-            await fill(nodes[0], 100)
-            await all_applied(nodes)
-            await nodes[2].close()
-            await fill(nodes[0], 100, seed=1)
-            await all_applied(nodes[:2])
+            await leave_behind(nodes)
             await trim(nodes[0])
             three = await reopen(tmp_path, nodes, 3, **ONE)
             await all_applied(nodes)
@@ -445,13 +437,9 @@ def test_nobody_has_one_until_one_is_asked_for(run_once, tmp_path):
 
     async def main():
         async with cluster(tmp_path, KeyValue, **ONE) as nodes:
-            await fill(nodes[0], 100)
-            await all_applied(nodes)
-            await nodes[2].close()
-            await fill(nodes[0], 100, seed=1)
-            await all_applied(nodes[:2])
+            stay = await leave_behind(nodes)
             applied = nodes[0].group(0).status().applied_through
-            for node in nodes[:2]:
+            for node in stay:
                 await raise_floor(node, 0, applied)
             three = await reopen(tmp_path, nodes, 3, **ONE)
             await until(lambda: transfers(three)["installed"] == 1, seconds=20)
@@ -522,10 +510,9 @@ def test_values_of_the_log_are_fetched_one_by_one(run_once, tmp_path):
 def test_a_peer_that_has_the_log_may_not_know_that_it_is_chosen(run_once, tmp_path):
     """All lose what they knew in memory. One has trimmed what the two others accepted, and leads:
     each of these two has the log that the other one needs, and neither can give it."""
-    options = {"groups": 1, "checkpoints": QUIET}
 
     async def main():
-        async with cluster(tmp_path, KeyValue, **options) as nodes:
+        async with cluster(tmp_path, KeyValue, **ONE) as nodes:
             await fill(nodes[0], 300)
             await all_applied(nodes)
             await trim(nodes[1])
@@ -546,12 +533,7 @@ def test_a_peer_that_has_the_log_may_not_know_that_it_is_chosen(run_once, tmp_pa
 def test_without_an_event_loop(run_once, tmp_path):
     async def main():
         async with cluster(tmp_path, KeyValue, **ONE) as nodes:
-            await fill(nodes[0], 100)
-            await all_applied(nodes)
-            await nodes[2].close()
-            await fill(nodes[0], 100, seed=1)
-            await all_applied(nodes[:2])
-            for node in nodes[:2]:
+            for node in await leave_behind(nodes):
                 await trim(node)
             await asyncio.to_thread(catch_up, nodes)
 
@@ -576,12 +558,7 @@ def test_two_that_were_away_together_both_come_back(run_once, tmp_path):
 
     async def main():
         async with cluster(tmp_path, KeyValue, **options) as nodes:
-            await fill(nodes[0], 100)
-            await all_applied(nodes)
-            await asyncio.gather(nodes[3].close(), nodes[4].close())
-            await fill(nodes[0], 200, seed=1)
-            await all_applied(nodes[:3])
-            for node in nodes[:3]:
+            for node in await leave_behind(nodes, away=2):
                 await trim(node)
             for number in (4, 5):
                 node = nodes[number - 1] = phx.Node(

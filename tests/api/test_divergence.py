@@ -1,15 +1,17 @@
 """A replica that is not what its log says is found, stops, and is made anew from a majority's."""
 
 import asyncio
+import errno
 import logging
 import threading
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from click.testing import CliRunner
 
 import phx
+from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
 from phx.applier import GroupState
 from phx.checkpoint.digests import Agreed, Ring, Verdict
 from phx.cli.repair import repair
@@ -22,6 +24,7 @@ from phx.node.fetcher import Want
 from phx.transfer.messages import CHECKPOINT, DIGESTS, OFFER_WANTED, Fetch
 from phx.types import AGREED_EVERY
 from phx.verify import examine
+from tests.api.catch_up import QUIET
 from tests.api.cluster import all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -198,7 +201,7 @@ def test_the_odd_one_stops_and_is_made_anew(run_once, tmp_path, monkeypatch, cap
     options = {
         "groups": 2,
         "limits": {"batch_bytes_max": 256},
-        "checkpoints": {"interval_instances": 0, "interval_bytes": 0, "interval_us": 0},
+        "checkpoints": QUIET,
     }
 
     def states(nodes):
@@ -248,7 +251,15 @@ def test_the_odd_one_stops_and_is_made_anew(run_once, tmp_path, monkeypatch, cap
     run_once(main())
 
 
-QUIET = {"interval_instances": 0, "interval_bytes": 0, "interval_us": 0}
+@asynccontextmanager
+async def counted(folder, groups=1):
+    """Three nodes whose machines have counted to 50."""
+    async with cluster(folder, Counter, groups=groups, checkpoints=QUIET) as nodes:
+        for group in range(groups):
+            await nodes[0].group(group).propose_many([b"1"] * 50)
+        for group in range(groups):
+            await all_applied(nodes, group)
+        yield nodes
 
 
 async def spoilt(nodes, folder):
@@ -315,13 +326,9 @@ def test_a_marked_group_is_made_anew_at_the_start(run_once, tmp_path):
 
 
 def test_a_group_that_runs_is_made_anew_at_once(run_once, tmp_path):
-    options = {"groups": 1, "checkpoints": QUIET}
-
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path) as nodes:
             three = nodes[2]
-            await nodes[0].group(0).propose_many([b"1"] * 50)
-            await all_applied(nodes)
             before = three.group(0).machine()
             before.total += 1000
             load = [asyncio.ensure_future(three.group(0).propose(b"1")) for _ in range(200)]
@@ -390,13 +397,10 @@ def judged(node):
 
 def test_what_a_repair_installs_is_not_put_aside_with_what_was_odd(run_once, tmp_path):
     """The thread that tidies is busy all the while."""
-    options = {"groups": 1, "checkpoints": QUIET}
 
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path) as nodes:
             three = nodes[2]
-            await nodes[0].group(0).propose_many([b"1"] * 50)
-            await all_applied(nodes)
             three.group(0).machine().total += 1000
             await three.group(0).checkpoint()
             wrong = set(names(three))
@@ -423,13 +427,9 @@ def catalog(node):
 
 
 def test_a_checkpoint_of_an_odd_state_that_is_being_written_does_not_count(run_once, tmp_path):
-    options = {"groups": 1, "checkpoints": QUIET}
-
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path) as nodes:
             three = nodes[2]
-            await nodes[0].group(0).propose_many([b"1"] * 50)
-            await all_applied(nodes)
             begun, busy = threading.Event(), threading.Event()
 
             def pace(nbytes):
@@ -451,13 +451,9 @@ def test_a_checkpoint_of_an_odd_state_that_is_being_written_does_not_count(run_o
 
 
 def test_a_verdict_on_a_state_that_is_gone_stops_nothing(run_once, tmp_path):
-    options = {"groups": 1, "checkpoints": QUIET}
-
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path) as nodes:
             three = nodes[2]
-            await nodes[0].group(0).propose_many([b"1"] * 50)
-            await all_applied(nodes)
             good = await three.group(0).checkpoint()
             transfers = three._room._transfers
             # As if the group's state was replaced while it was being judged.
@@ -474,13 +470,10 @@ def test_a_verdict_on_a_state_that_is_gone_stops_nothing(run_once, tmp_path):
 
 def test_nothing_is_taken_from_who_is_in_doubt(run_once, tmp_path):
     """The other two differ: who is right is not known, and so it waits."""
-    options = {"groups": 1, "checkpoints": QUIET}
 
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path) as nodes:
             one, two, three = nodes
-            await one.group(0).propose_many([b"1"] * 50)
-            await all_applied(nodes)
             said = {node: Agreed(AGREED_EVERY, 5, b"of %6d" % node.config.node) for node in nodes}
             for node in (one, two):
                 provider = node._room._transfers.provider
@@ -499,12 +492,9 @@ def test_nothing_is_taken_from_who_is_in_doubt(run_once, tmp_path):
 
 def test_nor_by_who_only_lags(run_once, tmp_path):
     """What he noted himself counts for the majority."""
-    options = {"groups": 1, "checkpoints": QUIET}
 
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
-            await nodes[0].group(0).propose_many([b"1"] * 50)
-            await all_applied(nodes)
+        async with counted(tmp_path) as nodes:
             said = {1: Agreed(AGREED_EVERY, 5, b""), 2: Agreed(AGREED_EVERY, 6, b"")}
             for node in nodes[:2]:
                 await node.group(0).checkpoint()
@@ -528,14 +518,9 @@ def test_nor_by_who_only_lags(run_once, tmp_path):
 
 
 def test_a_repair_holds_up_no_checkpoint_of_another_group(run_once, tmp_path):
-    options = {"groups": 2, "checkpoints": QUIET}
-
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path, groups=2) as nodes:
             three = nodes[2]
-            for group in (0, 1):
-                await nodes[0].group(group).propose_many([b"1"] * 50)
-            await all_applied(nodes)
             await nodes[0].close()
             await nodes[1].close()
             snapshots = three._room._snapshots
@@ -558,13 +543,9 @@ def test_a_repair_holds_up_no_checkpoint_of_another_group(run_once, tmp_path):
 
 
 def test_a_group_that_is_to_be_made_anew_is_not_offered(run_once, tmp_path):
-    options = {"groups": 1, "checkpoints": QUIET}
-
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path) as nodes:
             one, two, three = nodes
-            await one.group(0).propose_many([b"1"] * 50)
-            await all_applied(nodes)
             taken = await three.group(0).checkpoint()
             provider = three._room._transfers.provider
             (manifest,) = catalog(three).of(0)
@@ -596,13 +577,9 @@ def test_without_another_member_nothing_is_made_anew(run_once, tmp_path):
 
 
 def test_a_node_that_closes_tells_who_waits(run_once, tmp_path):
-    options = {"groups": 1, "checkpoints": QUIET}
-
     async def main():
-        async with cluster(tmp_path, Counter, **options) as nodes:
+        async with counted(tmp_path) as nodes:
             three = nodes[2]
-            await nodes[0].group(0).propose(b"1")
-            await all_applied(nodes)
             await nodes[0].close()
             await nodes[1].close()
             waiting = asyncio.ensure_future(three.group(0).repair())
@@ -611,6 +588,64 @@ def test_a_node_that_closes_tells_who_waits(run_once, tmp_path):
             with pytest.raises(phx.errors.Closed):
                 await waiting
             assert "rebuild" in names(three)
+
+    run_once(main())
+
+
+class Refusing:
+    """A node's driver that does not take some `pause`s."""
+
+    def __init__(self, driver, *errors):
+        self.driver = driver
+        self.errors = list(errors)
+
+    def __getattr__(self, name):
+        return getattr(self.driver, name)
+
+    def pause(self, group):
+        if self.errors:
+            raise DriverError(self.errors.pop(0), "planted")
+        self.driver.pause(group)
+
+
+def refuse(node, *errors):
+    transfers = node._room._transfers
+    driver = Refusing(node._room.driver, *errors)
+    transfers._driver = transfers.installer.driver = driver
+    return driver
+
+
+def test_a_repair_waits_for_a_driver_whose_queue_is_full(run_once, tmp_path):
+    async def main():
+        async with counted(tmp_path) as nodes:
+            three = nodes[2]
+            three.group(0).machine().total += 1000
+            driver = refuse(three, ERROR_OVERLOADED, ERROR_OVERLOADED)
+            await asyncio.wait_for(three.group(0).repair(), 20)
+            assert driver.errors == []
+            assert three.group(0).machine().total == 50
+
+    run_once(main())
+
+
+def test_a_repair_that_cannot_begin_says_why_in_the_errors_of_phx(
+    run_once, tmp_path, monkeypatch
+):
+    async def main():
+        async with counted(tmp_path) as nodes:
+            three = nodes[2]
+            refuse(three, ERROR_CLOSED)
+            with pytest.raises(phx.errors.Closed):
+                await three.group(0).repair()
+
+            def full(group):
+                raise OSError(errno.ENOSPC, "planted")
+
+            monkeypatch.setattr(three._room._transfers, "_mark", full)
+            with pytest.raises(CheckpointFailed, match="planted"):
+                await three.group(0).repair()
+            assert not three.group(0).status().restoring
+            assert (await three.group(0).propose(b"1")).value == 51
 
     run_once(main())
 

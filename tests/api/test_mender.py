@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,10 @@ from phx.transfer.receiver import Asker
 from phx.transfer.sender import Bucket, Sender
 from phx.verify import examine
 
-from .catch_up import trim
-from .cluster import all_applied, cluster, config_of, introduce, until
+from .catch_up import QUIET, reopen, trim
+from .cluster import all_applied, cluster, config_of, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
 COUNT = 20
 
 
@@ -319,21 +319,24 @@ def test_it_is_told_of_each_hole_that_no_peer_gives(tmp_path):
     assert told == [(1, 5, 7), (2, 6, 6)]
 
 
+@asynccontextmanager
+async def hurt(folder):
+    """Three nodes with COUNT values; the third is closed, and one of those it has is damaged."""
+    async with cluster(folder, KeyValue, checkpoints=QUIET) as nodes:
+        for n in range(COUNT):
+            await nodes[0].group(0).propose(encode_set(key(n), b"v"))
+        await all_applied(nodes)
+        await nodes[2].close()
+        flip(nodes[2].config, key(7))
+        yield nodes
+
+
 def test_a_hole_that_all_others_have_trimmed_is_passed_with_a_checkpoint(run_once, tmp_path):
     async def main():
-        async with cluster(tmp_path, KeyValue, checkpoints=QUIET) as nodes:
-            for n in range(COUNT):
-                await nodes[0].group(0).propose(encode_set(key(n), b"v"))
-            await all_applied(nodes)
-            hurt = nodes.pop()
-            await hurt.close()
-            flip(hurt.config, key(7))
-            for node in nodes:
+        async with hurt(tmp_path) as nodes:
+            for node in nodes[:2]:
                 await trim(node)
-            again = phx.Node(hurt.config, KeyValue)
-            nodes.append(again)
-            await again.open()
-            introduce(nodes)
+            again = await reopen(tmp_path, nodes, 3, checkpoints=QUIET)
             for n in range(5):
                 await nodes[0].group(0).propose(encode_set(b"%d" % n, b"and on"))
             await again.wait_ready(timeout=20)
@@ -350,17 +353,8 @@ def test_a_replica_fetches_what_is_damaged_from_the_others(run_once, tmp_path):
     """While it is asked for by a peer, too: that one hears nothing bad."""
 
     async def main():
-        async with cluster(tmp_path, KeyValue, checkpoints=QUIET) as nodes:
-            for n in range(COUNT):
-                await nodes[0].group(0).propose(encode_set(key(n), b"v"))
-            await all_applied(nodes)
-            hurt = nodes.pop()
-            await hurt.close()
-            flip(hurt.config, key(7))
-            again = phx.Node(hurt.config, KeyValue)
-            nodes.append(again)
-            await again.open()
-            introduce(nodes)
+        async with hurt(tmp_path) as nodes:
+            again = await reopen(tmp_path, nodes, 3, checkpoints=QUIET)
             await again.wait_ready(timeout=20)
             await until(lambda: again.status().damage["mended"] == 1)
             assert again.status().damage["holes"] == 0

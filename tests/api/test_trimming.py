@@ -533,8 +533,7 @@ def test_journal_segments_go_though_one_group_is_idle(run_once, tmp_path):
     run_once(main())
 
 
-def test_floors_are_told_of_whatever_thread_closes_first(run_once, tmp_path):
-    """A release after the end, by a provider that outlived the node, is nothing."""
+def test_a_pin_that_is_released_after_the_node_closed_is_nothing(run_once, tmp_path):
     config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=TRIM)
 
     async def main():

@@ -10,9 +10,7 @@ ever; light and full checkpoints are taken on the way. Each value that was ackno
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,8 +24,10 @@ from phx.durable.generations import Generations
 from phx.machine import CopyView, StateMachine
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "durable"))
+sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself under -P
 
 from durable_lab import LmdbSums, SqliteSums, digest_of
+from dying import arm
 
 TIMING = {"heartbeat_us": 50_000, "lease_us": 400_000, "election_us": 50_000}
 
@@ -105,30 +105,13 @@ async def load(node: phx.Node) -> None:
             await node.group(turn // 20 % 2).checkpoint()
 
 
-def arm(step: str, times: int, kind: type[StateMachine]) -> None:
-    """Have the process killed at the `times`-th step of this name."""
-    when, _, what = step.partition("-")
-    owner: Any = {
-        "rename": os, "fsync": os, "begin": Generations, "switch": Generations,
-        "sweep": Generations,
-    }.get(what, kind)  # fmt: skip
-    original = getattr(owner, what)
-    numbers = itertools.count(1)
-
-    def hooked(*given: Any, **named: Any) -> Any:
-        number = next(numbers)  # of this call, whichever thread it comes from
-        if when == "before" and number == times:
-            os.kill(os.getpid(), signal.SIGKILL)
-        found = original(*given, **named)
-        if when == "after" and number == times:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-    setattr(owner, what, hooked)
+OWNERS: dict[str, Any] = {
+    "rename": os, "fsync": os, "begin": Generations, "switch": Generations, "sweep": Generations,
+}  # fmt: skip
 
 
 async def main(folder: Path, kind: str, step: str, times: int) -> None:
-    arm(step, times, KINDS[kind])
+    arm(OWNERS.get(step.partition("-")[2], KINDS[kind]), step, times)
     config = config_of(folder, interval_instances=30)
     async with phx.Node(config, machines(kind), bootstrap=True) as node:
         await node.wait_ready()

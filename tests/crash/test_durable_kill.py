@@ -2,10 +2,10 @@
 
 import asyncio
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
+import dying
 import pytest
 from durable_worker import PLACES, config_of, machines
 
@@ -31,16 +31,7 @@ RESTORING = [
 ]  # fmt: skip
 
 
-def killed(folder, kind, step, times):
-    """Let it run into the step; how many values of each place were acknowledged before that."""
-    command = [sys.executable, str(WORKER), str(folder), kind, step, str(times)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == -9, (step, done.returncode, done.stderr)
-    told = dict.fromkeys(PLACES, 0)
-    for line in done.stdout[: done.stdout.rfind("\n") + 1].splitlines():
-        group, machine, count = map(int, line.split())
-        told[group, machine] = count
-    return told
+killed = partial(dying.killed, WORKER, PLACES)
 
 
 async def found(folder, kind):

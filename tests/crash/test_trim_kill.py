@@ -5,8 +5,10 @@ import random
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import dying
 import pytest
 from trim_worker import HELD, PLACES, config_of, machines
 
@@ -32,20 +34,7 @@ STEPS = [
 ]  # fmt: skip
 
 
-def told_of(output):
-    told = dict.fromkeys(PLACES, 0)
-    for line in output[: output.rfind("\n") + 1].splitlines():
-        group, machine, count = map(int, line.split())
-        told[group, machine] = count
-    return told
-
-
-def killed(folder, step, times):
-    """Let it run into the step; how many values of each place were acknowledged before that."""
-    command = [sys.executable, str(WORKER), str(folder), step, str(times)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == -9, (step, times, done.returncode, done.stderr)
-    return told_of(done.stdout)
+killed = partial(dying.killed, WORKER, PLACES)
 
 
 def floors_of(folder):
@@ -125,7 +114,7 @@ def test_killed_at_any_time_while_it_trims(tmp_path):
             first = process.stdout.readline()
             time.sleep(chance.uniform(0.0, 0.7))
             process.kill()
-            told = told_of(first + process.stdout.read())
+            told = dying.told_of(first + process.stdout.read(), PLACES)
         floors = check(tmp_path, told, floors)
     assert min(floors.values()) > 50
 

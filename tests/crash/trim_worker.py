@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +27,10 @@ from phx.machine import CopyView, StateMachine
 from phx.node import floors
 from phx.node.floors import Floors
 from phx.store import Store
+
+sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself under -P
+
+from dying import arm
 
 PLACES = ((0, 0), (1, 0), (2, 0), (2, 1))  # group, machine
 HELD = 5
@@ -129,27 +132,8 @@ OWNERS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def arm(step: str, times: int) -> None:
-    """Have the process killed at the `times`-th step of this name."""
-    when, _, what = step.partition("-")
-    owner = OWNERS[what]
-    original = getattr(owner, what)
-    numbers = itertools.count(1)
-
-    def hooked(*given: Any, **named: Any) -> Any:
-        number = next(numbers)  # of this call, whichever thread it comes from
-        if when == "before" and number == times:
-            os.kill(os.getpid(), signal.SIGKILL)
-        found = original(*given, **named)
-        if when == "after" and number == times:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-    setattr(owner, what, hooked)
-
-
 async def main(folder: Path, step: str, times: int) -> None:
-    arm(step, times)
+    arm(OWNERS[step.partition("-")[2]], step, times)
     floors.PAUSE_S = 0.0  # so that there are many steps in a second
     async with phx.Node(config_of(folder), machines, bootstrap=True) as node:
         await node.wait_ready()

@@ -293,7 +293,7 @@ def test_a_statement_of_a_kept_connection_is_in_a_transaction_too(tmp_path):
     machine.close()
 
 
-def test_sqlite_prepares_every_connection_that_applies(tmp_path):
+def test_connected_is_called_with_every_connection_that_applies(tmp_path):
     class Rows(SqliteSums):
         def connected(self, db):
             db.row_factory = lambda cursor, row: {"total": 7}

@@ -118,6 +118,25 @@ def block(groups, first, last, size=130):
     ]
 
 
+def settled(path, groups=(1, 2), last=50):
+    """Make a store of these groups' first instances, settled together; the log they came from."""
+    log = Log()
+    log.add(block(groups, 1, last))
+    with opened(path, create=True) as store:
+        store.settle(log.plan())
+    return log
+
+
+def settled_singly(path, last):
+    """The same of group 1, in a chunk for each instance."""
+    log = Log()
+    with opened(path, create=True) as store:
+        for n in range(1, last + 1):
+            log.add(block([1], n, n))
+            store.settle(log.plan())
+    return log
+
+
 def read_all(store, group, first=1, step=256 * KIB):
     found = []
     while data := store.read(group, first, step):

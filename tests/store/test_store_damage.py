@@ -5,7 +5,19 @@ import shutil
 
 import lmdb
 import pytest
-from store_lab import CLUSTER, NODE, Log, block, body_of, entries_of, flip, opened, read_all
+from store_lab import (
+    CLUSTER,
+    NODE,
+    Log,
+    block,
+    body_of,
+    entries_of,
+    flip,
+    opened,
+    read_all,
+    settled,
+    settled_singly,
+)
 
 from phx import errors
 from phx.store import Store
@@ -14,10 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 def test_a_flipped_byte_is_detected_and_named(tmp_path):
-    log = Log()
-    log.add(block([1, 2], 1, 50))
-    with opened(tmp_path / "s", create=True) as store:
-        store.settle(log.plan())
+    settled(tmp_path / "s")
     flip(tmp_path / "s", body_of(2, 17), 60)
     with opened(tmp_path / "s") as store:  # the index is sound
         with pytest.raises(errors.Damaged, match="chunk 1, group 2 instance 17"):
@@ -32,11 +41,7 @@ def test_a_flipped_byte_is_detected_and_named(tmp_path):
 
 
 def test_damage_is_not_merged_away(tmp_path):
-    log = Log()
-    with opened(tmp_path / "s", create=True) as store:
-        for n in range(1, 21):
-            log.add(block([1], n, n))
-            store.settle(log.plan())
+    log = settled_singly(tmp_path / "s", 20)
     flip(tmp_path / "s", body_of(1, 5))
     with opened(tmp_path / "s") as store:
         before = store._index.chunk_list()
@@ -71,11 +76,7 @@ def test_a_damaged_index_is_refused_at_open(tmp_path):
 
 @pytest.mark.parametrize("table", [b"chunks", b"indexes"])
 def test_a_missing_chunk_is_refused_at_open(tmp_path, table):
-    log = Log()
-    with opened(tmp_path / "s", create=True) as store:
-        for n in range(1, 4):
-            log.add(block([1], n, n))
-            store.settle(log.plan())
+    settled_singly(tmp_path / "s", 3)
     env = lmdb.Environment(str(tmp_path / "s"), max_dbs=3, lib_version=0)
     with env.begin(write=True) as txn:
         assert txn.delete((2).to_bytes(8, "big"), db=env.open_db(table, txn=txn))
@@ -85,10 +86,7 @@ def test_a_missing_chunk_is_refused_at_open(tmp_path, table):
 
 
 def test_a_file_cut_short_is_refused(tmp_path):
-    log = Log()
-    log.add(block([1], 1, 500))
-    with opened(tmp_path / "s", create=True) as store:
-        store.settle(log.plan())
+    settled(tmp_path / "s", [1], 500)
     size = (tmp_path / "s" / "data.mdb").stat().st_size
     os.truncate(tmp_path / "s" / "data.mdb", size - 4096)
     with pytest.raises(errors.Damaged, match=f"has {size - 4096} of {size} bytes"):

@@ -4,7 +4,18 @@ import os
 import shutil
 
 import pytest
-from store_lab import KIB, Log, block, body_of, entries_of, flip, opened, read_all
+from store_lab import (
+    KIB,
+    Log,
+    block,
+    body_of,
+    entries_of,
+    flip,
+    opened,
+    read_all,
+    settled,
+    settled_singly,
+)
 
 from phx import errors
 from phx._core.chunk import ChunkDamage, build_chunk, chunk_rows, verify_chunk
@@ -17,14 +28,6 @@ from phx.store_mend import Hole, Holes, look_into, own_tail, patched
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 STORE_ID = bytes(range(16))
-
-
-def settled(path, groups=(1, 2), last=50):
-    log = Log()
-    log.add(block(groups, 1, last))
-    with opened(path, create=True) as store:
-        store.settle(log.plan())
-    return log
 
 
 def bodies_of(holes):
@@ -121,11 +124,7 @@ def test_a_chunk_of_which_nothing_is_kept_any_more_is_left_to_be_trimmed(tmp_pat
 
 
 def test_a_damaged_chunk_is_neither_merged_nor_joined(tmp_path):
-    log = Log()
-    with opened(tmp_path / "s", create=True) as store:
-        for n in range(1, 21):
-            log.add(block([1], n, n))
-            store.settle(log.plan())
+    settled_singly(tmp_path / "s", 20)
     flip(tmp_path / "s", body_of(1, 5))
     with opened(tmp_path / "s") as store:
         with pytest.raises(errors.Damaged, match="chunk 5, group 1 instance 5"):
