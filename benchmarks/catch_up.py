@@ -14,19 +14,18 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from children import Child, add_options, command, percentile
+
 import phx
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
 from phx.store import Floor
-from phx.testing.processes import free_ports
 
 NODES = 3
 MIB = 1 << 20
@@ -163,10 +162,6 @@ async def child(options: argparse.Namespace) -> None:
         await first(node, options)
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
-
-
 def report(
     name: str, found: list[tuple[float, float]], spans: dict[str, tuple[float, float]]
 ) -> None:
@@ -179,30 +174,6 @@ def report(
         print(f"{name:22} {span:7} {len(took):7,}  {figures}  longest {longest:7.1f} ms")
 
 
-class Child:
-    """A node's process."""
-
-    def __init__(self, stack: ExitStack, common: list[str], *more: str) -> None:
-        self.process = stack.enter_context(
-            subprocess.Popen(
-                [*common, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )
-        stack.callback(self.process.kill)
-
-    def tell(self, word: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{word}\n")
-        self.process.stdin.flush()
-
-    def hear(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("a node has died")
-        return json.loads(line)
-
-
 def together(children: list[Child], word: str) -> None:
     for one in children:
         one.tell(word)
@@ -211,7 +182,7 @@ def together(children: list[Child], word: str) -> None:
 
 
 def run(stack: ExitStack, common: list[str], options: argparse.Namespace) -> None:
-    children = [Child(stack, common, "--node", str(node)) for node in range(1, NODES + 1)]
+    children = [Child(stack, common, node) for node in range(1, NODES + 1)]
     for one in children:
         one.hear()
     one, two, three = children
@@ -223,7 +194,7 @@ def run(stack: ExitStack, common: list[str], options: argparse.Namespace) -> Non
     together([one], "call")
     time.sleep(options.after)
     began_s = time.monotonic()
-    three = Child(stack, common, "--node", "3", "--again")
+    three = Child(stack, common, 3, "--again")
     three.hear()
     found = three.hear()
     ended_s = time.monotonic()
@@ -257,19 +228,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=64, help="MiB/s of a provider")
     parser.add_argument("--every", type=float, default=0.02, help="seconds between two calls")
     parser.add_argument("--after", type=float, default=5, help="seconds before and after it")
-    parser.add_argument("--dir", help="where the folders are made")
     parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
-    for name in ("--node", "--ports", "--folder"):
-        parser.add_argument(name, help=argparse.SUPPRESS, type=int if name == "--node" else str)
+    add_options(parser)
     options = parser.parse_args()
     if options.node:
         asyncio.run(child(options))
         return
-    with tempfile.TemporaryDirectory(prefix="phx-catch-up-", dir=options.dir) as folder:
-        ports = json.dumps(free_ports(NODES))
-        common = [sys.executable, *sys.argv, "--ports", ports, "--folder", folder]
-        with ExitStack() as stack:
-            run(stack, common, options)
+    with command("catch-up", NODES, options.dir) as (stack, common):
+        run(stack, common, options)
 
 
 if __name__ == "__main__":

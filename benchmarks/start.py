@@ -21,17 +21,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from store_settle import MIB, RECORD_ACCEPT, SEGMENT_BYTES
+from store_settle import MIB, lot
 
 import phx.blocking
 from phx._core.batch import pack_body
-from phx._core.codec import crc32c, encode_record
+from phx._core.codec import crc32c
 from phx._core.delivery import Sessions
-from phx._core.journal_door import Journal
-from phx._core.memdisk import MemoryDisk
-from phx._core.plan import SettlePlan
 from phx._core.session_codec import table_facts
-from phx._core.settler import plan_over
 from phx.bench.meter import memory_bytes
 from phx.checkpoint.catalog import ROOT
 from phx.checkpoint.files import OsFiles
@@ -64,35 +60,6 @@ def body_of(instance: int, keys: int) -> bytes:
     """One value: the same in every group."""
     value = encode_set(b"key %d" % (instance % keys), b"value of %d, and more of it" % instance)
     return pack_body([(NODE, LIFE, instance, instance, [(0, value)])])
-
-
-def lot(groups: range, bodies: list[tuple[int, bytes]]) -> tuple[Journal, SettlePlan]:
-    """These entries of all groups in a journal in memory, which must outlive the plan over them."""
-    journal = Journal(
-        MemoryDisk(), create=True, segment_bytes=SEGMENT_BYTES, body_bytes_max=SEGMENT_BYTES // 4
-    )
-    items, batch, size = [], [], 0
-    start = journal.next_lsn
-
-    def append() -> None:
-        while journal.prepare_spare():
-            pass
-        if batch:
-            journal.append(b"".join(batch))
-            journal.sync()
-
-    for instance, body in bodies:
-        for group in groups:
-            record = encode_record(RECORD_ACCEPT, group, instance, 1, body)
-            items.append((group, instance, start + size))
-            batch.append(record)
-            size += len(record)
-        if size > MIB:
-            append()
-            start, size, batch = journal.next_lsn, 0, []
-    append()
-    items.sort()
-    return journal, plan_over(journal, items)
 
 
 def lots(through: int, each: int, keys: int) -> Iterator[list[tuple[int, bytes]]]:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 from phx._core.codec import encode_record
 from phx._core.journal_door import Journal
+from phx._core.memdisk import MemoryDisk
 from phx._core.plan import SettlePlan
 from phx._core.settler import plan_over
 from phx.store import COMMIT_BYTES, Store
@@ -50,6 +51,40 @@ class Row:
     loop_slowdown: float | None
 
 
+def write(journal: Journal, groups: range, bodies: Iterable[tuple[int, bytes]]) -> SettlePlan:
+    """Write these (instance, body) of all groups, instance by instance; a plan for all of them."""
+    items, batch, size = [], [], 0
+    start = journal.next_lsn
+
+    def append() -> None:
+        while journal.prepare_spare():
+            pass
+        if batch:
+            journal.append(b"".join(batch))
+            journal.sync()
+
+    for instance, body in bodies:
+        for group in groups:
+            record = encode_record(RECORD_ACCEPT, group, instance, 1, body)
+            items.append((group, instance, start + size))
+            batch.append(record)
+            size += len(record)
+        if size > MIB:
+            append()
+            start, size, batch = journal.next_lsn, 0, []
+    append()
+    items.sort()
+    return plan_over(journal, items)
+
+
+def lot(groups: range, bodies: Iterable[tuple[int, bytes]]) -> tuple[Journal, SettlePlan]:
+    """The same in a journal in memory, which must outlive the plan over it."""
+    journal = Journal(
+        MemoryDisk(), create=True, segment_bytes=SEGMENT_BYTES, body_bytes_max=SEGMENT_BYTES // 4
+    )
+    return journal, write(journal, groups, bodies)
+
+
 class Source:
     """A journal on disk with entries of all groups, instance by instance."""
 
@@ -65,27 +100,8 @@ class Source:
         body = os.urandom(body_bytes)
         first = self._through + 1
         self._through += max(1, total_bytes // body_bytes // self._groups)
-        items, batch, size = [], [], 0
-        start = self._journal.next_lsn
-        for instance in range(first, self._through + 1):
-            for group in range(self._groups):
-                record = encode_record(RECORD_ACCEPT, group, instance, 1, body)
-                items.append((group, instance, start + size))
-                batch.append(record)
-                size += len(record)
-            if size > MIB:
-                start, size, batch = self._append(batch), 0, []
-        self._append(batch)
-        items.sort()
-        return plan_over(self._journal, items)
-
-    def _append(self, batch: list[bytes]) -> int:
-        while self._journal.prepare_spare():
-            pass
-        if batch:
-            self._journal.append(b"".join(batch))
-            self._journal.sync()
-        return self._journal.next_lsn
+        bodies = ((instance, body) for instance in range(first, self._through + 1))
+        return write(self._journal, range(self._groups), bodies)
 
     def close(self) -> None:
         self._journal.close()

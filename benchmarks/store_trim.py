@@ -15,13 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store_settle import MIB, RECORD_ACCEPT, SEGMENT_BYTES
+from store_settle import MIB, lot
 
-from phx._core.codec import encode_record
-from phx._core.journal_door import Journal
-from phx._core.memdisk import MemoryDisk
-from phx._core.plan import SettlePlan
-from phx._core.settler import plan_over
 from phx.store import Floor, Store
 
 
@@ -47,33 +42,9 @@ class Spent:
         )
 
 
-def lot(groups: range, first: int, last: int, body: bytes) -> tuple[Journal, SettlePlan]:
-    """Entries of all groups in a journal in memory, which must outlive the plan over them."""
-    journal = Journal(
-        MemoryDisk(), create=True, segment_bytes=SEGMENT_BYTES, body_bytes_max=SEGMENT_BYTES // 4
-    )
-    items, batch, size = [], [], 0
-    start = journal.next_lsn
-
-    def append() -> None:
-        while journal.prepare_spare():
-            pass
-        if batch:
-            journal.append(b"".join(batch))
-            journal.sync()
-
-    for instance in range(first, last + 1):
-        for group in groups:
-            record = encode_record(RECORD_ACCEPT, group, instance, 1, body)
-            items.append((group, instance, start + size))
-            batch.append(record)
-            size += len(record)
-        if size > MIB:
-            append()
-            start, size, batch = journal.next_lsn, 0, []
-    append()
-    items.sort()
-    return journal, plan_over(journal, items)
+def some(through: int, count: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+    """The next instances behind `through`, all with this body."""
+    return ((instance, body) for instance in range(through + 1, through + count + 1))
 
 
 def mib_of(store: Store) -> str:
@@ -106,7 +77,7 @@ def main() -> None:
         settling, raising, trimming = Spent(), Spent(), Spent()
         try:
             while through * options.groups < options.entries:
-                journal, plan = lot(groups, through + 1, through + per_lot, body)
+                journal, plan = lot(groups, some(through, per_lot, body))
                 through += per_lot
                 with settling.one():
                     store.settle(plan)
@@ -125,7 +96,7 @@ def main() -> None:
             found = {trims: (Spent(), Spent()) for trims in (False, True)}
             for number in range(2 * options.rounds):
                 trims = number % 2 == 1
-                journal, plan = lot(groups, through + 1, through + per_lot, body)
+                journal, plan = lot(groups, some(through, per_lot, body))
                 through += per_lot
                 with found[trims][0].one():
                     store.settle(plan)

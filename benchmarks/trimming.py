@@ -12,19 +12,18 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from children import Child, add_options, command, percentile
+
 import phx
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
-from phx.testing.processes import free_ports
 
 NODES = 3
 SETTLED_S = 3.0  # of the beginning of a phase: what comes then still feels the one before
@@ -117,7 +116,7 @@ async def child(options: argparse.Namespace) -> None:
     config = config_of(folder, options.node, ports, options)
     async with phx.Node(config, lambda group: KeyValue(), bootstrap=True) as node:
         await node.wait_ready()
-        print("ready", flush=True)
+        print(json.dumps("ready"), flush=True)
         began_s = float(sys.stdin.readline())
         await asyncio.sleep(began_s - time.monotonic())
         until_s = began_s + options.seconds
@@ -132,10 +131,6 @@ async def child(options: argparse.Namespace) -> None:
         if switching is not None:
             switching.cancel()
         print(json.dumps({"calls": found, "samples": samples}), flush=True)
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
 
 
 def report_bytes(nodes: list[dict[str, Any]], began_s: float, seconds: float) -> None:
@@ -191,40 +186,19 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=5, help="seconds between checkpoints")
     parser.add_argument("--phase", type=float, default=0, help="seconds; 0: never pinned")
     parser.add_argument("--no-trim", action="store_true")
-    parser.add_argument("--dir", help="where the folders are made")
-    for name in ("--node", "--ports", "--folder"):
-        parser.add_argument(name, help=argparse.SUPPRESS, type=int if name == "--node" else str)
+    add_options(parser)
     options = parser.parse_args()
     if options.node:
         asyncio.run(child(options))
         return
-    with tempfile.TemporaryDirectory(prefix="phx-trimming-", dir=options.dir) as folder:
-        ports = json.dumps(free_ports(NODES))
-        common = [sys.executable, *sys.argv, "--ports", ports, "--folder", folder]
-        with ExitStack() as stack:
-            children = [
-                stack.enter_context(
-                    subprocess.Popen(
-                        [*common, "--node", str(node)],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        text=True,
-                    )
-                )
-                for node in range(1, NODES + 1)
-            ]
-            try:
-                for one in children:
-                    if one.stdout.readline() != "ready\n":
-                        raise SystemExit("a node did not start")
-                began_s = time.monotonic() + 1.0
-                for one in children:
-                    one.stdin.write(f"{began_s}\n")
-                    one.stdin.flush()
-                nodes = [json.loads(one.stdout.readline()) for one in children]
-            finally:
-                for one in children:
-                    one.kill()
+    with command("trimming", NODES, options.dir) as (stack, common):
+        children = [Child(stack, common, node) for node in range(1, NODES + 1)]
+        for one in children:
+            one.hear()
+        began_s = time.monotonic() + 1.0
+        for one in children:
+            one.tell(str(began_s))
+        nodes = [one.hear() for one in children]
     report_bytes(nodes, began_s, options.seconds)
     report_calls(nodes, began_s, options.phase)
 

@@ -34,7 +34,7 @@ from phx.node.installer import Installer
 from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
 from phx.node.threads import join_all
-from phx.transfer.choice import Providers
+from phx.transfer.choice import Log, Providers, log_there, lowest_floor, own_to_install
 from phx.transfer.messages import (
     DIGESTS,
     ENTRIES_WANTED,
@@ -102,7 +102,7 @@ class Want:
         why: what is in the way, for people.
         unfit: checkpoints that the machines do not take.
         others: what the machines did not take just now was not all that was offered.
-        chosen: what was known to be chosen here when somebody last may have had the log.
+        chosen: what was known to be chosen here when it was found that somebody may have the log.
     """
 
     group: int
@@ -325,42 +325,25 @@ class Fetcher:
             return False
         if hole and any(self.entries(node, want.group, hole[0], hole[0]) for node in offers):
             return True  # who could not be asked when the hole was told of
-        beyond = [one.floor for one in offers.values() if one.floor > chosen + 1]
-        known = not want.anew and not want.hole and own_floor <= state.applied + 1
-        if known and len(beyond) < len(offers):
-            # Who says that nothing is trimmed that is needed here has the log, or knows no more
-            # than this node. The engine has asked all of them; it is given one round more.
-            before, want.chosen = want.chosen, chosen
-            if before is None:
-                want.why = "somebody may have the log"
+        found = [] if want.anew else self._catalog.of(want.group)
+        if not want.anew and not want.hole and own_floor <= state.applied + 1:
+            there = log_there(offers, chosen=chosen, before=want.chosen)
+            if there is Log.PERHAPS:
+                want.chosen, want.why = chosen, "somebody may have the log"
                 return False
-            if chosen > before:
+            if there is Log.CAME:
                 self._forget_staged(want.group)
-                return True  # somebody has
-            if not beyond and not self._helped(want, offers, above):
-                return True  # nobody is ahead, as far as is known; else it is told again
-        floor = min(beyond, default=1)
-        if (local := self._local(want, chosen, max(floor, own_floor))) is not None:
+                return True
+            if there is Log.NOBODY_AHEAD and not want.providers.helps(
+                found, offers, applied=above, now_us=now_us()
+            ):
+                return True  # if there is more all the same, it is told again
+        floor = max(lowest_floor(offers, chosen), own_floor)
+        if (local := own_to_install(found, chosen=chosen, floor=floor)) is not None:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
         return self._fetch(want, offers, above)
-
-    def _helped(self, want: Want, offers: Mapping[int, Offer], above: int) -> bool:
-        """Whether there is a checkpoint that would do, here or there."""
-        if any(one.frontier > above and not one.light for one in self._catalog.of(want.group)):
-            return True
-        return want.providers.choose(offers, applied=above, now_us=now_us()) is not None
-
-    def _local(self, want: Want, chosen: int, floor: int) -> Manifest | None:
-        """A checkpoint that is here already and would do; it may be what is applied, and what the
-        engine does not know to be chosen."""
-        if want.anew:
-            return None
-        for one in self._catalog.of(want.group):
-            if one.frontier > chosen and one.frontier + 1 >= floor and not one.light:
-                return one
-        return None
 
     def _fetch(self, want: Want, offers: dict[int, Offer], above: int) -> bool:
         files, root = self._catalog.files, self._catalog.root

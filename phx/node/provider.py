@@ -30,6 +30,7 @@ from phx.errors import Damaged, StoreError
 from phx.node.line import Ending, Lines, now_us
 from phx.node.threads import join_all
 from phx.store import Store
+from phx.transfer.choice import offered
 from phx.transfer.messages import (
     CHECKPOINT,
     DIGESTS,
@@ -322,9 +323,7 @@ class Provider:
             return Offer(floor=NEVER)
         status = self._driver.group_status(fetch.group)
         floor, leading = int(status["floor"]), bool(status["leading"])
-        usable = self._usable(fetch.group, floor)
-        same = [one for one in usable if one.content == fetch.ident]
-        best = next(iter(same or usable), None)
+        best = offered(self._sound(fetch.group), floor=floor, ident=fetch.ident)
         if fetch.what == OFFER_WANTED and (best is None or best.frontier <= fetch.above):
             self._wish(state, fetch.above, leading)
         return Offer(
@@ -339,11 +338,6 @@ class Provider:
 
     def _chains(self, fetch: Fetch) -> tuple[Chain, ...]:
         return tuple(Chain(*one) for one in self._noted(fetch.group, fetch.above))
-
-    def _usable(self, group: int, floor: int) -> list[Manifest]:
-        """Those that have all states in them, and that the log here goes on from."""
-        found = self._sound(group)
-        return [one for one in found if one.frontier + 1 >= floor]
 
     def _sound(self, group: int) -> list[Manifest]:
         """Those with all states in them, unless the group is to be made anew."""

@@ -1,16 +1,18 @@
 """What a simulated node does when no log brings a group on: production code, and what its fetching
 thread would do, as events.
 
-wanted, asked, fetched, installed: as `phx.node.fetcher` of a real node. One group at a time. What
-comes goes through the production receiver and its staging, the provider is picked by the
-production `choice`, and the order in which a checkpoint is installed is that of
-`phx.checkpoint.installing`. A crash may come between any two steps, and inside of each.
+wanted, asked, fetched, installed: as `phx.node.fetcher` of a real node. One group at a time.
+Whether a checkpoint is needed, and who provides it, says the production `choice`; what comes goes
+through the production receiver and its staging; the order in which it is installed is that of
+`phx.checkpoint.installing`. A crash may come between any two steps, and inside of each. No group is
+made anew here, no log has holes, and nobody's state is in doubt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from random import Random
 
 from phx.checkpoint.catalog import ROOT
@@ -23,7 +25,7 @@ from phx.machine import StateMachine
 from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Net, Pipe
-from phx.transfer.choice import Providers
+from phx.transfer.choice import Log, Providers, log_there, lowest_floor, own_to_install
 from phx.transfer.messages import OFFER_WANTED, Cut, Ends, Fetch, Greeting, Offer
 from phx.transfer.receiver import Asker, Receiver, Wish
 from phx.transfer.staging import Staged, waiting
@@ -128,6 +130,18 @@ class Round:
             done({peer: self.offers[peer] for peer in sorted(self.offers)})
 
 
+@dataclass
+class Want:
+    """A group that needs a checkpoint; as `phx.node.fetcher.Want`.
+
+    Attributes:
+        chosen: what was known to be chosen here when it was found that somebody may have the log.
+    """
+
+    chosen: int | None = None
+    providers: Providers = field(default_factory=Providers)
+
+
 class Fetching:
     """What one node fetches, over all its lives.
 
@@ -163,9 +177,7 @@ class Fetching:
         self._clear()
 
     def _clear(self) -> None:
-        self._wanted: dict[int, int] = {}
-        """Group to what was chosen here when the engine found that no log brings it on."""
-        self._providers = Providers()
+        self._wanted: dict[int, Want] = {}
         self._group = -1
         self._pause_us = RETRY_US
         self._line: Line | None = None
@@ -196,7 +208,7 @@ class Fetching:
     def below(self, group: int) -> None:
         """No log brings the group on."""
         self.counts["below"] += group not in self._wanted
-        self._wanted[group] = self.host.facts(group)["chosen_through"]
+        self._wanted.setdefault(group, Want())
         self._soon(BUSY_US)
 
     def _soon(self, after_us: int) -> None:
@@ -207,13 +219,13 @@ class Fetching:
     def _over(self, wanted: bool) -> None:
         """The group's turn is over."""
         group, self._group = self._group, -1
-        chosen = self._wanted.pop(group)
+        want = self._wanted.pop(group)
         self.host.busy(group, False)
         if not wanted:
             self._pause_us = RETRY_US
             self._soon(BUSY_US)
             return
-        self._wanted[group] = chosen
+        self._wanted[group] = want
         self._soon(self._pause_us)
         self._pause_us = min(self._pause_us * 2, RETRY_US_MAX)
 
@@ -231,7 +243,8 @@ class Fetching:
             return
         self.counts["offers"] += 1
         peers = host.connected()
-        fetch = Fetch(OFFER_WANTED, group, facts["applied"], 0, self._staged_ident(group))
+        above = max(facts["applied"], facts["floor"] - 2)
+        fetch = Fetch(OFFER_WANTED, group, above, 0, self._staged_ident(group))
         asked = Round(peers, self._chosen)
         for peer in peers:
             ends = Ends(self._cluster, host.node, peer)
@@ -255,28 +268,33 @@ class Fetching:
     def _chosen(self, offers: dict[int, Offer]) -> None:
         """All have answered that will."""
         group, host = self._group, self.host
-        facts = host.facts(group)
+        facts, want = host.facts(group), self._wanted[group]
         if facts["stopped"] or not offers:
             self._over(not facts["stopped"])
             return
-        chosen = facts["chosen_through"]
-        if chosen > self._wanted[group] and facts["floor"] <= facts["applied"] + 1:
-            # Somebody had the log. (Who says that he has trimmed nothing may know no more himself:
-            # who has what comes next, only the engine finds out.)
-            self._forget_staged(group)
-            self._over(False)
-            return
-        floor = min((one.floor for one in offers.values() if one.floor > chosen + 1), default=1)
-        own = [
-            one
-            for one in host.keeping.usable(group, max(floor, facts["floor"]))
-            if chosen < one.frontier <= facts["applied"]
-        ]
-        if own:
+        chosen, above = facts["chosen_through"], max(facts["applied"], facts["floor"] - 2)
+        found = host.keeping.catalog.of(group)
+        if facts["floor"] <= facts["applied"] + 1:
+            there = log_there(offers, chosen=chosen, before=want.chosen)
+            if there is Log.PERHAPS:
+                want.chosen = chosen
+                self._over(True)
+                return
+            if there is Log.CAME:
+                self._forget_staged(group)
+                self._over(False)
+                return
+            if there is Log.NOBODY_AHEAD and not want.providers.helps(
+                found, offers, applied=above, now_us=host.now_us
+            ):
+                self._over(False)
+                return
+        floor = max(lowest_floor(offers, chosen), facts["floor"])
+        if (own := own_to_install(found, chosen=chosen, floor=floor)) is not None:
             self.counts["installs_own"] += 1
-            self._install(own[0])
+            self._install(own)
             return
-        self._fetch(offers, max(facts["applied"], facts["floor"] - 2))
+        self._fetch(offers, above)
 
     def _forget_staged(self, group: int) -> None:
         files = self.host.keeping.files
@@ -289,7 +307,8 @@ class Fetching:
     def _fetch(self, offers: dict[int, Offer], above: int) -> None:
         group, host = self._group, self.host
         ident = self._staged_ident(group)
-        peer = self._providers.choose(offers, applied=above, now_us=host.now_us, staged=ident)
+        providers = self._wanted[group].providers
+        peer = providers.choose(offers, applied=above, now_us=host.now_us, staged=ident)
         if peer is None:
             self._over(True)
             return
@@ -336,7 +355,7 @@ class Fetching:
         self._go(self._published(receiver.staged, peer))
 
     def _failed(self, peer: int) -> None:
-        self._providers.failed(peer, self.host.now_us)
+        self._wanted[self._group].providers.failed(peer, self.host.now_us)
         self._over(True)
 
     # --- installing

@@ -155,13 +155,12 @@ class Keeping:
 
     def frontier(self, group: int) -> int:
         """Of the newest checkpoint; 0: there is none."""
-        found = self.catalog.of(group)
-        return found[0].frontier if found else 0
+        return self.catalog.frontier(group)
 
     def cover(self, group: int, floor: int = 1) -> int:
         """The frontier of the oldest one that the log goes on from; 0: there is none."""
-        found = self.usable(group, floor)
-        return found[-1].frontier if found else 0
+        oldest = self.catalog.cover(group, floor)
+        return oldest.frontier if oldest else 0
 
     def begin(self, table: bytes, view: View, digest: bytes, now_us: int) -> None:
         """What was captured, at the instance of the table, will be written by `step`.

@@ -11,6 +11,7 @@ from phx.errors import Damaged
 from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Pipe
+from phx.transfer.choice import offered
 from phx.transfer.messages import Cut, Ends, Entry, Fetch, Offer
 from phx.transfer.sender import Bucket, Sender
 
@@ -107,9 +108,8 @@ class Provider:
 
     def offer(self, fetch: Fetch) -> Offer:
         facts = self.host.facts(fetch.group)
-        usable = self.host.keeping.usable(fetch.group, facts["floor"])
-        same = [one for one in usable if one.content == fetch.ident]
-        best = next(iter(same or usable), None)
+        found = self.host.keeping.catalog.of(fetch.group)
+        best = offered(found, floor=facts["floor"], ident=fetch.ident)
         if best is None or best.frontier <= fetch.above:
             self._wish(fetch.group, bool(facts["leading"]))
         return Offer(

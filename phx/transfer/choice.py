@@ -1,12 +1,22 @@
-"""From whom a checkpoint is fetched."""
+"""Whether a group needs a checkpoint, which one is offered to it, and from whom it is fetched."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
 
+from phx.checkpoint.manifest import Manifest
 from phx.transfer.messages import Offer
 
-__all__ = ["FAILED_US", "Providers"]
+__all__ = [
+    "FAILED_US",
+    "Log",
+    "Providers",
+    "log_there",
+    "lowest_floor",
+    "offered",
+    "own_to_install",
+]
 
 FAILED_US = 30_000_000
 """Who failed comes last for so long."""
@@ -15,8 +25,73 @@ FAILURES_MAX = 3
 up for something else."""
 
 
+class Log(Enum):
+    """Whether any peer has the log that a group needs next."""
+
+    GONE = auto()
+    """Nobody: only a checkpoint helps."""
+    PERHAPS = auto()
+    """Somebody says that he has trimmed nothing that is needed. Ask once more, a little later."""
+    CAME = auto()
+    """Somebody: more is known to be chosen than when it was PERHAPS."""
+    NOBODY_AHEAD = auto()
+    """Nobody knows of more than is known here."""
+
+
+def log_there(offers: Mapping[int, Offer], *, chosen: int, before: int | None) -> Log:
+    """What the answers of a round say of the log behind `chosen`.
+
+    A floor at or below it says little: who has the whole log says so, and who knows no more than
+    the asker, too. The engine has asked all of them already. So one round more is waited for, and
+    then it counts whether anything became known to be chosen.
+
+    Args:
+        offers: by node, at least one.
+        chosen: through which instance all is known to be chosen here.
+        before: the same in the round that ended with PERHAPS; None: there was none yet.
+    """
+    trimmed = [one for one in offers.values() if one.floor > chosen + 1]
+    if len(trimmed) == len(offers):
+        return Log.GONE
+    if before is None:
+        return Log.PERHAPS
+    if chosen > before:
+        return Log.CAME
+    return Log.GONE if trimmed else Log.NOBODY_AHEAD
+
+
+def lowest_floor(offers: Mapping[int, Offer], chosen: int) -> int:
+    """The lowest instance that those have who have trimmed what comes behind `chosen`; 1: nobody
+    has trimmed that."""
+    return min((one.floor for one in offers.values() if one.floor > chosen + 1), default=1)
+
+
+def own_to_install(found: Iterable[Manifest], *, chosen: int, floor: int) -> Manifest | None:
+    """Of the checkpoints that are here already, newest first, the one that would do: it is beyond
+    `chosen`, and the log goes on from it that begins at `floor`. It may be what is applied, and
+    what the engine does not know to be chosen."""
+    for one in found:
+        if one.frontier > chosen and one.frontier + 1 >= floor and not one.light:
+            return one
+    return None
+
+
+def offered(found: Iterable[Manifest], *, floor: int, ident: bytes) -> Manifest | None:
+    """Of the checkpoints that are here, newest first, the one that is offered to who asks: the
+    newest that the log here goes on from, or the one that he has a part of.
+
+    Args:
+        found: those with all states in them.
+        floor: where the log here begins.
+        ident: of what was received in part; b"": nothing.
+    """
+    usable = [one for one in found if one.frontier + 1 >= floor]
+    same = [one for one in usable if one.content == ident]
+    return next(iter(same or usable), None)
+
+
 class Providers:
-    """The peers of a node, as providers of checkpoints. One thread."""
+    """The peers of a node, as providers of checkpoints of one group. One thread."""
 
     def __init__(self) -> None:
         self._failed: dict[int, tuple[int, int]] = {}
@@ -58,6 +133,14 @@ class Providers:
             return failed, one.leading, one.busy, -one.frontier, node
 
         return min(same or helps, key=order, default=None)
+
+    def helps(
+        self, found: Iterable[Manifest], offers: Mapping[int, Offer], *, applied: int, now_us: int
+    ) -> bool:
+        """Whether there is a checkpoint that would do, among those here (`found`) or there."""
+        if any(one.frontier > applied and not one.light for one in found):
+            return True
+        return self.choose(offers, applied=applied, now_us=now_us) is not None
 
     def _failures(self, node: int, now_us: int) -> int:
         at_us, times = self._failed.get(node, (now_us, 0))

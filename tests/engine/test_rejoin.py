@@ -17,6 +17,26 @@ def answers(s: Lossy, n: int, since: int) -> list[str]:
     return [line for line in s.said(*ANSWERS, since=since) if line.startswith(f"{n}→")]
 
 
+def kept_suspect() -> Lossy:
+    """2 has lost its journal, and 3, whose answer it needs to rejoin, is down."""
+    s = Lossy()
+    s.elect(1)
+    s.crash(3)
+    s.lose_journal(2)
+    s.pass_time(SECOND)
+    return s
+
+
+def without_its_store_too() -> Lossy:
+    """Then 2 loses its store as well, and starts with another one; it has no connection yet."""
+    s = kept_suspect()
+    s.crash(2)
+    s.ceiling[2] = 0
+    s.start(2)
+    assert s.suspects() == [2]
+    return s
+
+
 def test_a_suspect_replica_answers_nothing_and_grants_nothing() -> None:
     s = Lossy()
     number = s.elect(1)
@@ -204,16 +224,8 @@ def test_a_second_loss_counts_the_ballot_of_the_rejoin() -> None:
 
 def test_a_suspect_replica_whose_store_is_lost_too_still_knows_its_ceiling() -> None:
     """The store had it, and is made anew from the journal, which has none of the lost promises."""
-    s = Lossy()
-    s.elect(1)
-    s.crash(3)
-    s.lose_journal(2)
-    s.pass_time(SECOND)
-    s.crash(2)
-    s.ceiling[2] = 0
-    s.start(2)
+    s = without_its_store_too()
     s.connect(1, 2)
-    assert s.suspects() == [2]
     s.restart(3)
     s.pass_time(20 * SECOND)
     assert s.suspects() == []
@@ -221,11 +233,7 @@ def test_a_suspect_replica_whose_store_is_lost_too_still_knows_its_ceiling() -> 
 
 
 def test_a_restart_and_a_retired_segment_leave_it_suspect() -> None:
-    s = Lossy()
-    s.elect(1)
-    s.crash(3)
-    s.lose_journal(2)
-    s.pass_time(SECOND)
+    s = kept_suspect()
     assert s.engines[2].retire(s.durable[2]) == 0
     s.turn(2)
     s.journal[2] = [r for r in s.journal[2] if r.lsn >= s.floors[2][0]]
@@ -338,15 +346,7 @@ def test_a_refused_transfer_does_not_shorten_the_pause_after_many() -> None:
 
 def test_the_highest_ballot_seen_is_told_with_the_group() -> None:
     """What a store made anew beside a suspect journal takes for the ceiling."""
-    s = Lossy()
-    s.elect(1)
-    s.crash(3)
-    s.lose_journal(2)
-    s.pass_time(SECOND)
-    s.crash(2)
-    s.ceiling[2] = 0
-    s.start(2)
-    assert s.suspects() == [2]
+    s = without_its_store_too()
     assert s.status(2)["promised"] == 0
     assert s.status(2)["highest_seen"] >> 20 >= STEP
     assert all(s.status(n)["highest_seen"] >= s.status(n)["promised"] for n in s.engines)

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from phx.sim import fetching
 from phx.sim.fetching import Fetching
 from phx.sim.plan import SECOND, Act, Plan
 from phx.sim.run import play
 from phx.sim.settings import LINK, PACE
+from phx.transfer.choice import Log, log_there
 
 TRIMMING = Plan(
     seed=1,
@@ -49,6 +51,24 @@ def test_a_node_below_all_floors_goes_on_from_a_checkpoint(monkeypatch):
     assert outcome.violation is None
     assert outcome.counters["installs"] >= 1
     without_fetching(monkeypatch)
+    stuck = play(plan).violation
+    assert stuck is not None
+    assert stuck.invariant == "liveness"
+
+
+def test_two_that_were_away_do_not_take_each_other_for_one_that_has_the_log(monkeypatch):
+    """Each says of itself that it has trimmed nothing."""
+    away = act(3, 7, "two-behind", mask=24, group=0, values=60, told=1)
+    plan = replace(TRIMMING, nodes=5, acts=(away,))
+    outcome = play(plan)
+    assert outcome.violation is None
+    assert outcome.counters["installs"] >= 2
+
+    def believed(offers, *, chosen, before):
+        there = log_there(offers, chosen=chosen, before=before)
+        return Log.CAME if there is Log.PERHAPS else there
+
+    monkeypatch.setattr(fetching, "log_there", believed)
     stuck = play(plan).violation
     assert stuck is not None
     assert stuck.invariant == "liveness"

@@ -1,6 +1,20 @@
-"""Who is asked for a checkpoint."""
+"""Whether a checkpoint is needed, which one is offered, and who is asked for it."""
 
-from phx.transfer.choice import FAILED_US, FAILURES_MAX, Providers
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from phx.transfer.choice import (
+    FAILED_US,
+    FAILURES_MAX,
+    Log,
+    Providers,
+    log_there,
+    lowest_floor,
+    offered,
+    own_to_install,
+)
 from phx.transfer.messages import Offer
 
 A, B = b"a" * 32, b"b" * 32
@@ -64,3 +78,56 @@ def test_one_who_always_fails_does_not_hold_up_the_others() -> None:
             providers.failed(2, now_us)
     assert asked == [2] * FAILURES_MAX + [3, 3]
     assert providers.choose(offers, applied=0, now_us=6 + FAILED_US, staged=A) == 2
+
+
+@pytest.mark.parametrize(
+    ("floors", "before", "there"),
+    [
+        ((90, 70), None, Log.GONE),
+        ((90, 52), 40, Log.GONE),  # whatever became known: nobody has what comes next
+        ((90, 51), None, Log.PERHAPS),  # 51 is what comes next
+        ((90, 1), None, Log.PERHAPS),  # it has all, or knows no more than this node
+        ((90, 1), 49, Log.CAME),
+        ((90, 1), 50, Log.GONE),
+        ((1, 1), None, Log.PERHAPS),
+        ((1, 1), 49, Log.CAME),
+        ((1, 51), 50, Log.NOBODY_AHEAD),
+    ],
+)
+def test_whether_somebody_has_the_log(
+    floors: tuple[int, int], before: int | None, there: Log
+) -> None:
+    offers = {node: Offer(floor=floor) for node, floor in enumerate(floors, 2)}
+    assert log_there(offers, chosen=50, before=before) is there
+
+
+def test_only_who_has_trimmed_what_is_needed_counts_for_the_lowest_floor() -> None:
+    assert lowest_floor({2: Offer(floor=1), 3: Offer(floor=90), 4: Offer(floor=52)}, 50) == 52
+    assert lowest_floor({2: Offer(floor=1), 3: Offer(floor=51)}, 50) == 1
+
+
+def kept(frontier: int, content: bytes = A, light: bool = False) -> Any:
+    return SimpleNamespace(frontier=frontier, content=content, light=light)
+
+
+def test_one_of_its_own_has_to_be_beyond_what_is_chosen_and_to_reach_a_log() -> None:
+    old, new, light = kept(60), kept(80), kept(90, light=True)
+    assert own_to_install([light, new, old], chosen=50, floor=61) is new
+    assert own_to_install([old], chosen=50, floor=61) is old
+    assert own_to_install([old], chosen=50, floor=62) is None
+    assert own_to_install([light, old], chosen=60, floor=1) is None
+
+
+def test_the_newest_is_offered_or_the_one_that_was_begun() -> None:
+    old, new = kept(60, A), kept(80, B)
+    assert offered([new, old], floor=1, ident=b"") is new
+    assert offered([new, old], floor=61, ident=A) is old
+    assert offered([new, old], floor=62, ident=A) is new  # the log does not reach down to it
+    assert offered([new, old], floor=82, ident=A) is None
+
+
+def test_a_checkpoint_helps_wherever_it_is() -> None:
+    providers = Providers()
+    assert not providers.helps([kept(50), kept(90, light=True)], {}, applied=50, now_us=0)
+    assert providers.helps([kept(51)], {}, applied=50, now_us=0)
+    assert providers.helps([], {2: Offer(51, A, floor=52)}, applied=50, now_us=0)
