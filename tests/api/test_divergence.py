@@ -628,9 +628,7 @@ def test_a_repair_waits_for_a_driver_whose_queue_is_full(run_once, tmp_path):
     run_once(main())
 
 
-def test_a_repair_that_cannot_begin_says_why_in_the_errors_of_phx(
-    run_once, tmp_path, monkeypatch
-):
+def test_a_repair_that_cannot_begin_says_why_in_the_errors_of_phx(run_once, tmp_path, monkeypatch):
     async def main():
         async with counted(tmp_path) as nodes:
             three = nodes[2]
