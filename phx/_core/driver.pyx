@@ -481,6 +481,9 @@ cdef class Driver:
         command.block = block_copy(&address, sizeof(PhxAddress))
         self.command(&command, True)
 
+    def priority(self, u32 priority):
+        self.tell(COMMAND_PRIORITY, 0, priority)
+
     def resign(self):
         self.tell(COMMAND_RESIGN, 0, 0)
 

@@ -68,6 +68,7 @@ class Kind(IntEnum):
     DONE = 36
     CEILING = 37
     SUSPECT = 38
+    PRIORITY = 39
     TRANSFER = 40
     TURN = 48
     SENDING = 64
