@@ -161,8 +161,8 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--aggressive", action="store_true")
-    parser.add_argument("--pause-s", type=float, default=0.5, help="of each caller, with a fault")
-    parser.add_argument("--drain-pause-s", type=float, default=0.05, help="and while draining")
+    parser.add_argument("--pause-s", type=float, default=2.0, help="of each caller, with a fault")
+    parser.add_argument("--drain-pause-s", type=float, default=0.2, help="and while draining")
     parser.add_argument("--dir", type=Path, default=None)
     options = parser.parse_args()
     for kind in options.kinds:

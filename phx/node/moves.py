@@ -22,7 +22,7 @@ from phx.types import PRIORITY_MAX, PRIORITY_USUAL, Moved
 
 __all__ = ["AT_ONCE", "Mover", "Moves"]
 
-AT_ONCE = 64
+AT_ONCE = 128
 """So many leaderships are on their way at a time."""
 LOOK_S = 0.005
 AGAIN_S = 0.05  # until a group that could not be moved is tried again
