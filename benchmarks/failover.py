@@ -11,7 +11,7 @@ kill, stop, drop: of each group that it led, the time from the fault until a val
 after it, at a node that is left, is acknowledged. drain: how long the values waited that were
 proposed while leaderships moved, the longest of each group; and before, for comparison.
 
-`--aggressive`: with the times of docs/reference/config.md, "Quick failover".
+`--aggressive`: with the quick times of docs/howto/move-leaders.md.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ cdef enum TraceKind:
     TRACE_DONE = 36              # group, peer: count, first: sequence
     TRACE_CEILING = 37           # first: counter
     TRACE_SUSPECT = 38           # group
-    TRACE_PRIORITY = 39          # first: priority of this node
     TRACE_TRANSFER = 40          # group, peer: to (0: anybody); result
+    TRACE_PRIORITY = 41          # first: priority of this node
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events
     TRACE_TURN = 48
     # the world

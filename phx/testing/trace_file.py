@@ -68,8 +68,8 @@ class Kind(IntEnum):
     DONE = 36
     CEILING = 37
     SUSPECT = 38
-    PRIORITY = 39
     TRANSFER = 40
+    PRIORITY = 41
     TURN = 48
     SENDING = 64
     OPENED = 65
