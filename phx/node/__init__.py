@@ -218,7 +218,8 @@ class Node:
         meanwhile fails by it. What could not be moved is tried again while there is time, and so is
         what this node comes to lead meanwhile. The groups stay where they went until those
         leaderships end; given away without `to` by a node of priority 0, they come back when its
-        priority is what it was (``set_priority``, or a start), by ``Config.balance``.
+        priority is what it was (``set_priority``, or a start), by ``Config.balance``. Who stops
+        waiting (cancels) stops nothing.
 
         Args:
             to: the member that is to have them all. Default: for each group the one that should

@@ -25,7 +25,7 @@ __all__ = ["AT_ONCE", "Mover", "Moves"]
 AT_ONCE = 128
 """So many leaderships are on their way at a time."""
 LOOK_S = 0.005
-AGAIN_S = 0.05  # until a group that could not be moved is tried again
+AGAIN_S = 0.05  # until a group that could not be moved is tried again, or all are gone through
 
 
 class Moves:
@@ -109,6 +109,7 @@ class Mover(threading.Thread):
     ) -> None:
         super().__init__(name="phx-moves", daemon=True)
         self.future: Future[Moved] = Future()
+        self.future.set_running_or_notify_cancel()  # who stops waiting stops nothing
         self._door = door
         self._states = states
         self._to = to
@@ -118,6 +119,7 @@ class Mover(threading.Thread):
         self._line: deque[int] = deque()
         self._later: dict[int, float] = {}  # groups that could not be moved: not before
         self._going: dict[int, int] = {}  # on their way: the epoch that was given up
+        self._led_s = 0.0  # when to look next at what is led here
 
     def run(self) -> None:
         try:
@@ -148,8 +150,10 @@ class Mover(threading.Thread):
         self._line += [group for group, at in self._later.items() if at <= now]
         for group in self._line:
             self._later.pop(group, None)
-        if not self._line and len(self._going) < AT_ONCE:
+        idle = not self._going and not self._later
+        if not self._line and (idle or now >= self._led_s):
             self._line += self._led()
+            self._led_s = now + AGAIN_S
         while self._line and len(self._going) < AT_ONCE and now < self._until_s:
             self._begin(self._line.popleft(), now)
         return bool(self._line or self._later or self._going) and now < self._until_s

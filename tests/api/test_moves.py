@@ -129,6 +129,20 @@ def test_a_node_that_closes_ends_the_call(run_once, tmp_path):
     run_once(main())
 
 
+def test_who_stops_waiting_stops_nothing(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, groups=GROUPS) as nodes:
+            await spread(nodes)
+            moving = asyncio.ensure_future(nodes[0].resign_all())
+            await asyncio.sleep(0)
+            moving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await moving
+            await until(lambda: not any(nodes[0].group(group).is_leader for group in range(GROUPS)))
+
+    run_once(main())
+
+
 def test_a_drained_node_leads_nothing_until_it_wants_to_again(run, tmp_path):
     async def main():
         async with cluster(tmp_path, groups=GROUPS) as nodes:
