@@ -14,7 +14,7 @@ COMMANDS = sorted(command.commands)
 
 
 def test_there_are_these_commands() -> None:
-    made = ["bench", "checkpoint", "demo", "init", "inspect", "node", "repair"]
+    made = ["bench", "checkpoint", "demo", "drain", "init", "inspect", "node", "repair"]
     assert [*made, "sim", "torture", "verify"] == COMMANDS
 
 
