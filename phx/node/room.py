@@ -155,9 +155,7 @@ class Room:
 
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
-        create = self._folder.examine(
-            bootstrap=self._bootstrap, rejoin=config.checkpoints.journal_damage == "rejoin"
-        )
+        create = self._folder.examine(bootstrap=self._bootstrap)
         self._folder.journal.mkdir(exist_ok=True)
         doctor = self._doctor
         self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._idle)

@@ -225,7 +225,7 @@ def test_a_restart_goes_on_where_it_was(lab, monkeypatch):
     assert again.ended_us > 0
     assert again.step() > 3500
     assert one.again(round_s=0.0).step() < 1.0  # and when its time has come it begins anew
-    one.store.remember(scrubber.NAME, b"nonsense")
+    one.store.remember({scrubber.NAME: b"nonsense"})
     assert one.again().place == Place(PAGES)
 
 
