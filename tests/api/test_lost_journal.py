@@ -1,9 +1,11 @@
 """A journal that is lost or damaged: the node starts without it, and votes when that is safe."""
 
+import errno
 import re
 import shutil
 import socket
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -362,3 +364,84 @@ def test_a_life_after_a_loss_is_none_that_the_lost_journal_alone_knew():
         assert facts.spare_life(**{"above": 4, "lease_us": 5, "groups": (0,), **more}) is None
     lost = facts.found_lost()
     assert lost.lost == lost.incarnation == facts.spare + 1
+
+
+@contextmanager
+def full_disk(monkeypatch):
+    """As a full disk answers whoever writes a small value."""
+
+    def no_room(store, values):
+        raise store._write_failed(OSError(errno.ENOSPC, "No space left on device"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_put_meta", no_room)
+        yield
+
+
+async def life_of(config: phx.Config) -> int:
+    async with phx.Node(config, Journal) as node:
+        await node.group(0).propose(b"y")
+        return node.status().incarnation
+
+
+def test_a_full_disk_keeps_no_node_down_for_a_few_lives(run_once, closed_alone, monkeypatch):
+    config = closed_alone
+    before = facts_of(config)
+    with full_disk(monkeypatch):
+        lives = [run_once(life_of(config)) for _ in range(SPARE_LIVES)]
+        assert lives == list(range(2, 2 + SPARE_LIVES))
+        with pytest.raises(errors.StoreError, match="No space left"):
+            run_once(life_of(config))
+    assert facts_of(config) == before
+    assert examine(config.dir, whole=True).findings == []
+    assert run_once(life_of(config)) == 2 + SPARE_LIVES
+    after = facts_of(config)
+    assert after.incarnation == 2 + SPARE_LIVES
+    assert after.spare == after.incarnation + SPARE_LIVES
+
+
+def test_what_a_spare_life_needs_is_said_when_there_is_room(run_once, closed_alone, monkeypatch):
+    config = closed_alone
+
+    async def main():
+        with full_disk(monkeypatch):
+            node = phx.Node(config, Journal)
+            await node.open()
+            assert node.status().incarnation == 2
+            assert facts_of_open(node).incarnation == 1
+        await until(lambda: facts_of_open(node).incarnation == 2, seconds=60)
+        await node.close()
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("how", [lose, damage])
+def test_a_full_disk_is_no_reason_to_start_without_a_journal(
+    run_once, closed_alone, monkeypatch, how
+):
+    config = replace(closed_alone, checkpoints=replace(closed_alone.checkpoints, **REJOIN))
+    how(config)
+    with full_disk(monkeypatch), pytest.raises(errors.StoreError, match="No space left"):
+        run_once(life_of(config))
+    assert not (config.dir / "quarantine").exists()
+
+
+def test_a_journal_lost_after_spare_lives_is_followed_by_none_of_them(
+    run_once, tmp_path, monkeypatch
+):
+    async def main():
+        async with cluster(tmp_path, checkpoints=REJOIN) as nodes:
+            await nodes[0].group(0).propose(b"x")
+            await all_applied(nodes)
+            config = nodes[1].config
+            await nodes[1].close()
+            with full_disk(monkeypatch):
+                for life in range(2, 4):
+                    async with phx.Node(config, Journal) as again:
+                        assert again.status().incarnation == life
+            lose(config)
+            async with phx.Node(config, Journal) as again:
+                assert suspects(again) == [0, 1]
+                assert again.status().incarnation > 3
+
+    run_once(main())
