@@ -456,7 +456,7 @@ def compare(report: Report) -> None:
 def compare_lives(report: Report) -> None:
     """The store is told of lives and of promises before the journal is."""
     journal, lives = report.journal, report.lives
-    if journal is None or lives is None:
+    if journal is None or journal.verdict is not None or lives is None:
         return
     if journal.incarnation > lives.spare:
         report.find(
@@ -464,7 +464,7 @@ def compare_lives(report: Report) -> None:
             f"the journal is of life {journal.incarnation}, and the store allows for lives up to "
             f"{lives.spare}: it is an older one",
         )
-    if journal.verdict is None and journal.incarnation < lives.lost:
+    if journal.incarnation < lives.lost:
         report.find(
             JOURNAL,
             f"it was lost in life {lives.lost}, of which this one does not know: the promises of "

@@ -288,6 +288,11 @@ cdef struct Replica:
     u64 settled_lsn          # and where it stands
     u64 suspect_since        # the life that found the last loss; 0: none ever
     u64 suspect_lsn          # of the record that says it
+    # The ballot that a suspect replica has asked about, and the members, as bits, that can follow
+    # it; and whether its leader is to be asked when they are enough.
+    u64 follow_ballot
+    u32 followers
+    bint rejoin_due
     Ring tail                # Block*: bodies of the last chosen instances, up to chosen_through
     Ring locations           # lsn of instances settled_through + 1 .. chosen_through
     u64 want_through         # known to be chosen elsewhere

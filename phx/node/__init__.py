@@ -4,6 +4,7 @@
     Node           the asyncio door to it; phx.blocking has the other one
     folder         who may open it, and whether what lies in it fits together
     lives          what outlives a journal: incarnation, ceiling of promises
+    rejoining      a journal that is lost, before the node starts: may it go on without?
     addresses      where the members are, as numbers
     control        the socket in the folder, for commands to a running node
     keeper         the store thread: the only one that writes to LMDB

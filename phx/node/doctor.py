@@ -33,7 +33,7 @@ from phx._core.driver import Driver
 from phx._core.segment import parse_header
 from phx._core.segment_check import SegmentCheck
 from phx._core.survey import Survey
-from phx.checkpoint.catalog import ROOT, Catalog, path_of, put_aside
+from phx.checkpoint.catalog import ROOT, Catalog, put_aside
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import Manifest
 from phx.config import Config
@@ -190,6 +190,7 @@ class Doctor:
         options = self._config.checkpoints
         files = OsFiles(self._folder.path)
         mender = self.mender = Mender(store, files, keeper.ask, self.note, options.reserve_bytes)
+        catalog.on_damage = self.note
         store.on_damage, store.on_unreadable = mender.suspect, mender.unreadable
         mender.begin()
         self._segments = SegmentCheck(driver)
@@ -253,10 +254,7 @@ class Doctor:
         self, catalog: Catalog, take: Callable[[int], object], manifest: Manifest, why: str
     ) -> None:
         """The others of the group are used, and the log behind the oldest of them is there."""
-        path = path_of(catalog.root, manifest)
-        with suppress(OSError):
-            path = catalog.put_aside(manifest)
-        self.note(f"group {manifest.group}: a checkpoint is damaged ({why}), and now {path}")
+        catalog.found_damaged(manifest, why)
         take(manifest.group)
 
     def _bad_segment(self, settle: Callable[[], None], lsn: int) -> None:

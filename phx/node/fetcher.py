@@ -418,9 +418,7 @@ class Fetcher:
                     stack.enter_context(self._catalog.pinned(manifest))
                 self._installer.install(manifest, verified=verified)
         except Broken as error:
-            log.error("group %d: a damaged checkpoint is put aside: %s", manifest.group, error)
-            with suppress(OSError):
-                self._catalog.put_aside(manifest)
+            self._catalog.found_damaged(manifest, error)
             raise
         log.info("group %d: goes on behind %d", manifest.group, manifest.frontier)
 

@@ -31,6 +31,7 @@ from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import need_codecs
+from phx.checkpoint.manifest import MANIFEST
 from phx.checkpoint.rebuild import is_marked
 from phx.config import Config
 from phx.errors import (
@@ -171,7 +172,10 @@ class Room:
         if create and (Path(config.dir) / machine_files.FOLDER).exists():
             raise Damaged(f"{config.dir}: there are machines, and neither journal nor store")
         for finding in catalog.findings:
-            log.warning("%s: %s", finding.path, finding.what)
+            if finding.path.removesuffix(f"/{MANIFEST}") in catalog.damaged:
+                self._doctor.note(f"{finding.path}: {finding.what}; it was put aside")
+            else:
+                log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
         starts = {
             group: found[0].frontier
