@@ -31,8 +31,11 @@ from phx._core.survey import Survey
 from phx.checkpoint.catalog import QUARANTINE, ROOT, Finding, look, path_of, verify
 from phx.checkpoint.files import OsFiles
 from phx.durable.generations import Generations
+from phx.durable.lmdb import applied_of
 from phx.durable.sqlite import COPY as VIEW
 from phx.durable.sqlite import FILE as DATABASE
+from phx.durable.sqlite import HAS_APPLIED
+from phx.durable.sqlite import applied_of as applied_in
 from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
@@ -407,12 +410,22 @@ def content_findings(file: Path) -> Iterator[str]:
     if not file.is_file() or file.name.startswith(VIEW):
         return  # (a copy that was being made when the node died: whoever opens it next removes it)
     if file.name == "data.mdb":
-        yield from page_findings(file)
+        wrong = page_findings(file)
+        yield from wrong if wrong else lmdb_findings(file.parent)
         return
     with file.open("rb") as opened:
         begin = opened.read(16)
     if begin == b"SQLite format 3\x00" or file.name == DATABASE:
         yield from sqlite_findings(file)
+
+
+def lmdb_findings(folder: Path) -> Iterator[str]:
+    """Of files whose pages are sound."""
+    try:
+        with closing(read_only(folder)) as env:
+            applied_of(env, folder)
+    except (lmdb.Error, Damaged) as error:
+        yield str(error)
 
 
 def sqlite_findings(file: Path) -> Iterator[str]:
@@ -426,7 +439,9 @@ def sqlite_findings(file: Path) -> Iterator[str]:
                 for (said,) in opened.execute("PRAGMA integrity_check(20)"):
                     if said != "ok":
                         yield said
-        except sqlite3.Error as error:
+                if opened.execute(HAS_APPLIED).fetchone() != (0,):
+                    applied_in(opened, file)
+        except (sqlite3.Error, Damaged) as error:
             yield str(error)
 
 
