@@ -339,7 +339,8 @@ class Fetcher:
             ):
                 return True  # if there is more all the same, it is told again
         floor = max(lowest_floor(offers, chosen), own_floor)
-        if (local := own_to_install(found, chosen=chosen, floor=floor)) is not None:
+        local = own_to_install(found, applied=state.applied, chosen=chosen, floor=floor)
+        if local is not None:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
