@@ -35,6 +35,8 @@ NETWORK = frozenset({"drop", "oneway", "partial", "delay", "cut"})
 LOSING = frozenset({"wipe", "wipe-journal", "flip"})
 """One at a time: two that lost theirs may be all that had some value, and a node that lost its
 journal votes again only with promises of the others (docs/design/protocol.md, Lemma 7)."""
+SINGLE = LOSING | {"lag"}
+"""Of these one in an episode: who lags needs others that go on without it."""
 SHORTEST_S, LONGEST_S = 0.5, 6.0
 QUIET_S = (0.5, 2.0)
 
@@ -111,10 +113,8 @@ def _episode(
     chance.shuffle(free)
     faults: list[Fault] = []
     for one in chosen:
-        if one in LOSING and any(fault.kind in LOSING for fault in faults):
+        if one in SINGLE and any(fault.kind in SINGLE for fault in faults):
             continue
-        if one == "lag" and any(fault.kind == "lag" for fault in faults):
-            continue  # the others have to go on
         if one in NETWORK:
             hit = chance.sample(nodes, _how_many(chance, one, len(nodes)))
         elif one == "power" and not faults:
@@ -147,6 +147,6 @@ def _episode(
 
 def _how_many(chance: random.Random, kind: str, available: int) -> int:
     """Mostly one; sometimes so many that no majority is left; sometimes all."""
-    if kind in ("oneway", "partial", "full", "lag") or kind in LOSING:
+    if kind in ("oneway", "partial", "full") or kind in SINGLE:
         return min(1, available)
     return min(available, chance.choice((1, 1, 1, 1, 2, available)))
