@@ -40,7 +40,6 @@ from phx.errors import (
     Rejected,
     StoreError,
     SystemFailure,
-    TimedOut,
     TransferFailed,
     UnknownMachine,
     ValueTooLarge,
@@ -628,8 +627,10 @@ class Group(GroupView):
         if door.refusal is not None:
             raise door.refusal()
         found = door.reading.at_once(self._state, query, consistency, machine)
-        if found is not None:
+        if isinstance(found, Read):
             return found
+        if found is not None:
+            return await found
         return (await self._read([query], consistency, timeout, machine))[0]
 
     async def read_many(

@@ -99,11 +99,11 @@ SIM_STOREYS = [
     {"agenda", "chance", "clock", "machine"},
     {"reference", "watch_frames", "watch_records"},
     {"invariants"},
-    {"watch_kept"},
+    {"watch_kept", "watch_reads"},
     {"host"},
     {"catchup", "damage", "handing", "saving", "upkeep"},
     {"world"},
-    {"network"},
+    {"looking", "network"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {

@@ -15,12 +15,14 @@ from phx._core.engine cimport (
     engine_start,
 )
 from phx._core.native cimport *
+from phx._core.published cimport publish, published_new, published_unref
 from phx._core.state cimport (
     Engine, EngineOptions, Lead, ROLE_LEADING, Replica, find_group,
 )
 from phx._core.window cimport Slot, window_slot
 from phx.sim.invariants cimport *
 from phx.sim.watch_kept cimport *
+from phx.sim.watch_reads cimport watch_announced, watch_published, watch_read_point
 
 
 cdef class WatchDoor:
@@ -39,6 +41,7 @@ cdef class WatchDoor:
         cdef u32 node
         for node in range(1, self.n_nodes + 1):
             self.drop(node)
+        published_unref(self.published)
         watch_free(self.watch)
 
     cdef void options(self, u32 node, EngineOptions* out) noexcept:
@@ -245,3 +248,26 @@ cdef class WatchDoor:
         r.lead.ballot = ballot
         for i in range(e.options.n_members):
             e.peers[i].lease_until_us = lease_us
+
+    # --- read points
+
+    def read_began(self, u32 group):
+        return self.watch.known[group]
+
+    def announced(self, u32 group, u64 through):
+        watch_announced(self.watch, group, through)
+
+    def read_point(self, u32 node, u32 group, u64 known, u64 point):
+        watch_read_point(self.watch, node, group, known, point)
+
+    def publish(self, u32 node, u32 group, bint changed):
+        cdef vector[u32] some
+        cdef u32 other
+        if self.published == NULL:
+            self.published = published_new(self.n_groups)
+            for other in range(self.n_groups):
+                some.push_back(other)
+        elif changed:
+            some.push_back(group)
+        publish(self.published, self.engine_of(node), &some)
+        watch_published(self.watch, node, self.published, group)
