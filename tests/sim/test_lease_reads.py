@@ -61,6 +61,19 @@ def test_a_bad_read_point_is_rejected(history: Callable[[History, bool], None]) 
     assert failure[0] == "U14"
 
 
+def test_the_clock_judges_what_was_looked_at_before_it() -> None:
+    h = History()
+    leads(h)
+    h.watch.publish(1, 0, True)
+    # With the clock first the answer would be 4: a pause behind it, and a lease that has run out
+    # since is judged by a time at which it ran.
+    assert h.watch.point_while_chosen(1, 0, 4) == 3
+    assert h.watch.point_while_chosen(1, 0, 5) == 4
+    h.watch.spoil_lead(1, 0, ballot(5, 1), 1)  # to the very time of that clock
+    h.watch.publish(1, 0, True)
+    assert h.watch.point_while_chosen(1, 0, 5) is None
+
+
 def test_a_read_that_missed_a_complete_write_stands_in_the_history() -> None:
     plan = plan_of(1, "calm")
     world = World(plan.seed, plan.nodes, plan.groups, machines=lambda node, group: None)
