@@ -132,6 +132,7 @@ cdef class Host:
         self.waiting = {}
         self.next_sequence = dict.fromkeys(self.groups, 1)
         self.failed = []
+        self.halted = []
         self.published = published_new(<u32>through.size())
         self.flows.resize(through.size())
         for i in range(through.size()):
