@@ -63,6 +63,11 @@ def raisable(error: BaseException) -> BaseException:
     return error
 
 
+def holds(state: GroupState, machine: int) -> int:
+    """The instance that a machine's state is of: a durable one may be ahead of its group."""
+    return max(state.applied, state.skip.get(machine, 0)) if state.skip else state.applied
+
+
 class Asking(Protocol):
     """Where a read point is had that is not at hand here."""
 
@@ -186,7 +191,8 @@ class Reading:
         ):
             return self._queue(state, machine, query, stale)
         self._reads += 1
-        return Read(one.query(query), state.applied, self._lag_us(state) if stale else 0)
+        found = one.query(query)
+        return Read(found, holds(state, machine), self._lag_us(state) if stale else 0)
 
     def _queue(self, state: GroupState, machine: int, query: Any, stale: bool) -> Future[Read]:
         if self._waiting + self._queued >= READS_MAX:
@@ -369,7 +375,7 @@ class Reading:
             return True
         try:
             query = self._machine(state, wanted.machine).query
-            instance = state.applied
+            instance = holds(state, wanted.machine)
             lag_us = self._lag_us(state) if wanted.consistency == "stale" else 0
             chunk, began_ns = 1, perf_counter_ns()
             while (at := len(answers)) < len(queries):
@@ -396,7 +402,7 @@ class Reading:
         until_ns: int,
     ) -> bool:
         """Answer those of a group that wait for nothing but their turn; False when time was up."""
-        instance, lag_us, known, query = state.applied, -1, -1, None
+        instance, lag_us, known, query = 0, -1, -1, None
         while line:
             if perf_counter_ns() >= until_ns:
                 return False
@@ -407,6 +413,7 @@ class Reading:
             try:
                 if machine != known:
                     known, query = machine, self._machine(state, machine).query
+                    instance = holds(state, machine)
                 if stale and lag_us < 0:
                     lag_us = self._lag_us(state)
                 assert query is not None

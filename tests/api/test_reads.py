@@ -156,6 +156,21 @@ def test_errors_that_are_known_at_once(run, tmp_path):
     run(main())
 
 
+def test_a_durable_machine_that_is_ahead_says_of_which_instance_it_is(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, {0: Asked, 1: Asked}, nodes=1) as (node,):
+            await leased(node)
+            group, state = node.group(0), node._room.states[0]
+            state.skip = {1: 1 << 30}
+            assert (await group.read(None)).instance == state.applied
+            assert (await group.read(None, machine=1)).instance == 1 << 30
+            both = await asyncio.gather(*(group.read_many([None], machine=one) for one in (0, 1)))
+            assert [one[0].instance for one in both] == [state.applied, 1 << 30]
+            state.skip = {}
+
+    run_once(main())
+
+
 def test_a_group_that_is_being_restored_answers_nothing(run_once, tmp_path):
     async def main():
         async with cluster(tmp_path, Asked, nodes=1) as (node,):
