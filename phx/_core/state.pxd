@@ -72,6 +72,8 @@ cdef struct EngineCounters:
 
 cdef enum:
     NO_CEILING = 0xFFFFFFFFFFFFFFFF
+    PRIORITY_USUAL = 100
+    PRIORITY_MAX = 255
 
 # ---------------------------------------------------------------------------------------- effects
 
@@ -453,6 +455,8 @@ cdef struct Engine:
     Block* broadcast_now
     Block* broadcast_later
     EngineCounters counters
+    # how much each member wants to lead, as it said last; 0: only if nobody else does
+    u32 priorities[MEMBERS_MAX]
 
 cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:
     if group >= e.by_group.size():

@@ -176,7 +176,7 @@ cdef packed struct HeartbeatBody:    # then `claims` × ClaimChange
     u32 incarnation
     u32 lease_us
     u32 claims
-    u32 pad
+    u32 priority                     # how much the sender wants to lead
 
 cdef packed struct ClaimChange:
     u32 group
