@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Moved,
         NodeStatus,
         PeerStatus,
+        Read,
         Result,
     )
 
@@ -46,6 +47,7 @@ __all__ = [
     "NodeStatus",
     "PeerStatus",
     "PhxError",
+    "Read",
     "Rejected",
     "Result",
     "StateMachine",
@@ -75,6 +77,7 @@ _MODULES = {
         "Moved",
         "NodeStatus",
         "PeerStatus",
+        "Read",
         "Result",
     ),
 }

@@ -541,10 +541,12 @@ cdef void hand_effects(Engine* e) noexcept nogil:
     out.chosen.clear()
     out.fetches.clear()
     out.events.clear()
+    out.republish.clear()
     out.outgoing.swap(e.effects.outgoing)
     out.chosen.swap(e.effects.chosen)
     out.fetches.swap(e.effects.fetches)
     out.events.swap(e.effects.events)
+    out.republish.swap(e.effects.republish)
     out.records = e.records
     if e.records != NULL:
         e.records_hint = hint(e.records_hint, e.records.size)
@@ -583,6 +585,7 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
         r.announced_through = r.chosen_through
         e.effects.chosen.push_back(range_)
     r.announce_due = False
+    republish(e, r)
 
 
 cdef Effects* engine_turn(Engine* e) noexcept nogil:

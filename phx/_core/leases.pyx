@@ -267,6 +267,7 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
         e.counters.hostile_messages += 1
         return False
     p.heard_seq = beat.seq
+    p.heard_us = e.now_us
     e.priorities[member_index(e, p.node)] = min(beat.priority, <u32>PRIORITY_MAX)
     if not p.alive:
         p.alive = True

@@ -4,6 +4,7 @@
     Node           the asyncio door to it; phx.blocking has the other one
     folder         who may open it, and whether what lies in it fits together
     lives          what outlives a journal: incarnation, ceiling of promises
+    rejoining      a journal that is lost, before the node starts: may it go on without?
     addresses      where the members are, as numbers
     control        the socket in the folder, for commands to a running node
     moves          all leaderships are moved off the node
@@ -112,7 +113,8 @@ class Node:
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
         self._loop = loop
-        room.door.soon = loop.call_soon
+        room.door.soon = room.door.reading.soon = loop.call_soon
+        room.door.reading.new_future = loop.create_future
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
         self._finalizer = weakref.finalize(self, _abandon, room)

@@ -31,6 +31,7 @@ from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import need_codecs
+from phx.checkpoint.manifest import MANIFEST
 from phx.checkpoint.rebuild import is_marked
 from phx.config import Config
 from phx.errors import (
@@ -66,6 +67,7 @@ from phx.node.moves import Moves
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
+from phx.reading import Reading
 from phx.store import Store
 from phx.store_facts import Facts
 from phx.transfer.staging import kept
@@ -157,9 +159,7 @@ class Room:
 
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
-        create = self._folder.examine(
-            bootstrap=self._bootstrap, rejoin=config.checkpoints.journal_damage == "rejoin"
-        )
+        create = self._folder.examine(bootstrap=self._bootstrap)
         self._folder.journal.mkdir(exist_ok=True)
         doctor = self._doctor
         self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._idle)
@@ -175,7 +175,10 @@ class Room:
         if create and (Path(config.dir) / machine_files.FOLDER).exists():
             raise Damaged(f"{config.dir}: there are machines, and neither journal nor store")
         for finding in catalog.findings:
-            log.warning("%s: %s", finding.path, finding.what)
+            if finding.path.removesuffix(f"/{MANIFEST}") in catalog.damaged:
+                self._doctor.note(f"{finding.path}: {finding.what}; it was put aside")
+            else:
+                log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
         starts = {
             group: found[0].frontier
@@ -208,6 +211,10 @@ class Room:
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.moves.begin(self.door)
         self.door.archive = store
+        reading = self.door.reading = Reading(
+            self.driver.points, config.node, self.driver.now_us, self.driver.poke
+        )
+        reading.within, self.applier.reads = self.applier.within, reading
         self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
@@ -303,6 +310,7 @@ class Room:
             halt=self._halt_unrestored,
         )
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self.door.reading.restoring = transfers.restoring
         self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
@@ -543,6 +551,7 @@ class Room:
             self.waiters.fail_all(
                 lambda: ClosedUnknown("the node closed; the value may still be chosen")
             )
+            self.door.reading.end(self.states, lambda: Closed("the node is closed"))
 
     def let_go(self) -> None:
         """Close durable machines as of their last commits; again, if need be."""
@@ -582,6 +591,7 @@ class Room:
         self.refuse(lambda: Closed("the node is closed"))
         self.before_abandon()
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
+        self.door.reading.end(self.states, lambda: Closed("the node is closed"))
         _rooms.discard(self)
         self._end_checkpoints(ABANDON_S)
         applying = self.applier.thread
