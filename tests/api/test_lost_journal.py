@@ -366,6 +366,24 @@ def test_a_life_after_a_loss_is_none_that_the_lost_journal_alone_knew():
     assert lost.lost == lost.incarnation == facts.spare + 1
 
 
+@pytest.mark.parametrize(
+    ("changed", "path", "what"),
+    [
+        ({"ceiling": 0}, "store", "none is above 0"),
+        ({"incarnation": 0, "spare": 0}, "store", "lives up to 0"),
+        ({"lost": 9}, "journal", "lost in life 9"),
+    ],
+)
+def test_verify_compares_what_store_and_journal_say(closed_alone, changed, path, what):
+    config = closed_alone
+    assert examine(config.dir, whole=False).findings == []
+    facts = facts_of(config)
+    set_facts(config, replace(facts, **changed))
+    (found,) = examine(config.dir, whole=False).findings
+    assert found.path == path
+    assert what in found.what
+
+
 @contextmanager
 def full_disk(monkeypatch):
     """As a full disk answers whoever writes a small value."""

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import lmdb
 import pytest
@@ -23,7 +24,9 @@ from durable_lab import (
 
 from phx.durable.files import SealedWriter
 from phx.errors import Damaged
+from phx.lmdb_files import LMDB_MAJOR
 from phx.types import Entry
+from phx.verify import content_findings
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -344,6 +347,33 @@ def test_restore_is_for_a_new_folder_only(kind, machine, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_another_applied_instance_than_was_committed_is_damage(kind, tmp_path):
+    """As a flipped bit makes it: all else of the files is sound, and says so."""
+    folder = tmp_path / "one"
+    machine = kind()
+    assert machine.open(folder) == 0
+    feed(machine, 1, 40)
+    machine.commit(40)
+    machine.close()
+    if kind is SqliteSums:
+        with closing(sqlite3.connect(folder / "state.db")) as db:
+            db.execute("UPDATE phx_applied SET instance = instance | 64")
+            db.commit()
+    else:
+        with (
+            lmdb.open(str(folder), max_dbs=3, lib_version=LMDB_MAJOR) as env,
+            env.begin(write=True, db=env.open_db(b"phx")) as txn,
+        ):
+            packed = bytearray(txn.get(b"applied"))
+            packed[0] ^= 64
+            txn.put(b"applied", bytes(packed))
+    (file,) = (one for one in folder.iterdir() if one.name in ("state.db", "data.mdb"))
+    assert [one for one in content_findings(file) if "applied instance" in one]
+    with pytest.raises(Damaged, match="applied instance"):
+        machine.open(folder)
+    machine.close()
+
+
 def test_damaged_snapshots_are_refused(kind, tmp_path):
     source = kind()
     source.open(tmp_path / "source")
