@@ -27,7 +27,16 @@ from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.room import Room
-from phx.types import CheckpointInfo, Consistency, Entry, Leader, NodeStatus, Read, Result
+from phx.types import (
+    CheckpointInfo,
+    Consistency,
+    Entry,
+    Leader,
+    Moved,
+    NodeStatus,
+    Read,
+    Result,
+)
 
 if TYPE_CHECKING:
     from phx.machines.lease import BlockingLease
@@ -362,6 +371,19 @@ class Node:
     def set_address(self, node: int, address: str) -> None:
         """See ``phx.Node.set_address``."""
         self._room.set_address(node, address)
+
+    @property
+    def priority(self) -> int:
+        """See ``phx.Node.priority``."""
+        return self._room.moves.priority
+
+    def set_priority(self, priority: int) -> None:
+        """See ``phx.Node.set_priority``."""
+        self._room.moves.set_priority(priority)
+
+    def resign_all(self, to: int | None = None, *, timeout: float = TIMEOUT_S) -> Moved:
+        """Give every leadership of this node away; see ``phx.Node.resign_all``. Blocks."""
+        return self._room.moves.resign_all(to, timeout).result()
 
     def pause_checkpoints(self) -> None:
         """See ``phx.Node.pause_checkpoints``."""

@@ -28,6 +28,7 @@ __all__ = [
     "Entry",
     "GroupStatus",
     "Leader",
+    "Moved",
     "NodeStatus",
     "PeerStatus",
     "Read",
@@ -38,6 +39,8 @@ NODE_ID_MAX = (1 << 20) - 1
 GROUP_ID_MAX = (1 << 20) - 1
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
+PRIORITY_USUAL = 100
+PRIORITY_MAX = 255
 NEVER = 1 << 62
 """An instance that no group reaches."""
 AGREED_EVERY = 4096
@@ -75,6 +78,19 @@ class Leader:
 
     node: int
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What ``Node.resign_all`` did.
+
+    Attributes:
+        moved: group to who leads it now.
+        failed: group to why it was not moved. This node may lead it still.
+    """
+
+    moved: dict[int, Leader]
+    failed: dict[int, str]
 
 
 Consistency = Literal["linearizable", "lease", "stale"]

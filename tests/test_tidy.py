@@ -151,7 +151,8 @@ MAY_IMPORT = {
     "phx.verify": GROUND
     | STORE
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
-    | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder", "phx.store_mend"},
+    | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
+    | {"phx.store_mend"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,

@@ -371,8 +371,7 @@ cdef class Driver:
         return self.command(&command, True)
 
     def applied(self, group, u64 instance):
-        index = self.hosted(group)
-        inbox_applied(&self.s.inbox, index, instance)
+        inbox_applied(&self.s.inbox, self.hosted(group), instance)
 
     cdef object start_of(self, group, start, u64 settled_through):
         """`start`, if the log of this node can follow a machine that holds so much."""
@@ -483,6 +482,9 @@ cdef class Driver:
         command.peer = node
         command.block = block_copy(&address, sizeof(PhxAddress))
         self.command(&command, True)
+
+    def priority(self, u32 priority):
+        self.tell(COMMAND_PRIORITY, 0, priority)
 
     def resign(self):
         self.tell(COMMAND_RESIGN, 0, 0)
@@ -650,9 +652,7 @@ cdef bint wait_for_chore(Chores* chores, JournalHold* hold, u64 timeout_us,
 
 cdef dict row_of(GroupRow* row):
     cdef dict found = row.status
-    found["group"] = row.group
-    found["handed_through"] = row.handed
-    return found
+    return {**found, "group": row.group, "handed_through": row.handed}
 
 
 cdef dict peer_of(PeerStatus* peer, u64 now_us):

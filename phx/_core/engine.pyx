@@ -54,6 +54,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
         e.peers[i].node = options.members[i]
         if options.members[i] == options.node:
             e.self_index = i
+        e.priorities[i] = PRIORITY_USUAL
     e.random_state = options.seed ^ (<u64>options.node * <u64>0x9E3779B97F4A7C15)
     if e.random_state == 0:
         e.random_state = 1
@@ -512,6 +513,11 @@ cdef void engine_pressure(Engine* e, int level) noexcept nogil:
 cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil:
     cdef Replica* r = find_group(e, group)
     return give_to(e, r, to) if r != NULL else -1
+
+
+cdef void engine_priority(Engine* e, u32 priority) noexcept nogil:
+    e.priorities[e.self_index] = min(priority, <u32>PRIORITY_MAX)
+    e.beat_now = True
 
 
 cdef void engine_resign(Engine* e) noexcept nogil:

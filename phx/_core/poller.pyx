@@ -176,6 +176,8 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
         flow_resume(s, command.group, command.first)
     elif command.kind == COMMAND_CEILING:
         input_ceiling(s, command.first)
+    elif command.kind == COMMAND_PRIORITY:
+        input_priority(s, <u32>command.first)
     elif command.kind == COMMAND_RESIGN:
         input_resign(s)
     elif command.kind == COMMAND_ADDRESS:

@@ -72,6 +72,8 @@ cdef struct EngineCounters:
 
 cdef enum:
     NO_CEILING = 0xFFFFFFFFFFFFFFFF
+    PRIORITY_USUAL = 100
+    PRIORITY_MAX = 255
 
 # ---------------------------------------------------------------------------------------- effects
 
@@ -289,6 +291,11 @@ cdef struct Replica:
     u64 settled_lsn          # and where it stands
     u64 suspect_since        # the life that found the last loss; 0: none ever
     u64 suspect_lsn          # of the record that says it
+    # The ballot that a suspect replica has asked about, and the members, as bits, that can follow
+    # it; and whether its leader is to be asked when they are enough.
+    u64 follow_ballot
+    u32 followers
+    bint rejoin_due
     Ring tail                # Block*: bodies of the last chosen instances, up to chosen_through
     Ring locations           # lsn of instances settled_through + 1 .. chosen_through
     u64 want_through         # known to be chosen elsewhere
@@ -448,6 +455,8 @@ cdef struct Engine:
     Block* broadcast_now
     Block* broadcast_later
     EngineCounters counters
+    # how much each member wants to lead, as it said last; 0: only if nobody else does
+    u32 priorities[MEMBERS_MAX]
 
 cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:
     if group >= e.by_group.size():
