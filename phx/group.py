@@ -647,8 +647,12 @@ class Group(GroupView):
         many queries, and each Read says of which instance it is. The first query that raises ends
         it, with what that raised.
         """
-        queries = list(queries)
-        return await self._read(queries, consistency, timeout, machine) if queries else []
+        queries, door = list(queries), self._door
+        door.open_driver()
+        found = door.reading.few_at_once(self._state, queries, consistency, machine)
+        if found is not None:
+            return found
+        return await self._read(queries, consistency, timeout, machine)
 
     async def _read(
         self, queries: list[Any], consistency: Consistency, timeout: float | None, machine: int

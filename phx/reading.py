@@ -43,6 +43,7 @@ QUERIES_NS = 1_000_000
 READS_MAX = 65_536
 """Reads that may wait at a node, for their turn or for their state."""
 CHUNK_MAX = 256
+FEW = 64  # queries of one call that are answered within it
 NEVER_US = 100 * 365 * 86_400 * 1_000_000
 NODE_MASK = (1 << 20) - 1  # of a ballot
 
@@ -193,6 +194,32 @@ class Reading:
         self._reads += 1
         found = one.query(query)
         return Read(found, holds(state, machine), self._lag_us(state) if stale else 0)
+
+    def few_at_once(
+        self, state: GroupState, queries: Sequence[Any], consistency: Consistency, machine: int
+    ) -> list[Read] | None:
+        """The answers, if their state is there, nobody waits before them and they are few and
+        quick. None: `begin` it; those that were asked in vain changed nothing."""
+        if not queries:
+            return []
+        one = self._machine(state, machine)
+        stale = consistency == "stale"
+        if not stale and not 0 <= self._at_hand(state, consistency) <= state.applied:
+            return None
+        now_ns = perf_counter_ns()
+        until_ns = self._until(now_ns)
+        waits = self._line or self._due or self._begun or self.within() == state.group
+        if waits or len(queries) > FEW:
+            return None
+        query, instance = one.query, holds(state, machine)
+        lag_us = self._lag_us(state) if stale else 0
+        answers = []
+        for asked in queries:
+            if perf_counter_ns() >= until_ns:
+                return None
+            answers.append(Read(query(asked), instance, lag_us))
+        self._reads += len(answers)
+        return answers
 
     def _queue(self, state: GroupState, machine: int, query: Any, stale: bool) -> Future[Read]:
         if self._waiting + self._queued >= READS_MAX:

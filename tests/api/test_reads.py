@@ -262,7 +262,8 @@ def test_reads_that_wait_are_limited(run_once, tmp_path, monkeypatch):
     async def main():
         async with cluster(tmp_path, Asked, nodes=1) as (node,):
             await leased(node)
-            tasks = [asyncio.create_task(node.group(0).read_many([None])) for _ in range(5)]
+            many = [None] * (reading.FEW + 1)
+            tasks = [asyncio.create_task(node.group(0).read_many(many)) for _ in range(5)]
             found = await asyncio.gather(*tasks, return_exceptions=True)
             assert [type(one) for one in found].count(errors.Overloaded) == 2
             assert (await node.group(0).read_many([None]))[0].value == 0
