@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Leader,
         NodeStatus,
         PeerStatus,
+        Read,
         Result,
     )
 
@@ -44,6 +45,7 @@ __all__ = [
     "NodeStatus",
     "PeerStatus",
     "PhxError",
+    "Read",
     "Rejected",
     "Result",
     "StateMachine",
@@ -72,6 +74,7 @@ _MODULES = {
         "Leader",
         "NodeStatus",
         "PeerStatus",
+        "Read",
         "Result",
     ),
 }

@@ -10,23 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from phx._core.entries import Entry
 from phx._core.waiters import Result
 
 __all__ = [
     "AGREED_EVERY",
+    "CONSISTENCIES",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
     "NEVER",
     "NODE_ID_MAX",
     "CheckpointInfo",
+    "Consistency",
     "Entry",
     "GroupStatus",
     "Leader",
     "NodeStatus",
     "PeerStatus",
+    "Read",
     "Result",
 ]
 
@@ -71,6 +75,25 @@ class Leader:
 
     node: int
     epoch: int
+
+
+Consistency = Literal["linearizable", "lease", "quorum", "stale"]
+CONSISTENCIES: tuple[Consistency, ...] = ("linearizable", "lease", "quorum", "stale")
+
+
+class Read(NamedTuple):
+    """What a query found.
+
+    Attributes:
+        value: what the machine's ``query`` returned.
+        instance: the state was that of exactly the instances up to this one.
+        lag_us: of a stale read: for how long this node has not heard how far the others are;
+            otherwise 0.
+    """
+
+    value: Any
+    instance: int
+    lag_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from typing import Final, Literal
 from phx._core.delivery import Batch, Sessions
 from phx._core.options import DriverError as DriverError
 from phx._core.plan import SettlePlan
+from phx._core.published import ReadPoints
 from phx.store_facts import Facts
 
 # codes of DriverError
@@ -45,6 +46,7 @@ class Driver:
     """
 
     sessions: Sessions
+    points: ReadPoints
     port: int
     incarnation: int
     def __init__(

@@ -19,6 +19,7 @@ from phx._core.life cimport *
 from phx._core.native cimport *
 from phx._core.options cimport *
 from phx._core.plan cimport JournalHold, SettlePlan, hold_ref, hold_unref
+from phx._core.published cimport PublishedGroup, ReadPoints, published_ref
 from phx._core.port cimport (
     PhxAddress, phx_close, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns, phx_thread_cpu_ns,
     phx_thread_name, phx_waker_clear, phx_waker_signal,
@@ -60,7 +61,7 @@ EVENT_POISONED = 64
 # that while it is led here, and from its first value on.
 GROUP_BYTES = {
     "replica": sizeof(Replica) + 2 * sizeof(void*),
-    "flow": sizeof(Flow),
+    "flow": sizeof(Flow), "published": sizeof(PublishedGroup),
     "queues": 2 * sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
     "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
@@ -120,6 +121,8 @@ cdef class Driver:
         if facts is not None:
             former_facts(&self.options, facts, bool(suspect))
         self.s = life_new(&self.options, &self.groups)
+        self.points = ReadPoints(self.index_of, ids)
+        self.s.published = published_ref(self.points.p)
 
     def __dealloc__(self):
         # A forked child has the memory, but neither the threads nor a right to the locks.

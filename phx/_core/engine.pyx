@@ -548,11 +548,13 @@ cdef void hand_effects(Engine* e) noexcept nogil:
     out.fetches.clear()
     out.events.clear()
     out.points.clear()
+    out.republish.clear()
     out.outgoing.swap(e.effects.outgoing)
     out.chosen.swap(e.effects.chosen)
     out.fetches.swap(e.effects.fetches)
     out.events.swap(e.effects.events)
     out.points.swap(e.effects.points)
+    out.republish.swap(e.effects.republish)
     out.records = e.records
     if e.records != NULL:
         e.records_hint = hint(e.records_hint, e.records.size)
@@ -593,6 +595,7 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
     r.announce_due = False
     if r.reads != NULL:
         reads_line(e, r)
+    republish(e, r)
 
 
 cdef Effects* engine_turn(Engine* e) noexcept nogil:

@@ -269,6 +269,7 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
         e.counters.hostile_messages += 1
         return False
     p.heard_seq = beat.seq
+    p.heard_us = e.now_us
     if not p.alive:
         p.alive = True
         p.alive_since_us = e.now_us

@@ -76,14 +76,16 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     if p.refused_any:
         for k in range(e.claims.size()):
             r = find_group(e, e.claims[k].group)
-            if r.lead != NULL:
+            if r.lead != NULL and r.lead.refusing & bit:
                 r.lead.refusing &= ~bit
+                republish(e, r)
     p.refused_any = ack.refused != 0
     for i in range(ack.refused):
         memcpy(&group, refused + i * 4, 4)
         r = find_group(e, group)
         if r != NULL and r.lead != NULL:
             r.lead.refusing |= bit
+            republish(e, r)
             prepare_again(e, r, p)
 
 

@@ -15,6 +15,7 @@ from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.native cimport *
 from phx._core.port cimport *
+from phx._core.published cimport publish
 from phx._core.queues cimport *
 from phx._core.state cimport (
     PRESSURE_FULL,
@@ -440,6 +441,8 @@ cdef void turn(DriverState* s) noexcept nogil:
     effects = input_turn(s)
     s.engine_wake_us = effects.wake_at_us
     s.lsn_end = effects.lsn_end
+    # Before anything of this turn leaves: whoever is told of it may read here next.
+    publish(s.published, s.engine, &effects.republish)
     since = spend(s, LAYER_ENGINE, since)
     send_frames(s, effects)
     since = spend(s, LAYER_SEND, since)

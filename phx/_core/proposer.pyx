@@ -213,6 +213,7 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
     r.role = ROLE_PREPARING
     e.counters.elections += 1
     promise(e, r, ballot)
+    republish(e, r)
     vote.lsn_end = e.lsn_end
     vote.ballot = ballot
     vote.instance = 0

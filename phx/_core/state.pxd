@@ -147,6 +147,7 @@ cdef struct Effects:
     vector[Fetch] fetches
     vector[Event] events
     vector[ReadPoint] points
+    vector[u32] republish        # indexes of replicas of which something published may have changed
     u64 wake_at_us       # call engine_advance at the latest then
     # records below are dead as soon as the journal is durable up to floor_after
     u64 floor_lsn
@@ -437,6 +438,7 @@ cdef struct Peer:
     u64 alive_since_us
     u64 grant_until_us
     u64 heard_seq               # highest heartbeat heard of this incarnation
+    u64 heard_us                # when its last heartbeat came in
     u64 claim_version
     vector[Claim] claims     # by group
     vector[u32] refused      # groups of these claims that are not granted, as of grants_version:
@@ -538,6 +540,10 @@ cdef inline void touch(Engine* e, Replica* r) noexcept nogil:
     if not r.dirty:
         r.dirty = True
         e.dirty.push_back(r.index)
+
+# What published.pxd says of the group has to be looked at again, at the end of this turn.
+cdef inline void republish(Engine* e, Replica* r) noexcept nogil:
+    e.effects.republish.push_back(r.index)
 
 cdef inline bint pending_empty(Lead* lead) noexcept nogil:
     return lead.pending_head == lead.pending.size()

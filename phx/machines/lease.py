@@ -182,6 +182,12 @@ class Leases(StateMachine):
         row = self._rows.get(name)
         return None if row is None else Holding(*row[:3])
 
+    def query(self, query: object) -> Holding | None:
+        """Who holds the lease of that name, as ``get``; ValueError for what is no name."""
+        if not isinstance(query, str):
+            raise ValueError(f"the name of a lease is a str, not {query!r}")
+        return self.get(query)
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -111,7 +111,7 @@ class Node:
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
         self._loop = loop
-        room.door.soon = loop.call_soon
+        room.door.soon = room.door.reading.soon = loop.call_soon
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
         self._finalizer = weakref.finalize(self, _abandon, room)

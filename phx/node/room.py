@@ -25,9 +25,11 @@ from phx._core.driver import (
     Driver,
     DriverError,
 )
+from phx._core.read_tickets import ReadTickets
 from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
+from phx.asking import Asked
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import need_codecs
@@ -65,6 +67,7 @@ from phx.node.mirror import Mirrors
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
+from phx.reading import Reading
 from phx.store import Store
 from phx.store_facts import Facts
 from phx.transfer.staging import kept
@@ -205,6 +208,11 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.door.archive = store
+        reading = self.door.reading = Reading(
+            self.driver.points, config.node, self.driver.now_us, self.driver.poke
+        )
+        reading.within, self.applier.reads = self.applier.within, reading
+        reading.asking = Asked(ReadTickets(self.driver), self.door.error_of)
         self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
@@ -300,6 +308,7 @@ class Room:
             halt=self._halt_unrestored,
         )
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self.door.reading.restoring = transfers.restoring
         self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
@@ -537,6 +546,7 @@ class Room:
             self.waiters.fail_all(
                 lambda: ClosedUnknown("the node closed; the value may still be chosen")
             )
+            self.door.reading.end(self.states, lambda: Closed("the node is closed"))
 
     def let_go(self) -> None:
         """Close durable machines as of their last commits; again, if need be."""
@@ -576,6 +586,7 @@ class Room:
         self.refuse(lambda: Closed("the node is closed"))
         self.before_abandon()
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
+        self.door.reading.end(self.states, lambda: Closed("the node is closed"))
         _rooms.discard(self)
         self._end_checkpoints(ABANDON_S)
         applying = self.applier.thread

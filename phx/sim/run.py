@@ -17,10 +17,11 @@ from phx.sim import verdicts
 from phx.sim.machine import SimMachine
 from phx.sim.plan import STILL_US, Plan
 from phx.sim.profiles import plan_of
+from phx.sim.readers import Readers
 from phx.sim.stage import Stage
 from phx.sim.verdicts import Broken, Probe, Replica
 from phx.sim.violation import Violation
-from phx.sim.workload import TOKEN_BYTES, Workload, is_list
+from phx.sim.workload import TOKEN_BYTES, is_list
 from phx.sim.world import LIMITS, World
 
 __all__ = ["Load", "Outcome", "play", "run_seed"]
@@ -76,7 +77,7 @@ class Load(Protocol):
         """At the end; for each group a machine that has applied everything."""
 
 
-class SimLoad(Workload):
+class SimLoad(Readers):
     """The simulator's own clients, and what their histories say."""
 
     def spoil(self, machine: Any, how: int) -> None:
