@@ -103,8 +103,8 @@ class Committing(Protocol):
 class Reads(Protocol):
     """What answers reads (phx.reading)."""
 
-    counters: dict[str, int]
-
+    @property
+    def counters(self) -> dict[str, int]: ...
     def turn(self) -> bool: ...
     def reached(self, state: GroupState) -> None: ...
 

@@ -605,10 +605,8 @@ class Group(GroupView):
 
         Guarantee, by `consistency`:
             linearizable: it sees every write that was complete, at any node, when the read began,
-                and what every linearizable read had seen that was complete. Without a lease at
-                hand the leader is asked.
-            quorum: the same, and a majority is asked: no leader is needed where all that was
-                accepted is applied here; else it waits until that is chosen.
+                and what linearizable reads had seen by then. Without a lease the leader is asked.
+            quorum: the same; a majority is asked, and what it has accepted has to be chosen.
             lease: the same, here and now: where this node leads under a lease. Needs clocks of
                 which none runs an eighth faster than another.
             stale: a state that was; ``lag_us`` says how old it may be.
@@ -628,8 +626,10 @@ class Group(GroupView):
         if door.refusal is not None:
             raise door.refusal()
         found = door.reading.at_once(self._state, query, consistency, machine)
-        if found is not None:
+        if isinstance(found, Read):
             return found
+        if found is not None:
+            return await found
         return (await self._read([query], consistency, timeout, machine))[0]
 
     async def read_many(

@@ -56,6 +56,13 @@ def span_us(timeout: float | None) -> int:
     return min(int(timeout * 1_000_000), NEVER_US)
 
 
+def raisable(error: BaseException) -> BaseException:
+    """What a future takes in the place of an error: the error, but for one kind."""
+    if isinstance(error, StopIteration):
+        return RuntimeError(f"the query raised {error!r}")
+    return error
+
+
 class Asking(Protocol):
     """Where a read point is had that is not at hand here."""
 
@@ -151,32 +158,56 @@ class Reading:
         self.restoring: Callable[[int], bool] = lambda _: False
         self.soon: Callable[[Callable[[], None]], object] | None = None  # of the event loop
         self.asking: Asking | None = None
-        self.counters = {"reads": 0, "read_errors": 0, "reads_waited": 0}
+        self.new_future: Callable[[], Future[Read]]
+        # By group: (machine, query, whether stale, who waits), of which the state is there.
+        self._line: dict[GroupState, deque[tuple[int, Any, bool, Future[Read]]]] = {}
+        self._queued = 0  # of these
+        self._reads = self._errors = self._waited = 0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {
+            "reads": self._reads,
+            "read_errors": self._errors,
+            "reads_waited": self._waited,
+        }
 
     # --- at once
 
     def at_once(
         self, state: GroupState, query: Any, consistency: Consistency, machine: int
-    ) -> Read | None:
-        """The answer, if nothing has to be waited for; on the event loop. None: `begin` it.
+    ) -> Read | Future[Read] | None:
+        """The answer, if its state is there; on the event loop. A future: it waits for its turn,
+        behind others. None: its state, or where it stands, is to be waited for: `begin` it.
 
         Raises what is known at once, and what the query raises.
         """
         one = self._machine(state, machine)
-        if consistency == "stale":
-            lag_us = self._lag_us(state)
-        else:
-            point = self._at_hand(state, consistency)
-            if point < 0 or point > state.applied:
-                return None
-            lag_us = 0
-        if self._due or self._begun:
-            return None  # those that wait come first
-        now_ns = perf_counter_ns()
-        if now_ns >= self._until(now_ns) or self.within() == state.group:
+        stale = consistency == "stale"
+        if not stale and not 0 <= self._at_hand(state, consistency) <= state.applied:
             return None
-        self.counters["reads"] += 1
-        return Read(one.query(query), state.applied, lag_us)
+        now_ns = perf_counter_ns()
+        # (Those that wait come first.)
+        if (
+            self._line
+            or self._due
+            or self._begun
+            or now_ns >= self._until(now_ns)
+            or self.within() == state.group
+        ):
+            return self._queue(state, machine, query, stale)
+        self._reads += 1
+        return Read(one.query(query), state.applied, self._lag_us(state) if stale else 0)
+
+    def _queue(self, state: GroupState, machine: int, query: Any, stale: bool) -> Future[Read]:
+        if self._waiting + self._queued >= READS_MAX:
+            raise Overloaded(f"{READS_MAX} reads wait at this node")
+        if not self._line:
+            self._poke()
+        self._queued += 1
+        future: Future[Read] = self.new_future()
+        self._line.setdefault(state, deque()).append((machine, query, stale, future))
+        return future
 
     def _until(self, now_ns: int) -> int:
         """Until when queries may go on, in this turn of the event loop or of the applying thread"""
@@ -238,7 +269,7 @@ class Reading:
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal()
-            if self._waiting >= READS_MAX:
+            if self._waiting + self._queued >= READS_MAX:
                 raise Overloaded(f"{READS_MAX} reads wait at this node")
             self._waiting += 1
             self._begun.append(wanted)
@@ -276,9 +307,15 @@ class Reading:
                 self._failed(wanted, error)
         if self.asking is not None:
             self.asking.turn()
-        if not self._due:
+        if not self._due and not self._line:
             return False
         until_ns, within = self._until(perf_counter_ns()), self.within()
+        for state in list(self._line):
+            if state.group == within:
+                continue
+            if not self._answer_line(state, self._line[state], until_ns):
+                return True
+            del self._line[state]
         for group in list(self._due):
             if group == within:
                 continue
@@ -290,7 +327,7 @@ class Reading:
             del self._due[group]
             if perf_counter_ns() >= until_ns:
                 break
-        return bool(self._due.keys() - {within})
+        return any(group != within for group in self._due)
 
     def _take(self, wanted: Wanted) -> None:
         state = wanted.state
@@ -328,7 +365,7 @@ class Reading:
         elif point <= state.applied:
             self._ready(wanted)
         else:
-            self.counters["reads_waited"] += 1
+            self._waited += 1
             if state.reads is None:
                 state.reads = []
             heappush(state.reads, (point, next(self._order), wanted))
@@ -365,17 +402,47 @@ class Reading:
             if not isinstance(error, Exception):
                 raise
             return True
-        self.counters["reads"] += len(answers)
+        self._reads += len(answers)
         self._ended()
         wanted.waiter.set_result(answers)
         return True
 
+    def _answer_line(
+        self,
+        state: GroupState,
+        line: deque[tuple[int, Any, bool, Future[Read]]],
+        until_ns: int,
+    ) -> bool:
+        """Answer those of a group that wait for nothing but their turn; False when time was up."""
+        instance, lag_us, known, query = state.applied, -1, -1, None
+        while line:
+            if perf_counter_ns() >= until_ns:
+                return False
+            machine, asked, stale, future = line.popleft()
+            self._queued -= 1
+            if future.done():
+                continue
+            try:
+                if machine != known:
+                    known, query = machine, self._machine(state, machine).query
+                if stale and lag_us < 0:
+                    lag_us = self._lag_us(state)
+                assert query is not None
+                found = Read(query(asked), instance, lag_us if stale else 0)
+            except BaseException as error:
+                self._errors += 1
+                future.set_exception(raisable(error))
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                self._reads += 1
+                future.set_result(found)
+        return True
+
     def _failed(self, wanted: Wanted, error: BaseException) -> None:
-        self.counters["read_errors"] += 1
+        self._errors += 1
         self._ended()
-        if isinstance(error, StopIteration):  # no future takes it
-            error = RuntimeError(f"the query raised {error!r}")
-        wanted.fail(error)
+        wanted.fail(raisable(error))
 
     def _ended(self) -> None:
         with self._lock:
@@ -414,6 +481,12 @@ class Reading:
         for state in states.values():
             left += [one[2] for one in state.reads or ()]
             state.reads = None
+        futures = [one[3] for line in self._line.values() for one in line]
+        self._line = {}
+        for future in futures:
+            with suppress(RuntimeError):
+                if not future.done():
+                    future.set_exception(refusal())
         for wanted in left:
             with suppress(RuntimeError):  # an event loop that was closed before its node
                 wanted.fail(refusal())

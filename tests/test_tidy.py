@@ -105,7 +105,7 @@ SIM_STOREYS = [
     {"host"},
     {"asking", "catchup", "damage", "handing", "saving", "upkeep"},
     {"world"},
-    {"network"},
+    {"looking", "network"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {

@@ -586,6 +586,8 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
             confirm.through = r.chosen_through
             send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, 0, r.group, r.claim, &confirm,
                  sizeof(confirm), NULL, 0)
+    if r.reads != NULL:
+        reads_line(e, r)
     if r.announce_due and r.chosen_through > r.announced_through:
         range_.group = r.group
         range_.first = r.announced_through + 1
@@ -593,8 +595,6 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
         r.announced_through = r.chosen_through
         e.effects.chosen.push_back(range_)
     r.announce_due = False
-    if r.reads != NULL:
-        reads_line(e, r)
     republish(e, r)
 
 

@@ -112,6 +112,7 @@ class Node:
             raise
         self._loop = loop
         room.door.soon = room.door.reading.soon = loop.call_soon
+        room.door.reading.new_future = loop.create_future
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
         self._finalizer = weakref.finalize(self, _abandon, room)

@@ -9,7 +9,7 @@ from phx._core.native cimport *
 from phx._core.reads cimport READ_QUORUM
 from phx._core.state cimport VERDICT_STOPPED_REJECTED, VERDICT_TIMED_OUT_REJECTED, Effects
 from phx.sim.host cimport Host, LogFlow, find_flow
-from phx.sim.watch_reads cimport known_through, watch_read_point
+from phx.sim.watch_reads cimport known_through, watch_asked_point
 from phx.sim.world cimport World
 
 
@@ -61,7 +61,7 @@ cdef void take_points(Host h, Effects* out):
             one.call.failed(h.agenda.now_us, out.points[i].verdict)
             continue
         one.point = out.points[i].instance
-        watch_read_point(h.watch, h.node, one.group, one.known, one.point, one.quorum)
+        watch_asked_point(h.watch, h.node, one.group, one.known, one.point, one.quorum)
         h.answering.append(one)
 
 

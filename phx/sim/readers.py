@@ -1,79 +1,72 @@
-"""Clients that read as a program reads: by a read point, without writing to the log.
+"""Readers: they read keys of the workload under the lease of whoever believes that it leads.
 
-In the profiles of READING most gets of a client go that way, some of them as quorum reads. They
-stand in the same histories as everything else.
+They wait for nothing: what is answered stands in the history beside what the clients did, what is
+not changed nothing. So a reader more or less moves nobody else's events.
 """
 
 from __future__ import annotations
 
 from random import Random
-from typing import Any, Final
+from typing import Any
 
-from phx.sim.asking import read
-from phx.sim.plan import Plan
-from phx.sim.workload import Call, Client, ClientKind, Workload
+from phx.sim.history import Operation
+from phx.sim.looking import LeaseRead
+from phx.sim.plan import SECOND, Plan
+from phx.sim.workload import EPOCH_US, LISTS, REGISTERS, key_of
 from phx.sim.world import World
 
-__all__ = ["READING", "Readers"]
+__all__ = ["Readers"]
 
-READING: Final = frozenset({"reads"})
-SHARE = 0.85
-"""Of gets; the others go through the log."""
-QUORUM = 0.3
-"""Of reads: a majority is asked, and not the leader."""
-
-
-class Reader(Client):
-    """A client with a stream of its own for how it reads."""
-
-    __slots__ = ("how",)
-
-    def __init__(self, load: Workload, number: int, group: int, kind: ClientKind) -> None:
-        super().__init__(load, number, group, kind)
-        self.how = Random(load.plan.seed << 20 | number << 1 | 1)
-
-    def new_calls(self, now_us: int) -> list[Call]:
-        return [self.reading(call) for call in super().new_calls(now_us)]
-
-    def reading(self, call: Call) -> Call:
-        if call.kind != "get" or self.how.random() >= SHARE:
-            return call
-        return ReadCall(self, call, self.how.random() < QUORUM)
+EVERY_US = SECOND // 2
+"""Of each group, about; half of them follow one another at once."""
+PAUSE_US_MAX = 60_000
+READER = -1
+"""The client that they are in a history."""
 
 
-class ReadCall(Call):
-    """A get by a read point. It begins each time that it is asked."""
+class Readers:
+    """Lease reads of all groups, until clients end.
 
-    __slots__ = ("quorum",)
-
-    def __init__(self, asker: Client, call: Call, quorum: bool) -> None:
-        super().__init__(asker, call.key, "get", None, call.command, call.called_us)
-        self.quorum = quorum
-
-    def failed(self, now_us: int, verdict: int) -> None:
-        self.asker.rejected(self, now_us)  # a read changes nothing
-
-    def died(self, now_us: int) -> None:
-        self.asker.rejected(self, now_us)
-
-
-class Readers(Workload):
-    """All clients of a run; in some profiles they read."""
+    Attributes:
+        answered: the operations that were answered.
+        asked: how many reads were begun.
+    """
 
     def __init__(self, world: World, plan: Plan) -> None:
-        if plan.profile in READING:
-            self.client: type[Client] = Reader
-        super().__init__(world, plan)
+        self.world = world
+        self.plan = plan
+        self.chance = Random(plan.seed << 20 | 0xFFFFE)
+        self.answered: list[Operation] = []
+        self.asked = 0
 
-    def hand_in(self, client: Client, node: int, calls: list[Any], timeout_us: int) -> None:
-        reads = [call for call in calls if isinstance(call, ReadCall)]
-        others = [call for call in calls if not isinstance(call, ReadCall)]
-        if others:
-            super().hand_in(client, node, others, timeout_us)
-        now = self.world.now_us
-        for call in reads:
-            call.called_us = now
-            if not self.world.running(node) or read(
-                self.world, node, client.group, call.quorum, timeout_us, call
-            ):
-                client.rejected(call, now)
+    def open(self) -> None:
+        for group in range(self.plan.groups):
+            self.later(group)
+
+    def later(self, group: int) -> None:
+        chance, now_us = self.chance, self.world.now_us
+        after_us = 1 + int(chance.random() * (2_000 if chance.random() < 0.5 else 4 * EVERY_US))
+        if now_us + after_us < self.plan.clients_end_us:
+            self.world.call_at(now_us + after_us, lambda: self.ask(group))
+
+    def ask(self, group: int) -> None:
+        chance, world = self.chance, self.world
+        leading = [
+            node
+            for node in range(1, self.plan.nodes + 1)
+            if world.running(node) and world.status(node, group)["leading"]
+        ]
+        if leading:
+            epoch = max(0, world.now_us // EPOCH_US - (chance.random() < 0.1))
+            key = key_of(group, epoch, int(chance.random() * (REGISTERS + LISTS)))
+            pause_us = int(chance.random() * PAUSE_US_MAX) if chance.random() < 0.3 else 0
+            self.asked += 1
+            LeaseRead(world, chance.choice(leading), group, key, pause_us, self.done(key))
+        self.later(group)
+
+    def done(self, key: int) -> Any:
+        def call(read: LeaseRead, value: Any, now_us: int) -> None:
+            one = Operation(READER, key, "get", None, value, read.called_us, now_us)
+            self.answered.append(one)
+
+        return call

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from phx.machine import StateMachine
 from phx.sim import verdicts
+from phx.sim.asking_load import AskingLoad
+from phx.sim.history import Operation
 from phx.sim.machine import SimMachine
 from phx.sim.plan import STILL_US, Plan
 from phx.sim.profiles import plan_of
@@ -77,8 +79,14 @@ class Load(Protocol):
         """At the end; for each group a machine that has applied everything."""
 
 
-class SimLoad(Readers):
-    """The simulator's own clients, and what their histories say."""
+class SimLoad(AskingLoad):
+    """The simulator's own clients, and what their histories say.
+
+    Attributes:
+        reads: under a lease, of the same keys; they stand in the histories, too.
+    """
+
+    reads: Sequence[Operation] = ()
 
     def spoil(self, machine: Any, how: int) -> None:
         machine.spoil(how)
@@ -97,7 +105,7 @@ class SimLoad(Readers):
         return (
             verdicts.settled(self.unheard())
             or verdicts.exactly_once(operations.history, lists, TOKEN_BYTES)
-            or verdicts.linearizable(operations.history)
+            or verdicts.linearizable([*operations.history, *self.reads])
         )
 
 
@@ -155,6 +163,7 @@ class Run:
         )
         self.world.tracing = tracing
         self.load = load(self.world, plan)
+        self.readers = Readers(self.world, plan)
         self.stage = Stage(self.world, plan, self.load, self.load.spoil)
         self.probes: list[Probing] = []
 
@@ -162,6 +171,9 @@ class Run:
         world, plan = self.world, self.plan
         self.stage.open()
         self.load.open()
+        if isinstance(self.load, SimLoad):
+            self.load.reads = self.readers.answered
+            self.readers.open()
         world.call_at(plan.faults_end_us, self.probe)
         # (A handover just before the quiet time may still be told twice in it.)
         world.run(plan.duration_us - STILL_US - self.limit("resend_us"))
@@ -266,7 +278,11 @@ def play(
         outcome.violation = violation
         if tracing:
             outcome.trace = world.trace()
-    outcome.counters = world.counters()
+    outcome.counters = {
+        **world.counters(),
+        "lease_reads": len(run.readers.answered),
+        "lease_reads_asked": run.readers.asked,
+    }
     outcome.chosen_values = world.decided_values()
     outcome.faults = run.stage.begun
     outcome.digest = world.digest()

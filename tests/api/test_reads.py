@@ -171,21 +171,21 @@ def test_a_group_that_is_being_restored_answers_nothing(run_once, tmp_path):
 
 def test_queries_hold_the_event_loop_for_no_longer_than_a_stretch(run_once, tmp_path):
     def slow(_):
-        until = time.perf_counter() + 0.0001
-        while time.perf_counter() < until:
+        until = time.thread_time() + 0.0001
+        while time.thread_time() < until:
             pass
 
     async def main():
         async with cluster(tmp_path, Asked, nodes=1) as (node,):
             await leased(node)
-            group, gaps, last = node.group(0), [], time.perf_counter()
+            group, gaps, last = node.group(0), [], time.thread_time()
             done = asyncio.Event()
 
             async def watch():
                 nonlocal last
                 while not done.is_set():
-                    gaps.append(time.perf_counter() - last)
-                    last = time.perf_counter()
+                    gaps.append(time.thread_time() - last)
+                    last = time.thread_time()
                     await asyncio.sleep(0)
 
             async def single():
@@ -197,7 +197,7 @@ def test_queries_hold_the_event_loop_for_no_longer_than_a_stretch(run_once, tmp_
             await asyncio.gather(single(), group.read_many([slow] * 1000))
             done.set()
             await watching
-            # 200 ms of queries, in pieces of one millisecond; one or two may be held up by others.
+            # 200 ms of queries, in pieces of a millisecond. (CPU time: the machine may be busy.)
             assert len(gaps) >= 150
             assert sorted(gaps)[len(gaps) * 9 // 10] < 0.004
 
