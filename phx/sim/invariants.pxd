@@ -23,8 +23,8 @@ every few hundred steps. The first one that does not hold ends the run.
     U9f what a machine is restored from is what some machine wrote, every byte of it
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
     U11 nobody decides while somebody else holds the lease; nobody else holds it
-    U14 a read point covers what anybody knew to be chosen when its read began; what a node publishes
-        is what its engine believes (watch_reads)
+    U14 a read point covers what anybody knew to be chosen when its read began; what a node
+        publishes is what its engine believes (watch_reads)
     bounded   rings, caches and queues keep to their limits
 
 (U10 comes with membership; U12 is checked at the end of a run.)

@@ -16,8 +16,8 @@ cdef inline void watch_announced(Watch* w, u32 group, u64 through) noexcept nogi
 cdef u64 known_through(Watch* w, u32 group) noexcept nogil
 # A read of the group that began when `known` was known has got this read point.
 cdef void watch_read_point(Watch* w, u32 node, u32 group, u64 known, u64 point) noexcept nogil
-# The same of a point that was asked for, while leases are claimed; `quorum`: it is of what a majority
-# accepted, and may lie above what is decided.
+# The same of a point that was asked for, while leases are claimed; `quorum`: it is of what a
+# majority accepted, and may lie above what is decided.
 cdef void watch_asked_point(Watch* w, u32 node, u32 group, u64 known, u64 point,
                             bint quorum) noexcept nogil
 # The node's turn has ended: what it publishes of the group.

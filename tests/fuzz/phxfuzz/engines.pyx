@@ -115,6 +115,29 @@ cdef Block* append_body(World* w, Script* s, Replica* r, Block* out) noexcept no
 
 # --- messages
 
+cdef Block* read_body(World* w, Script* s, Peer* p, u8 kind, u32 many, u8* fixed,
+                      Block* body) noexcept nogil:
+    cdef GroupAsked asked
+    cdef PointAnswer point
+    cdef u32 i
+    if kind == MSG_READ_ASK:
+        (<ReadAskBody*>fixed).groups = many
+    else:
+        (<ReadPointBody*>fixed).points = many
+    for i in range(many):
+        asked.group = point.group = take_u8(s) & 7
+        asked.pad = 0
+        if kind == MSG_READ_ASK:
+            asked.ballot = ballot_of(s, w.e.replicas[asked.group & 3], SELF)
+            body = block_append(body, &asked, sizeof(asked))
+        else:
+            point.verdict = take_u8(s) & 3
+            point.instance = number(s, w.e.replicas[point.group & 3])
+            point.ballot = ballot_of(s, w.e.replicas[point.group & 3], p.node)
+            body = block_append(body, &point, sizeof(point))
+    return body
+
+
 cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* fixed,
                          Block* body) noexcept nogil:
     cdef u8 how = take_u8(s)
@@ -131,8 +154,6 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
     cdef ReportedEntry reported
     cdef SuppliedEntry supplied
     cdef ClaimChange change
-    cdef GroupAsked asked
-    cdef PointAnswer point
     if kind == MSG_PREPARE:
         prepare.holds = many
         for i in range(many):
@@ -183,21 +204,8 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
         for i in range(many):
             at = take_u8(s) & 7
             body = block_append(body, &at, 4)
-    elif kind == MSG_READ_ASK:
-        (<ReadAskBody*>fixed).groups = many
-        for i in range(many):
-            asked.group = take_u8(s) & 7
-            asked.pad = 0
-            asked.ballot = ballot_of(s, w.e.replicas[asked.group & 3], SELF)
-            body = block_append(body, &asked, sizeof(asked))
-    elif kind == MSG_READ_POINT:
-        (<ReadPointBody*>fixed).points = many
-        for i in range(many):
-            point.group = take_u8(s) & 7
-            point.verdict = take_u8(s) & 3
-            point.instance = number(s, w.e.replicas[point.group & 3])
-            point.ballot = ballot_of(s, w.e.replicas[point.group & 3], p.node)
-            body = block_append(body, &point, sizeof(point))
+    elif kind == MSG_READ_ASK or kind == MSG_READ_POINT:
+        body = read_body(w, s, p, kind, many, fixed, body)
     if how & 0x80:               # a count that lies
         (<u32*>fixed)[take_u8(s) % max(message_fixed_bytes(kind) // 4, <u32>1)] += how & 7
     return body
