@@ -149,7 +149,6 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
     cdef AcceptBody* accept = <AcceptBody*>fixed
     cdef ForwardBody* forward = <ForwardBody*>fixed
     cdef HeartbeatBody* beat = <HeartbeatBody*>fixed
-    cdef HeartbeatAckBody* ack = <HeartbeatAckBody*>fixed
     cdef HoldRange hold
     cdef ReportedEntry reported
     cdef SuppliedEntry supplied
@@ -200,7 +199,7 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
             change.ballot = ballot_of(s, w.e.replicas[change.group & 3], p.node)
             body = block_append(body, &change, sizeof(change))
     elif kind == MSG_HEARTBEAT_ACK:
-        ack.refused = many
+        (<HeartbeatAckBody*>fixed).refused = many
         for i in range(many):
             at = take_u8(s) & 7
             body = block_append(body, &at, 4)
