@@ -137,6 +137,12 @@ class Group(GroupView):
         queries = list(queries)
         return self._read(queries, consistency, timeout, machine) if queries else []
 
+    def barrier(
+        self, *, consistency: Consistency = "linearizable", timeout: float | None = TIMEOUT_S
+    ) -> None:
+        """Wait until everything complete so far is applied here. See ``phx.Group.barrier``."""
+        self._read([], consistency, timeout, next(iter(self._state.machines)))
+
     def _read(
         self, queries: list[Any], consistency: Consistency, timeout: float | None, machine: int
     ) -> list[Read]:

@@ -605,12 +605,11 @@ class Group(GroupView):
 
         Guarantee, by `consistency`:
             linearizable: it sees every write that was complete, at any node, when the read began,
-                and what every linearizable read had seen that was complete.
+                and what linearizable reads had seen by then. Without a lease the leader is asked.
+            quorum: the same; a majority is asked, and what it has accepted has to be chosen.
             lease: the same, here and now: where this node leads under a lease. Needs clocks of
                 which none runs an eighth faster than another.
             stale: a state that was; ``lag_us`` says how old it may be.
-
-        "linearizable" is to be had only where "lease" is.
 
         Args:
             query: what the machine's ``query`` takes. It stays in this process.
@@ -618,8 +617,8 @@ class Group(GroupView):
             machine: id of the machine in the group.
 
         Raises (all of them safe to repeat):
-            NotLeader: this node does not lead, or its lease does not run; ``leader`` may say who.
-            TimedOut: the state was not there in time.
+            NotLeader: "lease", and this node does not lead, or has no lease; ``leader``: who may.
+            TimedOut, NoQuorum, NodeFailed: nobody said in time what to wait for; or it never came.
             NoQueries: the machine has no ``query``. What ``query`` raises comes as it is.
             GroupStopped, GroupRestoring, UnknownMachine, Overloaded, Closed, ForkedError.
         """
@@ -654,11 +653,16 @@ class Group(GroupView):
             return found
         return await self._read(queries, consistency, timeout, machine)
 
+    async def barrier(
+        self, *, consistency: Consistency = "linearizable", timeout: float | None = TIMEOUT_S
+    ) -> None:
+        """Wait until all that was complete, anywhere, is applied here; a ``read`` of nothing."""
+        await self._read([], consistency, timeout, next(iter(self._state.machines)))
+
     async def _read(
         self, queries: list[Any], consistency: Consistency, timeout: float | None, machine: int
     ) -> list[Read]:
-        future: asyncio.Future[list[Read]] = self._future()
-        door = self._door
+        future, door = self._future(), self._door
         wanted = door.wanted(self._state, future, queries, consistency, timeout, machine)
         return await door.reading.answered(wanted, future, timeout)
 

@@ -72,13 +72,24 @@ def holds(state: GroupState, machine: int) -> int:
 class Asking(Protocol):
     """Where a read point is had that is not at hand here."""
 
-    def ask(self, group: int, due_us: int, told: Callable[[int | PhxError], None]) -> None:
+    def ask(
+        self, group: int, due_us: int, told: Callable[[int | PhxError], None], quorum: bool = False
+    ) -> None:
         """Find a read point of `group` for a read that begins now; `told` is called once with it,
         or with why there is none, on the thread that applies and not before this returns.
 
         Args:
             due_us: by the driver's clock; nothing is to be found out after it.
+            quorum: ask a majority instead of the leader.
         """
+        ...
+
+    def turn(self) -> None:
+        """Ask, and tell what was found."""
+        ...
+
+    def end(self, refusal: Callable[[], PhxError]) -> None:
+        """Whoever waits is told that."""
         ...
 
 
@@ -310,7 +321,7 @@ class Reading:
                 return await future
         except TimeoutError as error:
             if future.done() and not future.cancelled():
-                raise  # that of the query
+                return future.result()  # it ended just then, or the query raised one
             group = wanted.state.group
             raise TimedOut(f"group {group}: the state was not there in time") from error
         finally:
@@ -327,6 +338,8 @@ class Reading:
                 self._take(wanted)
             except Exception as error:
                 self._failed(wanted, error)
+        if self.asking is not None:
+            self.asking.turn()
         if not self._due and not self._line:
             return False
         until_ns, within = self._until(perf_counter_ns()), self.within()
@@ -360,7 +373,12 @@ class Reading:
             self._found(wanted, point)
             return
         assert self.asking is not None
-        self.asking.ask(state.group, wanted.due_us, lambda found: self._told(wanted, found))
+        self.asking.ask(
+            state.group,
+            wanted.due_us,
+            lambda found: self._told(wanted, found),
+            wanted.consistency == "quorum",
+        )
 
     def _told(self, wanted: Wanted, found: int | PhxError) -> None:
         if isinstance(found, PhxError):
@@ -487,6 +505,8 @@ class Reading:
         """Every read that waits fails, and so does every one that begins."""
         with self._lock:
             self._refusal = refusal
+        if self.asking is not None:
+            self.asking.end(refusal)
         left = list(self._begun)
         self._begun.clear()
         for line in self._due.values():

@@ -93,8 +93,8 @@ class Moved:
     failed: dict[int, str]
 
 
-Consistency = Literal["linearizable", "lease", "stale"]
-CONSISTENCIES: tuple[Consistency, ...] = ("linearizable", "lease", "stale")
+Consistency = Literal["linearizable", "lease", "quorum", "stale"]
+CONSISTENCIES: tuple[Consistency, ...] = ("linearizable", "lease", "quorum", "stale")
 
 
 class Read(NamedTuple):

@@ -72,6 +72,7 @@ STOREYS = [
         "phase2",
         "proposals",
         "proposer",
+        "reads",
         "rejoin",
         "routing",
     },
@@ -90,6 +91,7 @@ STOREYS = [
         "options",
         "poller",
         "queues",
+        "read_tickets",
         "segment_check",
         "transport",
         "upkeep",
@@ -101,7 +103,7 @@ SIM_STOREYS = [
     {"invariants"},
     {"watch_kept", "watch_reads"},
     {"host"},
-    {"catchup", "damage", "handing", "saving", "upkeep"},
+    {"asking", "catchup", "damage", "handing", "saving", "upkeep"},
     {"world"},
     {"looking", "network"},
 ]
@@ -112,7 +114,8 @@ NOT_SIMULATED = {
 }  # fmt: skip
 # A host calls the rooms that do its work, and a world its network.
 SIM_BACK = {
-    ("host", "catchup"), ("host", "handing"), ("host", "saving"), ("host", "upkeep"),
+    ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "handing"),
+    ("host", "saving"), ("host", "upkeep"),
     ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
@@ -129,7 +132,7 @@ VALUES = {f"phx._core.{name}" for name in ("delivery", "entries", "session_codec
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}
-NODE |= {"phx.leaders", "phx.reading"}
+NODE |= {"phx.asking", "phx.leaders", "phx.reading"}
 MAY_IMPORT = {
     "phx": {"phx"},
     "phx.types": GROUND,
@@ -160,11 +163,18 @@ MAY_IMPORT = {
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
+    "phx.asking": GROUND | {"phx._core.options"},
     "phx.reading": NODE | {"phx._core.driver", "phx._core.published"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
-    | {"phx._core.codec", "phx._core.segment", "phx._core.segment_check", "phx._core.survey"}
+    | {
+        "phx._core.codec",
+        "phx._core.read_tickets",
+        "phx._core.segment",
+        "phx._core.segment_check",
+        "phx._core.survey",
+    }
     | {"phx.lmdb_pages", "phx.store_folder"}
     | {"phx.store_facts", "phx.store_mend"},
     "phx.blocking": NODE,

@@ -35,7 +35,7 @@ from phx._core.native cimport *
 
 cdef enum:
     FRAME_MAGIC = 0x31584850
-    PROTOCOL_VERSION = 3
+    PROTOCOL_VERSION = 4
     FRAME_HEADER_BYTES = 32
     RECORD_HEADER_BYTES = 32
 

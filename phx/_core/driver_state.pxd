@@ -13,8 +13,8 @@ from phx._core.native cimport *
 from phx._core.plan cimport JournalHold
 from phx._core.port cimport PhxAddress, PhxFds, pollfd, pthread_t
 from phx._core.published cimport Published
-from phx._core.queues cimport Chores, Command, Inbox, Outbox, Submission
-from phx._core.state cimport Engine, EngineCounters, EngineOptions, Fetch
+from phx._core.queues cimport Chores, Command, Inbox, Outbox, ReadWanted, Submission
+from phx._core.state cimport Engine, EngineCounters, EngineOptions, Fetch, ReadPoint
 from phx._core.trace cimport Trace
 from phx._core.transport cimport PEERS_MAX, Transport, TransportOptions
 from phx._core.writer cimport JournalWriter
@@ -144,6 +144,8 @@ cdef struct DriverState:
     size_t submitted             # so many of them are with the engine
     vector[Command] commands
     vector[u64] applied
+    vector[ReadWanted] reads
+    vector[ReadPoint] refused    # reads that the engine did not take
     vector[Fetch] fetches
     u64 turns
     u64 layers_ns[LAYERS]

@@ -35,6 +35,10 @@ cdef void engine_receive(Engine* e, u32 peer, const u8* data, u64 count) noexcep
 # reference. first_seq must continue the group's sequence. 0, or a Verdict: rejected.
 cdef int engine_submit(Engine* e, u32 group, u64 first_seq, u32 count, Block* block, u64 offset,
                        u64 nbytes, u64 deadline_us) noexcept nogil
+# A read of this node wants a point: an instance that is at least every one that anybody knew to be
+# chosen at some moment after this call. It is asked of the leader, or with READ_QUORUM of a
+# majority. 0: it stands among the points of this turn or of a later one, once; or a Verdict.
+cdef int engine_read(Engine* e, u32 group, u64 ticket, u32 flags, u64 deadline_us) noexcept nogil
 cdef void engine_durable(Engine* e, u64 lsn) noexcept nogil
 # Monotonic time that counts suspension; wall time only for stamping values.
 cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil

@@ -29,6 +29,9 @@ from phx._core.proposals cimport (
     callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
     forwards_free,
 )
+from phx._core.reads cimport (
+    read_take, reads_at, reads_free, reads_line, reads_lost, reads_turn,
+)
 from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
 from phx._core.elections cimport preferred_leader
@@ -72,6 +75,7 @@ cdef void engine_free(Engine* e) noexcept nogil:
     cdef Replica* r
     if e == NULL:
         return
+    reads_free(e)
     for i in range(e.replicas.size()):
         r = e.replicas[i]
         lead_free(r)
@@ -228,6 +232,13 @@ cdef int engine_submit(Engine* e, u32 group, u64 first_seq, u32 count, Block* bl
     return callers_submit(e, r, first_seq, count, block, offset, nbytes, deadline_us)
 
 
+cdef int engine_read(Engine* e, u32 group, u64 ticket, u32 flags, u64 deadline_us) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL:
+        return VERDICT_STOPPED_REJECTED
+    return read_take(e, r, ticket, flags, deadline_us)
+
+
 cdef void engine_durable(Engine* e, u64 lsn) noexcept nogil:
     cdef Vote vote
     if e.poisoned or lsn <= e.durable:
@@ -333,6 +344,7 @@ cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
     block_unref(p.later)
     p.now = NULL
     p.later = NULL
+    reads_lost(e, p)
     for i in range(e.replicas.size()):
         if e.replicas[i].leader == peer:
             callers_requeue(e, e.replicas[i])
@@ -541,11 +553,13 @@ cdef void hand_effects(Engine* e) noexcept nogil:
     out.chosen.clear()
     out.fetches.clear()
     out.events.clear()
+    out.points.clear()
     out.republish.clear()
     out.outgoing.swap(e.effects.outgoing)
     out.chosen.swap(e.effects.chosen)
     out.fetches.swap(e.effects.fetches)
     out.events.swap(e.effects.events)
+    out.points.swap(e.effects.points)
     out.republish.swap(e.effects.republish)
     out.records = e.records
     if e.records != NULL:
@@ -578,6 +592,8 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
             confirm.through = r.chosen_through
             send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, 0, r.group, r.claim, &confirm,
                  sizeof(confirm), NULL, 0)
+    if r.reads != NULL:
+        reads_line(e, r)
     if r.announce_due and r.chosen_through > r.announced_through:
         range_.group = r.group
         range_.first = r.announced_through + 1
@@ -598,6 +614,7 @@ cdef Effects* engine_turn(Engine* e) noexcept nogil:
         flush(e, r)
         i += 1
     e.dirty.clear()
+    reads_turn(e)
     if e.started and not e.poisoned and e.durable >= e.start_lsn:
         heartbeats(e)
     seal_frames(e)
@@ -611,7 +628,7 @@ cdef u64 wake_at(Engine* e) noexcept nogil:
         at = min(at, e.timers.front().at_us)
     if e.mark_due_us:
         at = min(at, e.mark_due_us)
-    return at
+    return min(at, reads_at(e))
 
 
 # --- questions

@@ -19,7 +19,7 @@ from phx._core.engine cimport (
     engine_disconnected, engine_done,
     engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
     engine_install, engine_location, engine_new, engine_poison,
-    engine_pressure, engine_priority, engine_receive, engine_replay, engine_resign,
+    engine_pressure, engine_priority, engine_read, engine_receive, engine_replay, engine_resign,
     engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
     engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect,
@@ -126,6 +126,9 @@ cdef class Engine:
         block_unref(block)
         return verdict
 
+    def read(self, group, ticket, deadline_us, flags=0):
+        return engine_read(self.e, group, ticket, flags, deadline_us)
+
     def durable(self, lsn):
         engine_durable(self.e, lsn)
 
@@ -214,6 +217,9 @@ cdef class Engine:
              out.events[i].count, out.events[i].leader)
             for i in range(out.events.size())
         ]
+        result["points"] = [(out.points[i].group, out.points[i].verdict, out.points[i].ticket,
+                             out.points[i].instance)
+                            for i in range(out.points.size())]
         return result
 
     def entry(self, group, instance):

@@ -50,6 +50,14 @@ cdef inline int input_submit(DriverState* s, u32 group, u64 first_seq, u32 count
     return verdict
 
 
+cdef inline int input_read(DriverState* s, u32 group, u64 ticket, u32 flags,
+                           u64 deadline_us) noexcept nogil:
+    cdef int verdict = engine_read(s.engine, group, ticket, flags, deadline_us)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_READ, group, flags, ticket, deadline_us, <u32>verdict, NULL, 0)
+    return verdict
+
+
 cdef inline void input_durable(DriverState* s, u64 lsn) noexcept nogil:
     if s.trace != NULL:
         trace_input(s.trace, TRACE_DURABLE, 0, 0, lsn, 0, 0, NULL, 0)

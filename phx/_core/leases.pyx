@@ -110,6 +110,7 @@ cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
             out = changes_append(out, e.claim_log[i].group, e.claim_log[i].ballot)
     p.beat_seq += 1
     p.beat_sent_us[p.beat_seq % SENT_TIMES] = e.now_us
+    p.reads.beats[p.beat_seq % SENT_TIMES] = e.reads.beats
     beat.seq = p.beat_seq
     beat.version = e.claim_version
     beat.base_version = p.acked_version
@@ -130,6 +131,7 @@ cdef void heartbeats(Engine* e) noexcept nogil:
         return
     e.beat_now = False
     e.beat_must = False
+    e.reads.beats += 1
     e.beat_last_us = e.now_us
     e.beat_at_us = e.now_us + e.options.heartbeat_us
     for i in range(e.options.n_members):

@@ -13,6 +13,7 @@ from phx._core.elections cimport (
 from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbeat, on_heartbeat_ack
 from phx._core.native cimport *
 from phx._core.proposer cimport prepare_again, step_down, transfer, transfer_as
+from phx._core.reads cimport reads_acked
 from phx._core.state cimport *
 from phx._core.wire cimport (
     FLAG_KEPT, FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody,
@@ -82,6 +83,7 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     p.ack_seq = ack.seq
     if flags & FLAG_NEED_WHOLE:
         return
+    reads_acked(e, p, ack)
     if p.refused_any:
         for k in range(e.claims.size()):
             r = find_group(e, e.claims[k].group)

@@ -19,7 +19,8 @@ from phx._core.published cimport publish
 from phx._core.queues cimport *
 from phx._core.state cimport (
     PRESSURE_FULL,
-    ChosenRange, EVENT_FAILED, Effects, Engine, Event, Fetch, GroupStatus, Outgoing, member_index,
+    ChosenRange, EVENT_FAILED, Effects, Engine, Event, Fetch, GroupStatus, Outgoing, ReadPoint,
+    member_index,
 )
 from phx._core.trace cimport trace_failed
 from phx._core.transport cimport *
@@ -209,16 +210,43 @@ cdef void take_submissions(DriverState* s) noexcept nogil:
         s.submitted = 0
 
 
+cdef void take_reads(DriverState* s) noexcept nogil:
+    cdef ReadPoint point
+    cdef ReadWanted* one
+    cdef int verdict
+    cdef size_t i
+    for i in range(s.reads.size()):
+        one = &s.reads[i]
+        verdict = input_read(s, one.group, one.ticket, one.flags, one.deadline_us)
+        if verdict != 0:
+            point.group = one.group
+            point.verdict = <u32>verdict
+            point.ticket = one.ticket
+            point.instance = 0
+            s.refused.push_back(point)
+    outbox_points(&s.outbox, &s.refused)
+    s.refused.clear()
+    s.reads.clear()
+
+
+# Whoever reads under a lease has to look at the clock after the read began (reads.md, section 3).
+cdef void read_clock_again(DriverState* s) noexcept nogil:
+    if not s.engine.reads.line.empty() or not s.engine.reads.asks.empty():
+        s.now_us = phx_now_us()
+        input_advance(s, s.now_us, phx_wall_us())
+
+
 cdef void take_inbox(DriverState* s) noexcept nogil:
     cdef size_t i = 0
     if phx_load(&s.inbox.pending):
-        inbox_swap(&s.inbox, &s.submissions, &s.commands, &s.applied)
+        inbox_swap(&s.inbox, &s.submissions, &s.commands, &s.reads, &s.applied)
     while i < s.applied.size():
         input_applied(s, s.flows[s.applied[i]].group, s.applied[i + 1])
         i += 2
     take_submissions(s)
     for i in range(s.commands.size()):
         do_command(s, &s.commands[i])
+    take_reads(s)
     s.applied.clear()
     s.commands.clear()
 
@@ -375,6 +403,7 @@ cdef void deliver(DriverState* s, const Effects* effects) noexcept nogil:
         flow = find_flow(s, effects.events[i].group)
         outbox_event(&s.outbox, flow_index(s, flow) if flow != NULL else <u32>s.flows.size(),
                      &effects.events[i])
+    outbox_points(&s.outbox, &effects.points)
     outbox_signal(&s.outbox)
 
 
@@ -410,6 +439,7 @@ cdef void turn(DriverState* s) noexcept nogil:
     take_inbox(s)
     since = spend(s, LAYER_SUBMIT, since)
     take_durable(s)
+    read_clock_again(s)
     effects = input_turn(s)
     s.engine_wake_us = effects.wake_at_us
     s.lsn_end = effects.lsn_end

@@ -12,7 +12,7 @@ if it sleeps, Python only if it has cleared its descriptor.
 from phx._core.delivery cimport Delivered
 from phx._core.native cimport *
 from phx._core.port cimport PhxWaker, pthread_cond_t, pthread_mutex_t
-from phx._core.state cimport Event, GroupStatus, SettleItem
+from phx._core.state cimport Event, GroupStatus, ReadPoint, SettleItem
 
 cdef enum:
     MESSAGES_MAX = 256           # log lines that wait for Python
@@ -94,11 +94,19 @@ cdef struct Question:
     vector[GroupRow] rows
     void* status                 # ASK_STATUS: where the answer goes (poller.pxd, NodeStatus)
 
+cdef struct ReadWanted:          # a read that wants its point (engine_read)
+    u32 group
+    u32 flags
+    u64 ticket
+    u64 deadline_us
+
 cdef struct Inbox:
     pthread_mutex_t lock
     pthread_cond_t answered
     vector[Submission] submissions
     vector[Command] commands
+    vector[ReadWanted] reads
+    i64 reads_open               # of those, and of what the engine has: not yet taken back
     vector[u64] applied          # by group index; 0: nothing new
     vector[u32] applied_dirty    # group indexes
     i64 submitted_bytes          # in `submissions` (read without the lock)
@@ -116,6 +124,8 @@ cdef void inbox_destroy(Inbox* q) noexcept nogil
 cdef int inbox_submit(Inbox* q, Submission* items, size_t count) noexcept nogil
 # As inbox_submit. Takes command.block's reference only with 0.
 cdef int inbox_command(Inbox* q, Command* command, bint wake) noexcept nogil
+# 0; 1: READS_MAX of them are open, 2: closed.
+cdef int inbox_read(Inbox* q, const ReadWanted* wanted) noexcept nogil
 # Wakes nobody: there is no hurry.
 cdef void inbox_applied(Inbox* q, u32 index, u64 instance) noexcept nogil
 # Wait for the poll thread's answer. 0; 1: full, nothing was asked; 2: closed.
@@ -124,7 +134,7 @@ cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil
 # Everything queued, the applied instances as pairs of (index, instance). Submissions stay where
 # they are unless the vector for them is empty.
 cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]* commands,
-                     vector[u64]* applied) noexcept nogil
+                     vector[ReadWanted]* reads, vector[u64]* applied) noexcept nogil
 # Wake the poll thread if it sleeps; any thread.
 cdef void inbox_wake(Inbox* q) noexcept nogil
 # The poll thread is about to sleep: False if it must not.
@@ -148,6 +158,7 @@ cdef struct Outbox:
     i64 handed_bytes             # of bodies in `handed` (read without the lock)
     i64 starved                  # the poll thread has more as soon as some of it is taken
     vector[Event] events
+    vector[ReadPoint] points     # never more than reads are open
     vector[u32] leaders          # by group index: last leader told, and its epoch
     vector[u64] epochs
     vector[u32] groups           # ids, ascending
@@ -172,6 +183,7 @@ cdef void outbox_hand(Outbox* q, Handed* item) noexcept nogil
 # failures that follow each other are joined, and are never more than the values that Python has
 # outstanding.
 cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil
+cdef void outbox_points(Outbox* q, const vector[ReadPoint]* points) noexcept nogil
 cdef void outbox_log(Outbox* q, int level, const char* text) noexcept nogil
 # Wake Python if anything was added (end of a turn).
 cdef void outbox_signal(Outbox* q) noexcept nogil
@@ -179,6 +191,7 @@ cdef void outbox_signal(Outbox* q) noexcept nogil
 # are joined.
 cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil
 cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil
+cdef void outbox_take_points(Outbox* q, Inbox* inbox, vector[ReadPoint]* out) noexcept nogil
 cdef void outbox_messages(Outbox* q, vector[Message]* out, u64* lost) noexcept nogil
 
 # ----------------------------------------------------------------------- poll thread → store thread

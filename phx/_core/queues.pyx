@@ -13,8 +13,9 @@ from phx._core.port cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_mutex_destroy,
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from phx._core.reads cimport READS_MAX
 from phx._core.state cimport (
-    EVENT_BELOW, EVENT_FAILED, EVENT_LEADER, EVENT_PEER_REFUSED, Event, SettleItem,
+    EVENT_BELOW, EVENT_FAILED, EVENT_LEADER, EVENT_PEER_REFUSED, Event, ReadPoint, SettleItem,
 )
 
 cdef enum:
@@ -50,6 +51,7 @@ cdef void inbox_close(Inbox* q) noexcept nogil:
             q.commands[i].question.done = True
     q.submissions.clear()
     q.commands.clear()
+    q.reads.clear()
     q.applied_dirty.clear()
     phx_store(&q.submitted_bytes, 0)
     pthread_cond_broadcast(&q.answered)
@@ -100,6 +102,24 @@ cdef int inbox_command(Inbox* q, Command* command, bint wake) noexcept nogil:
     return verdict
 
 
+cdef int inbox_read(Inbox* q, const ReadWanted* wanted) noexcept nogil:
+    cdef ReadWanted copy = wanted[0]
+    cdef int verdict = 0
+    pthread_mutex_lock(&q.lock)
+    if q.closed:
+        verdict = 2
+    elif q.reads_open >= READS_MAX:
+        verdict = 1
+    else:
+        q.reads_open += 1
+        q.reads.push_back(copy)
+        phx_store(&q.pending, 1)
+    pthread_mutex_unlock(&q.lock)
+    if verdict == 0:
+        inbox_wake(q)
+    return verdict
+
+
 cdef void inbox_applied(Inbox* q, u32 index, u64 instance) noexcept nogil:
     pthread_mutex_lock(&q.lock)
     if not q.closed and index < q.applied.size() and instance > q.applied[index]:
@@ -136,7 +156,7 @@ cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil:
 
 
 cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]* commands,
-                     vector[u64]* applied) noexcept nogil:
+                     vector[ReadWanted]* reads, vector[u64]* applied) noexcept nogil:
     cdef size_t i
     cdef u32 index
     cdef u64 word
@@ -148,6 +168,7 @@ cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]*
     elif not q.submissions.empty():
         phx_store(&q.pending, 1)
     q.commands.swap(commands[0])
+    q.reads.swap(reads[0])
     for i in range(q.applied_dirty.size()):
         index = q.applied_dirty[i]
         word = index
@@ -269,6 +290,19 @@ cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil:
     q.signal = True
 
 
+cdef void outbox_points(Outbox* q, const vector[ReadPoint]* points) noexcept nogil:
+    cdef ReadPoint point
+    cdef size_t i
+    if points.empty():
+        return
+    pthread_mutex_lock(&q.lock)
+    for i in range(points.size()):
+        point = points[0][i]
+        q.points.push_back(point)
+    pthread_mutex_unlock(&q.lock)
+    q.signal = True
+
+
 cdef void outbox_log(Outbox* q, int level, const char* text) noexcept nogil:
     cdef Message message
     pthread_mutex_lock(&q.lock)
@@ -357,6 +391,16 @@ cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil:
     q.belows.clear()
     q.refused_peers.clear()
     pthread_mutex_unlock(&q.lock)
+
+
+cdef void outbox_take_points(Outbox* q, Inbox* inbox, vector[ReadPoint]* out) noexcept nogil:
+    pthread_mutex_lock(&q.lock)
+    q.points.swap(out[0])
+    pthread_mutex_unlock(&q.lock)
+    if not out.empty():
+        pthread_mutex_lock(&inbox.lock)
+        inbox.reads_open -= <i64>out.size()
+        pthread_mutex_unlock(&inbox.lock)
 
 
 cdef void outbox_messages(Outbox* q, vector[Message]* out, u64* lost) noexcept nogil:

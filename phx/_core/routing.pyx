@@ -15,6 +15,7 @@ from phx._core.proposer cimport (
     on_accept, on_accepted, on_confirm, on_prepare, on_prevote, on_prevote_reply, on_promise,
     on_refuse, on_transfer,
 )
+from phx._core.reads cimport on_read_ask, on_read_point
 from phx._core.state cimport *
 from phx._core.wire cimport *
 
@@ -35,6 +36,8 @@ cdef union Fixed:
     HeartbeatBody heartbeat
     HeartbeatAckBody heartbeat_ack
     RejoinBody rejoin
+    ReadAskBody read_ask
+    ReadPointBody read_point
 
 
 cdef u64 rest_wanted(u8 kind, Fixed* f) noexcept nogil:
@@ -49,6 +52,10 @@ cdef u64 rest_wanted(u8 kind, Fixed* f) noexcept nogil:
         return <u64>f.heartbeat.claims * sizeof(ClaimChange)
     if kind == MSG_HEARTBEAT_ACK:
         return <u64>f.heartbeat_ack.refused * 4
+    if kind == MSG_READ_ASK:
+        return <u64>f.read_ask.groups * sizeof(GroupAsked)
+    if kind == MSG_READ_POINT:
+        return <u64>f.read_point.points * sizeof(PointAnswer)
     return 0
 
 
@@ -140,6 +147,12 @@ cdef void route(Engine* e, Peer* p, const u8* data, u32 length) noexcept nogil:
         return
     if h.kind == MSG_HEARTBEAT_ACK:
         on_beat_ack(e, p, h.flags, &f.heartbeat_ack, rest)
+        return
+    if h.kind == MSG_READ_ASK:
+        on_read_ask(e, p, h.flags, &f.read_ask, rest)
+        return
+    if h.kind == MSG_READ_POINT:
+        on_read_point(e, p, h.flags, &f.read_point, rest)
         return
     r = find_group(e, h.group)
     if r == NULL or h.space != 0 or h.config != 1:

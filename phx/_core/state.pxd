@@ -7,6 +7,7 @@ Structs only. Which module may change what:
     proposer   role, ballot, phase 1, window, batches, progress of followers
     sessions   runs of this node's callers, forwarding, deadlines
     liveness   peers, heartbeats, claims, grants, elections' timing
+    reads      read points: what is asked, answered and checked
     engine     all of it, by routing inputs
 """
 
@@ -69,6 +70,9 @@ cdef struct EngineCounters:
     u64 hostile_messages
     u64 re_prepares
     u64 rejoins
+    u64 read_points              # told to this node's callers
+    u64 read_questions           # asked of other nodes
+    u64 read_checks              # points that no lease vouched for: a round of heartbeats had to
 
 cdef enum:
     NO_CEILING = 0xFFFFFFFFFFFFFFFF
@@ -128,6 +132,12 @@ cdef struct Event:
     u32 leader
     u64 first_seq
 
+cdef struct ReadPoint:       # what becomes of a ticket of engine_read
+    u32 group
+    u32 verdict          # 0, or a Verdict: rejected
+    u64 ticket
+    u64 instance         # at least what anybody knew to be chosen when the ticket was taken
+
 cdef struct Effects:
     Block* records       # NULL when there are none; the reference belongs to whoever drains
     u64 lsn_first        # position of the first byte of `records`
@@ -138,6 +148,7 @@ cdef struct Effects:
     vector[ChosenRange] chosen
     vector[Fetch] fetches
     vector[Event] events
+    vector[ReadPoint] points
     vector[u32] republish        # indexes of replicas of which something published may have changed
     u64 wake_at_us       # call engine_advance at the latest then
     # records below are dead as soon as the journal is durable up to floor_after
@@ -259,6 +270,38 @@ cdef struct Forwards:        # the last piece of a forward that each member was 
     u32 attempt[MEMBERS_MAX]
     u64 first_seq[MEMBERS_MAX]
 
+cdef struct Ticket:          # a read of this node that waits for its point
+    u64 ticket
+    u64 deadline_us
+
+cdef struct Asking:          # of one group, and of one kind: asked of its leader, or of a majority
+    vector[Ticket] fresh     # in no question yet
+    vector[Ticket] asked     # in the question `round`
+    u64 round                # an answer to another one counts for nothing; 0: none is awaited
+    u64 last_round           # the last one that it was in
+    u64 sent_us
+    u32 node                 # whom it was asked: the leader, as it was believed then
+    bint counted             # that one was answered for it
+    u32 queued               # in the next question to this node; 0: in none
+
+cdef struct Asker:           # a member that waits for the answer of this leader
+    u32 at                   # which; this node itself is one
+    u64 round
+    u64 point                # taken when it asked, if `beat` is set
+    u64 beat                 # a majority has to grant this heartbeat, or a later one; 0: not yet
+
+cdef struct PointTold:       # by a member, for a quorum read
+    u32 at
+    u64 point
+
+cdef struct GroupReads:      # exists while reads of the group wait here, own or others'
+    u32 place                # in NodeReads.active
+    bint lined               # in NodeReads.line
+    Asking leader
+    Asking quorum
+    vector[PointTold] told   # answers to quorum.round
+    vector[Asker] askers
+
 cdef struct Replica:
     u32 group
     u32 index                # in Engine.replicas
@@ -321,6 +364,7 @@ cdef struct Replica:
     Lead* lead
     Callers* callers
     Forwards* forwards       # NULL: nobody has forwarded anything
+    GroupReads* reads        # NULL: nothing waits
     # timers: a popped timer counts only if its time is the one noted here
     u64 role_at_us
     u64 callers_at_us
@@ -350,6 +394,42 @@ cdef struct ClaimLog:
     u64 version
     u32 group
     u64 ballot
+
+cdef struct Question:        # read points, asked in one message; at most one is on its way
+    vector[u32] next         # replicas, for the one after it
+    vector[u32] asked        # and those in it; empty: none is on its way
+    u64 round
+    u64 sent_us
+    size_t left              # replicas that are not answered yet
+
+cdef struct PeerReads:
+    Question question
+    # the newest acknowledgement of a heartbeat that said what is not granted
+    u64 acked_beat           # which round of heartbeats it answered, or an earlier one
+    u64 acked_version        # and of which led set
+    u64 beats[SENT_TIMES]    # by sequence: in which round it was sent
+    Block* points            # the answer that is being filled,
+    u64 points_round
+    u8 points_flags
+
+cdef struct ReadAsk:         # came in this turn
+    u32 index                # of the replica
+    u32 at                   # of the member
+    u8 flags
+    u64 round
+
+cdef struct NodeReads:
+    size_t tickets           # of this node's callers
+    u64 round                # questions asked
+    vector[u32] active       # replicas with reads
+    vector[u32] line         # of those, what is to be looked at in this turn
+    vector[ReadAsk] asks
+    Question question        # of quorum reads: one goes to all
+    u64 beats                # rounds of heartbeats sent
+    size_t checks            # askers that wait for one to be granted
+    bint acked               # a heartbeat was acknowledged in this turn
+    u64 at_us                # when to look at all of it again
+    u64 looked_us
 
 cdef struct Peer:
     u32 node
@@ -381,6 +461,7 @@ cdef struct Peer:
     Block* now
     Block* later
     u64 answer_bytes         # of long answers to it in this turn
+    PeerReads reads
 
 cdef struct Vote:
     u64 lsn_end
@@ -446,6 +527,7 @@ cdef struct Engine:
     bint beat_now               # soon: the claims changed
     bint beat_must              # in this turn: a claim was given up in somebody's favour
     u64 balance_at_us
+    NodeReads reads
     # effects of the turn
     Effects effects             # being filled
     Effects handed              # of the last turn, with whoever drains them

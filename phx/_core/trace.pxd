@@ -28,7 +28,7 @@ from phx._core.native cimport *
 from phx._core.state cimport Effects, EngineOptions
 
 cdef enum:
-    TRACE_VERSION = 1
+    TRACE_VERSION = 2
     TRACE_HEAD_BYTES = 96        # of a segment's header, kept with a write at offset 0
 
 cdef enum TraceKind:
@@ -62,9 +62,11 @@ cdef enum TraceKind:
     TRACE_DONE = 36              # group, peer: count, first: sequence
     TRACE_CEILING = 37           # first: counter
     TRACE_SUSPECT = 38           # group
+    TRACE_READ = 39              # group, peer: flags, first: ticket, second: deadline; result
     TRACE_TRANSFER = 40          # group, peer: to (0: anybody); result
     TRACE_PRIORITY = 41          # first: priority of this node
-    # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events
+    # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events;
+    # points
     TRACE_TURN = 48
     # the world
     TRACE_SENDING = 64           # TraceSending; frames (TraceSent) that may leave from now on
@@ -124,6 +126,8 @@ cdef packed struct TraceTurn:
     u32 chosen
     u32 fetches
     u32 events
+    u32 points
+    u32 pad
 
 cdef packed struct TraceFrame:
     u32 peer
@@ -150,6 +154,12 @@ cdef packed struct TraceEvent:
     u32 leader
     u32 pad
     u64 first_seq
+
+cdef packed struct TracePoint:
+    u32 group
+    u32 verdict
+    u64 ticket
+    u64 instance
 
 cdef packed struct TraceSending:
     u32 peer

@@ -225,6 +225,7 @@ cdef void put_rest(Trace* t, const Effects* effects) noexcept nogil:
     cdef TraceChosen chosen
     cdef TraceFetch fetch
     cdef TraceEvent event
+    cdef TracePoint point
     cdef size_t i
     chosen.pad = 0
     for i in range(effects.chosen.size()):
@@ -247,6 +248,12 @@ cdef void put_rest(Trace* t, const Effects* effects) noexcept nogil:
         event.leader = effects.events[i].leader
         event.first_seq = effects.events[i].first_seq
         put(t, &event, sizeof(TraceEvent))
+    for i in range(effects.points.size()):
+        point.group = effects.points[i].group
+        point.verdict = effects.points[i].verdict
+        point.ticket = effects.points[i].ticket
+        point.instance = effects.points[i].instance
+        put(t, &point, sizeof(TracePoint))
 
 
 cdef void trace_turn(Trace* t, const Effects* effects) noexcept nogil:
@@ -262,6 +269,8 @@ cdef void trace_turn(Trace* t, const Effects* effects) noexcept nogil:
     turn.chosen = <u32>effects.chosen.size()
     turn.fetches = <u32>effects.fetches.size()
     turn.events = <u32>effects.events.size()
+    turn.points = <u32>effects.points.size()
+    turn.pad = 0
     begin(t, TRACE_TURN)
     put(t, &turn, sizeof(TraceTurn))
     if turn.record_bytes:

@@ -23,6 +23,7 @@ from phx._core.native cimport *
 cdef enum:
     MESSAGE_HEADER_BYTES = 24
     HOLDS_MAX = 64           # ballot ranges that a Prepare may list
+    READ_GROUPS_MAX = 4096   # groups that a ReadAsk or ReadPoint may list
 
 cdef enum MessageKind:
     MSG_PREVOTE = 1
@@ -42,6 +43,8 @@ cdef enum MessageKind:
     MSG_HEARTBEAT = 15
     MSG_HEARTBEAT_ACK = 16
     MSG_REJOIN = 17
+    MSG_READ_ASK = 18
+    MSG_READ_POINT = 19
 
 cdef enum RefuseReason:
     REFUSE_BALLOT = 1        # a higher ballot is promised: `promised`
@@ -62,6 +65,13 @@ cdef enum MessageFlag:
     FLAG_KEPT = 32           # Transfer: somebody asked for it; balance leaves it there
     FLAG_AGAIN = 16          # Accept: found by phase 1, or fills a gap below; not a new value
     FLAG_MORE = 8            # Promise: last page of this reply, but there is more to be asked for
+    # ReadAsk: whoever has votes is to answer, not the leader; ReadPoint: to such a question
+    FLAG_QUORUM = 1
+
+cdef enum PointVerdict:
+    POINT_OK = 1
+    POINT_NOT_LEADER = 2
+    POINT_LATER = 3          # it leads, and answers when it has what its phase 1 found chosen
 
 cdef enum EntryFlag:
     ENTRY_CHOSEN = 1         # this value is chosen: beats any ballot
@@ -193,6 +203,27 @@ cdef packed struct HeartbeatAckBody: # then `refused` × u32 group: not granted
 
 cdef packed struct RejoinBody:       # ballot: the leadership that is asked to hand over
     u64 chosen_through
+
+cdef packed struct ReadAskBody:      # then `groups` × GroupAsked
+    u64 round                        # grows with every question of the sender, over all its lives
+    u32 groups
+    u32 pad
+
+cdef packed struct GroupAsked:
+    u32 group
+    u32 pad
+    u64 ballot                       # in which the receiver leads, as the sender heard; 0: any
+
+cdef packed struct ReadPointBody:    # then `points` × PointAnswer
+    u64 round                        # of the question
+    u32 points
+    u32 pad
+
+cdef packed struct PointAnswer:
+    u32 group
+    u32 verdict
+    u64 instance                     # POINT_OK: what is chosen, or accepted, is at most this
+    u64 ballot                       # of the leadership that answers, or that is known instead
 
 # Append a message to `out`; returns `out`, which may have moved.
 cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,

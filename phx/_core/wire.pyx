@@ -47,6 +47,10 @@ cdef u32 message_fixed_bytes(u8 kind) noexcept nogil:
         return sizeof(HeartbeatAckBody)
     if kind == MSG_REJOIN:
         return sizeof(RejoinBody)
+    if kind == MSG_READ_ASK:
+        return sizeof(ReadAskBody)
+    if kind == MSG_READ_POINT:
+        return sizeof(ReadPointBody)
     return UNKNOWN_KIND
 
 

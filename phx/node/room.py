@@ -25,9 +25,11 @@ from phx._core.driver import (
     Driver,
     DriverError,
 )
+from phx._core.read_tickets import ReadTickets
 from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
+from phx.asking import Asked
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import need_codecs
@@ -215,6 +217,7 @@ class Room:
             self.driver.points, config.node, self.driver.now_us, self.driver.poke
         )
         reading.within, self.applier.reads = self.applier.within, reading
+        reading.asking = Asked(ReadTickets(self.driver), self.door.error_of)
         self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(

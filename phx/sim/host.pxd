@@ -182,6 +182,10 @@ cdef class Host:
     cdef list failed                     # (group, first, count, verdict), for the callers
     cdef list halted                     # (group, turn): its callers hear no more after that turn
     cdef vector[u32] touched             # groups, since the last turn
+    # --- reads (asking)
+    cdef u64 tickets                     # over all lives
+    cdef dict asking                     # by ticket: whoever waits for a read point
+    cdef list answering                  # and whoever has one
 
     # True if it runs now; False: see `why`.
     cdef bint start(self) except -1

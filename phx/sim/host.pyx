@@ -28,6 +28,7 @@ from phx._core.state cimport (
     EngineCounters, Event, Outgoing, PRESSURE_FULL,
 )
 from phx.sim.agenda cimport AT_APPLY, AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
+from phx.sim.asking cimport reads_begin, reads_end, reads_turn
 from phx.sim.catchup cimport (
     below, connected_to, facts_of, floors_open, forget_tasks, install_at, make_busy, raise_row,
     rows_open, soon, swap_in, tell_floor_of, trim_once,
@@ -133,6 +134,7 @@ cdef class Host:
         self.next_sequence = dict.fromkeys(self.groups, 1)
         self.failed = []
         self.halted = []
+        reads_begin(self)
         self.published = published_new(<u32>through.size())
         self.flows.resize(through.size())
         for i in range(through.size()):
@@ -173,6 +175,7 @@ cdef class Host:
             memory_process_crash(self.disk.state)
         keep_crash(self, power)
         forget_tasks(self)
+        reads_end(self)
 
     # Its disk stopped while the journal was being opened.
     cdef void die_at_start(self, bint power):
@@ -289,6 +292,7 @@ cdef class Host:
             self.take_frame(&out.outgoing[i])
         for i in range(out.fetches.size()):
             question(self, &out.fetches[i])
+        reads_turn(self, out)
         for i in range(self.touched.size()):
             watch_step(self.watch, self.node, self.touched[i])
         self.touched.clear()

@@ -23,7 +23,8 @@ every few hundred steps. The first one that does not hold ends the run.
     U9f what a machine is restored from is what some machine wrote, every byte of it
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
     U11 nobody decides while somebody else holds the lease; nobody else holds it
-    U14 a read point covers all that any node had announced when its read began (looking.pyx)
+    U14 a read point covers what anybody knew to be chosen when its read began; what a node
+        publishes is what its engine believes (watch_reads)
     bounded   rings, caches and queues keep to their limits
 
 (U10 comes with membership; U12 is checked at the end of a run.)
@@ -83,9 +84,9 @@ cdef struct Watch:
     u64 leases_from_us           # U11 is checked from then on (clocks were out of bounds before)
     bint leases_void
     vector[NodeWatch] node
-    vector[u64] known            # by group: the highest instance that any node has announced
     u64 value_bytes_max
     u64 checks
+    vector[u64] known            # by group: the highest instance that any node took for chosen
     u64 promised                 # before the install under way
     vector[Kept] held            # likewise, above its frontier
     # the first violation

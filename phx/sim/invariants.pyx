@@ -570,6 +570,7 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
         fail_at(w, b"U3", node, group, r.chosen_through, 0,
                 b"taken for chosen: no quorum holds all of it")
     seat.through = r.chosen_through
+    w.known[group] = max(w.known[group], r.chosen_through)
     if r.settled_through > r.chosen_through:
         fail_at(w, b"U3", node, group, r.settled_through, 0, b"settled before it was chosen")
     if r.settled_through > seat.row:

@@ -148,6 +148,17 @@ PROFILES: dict[str, Profile] = {
         },
         acts=(14, 26),
     ),
+    "reads": Profile(
+        "clients read by read points, at all nodes, while leaders change and links and clocks fail",
+        {
+            "transfer": 3, "last-words": 3, "resign": 2, "crash": 3, "power": 2, "blackout": 0.5,
+            "pause": 3, "drift": 3, "wall": 0.5, "one-way": 2, "apart": 2, "silent": 2, "chain": 1,
+            "bridge": 1, "loss": 1, "duplicate": 1, "reorder": 2, "delay": 1, "reset": 2,
+            "late-votes": 2, "slow-disk": 1, "block": 1, "raise": 0.5, "burst": 1,
+            "two-behind": 0.5,
+        },
+        nodes=(3, 3, 5), clients=4, acts=(16, 30),
+    ),
     "slow-disks": alone("disks take long", "slow-disk"),
     "drift": alone("clocks drift within the bound of leases", "drift", "wall"),
     "clocks": alone(

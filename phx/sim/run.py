@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from phx.machine import StateMachine
 from phx.sim import verdicts
+from phx.sim.asking_load import AskingLoad
 from phx.sim.history import Operation
 from phx.sim.machine import SimMachine
 from phx.sim.plan import STILL_US, Plan
@@ -22,7 +23,7 @@ from phx.sim.readers import Readers
 from phx.sim.stage import Stage
 from phx.sim.verdicts import Broken, Probe, Replica
 from phx.sim.violation import Violation
-from phx.sim.workload import TOKEN_BYTES, Workload, is_list
+from phx.sim.workload import TOKEN_BYTES, is_list
 from phx.sim.world import LIMITS, World
 
 __all__ = ["Load", "Outcome", "play", "run_seed"]
@@ -78,7 +79,7 @@ class Load(Protocol):
         """At the end; for each group a machine that has applied everything."""
 
 
-class SimLoad(Workload):
+class SimLoad(AskingLoad):
     """The simulator's own clients, and what their histories say.
 
     Attributes:

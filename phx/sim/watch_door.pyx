@@ -24,7 +24,9 @@ from phx._core.state cimport (
 from phx._core.window cimport Slot, window_slot
 from phx.sim.invariants cimport *
 from phx.sim.watch_kept cimport *
-from phx.sim.watch_reads cimport watch_announced, watch_published, watch_read_point
+from phx.sim.watch_reads cimport (
+    known_through, watch_announced, watch_asked_point, watch_published, watch_read_point,
+)
 
 
 cdef struct Meanwhile:
@@ -190,6 +192,12 @@ cdef class WatchDoor:
 
     def chain(self, u32 node, u32 group, u64 instance, u32 chain):
         watch_chain(self.watch, node, group, instance, chain)
+
+    def known(self, u32 group):
+        return known_through(self.watch, group)
+
+    def point(self, u32 node, u32 group, u64 known, u64 point, bint quorum=False):
+        watch_asked_point(self.watch, node, group, known, point, quorum)
 
     def checkpoint(self, u32 node, u32 group, u64 through, bytes table, u64 state):
         watch_checkpoint(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),

@@ -1,7 +1,7 @@
 """U14: read points. What a node publishes is what its engine believes; it covers what is announced.
 
-A node announces an instance when it hands it on as chosen, in the turn in which anybody can first
-hear of it. A read notes the highest one announced of its group when it begins.
+A read notes the highest instance of its group that any node knows to be chosen when it begins. (A
+node announces one when it hands it on, in the turn in which anybody can first hear of it.)
 """
 
 from phx._core.native cimport *
@@ -12,7 +12,13 @@ from phx.sim.invariants cimport Watch
 cdef inline void watch_announced(Watch* w, u32 group, u64 through) noexcept nogil:
     w.known[group] = max(w.known[group], through)
 
-# A read of the group that began when `known` was announced has got this read point.
+# The highest instance that any node knows to be chosen at this moment, or ever knew.
+cdef u64 known_through(Watch* w, u32 group) noexcept nogil
+# A read of the group that began when `known` was known has got this read point.
 cdef void watch_read_point(Watch* w, u32 node, u32 group, u64 known, u64 point) noexcept nogil
+# The same of a point that was asked for, while leases are claimed; `quorum`: it is of what a
+# majority accepted, and may lie above what is decided.
+cdef void watch_asked_point(Watch* w, u32 node, u32 group, u64 known, u64 point,
+                            bint quorum) noexcept nogil
 # The node's turn has ended: what it publishes of the group.
 cdef void watch_published(Watch* w, u32 node, Published* published, u32 group) noexcept nogil

@@ -1,0 +1,1 @@
+"""Native only: see watch_reads.pxd."""

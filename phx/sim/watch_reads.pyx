@@ -2,7 +2,7 @@
 # distutils: include_dirs = phx/_core
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, binding=False
-"""Published read points against the engine; see watch_reads.pxd."""
+"""U14; see watch_reads.pxd."""
 
 from phx._core.leases cimport group_lease_until
 from phx._core.native cimport *
@@ -14,7 +14,25 @@ from phx.sim.invariants cimport Watch, fail_at, of
 cdef void watch_read_point(Watch* w, u32 node, u32 group, u64 known, u64 point) noexcept nogil:
     if point < known:
         fail_at(w, b"U14", node, group, known, 0,
-                b"announced before a read began, and above its read point")
+                b"known to be chosen before a read began, and above its read point")
+
+
+cdef u64 known_through(Watch* w, u32 group) noexcept nogil:
+    cdef u64 known = w.known[group]
+    cdef u32 i
+    for i in range(w.nodes):
+        if w.node[i].engine != NULL:
+            known = max(known, find_group(w.node[i].engine, group).chosen_through)
+    return known
+
+
+cdef void watch_asked_point(Watch* w, u32 node, u32 group, u64 known, u64 point,
+                            bint quorum) noexcept nogil:
+    # (It may come of a lease, and none is claimed while clocks are out of bounds.)
+    if not w.leases_void and w.now_us >= w.leases_from_us:
+        watch_read_point(w, node, group, known, point)
+    if not quorum and point > w.ref.logs[group].end:
+        fail_at(w, b"U14", node, group, point, 0, b"a leader's read point above what is decided")
 
 
 cdef void watch_published(Watch* w, u32 node, Published* published, u32 group) noexcept nogil:

@@ -21,6 +21,10 @@ RECORD_NAMES = [
 ]  # fmt: skip
 
 FLAG_LAST, FLAG_WHOLE, FLAG_NEED_WHOLE, FLAG_TRANSFER = 1, 2, 4, 8
+FLAG_QUORUM = 1
+POINT_OK, POINT_NOT_LEADER, POINT_LATER = 1, 2, 3
+POINTS = ["?", "ok", "not-leader", "later"]
+NODE_WIDE = ("Heartbeat", "HeartbeatAck", "ReadAsk", "ReadPoint")
 ENTRY_CHOSEN, ENTRY_ELIDED = 1, 2
 REFUSE_BALLOT, REFUSE_LEASED, REFUSE_STOPPED, REFUSE_CONFIG = 1, 2, 3, 4
 REASONS = ["?", "ballot", "leased", "stopped", "config"]
@@ -55,6 +59,8 @@ KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
     16: ("HeartbeatAck", struct.Struct("<QQIIII"),
          ["seq", "version", "lease_us", "count", "incarnation", "_"]),
     17: ("Rejoin", struct.Struct("<Q"), ["chosen"]),
+    18: ("ReadAsk", struct.Struct("<QII"), ["round", "count", "_"]),
+    19: ("ReadPoint", struct.Struct("<QII"), ["round", "count", "_"]),
 }  # fmt: skip
 NUMBERS = {name: kind for kind, (name, _, _) in KINDS.items()}
 SHOWN = {
@@ -75,6 +81,8 @@ SHOWN = {
     "Heartbeat": ["seq"],
     "HeartbeatAck": ["seq"],
     "Rejoin": ["chosen"],
+    "ReadAsk": [],
+    "ReadPoint": [],
 }
 
 
@@ -155,9 +163,19 @@ class Message:
         """Of a HeartbeatAck: groups that are not granted."""
         return set(struct.unpack(f"<{self.fixed['count']}I", self.rest[: 4 * self.fixed["count"]]))
 
+    def asked(self) -> list[tuple[int, int]]:
+        """Of a ReadAsk: (group, ballot)."""
+        return [
+            (g, b) for g, _, b in struct.iter_unpack("<IIQ", self.rest[: 16 * self.fixed["count"]])
+        ]
+
+    def points(self) -> list[tuple[int, int, int, int]]:
+        """Of a ReadPoint: (group, verdict, instance, ballot)."""
+        return list(struct.iter_unpack("<IIQQ", self.rest[: 24 * self.fixed["count"]]))
+
     def line(self) -> str:
         parts = [f"{self.source}→{self.dest} {self.name}"]
-        if self.name not in ("Heartbeat", "HeartbeatAck"):
+        if self.name not in NODE_WIDE:
             parts.append(f"g{self.group}")
         if self.ballot:
             parts.append(f"b({ballot_text(self.ballot)})")
@@ -181,6 +199,13 @@ class Message:
                 parts.append(f"{entry.instance}@{mark}{same}")
             if not self.flags & FLAG_LAST:
                 parts.append("more")
+        if self.name == "ReadAsk":
+            parts += [f"g{group}" for group, _ in self.asked()]
+        elif self.name == "ReadPoint":
+            for group, verdict, instance, _ in self.points():
+                parts.append(f"g{group}:{POINTS[verdict]}" + (f"={instance}" * (verdict == 1)))
+        if self.name in ("ReadAsk", "ReadPoint") and self.flags & FLAG_QUORUM:
+            parts.append("quorum")
         if self.after:
             parts.append("after=durable")
         return " ".join(parts)

@@ -177,6 +177,8 @@ class Replay:
                 self.engine.ceiling(t.first)
             case Kind.SUSPECT:
                 return self.engine.suspect(t.group)
+            case Kind.READ:
+                return self.engine.read(t.group, t.first, t.second, t.peer)
             case Kind.TRANSFER:
                 return self.engine.transfer(t.group, t.peer)
             case Kind.POISON:

@@ -16,17 +16,18 @@ from phx._core.codec import crc32c
 from phx.sim.wire_text import FRAME_HEADER_BYTES, Message, Record, align8, decode, records
 
 MAGIC: Final = int.from_bytes(b"PHXTRACE", "little")
-VERSION: Final = 1
+VERSION: Final = 2
 
 HEADER = struct.Struct("<IIB3xI")
 BEGIN = struct.Struct("<QIIQ16s")
 OPTIONS = struct.Struct("<4Q10I16I")
 INPUT = struct.Struct("<IIQQII")
-TURN = struct.Struct("<5Q6I")
+TURN = struct.Struct("<5Q8I")
 FRAME = struct.Struct("<IIQ")
 CHOSEN = struct.Struct("<II2Q")
 FETCH = struct.Struct("<II2Q")
 EVENT = struct.Struct("<6IQ")
+POINT = struct.Struct("<II2Q")
 SENDING = struct.Struct("<II")
 SENT = struct.Struct("<IIQ")
 DISK = struct.Struct("<qQQqII")
@@ -68,6 +69,7 @@ class Kind(IntEnum):
     DONE = 36
     CEILING = 37
     SUSPECT = 38
+    READ = 39
     TRANSFER = 40
     PRIORITY = 41
     TURN = 48
@@ -203,7 +205,7 @@ def sending_of(one: Event) -> tuple[int, list[tuple[int, int, int]]]:
 def turn_of(data: bytes) -> Turn:
     (
         lsn_first, lsn_end, wake, floor_lsn, floor_after,
-        sync, nbytes, n_frames, n_chosen, n_fetches, n_events,
+        sync, nbytes, n_frames, n_chosen, n_fetches, n_events, n_points, _,
     ) = TURN.unpack_from(data)  # fmt: skip
     at = TURN.size + nbytes
     frames = []
@@ -215,6 +217,7 @@ def turn_of(data: bytes) -> Turn:
     chosen_end = at + n_chosen * CHOSEN.size
     fetch_end = chosen_end + n_fetches * FETCH.size
     event_end = fetch_end + n_events * EVENT.size
+    point_end = event_end + n_points * POINT.size
     return Turn(
         {
             "lsn_first": lsn_first,
@@ -236,6 +239,7 @@ def turn_of(data: bytes) -> Turn:
                     data[fetch_end:event_end]
                 )
             ],
+            "points": list(POINT.iter_unpack(data[event_end:point_end])),
         }
     )
 
@@ -247,6 +251,7 @@ def pack_turn(out: dict[str, Any]) -> bytes:
             out["lsn_first"], out["lsn_end"], out["wake_at_us"], out["floor_lsn"],
             out["floor_after"], out["sync"], len(out["records"]), len(out["outgoing"]),
             len(out["chosen"]), len(out["fetches"]), len(out["events"]),
+            len(out["points"]), 0,
         ),
         out["records"],
     ]  # fmt: skip
@@ -258,6 +263,7 @@ def pack_turn(out: dict[str, Any]) -> bytes:
         EVENT.pack(kind, verdict, group, count, leader, 0, first_seq)
         for kind, verdict, group, first_seq, count, leader in out["events"]
     ]
+    parts += [POINT.pack(*point) for point in out["points"]]
     return b"".join(parts)
 
 
@@ -280,7 +286,7 @@ def turn_lines(turn: Turn) -> Iterator[str]:
         for message in messages:
             message.dest = peer
             yield f"        {message.line()}"
-    for name in ("chosen", "fetches", "events"):
+    for name in ("chosen", "fetches", "events", "points"):
         yield from (f"    {name}: {one}" for one in out[name])
 
 

@@ -46,7 +46,7 @@ def hello(
     node: int,
     *,
     dest: int = VICTIM,
-    versions=(3, 3),
+    versions=(4, 4),
     store=b"?" * 16,
     of: int | None = None,
 ) -> bytes:

@@ -42,6 +42,8 @@ class Script:
         self.chosen: dict[int, list[tuple[int, int, int]]] = {n: [] for n in self.nodes}
         self.events: dict[int, list[tuple[int, ...]]] = {n: [] for n in self.nodes}
         self.fetches: dict[int, list[tuple[int, ...]]] = {n: [] for n in self.nodes}
+        # of reads: (group, verdict, ticket, instance)
+        self.points: dict[int, list[tuple[int, ...]]] = {n: [] for n in self.nodes}
         self.wake: dict[int, int] = {}
         self.floors: dict[int, tuple[int, int]] = {}
         self.seq = {n: dict.fromkeys(self.groups, 1) for n in self.nodes}
@@ -130,6 +132,7 @@ class Script:
         self.chosen[n] += out["chosen"]
         self.events[n] += out["events"]
         self.fetches[n] += out["fetches"]
+        self.points[n] += out["points"]
         self.wake[n] = out["wake_at_us"]
         if n not in self.lazy and self.durable[n] < self.end[n]:
             self.sync(n)

@@ -88,7 +88,7 @@ class Scribe:
         """`frames`: (peer, after, frame)."""
         data = TURN.pack(
             self.lsn, self.lsn + len(records), 0, 0, 0, 1, len(records), len(frames), len(chosen),
-            0, 0,
+            0, 0, 0, 0,
         )  # fmt: skip
         self.lsn += len(records)
         self.unwritten += records

@@ -59,7 +59,7 @@ def test_structs_are_the_same_in_code_page_and_reader():
     code = (CORE / "trace.pxd").read_text()
     page = (ROOT / "docs" / "design" / "trace.md").read_text()
     found = re.findall(r"cdef packed struct Trace(\w+):[^\n]*\n((?: +.*\n)+)", code)
-    assert len(found) == 12
+    assert len(found) == 13
     for name, body in found:
         fields = re.findall(r"^ +([ui]\d+) (\w+)(?:\[(\d+)\])?", body, re.MULTILINE)
         layout = "<" + "".join(f"{many}{SIZES[kind]}" for kind, _, many in fields)

@@ -10,7 +10,8 @@ from phx._core.delivery import Sessions as NewSessions
 from phx._core.waiters import Waiters
 from phx._core.native cimport *
 from phx._core.queues cimport (
-    CHORE_FETCH, Chore, Chores, Command, Handed, Inbox, Outbox, Submission, chores_close,
+    CHORE_FETCH, Chore, Chores, Command, Handed, Inbox, Outbox, ReadWanted, Submission,
+    chores_close,
     chores_destroy, chores_init, chores_push, chores_take, inbox_applied, inbox_destroy,
     inbox_init, inbox_submit, inbox_swap, outbox_destroy, outbox_hand, outbox_init, outbox_take)
 from phx._core.sessions cimport (
@@ -139,6 +140,7 @@ cdef class Submissions(Loop):
     cdef void go(self) noexcept:
         cdef vector[Submission] submissions
         cdef vector[Command] commands
+        cdef vector[ReadWanted] reads
         cdef vector[u64] applied
         cdef u64 turn
         cdef u32 i, k
@@ -148,7 +150,7 @@ cdef class Submissions(Loop):
                 for k in range(self.together):
                     block_ref(self.block)
                 self.seen += inbox_submit(self.q, self.runs.data(), self.together) == 0
-            inbox_swap(self.q, &submissions, &commands, &applied)
+            inbox_swap(self.q, &submissions, &commands, &reads, &applied)
             for n in range(submissions.size()):
                 self.taken += submissions[n].count
                 block_unref(submissions[n].block)
@@ -179,13 +181,14 @@ cdef class Applied(Loop):
     cdef void go(self) noexcept:
         cdef vector[Submission] submissions
         cdef vector[Command] commands
+        cdef vector[ReadWanted] reads
         cdef vector[u64] applied
         cdef u64 turn
         cdef u32 group
         for turn in range(self.count // GROUPS):
             for group in range(GROUPS):
                 inbox_applied(self.q, group, turn + 1)
-            inbox_swap(self.q, &submissions, &commands, &applied)
+            inbox_swap(self.q, &submissions, &commands, &reads, &applied)
             self.seen += applied.size() // 2
             applied.clear()
 

@@ -115,6 +115,29 @@ cdef Block* append_body(World* w, Script* s, Replica* r, Block* out) noexcept no
 
 # --- messages
 
+cdef Block* read_body(World* w, Script* s, Peer* p, u8 kind, u32 many, u8* fixed,
+                      Block* body) noexcept nogil:
+    cdef GroupAsked asked
+    cdef PointAnswer point
+    cdef u32 i
+    if kind == MSG_READ_ASK:
+        (<ReadAskBody*>fixed).groups = many
+    else:
+        (<ReadPointBody*>fixed).points = many
+    for i in range(many):
+        asked.group = point.group = take_u8(s) & 7
+        asked.pad = 0
+        if kind == MSG_READ_ASK:
+            asked.ballot = ballot_of(s, w.e.replicas[asked.group & 3], SELF)
+            body = block_append(body, &asked, sizeof(asked))
+        else:
+            point.verdict = take_u8(s) & 3
+            point.instance = number(s, w.e.replicas[point.group & 3])
+            point.ballot = ballot_of(s, w.e.replicas[point.group & 3], p.node)
+            body = block_append(body, &point, sizeof(point))
+    return body
+
+
 cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* fixed,
                          Block* body) noexcept nogil:
     cdef u8 how = take_u8(s)
@@ -126,7 +149,6 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
     cdef AcceptBody* accept = <AcceptBody*>fixed
     cdef ForwardBody* forward = <ForwardBody*>fixed
     cdef HeartbeatBody* beat = <HeartbeatBody*>fixed
-    cdef HeartbeatAckBody* ack = <HeartbeatAckBody*>fixed
     cdef HoldRange hold
     cdef ReportedEntry reported
     cdef SuppliedEntry supplied
@@ -177,10 +199,12 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
             change.ballot = ballot_of(s, w.e.replicas[change.group & 3], p.node)
             body = block_append(body, &change, sizeof(change))
     elif kind == MSG_HEARTBEAT_ACK:
-        ack.refused = many
+        (<HeartbeatAckBody*>fixed).refused = many
         for i in range(many):
             at = take_u8(s) & 7
             body = block_append(body, &at, 4)
+    elif kind == MSG_READ_ASK or kind == MSG_READ_POINT:
+        body = read_body(w, s, p, kind, many, fixed, body)
     if how & 0x80:               # a count that lies
         (<u32*>fixed)[take_u8(s) % max(message_fixed_bytes(kind) // 4, <u32>1)] += how & 7
     return body
@@ -239,10 +263,14 @@ cdef void message_fixed(World* w, Script* s, Replica* r, Peer* p, u8 kind,
         (<HeartbeatAckBody*>fixed).version = e.claim_version - (how & 1)
         (<HeartbeatAckBody*>fixed).incarnation = e.incarnation
         (<HeartbeatAckBody*>fixed).lease_us = 800000
+    elif kind == MSG_READ_POINT:
+        (<ReadPointBody*>fixed).round = (
+            e.reads.question.round if how & 1 else p.reads.question.round)
 
 
 cdef void put_message(World* w, Script* s, Peer* p) noexcept nogil:
-    cdef u8 kind = 1 + take_u8(s) % 17
+    cdef u8 which = take_u8(s)
+    cdef u8 kind = 1 + which % 17 if which < 221 else 18 + (which & 1)
     cdef u8 flags = take_u8(s)
     cdef u8 group = take_u8(s)
     cdef Replica* r = w.e.replicas[group & 3]
@@ -436,6 +464,9 @@ cdef void play(World* w, Script* s) noexcept nogil:
                 engine_disconnected(w.e, p.node)
             if size & 2:
                 connect(w, p.node, p.incarnation + (1 if size & 4 else 0))
+            if size & 8:
+                engine_read(w.e, take_u8(s) & 3, ops, size >> 4 & 1,
+                            w.now_us + take_word(s, 2) * 64)
         else:
             size = take_bytes(s, take_u8(s), &raw)
             w.payload = block_append(w.payload, raw, size)

@@ -85,6 +85,26 @@ cdef void check_replica(World* w, Replica* r) noexcept nogil:
     check_lead(w.e, r)
 
 
+cdef void check_reads(Engine* e) noexcept nogil:
+    cdef size_t i, k, tickets = 0, checks = 0, active = 0
+    cdef GroupReads* g
+    for i in range(e.replicas.size()):
+        g = e.replicas[i].reads
+        if g == NULL:
+            continue
+        active += 1
+        demand(g.place < e.reads.active.size() and e.reads.active[g.place] == i,
+               b"reads of a group that nobody would look at")
+        tickets += g.leader.fresh.size() + g.leader.asked.size()
+        tickets += g.quorum.fresh.size() + g.quorum.asked.size()
+        demand(g.askers.size() <= e.options.n_members, b"more askers than members")
+        for k in range(g.askers.size()):
+            checks += g.askers[k].beat != 0
+    demand(active == e.reads.active.size(), b"a group without reads is looked at")
+    demand(tickets == e.reads.tickets, b"tickets do not add up")
+    demand(checks == e.reads.checks, b"checks do not add up")
+
+
 cdef void check_engine(World* w) noexcept nogil:
     cdef Engine* e = w.e
     cdef size_t i
@@ -95,6 +115,7 @@ cdef void check_engine(World* w) noexcept nogil:
         check_replica(w, r)
         if r.lead != NULL:
             pending += r.lead.pending_bytes
+    check_reads(e)
     demand(pending == e.pending_bytes, b"the bytes that wait in all groups do not add up")
     demand(e.cached_bytes <= e.options.cache_bytes_max or e.cached.size <= 1,
            b"more in memory than the cache may hold")
