@@ -99,9 +99,10 @@ SIM_STOREYS = [
     {"agenda", "chance", "clock", "machine"},
     {"reference", "watch_frames", "watch_records"},
     {"invariants"},
-    {"watch_kept"},
+    {"watch_kept", "watch_lost"},
     {"host"},
     {"catchup", "damage", "handing", "saving", "upkeep"},
+    {"equip", "lives"},
     {"world"},
     {"network"},
 ]
@@ -110,10 +111,10 @@ NOT_SIMULATED = {
     "driver", "driver_state", "flow", "handover", "handshake", "life", "options", "poller", "port",
     "queues", "segment_check", "transport", "upkeep", "writer",
 }  # fmt: skip
-# A host calls the rooms that do its work, and a world its network.
+# A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
-    ("host", "catchup"), ("host", "handing"), ("host", "saving"), ("host", "upkeep"),
-    ("world", "network"),
+    ("host", "catchup"), ("host", "handing"), ("host", "lives"), ("host", "saving"),
+    ("host", "upkeep"), ("invariants", "watch_lost"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
@@ -169,7 +170,7 @@ MAY_IMPORT = {
     "phx.sim": GROUND
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
-    | {"phx.transfer"},
+    | {"phx.store_facts", "phx.transfer"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},

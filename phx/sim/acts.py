@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
 from phx.sim.acts_keep import KEEP_ACTS
+from phx.sim.acts_lost import LOST_ACTS
 from phx.sim.plan import SECOND, Act
 
 if TYPE_CHECKING:
@@ -587,6 +588,7 @@ ACTS: dict[str, ActKind] = {
     "settle": ActKind(any_node, begin_settle, nothing),
     "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),
     **KEEP_ACTS,
+    **LOST_ACTS,
 }
 """What can happen to a cluster, by name."""
 
