@@ -184,6 +184,7 @@ cdef class Host:
     cdef bint apply_due
     cdef vector[Asked] asked
     cdef list failed                     # (group, first, count, verdict), for the callers
+    cdef list halted                     # (group, turn): its callers hear no more after that turn
     cdef vector[u32] touched             # groups, since the last turn
 
     # True if it runs now; False: see `why`.

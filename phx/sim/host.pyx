@@ -142,6 +142,7 @@ cdef class Host:
         self.waiting = {}
         self.next_sequence = dict.fromkeys(self.groups, 1)
         self.failed = []
+        self.halted = []
         self.flows.resize(through.size())
         for i in range(through.size()):
             self.flows[i].group = self.groups[i]

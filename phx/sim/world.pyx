@@ -20,11 +20,11 @@ from phx.sim.clock cimport clock_set, clock_shows
 from phx.sim.catchup cimport task
 from phx.sim.damage cimport flip_record
 from phx.sim.equip cimport CLUSTER, equip, pace_of
-from phx.sim.handing cimport answer, apply, stop
+from phx.sim.handing cimport answer, apply, fail_calls, stop
 from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
-    watch_submitted, watch_submitting, watch_verdict,
+    watch_submitted, watch_submitting,
 )
 from phx.sim.lives cimport is_losing, lose
 from phx.sim.network cimport (
@@ -37,18 +37,12 @@ from phx.sim.fetching import Fetching
 from phx.sim.pipes import Net
 from phx.sim.providing import Provider
 from phx.sim.settings import LIMITS, LINK, PACE
+from phx.sim.handing import UNKNOWN, VERDICTS
 from phx.sim.violation import Violation
 
 cdef u64 FULL_CHECK_STEPS = 400
 cdef u64 CLOCK_PPM_OFF = 50000       # two clocks so far off differ by less than an eighth
 cdef u64 LEASES_SETTLE_US = 5000000  # after a clock was out of bounds
-
-VERDICTS = {
-    1: "timed out, rejected", 2: "timed out, unknown", 3: "overloaded", 4: "not leader",
-    5: "stopped, rejected", 6: "stopped, unknown", 7: "no quorum", 8: "poisoned, rejected",
-    9: "poisoned, unknown",
-}
-UNKNOWN = frozenset({2, 6, 9})
 
 TRACE_EVENTS = 4000
 
@@ -251,8 +245,8 @@ cdef class World:
                         transmit(self, host, &item, <u32>peer)
             block_unref(item.frame)
         host.ready.clear()
-        if host.failed:
-            self.fail_calls(host)
+        if host.failed or host.halted:
+            fail_calls(host)
 
     # --- life and death
 
@@ -309,21 +303,6 @@ cdef class World:
         self.power_next.pop(host.index, None)
         host.crash(power)
         self.net.died(host.node)
-
-    # Callers whose values will not be waited for any longer.
-    cdef void fail_calls(self, Host host):
-        cdef u64 key
-        failed = host.failed
-        host.failed = []
-        for group, first, count, verdict in failed:
-            for sequence in range(first, first + count):
-                key = <u64>group << 48 | <u64>sequence
-                call = host.waiting.pop(key, None)
-                if call is None:
-                    watch_fail(self.watch, b"U8", b"a verdict on a value that nobody waits for")
-                    return
-                watch_verdict(self.watch, call.op, verdict not in UNKNOWN)
-                call.failed(self.agenda.now_us, verdict)
 
     # --- callers
 
