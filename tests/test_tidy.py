@@ -101,7 +101,7 @@ SIM_STOREYS = [
     {"invariants"},
     {"watch_kept", "watch_lost"},
     {"host"},
-    {"catchup", "damage", "handing", "saving", "upkeep"},
+    {"catchup", "damage", "doctoring", "handing", "saving", "upkeep"},
     {"equip", "lives"},
     {"world"},
     {"network"},
@@ -113,8 +113,8 @@ NOT_SIMULATED = {
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
-    ("host", "catchup"), ("host", "handing"), ("host", "lives"), ("host", "saving"),
-    ("host", "upkeep"), ("invariants", "watch_lost"), ("world", "network"),
+    ("host", "catchup"), ("host", "doctoring"), ("host", "handing"), ("host", "lives"),
+    ("host", "saving"), ("host", "upkeep"), ("invariants", "watch_lost"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}

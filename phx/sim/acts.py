@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
 from phx.sim.acts_keep import KEEP_ACTS
 from phx.sim.acts_lost import LOST_ACTS
+from phx.sim.acts_store import STORE_ACTS
 from phx.sim.plan import SECOND, Act
 
 if TYPE_CHECKING:
@@ -589,6 +590,7 @@ ACTS: dict[str, ActKind] = {
     "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),
     **KEEP_ACTS,
     **LOST_ACTS,
+    **STORE_ACTS,
 }
 """What can happen to a cluster, by name."""
 

@@ -311,6 +311,8 @@ RARE = {
     "torn_tails": "torn tails cut",
     "refused_starts": "starts refused: damage",
     "lost_journals": "journals lost",
+    "lost_stores": "stores lost, or older ones put back",
+    "old_rows": "rows of groups that the journal knew better",
     "lost_again": "of which: the new one, before it was whole",
     "rejoin_asks": "leaders asked for a rejoin",
     "rejoins": "groups rejoined",

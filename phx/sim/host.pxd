@@ -91,6 +91,8 @@ cdef struct HostCounts:          # over all lives
     u64 lost_journals            # starts that found theirs lost
     u64 lost_again               # of those: the one that was begun after a loss
     u64 ceilings                 # of promises, raised
+    u64 lost_stores              # lost, or older ones put back
+    u64 old_rows                 # rows that the journal knew better
 
 cdef enum:
     HELD_ALL = 0xFFFF
@@ -128,6 +130,8 @@ cdef class Host:
     cdef Chance keep_chance
     cdef bint rejoins                    # its store keeps facts, and it lives without its journal
     cdef bint losing                     # the journal may be lost: on purpose, or it is a new one
+    cdef bint store_changed              # its store is another one than the journal knows
+    cdef object store_copy               # of an earlier time, or None
     cdef bint taken                      # on purpose, and no start has found that yet
     cdef set keep_excused                # groups whose checkpoints were damaged on purpose
     cdef object machines                 # group id -> StateMachine, called at each start

@@ -33,6 +33,7 @@ from phx.sim.catchup cimport (
 )
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
+from phx.sim.doctoring cimport raise_old_rows
 from phx.sim.handing cimport flow_chosen, question
 from phx.sim.invariants cimport (
     Watch, watch_died, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_started,
@@ -77,6 +78,7 @@ cdef class Host:
         cdef bint lost
         self.life += 1
         self.counts.starts += 1
+        raise_old_rows(self)
         settled = self.store.settled()
         floors = floors_open(self)
         starts = keep_open(self, floors)

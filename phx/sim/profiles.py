@@ -157,6 +157,21 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "rejoin": 1, "journal_bytes_max": 6 << 16}, 1),
         ],
     ),
+    "stores": Profile(
+        "stores are lost, or older copies put back, while links and nodes fail",
+        {
+            "lose-store": 5, "old-store": 5, "settle": 4, "crash": 2, "power": 2, "blackout": 0.4,
+            "crash-starting": 1, "power-starting": 1, "checkpoint": 2, "two-behind": 1.5,
+            "late-votes": 1, "last-words": 1, "apart": 1, "loss": 1, "burst": 1,
+            "provider-gone": 1, "cut-transfer": 1,
+        },
+        acts=(14, 26),
+        limits=[
+            ({**USUAL, "checkpoint_us": 2 * SECOND}, 2),
+            ({**USUAL, "checkpoint_us": SECOND, "journal_bytes_max": 8 << 16}, 1),
+            ({**USUAL, "journal_bytes_max": 6 << 16}, 1),
+        ],
+    ),
     "transfers": Profile(
         "leaderships are moved to and fro, while links and nodes fail",
         {

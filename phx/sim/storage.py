@@ -49,6 +49,16 @@ class SettledStore:
             self.index.load(chunk, self.chunks[chunk][1])
         self.index.seal(self.groups)
 
+    def copy(self) -> tuple[dict[int, tuple[bytes, bytes]], bytes]:
+        """All that is in it, for `put_back`."""
+        return dict(self.chunks), self.groups
+
+    def put_back(self, copy: tuple[dict[int, tuple[bytes, bytes]], bytes] | None) -> None:
+        """It has what it had then; None: it is a new one, of the same id."""
+        chunks, self.groups = copy or ({}, ChunkIndex(self.store_id).groups_packed())
+        self.chunks = dict(chunks)
+        self.reopen()
+
     def power_loss(self) -> None:
         """What was committed is there, whatever happens."""
 

@@ -32,6 +32,7 @@ from phx.sim.network cimport (
 )
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
+from phx.sim.watch_kept cimport watch_store
 
 from phx.sim.fetching import Fetching
 from phx.sim.pipes import Net
@@ -70,6 +71,17 @@ cdef bint elsewhere(World world, Host host, group):
         if group not in other.keep_excused and other.keeping.cover(group, floor):
             return True
     return False
+
+
+# A host, that is taken down, has another store: what it kept, its journal alone knows.
+cdef void change_store(World world, Host host, copy) except *:
+    world.bring_down(host, False)
+    host.store.put_back(copy)
+    host.store_changed = True
+    host.store_copy = None
+    host.counts.lost_stores += 1
+    host.keep_excused.update(world.groups)
+    watch_store(world.watch, host.node)
 
 
 cdef class World:
@@ -462,6 +474,18 @@ cdef class World:
         self.bring_down(host, False)
         lose(host, damaged, which, bit)
         return True
+
+    def lose_store(self, node):
+        change_store(self, self.host_of(node), None)
+
+    def copy_store(self, node):
+        cdef Host host = self.host_of(node)
+        host.store_copy = host.store.copy()
+
+    def put_store_back(self, node):
+        cdef Host host = self.host_of(node)
+        if host.store_copy is not None:
+            change_store(self, host, host.store_copy)
 
     def flip_store(self, node, which, bit):
         cdef Host host = self.host_of(node)
