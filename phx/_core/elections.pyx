@@ -32,7 +32,8 @@ cdef bint live(Engine* e, u32 index) noexcept nogil:
 
 
 cdef void preference(Engine* e, u32 group, u32* order) noexcept nogil:
-    """The group's permutation of the members: its id read in the factorial number system."""
+    """By priority; equals by the group's permutation of the members: its id read in the factorial
+    number system."""
     cdef u32 left[MEMBERS_MAX]
     cdef u32 n = e.options.n_members, i, k, at
     cdef u32 code = group
@@ -41,7 +42,11 @@ cdef void preference(Engine* e, u32 group, u32* order) noexcept nogil:
     for i in range(n):
         at = code % (n - i)
         code //= (n - i)
-        order[i] = left[at]
+        k = i
+        while k > 0 and e.priorities[order[k - 1]] < e.priorities[left[at]]:
+            order[k] = order[k - 1]
+            k -= 1
+        order[k] = left[at]
         for k in range(at, n - i - 1):
             left[k] = left[k + 1]
 
@@ -84,7 +89,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
             e.options.election_us // 4 + 1)
     if r.failures:
         at += backoff_us(e, r)
-    if e.pressure:
+    if e.pressure or e.priorities[e.self_index] == 0:
         at += 2 * <u64>e.options.election_us * e.options.n_members
     if at < r.busy_until_us:
         at = r.busy_until_us + random_below(e, e.options.election_us)

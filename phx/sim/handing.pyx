@@ -25,6 +25,7 @@ from phx.sim.invariants cimport (
     watch_verdict,
 )
 from phx.sim.saving cimport keep_table, keep_wants
+from phx.sim.watch_reads cimport watch_announced
 
 from phx.sim.storage import StoreDamaged
 
@@ -66,6 +67,7 @@ cdef void flow_chosen(Host h, const ChosenRange* chosen):
     cdef LogFlow* flow = find_flow(h, chosen.group)
     if chosen.last > flow.last:
         flow.last = chosen.last
+    watch_announced(h.watch, chosen.group, chosen.last)
     h.chosen_us = h.agenda.now_us
     h.unsettled = True
     h.apply_soon(chance_between(&h.chance, 1, h.pace.apply_us_max))

@@ -12,6 +12,7 @@ from phx._core.delivery cimport Sessions
 from phx._core.journal cimport Journal, JournalOptions
 from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
+from phx._core.published cimport Published
 from phx._core.state cimport Effects, Engine, EngineCounters, EngineOptions, Event, Outgoing
 from phx.sim.agenda cimport Agenda, Happening
 from phx.sim.chance cimport Chance
@@ -145,6 +146,7 @@ cdef class Host:
     # --- a life
     cdef Engine* engine                  # NULL: it is down
     cdef Journal* journal
+    cdef Published* published
     cdef Sessions sessions
     cdef public dict machine             # group -> StateMachine
     cdef public dict waiting             # (group << 48 | sequence) -> Call

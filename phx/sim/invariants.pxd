@@ -25,6 +25,7 @@ every few hundred steps. The first one that does not hold ends the run.
     U10r who lost its journal is counted by nobody before it has led once, above all that it can
         have promised, with promises of enough others (watch_lost)
     U11 nobody decides while somebody else holds the lease; nobody else holds it
+    U14 a read point covers all that any node had announced when its read began (looking.pyx)
     bounded   rings, caches and queues keep to their limits
 
 (U10 comes with membership; U12 is checked at the end of a run.)
@@ -89,6 +90,7 @@ cdef struct Watch:
     u64 leases_from_us           # U11 is checked from then on (clocks were out of bounds before)
     bint leases_void
     vector[NodeWatch] node
+    vector[u64] known            # by group: the highest instance that any node has announced
     u64 value_bytes_max
     u64 checks
     u64 rejoin_asks

@@ -10,10 +10,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memset
 
 from phx._core.batch cimport ItemHeader
-from phx._core.engine cimport engine_group_status, engine_resign, engine_submit, engine_transfer
+from phx._core.engine cimport (
+    engine_group_status, engine_priority, engine_resign, engine_submit, engine_transfer,
+)
 from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
-from phx._core.state cimport EngineCounters, GroupStatus
+from phx._core.state cimport GroupStatus
 from phx.sim.agenda cimport *
 from phx.sim.chance cimport *
 from phx.sim.clock cimport clock_set, clock_shows
@@ -393,16 +395,14 @@ cdef class World:
         }, settings, "setting of a link"))
 
     def apart(self, a, b, bint apart):
-        cdef Host one = self.host_of(a)
-        cdef Host other = self.host_of(b)
+        cdef Host one = self.host_of(a), other = self.host_of(b)
         link_of(self, one.index, other.index).apart = apart
         link_of(self, other.index, one.index).apart = apart
         if apart:
             self.reset(a, b)
 
     def reset(self, a, b):
-        cdef Host one = self.host_of(a)
-        cdef Host other = self.host_of(b)
+        cdef Host one = self.host_of(a), other = self.host_of(b)
         hang_up(self, one, other.index, False)
         hang_up(self, other, one.index, False)
         self.net.cut(a, b)
@@ -546,6 +546,12 @@ cdef class World:
             engine_transfer(host.engine, group, to)
             host.poke()
 
+    def priority(self, node, u32 priority):
+        cdef Host host = self.host_of(node)
+        if host.engine != NULL:
+            engine_priority(host.engine, priority)
+            host.poke()
+
     def resign(self, node):
         cdef Host host = self.host_of(node)
         if host.engine != NULL:
@@ -567,8 +573,7 @@ cdef class World:
         host.disk.set_bytes_max(0)
         host.keeping.heal()
         if not host.disk.state.dead:
-            host.disk.state.crash_operation = 0
-            host.disk.state.fail_after = 0
+            host.disk.state.crash_operation = host.disk.state.fail_after = 0
 
     # --- questions
 
@@ -606,21 +611,17 @@ cdef class World:
 
     def counters(self):
         cdef Host host
-        cdef EngineCounters counters
         total = {}
         for host in self.hosts:
             if host.engine != NULL:
                 host.count()
-            counters = host.engine_totals
-            for part in (counters, host.counts):
+            for part in (host.engine_totals, host.counts):
                 for name, value in part.items():
                     total[name] = total.get(name, 0) + value
             if host.engine != NULL:
                 host.uncount()
-            for name, value in host.keeping.counts.items():
-                name = "checkpoints_" + name
-                total[name] = total.get(name, 0) + value
-            for part in (host.fetching.counts, host.trimming.counts):
+            kept = {"checkpoints_" + name: value for name, value in host.keeping.counts.items()}
+            for part in (kept, host.fetching.counts, host.trimming.counts):
                 for name, value in part.items():
                     total[name] = total.get(name, 0) + value
         total.update(self.counts)
@@ -628,9 +629,8 @@ cdef class World:
         total["values_decided"] = self.watch.ref.values_decided
         total["noops_decided"] = self.watch.ref.noops_decided
         total["late_decisions"] = self.watch.ref.late_decisions
-        total["steps"] = self.agenda.steps
-        total["checks"] = self.watch.checks
-        total["rejoin_asks"] = self.watch.rejoin_asks
+        total.update(steps=self.agenda.steps, checks=self.watch.checks,
+                     rejoin_asks=self.watch.rejoin_asks)
         return total
 
     def digest(self):
