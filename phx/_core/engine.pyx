@@ -16,7 +16,7 @@ from phx._core.effects cimport (
     LANE_NOW, emit_event, emit_idle_mark, emit_record, hint, random_below, role_timer,
     seal_frames, send,
 )
-from phx._core.elections cimport refresh_leader, schedule_campaign
+from phx._core.elections cimport preferred_leader, refresh_leader, schedule_campaign
 from phx._core.learner cimport (
     advance_known, carry_settled, jump, learn_tick, peer_renewed, replay_settled, settled, supply,
     tail_entry,
@@ -29,12 +29,9 @@ from phx._core.proposals cimport (
     callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
     forwards_free,
 )
-from phx._core.reads cimport (
-    read_take, reads_at, reads_free, reads_line, reads_lost, reads_turn,
-)
+from phx._core.reads cimport read_take, reads_at, reads_free, reads_line, reads_lost, reads_turn
 from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
-from phx._core.elections cimport preferred_leader
 from phx._core.routing cimport route
 from phx._core.state cimport *
 from phx._core.window cimport ring_at, ring_free, timer_pop, window_free, window_init
