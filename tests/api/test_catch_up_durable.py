@@ -41,6 +41,16 @@ async def add(node, count, first=0, machine=0):
         await node.group(0).propose(value, machine=machine, timeout=20)
 
 
+async def have_checkpoints(nodes, *, beyond):
+    """Values, until each node has one: they are taken while something is applied."""
+    catalogs = [node._room._snapshots._catalog for node in nodes]
+    async with asyncio.timeout(30):
+        while not all(one.of(0) and one.of(0)[0].frontier > beyond for one in catalogs):
+            await nodes[0].group(0).propose(b"0 0", timeout=20)
+            await asyncio.sleep(0.01)
+    await all_applied(nodes)
+
+
 def digests(nodes):
     return {
         tuple(node.group(0).machine(one).digest() for one in node._room.states[0].machines)
@@ -72,10 +82,9 @@ def test_a_durable_machine_is_replaced(run_once, tmp_path, kind, running):
             await nodes[2].close()
             await add(nodes[0], 150, 70)
             await all_applied(nodes[:2])
+            await have_checkpoints(nodes[:2], beyond=150)
             for node in nodes[:2]:
-                catalog = node._room._snapshots._catalog
-                await until(lambda c=catalog: c.of(0) and c.of(0)[0].frontier > 150)
-                assert all(one.light for one in catalog.of(0))
+                assert all(one.light for one in node._room._snapshots._catalog.of(0))
             await trim_all(nodes[:2])
             three = await reopen(tmp_path, nodes, 3, kind, **options)
             await until(lambda: transfers(three)["installed"] == 1, seconds=30)
@@ -110,9 +119,7 @@ def test_machines_of_all_kinds_in_one_group(run_once, tmp_path):
             for machine in range(2):
                 await add(nodes[0], 60, machine=machine)
             await all_applied(nodes[:2])
-            for node in nodes[:2]:
-                catalog = node._room._snapshots._catalog
-                await until(lambda c=catalog: c.of(0) and c.of(0)[0].frontier > 120)
+            await have_checkpoints(nodes[:2], beyond=120)
             await trim_all(nodes[:2])
             three = await reopen(tmp_path, nodes, 3, machines, **options)
             await until(lambda: transfers(three)["installed"] == 1, seconds=30)
@@ -134,9 +141,7 @@ def test_lost_files_are_fetched(run_once, tmp_path, kind):
         async with cluster(tmp_path, kind, **options) as nodes:
             await add(nodes[0], 180)
             await all_applied(nodes)
-            for node in nodes:
-                catalog = node._room._snapshots._catalog
-                await until(lambda c=catalog: c.of(0) and c.of(0)[0].frontier > 100)
+            await have_checkpoints(nodes, beyond=100)
             await trim_all(nodes)
             await nodes[2].close()
             shutil.rmtree(tmp_path / "node3/machines")
