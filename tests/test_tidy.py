@@ -69,6 +69,7 @@ STOREYS = [
         "learner",
         "leases",
         "liveness",
+        "membership",
         "phase2",
         "proposals",
         "proposer",

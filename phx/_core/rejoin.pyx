@@ -32,14 +32,14 @@ cdef u64 ballot_base(Engine* e, Replica* r) noexcept nogil:
     return ballot_make(e.rejoin_above, 0) if r.suspect else 0
 
 
-cdef u32 answers_needed(Engine* e, Replica* r) noexcept nogil:
+cdef u32 answers_needed(Replica* r) noexcept nogil:
     # Of a majority that this node may have forgotten it was in, majority - 1 others know. So many
     # others that one of those must be among them, and the node itself.
-    return e.options.n_members - e.quorum + 2 if r.suspect else e.quorum
+    return r.config.n_voters - r.config.quorum + 2 if r.suspect else r.config.quorum
 
 
-cdef bint may_rejoin(Engine* e) noexcept nogil:
-    return e.rejoin_above != NO_CEILING and e.quorum > 1
+cdef bint may_rejoin(Engine* e, Replica* r) noexcept nogil:
+    return e.rejoin_above != NO_CEILING and r.config.quorum > 1
 
 
 cdef u64 own_ballot(Engine* e, Replica* r) noexcept nogil:
@@ -51,7 +51,7 @@ cdef u64 rejoin_at(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
-    cdef int at = member_index(e, ballot_node(r.claim))
+    cdef int at = slot_of(e, ballot_node(r.claim))
     cdef RejoinBody ask
     # (The leader compares exactly; here it is only not asked in vain.)
     if at < 0 or not e.peers[at].connected or e.now_us < e.rejoin_next_us \

@@ -245,3 +245,4 @@ cdef class WatchDoor:
         r.lead.ballot = ballot
         for i in range(e.options.n_members):
             e.peers[i].lease_until_us = lease_us
+        e.lease_version += 1

@@ -203,7 +203,7 @@ cdef void message_fixed(World* w, Script* s, Replica* r, Peer* p, u8 kind,
     elif kind == MSG_PREPARE:
         (<PrepareBody*>fixed).released = ballot_of(s, r, p.node)
     elif kind == MSG_PROMISE and lead != NULL and lead.phase1 != NULL:
-        promised = &lead.phase1.promised[member_index(e, p.node)]
+        promised = &lead.phase1.promised[p.slot]
         (<PromiseBody*>fixed).first = lead.phase1.first
         (<PromiseBody*>fixed).start = promised.start if promised.start else lead.phase1.first
         (<PromiseBody*>fixed).page = promised.pages
