@@ -61,7 +61,7 @@ def complain(problems: list[str]) -> None:
 # What Python needs of `engine` alone may stand in `engine_door`, beside it.
 STOREYS = [
     {"native"},
-    {"ballot", "batch", "codec", "window"},
+    {"ballot", "batch", "codec", "members", "window"},
     {"effects", "state", "wire"},
     {
         "acceptor",
