@@ -100,6 +100,15 @@ class Committing(Protocol):
     def all_of(self, state: GroupState) -> None: ...
 
 
+class Reads(Protocol):
+    """What answers reads (phx.reading)."""
+
+    @property
+    def counters(self) -> dict[str, int]: ...
+    def turn(self) -> bool: ...
+    def reached(self, state: GroupState) -> None: ...
+
+
 class GroupState:
     """What a node keeps of one group on the Python side."""
 
@@ -118,6 +127,7 @@ class GroupState:
         "led_since",
         "log_bytes",
         "machines",
+        "reads",
         "skip",
         "stopped",
         "taking",
@@ -140,6 +150,8 @@ class GroupState:
         self.led: Leader | None = None  # who leads, as this node was told; None: none known
         self.epoch = 0  # the highest that it was told of
         self.watchers: tuple[Watcher, ...] = ()
+        # A heap of (read point, order, who waits for its state).
+        self.reads: list[tuple[int, int, Any]] | None = None
         self.led_since = 0.0  # monotonic seconds; 0: no leader was seen yet
         self.durable: dict[int, DurableMachine] = {}  # those of `machines` that are open
         self.committed: dict[int, int] = {}  # and the instance of the last commit of each
@@ -242,6 +254,7 @@ class Applier:
         self.on_ceiling: Callable[[int], None] | None = None
         self.on_handed: Callable[[list[tuple[int, int, bytes]]], None] | None = None
         self.commits: Committing | None = None  # None: no machine is durable
+        self.reads: Reads | None = None
         self.thread = 0  # ident of the one that applies
         self._refused_s: dict[int, float] = {}  # by node: when that was last said
         self.turns = 0
@@ -258,8 +271,10 @@ class Applier:
             self._calls.popleft()()
         self.tell()
         more = self._slice()
+        if self.reads is not None:
+            more = self.reads.turn() or more
         if self.commits is not None:
-            more = self.commits.turned(self._within()) or more
+            more = self.commits.turned(self.within()) or more
         if self.on_turn is not None:
             self.on_turn()
         return more
@@ -272,12 +287,12 @@ class Applier:
         """Commit every durable machine, as of the end of the last batch; a group that is inside of
         one is left as it was. Nothing is applied after it."""
         if self.commits is not None:
-            within = self._within()
+            within = self.within()
             for state in self._groups.values():
                 if state.durable and state.group != within:
                     self.commits.all_of(state)
 
-    def _within(self) -> int:
+    def within(self) -> int:
         """The group that was left inside of a batch; -1: none."""
         backlog = self._backlog
         return backlog[0].group if backlog and backlog[0].done else -1
@@ -327,6 +342,7 @@ class Applier:
             "wake_ns": self.wake_ns,
             "backlog": len(self._backlog),
             **(self.commits.counters if self.commits is not None else {}),
+            **(self.reads.counters if self.reads is not None else {}),
         }
 
     # --- a checkpoint in the place of what is applied
@@ -363,6 +379,8 @@ class Applier:
             state.stopped = None
             self.stopped.remove(state.group)
         self._settle_applied(state)
+        if state.reads and self.reads is not None:
+            self.reads.reached(state)
         return True
 
     def _drop(self, group: int, idle: bool) -> None:
@@ -546,6 +564,8 @@ class Applier:
             state.digest = batch.digest
             state.log_bytes += batch.log_bytes
             self._driver.applied(state.group, batch.last)
+            if state.reads and self.reads is not None:
+                self.reads.reached(state)
             if state.durable and self.commits is not None:
                 self.commits.applied(state)
             if batch.last % AGREED_EVERY == 0 and self.on_agreed is not None:
@@ -579,6 +599,8 @@ class Applier:
         log.error("%s", stopped, exc_info=error)
         self._driver.stop_group(state.group)
         self._waiters.fail_group(state.group, lambda: _unknown_stop(stopped))
+        if state.reads and self.reads is not None:
+            self.reads.reached(state)
 
 
 def _unknown_stop(stopped: GroupStopped) -> StoppedUnknown:

@@ -21,13 +21,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from phx.config import Config
-from phx.errors import Closed, NotInCluster, NotReady
+from phx.errors import Closed, NotInCluster, NotReady, TimedOut
 from phx.group import TIMEOUT_S, GroupView
 from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.room import Room
-from phx.types import CheckpointInfo, Entry, Leader, NodeStatus, Result
+from phx.types import (
+    CheckpointInfo,
+    Consistency,
+    Entry,
+    Leader,
+    Moved,
+    NodeStatus,
+    Read,
+    Result,
+)
 
 if TYPE_CHECKING:
     from phx.machines.lease import BlockingLease
@@ -58,6 +67,13 @@ class Cell:
 
     def done(self) -> bool:
         return not self._lock.locked()
+
+    def within(self, timeout: float | None) -> bool:
+        """Whether it is set, within so many seconds; then ``wait`` returns at once."""
+        if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            return False
+        self._lock.release()
+        return True
 
     def wait(self) -> Any:
         # A Python lock: in the main thread a signal handler runs while it waits.
@@ -97,6 +113,44 @@ class Group(GroupView):
             self._door.submit_many(self._state, cell, values, timeout, machine)
         results: list[Result] = cell.wait()
         return results
+
+    def read(
+        self,
+        query: Any,
+        *,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = TIMEOUT_S,
+        machine: int = 0,
+    ) -> Read:
+        """What this node's machine answers to `query`. See ``phx.Group.read``."""
+        return self._read([query], consistency, timeout, machine)[0]
+
+    def read_many(
+        self,
+        queries: Iterable[Any],
+        *,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = TIMEOUT_S,
+        machine: int = 0,
+    ) -> list[Read]:
+        """The answers to several queries. See ``phx.Group.read_many``."""
+        queries = list(queries)
+        return self._read(queries, consistency, timeout, machine) if queries else []
+
+    def _read(
+        self, queries: list[Any], consistency: Consistency, timeout: float | None, machine: int
+    ) -> list[Read]:
+        cell, door = Cell(), self._door
+        wanted = door.wanted(self._state, cell, queries, consistency, timeout, machine)
+        try:
+            if not cell.within(timeout):
+                raise TimedOut(f"group {self.id}: the state was not there in time")
+        finally:
+            if not cell.done():
+                cell.set_exception(TimedOut("given up"))  # nobody waits for it
+                door.reading.give_up(wanted)
+        answers: list[Read] = cell.wait()
+        return answers
 
     def transfer_leadership(self, to: int, *, timeout: float = TIMEOUT_S) -> Leader:
         """Have member `to` lead this group; blocks until it does. See ``phx.Group``."""
@@ -317,6 +371,19 @@ class Node:
     def set_address(self, node: int, address: str) -> None:
         """See ``phx.Node.set_address``."""
         self._room.set_address(node, address)
+
+    @property
+    def priority(self) -> int:
+        """See ``phx.Node.priority``."""
+        return self._room.moves.priority
+
+    def set_priority(self, priority: int) -> None:
+        """See ``phx.Node.set_priority``."""
+        self._room.moves.set_priority(priority)
+
+    def resign_all(self, to: int | None = None, *, timeout: float = TIMEOUT_S) -> Moved:
+        """Give every leadership of this node away; see ``phx.Node.resign_all``. Blocks."""
+        return self._room.moves.resign_all(to, timeout).result()
 
     def pause_checkpoints(self) -> None:
         """See ``phx.Node.pause_checkpoints``."""

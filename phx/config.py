@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from phx.errors import ConfigError
-from phx.types import GROUP_ID_MAX, MEMBERS_MAX, NODE_ID_MAX
+from phx.types import GROUP_ID_MAX, MEMBERS_MAX, NODE_ID_MAX, PRIORITY_MAX, PRIORITY_USUAL
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -221,6 +221,10 @@ class Config:
         bind: "host:port" to listen at; default: the own member address. Port 0: any free port.
         balance: leaderships return to the node that a group prefers, so that load stays even; those
             that somebody moved stay until they end.
+        priority: how much this node wants to lead (0 .. 255). Groups are led by the members with
+            the highest that are there, evenly spread; with ``balance``, one that leads gives to one
+            with a higher priority what that has caught up with. 0: it leads only what nobody else
+            does. ``Node.set_priority`` changes it while the node runs.
         seed: of the back-off's random numbers; 0: a random one.
         timing, limits, journal, checkpoints: the option groups; a mapping will do.
 
@@ -235,6 +239,7 @@ class Config:
     groups: int | Sequence[int] = 1
     bind: str | None = None
     balance: bool = True
+    priority: int = PRIORITY_USUAL
     seed: int = 0
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
@@ -369,6 +374,8 @@ def _identity_problems(config: Config) -> Iterator[str]:
         yield f"dir: must be a path, not {config.dir!r}"
     if not isinstance(config.balance, bool):
         yield f"balance: must be true or false, not {config.balance!r}"
+    if not _is_int(config.priority) or not 0 <= config.priority <= PRIORITY_MAX:
+        yield f"priority: must be 0 .. {PRIORITY_MAX}, not {config.priority!r}"
     if not _is_int(config.seed) or not 0 <= config.seed < 1 << 63:
         yield f"seed: must be 0 .. 2**63 - 1, not {config.seed!r}"
     if config.bind is not None:

@@ -42,6 +42,8 @@ An error says one of three things in its class, and in ``outcome``:
       Locked            rejected     another process, or another Node, has it open
       NotBootstrapped   rejected     it is empty, and bootstrap=True was not given
     CheckpointFailed    rejected   a checkpoint could not be taken
+    GroupRestoring      rejected   reading: the group's machine is being restored
+    NoQueries           rejected   reading: the machine has no ``query``
     SystemFailure       rejected   a thread, a socket or an address could not be had
 """
 
@@ -239,6 +241,26 @@ class NotReady(Rejected, TimeoutError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.groups,)
+
+
+class GroupRestoring(Rejected):
+    """The group's machine waits for a checkpoint on this node: no state to read from. Ask another
+    node, or later.
+
+    Attributes:
+        group: which.
+    """
+
+    def __init__(self, group: int) -> None:
+        super().__init__(f"the machine of group {group} is being restored on this node")
+        self.group = group
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group,)
+
+
+class NoQueries(Rejected, NotImplementedError):
+    """The machine has no ``query``: it cannot be read but through the log."""
 
 
 # --- configuration, folder, system

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from phx._core.driver import (
     ERROR_CLOSED,
@@ -40,14 +40,14 @@ from phx.errors import (
     Rejected,
     StoreError,
     SystemFailure,
-    TimedOut,
     TransferFailed,
     UnknownMachine,
     ValueTooLarge,
 )
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
-from phx.types import CheckpointInfo, Entry, GroupStatus, Leader
+from phx.reading import Reading, Waiter, Wanted, span_us
+from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader, Read
 
 if TYPE_CHECKING:
     from phx.machines.lease import Lease, Leases
@@ -56,8 +56,6 @@ __all__ = ["TIMEOUT_S", "Group"]
 
 TIMEOUT_S = 10.0
 """How long ``propose`` tries unless it is told otherwise."""
-
-NEVER_US = 100 * 365 * 86_400 * 1_000_000
 
 READ_NOT_CHOSEN = 0
 READ_SETTLED = 1
@@ -94,6 +92,7 @@ class Door:
         self.soon: Soon = _nowhere  # has callbacks called, off the applying path
         self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
+        self.reading: Reading
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit
@@ -114,7 +113,7 @@ class Door:
         size = len(value)
         if size > self._value_bytes_max:
             raise self._too_large(size)
-        due_us = self._now_us() + _span_us(timeout)
+        due_us = self._now_us() + span_us(timeout)
         group = state.group
         first = self._add(group, waiter, size)
         if not first:
@@ -145,7 +144,7 @@ class Door:
         values = prepared(state.machines[machine], values)
         if (size := max(map(len, values))) > self._value_bytes_max:
             raise self._too_large(size)
-        due_us = self._now_us() + _span_us(timeout)
+        due_us = self._now_us() + span_us(timeout)
         group = state.group
         first = self.waiters.add_many(group, future, values)
         if not first:
@@ -279,6 +278,20 @@ class Door:
             raise TransferFailed(f"group {state.group}: node {leader.node} leads it now")
         return leader
 
+    def wanted(
+        self,
+        state: GroupState,
+        waiter: Waiter,
+        queries: list[Any],
+        consistency: Consistency,
+        timeout: float | None,
+        machine: int,
+    ) -> Wanted:
+        """A read that has begun; raises what is known at once."""
+        self.open_driver()
+        due_us = self._now_us() + span_us(timeout)
+        return self.reading.begin(Wanted(state, machine, queries, consistency, due_us, waiter))
+
     def take_checkpoint(self, group: int) -> Future[CheckpointInfo]:
         self.open_driver()
         assert self.checkpoint is not None
@@ -331,14 +344,6 @@ def prepared(machine: StateMachine, values: list[bytes]) -> list[bytes]:
         raise
     except Exception as error:
         raise PrepareFailed(f"prepare raised {type(error).__name__}: {error}") from error
-
-
-def _span_us(timeout: float | None) -> int:
-    if timeout is None:
-        return NEVER_US
-    if not timeout > 0:
-        raise TimedOut(f"a timeout of {timeout} s leaves no time")
-    return min(int(timeout * 1_000_000), NEVER_US)
 
 
 def _as_bytes(value: object) -> bytes:
@@ -587,6 +592,71 @@ class Group(GroupView):
         machine, leases = self._leases(machine)
         lease = Lease(self, machine, leases().clock, name, holder or new_holder())
         return await acquire(lease, Wanted(lease, leases, ttl, under, timeout))
+
+    async def read(
+        self,
+        query: Any,
+        *,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = TIMEOUT_S,
+        machine: int = 0,
+    ) -> Read:
+        """What this node's machine answers to `query`; nothing is written, and nothing synced.
+
+        Guarantee, by `consistency`:
+            linearizable: it sees every write that was complete, at any node, when the read began,
+                and what every linearizable read had seen that was complete.
+            lease: the same, here and now: where this node leads under a lease. Needs clocks of
+                which none runs an eighth faster than another.
+            stale: a state that was; ``lag_us`` says how old it may be.
+
+        "linearizable" is to be had only where "lease" is.
+
+        Args:
+            query: what the machine's ``query`` takes. It stays in this process.
+            timeout: seconds; None: never.
+            machine: id of the machine in the group.
+
+        Raises (all of them safe to repeat):
+            NotLeader: this node does not lead, or its lease does not run; ``leader`` may say who.
+            TimedOut: the state was not there in time.
+            NoQueries: the machine has no ``query``. What ``query`` raises comes as it is.
+            GroupStopped, GroupRestoring, UnknownMachine, Overloaded, Closed, ForkedError.
+        """
+        door = self._door
+        if door.refusal is not None:
+            raise door.refusal()
+        found = door.reading.at_once(self._state, query, consistency, machine)
+        if isinstance(found, Read):
+            return found
+        if found is not None:
+            return await found
+        return (await self._read([query], consistency, timeout, machine))[0]
+
+    async def read_many(
+        self,
+        queries: Iterable[Any],
+        *,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = TIMEOUT_S,
+        machine: int = 0,
+    ) -> list[Read]:
+        """The answers to several queries, in order, for one read point; see ``read``.
+
+        Much cheaper per query. It is no transaction: other values may be applied between two of
+        many queries, and each Read says of which instance it is. The first query that raises ends
+        it, with what that raised.
+        """
+        queries = list(queries)
+        return await self._read(queries, consistency, timeout, machine) if queries else []
+
+    async def _read(
+        self, queries: list[Any], consistency: Consistency, timeout: float | None, machine: int
+    ) -> list[Read]:
+        future: asyncio.Future[list[Read]] = self._future()
+        door = self._door
+        wanted = door.wanted(self._state, future, queries, consistency, timeout, machine)
+        return await door.reading.answered(wanted, future, timeout)
 
     async def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance, as they stand in the log, duplicates included.

@@ -16,6 +16,7 @@ machine's and with one another's.
     ---------------------------------  -------------------------  ----------------------------------
     apply, apply_batch, digest         the applying one           all groups of the node
     prepare, prepare_batch             the one that proposes      all who propose at this node
+    query                              the applying one           all groups: at most 1 ms at a time
     freeze                             the applying one           all groups: keep it below 10 ms
     commit                             the applying one           all groups: one transaction's sync
     retire, DurableMachine.close       the applying one           all groups
@@ -46,6 +47,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from phx.errors import NoQueries
 from phx.types import MACHINE_ID_MAX, Entry
 
 __all__ = [
@@ -168,6 +170,25 @@ class StateMachine(ABC):
                 piece of the log: of what is to stay, keep the entry or its value.
         """
         return [self.apply(entry) for entry in entries]
+
+    def query(self, query: Any) -> Any:
+        """The answer to a question about the state, which it does not change.
+
+        Guarantee: called where no instance is half applied, on the thread that applies. All groups
+        of the node wait for it, so it has to be quick: a walk over everything belongs into a
+        snapshot.
+
+        Args:
+            query: what the caller of ``group.read`` gave: any object, which never leaves the
+                process.
+
+        Returns:
+            What becomes the ``value`` of the caller's Read. It must not be an object that the
+            machine changes later.
+
+        Whatever it raises reaches the caller; nothing stops.
+        """
+        raise NoQueries(f"{type(self).__name__} has no query: it is read through the log only")
 
     def prepare(self, value: bytes) -> bytes:
         """What is proposed in the place of ``value``: clocks and random numbers belong here.

@@ -419,7 +419,7 @@ class Store(StoreFile):
         it is mended. One small transaction, durable on return. Raises StoreError."""
         self._check_writer()
         holes = self._holes.with_those(ailing.holes)
-        self._with_room(0, lambda: self._put_meta(b"holes", holes.packed()))
+        self._with_room(0, lambda: self._put_meta({b"holes": holes.packed()}))
         self._holes = holes
         with self._index_lock:
             self._index.mark(ailing.chunk)

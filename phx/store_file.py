@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,10 +176,11 @@ class StoreFile:
             if not txn.put(key, data, db=table, append=True, overwrite=False):
                 raise Damaged(f"{self.path}: there is a chunk {chunk} already")
 
-    def remember(self, name: bytes, value: bytes) -> None:
-        """Keep a small value for whoever uses the store: one transaction, durable on return."""
+    def remember(self, values: Mapping[bytes, bytes | None]) -> None:
+        """Keep small values for whoever uses the store, by their names; None: keep it no more. One
+        transaction, durable on return."""
         self._check_writer()
-        self._with_room(0, lambda: self._put_meta(name, value))
+        self._with_room(0, lambda: self._put_meta(values))
 
     def remembered(self, name: bytes) -> bytes | None:
         """What `remember` was given last. Not checked: the value has to say that it is whole."""
@@ -189,9 +190,13 @@ class StoreFile:
                 found: bytes | None = txn.get(name, db=self._meta)
                 return found
 
-    def _put_meta(self, name: bytes, value: bytes) -> None:
+    def _put_meta(self, values: Mapping[bytes, bytes | None]) -> None:
         with self._transaction() as txn:
-            txn.put(name, value, db=self._meta)
+            for name, value in values.items():
+                if value is None:
+                    txn.delete(name, db=self._meta)
+                else:
+                    txn.put(name, value, db=self._meta)
 
     # ------------------------------------------------------------------------------------- the end
 

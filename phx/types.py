@@ -10,23 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from phx._core.entries import Entry
 from phx._core.waiters import Result
 
 __all__ = [
     "AGREED_EVERY",
+    "CONSISTENCIES",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
     "NEVER",
     "NODE_ID_MAX",
     "CheckpointInfo",
+    "Consistency",
     "Entry",
     "GroupStatus",
     "Leader",
+    "Moved",
     "NodeStatus",
     "PeerStatus",
+    "Read",
     "Result",
 ]
 
@@ -34,6 +39,8 @@ NODE_ID_MAX = (1 << 20) - 1
 GROUP_ID_MAX = (1 << 20) - 1
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
+PRIORITY_USUAL = 100
+PRIORITY_MAX = 255
 NEVER = 1 << 62
 """An instance that no group reaches."""
 AGREED_EVERY = 4096
@@ -71,6 +78,38 @@ class Leader:
 
     node: int
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What ``Node.resign_all`` did.
+
+    Attributes:
+        moved: group to who leads it now.
+        failed: group to why it was not moved. This node may lead it still.
+    """
+
+    moved: dict[int, Leader]
+    failed: dict[int, str]
+
+
+Consistency = Literal["linearizable", "lease", "stale"]
+CONSISTENCIES: tuple[Consistency, ...] = ("linearizable", "lease", "stale")
+
+
+class Read(NamedTuple):
+    """What a query found.
+
+    Attributes:
+        value: what the machine's ``query`` returned.
+        instance: the state was that of exactly the instances up to this one.
+        lag_us: of a stale read: for how long this node has not heard how far the others are;
+            otherwise 0.
+    """
+
+    value: Any
+    instance: int
+    lag_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

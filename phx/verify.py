@@ -31,11 +31,15 @@ from phx._core.survey import Survey
 from phx.checkpoint.catalog import QUARANTINE, ROOT, Finding, look, path_of, verify
 from phx.checkpoint.files import OsFiles
 from phx.durable.generations import Generations
+from phx.durable.lmdb import applied_of
 from phx.durable.sqlite import COPY as VIEW
 from phx.durable.sqlite import FILE as DATABASE
+from phx.durable.sqlite import HAS_APPLIED
+from phx.durable.sqlite import applied_of as applied_in
 from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
+from phx.store_facts import NAMES, Facts, join
 from phx.store_folder import StoreIdentity, unpack_identity
 from phx.store_mend import Holes
 
@@ -95,6 +99,7 @@ class Report:
         findings: everything that is not as it must be.
         journal: None: it could not be opened.
         store: None: its pages are damaged.
+        lives: what the store knows of the node's lives; None: nothing that can be believed.
         checkpoints, checkpoint_bytes, quarantined: how many, of what size; names put aside.
     """
 
@@ -104,6 +109,7 @@ class Report:
     journal: Survey | None = None
     store: StoreReport | None = None
     groups: dict[int, GroupReport] = field(default_factory=dict)
+    lives: Facts | None = None
     checkpoints: int = 0
     checkpoint_bytes: int = 0
     machines: int = 0
@@ -234,6 +240,14 @@ def read_store(
         return
     identity = report.identity = unpack_identity(bytes(packed), report.folder / STORE)
     index = ChunkIndex(identity.store_id)
+    copies = (txn.get(name, db=meta) for name in NAMES)
+    try:
+        packed_copies = [None if one is None else bytes(one) for one in copies]
+        report.lives, wrong = join(packed_copies, report.folder / STORE)
+    except Damaged as damage:
+        wrong = str(damage)
+    if wrong:
+        report.find(where, wrong)
     sound = read_tails(report, txn, chunks, indexes, index)
     if whole:
         read_chunks(report, txn, chunks, indexes, identity.store_id)
@@ -396,12 +410,22 @@ def content_findings(file: Path) -> Iterator[str]:
     if not file.is_file() or file.name.startswith(VIEW):
         return  # (a copy that was being made when the node died: whoever opens it next removes it)
     if file.name == "data.mdb":
-        yield from page_findings(file)
+        wrong = page_findings(file)
+        yield from wrong if wrong else lmdb_findings(file.parent)
         return
     with file.open("rb") as opened:
         begin = opened.read(16)
     if begin == b"SQLite format 3\x00" or file.name == DATABASE:
         yield from sqlite_findings(file)
+
+
+def lmdb_findings(folder: Path) -> Iterator[str]:
+    """Of files whose pages are sound."""
+    try:
+        with closing(read_only(folder)) as env:
+            applied_of(env, folder)
+    except (lmdb.Error, Damaged) as error:
+        yield str(error)
 
 
 def sqlite_findings(file: Path) -> Iterator[str]:
@@ -415,7 +439,9 @@ def sqlite_findings(file: Path) -> Iterator[str]:
                 for (said,) in opened.execute("PRAGMA integrity_check(20)"):
                     if said != "ok":
                         yield said
-        except sqlite3.Error as error:
+                if opened.execute(HAS_APPLIED).fetchone() != (0,):
+                    applied_in(opened, file)
+        except (sqlite3.Error, Damaged) as error:
             yield str(error)
 
 
@@ -424,6 +450,7 @@ def sqlite_findings(file: Path) -> Iterator[str]:
 
 def compare(report: Report) -> None:
     """What one part of the folder says of another."""
+    compare_lives(report)
     read = not any(one.path.split("/")[0] == STORE for one in report.findings)
     for one in report.groups.values():
         if read and (one.settled_through or 0) < one.journal_settled:
@@ -439,3 +466,29 @@ def compare(report: Report) -> None:
                 f"group {one.group} begins with instance {kept}, and no checkpoint has what was "
                 "before it",
             )
+
+
+def compare_lives(report: Report) -> None:
+    """The store is told of lives and of promises before the journal is."""
+    journal, lives = report.journal, report.lives
+    if journal is None or journal.verdict is not None or lives is None:
+        return
+    if journal.incarnation > lives.spare:
+        report.find(
+            STORE,
+            f"the journal is of life {journal.incarnation}, and the store allows for lives up to "
+            f"{lives.spare}: it is an older one",
+        )
+    if journal.incarnation < lives.lost:
+        report.find(
+            JOURNAL,
+            f"it was lost in life {lives.lost}, of which this one does not know: the promises of "
+            "this node are lost",
+        )
+    highest = max((counter_of(promise) for _, promise, *_ in journal.groups), default=0)
+    if highest > lives.ceiling:
+        report.find(
+            STORE,
+            f"a promise has the counter {highest}, and the store says that none is above "
+            f"{lives.ceiling}: it is an older one",
+        )

@@ -79,7 +79,7 @@ STOREYS = [
     {"engine"},
     {"disk", "journal", "memdisk", "replay", "segment", "shelf", "survey", "trace", "writer"},
     {"chunk", "chunk_index", "plan", "settler"},
-    {"delivery", "entries", "port", "session_codec", "sessions", "waiters"},
+    {"delivery", "entries", "port", "published", "session_codec", "sessions", "waiters"},
     {
         "driver",
         "driver_state",
@@ -100,11 +100,11 @@ SIM_STOREYS = [
     {"agenda", "chance", "clock", "machine"},
     {"reference", "watch_frames", "watch_records"},
     {"invariants"},
-    {"watch_kept"},
+    {"watch_kept", "watch_reads"},
     {"host"},
     {"catchup", "damage", "handing", "saving", "upkeep"},
     {"world"},
-    {"network"},
+    {"looking", "network"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
@@ -130,7 +130,7 @@ VALUES = {f"phx._core.{name}" for name in ("delivery", "entries", "session_codec
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}
-NODE |= {"phx.leaders"}
+NODE |= {"phx.leaders", "phx.reading"}
 MAY_IMPORT = {
     "phx": {"phx"},
     "phx.types": GROUND,
@@ -152,7 +152,8 @@ MAY_IMPORT = {
     "phx.verify": GROUND
     | STORE
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
-    | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_folder", "phx.store_mend"},
+    | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
+    | {"phx.store_mend"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
@@ -160,6 +161,7 @@ MAY_IMPORT = {
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
+    "phx.reading": NODE | {"phx._core.driver", "phx._core.published"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}

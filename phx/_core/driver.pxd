@@ -7,6 +7,7 @@ only queues, wakes and asks.
 from phx._core.delivery cimport Sessions
 from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.native cimport *
+from phx._core.published cimport ReadPoints
 from phx._core.queues cimport Command, Question, Submission
 
 cdef class Driver:
@@ -27,6 +28,7 @@ cdef class Driver:
     cdef bint forked
     cdef Block* shared                   # block of small submissions, or NULL
     cdef readonly Sessions sessions
+    cdef readonly ReadPoints points
     cdef readonly int port
     cdef readonly u32 incarnation
 

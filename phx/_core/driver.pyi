@@ -4,6 +4,7 @@ from typing import Final, Literal
 from phx._core.delivery import Batch, Sessions
 from phx._core.options import DriverError as DriverError
 from phx._core.plan import SettlePlan
+from phx._core.published import ReadPoints
 from phx.store_facts import Facts
 
 # codes of DriverError
@@ -45,6 +46,7 @@ class Driver:
     """
 
     sessions: Sessions
+    points: ReadPoints
     port: int
     incarnation: int
     def __init__(
@@ -257,6 +259,8 @@ class Driver:
     def loaded(self, group: int, first: int, entries: bytes) -> None: ...
     def settle_now(self) -> None:
         """Settle all that is chosen; done when ``status()["settle"]["pending"]`` is False."""
+    def priority(self, priority: int) -> None:
+        """How much this node wants to lead from now on: 0 .. 255, 100 at the start."""
     def resign(self) -> None: ...
     def transfer(self, group: int, to: int) -> tuple[int, int]:
         """Give the leadership of a group to a member, or with 0 to whoever should have it next.

@@ -19,6 +19,7 @@ from phx._core.life cimport *
 from phx._core.native cimport *
 from phx._core.options cimport *
 from phx._core.plan cimport JournalHold, SettlePlan, hold_ref, hold_unref
+from phx._core.published cimport PublishedGroup, ReadPoints, published_ref
 from phx._core.port cimport (
     PhxAddress, phx_close, phx_fds_close_all, phx_fence, phx_now_us, phx_span_ns, phx_thread_cpu_ns,
     phx_thread_name, phx_waker_clear, phx_waker_signal,
@@ -60,7 +61,7 @@ EVENT_POISONED = 64
 # that while it is led here, and from its first value on.
 GROUP_BYTES = {
     "replica": sizeof(Replica) + 2 * sizeof(void*),
-    "flow": sizeof(Flow),
+    "flow": sizeof(Flow), "published": sizeof(PublishedGroup),
     "queues": 2 * sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
     "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
@@ -120,6 +121,8 @@ cdef class Driver:
         if facts is not None:
             former_facts(&self.options, facts, bool(suspect))
         self.s = life_new(&self.options, &self.groups)
+        self.points = ReadPoints(self.index_of, ids)
+        self.s.published = published_ref(self.points.p)
 
     def __dealloc__(self):
         # A forked child has the memory, but neither the threads nor a right to the locks.
@@ -368,8 +371,7 @@ cdef class Driver:
         return self.command(&command, True)
 
     def applied(self, group, u64 instance):
-        index = self.hosted(group)
-        inbox_applied(&self.s.inbox, index, instance)
+        inbox_applied(&self.s.inbox, self.hosted(group), instance)
 
     cdef object start_of(self, group, start, u64 settled_through):
         """`start`, if the log of this node can follow a machine that holds so much."""
@@ -480,6 +482,9 @@ cdef class Driver:
         command.peer = node
         command.block = block_copy(&address, sizeof(PhxAddress))
         self.command(&command, True)
+
+    def priority(self, u32 priority):
+        self.tell(COMMAND_PRIORITY, 0, priority)
 
     def resign(self):
         self.tell(COMMAND_RESIGN, 0, 0)
@@ -647,9 +652,7 @@ cdef bint wait_for_chore(Chores* chores, JournalHold* hold, u64 timeout_us,
 
 cdef dict row_of(GroupRow* row):
     cdef dict found = row.status
-    found["group"] = row.group
-    found["handed_through"] = row.handed
-    return found
+    return {**found, "group": row.group, "handed_through": row.handed}
 
 
 cdef dict peer_of(PeerStatus* peer, u64 now_us):

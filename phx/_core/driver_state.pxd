@@ -12,6 +12,7 @@ from phx._core.journal cimport Journal, JournalCounters, JournalOptions
 from phx._core.native cimport *
 from phx._core.plan cimport JournalHold
 from phx._core.port cimport PhxAddress, PhxFds, pollfd, pthread_t
+from phx._core.published cimport Published
 from phx._core.queues cimport Chores, Command, Inbox, Outbox, Submission
 from phx._core.state cimport Engine, EngineCounters, EngineOptions, Fetch
 from phx._core.trace cimport Trace
@@ -120,6 +121,7 @@ cdef struct DriverState:
     Outbox outbox
     Handover handover
     Chores chores
+    Published* published         # for reads at this node
     # --- made by start, freed by stop
     Trace* trace                 # NULL: nobody wants to know
     Engine* engine

@@ -2,8 +2,10 @@
 
 Every group has its own order of preference over the members, a permutation computed from its id, so
 that leaders are spread evenly, and the groups of a node that fails spread evenly over the others.
-A node tries the later, the more live nodes stand before it; every failed attempt doubles the pause,
-with jitter, so that duels end (Kirsch & Amir 2008: liveness rests on the election).
+Members of a higher priority come before all of that; each says its own in its heartbeats. A node
+tries the later, the more live nodes stand before it, and one of priority 0 later still; every
+failed attempt doubles the pause, with jitter, so that duels end (Kirsch & Amir 2008: liveness rests
+on the election). Safety rests on none of this: nodes may believe what they like of priorities.
 """
 
 from phx._core.native cimport *
@@ -13,6 +15,10 @@ from phx._core.state cimport *
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil
 # The live member that should lead this group (this node counts as live); 0: none.
 cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil
+# Who should lead this group, first to last: order[0 .. n_voters-1], slots.
+cdef void preference(Engine* e, Replica* r, u32* order) noexcept nogil
+# This node, or one that is there, as far as is known here.
+cdef bint live(Engine* e, u32 slot) noexcept nogil
 # Set the time of the next attempt, or none where somebody leads.
 cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil
 # Pause before the next step of an attempt that has failed `failures` times.

@@ -31,8 +31,9 @@ cdef bint live(Engine* e, u32 slot) noexcept nogil:
     return slot == e.own_slot or (e.peers[slot].connected and e.peers[slot].alive)
 
 
-cdef void preference(Replica* r, u32* order) noexcept nogil:
-    """The group's permutation of the voters' slots: its id read in the factorial number system."""
+cdef void preference(Engine* e, Replica* r, u32* order) noexcept nogil:
+    """By priority; equals by the group's permutation of the voters' slots: its id read in the
+    factorial number system."""
     cdef u32 left[MEMBERS_MAX]
     cdef u32 n = r.config.n_voters, i, k, at
     cdef u32 code = r.group
@@ -41,7 +42,11 @@ cdef void preference(Replica* r, u32* order) noexcept nogil:
     for i in range(n):
         at = code % (n - i)
         code //= (n - i)
-        order[i] = left[at]
+        k = i
+        while k > 0 and e.priorities[order[k - 1]] < e.priorities[left[at]]:
+            order[k] = order[k - 1]
+            k -= 1
+        order[k] = left[at]
         for k in range(at, n - i - 1):
             left[k] = left[k + 1]
 
@@ -49,7 +54,7 @@ cdef void preference(Replica* r, u32* order) noexcept nogil:
 cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil:
     cdef u32 order[MEMBERS_MAX]
     cdef u32 i
-    preference(r, order)
+    preference(e, r, order)
     for i in range(r.config.n_voters):
         if live(e, order[i]) and e.slot_node[order[i]] != besides:
             return e.slot_node[order[i]]
@@ -74,7 +79,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     if hears_leader(e, r) or r.stopped or r.halted or r.restoring or e.poisoned or e.resigned:
         role_timer(e, r, rejoin_at(e, r))
         return
-    preference(r, order)
+    preference(e, r, order)
     for i in range(r.config.n_voters):
         if order[i] == e.own_slot:
             break
@@ -84,7 +89,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
             e.options.election_us // 4 + 1)
     if r.failures:
         at += backoff_us(e, r)
-    if e.pressure:
+    if e.pressure or e.priorities[e.own_slot] == 0:
         at += 2 * <u64>e.options.election_us * r.config.n_voters
     if at < r.busy_until_us:
         at = r.busy_until_us + random_below(e, e.options.election_us)

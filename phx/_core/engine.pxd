@@ -94,6 +94,9 @@ cdef void engine_pressure(Engine* e, int level) noexcept nogil
 # proposed fails by it: what is open is found by the next leader, what waits goes to it. If it is
 # refused, or nobody answers, this node tries to lead again.
 cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil
+# How much this node wants to lead (0 .. PRIORITY_MAX; 0: only if nobody else does). The others hear
+# it with the next heartbeat. From the engine's birth on: PRIORITY_USUAL.
+cdef void engine_priority(Engine* e, u32 priority) noexcept nogil
 # Hand all leaderships over (a node that closes); they are not taken back.
 cdef void engine_resign(Engine* e) noexcept nogil
 

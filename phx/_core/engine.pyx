@@ -57,6 +57,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
         e.peers[i].slot = i
         if options.members[i] == options.node:
             e.own_slot = i
+        e.priorities[i] = PRIORITY_USUAL
     e.random_state = options.seed ^ (<u64>options.node * <u64>0x9E3779B97F4A7C15)
     if e.random_state == 0:
         e.random_state = 1
@@ -522,6 +523,11 @@ cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil:
     return give_to(e, r, to) if r != NULL else -1
 
 
+cdef void engine_priority(Engine* e, u32 priority) noexcept nogil:
+    e.priorities[e.own_slot] = min(priority, <u32>PRIORITY_MAX)
+    e.beat_now = True
+
+
 cdef void engine_resign(Engine* e) noexcept nogil:
     e.resigned = True
     hand_over(e)
@@ -543,10 +549,12 @@ cdef void hand_effects(Engine* e) noexcept nogil:
     out.chosen.clear()
     out.fetches.clear()
     out.events.clear()
+    out.republish.clear()
     out.outgoing.swap(e.effects.outgoing)
     out.chosen.swap(e.effects.chosen)
     out.fetches.swap(e.effects.fetches)
     out.events.swap(e.effects.events)
+    out.republish.swap(e.effects.republish)
     out.records = e.records
     if e.records != NULL:
         e.records_hint = hint(e.records_hint, e.records.size)
@@ -585,6 +593,7 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
         r.announced_through = r.chosen_through
         e.effects.chosen.push_back(range_)
     r.announce_due = False
+    republish(e, r)
 
 
 cdef Effects* engine_turn(Engine* e) noexcept nogil:

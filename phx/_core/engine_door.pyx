@@ -19,7 +19,8 @@ from phx._core.engine cimport (
     engine_disconnected, engine_done,
     engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
     engine_install, engine_location, engine_new, engine_poison,
-    engine_pressure, engine_receive, engine_replay, engine_resign, engine_restoring, engine_retire,
+    engine_pressure, engine_priority, engine_receive, engine_replay, engine_resign,
+    engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
     engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect,
     engine_transfer, engine_turn,
@@ -202,6 +203,9 @@ cdef class Engine:
 
     def transfer(self, group, to):
         return engine_transfer(self.e, group, to)
+
+    def priority(self, u32 priority):
+        engine_priority(self.e, priority)
 
     def resign(self):
         engine_resign(self.e)

@@ -383,10 +383,12 @@ cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil:
 
 cdef void flow_read(DriverState* s, Question* question) noexcept nogil:
     cdef GroupStatus status
+    cdef Flow* flow = find_flow(s, question.group)
     memset(&status, 0, sizeof(GroupStatus))
-    if not engine_group_status(s.engine, question.group, &status):
+    if flow == NULL or not engine_group_status(s.engine, question.group, &status):
         question.verdict = READ_NO_GROUP
-    elif question.instance > status.chosen_through:
+    elif question.instance > max(flow.last, status.settled_through):
+        # (What became chosen in this very turn is not handed out before it is published.)
         question.verdict = READ_NOT_CHOSEN
     elif question.instance <= status.settled_through:
         question.verdict = READ_SETTLED

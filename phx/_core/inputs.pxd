@@ -164,6 +164,12 @@ cdef inline int input_transfer(DriverState* s, u32 group, u32 to) noexcept nogil
     return result
 
 
+cdef inline void input_priority(DriverState* s, u32 priority) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_PRIORITY, 0, 0, priority, 0, 0, NULL, 0)
+    engine_priority(s.engine, priority)
+
+
 cdef inline void input_resign(DriverState* s) noexcept nogil:
     if s.trace != NULL:
         trace_input(s.trace, TRACE_RESIGN, 0, 0, 0, 0, 0, NULL, 0)

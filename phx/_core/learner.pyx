@@ -174,21 +174,29 @@ cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
         ask(e, r, 0)
 
 
+# Somebody is connected, and has not answered that it has nothing of use.
+cdef bint hopeful(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 useless = r.below | r.dry
+    cdef u64 left = r.config.members
+    cdef u32 i
+    while left:
+        i = next_member(&left)
+        if i != e.own_slot and e.peers[i].connected and not useless >> i & 1:
+            return True
+    return False
+
+
+# All that are connected have nothing of use, and one of them has trimmed it.
 cdef bint stranded(Engine* e, Replica* r) noexcept nogil:
     cdef u64 left = r.config.members
     cdef u32 i
-    cdef bint found = False
-    if r.below == 0:
+    if r.below == 0 or hopeful(e, r):
         return False
     while left:
         i = next_member(&left)
-        if i == e.own_slot or not e.peers[i].connected:
-            continue
-        if r.below >> i & 1:
-            found = True
-        elif not r.dry >> i & 1:
-            return False
-    return found
+        if i != e.own_slot and e.peers[i].connected and r.below >> i & 1:
+            return True
+    return False
 
 
 cdef void peer_renewed(Engine* e, Replica* r, Peer* p) noexcept nogil:
@@ -213,20 +221,23 @@ cdef void told_nothing(Engine* e, Replica* r, Peer* p, const LearnBody* learn) n
             r.below_node = p.node
             r.below_floor = learn.floor
         r.below |= bit
-    elif r.below and (learn.chosen_through <= r.chosen_through or r.asks >= IN_VAIN):
+    elif r.asks >= IN_VAIN or (r.below and learn.chosen_through <= r.chosen_through):
         r.dry |= bit
     else:
         # It has it, and could not say so: somebody else is asked when the timer runs out. One that
-        # never can (its store is damaged) must not hide that the others have trimmed it.
+        # never can (its store is damaged) must not hide that the others have trimmed it; as leader
+        # it would be asked at every watermark.
+        if learn.entries == 0 and learn.first == r.chosen_through + 1 <= learn.chosen_through:
+            r.asked_us = max(e.now_us, <u64>1)
         return
-    if not stranded(e, r):
+    if hopeful(e, r):
         if may_learn(e, r):
             ask(e, r, 0)
         return
     # Nobody is asked again before the timer, whatever watermarks say.
     r.asked_us = max(e.now_us, <u64>1)
     touch(e, r)
-    if not r.below_told:
+    if stranded(e, r) and not r.below_told:
         r.below_told = True
         emit_event(e, EVENT_BELOW, 0, r.group, r.below_floor, 0, r.below_node)
 

@@ -123,7 +123,7 @@ cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
     beat.incarnation = e.incarnation
     beat.lease_us = e.options.lease_us
     beat.claims = <u32>(out.size // sizeof(ClaimChange))
-    beat.pad = 0
+    beat.priority = e.priorities[e.own_slot]
     send(e, p, LANE_NOW, MSG_HEARTBEAT, flags, 0, 0, &beat, sizeof(beat), out.data, out.size)
     block_unref(out)
 
@@ -283,6 +283,8 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
         e.counters.hostile_messages += 1
         return False
     p.heard_seq = beat.seq
+    p.heard_us = e.now_us
+    e.priorities[p.slot] = min(beat.priority, <u32>PRIORITY_MAX)
     if not p.alive:
         p.alive = True
         p.alive_since_us = e.now_us

@@ -28,6 +28,7 @@ from phx._core.native cimport *
 from phx._core.plan cimport hold_new, hold_unref
 from phx._core.poller cimport poller_durable, poller_hooks, poller_run
 from phx._core.port cimport *
+from phx._core.published cimport published_unref
 from phx._core.queues cimport (
     chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init, inbox_wake,
     outbox_destroy, outbox_drop, outbox_init,
@@ -283,4 +284,5 @@ cdef void life_free(DriverState* s) noexcept nogil:
     outbox_destroy(&s.outbox)
     handover_destroy(&s.handover)
     chores_destroy(&s.chores)
+    published_unref(s.published)
     phx_delete(s)

@@ -2,7 +2,8 @@
 
 Failure detection is per node and follows the grants: a peer whose grant has run out is not alive,
 and every group that it claimed looks for a leader. A leader that a quorum does not grant steps
-down. Leaderships return to the preferred node once it is alive and has caught up.
+down. Leaderships return to the preferred node once it is alive and has caught up, and go to any of
+a higher priority.
 """
 
 from phx._core.native cimport *
@@ -20,7 +21,7 @@ cdef void watch(Engine* e) noexcept nogil
 # The next time at which watch has something to do.
 cdef u64 watch_at(Engine* e) noexcept nogil
 # Give this leadership to that member, 0: to the one that should have it next; a TransferVerdict. It
-# stays there until it ends.
+# stays there until it ends; but one that a node of priority 0 gives to anybody is balanced on.
 cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil
 # Give every leadership to the member that should have it instead of this node.
 cdef void hand_over(Engine* e) noexcept nogil

@@ -7,7 +7,9 @@
 from libc.string cimport memcpy
 
 from phx._core.effects cimport role_timer
-from phx._core.elections cimport can_lead, preferred_leader, refresh_leader, schedule_campaign
+from phx._core.elections cimport (
+    can_lead, live, preference, preferred_leader, refresh_leader, schedule_campaign,
+)
 from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbeat, on_heartbeat_ack
 from phx._core.native cimport *
 from phx._core.proposer cimport prepare_again, step_down, transfer, transfer_as
@@ -30,23 +32,32 @@ cdef void refresh_all(Engine* e) noexcept nogil:
         refresh_leader(e, e.replicas[i])
 
 
+cdef void start_afresh(Engine* e) noexcept nogil:
+    """More nodes than before, or they want something else: attempts that failed, or whose time was
+    set, before that."""
+    cdef size_t i
+    cdef Replica* r
+    for i in range(e.replicas.size()):
+        r = e.replicas[i]
+        r.failures = 0
+        if r.role == ROLE_FOLLOWER and r.leader == 0 and r.role_at_us:
+            schedule_campaign(e, r, 0)
+
+
 cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
                   const u8* changes) noexcept nogil:
     cdef ClaimChange change
     cdef bint was_alive = p.alive
+    cdef u32* wanted = &e.priorities[p.slot]
+    cdef u32 before = wanted[0]
     cdef Replica* r
     cdef u32 i
-    cdef size_t k
-    if not on_heartbeat(e, p, flags, beat, changes):
+    cdef bint changed = on_heartbeat(e, p, flags, beat, changes)
+    if (p.alive and not was_alive) or wanted[0] != before:
+        start_afresh(e)
+    if not changed:
         return
     if not was_alive or flags & FLAG_WHOLE:
-        if not was_alive:
-            # More nodes: attempts that failed for want of a quorum start afresh.
-            for k in range(e.replicas.size()):
-                r = e.replicas[k]
-                r.failures = 0
-                if r.role == ROLE_FOLLOWER and r.leader == 0 and r.role_at_us:
-                    schedule_campaign(e, r, 0)
         refresh_all(e)
         return
     for i in range(beat.claims):
@@ -74,14 +85,16 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     if p.refused_any:
         for k in range(e.claims.size()):
             r = find_group(e, e.claims[k].group)
-            if r.lead != NULL:
+            if r.lead != NULL and r.lead.refusing & bit:
                 r.lead.refusing &= ~bit
+                republish(e, r)
     p.refused_any = ack.refused != 0
     for i in range(ack.refused):
         memcpy(&group, refused + i * 4, 4)
         r = find_group(e, group)
         if r != NULL and r.lead != NULL and config_has(r, p.slot):
             r.lead.refusing |= bit
+            republish(e, r)
             prepare_again(e, r, p)
 
 
@@ -140,6 +153,25 @@ cdef bint caught_up(Engine* e, Replica* r, u32 node) noexcept nogil:
             and e.peers[slot_of(e, node)].alive_since_us + SETTLED_US <= e.now_us)
 
 
+cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
+    """The member that should lead instead of this node and can at once; 0: none. Among equals only
+    the first that is there counts: a group would otherwise be moved twice while that one catches
+    up."""
+    cdef u32 order[MEMBERS_MAX]
+    cdef u32 i, own = e.priorities[e.own_slot]
+    cdef bint first = True
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if order[i] == e.own_slot:
+            return 0
+        if not live(e, order[i]):
+            continue
+        if (first or e.priorities[order[i]] > own) and caught_up(e, r, e.slot_node[order[i]]):
+            return e.slot_node[order[i]]
+        first = False
+    return 0
+
+
 cdef void balance(Engine* e) noexcept nogil:
     cdef size_t i = e.claims.size()
     cdef Replica* r
@@ -153,8 +185,8 @@ cdef void balance(Engine* e) noexcept nogil:
         r = find_group(e, e.claims[i].group)
         if r.role != ROLE_LEADING or r.lead.kept or e.now_us < r.no_transfer_until_us:
             continue
-        to = preferred_leader(e, r, 0)
-        if to != e.options.node and to != 0 and caught_up(e, r, to):
+        to = better_leader(e, r)
+        if to != 0:
             handed_over(e, r, to)
             moved += 1
 
@@ -225,18 +257,30 @@ cdef void hand_over(Engine* e) noexcept nogil:
             step_down(e, e.replicas[i])
 
 
+cdef u32 next_leader(Engine* e, Replica* r) noexcept nogil:
+    """The member that should have this group next and can lead at once; 0: none."""
+    cdef u32 order[MEMBERS_MAX]
+    cdef u32 i
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if ready(e, r, e.slot_node[order[i]]):
+            return e.slot_node[order[i]]
+    return 0
+
+
 cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil:
-    cdef u64 left = r.config.voters
+    cdef u8 flags = FLAG_KEPT
     if r.role != ROLE_LEADING or r.promised != r.lead.ballot:
         return TRANSFER_NOT_LEADING
     if to == e.options.node:
         r.lead.kept = True
         return TRANSFER_UNDER_WAY
     if to == 0:
-        to = preferred_leader(e, r, e.options.node)
-        while left and not ready(e, r, to):
-            to = e.slot_node[next_member(&left)]
+        to = next_leader(e, r)
+        # It need not be kept from coming back here; and it does when this node wants it again.
+        if e.priorities[e.own_slot] == 0:
+            flags = 0
     if not ready(e, r, to):
         return TRANSFER_NOT_READY
-    transfer_as(e, r, to, FLAG_KEPT)
+    transfer_as(e, r, to, flags)
     return TRANSFER_UNDER_WAY

@@ -15,6 +15,7 @@ from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.native cimport *
 from phx._core.port cimport *
+from phx._core.published cimport publish
 from phx._core.queues cimport *
 from phx._core.state cimport (
     PRESSURE_FULL,
@@ -175,6 +176,8 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
         flow_resume(s, command.group, command.first)
     elif command.kind == COMMAND_CEILING:
         input_ceiling(s, command.first)
+    elif command.kind == COMMAND_PRIORITY:
+        input_priority(s, <u32>command.first)
     elif command.kind == COMMAND_RESIGN:
         input_resign(s)
     elif command.kind == COMMAND_ADDRESS:
@@ -410,6 +413,8 @@ cdef void turn(DriverState* s) noexcept nogil:
     effects = input_turn(s)
     s.engine_wake_us = effects.wake_at_us
     s.lsn_end = effects.lsn_end
+    # Before anything of this turn leaves: whoever is told of it may read here next.
+    publish(s.published, s.engine, &effects.republish)
     since = spend(s, LAYER_ENGINE, since)
     send_frames(s, effects)
     since = spend(s, LAYER_SEND, since)

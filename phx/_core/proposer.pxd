@@ -18,7 +18,7 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil
 cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil
 cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
                      const PrevoteBody* ask) noexcept nogil
-cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot,
+cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags,
                            const PrevoteReplyBody* reply) noexcept nogil
 cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* ask,
                      const u8* holds) noexcept nogil

@@ -23,21 +23,21 @@ from phx._core.phase2 cimport (
     compute_chosen, lead_free, lead_new, phase1_free, phase1_new, propose_what_can_be,
     resend_what_is_missing, tell_watermark,
 )
-from phx._core.rejoin cimport answers_needed, own_ballot, rejoin_ask, rejoin_done, under_ceiling
+from phx._core.rejoin cimport (
+    answers_needed, asked_ballot, may_prepare, own_ballot, rejoin_answered, rejoin_ask,
+    rejoin_done, under_ceiling,
+)
 from phx._core.proposals cimport (
     callers_flush, callers_requeue, callers_stop, pending_drop, pending_drop_own,
 )
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
-    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_KEPT, FLAG_LAST, FLAG_MORE, HOLDS_MAX, MSG_PREPARE,
-    MSG_PREVOTE,
-    MSG_PREVOTE_REPLY, MSG_REFUSE,
-    MSG_TRANSFER, PREVOTE_BEHIND, PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED,
-    REFUSE_STOPPED,
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_KEPT, FLAG_LAST, FLAG_LOW, FLAG_MORE, HOLDS_MAX,
+    MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_REFUSE, MSG_TRANSFER, PREVOTE_BEHIND,
+    PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED, REFUSE_STOPPED,
     AcceptBody, AcceptedBody, HoldRange, PrepareBody, PrevoteBody, PrevoteReplyBody, PromiseBody,
-    RefuseBody,
-    ReportedEntry, entry_stride,
+    RefuseBody, ReportedEntry, entry_stride,
 )
 
 cdef enum:
@@ -66,7 +66,7 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
         prepare(e, r, 0)
         return
     ask.chosen_through = r.chosen_through
-    broadcast(e, LANE_NOW, MSG_PREVOTE, 0, r.group, r.highest_seen, &ask, sizeof(ask), NULL, 0)
+    broadcast(e, LANE_NOW, MSG_PREVOTE, 0, r.group, asked_ballot(e, r), &ask, sizeof(ask), NULL, 0)
     role_timer(e, r, e.now_us + 2 * e.options.election_us)
 
 
@@ -81,6 +81,10 @@ cdef bint far_behind(Engine* e, Replica* r, u64 chosen_through) noexcept nogil:
 cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
                      const PrevoteBody* ask) noexcept nogil:
     cdef PrevoteReplyBody reply
+    cdef u8 flags = 0
+    if ballot_hostile(ballot, r.highest_seen):
+        e.counters.hostile_messages += 1
+        return
     reply.chosen_through = r.chosen_through
     reply.promised = r.highest_seen
     reply.leader = 0
@@ -99,11 +103,18 @@ cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
             e.now_us < r.busy_until_us and ballot_node(r.promised) != p.node):
         # A phase 1 is under way, ours or another's: two at once would only end each other.
         reply.verdict = PREVOTE_HEARS_LEADER
-    send(e, p, LANE_NOW, MSG_PREVOTE_REPLY, 0, r.group, ballot, &reply, sizeof(reply), NULL, 0)
+    if not under_ceiling(e, ballot):
+        # Its Prepare would get no answer here, and could bind others for nothing.
+        flags = FLAG_LOW
+        if reply.verdict == PREVOTE_OK:
+            reply.verdict = PREVOTE_HEARS_LEADER
+    send(e, p, LANE_NOW, MSG_PREVOTE_REPLY, flags, r.group, ballot, &reply, sizeof(reply), NULL, 0)
 
 
-cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot,
+cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags,
                            const PrevoteReplyBody* reply) noexcept nogil:
+    if r.suspect:
+        rejoin_answered(e, r, p, ballot, flags)
     if r.role != ROLE_PREVOTING or ballot_hostile(reply.promised, r.highest_seen):
         return
     if not can_lead(e, r) or hears_leader(e, r):
@@ -121,7 +132,7 @@ cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot,
         schedule_campaign(e, r, 5 * <u64>e.options.election_us)
     elif reply.verdict == PREVOTE_OK:
         r.votes |= <u64>1 << p.slot
-        if voters_in(r, r.votes) >= answers_needed(r):
+        if voters_in(r, r.votes) >= answers_needed(r) and may_prepare(e, r):
             prepare(e, r, 0)
 
 
@@ -205,6 +216,7 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
     r.role = ROLE_PREPARING
     e.counters.elections += 1
     promise(e, r, ballot)
+    republish(e, r)
     vote.lsn_end = e.lsn_end
     vote.ballot = ballot
     vote.instance = 0
@@ -634,7 +646,7 @@ cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noex
         return
     if r.role >= ROLE_PREPARING or r.promised > ballot:
         return
-    if not under_ceiling(e, own_ballot(e, r)):
+    if not under_ceiling(e, own_ballot(e, r)) or not may_prepare(e, r):
         refuse(e, r, p, ballot, REFUSE_STOPPED, 0)
         return
     prepare(e, r, ballot)

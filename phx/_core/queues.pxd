@@ -49,6 +49,7 @@ cdef enum CommandKind:
     COMMAND_DONE = 13            # group, first: sequence, second: how many; they are applied
     COMMAND_PAUSE = 14           # group; nothing more of it is delivered until COMMAND_RESUME
     COMMAND_CEILING = 15         # first: counter
+    COMMAND_PRIORITY = 16        # first: of this node
 
 cdef struct Command:
     u8 kind

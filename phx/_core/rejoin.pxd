@@ -33,8 +33,16 @@ cdef u32 answers_needed(Replica* r) noexcept nogil
 cdef bint may_rejoin(Engine* e, Replica* r) noexcept nogil
 # When a suspect replica that hears a leader looks again; 0: it is not suspect.
 cdef u64 rejoin_at(Engine* e, Replica* r) noexcept nogil
-# Ask the leader, which is heard, to hand over.
+# The leader, which is heard, is to hand over: asked as soon as enough members have said that they
+# can follow the ballot that comes of it. (Else those that do could go back to no other, and those
+# that do not be no majority with them.)
 cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil
+# What a PreVote of this replica says of the ballot in which it would lead.
+cdef u64 asked_ballot(Engine* e, Replica* r) noexcept nogil
+# At a suspect replica: a member has answered such a PreVote.
+cdef void rejoin_answered(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noexcept nogil
+# May it begin phase 1? Also of one that is not suspect.
+cdef bint may_prepare(Engine* e, Replica* r) noexcept nogil
 # At a suspect leader, whenever something has become durable or chosen: is it whole?
 cdef void rejoin_done(Engine* e, Replica* r) noexcept nogil
 

@@ -8,10 +8,10 @@ from libc.string cimport memcpy
 
 from phx._core.ballot cimport ballot_counter, ballot_make, ballot_next, ballot_node
 from phx._core.codec cimport RECORD_SUSPECT, RecordHeader
-from phx._core.effects cimport LANE_NOW, emit_event, emit_record, random_below, send
+from phx._core.effects cimport LANE_NOW, broadcast, emit_event, emit_record, random_below, send
 from phx._core.native cimport *
 from phx._core.state cimport *
-from phx._core.wire cimport MSG_REJOIN, RejoinBody
+from phx._core.wire cimport FLAG_LOW, MSG_PREVOTE, MSG_REJOIN, PrevoteBody, RejoinBody
 
 cdef enum:
     REJOIN_US = 1000000          # a suspect replica asks its leader so often, about
@@ -50,9 +50,32 @@ cdef u64 rejoin_at(Engine* e, Replica* r) noexcept nogil:
     return e.now_us + REJOIN_US // 2 + random_below(e, REJOIN_US) if r.suspect else 0
 
 
+cdef u64 asked_ballot(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 ballot
+    if not r.suspect:
+        return r.highest_seen
+    ballot = own_ballot(e, r)
+    if r.follow_ballot != ballot:
+        r.follow_ballot = ballot
+        r.followers = <u64>1 << e.own_slot
+    return ballot
+
+
+cdef bint may_prepare(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 left = r.config.voters
+    cdef u32 i, count = 0
+    if not r.suspect:
+        return True
+    while left:
+        i = next_member(&left)
+        if r.followers >> i & 1 and (i == e.own_slot or e.peers[i].connected):
+            count += 1
+    return count >= answers_needed(r) and r.follow_ballot == own_ballot(e, r)
+
+
 cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
     cdef int at = slot_of(e, ballot_node(r.claim))
-    cdef RejoinBody ask
+    cdef PrevoteBody ask
     # (The leader compares exactly; here it is only not asked in vain.)
     if at < 0 or not e.peers[at].connected or e.now_us < e.rejoin_next_us \
             or r.want_through > r.chosen_through + e.options.window:
@@ -61,6 +84,25 @@ cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
     if not under_ceiling(e, own_ballot(e, r)):
         return
     e.rejoin_next_us = e.now_us + REJOIN_GAP_US
+    r.rejoin_due = True
+    ask.chosen_through = r.chosen_through
+    broadcast(e, LANE_NOW, MSG_PREVOTE, 0, r.group, asked_ballot(e, r), &ask, sizeof(ask), NULL, 0)
+
+
+cdef void rejoin_answered(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noexcept nogil:
+    cdef int at = p.slot
+    cdef RejoinBody ask
+    if at < 0 or ballot != r.follow_ballot:
+        return
+    if flags & FLAG_LOW:
+        r.followers &= ~(<u32>1 << at)
+        return
+    r.followers |= <u32>1 << at
+    at = slot_of(e, ballot_node(r.claim))
+    if not r.rejoin_due or r.role != ROLE_FOLLOWER or not may_prepare(e, r) or at < 0 \
+            or not e.peers[at].connected:
+        return
+    r.rejoin_due = False
     ask.chosen_through = r.chosen_through
     send(e, &e.peers[at], LANE_NOW, MSG_REJOIN, 0, r.group, r.claim, &ask, sizeof(ask), NULL, 0)
 

@@ -58,7 +58,7 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
     if h.kind == MSG_PREVOTE:
         on_prevote(e, r, p, h.ballot, &f.prevote)
     elif h.kind == MSG_PREVOTE_REPLY:
-        on_prevote_reply(e, r, p, h.ballot, &f.prevote_reply)
+        on_prevote_reply(e, r, p, h.ballot, h.flags, &f.prevote_reply)
     elif h.kind == MSG_PREPARE:
         on_prepare(e, r, p, h.ballot, &f.prepare, rest)
     elif h.kind == MSG_PROMISE:

@@ -79,6 +79,8 @@ cdef struct EngineCounters:
 
 cdef enum:
     NO_CEILING = 0xFFFFFFFFFFFFFFFF
+    PRIORITY_USUAL = 100
+    PRIORITY_MAX = 255
 
 # ---------------------------------------------------------------------------------------- effects
 
@@ -143,6 +145,7 @@ cdef struct Effects:
     vector[ChosenRange] chosen
     vector[Fetch] fetches
     vector[Event] events
+    vector[u32] republish        # indexes of replicas of which something published may have changed
     u64 wake_at_us       # call engine_advance at the latest then
     # records below are dead as soon as the journal is durable up to floor_after
     u64 floor_lsn
@@ -289,6 +292,7 @@ cdef struct Replica:
     bint halted
     bint restoring
     bint suspect             # may have forgotten votes: rejoin.pxd
+    bint rejoin_due          # its leader is to be asked when `followers` are enough
     u64 supplied             # members whose question about the log was answered in this turn
     Config* config           # whose votes count; shared with other groups
     # acceptor
@@ -310,6 +314,9 @@ cdef struct Replica:
     u64 settled_lsn          # and where it stands
     u64 suspect_since        # the life that found the last loss; 0: none ever
     u64 suspect_lsn          # of the record that says it
+    # the ballot that a suspect replica has asked about; members, as bits, that can follow it
+    u64 follow_ballot
+    u64 followers
     Ring tail                # Block*: bodies of the last chosen instances, up to chosen_through
     Ring locations           # lsn of instances settled_through + 1 .. chosen_through
     u64 want_through         # known to be chosen elsewhere
@@ -380,6 +387,7 @@ cdef struct Peer:
     u64 alive_since_us
     u64 grant_until_us
     u64 heard_seq               # highest heartbeat heard of this incarnation
+    u64 heard_us                # when its last heartbeat came in
     u64 claim_version
     vector[Claim] claims     # by group
     vector[u32] refused      # groups of these claims that are not granted, as of grants_version:
@@ -472,6 +480,8 @@ cdef struct Engine:
     Block* broadcast_now
     Block* broadcast_later
     EngineCounters counters
+    # how much each member wants to lead, as it said last; 0: only if nobody else does
+    u32 priorities[SLOTS_MAX]
 
 cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:
     if group >= e.by_group.size():
@@ -482,6 +492,10 @@ cdef inline void touch(Engine* e, Replica* r) noexcept nogil:
     if not r.dirty:
         r.dirty = True
         e.dirty.push_back(r.index)
+
+# What published.pxd says of the group has to be looked at again, at the end of this turn.
+cdef inline void republish(Engine* e, Replica* r) noexcept nogil:
+    e.effects.republish.push_back(r.index)
 
 cdef inline bint pending_empty(Lead* lead) noexcept nogil:
     return lead.pending_head == lead.pending.size()

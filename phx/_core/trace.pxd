@@ -63,6 +63,7 @@ cdef enum TraceKind:
     TRACE_CEILING = 37           # first: counter
     TRACE_SUSPECT = 38           # group
     TRACE_TRANSFER = 40          # group, peer: to (0: anybody); result
+    TRACE_PRIORITY = 41          # first: priority of this node
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events
     TRACE_TURN = 48
     # the world

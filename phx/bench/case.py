@@ -25,6 +25,8 @@ class Case:
         load_groups: so many groups get load; 0: all that do not get large values.
         skew: "even"; "zipf": the k-th group gets a share of 1 / k.
         mode: "propose" (an awaited call per value), "propose_many".
+        reads: "": values are proposed. Otherwise the consistency of reads that take their place,
+            each an awaited `read`, or a query of a `read_many`: "stale", "lease", "linearizable".
         inflight: values, over all groups and processes.
         batch: values per propose_many; 0: from what a group has in flight.
         rate: values a second that the clients offer, all together; 0: as many as go through.
@@ -45,6 +47,7 @@ class Case:
     skew: str = "even"
     value_bytes: int = 100
     mode: str = "propose"
+    reads: str = ""
     inflight: int = 1000
     batch: int = 0
     rate: float = 0
@@ -76,6 +79,10 @@ class Case:
     def label(self) -> str:
         """In a few words, for progress and plots."""
         words = [self.name] if self.name else []
+        if self.reads:
+            mode = "read_many" if self.mode == "propose_many" else "read"
+            words += [f"{self.groups:,} groups", f"{mode} {self.reads}", f"{self.inflight:,} open"]
+            return ", ".join(words)
         words += [f"{self.groups:,} groups", self.mode, f"{self.inflight:,} x {self.value_bytes} B"]
         return ", ".join(words)
 
@@ -93,6 +100,10 @@ def problem(case: Case) -> str:
         return "to hold the GIL takes three nodes, and at most 60 % of the measured time"
     if case.at == "follower" and case.nodes < 2:
         return "one node has no follower"
+    if case.reads and (case.large_groups or case.rate or case.gil_s):
+        return "reads are measured by themselves, as many as go through"
+    if case.reads in ("lease", "linearizable") and case.at != "leader":
+        return f"{case.reads} reads are to be had at leaders"
     return ""
 
 

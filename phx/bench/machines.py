@@ -25,6 +25,9 @@ class Tally(StateMachine):
     def apply(self, entry: Entry) -> None:
         self.count += 1
 
+    def query(self, query: object) -> int:
+        return self.count
+
     def apply_batch(self, entries: Sequence[Entry]) -> list[None]:
         self.count += len(entries)
         return [None] * len(entries)

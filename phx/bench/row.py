@@ -23,16 +23,19 @@ DONE, RESIDENT, ANONYMOUS, UNSETTLED, NOTES = 1, 2, 3, 4, 5
 class Row(Case):
     """One measured cluster: its settings (batch and loop as they were) and the figures.
 
-    Per-value figures are over all nodes, and over all values, large ones included.
+    Per-value figures are over all nodes, and over all values, large ones included; of a row of
+    reads they are per read, and `syncs` are those of all nodes in the measured time.
     """
 
     loaded_groups: int
     leaders_by_node: dict[str, int]
     values_per_s: float
+    reads_per_s: float
     p50_us: float
     p99_us: float
     p999_us: float
     values_per_sync: float
+    syncs: int
     syncs_per_s: float
     cpu_ns_per_value: float
     layers_ns_per_value: dict[str, float]
@@ -91,11 +94,13 @@ def measured_row(
         **{one.name: getattr(settings, one.name) for one in fields(Case)},
         loaded_groups=len(per_group),
         leaders_by_node={str(node): len(groups) for node, groups in sorted(led.items())},
-        values_per_s=round(sum(per_group.values()) / seconds, 1),
+        values_per_s=0.0 if case.reads else round(sum(per_group.values()) / seconds, 1),
+        reads_per_s=round(sum(per_group.values()) / seconds, 1) if case.reads else 0.0,
         p50_us=round(quantile_us(latency, 0.5), 1),
         p99_us=round(quantile_us(latency, 0.99), 1),
         p999_us=round(quantile_us(latency, 0.999), 1),
         values_per_sync=round(measured * case.nodes / max(syncs, 1), 2),
+        syncs=syncs,
         syncs_per_s=round(syncs / case.nodes / seconds, 1),
         cpu_ns_per_value=round(cpu / each, 1),
         layers_ns_per_value={

@@ -157,7 +157,7 @@ class _Bench:
             times = {"begin_us": begin_us, "end_us": end_us, "every_s": case.window_s}
             await cluster.call("alternate", ASK_TIMEOUT_S, **times)
         for node in cluster.ids:
-            loads = [_load(clients[node], case.value_bytes, batch, every_s)]
+            loads = [_load(clients[node], case.value_bytes, batch, every_s, case.reads)]
             if case.large_groups:
                 each_s = case.large_groups * LARGE_CALLERS / case.large_rate
                 loads.append(_load(large[node], case.large_bytes, 0, each_s))
@@ -215,8 +215,16 @@ def _options(case: Case) -> dict[str, Any]:
     return {"checkpoints": by_time}
 
 
-def _load(callers: dict[int, int], value_bytes: int, batch: int, every_s: float) -> dict[str, Any]:
-    return {"callers": callers, "value_bytes": value_bytes, "batch": batch, "every_s": every_s}
+def _load(
+    callers: dict[int, int], value_bytes: int, batch: int, every_s: float, reads: str = ""
+) -> dict[str, Any]:
+    return {
+        "callers": callers,
+        "value_bytes": value_bytes,
+        "batch": batch,
+        "every_s": every_s,
+        "reads": reads,
+    }
 
 
 def _loop(loop: str) -> str:

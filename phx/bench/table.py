@@ -20,6 +20,7 @@ WORDS = {
     "skew": ("skew", "{}"),
     "value_bytes": ("B", "{:,} B"),
     "mode": ("mode", "{}"),
+    "reads": ("reads", "{} reads"),
     "inflight": ("in flight", "{:,} in flight"),
     "batch": ("batch", "{:,} a call"),
     "rate": ("offered/s", "{:,.0f} offered/s"),
@@ -115,6 +116,11 @@ def joined(
 def main_columns(rows: list[dict[str, Any]]) -> Columns:
     found = {
         "values/s": [number(row["values_per_s"]) for row in rows],
+        **(
+            {"reads/s": [number(row["reads_per_s"]) for row in rows]}
+            if any(row.get("reads_per_s") for row in rows)
+            else {}
+        ),
         "p50 us": [number(row["p50_us"]) for row in rows],
         "p99 us": [number(row["p99_us"]) for row in rows],
         "p99.9 us": [number(row["p999_us"]) for row in rows],

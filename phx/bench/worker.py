@@ -13,6 +13,7 @@ from phx.bench.check import read_back
 from phx.bench.load import Load
 from phx.bench.machines import MACHINES
 from phx.bench.meter import Meter, memory_bytes
+from phx.bench.reads import ReadLoad
 from phx.machine import StateMachine
 from phx.testing.node_worker import NodeWorker, run_worker
 from phx.testing.processes import now_us
@@ -47,7 +48,10 @@ class BenchNode(NodeWorker):
     ) -> None:
         """Start clients; each of `loads` says callers (by group), value_bytes, batch, every_s."""
         for one in loads:
-            load = Load(self.node, one["value_bytes"], one["batch"], timeout_s, one["every_s"])
+            if how := one.get("reads"):
+                load: Load = ReadLoad(self.node, how, one["batch"], timeout_s)
+            else:
+                load = Load(self.node, one["value_bytes"], one["batch"], timeout_s, one["every_s"])
             load.start({int(group): count for group, count in one["callers"].items()})
             self.loads.append(load)
         self.meter = Meter(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -281,12 +281,16 @@ class Catalog:
 
     Attributes:
         findings: what lay there and is no usable checkpoint, when it was opened.
+        damaged: of these, the paths of those that are damaged; they were put aside.
+        on_damage: told in words of each that turns out to be damaged later; any thread.
     """
 
     def __init__(self, files: Files, root: str, survey: Survey) -> None:
         self.files = files
         self.root = root
         self.findings = survey.findings
+        self.damaged = survey.damaged
+        self.on_damage: Callable[[str], None] = lambda _: None
         self._groups = survey.groups
         self._pins: Counter[bytes] = Counter()
         self._lock = threading.Lock()
@@ -370,6 +374,13 @@ class Catalog:
         """
         self.forget(manifest)
         return put_aside(self.files, self.root, path_of(self.root, manifest))
+
+    def found_damaged(self, manifest: Manifest, why: object) -> None:
+        """`put_aside`, as far as that can be done, and tell of it."""
+        path = path_of(self.root, manifest)
+        with suppress(OSError):
+            path = self.put_aside(manifest)
+        self.on_damage(f"group {manifest.group}: a damaged checkpoint ({why}) is now {path}")
 
     @contextmanager
     def pinned(self, manifest: Manifest) -> Iterator[str]:

@@ -53,6 +53,13 @@ SETTING_OPTIONS: list[Decorator] = [
         "propose",
         "One awaited call per value, or per batch of values.",
     ),
+    choice(
+        "--reads",
+        ["", "stale", "lease", "linearizable"],
+        "",
+        "Reads of this consistency instead of values: one awaited read each, or with "
+        "--mode propose_many in calls of read_many.",
+    ),
     option(
         "--inflight",
         callback=numbers(1, 1_000_000),

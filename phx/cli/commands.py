@@ -10,6 +10,7 @@ import click
 from phx._version import __version__
 from phx.cli.bench import bench
 from phx.cli.checkpoint import checkpoint
+from phx.cli.drain import drain
 from phx.cli.look import inspect, verify
 from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
 from phx.cli.repair import repair
@@ -26,6 +27,7 @@ def phx() -> None:
 
 phx.add_command(bench)
 phx.add_command(checkpoint)
+phx.add_command(drain)
 phx.add_command(inspect)
 phx.add_command(repair)
 phx.add_command(verify)

@@ -123,6 +123,14 @@ def facts(report: Report) -> dict[str, Any]:
             "chunk_bytes": store.chunk_bytes,
             "file_bytes": store.file_bytes,
         },
+        "lives": report.lives
+        and {
+            "incarnation": report.lives.incarnation,
+            "spare": report.lives.spare,
+            "lost": report.lives.lost,
+            "allowed": report.lives.allowed,
+            "ceiling": report.lives.ceiling,
+        },
         "checkpoints": report.checkpoints,
         "checkpoint_bytes": report.checkpoint_bytes,
         "machines": report.machines,

@@ -1,4 +1,4 @@
-"""``phx repair``: what a node that does not run is to make anew when it starts."""
+"""``phx repair``: what a node that does not run is to make anew, or to do without, at its start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from phx._version import __version__
 from phx.cli.checkpoint import AS_JSON, FOLDER, at_rest, failing
-from phx.cli.options import SETTINGS, fail
+from phx.cli.options import SETTINGS, fail, printable
 from phx.types import GROUP_ID_MAX
 
 __all__ = ["repair"]
@@ -21,17 +21,39 @@ __all__ = ["repair"]
     "--group",
     "groups",
     type=click.IntRange(0, GROUP_ID_MAX),
-    required=True,
     multiple=True,
     help="A group to make anew; more than once for several.",
 )
+@click.option(
+    "--rejoin",
+    is_flag=True,
+    help="The journal is damaged or gone: let the node start without it, once.",
+)
+@click.option("--yes", is_flag=True, help="With --rejoin: do it, and not only say what it means.")
 @AS_JSON
-def repair(folder: Path, groups: tuple[int, ...], as_json: bool) -> None:
-    """Have groups of a node made anew from checkpoints of other nodes, at its next start.
+def repair(folder: Path, groups: tuple[int, ...], rejoin: bool, yes: bool, as_json: bool) -> None:
+    """Prepare the folder of a node that is not running for its next start. One of:
 
-    DIR is the folder of a node that is not running. Nothing is fetched now, and nothing is lost:
-    what the node has of these groups' state goes to quarantine once another state is in its place.
+    --group: these groups are made anew from checkpoints of other nodes. Nothing is fetched now, and
+    nothing is lost: what the node has of their state goes to quarantine once another state is in
+    its place.
+
+    --rejoin: the node's journal is damaged or gone. Says what that means; with --yes the journal is
+    put aside, and the next start goes on without it, whatever `journal_damage` of the configuration
+    says of other losses. Exits with 1, and changes nothing, if the journal is whole or the node
+    cannot rejoin.
     """
+    if rejoin == bool(groups):
+        raise click.UsageError("give either --group or --rejoin")
+    if yes and not rejoin:
+        raise click.UsageError("--yes goes with --rejoin")
+    if rejoin:
+        allow_rejoin(folder, yes, as_json)
+    else:
+        mark_groups(folder, groups, as_json)
+
+
+def mark_groups(folder: Path, groups: tuple[int, ...], as_json: bool) -> None:
     from phx.checkpoint.catalog import ROOT
     from phx.checkpoint.files import OsFiles
     from phx.checkpoint.rebuild import mark
@@ -49,3 +71,50 @@ def repair(folder: Path, groups: tuple[int, ...], as_json: bool) -> None:
     else:
         for group in groups:
             click.echo(f"group {group} is made anew at the next start")
+
+
+CONSEQUENCES = """\
+What the node promised and accepted since its entries were settled may be lost with that journal.
+If you go on:
+- The node keeps its id, its settled log, its checkpoints and its machines' files.
+- It votes in no group, and grants no lease, until it has led that group once, above everything that
+  it can have promised, with promises of {others}.
+- Meanwhile its vote is missing, as if it were down: groups go on while a majority of the others is
+  there. If too few members kept their journals, those groups stand still, also for ever.
+- What {quarantine} holds of the old journal is never used again. If the journal is only not there
+  for now (a disk that is not mounted), bring it back instead.
+- A copy of this folder from before must never be started again.
+- The only member of a cluster refuses to start all the same: nobody else knows what was chosen."""
+
+
+def allow_rejoin(folder: Path, yes: bool, as_json: bool) -> None:
+    from phx.cli.report import print_json
+    from phx.node.rejoining import Loss, allow, examine
+
+    with failing(folder), at_rest(folder) as (_, owner, _):
+        loss = examine(folder, owner)
+        if not isinstance(loss, Loss):
+            fail(f"{folder}: {loss}")
+        aside = allow(folder, loss) if yes else None
+    if as_json:
+        print_json(
+            {
+                "journal": loss.why,
+                "groups": list(loss.facts.groups),
+                "allowed": yes,
+                "put_aside": aside,
+            }
+        )
+        return
+    click.echo(printable(f"the journal: {loss.why}"))
+    others = "all other members (of five or more: of enough that every majority has one of them)"
+    click.echo(CONSEQUENCES.format(others=others, quarantine=folder / "quarantine"))
+    if not yes:
+        click.echo("Nothing was changed. With --yes this is done.")
+        return
+    if aside is not None:
+        click.echo(f"what was left of the journal is now {aside}")
+    click.echo(
+        f"the next start goes on without it: {len(loss.facts.groups)} groups rejoin. It is allowed "
+        "once; if that start fails before its new journal is there, the next one may try again"
+    )

@@ -258,12 +258,28 @@ def _open_tables(
             tables = {name: env.open_db(name.encode(), txn=txn) for name in names}
             if new:
                 txn.put(APPLIED, _pack_applied(0), db=own)
-            packed = txn.get(APPLIED, db=own)
+            applied = _applied_in(txn, own, folder)
     except (lmdb.NotFoundError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
         raise Damaged(f"{folder}: {error}") from error
+    return {"phx": own, **tables}, applied
+
+
+def _applied_in(txn: lmdb.Transaction[bytes], own: Any, folder: Path) -> int:
+    packed = txn.get(APPLIED, db=own)
     if packed is None or len(packed) != _APPLIED.size or packed != _pack_applied(_number(packed)):
         raise Damaged(f"{folder}: the number of the applied instance is damaged")
-    return {"phx": own, **tables}, _number(packed)
+    return _number(packed)
+
+
+def applied_of(env: lmdb.Environment, folder: Path) -> int | None:
+    """The instance of the last commit of an LmdbMachine's files, whose pages are sound; None: they
+    are somebody else's. Raises Damaged."""
+    with env.begin() as txn:
+        try:
+            own = env.open_db(OWN_TABLE, txn, create=False)
+        except lmdb.NotFoundError:
+            return None
+        return _applied_in(txn, own, folder)
 
 
 def _pack_applied(applied: int) -> bytes:

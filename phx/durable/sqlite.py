@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from phx.durable.files import (
     PIECE_BYTES,
@@ -41,11 +42,13 @@ MAGIC = b"PHXSQLT1"  # the body is a database file
 
 PAGES_A_STEP = 4096  # of a copy; the connection can be interrupted between two steps
 
-_APPLIED = "SELECT instance FROM phx_applied"
+_APPLIED = "SELECT instance, crc FROM phx_applied"
+HAS_APPLIED = "SELECT count(*) FROM pragma_table_info('phx_applied') WHERE name = 'crc'"
 _MAKE_APPLIED = """
     CREATE TABLE phx_applied (
         one INTEGER PRIMARY KEY CHECK (one = 1),
-        instance INTEGER NOT NULL CHECK (instance >= 0)
+        instance INTEGER NOT NULL CHECK (instance >= 0),
+        crc INTEGER NOT NULL
     )
 """
 
@@ -127,7 +130,7 @@ class SqliteMachine(DurableMachine):
         db = self._in_transaction()
         if applied == self._applied and db.total_changes == self._changes:
             return
-        db.execute("UPDATE phx_applied SET instance = ?", (applied,))
+        db.execute("UPDATE phx_applied SET instance = ?, crc = ?", (applied, _crc(applied)))
         self._end(db)
         self._applied = applied
 
@@ -148,8 +151,7 @@ class SqliteMachine(DurableMachine):
         db = _open_reader(self._path)
         try:
             db.execute("BEGIN")
-            applied = _number(db, _APPLIED)  # the first look is what the transaction will see
-            assert applied is not None
+            applied = applied_of(db, self._path)  # the first look: what the transaction will see
         except BaseException:
             db.close()
             raise
@@ -189,15 +191,12 @@ class SqliteMachine(DurableMachine):
         db.guarded = True
         if new:
             db.execute(_MAKE_APPLIED)
-            db.execute("INSERT INTO phx_applied VALUES (1, 0)")
+            db.execute("INSERT INTO phx_applied VALUES (1, 0, ?)", (_crc(0),))
             self.create(db)
             self._end(db)
-        elif not _number(db, "SELECT count(*) FROM sqlite_master WHERE name = 'phx_applied'"):
+        elif not _number(db, HAS_APPLIED):
             raise Damaged(f"{self._path}: no database of a SqliteMachine")
-        applied = _number(db, _APPLIED)
-        if applied is None:
-            raise Damaged(f"{self._path}: the number of the applied instance is missing")
-        self._applied = applied
+        self._applied = applied_of(db, self._path)
 
     def _end(self, db: _Connection) -> None:
         """Commit, and begin anew: so a statement outside of a transaction cannot happen.
@@ -318,6 +317,24 @@ class SqliteView:
 def _open_reader(path: Path) -> sqlite3.Connection:
     uri = f"{path.as_uri()}?mode=ro"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def applied_of(db: sqlite3.Connection, path: Path) -> int:
+    """The instance of the last commit of a SqliteMachine's database.
+
+    SQLite has no checksums, and another number here would have values applied twice, or never: so
+    this one has its own. Raises Damaged, naming `path`, and sqlite3.Error.
+    """
+    cursor = db.cursor()
+    cursor.row_factory = None
+    found, crc = cursor.execute(_APPLIED).fetchone() or (None, None)
+    if not isinstance(found, int) or found < 0 or crc != _crc(found):
+        raise Damaged(f"{path}: the number of the applied instance is damaged")
+    return found
+
+
+def _crc(applied: int) -> int:
+    return crc32(applied.to_bytes(8, "little"))
 
 
 def _number(db: sqlite3.Connection, query: str) -> int | None:

@@ -160,6 +160,26 @@ class KeyValue(StateMachine):
         """All keys and values, as they are now."""
         return [(key, value) for key, (value, _) in self._items.items()]
 
+    def query(self, query: Any) -> Any:
+        """What ``group.read`` may ask for.
+
+            query              value
+            -----------------  --------------------------------------------------
+            a key              its value, or None
+            ("version", key)   (value, version), or None
+            None               how many keys there are
+
+        Raises ValueError for anything else.
+        """
+        match query:
+            case str() | bytes():
+                return self.get(query)
+            case ("version", str() | bytes() as key):
+                return self._items.get(key)
+            case None:
+                return len(self._items)
+        raise ValueError(f"no query of a key-value machine: {query!r}")
+
     # --- applying
 
     def apply(self, entry: Entry) -> Any:

@@ -42,16 +42,18 @@ gains or loses more than 0.7 % against true time. No two clocks need to agree on
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, Self
 
 import msgpack
 
-from phx.errors import Damaged, TimedOut
+from phx.errors import Damaged, PhxError, TimedOut
 from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.machines.kv import Malformed
 from phx.machines.objects import read_objects, write_objects
@@ -72,6 +74,8 @@ __all__ = [
     "encode_renew",
 ]
 
+log = logging.getLogger("phx")
+
 HEAD = "phx leases 1"
 # Part of what a log means: these never change.
 NAME_BYTES_MAX = 512
@@ -83,6 +87,9 @@ TTL_US_MAX = 30 * 86_400 * 1_000_000
 FORGET_MAX = 1_000
 
 POLL_S = 0.02
+# Of a lease that is kept: when it is renewed, and after which pause again if that failed.
+KEEP_PART = 1 / 3
+AGAIN_PART = 1 / 16
 _WORD = (1 << 64) - 1
 
 _pack: Callable[[Any], bytes] = msgpack.packb
@@ -181,6 +188,12 @@ class Leases(StateMachine):
         """Who holds a name, as of what is applied here."""
         row = self._rows.get(name)
         return None if row is None else Holding(*row[:3])
+
+    def query(self, query: object) -> Holding | None:
+        """Who holds the lease of that name, as ``get``; ValueError for what is no name."""
+        if not isinstance(query, str):
+            raise ValueError(f"the name of a lease is a str, not {query!r}")
+        return self.get(query)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -450,6 +463,15 @@ class Belief:
         """It is held at this moment."""
         return self._clock() < self._until_us
 
+    def renew_in_s(self) -> float | None:
+        """When it should be renewed by itself; None: it has run out, or was released."""
+        left_s, ttl_s = self.left_s(), self._ttl_us / 1e6
+        if left_s <= 0:
+            return None
+        due_s = left_s - ttl_s * (1 - KEEP_PART)
+        # (It is late when the last attempt failed, or took long.)
+        return due_s if due_s > 0 else min(ttl_s * AGAIN_PART, left_s)
+
     def _acquired(self, result: Any, since_us: int, ttl_us: int) -> Granted | Held | Full:
         """`since_us`: before it was proposed, for nobody can count from earlier."""
         if isinstance(result, Malformed):
@@ -485,6 +507,7 @@ class Lease(Belief):
     ) -> None:
         super().__init__(machine, clock, name, holder)
         self._group = group
+        self._keeper: asyncio.Task[None] | None = None
 
     async def _propose(self, value: bytes, timeout: float) -> Any:
         return (await self._group.propose(value, timeout=timeout, machine=self._machine)).value
@@ -502,7 +525,23 @@ class Lease(Belief):
     async def release(self, *, timeout: float = 10.0) -> None:
         """Give it back, for others to have at once. Not held from the moment of the call on."""
         self._ended()
+        if self._keeper is not None:
+            self._keeper.cancel()
         await self._propose(encode_release(self.name, self.token), timeout)
+
+    def keep(self) -> Self:
+        """Renew it by itself from now on, whenever a third of its time has gone by; returns it.
+
+            async with (await group.lease("jobs/night", ttl=10)).keep() as lease:
+                while lease.held: ...
+
+        Until it is released, or nobody refers to it any more, or it has run out: when nothing could
+        be chosen for so long, or the process was stopped. Then ``held`` is false for good, unless
+        it is renewed by hand. It says that this event loop runs, not that the work gets on.
+        """
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.get_running_loop().create_task(_keep(weakref.ref(self)))
+        return self
 
     async def __aenter__(self) -> Self:
         return self
@@ -511,14 +550,28 @@ class Lease(Belief):
         await self.release()
 
 
+async def _keep(found: weakref.ref[Lease]) -> None:
+    while (lease := found()) is not None and (pause_s := lease.renew_in_s()) is not None:
+        del lease  # it may go while nothing is done for it
+        await asyncio.sleep(pause_s)
+        if (lease := found()) is not None and lease.held:
+            try:
+                await lease.renew(timeout=lease.left_s())
+            except PhxError as error:  # it is held as long as it was
+                log.info("the lease of %r is not renewed: %s", lease.name, error)
+
+
 class BlockingLease(Belief):
-    """``Lease`` without ``await``. One thread at a time."""
+    """``Lease`` without ``await``. One thread at a time, besides the one of ``keep``."""
 
     def __init__(
         self, group: ProposesNow, machine: int, clock: Callable[[], int], name: str, holder: str
     ) -> None:
         super().__init__(machine, clock, name, holder)
         self._group = group
+        self._lock = threading.RLock()  # what was released is not held because of a renewal
+        self._released = threading.Event()
+        self._keeper: threading.Thread | None = None
 
     def _propose(self, value: bytes, timeout: float) -> Any:
         return self._group.propose(value, timeout=timeout, machine=self._machine).value
@@ -527,18 +580,45 @@ class BlockingLease(Belief):
         """See ``Lease.renew``."""
         since_us, ttl_us = self._clock(), self._ttl(ttl)
         result = self._propose(encode_renew(self.name, self.token, ttl_us), timeout)
-        return self._renewed(result, since_us, ttl_us)
+        with self._lock:
+            return self._renewed(result, since_us, ttl_us)
 
     def release(self, *, timeout: float = 10.0) -> None:
         """See ``Lease.release``."""
-        self._ended()
+        with self._lock:
+            self._ended()
+        self._released.set()
         self._propose(encode_release(self.name, self.token), timeout)
+
+    def keep(self) -> Self:
+        """See ``Lease.keep``; by a thread of its own, so it says that this process runs."""
+        if self._keeper is None or not self._keeper.is_alive():
+            self._keeper = threading.Thread(
+                target=_keep_blocking,
+                args=(weakref.ref(self), self._released),
+                name="phx-lease",
+                daemon=True,
+            )
+            self._keeper.start()
+        return self
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _keep_blocking(found: weakref.ref[BlockingLease], released: threading.Event) -> None:
+    while (lease := found()) is not None and (pause_s := lease.renew_in_s()) is not None:
+        del lease
+        if released.wait(pause_s):
+            return
+        if (lease := found()) is not None and lease.held:
+            try:
+                lease.renew(timeout=lease.left_s())
+            except PhxError as error:
+                log.info("the lease of %r is not renewed: %s", lease.name, error)
 
 
 class Wanted:

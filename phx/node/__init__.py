@@ -4,8 +4,10 @@
     Node           the asyncio door to it; phx.blocking has the other one
     folder         who may open it, and whether what lies in it fits together
     lives          what outlives a journal: incarnation, ceiling of promises
+    rejoining      a journal that is lost, before the node starts: may it go on without?
     addresses      where the members are, as numbers
     control        the socket in the folder, for commands to a running node
+    moves          all leaderships are moved off the node
     keeper         the store thread: the only one that writes to LMDB
     floors         how much of the log is kept
 
@@ -50,10 +52,10 @@ from typing import Self
 
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
-from phx.group import Group
+from phx.group import TIMEOUT_S, Group
 from phx.machine import Machines
 from phx.node.room import Room
-from phx.types import NodeStatus
+from phx.types import Moved, NodeStatus
 
 __all__ = ["CLOSE_S", "READY_S", "Node"]
 
@@ -111,7 +113,8 @@ class Node:
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
         self._loop = loop
-        room.door.soon = loop.call_soon
+        room.door.soon = room.door.reading.soon = loop.call_soon
+        room.door.reading.new_future = loop.create_future
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
         self._finalizer = weakref.finalize(self, _abandon, room)
@@ -193,6 +196,43 @@ class Node:
     def set_address(self, node: int, address: str) -> None:
         """Reach another member at this "host:port" from now on."""
         self._room.set_address(node, address)
+
+    @property
+    def priority(self) -> int:
+        """How much this node wants to lead: ``Config.priority``, or what was set since."""
+        return self._room.moves.priority
+
+    def set_priority(self, priority: int) -> None:
+        """Want to lead so much from now on, until the node closes. See ``Config.priority``.
+
+        Returns at once; the others hear of it with the next heartbeat. With a lower one this node
+        gives away what others want more, as they are ready for it (``Config.balance``); but not
+        what was moved to it by hand. With 0 and ``resign_all`` it is drained.
+
+        Raises ValueError: not 0 .. 255.
+        """
+        self._room.moves.set_priority(priority)
+
+    async def resign_all(self, to: int | None = None, *, timeout: float = TIMEOUT_S) -> Moved:
+        """Give every leadership of this node away; what moved where, and what did not and why.
+
+        As ``Group.resign`` of every group that it leads, some at a time; nothing that is proposed
+        meanwhile fails by it. What could not be moved is tried again while there is time, and so is
+        what this node comes to lead meanwhile. The groups stay where they went until those
+        leaderships end; given away without `to` by a node of priority 0, they come back when its
+        priority is what it was (``set_priority``, or a start), by ``Config.balance``. Who stops
+        waiting (cancels) stops nothing.
+
+        Args:
+            to: the member that is to have them all. Default: for each group the one that should
+                have it next.
+            timeout: seconds; what has not moved by then is in ``failed``.
+
+        Raises:
+            NotInCluster, ValueError: `to` is no member, or this node.
+            Closed: the node is not open, or closes.
+        """
+        return await asyncio.wrap_future(self._room.moves.resign_all(to, timeout))
 
     def pause_checkpoints(self) -> None:
         """Take no checkpoints but those that are asked for, until ``resume_checkpoints``.

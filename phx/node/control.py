@@ -6,6 +6,13 @@ A connection carries one request and one answer, each a line of JSON:
     {"taken": [{"group": 7, "frontier": …, "bytes": …, "path": …, "seconds": …}],
      "failed": [{"group": 8, "why": …}]}   or {"error": …}
 
+    {"do": "drain", "to": 3, "timeout": 10.0}    or "to": null, for whoever should have it next
+    {"priority": 0, "moved": [{"group": 7, "node": 3, "epoch": …}],
+     "failed": [{"group": 8, "why": …}]}
+
+    {"do": "undrain"}
+    {"priority": 100}
+
 The file has mode 0600 before anybody can connect: so it is this user (or root) who does.
 """
 
@@ -25,12 +32,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from phx.applier import GroupState
-from phx.errors import NotInCluster, SystemFailure
-from phx.types import CheckpointInfo
+from phx.errors import NotInCluster, PhxError, SystemFailure
+from phx.node.moves import Moves
+from phx.types import CheckpointInfo, Moved
 
 __all__ = ["NAME", "Control", "ask"]
 
@@ -42,24 +51,27 @@ REQUEST_BYTES_MAX = 4096
 REQUEST_S = 5.0  # for a whole request to come
 ANSWER_S = 5.0  # for an answer to be taken
 CONNECT_S = 5.0
+MOVES_S_MAX = 3600.0
 ACCEPT_S = 0.2  # without a descriptor for a new connection
 PATH_BYTES_MAX = 100  # of an address: 104 with the end on macOS, 108 on Linux
 
 Take = Callable[[int], "Future[CheckpointInfo]"]
+Step = tuple[Callable[[], "Future[Any]"], Callable[["Future[Any]"], None]]
+"""One thing that is asked for: begins it; notes what came of it."""
 
 
 class Caller:
-    """One connection: its request as far as it came, then the groups that are still to be done."""
+    """One connection: its request as far as it came, then the steps that are still to be done."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.until_s = time.monotonic() + REQUEST_S  # for the request
         self.request = b""
-        self.groups: Iterator[int] | None = None  # None: the request is not whole
-        self.future: Future[CheckpointInfo] | None = None
-        self.group = -1  # the one of `future`
+        self.steps: Iterator[Step] | None = None  # None: the request is not whole
+        self.future: Future[Any] | None = None
+        self.note: Callable[[Future[Any]], None]  # what comes of it
         self.half = False  # it sends no more, and may read on
-        self.answer: dict[str, list[dict[str, Any]]] = {"taken": [], "failed": []}
+        self.answer: dict[str, Any] = {}
 
     def gone(self) -> bool:
         """Whether it reads no more either."""
@@ -77,13 +89,17 @@ class Control(threading.Thread):
         folder: of the node, whose lock it holds.
         take: asks for a checkpoint of a group. Of several groups of one request the next is asked
             for when the one before is done, so that nobody's request fills the line.
+        moves: gives leaderships away.
     """
 
-    def __init__(self, folder: Path, states: Mapping[int, GroupState], take: Take) -> None:
+    def __init__(
+        self, folder: Path, states: Mapping[int, GroupState], take: Take, moves: Moves
+    ) -> None:
         super().__init__(name="phx-control", daemon=True)
         self._folder = folder
         self._states = states
         self._take = take
+        self._moves = moves
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = os.pipe()
@@ -147,13 +163,13 @@ class Control(threading.Thread):
                 self._read(key.data)
         now = time.monotonic()
         for caller in list(self._callers):
-            if caller.groups is None and now >= caller.until_s:
+            if caller.steps is None and now >= caller.until_s:
                 self._drop(caller)
-            elif caller.groups is not None:
+            elif caller.steps is not None:
                 self._go_on(caller)
 
     def _wait_s(self) -> float | None:
-        times = [caller.until_s for caller in self._callers if caller.groups is None]
+        times = [caller.until_s for caller in self._callers if caller.steps is None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _accept(self) -> None:
@@ -179,67 +195,86 @@ class Control(threading.Thread):
             return
         except OSError:
             data = b""
-        if not data and caller.groups is not None:
+        if not data and caller.steps is not None:
             caller.half = True
             self._selector.unregister(caller.connection)  # it would be called again at once
             if caller.gone():
                 self._drop(caller)
             return
-        if not data or caller.groups is not None:
+        if not data or caller.steps is not None:
             self._drop(caller)  # it went away in the middle; or says more than one request
             return
         caller.request += data
         if b"\n" in caller.request:
             try:
-                caller.groups = self._understand(caller.request)
-            except (ValueError, NotInCluster) as error:
+                caller.steps = self._understand(caller)
+            except (ValueError, PhxError) as error:
                 self._reply(caller, {"error": str(error)})
         elif len(caller.request) > REQUEST_BYTES_MAX:
             self._reply(caller, {"error": "the request is too long"})
 
-    def _understand(self, request: bytes) -> Iterator[int]:
-        """The groups of which a checkpoint is to be taken."""
-        line, _, rest = request.partition(b"\n")
+    def _understand(self, caller: Caller) -> Iterator[Step]:
+        """What is to be done. ValueError, PhxError: it is not understood, or cannot be done."""
+        line, _, rest = caller.request.partition(b"\n")
         try:
             asked = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON: {error}") from None
-        if rest or not isinstance(asked, dict) or asked.keys() != {"do", "group"}:
-            raise ValueError('a request is one line: {"do": …, "group": …}')
-        if asked["do"] != "checkpoint":
-            raise ValueError("all that can be done is: checkpoint")
-        group = asked["group"]
+        if rest or not isinstance(asked, dict):
+            raise ValueError('a request is one line: {"do": …}')
+        match asked:
+            case {"do": "checkpoint", "group": group, **more} if not more:
+                return self._checkpoints(caller, group)
+            case {"do": "drain", "to": to, "timeout": timeout, **more} if not more:
+                return self._drain(caller, to, timeout)
+            case {"do": "undrain", **more} if not more:
+                caller.answer = {"priority": self._moves.undrain()}
+                return iter([])
+        raise ValueError(
+            'what can be asked for: {"do": "checkpoint", "group": …}, '
+            '{"do": "drain", "to": …, "timeout": …}, {"do": "undrain"}'
+        )
+
+    def _checkpoints(self, caller: Caller, group: object) -> Iterator[Step]:
+        """Of one group, or of all that have applied something."""
+        caller.answer = {"taken": [], "failed": []}
         if group is None:
-            return iter([one for one, state in self._states.items() if state.applied])
-        if isinstance(group, bool) or not isinstance(group, int):
+            groups = [one for one, state in self._states.items() if state.applied]
+        elif isinstance(group, bool) or not isinstance(group, int):
             raise ValueError("a group is a number, or null")
-        if group not in self._states:
+        elif group not in self._states:
             raise NotInCluster(f"group {group} is not hosted by this node")
-        return iter([group])
+        else:
+            groups = [group]
+        return ((partial(self._take, one), partial(taken, caller.answer, one)) for one in groups)
+
+    def _drain(self, caller: Caller, to: object, timeout: object) -> Iterator[Step]:
+        if to is not None and (isinstance(to, bool) or not isinstance(to, int)):
+            raise ValueError("a node is a number, or null")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+            raise ValueError("a timeout is a number of seconds")
+        if not 0 < timeout <= MOVES_S_MAX:
+            raise ValueError(f"a timeout is above 0 and at most {MOVES_S_MAX:.0f} s")
+        future = self._moves.drain(to, timeout)
+        caller.answer = {"priority": self._moves.priority, "moved": [], "failed": []}
+        return iter([(lambda: future, partial(moved, caller.answer))])
 
     def _go_on(self, caller: Caller) -> None:
-        assert caller.groups is not None
+        assert caller.steps is not None
         while caller.future is None or caller.future.done():
             if caller.future is not None:
-                self._note(caller, caller.group, caller.future)
+                caller.note(caller.future)
                 caller.future = None
             if caller.gone():
                 self._drop(caller)  # it wants no more
                 return
-            caller.group = next(caller.groups, -1)
-            if caller.group < 0:
+            step = next(caller.steps, None)
+            if step is None:
                 self._reply(caller, caller.answer)
                 return
-            caller.future = self._take(caller.group)
+            begin, caller.note = step
+            caller.future = begin()
             caller.future.add_done_callback(self._wake)
-
-    def _note(self, caller: Caller, group: int, future: Future[CheckpointInfo]) -> None:
-        error = future.exception()
-        if error is None:
-            caller.answer["taken"].append(asdict(future.result()))
-        else:
-            why = f"{type(error).__name__}: {error}"
-            caller.answer["failed"].append({"group": group, "why": why})
 
     def _reply(self, caller: Caller, answer: dict[str, Any]) -> None:
         try:
@@ -282,6 +317,24 @@ class Control(threading.Thread):
         self._selector.close()
         self._pipe = threading.RLock()  # the parent's may have been held when it forked
         self._close_pipe()
+
+
+def taken(answer: dict[str, Any], group: int, future: Future[CheckpointInfo]) -> None:
+    error = future.exception()
+    if error is None:
+        answer["taken"].append(asdict(future.result()))
+    else:
+        answer["failed"].append({"group": group, "why": f"{type(error).__name__}: {error}"})
+
+
+def moved(answer: dict[str, Any], future: Future[Moved]) -> None:
+    if (error := future.exception()) is not None:
+        answer["error"] = f"{type(error).__name__}: {error}"
+        return
+    found = future.result()
+    for group, leader in sorted(found.moved.items()):
+        answer["moved"].append({"group": group, "node": leader.node, "epoch": leader.epoch})
+    answer["failed"] = [{"group": group, "why": why} for group, why in found.failed.items()]
 
 
 def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:

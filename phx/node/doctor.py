@@ -9,6 +9,7 @@ At a start, in this order; a crash between any two steps leaves what is found an
    nothing kept
 4. a store that is whole, and knows of less than the journal says, is an older one: its rows become
    the same as those of a new one, for the groups where that is so
+5. of what the store knows of the node's lives one copy is enough; without any the journal says it
 
 All of it before the replay. The journal has all promises, and says what is known to be chosen, so
 the node votes at once; what its machines lack they get from checkpoints. Without a journal that can
@@ -32,7 +33,7 @@ from phx._core.driver import Driver
 from phx._core.segment import parse_header
 from phx._core.segment_check import SegmentCheck
 from phx._core.survey import Survey
-from phx.checkpoint.catalog import ROOT, Catalog, path_of, put_aside
+from phx.checkpoint.catalog import ROOT, Catalog, put_aside
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import Manifest
 from phx.config import Config
@@ -43,6 +44,7 @@ from phx.node.keeper import Keeper
 from phx.node.mender import FetchedEntry, Mender, ask_each
 from phx.node.scrubber import Scrubber, Told
 from phx.store import MAP_BYTES, Floor, Store
+from phx.store_facts import NAMES, forget, join
 from phx.store_folder import FORMAT_VERSION, StoreIdentity, remake
 
 __all__ = ["Doctor", "settled_by"]
@@ -86,6 +88,7 @@ class Doctor:
             store = self._open()
         try:
             self._raise_old_rows(store)
+            self._look_at_facts(store)
         except BaseException:
             store.close()
             raise
@@ -132,6 +135,24 @@ class Doctor:
             f"says {rows.get(group, 0)}; so with {len(old)} groups, which begin anew behind that"
         )
 
+    def _look_at_facts(self, store: Store) -> None:
+        """One copy is enough: the next who writes them writes both. Where neither is whole, a
+        journal that is says all of it, as for a store that was made anew."""
+        try:
+            _, wrong = join(map(store.remembered, NAMES), store.path)
+        except Damaged as damage:
+            if settled_by(self._folder, store.identity) is None:
+                raise Damaged(
+                    f"{damage}, in both copies, and the journal is not whole: what this node has "
+                    "promised is known nowhere. It must not vote again under its id: put another "
+                    "node in its place"
+                ) from damage
+            forget(store)
+            self.note(f"{damage}, in both copies; the journal is whole, and so they are made anew")
+        else:
+            if wrong:
+                self.note(f"{wrong}; the other one is whole, and both are written anew")
+
     def _identity_of_journal(self) -> StoreIdentity | None:
         """Whose journal it is; None: nobody can say. Raises Foreign."""
         config = self._config
@@ -169,6 +190,7 @@ class Doctor:
         options = self._config.checkpoints
         files = OsFiles(self._folder.path)
         mender = self.mender = Mender(store, files, keeper.ask, self.note, options.reserve_bytes)
+        catalog.on_damage = self.note
         store.on_damage, store.on_unreadable = mender.suspect, mender.unreadable
         mender.begin()
         self._segments = SegmentCheck(driver)
@@ -232,10 +254,7 @@ class Doctor:
         self, catalog: Catalog, take: Callable[[int], object], manifest: Manifest, why: str
     ) -> None:
         """The others of the group are used, and the log behind the oldest of them is there."""
-        path = path_of(catalog.root, manifest)
-        with suppress(OSError):
-            path = catalog.put_aside(manifest)
-        self.note(f"group {manifest.group}: a checkpoint is damaged ({why}), and now {path}")
+        catalog.found_damaged(manifest, why)
         take(manifest.group)
 
     def _bad_segment(self, settle: Callable[[], None], lsn: int) -> None:

@@ -339,7 +339,8 @@ class Fetcher:
             ):
                 return True  # if there is more all the same, it is told again
         floor = max(lowest_floor(offers, chosen), own_floor)
-        if (local := own_to_install(found, chosen=chosen, floor=floor)) is not None:
+        local = own_to_install(found, applied=state.applied, chosen=chosen, floor=floor)
+        if local is not None:
             log.info("group %d: goes on from its checkpoint at %d", want.group, local.frontier)
             self._install(local, verified=False)
             return True
@@ -418,9 +419,7 @@ class Fetcher:
                     stack.enter_context(self._catalog.pinned(manifest))
                 self._installer.install(manifest, verified=verified)
         except Broken as error:
-            log.error("group %d: a damaged checkpoint is put aside: %s", manifest.group, error)
-            with suppress(OSError):
-                self._catalog.put_aside(manifest)
+            self._catalog.found_damaged(manifest, error)
             raise
         log.info("group %d: goes on behind %d", manifest.group, manifest.frontier)
 

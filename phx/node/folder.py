@@ -10,7 +10,7 @@ from pathlib import Path
 
 from phx.checkpoint.catalog import ROOT, put_aside
 from phx.checkpoint.files import OsFiles
-from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
+from phx.errors import Locked, NotBootstrapped, StoreError
 
 log = logging.getLogger("phx")
 
@@ -18,8 +18,9 @@ log = logging.getLogger("phx")
 class Folder:
     """The folder of a node: ``lock``, ``journal/``, ``store/``, and ``bootstrap`` while it is new.
 
-    Guarantee: at most one Node, in any process, has it open; and what is missing is noticed: a
-    store without its journal is damage. (A journal without its store: `phx.node.doctor`.)
+    Guarantee: at most one Node, in any process, has it open; and what is missing is noticed.
+    (A store without its journal: `phx.node.lives`; a journal without its store:
+    `phx.node.doctor`.)
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,18 +53,16 @@ class Folder:
             os.close(self._lock)
             self._lock = -1
 
-    def examine(self, *, bootstrap: bool, rejoin: bool = False) -> bool:
-        """True: to be made new; False: it has a journal, or a store only, and may `rejoin`. Raises
-        StoreError for everything else."""
+    def examine(self, *, bootstrap: bool) -> bool:
+        """True: to be made new; False: it has a journal, or a store only. Raises StoreError for
+        everything else."""
         has_journal, has_store = _has_files(self.journal), _has_files(self.store)
         if has_journal:
             return False
         # The journal is made last, and no promise is made before: a bootstrap that was cut short
         # left nothing to remember.
-        if has_store and not self.begun and rejoin:
-            return False
         if has_store and not self.begun:
-            raise Damaged(f"{self.path} has a store but no journal: its promises are lost")
+            return False
         if not bootstrap:
             raise NotBootstrapped(
                 f"{self.path} is empty. If this node has never run, start it once with "

@@ -9,14 +9,19 @@ promised before the store has a higher one. With it a node whose journal is lost
 3. what the journal knew besides (it may be newer than the store) goes into the store
 
 A store that has no facts yet (it was made anew, or by an older phx) gets them in step 3; until then
-its node promises nothing new. Of a journal that was lost:
+its node promises nothing new. Where the store cannot be written, for want of room, step 1 is left
+out for one of the few lives that it allows for (`Facts.spare`), if the journal is whole and says
+that this one was never begun; nothing is promised above the ceiling that it has, and it is told
+when there is room. Of a journal that was lost:
 
 1. the store says so: no journal is believed any more that does not know this life
 2. what is left of it goes to ``quarantine/``
 3. a new one is begun, and says in its first records that no group may vote; then, that it knows
    this life
 
-A crash after any of these steps leaves a journal that is found lost again.
+A crash after any of these steps leaves a journal that is found lost again. Unless the configuration
+allows it, all of that is done only for a loss that ``phx repair --rejoin`` has allowed
+(`Facts.allowed`), until the new journal is there.
 """
 
 from __future__ import annotations
@@ -25,14 +30,16 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from phx._core.driver import ERROR_CLOSED, ERROR_JOURNAL, Driver, DriverError
+from phx._core.survey import Survey
 from phx.config import Config
 from phx.errors import Damaged, StoreError
 from phx.node.folder import Folder
 from phx.store import Store
-from phx.store_facts import CEILING_STEP, Facts, read, write
+from phx.store_facts import CEILING_STEP, SPARE_LIVES, Facts, read, write
 
 __all__ = ["Lives"]
 
@@ -67,24 +74,38 @@ class Lives:
             lived: the highest life that is known from elsewhere.
             create: the node is new: there is no earlier life.
         """
-        config = self._config
-
-        def raise_life(store: Store) -> Facts | None:
-            self._store = store
-            before = read(store)
-            if before is None:
-                if not create:
-                    return None
-                before = Facts(incarnation=0)
-            facts = before.next_life(
-                above=lived, lease_us=config.timing.lease_us, groups=config.group_ids
-            )
-            write(store, facts)
-            return facts
-
-        self._facts = self._ask(raise_life).result()
-        self._told = self._facts or Facts(ceiling=0, incarnation=lived + 1)
+        self._told = self._ask(lambda store: self._raise_life(store, lived, create)).result()
         self._ceiling = self._told.ceiling
+
+    def _raise_life(self, store: Store, lived: int, create: bool) -> Facts:
+        config = self._config
+        self._store = store
+        before = self._facts = read(store)
+        if before is None:
+            if not create:
+                return Facts(ceiling=0, incarnation=lived + 1)
+            before = Facts(incarnation=0)
+        groups, lease_us = config.group_ids, config.timing.lease_us
+        facts = before.next_life(above=lived, lease_us=lease_us, groups=groups)
+        try:
+            write(store, facts)
+        except StoreError as error:
+            known = _last_life(config, store) if store.stats().failed is None else None
+            spare = None
+            if known is not None and not create:
+                above = max(known, lived)
+                spare = before.spare_life(above=above, lease_us=lease_us, groups=groups)
+            if spare is None:
+                raise
+            log.error(
+                "%s; the node starts all the same, as life %d, which its store allows for: until "
+                "there is room it promises nothing above what it has said before",
+                error,
+                spare.incarnation,
+            )
+            return spare
+        self._facts = facts
+        return facts
 
     def start(
         self,
@@ -107,12 +128,20 @@ class Lives:
             if error.code == ERROR_JOURNAL_MISSING and folder.begun and bootstrap:
                 # No journal has ever begun in there: a bootstrap that was cut short goes on.
                 start(True, self._told, ())
-            elif self._config.checkpoints.journal_damage == "refuse":
-                raise
+            elif not self._may_rejoin():
+                raise Damaged(
+                    f"{error.message}. Its promises may be lost, and so it does not start. `phx "
+                    f"repair --rejoin {self._config.dir}` says what can be done"
+                ) from error
             else:
                 facts = self._lost(error.message)
                 folder.begin_journal(error.message)
                 start(True, facts, facts.groups)
+
+    def _may_rejoin(self) -> bool:
+        facts = self._facts
+        allowed = facts is not None and facts.allowed != 0 and facts.allowed == facts.lost
+        return allowed or self._config.checkpoints.journal_damage == "rejoin"
 
     def _lost(self, why: str) -> Facts:
         """The journal is lost: say so in the store, durably. What to tell the next driver.
@@ -195,8 +224,26 @@ class Lives:
         status: dict[str, Any] = dict(driver.status())
         met = {peer["node"]: peer["store_id"] for peer in status["peers"]}
         peers = {**before.peers, **{node: one for node, one in met.items() if one is not None}}
+        life = max(before.incarnation, driver.incarnation)
         return replace(
             before.raised(self._wanted),
-            incarnation=max(before.incarnation, driver.incarnation),
+            incarnation=life,
+            spare=max(before.spare, life + SPARE_LIVES),
+            allowed=0,  # a journal is there that knows of the loss
             peers=peers,
         )
+
+
+def _last_life(config: Config, store: Store) -> int | None:
+    """Of the journal; None: it is not whole, or none has begun in it."""
+    owner = store.identity
+    try:
+        found = Survey(
+            Path(config.dir) / "journal",
+            cluster=owner.cluster,
+            node=owner.node,
+            store_id=owner.store_id,
+        )
+    except OSError:
+        return None
+    return found.incarnation or None if found.verdict is None else None

@@ -91,7 +91,13 @@ def durable_in(machines: dict[int, StateMachine]) -> dict[int, DurableMachine]:
     return {one: it for one, it in machines.items() if isinstance(it, DurableMachine)}
 
 
-def hold(files: Files, folder: Path, state: GroupState, factory: Factory) -> dict[int, Held]:
+def hold(
+    files: Files,
+    folder: Path,
+    state: GroupState,
+    factory: Factory,
+    damaged: Callable[[str], None],
+) -> dict[int, Held]:
     """Open the durable machines of a group, each with what its files hold; new ones begin there.
 
     Damaged files are put aside, and the machine begins anew: with another object, which is in
@@ -101,6 +107,7 @@ def hold(files: Files, folder: Path, state: GroupState, factory: Factory) -> dic
 
     Args:
         files, folder: of the node; the latter is the former's root.
+        damaged: is told in words of files that were put aside.
     """
     held: dict[int, Held] = {}
     try:
@@ -109,8 +116,11 @@ def hold(files: Files, folder: Path, state: GroupState, factory: Factory) -> dic
             try:
                 held[number] = _open(folder / place, machine)
             except Damaged as error:
-                log.error("group %d: machine %d is put aside: %s", state.group, number, error)
-                put_aside(files, ROOT, place, f"machine-{state.group}.{number}")
+                aside = put_aside(files, ROOT, place, f"machine-{state.group}.{number}")
+                damaged(
+                    f"group {state.group}: the files of machine {number} are damaged ({error}), "
+                    f"and now {aside}"
+                )
                 again = renewed(state, number, factory)
                 held[number] = _open(folder / place, again)
     except BaseException:

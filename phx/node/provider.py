@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -299,9 +299,7 @@ class Provider:
 
     def _damaged(self, manifest: Manifest, error: Damaged) -> None:
         """Put it aside, and have another one taken in its place."""
-        log.error("group %d: a damaged checkpoint is put aside: %s", manifest.group, error)
-        with suppress(OSError):
-            self.catalog.put_aside(manifest)
+        self.catalog.found_damaged(manifest, error)
         self._ask(manifest.group)
 
     def _over(self, talk: _Talk, sender: Sender) -> None:

@@ -166,14 +166,17 @@ class Restorer:
     def _restore(self, state: GroupState) -> Manifest | None:
         """The checkpoint that the group goes on from; None: from none, so with the whole log."""
         for manifest in self._catalog.of(state.group):
-            held = hold(self._files, self._folder, state, self._factory)
+            held = self._held(state)
             if self._brought_back(state, held, manifest):
                 self._settle(state, held, manifest.frontier)
                 return manifest
             self._anew(state)
-        held = hold(self._files, self._folder, state, self._factory)
+        held = self._held(state)
         self._settle(state, held, 0)
         return None
+
+    def _held(self, state: GroupState) -> dict[int, Held]:
+        return hold(self._files, self._folder, state, self._factory, self._catalog.on_damage)
 
     def _brought_back(self, state: GroupState, held: dict[int, Held], manifest: Manifest) -> bool:
         """Restore what has to be; False: not from this one, and nothing is open any more."""
@@ -186,8 +189,7 @@ class Restorer:
             let_go(held)
             raise
         except Broken as error:
-            log.error("group %d: a damaged checkpoint is put aside: %s", group, error)
-            self._put_aside(manifest, path)
+            self._catalog.found_damaged(manifest, error)
         except OSError as error:
             log.error("group %d: %s cannot be read now: %s", group, path, error)
         except Unfit as error:
@@ -254,12 +256,6 @@ class Restorer:
             )
             if durable is not None:
                 durable.applied = manifest.frontier
-
-    def _put_aside(self, manifest: Manifest, path: str) -> None:
-        try:
-            self._catalog.put_aside(manifest)
-        except OSError as error:
-            log.error("%s: %s", path, error)
 
 
 def _behind(manifest: Manifest, held: dict[int, Held]) -> list[MachineEntry]:

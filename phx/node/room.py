@@ -31,6 +31,7 @@ from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import need_codecs
+from phx.checkpoint.manifest import MANIFEST
 from phx.checkpoint.rebuild import is_marked
 from phx.config import Config
 from phx.errors import (
@@ -62,9 +63,11 @@ from phx.node.keeper import Keeper
 from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
 from phx.node.mirror import Mirrors
+from phx.node.moves import Moves
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
+from phx.reading import Reading
 from phx.store import Store
 from phx.store_facts import Facts
 from phx.transfer.staging import kept
@@ -121,6 +124,7 @@ class Room:
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
+        self.moves = Moves(config, self.states)
         self._marked: set[int] = set()  # groups that are made anew
         self._store: Store
         self.driver: Driver
@@ -155,9 +159,7 @@ class Room:
 
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
-        create = self._folder.examine(
-            bootstrap=self._bootstrap, rejoin=config.checkpoints.journal_damage == "rejoin"
-        )
+        create = self._folder.examine(bootstrap=self._bootstrap)
         self._folder.journal.mkdir(exist_ok=True)
         doctor = self._doctor
         self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._idle)
@@ -173,7 +175,10 @@ class Room:
         if create and (Path(config.dir) / machine_files.FOLDER).exists():
             raise Damaged(f"{config.dir}: there are machines, and neither journal nor store")
         for finding in catalog.findings:
-            log.warning("%s: %s", finding.path, finding.what)
+            if finding.path.removesuffix(f"/{MANIFEST}") in catalog.damaged:
+                self._doctor.note(f"{finding.path}: {finding.what}; it was put aside")
+            else:
+                log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
         starts = {
             group: found[0].frontier
@@ -204,7 +209,12 @@ class Room:
         )
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
+        self.moves.begin(self.door)
         self.door.archive = store
+        reading = self.door.reading = Reading(
+            self.driver.points, config.node, self.driver.now_us, self.driver.poke
+        )
+        reading.within, self.applier.reads = self.applier.within, reading
         self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
@@ -300,13 +310,14 @@ class Room:
             halt=self._halt_unrestored,
         )
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self.door.reading.restoring = transfers.restoring
         self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
         transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
-        self._control = Control(Path(self.config.dir), self.states, snapshots.ask)
+        self._control = Control(Path(self.config.dir), self.states, snapshots.ask, self.moves)
         self._control.listen()
 
     def rebuild(self, group: int) -> Future[None]:
@@ -338,7 +349,10 @@ class Room:
 
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
-        parts = (self._transfers, self._restorer, self._snapshots, self._control, self._doctor)
+        parts = (
+            self._transfers, self._restorer, self._snapshots, self._control, self._doctor,
+            self.moves,
+        )  # fmt: skip
         there = [one for one in parts if one is not None]
         if wait_s is not None:
             for one in there:
@@ -537,6 +551,7 @@ class Room:
             self.waiters.fail_all(
                 lambda: ClosedUnknown("the node closed; the value may still be chosen")
             )
+            self.door.reading.end(self.states, lambda: Closed("the node is closed"))
 
     def let_go(self) -> None:
         """Close durable machines as of their last commits; again, if need be."""
@@ -576,6 +591,7 @@ class Room:
         self.refuse(lambda: Closed("the node is closed"))
         self.before_abandon()
         self.waiters.fail_all(lambda: ClosedUnknown("the node was never closed properly"))
+        self.door.reading.end(self.states, lambda: Closed("the node is closed"))
         _rooms.discard(self)
         self._end_checkpoints(ABANDON_S)
         applying = self.applier.thread

@@ -171,7 +171,7 @@ class Scrubber:
         """On the store thread, when it comes to it; what is not kept is read again."""
         body = KEPT.pack(0, *self.place, self._began_us)[4:]
         value = crc32c(body).to_bytes(4, "little") + body
-        self._ask(lambda store: store.remember(NAME, value)).add_done_callback(_logged)
+        self._ask(lambda store: store.remember({NAME: value})).add_done_callback(_logged)
         self._keep_s = time.monotonic() + KEEP_S
 
     def _kept(self) -> tuple[Place, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
 from phx.sim.acts_keep import KEEP_ACTS
 from phx.sim.plan import SECOND, Act
+from phx.types import PRIORITY_USUAL
 
 if TYPE_CHECKING:
     from phx.sim.stage import Stage
@@ -515,6 +516,29 @@ def begin_transfer(stage: Stage, act: Act) -> None:
         stage.world.call_at(stage.world.now_us + n * act.every_us, move)
 
 
+def preferring(chance: Random, shape: Shape) -> tuple[Args, int] | None:
+    args = {"order": chance.randrange(1 << 30), "times": chance.choice([1, 3, 10])}
+    return args, between(chance, 1.0, 8.0)
+
+
+def begin_prefer(stage: Stage, act: Act) -> None:
+    """Nodes want to lead more or less than before, again and again; some of them not at all."""
+    wishes = Random(act.order)
+
+    def wish() -> None:
+        stage.world.priority(wishes.choice(stage.nodes), wishes.choice([0, 0, 50, 100, 150, 255]))
+
+    for n in range(act.times):
+        stage.world.call_at(stage.world.now_us + n * (act.until_us - act.at_us) // act.times, wish)
+
+
+def end_prefer(stage: Stage, act: Act) -> None:
+    """Half of the time they want it as at first again."""
+    if act.order % 2:
+        for node in stage.nodes:
+            stage.world.priority(node, PRIORITY_USUAL)
+
+
 def any_node(chance: Random, shape: Shape) -> tuple[Args, int] | None:
     return {"node": one(chance, shape)}, 0
 
@@ -584,6 +608,7 @@ ACTS: dict[str, ActKind] = {
     "burst": ActKind(burst, begin_burst, nothing),
     "late-votes": ActKind(busy_leader, begin_late_votes, end_late_votes),
     "transfer": ActKind(moving, begin_transfer, nothing),
+    "prefer": ActKind(preferring, begin_prefer, end_prefer),
     "settle": ActKind(any_node, begin_settle, nothing),
     "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),
     **KEEP_ACTS,

@@ -290,7 +290,8 @@ class Fetching:
                 self._over(False)
                 return
         floor = max(lowest_floor(offers, chosen), facts["floor"])
-        if (own := own_to_install(found, chosen=chosen, floor=floor)) is not None:
+        own = own_to_install(found, applied=facts["applied"], chosen=chosen, floor=floor)
+        if own is not None:
             self.counts["installs_own"] += 1
             self._install(own)
             return

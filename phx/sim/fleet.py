@@ -340,6 +340,7 @@ RARE = {
     "installs_own": "installs of a node's own checkpoint",
     "installs_abandoned": "installs cut short by a crash",
     "settled_calls": "callers told by an install",
+    "lease_reads": "reads answered under a lease",
 }
 """What should happen now and then, by counter: a row that stays zero was never tested."""
 

@@ -18,3 +18,6 @@ cdef void question(Host h, const Fetch* fetch)
 cdef void answer(Host h, u64 number)          # AT_FETCH
 # One slice of every group: what was chosen is handed to the machines, and callers hear of it.
 cdef void apply(Host h)                       # AT_APPLY
+# Callers whose values are not waited for any longer: by verdicts of the engine, and of groups whose
+# machine has failed.
+cdef void fail_calls(Host h)

@@ -1,0 +1,2 @@
+VERDICTS: dict[int, str]
+UNKNOWN: frozenset[int]

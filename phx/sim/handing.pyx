@@ -22,11 +22,21 @@ from phx.sim.chance cimport chance_between, chance_ppm
 from phx.sim.host cimport Asked, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     watch_acked, watch_applied, watch_chain, watch_chosen, watch_dropped, watch_fail,
+    watch_verdict,
 )
 from phx.sim.saving cimport keep_table, keep_wants
+from phx.sim.watch_reads cimport watch_announced
 
 from phx.sim.storage import StoreDamaged
 
+VERDICTS = {
+    1: "timed out, rejected", 2: "timed out, unknown", 3: "overloaded", 4: "not leader",
+    5: "stopped, rejected", 6: "stopped, unknown", 7: "no quorum", 8: "poisoned, rejected",
+    9: "poisoned, unknown",
+}
+UNKNOWN = frozenset({2, 6, 9})
+
+cdef int STOPPED_UNKNOWN = 6
 cdef u64 ANSWER_BYTES = 16384
 cdef u64 SLICE_ENTRIES = 512
 
@@ -57,6 +67,7 @@ cdef void flow_chosen(Host h, const ChosenRange* chosen):
     cdef LogFlow* flow = find_flow(h, chosen.group)
     if chosen.last > flow.last:
         flow.last = chosen.last
+    watch_announced(h.watch, chosen.group, chosen.last)
     h.chosen_us = h.agenda.now_us
     h.unsettled = True
     h.apply_soon(chance_between(&h.chance, 1, h.pace.apply_us_max))
@@ -175,6 +186,7 @@ cdef list stripped(Host h, Batch batch):
 cdef void stop(Host h, LogFlow* flow, str why):
     flow.stopped = True
     h.counts.stopped_groups += 1
+    h.halted.append((flow.group, h.turns))
     h.note(flow.group)
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "stopped", h.node, flow.group, why))
@@ -252,3 +264,31 @@ cdef void apply(Host h):
     if more:
         h.apply_soon(500)
     h.poke()
+
+
+# --- callers that are told that it failed
+
+cdef void fail_call(Host h, call, int verdict):
+    watch_verdict(h.watch, call.op, verdict not in UNKNOWN)
+    call.failed(h.agenda.now_us, verdict)
+
+
+cdef void fail_calls(Host h):
+    cdef u64 key
+    failed, h.failed = h.failed, []
+    for group, first, count, verdict in failed:
+        for sequence in range(first, first + count):
+            key = <u64>group << 48 | <u64>sequence
+            call = h.waiting.pop(key, None)
+            if call is None:
+                watch_fail(h.watch, b"U8", b"a verdict on a value that nobody waits for")
+                return
+            fail_call(h, call, verdict)
+    halted, h.halted = h.halted, []
+    for group, turn in halted:
+        if h.turns <= turn:  # the engine's verdicts come first: they say more
+            h.halted.append((group, turn))
+            continue
+        for key in sorted(h.waiting):
+            if key >> 48 == group:
+                fail_call(h, h.waiting.pop(key), STOPPED_UNKNOWN)

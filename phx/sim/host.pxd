@@ -12,6 +12,7 @@ from phx._core.delivery cimport Sessions
 from phx._core.journal cimport Journal, JournalOptions
 from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
+from phx._core.published cimport Published
 from phx._core.state cimport Effects, Engine, EngineCounters, EngineOptions, Event, Outgoing
 from phx.sim.agenda cimport Agenda, Happening
 from phx.sim.chance cimport Chance
@@ -135,6 +136,7 @@ cdef class Host:
     # --- a life
     cdef Engine* engine                  # NULL: it is down
     cdef Journal* journal
+    cdef Published* published
     cdef Sessions sessions
     cdef public dict machine             # group -> StateMachine
     cdef public dict waiting             # (group << 48 | sequence) -> Call
@@ -178,6 +180,7 @@ cdef class Host:
     cdef bint apply_due
     cdef vector[Asked] asked
     cdef list failed                     # (group, first, count, verdict), for the callers
+    cdef list halted                     # (group, turn): its callers hear no more after that turn
     cdef vector[u32] touched             # groups, since the last turn
 
     # True if it runs now; False: see `why`.

@@ -22,6 +22,7 @@ from phx._core.memdisk cimport (
     MemoryDisk, memory_disk_api, memory_power_loss, memory_process_crash,
 )
 from phx._core.native cimport *
+from phx._core.published cimport publish, published_new, published_unref
 from phx._core.state cimport (
     ChosenRange, EVENT_BELOW, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED, Effects, Engine,
     EngineCounters, Event, Outgoing, PRESSURE_FULL,
@@ -41,6 +42,7 @@ from phx.sim.invariants cimport (
 from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
 from phx.sim.watch_kept cimport watch_wrote
+from phx.sim.watch_reads cimport watch_published
 
 cdef u64 JOURNAL_RETRY_US = 1000000
 cdef u64 WALL_EPOCH_US = 1700000000000000
@@ -130,6 +132,8 @@ cdef class Host:
         self.waiting = {}
         self.next_sequence = dict.fromkeys(self.groups, 1)
         self.failed = []
+        self.halted = []
+        self.published = published_new(<u32>through.size())
         self.flows.resize(through.size())
         for i in range(through.size()):
             self.flows[i].group = self.groups[i]
@@ -214,6 +218,8 @@ cdef class Host:
         self.ready.clear()
         self.asked.clear()
         self.plan = None
+        published_unref(self.published)
+        self.published = NULL
         if self.journal != NULL:
             journal_close(self.journal)
             self.journal = NULL
@@ -267,6 +273,7 @@ cdef class Host:
         for i in range(self.engine.dirty.size()):
             self.touch(self.engine.replicas[self.engine.dirty[i]].group)
         out = engine_turn(self.engine)
+        publish(self.published, self.engine, &out.republish)
         self.lsn_end = out.lsn_end
         if out.records != NULL:
             self.take_records(out)
@@ -285,6 +292,8 @@ cdef class Host:
         for i in range(self.touched.size()):
             watch_step(self.watch, self.node, self.touched[i])
         self.touched.clear()
+        watch_published(self.watch, self.node, self.published,
+                        <u32>(self.turns % self.flows.size()))
         self.wake(out.wake_at_us)
         if not self.queue.empty() and not self.writing and not self.stuck:
             inline_ = chance_ppm(&self.chance, self.pace.inline_ppm)

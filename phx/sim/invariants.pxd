@@ -23,6 +23,7 @@ every few hundred steps. The first one that does not hold ends the run.
     U9f what a machine is restored from is what some machine wrote, every byte of it
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
     U11 nobody decides while somebody else holds the lease; nobody else holds it
+    U14 a read point covers all that any node had announced when its read began (looking.pyx)
     bounded   rings, caches and queues keep to their limits
 
 (U10 comes with membership; U12 is checked at the end of a run.)
@@ -82,6 +83,7 @@ cdef struct Watch:
     u64 leases_from_us           # U11 is checked from then on (clocks were out of bounds before)
     bint leases_void
     vector[NodeWatch] node
+    vector[u64] known            # by group: the highest instance that any node has announced
     u64 value_bytes_max
     u64 checks
     u64 promised                 # before the install under way

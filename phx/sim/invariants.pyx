@@ -46,6 +46,7 @@ cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil:
     w.nodes = nodes
     w.groups = groups
     w.node.resize(nodes)
+    w.known.resize(groups)
     for i in range(nodes):
         w.node[i].node = i + 1
         w.node[i].seats.resize(groups)

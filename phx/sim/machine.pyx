@@ -144,6 +144,9 @@ class SimMachine(StateMachine):
         self.chain = chain
         return results
 
+    def query(self, query):
+        return self.items.get(query)
+
     def digest(self) -> bytes:
         cdef u32 state = 0
         cdef bytes part

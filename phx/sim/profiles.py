@@ -142,8 +142,9 @@ PROFILES: dict[str, Profile] = {
     "transfers": Profile(
         "leaderships are moved to and fro, while links and nodes fail",
         {
-            "transfer": 8, "crash": 2, "power": 2, "loss": 1, "reorder": 1, "one-way": 1,
-            "apart": 1, "pause": 1, "slow-disk": 1, "drift": 1, "late-votes": 1, "raise": 0.5,
+            "transfer": 8, "prefer": 4, "crash": 2, "power": 2, "loss": 1, "reorder": 1,
+            "one-way": 1, "apart": 1, "pause": 1, "slow-disk": 1, "drift": 1, "late-votes": 1,
+            "raise": 0.5,
         },
         acts=(14, 26),
     ),

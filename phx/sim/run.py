@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from phx.machine import StateMachine
 from phx.sim import verdicts
+from phx.sim.history import Operation
 from phx.sim.machine import SimMachine
 from phx.sim.plan import STILL_US, Plan
 from phx.sim.profiles import plan_of
+from phx.sim.readers import Readers
 from phx.sim.stage import Stage
 from phx.sim.verdicts import Broken, Probe, Replica
 from phx.sim.violation import Violation
@@ -77,7 +79,13 @@ class Load(Protocol):
 
 
 class SimLoad(Workload):
-    """The simulator's own clients, and what their histories say."""
+    """The simulator's own clients, and what their histories say.
+
+    Attributes:
+        reads: under a lease, of the same keys; they stand in the histories, too.
+    """
+
+    reads: Sequence[Operation] = ()
 
     def spoil(self, machine: Any, how: int) -> None:
         machine.spoil(how)
@@ -96,7 +104,7 @@ class SimLoad(Workload):
         return (
             verdicts.settled(self.unheard())
             or verdicts.exactly_once(operations.history, lists, TOKEN_BYTES)
-            or verdicts.linearizable(operations.history)
+            or verdicts.linearizable([*operations.history, *self.reads])
         )
 
 
@@ -154,6 +162,7 @@ class Run:
         )
         self.world.tracing = tracing
         self.load = load(self.world, plan)
+        self.readers = Readers(self.world, plan)
         self.stage = Stage(self.world, plan, self.load, self.load.spoil)
         self.probes: list[Probing] = []
 
@@ -161,6 +170,9 @@ class Run:
         world, plan = self.world, self.plan
         self.stage.open()
         self.load.open()
+        if isinstance(self.load, SimLoad):
+            self.load.reads = self.readers.answered
+            self.readers.open()
         world.call_at(plan.faults_end_us, self.probe)
         # (A handover just before the quiet time may still be told twice in it.)
         world.run(plan.duration_us - STILL_US - self.limit("resend_us"))
@@ -265,7 +277,11 @@ def play(
         outcome.violation = violation
         if tracing:
             outcome.trace = world.trace()
-    outcome.counters = world.counters()
+    outcome.counters = {
+        **world.counters(),
+        "lease_reads": len(run.readers.answered),
+        "lease_reads_asked": run.readers.asked,
+    }
     outcome.chosen_values = world.decided_values()
     outcome.faults = run.stage.begun
     outcome.digest = world.digest()

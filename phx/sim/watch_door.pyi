@@ -69,3 +69,14 @@ class WatchDoor:
         """The engine holds this acceptance."""
     def spoil_lead(self, node: int, group: int, ballot: int, lease_us: int) -> None:
         """The engine leads in this ballot; everybody has granted it a lease until then."""
+    def announced(self, group: int, through: int) -> None:
+        """Some node hands on what is chosen."""
+    def read_began(self, group: int) -> int:
+        """What is announced by now."""
+    def read_point(self, node: int, group: int, known: int, point: int) -> None:
+        """A read that began when `known` was announced has got this point."""
+    def publish(self, node: int, group: int, changed: bool) -> None:
+        """The node's turn ends; the group is published anew if it is said to have changed, and the
+        first time. One node of a test only."""
+    def point_while_chosen(self, node: int, group: int, through: int) -> int | None:
+        """A read point at a clock; while that is looked at, a turn ends with more chosen."""

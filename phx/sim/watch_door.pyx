@@ -15,12 +15,33 @@ from phx._core.engine cimport (
     engine_start,
 )
 from phx._core.native cimport *
+from phx._core.published cimport (
+    POINT_OK, Published, publish, published_new, published_point, published_unref,
+)
 from phx._core.state cimport (
     Engine, EngineOptions, Lead, ROLE_LEADING, Replica, find_group,
 )
 from phx._core.window cimport Slot, window_slot
 from phx.sim.invariants cimport *
 from phx.sim.watch_kept cimport *
+from phx.sim.watch_reads cimport watch_announced, watch_published, watch_read_point
+
+
+cdef struct Meanwhile:
+    Published* published
+    Engine* engine
+    u32 group
+    u64 through
+
+
+# A clock; while it is looked at, the poll thread ends a turn.
+cdef u64 publish_meanwhile(void* context) noexcept nogil:
+    cdef Meanwhile* m = <Meanwhile*>context
+    cdef vector[u32] some
+    some.push_back(m.group)
+    find_group(m.engine, m.group).chosen_through = m.through
+    publish(m.published, m.engine, &some)
+    return 1
 
 
 cdef class WatchDoor:
@@ -39,6 +60,7 @@ cdef class WatchDoor:
         cdef u32 node
         for node in range(1, self.n_nodes + 1):
             self.drop(node)
+        published_unref(self.published)
         watch_free(self.watch)
 
     cdef void options(self, u32 node, EngineOptions* out) noexcept:
@@ -246,3 +268,38 @@ cdef class WatchDoor:
         for i in range(e.options.n_members):
             e.peers[i].lease_until_us = lease_us
         e.lease_version += 1
+
+    # --- read points
+
+    def read_began(self, u32 group):
+        return self.watch.known[group]
+
+    def announced(self, u32 group, u64 through):
+        watch_announced(self.watch, group, through)
+
+    def read_point(self, u32 node, u32 group, u64 known, u64 point):
+        watch_read_point(self.watch, node, group, known, point)
+
+    def publish(self, u32 node, u32 group, bint changed):
+        cdef vector[u32] some
+        cdef u32 other
+        if self.published == NULL:
+            self.published = published_new(self.n_groups)
+            for other in range(self.n_groups):
+                some.push_back(other)
+        elif changed:
+            some.push_back(group)
+        publish(self.published, self.engine_of(node), &some)
+        watch_published(self.watch, node, self.published, group)
+
+    def point_while_chosen(self, u32 node, u32 group, u64 through):
+        cdef Meanwhile meanwhile
+        cdef u64 point = 0
+        meanwhile.published = self.published
+        meanwhile.engine = self.engine_of(node)
+        meanwhile.group = group
+        meanwhile.through = through
+        if published_point(self.published, group, publish_meanwhile, &meanwhile,
+                           &point) != POINT_OK:
+            return None
+        return point

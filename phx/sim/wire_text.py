@@ -51,7 +51,7 @@ KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
          ["first_seq", "incarnation", "count", "verdict", "leader", "attempt", "_"]),
     14: ("Transfer", struct.Struct("<"), []),
     15: ("Heartbeat", struct.Struct("<QQQIIII"),
-         ["seq", "version", "base", "incarnation", "lease_us", "count", "_"]),
+         ["seq", "version", "base", "incarnation", "lease_us", "count", "priority"]),
     16: ("HeartbeatAck", struct.Struct("<QQIIII"),
          ["seq", "version", "lease_us", "count", "incarnation", "_"]),
     17: ("Rejoin", struct.Struct("<Q"), ["chosen"]),

@@ -68,7 +68,6 @@ cdef class World:
     cdef void count_torn(self, Host host)
     cdef bint bring_up(self, Host host) except -1
     cdef void bring_down(self, Host host, bint power)
-    cdef void fail_calls(self, Host host)
     cdef void check_failed(self)
     cdef Host host_of(self, node)
 

@@ -110,6 +110,8 @@ class World:
     def settle(self, node: int) -> None: ...
     def transfer(self, node: int, group: int, to: int) -> None:
         """Have a node give the leadership of a group to another, 0: to any; if it leads."""
+    def priority(self, node: int, priority: int) -> None:
+        """How much it wants to lead from now on, in this life."""
     def resign(self, node: int) -> None: ...
     def heal(self, node: int) -> None:
         """Links from and to it, clock rate, pace, disk limits as they were at first."""

@@ -11,20 +11,22 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport ItemHeader
-from phx._core.engine cimport engine_group_status, engine_resign, engine_submit, engine_transfer
+from phx._core.engine cimport (
+    engine_group_status, engine_priority, engine_resign, engine_submit, engine_transfer,
+)
 from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
-from phx._core.state cimport EngineCounters, GroupStatus
+from phx._core.state cimport GroupStatus
 from phx.sim.agenda cimport *
 from phx.sim.chance cimport *
 from phx.sim.clock cimport clock_set, clock_shows
 from phx.sim.catchup cimport task
 from phx.sim.damage cimport flip_record
-from phx.sim.handing cimport answer, apply, stop
+from phx.sim.handing cimport answer, apply, fail_calls, stop
 from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, Pace, find_flow
 from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
-    watch_submitted, watch_submitting, watch_verdict,
+    watch_submitted, watch_submitting,
 )
 from phx.sim.network cimport (
     arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us,
@@ -37,6 +39,7 @@ from phx.sim.keeping import Keeping
 from phx.sim.pipes import Net
 from phx.sim.providing import Provider
 from phx.sim.settings import LIMITS, LINK, PACE
+from phx.sim.handing import UNKNOWN, VERDICTS
 from phx.sim.storage import SettledStore
 from phx.sim.trimming import Trimming
 from phx.sim.violation import Violation
@@ -44,13 +47,6 @@ from phx.sim.violation import Violation
 cdef u64 FULL_CHECK_STEPS = 400
 cdef u64 CLOCK_PPM_OFF = 50000       # two clocks so far off differ by less than an eighth
 cdef u64 LEASES_SETTLE_US = 5000000  # after a clock was out of bounds
-
-VERDICTS = {
-    1: "timed out, rejected", 2: "timed out, unknown", 3: "overloaded", 4: "not leader",
-    5: "stopped, rejected", 6: "stopped, unknown", 7: "no quorum", 8: "poisoned, rejected",
-    9: "poisoned, unknown",
-}
-UNKNOWN = frozenset({2, 6, 9})
 
 TRACE_EVENTS = 4000
 
@@ -307,8 +303,8 @@ cdef class World:
                         transmit(self, host, &item, <u32>peer)
             block_unref(item.frame)
         host.ready.clear()
-        if host.failed:
-            self.fail_calls(host)
+        if host.failed or host.halted:
+            fail_calls(host)
 
     # --- life and death
 
@@ -365,21 +361,6 @@ cdef class World:
         self.power_next.pop(host.index, None)
         host.crash(power)
         self.net.died(host.node)
-
-    # Callers whose values will not be waited for any longer.
-    cdef void fail_calls(self, Host host):
-        cdef u64 key
-        failed = host.failed
-        host.failed = []
-        for group, first, count, verdict in failed:
-            for sequence in range(first, first + count):
-                key = <u64>group << 48 | <u64>sequence
-                call = host.waiting.pop(key, None)
-                if call is None:
-                    watch_fail(self.watch, b"U8", b"a verdict on a value that nobody waits for")
-                    return
-                watch_verdict(self.watch, call.op, verdict not in UNKNOWN)
-                call.failed(self.agenda.now_us, verdict)
 
     # --- callers
 
@@ -458,16 +439,14 @@ cdef class World:
         }, settings, "setting of a link"))
 
     def apart(self, a, b, bint apart):
-        cdef Host one = self.host_of(a)
-        cdef Host other = self.host_of(b)
+        cdef Host one = self.host_of(a), other = self.host_of(b)
         link_of(self, one.index, other.index).apart = apart
         link_of(self, other.index, one.index).apart = apart
         if apart:
             self.reset(a, b)
 
     def reset(self, a, b):
-        cdef Host one = self.host_of(a)
-        cdef Host other = self.host_of(b)
+        cdef Host one = self.host_of(a), other = self.host_of(b)
         hang_up(self, one, other.index, False)
         hang_up(self, other, one.index, False)
         self.net.cut(a, b)
@@ -590,6 +569,12 @@ cdef class World:
             engine_transfer(host.engine, group, to)
             host.poke()
 
+    def priority(self, node, u32 priority):
+        cdef Host host = self.host_of(node)
+        if host.engine != NULL:
+            engine_priority(host.engine, priority)
+            host.poke()
+
     def resign(self, node):
         cdef Host host = self.host_of(node)
         if host.engine != NULL:
@@ -611,8 +596,7 @@ cdef class World:
         host.disk.set_bytes_max(0)
         host.keeping.heal()
         if not host.disk.state.dead:
-            host.disk.state.crash_operation = 0
-            host.disk.state.fail_after = 0
+            host.disk.state.crash_operation = host.disk.state.fail_after = 0
 
     # --- questions
 
@@ -650,21 +634,17 @@ cdef class World:
 
     def counters(self):
         cdef Host host
-        cdef EngineCounters counters
         total = {}
         for host in self.hosts:
             if host.engine != NULL:
                 host.count()
-            counters = host.engine_totals
-            for part in (counters, host.counts):
+            for part in (host.engine_totals, host.counts):
                 for name, value in part.items():
                     total[name] = total.get(name, 0) + value
             if host.engine != NULL:
                 host.uncount()
-            for name, value in host.keeping.counts.items():
-                name = "checkpoints_" + name
-                total[name] = total.get(name, 0) + value
-            for part in (host.fetching.counts, host.trimming.counts):
+            kept = {"checkpoints_" + name: value for name, value in host.keeping.counts.items()}
+            for part in (kept, host.fetching.counts, host.trimming.counts):
                 for name, value in part.items():
                     total[name] = total.get(name, 0) + value
         total.update(self.counts)
@@ -672,8 +652,7 @@ cdef class World:
         total["values_decided"] = self.watch.ref.values_decided
         total["noops_decided"] = self.watch.ref.noops_decided
         total["late_decisions"] = self.watch.ref.late_decisions
-        total["steps"] = self.agenda.steps
-        total["checks"] = self.watch.checks
+        total.update(steps=self.agenda.steps, checks=self.watch.checks)
         return total
 
     def digest(self):

@@ -183,6 +183,8 @@ class Replay:
                 self.engine.poison()
             case Kind.PRESSURE:
                 self.engine.pressure(t.first)
+            case Kind.PRIORITY:
+                self.engine.priority(t.first)
             case Kind.RESIGN:
                 self.engine.resign()
             case _:

@@ -69,6 +69,7 @@ class Kind(IntEnum):
     CEILING = 37
     SUSPECT = 38
     TRANSFER = 40
+    PRIORITY = 41
     TURN = 48
     SENDING = 64
     OPENED = 65

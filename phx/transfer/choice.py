@@ -66,12 +66,15 @@ def lowest_floor(offers: Mapping[int, Offer], chosen: int) -> int:
     return min((one.floor for one in offers.values() if one.floor > chosen + 1), default=1)
 
 
-def own_to_install(found: Iterable[Manifest], *, chosen: int, floor: int) -> Manifest | None:
+def own_to_install(
+    found: Iterable[Manifest], *, applied: int, chosen: int, floor: int
+) -> Manifest | None:
     """Of the checkpoints that are here already, newest first, the one that would do: it is beyond
-    `chosen`, and the log goes on from it that begins at `floor`. It may be what is applied, and
-    what the engine does not know to be chosen."""
+    `chosen`, and the log goes on from it that begins at `floor`. It may be what is `applied`, and
+    what the engine does not know to be chosen; a light one has to be."""
     for one in found:
-        if one.frontier > chosen and one.frontier + 1 >= floor and not one.light:
+        here = not one.light or one.frontier <= applied
+        if one.frontier > chosen and one.frontier + 1 >= floor and here:
             return one
     return None
 

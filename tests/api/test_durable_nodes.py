@@ -469,7 +469,7 @@ def test_a_damaged_machine_is_put_aside_and_restored(run_once, tmp_path, kind, w
             machine = node.group(0).machine()
             assert machine.digest() == grown_digest(10, 6)
             assert len(machine.instances) == (6 if taken else 16)
-        assert "machine 0 is put aside" in caplog.text
+        assert "the files of machine 0 are damaged" in caplog.text
         (aside,) = (config.dir / "quarantine").iterdir()
         assert aside.name.startswith("machine-0.0-")
         assert (aside / "0.0" / "current").exists() == (what != "lost current")

@@ -1,7 +1,11 @@
 """A journal that is lost or damaged: the node starts without it, and votes when that is safe."""
 
+import errno
+import re
 import shutil
 import socket
+from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +14,8 @@ import pytest
 import phx
 from phx import errors
 from phx.store import Store
-from phx.store_facts import CEILING_STEP, Facts, read, unpack, write
+from phx.store_facts import CEILING_STEP, SPARE_LIVES, Facts, join, read, unpack, write
+from phx.verify import examine
 
 from .cluster import Journal, all_applied, cluster, config_of, introduce, until
 
@@ -204,6 +209,7 @@ def test_a_store_that_knows_nothing_or_too_little_learns_it_before_the_node_vote
         store = Store.open(config.dir / "store", cluster=config.cluster_id, node=1)
         with store._transaction() as txn:
             txn.delete(b"facts", db=store._meta)
+            txn.delete(b"facts.copy", db=store._meta)
         store.close()
         async with phx.Node(config, Journal) as node:
             await node.group(0).propose(b"z")
@@ -216,8 +222,107 @@ def test_a_store_that_knows_nothing_or_too_little_learns_it_before_the_node_vote
     run_once(main())
 
 
+def facts_bytes(config: phx.Config) -> list[int]:
+    """Where the copies of the facts begin in the file of the store."""
+    facts = facts_of(config)
+    assert facts is not None
+    data = (config.dir / "store" / "data.mdb").read_bytes()
+    return [one.start() for one in re.finditer(re.escape(facts.pack()), data)]
+
+
+def flip(config: phx.Config, places: Iterable[int]) -> None:
+    with (config.dir / "store" / "data.mdb").open("r+b") as opened:
+        for at in places:
+            opened.seek(at)
+            (byte,) = opened.read(1)
+            opened.seek(at)
+            opened.write(bytes([byte ^ 0x10]))
+
+
+@pytest.fixture
+def closed_alone(run_once, tmp_path):
+    """The configuration of a node, the only one, that is closed and has chosen something."""
+    config = config_of(tmp_path, 1, nodes=1)
+
+    async def main():
+        async with phx.Node(config, Journal, bootstrap=True) as node:
+            await node.group(0).propose(b"x")
+
+    run_once(main())
+    return config
+
+
+async def opened_once(config: phx.Config) -> dict[str, object]:
+    """Of the status, what it says of damage."""
+    async with phx.Node(config, Journal) as node:
+        await node.group(0).propose(b"y")
+        assert node.group(0).machine().values == [b"x", b"y"]
+        return node.status().damage
+
+
+def test_a_flipped_byte_of_the_facts_is_found_and_the_node_starts(run_once, closed_alone):
+    config = closed_alone
+    before = facts_of(config)
+    length = len(before.pack())
+    copies = facts_bytes(config)
+    assert len(copies) >= 2
+    data = config.dir / "store" / "data.mdb"
+    sound = data.read_bytes()
+    named = [0, 0]
+    for at in range(length):
+        for copy in copies:
+            flip(config, [copy + at])
+            found = [one.what for one in examine(config.dir, whole=False).findings]
+            # (Pages of former transactions have copies, too: there it means nothing.)
+            assert facts_of(config) == before
+            assert all("lives" in one for one in found)
+            named[bool(found)] += 1
+            data.write_bytes(sound)
+    assert named == [(len(copies) - 2) * length, 2 * length]
+    newest = [at for at in copies if found_with(config, at)]
+    flip(config, [newest[0] + 9])
+    assert "both are written anew" in str(run_once(opened_once(config))["last"])
+    assert examine(config.dir, whole=True).findings == []
+    after = facts_of(config)
+    assert after.ceiling == before.ceiling
+    assert after.incarnation == before.incarnation + 1
+
+
+def found_with(config: phx.Config, at: int) -> bool:
+    flip(config, [at])
+    found = examine(config.dir, whole=False).findings
+    flip(config, [at])
+    return bool(found)
+
+
+def test_without_any_whole_copy_a_whole_journal_says_it(run_once, closed_alone):
+    config = closed_alone
+    before = facts_of(config)
+    flip(config, [at + 20 for at in facts_bytes(config)])
+    with pytest.raises(errors.Damaged):
+        facts_of(config)
+    assert examine(config.dir, whole=False).findings
+    damage = run_once(opened_once(config))
+    assert damage["found"] == 1
+    assert "made anew" in str(damage["last"])
+    after = facts_of(config)
+    assert after.incarnation == before.incarnation + 1
+    assert after.ceiling >= CEILING_STEP
+
+
+@pytest.mark.parametrize("how", [lose, damage])
+def test_without_any_whole_copy_and_without_a_journal_it_says_what_to_do(
+    run_once, closed_alone, how
+):
+    config = replace(closed_alone, checkpoints=replace(closed_alone.checkpoints, **REJOIN))
+    flip(config, [at + 20 for at in facts_bytes(config)])
+    how(config)
+    with pytest.raises(errors.Damaged, match="put another node in its place"):
+        run_once(opened_once(config))
+
+
 def test_facts_survive_their_bytes_and_no_flipped_one():
-    facts = Facts(7, 3, 2, 800_000, (0, 5), {2: b"b" * 16, 1: b"a" * 16})
+    facts = Facts(7, 3, 2, 800_000, (0, 5), {2: b"b" * 16, 1: b"a" * 16}, 9, 2)
     packed = facts.pack()
     assert unpack(packed, Path("x")) == facts
     for at in range(len(packed)):
@@ -234,3 +339,109 @@ def test_a_ceiling_is_only_raised_and_stays_below_the_last_counter():
     facts = Facts(ceiling=9)
     assert facts.raised(3).ceiling == 9
     assert facts.raised(1 << 60).ceiling == (1 << 44) - 1
+
+
+def test_copies_that_differ_say_the_greater_of_each():
+    one = Facts(7, 3, 2, 800_000, (0, 5), {2: b"b" * 16}, 9, 0)
+    other = Facts(8, 2, 0, 900_000, (1,), {1: b"a" * 16}, 9, 2)
+    both, wrong = join([one.pack(), other.pack()], Path("x"))
+    assert both == Facts(8, 3, 2, 900_000, (0, 1, 5), {1: b"a" * 16, 2: b"b" * 16}, 9, 2)
+    assert "differ" in wrong
+    assert join([None, one.pack()], Path("x"))[0] == one
+    assert join([None, None], Path("x")) == (None, "")
+    with pytest.raises(errors.Damaged):
+        join([None, b"rubbish"], Path("x"))
+
+
+def test_a_life_after_a_loss_is_none_that_the_lost_journal_alone_knew():
+    facts = Facts(incarnation=3).next_life(above=0, lease_us=5, groups=(0,))
+    assert (facts.incarnation, facts.spare) == (4, 4 + SPARE_LIVES)
+    spare = facts.spare_life(above=6, lease_us=5, groups=(0,))
+    assert spare is not None
+    assert spare.incarnation == 7
+    assert facts.spare_life(above=facts.spare - 1, lease_us=5, groups=(0,)) is not None
+    for more in ({"above": facts.spare}, {"lease_us": 6}, {"groups": (0, 1)}):
+        assert facts.spare_life(**{"above": 4, "lease_us": 5, "groups": (0,), **more}) is None
+    lost = facts.found_lost()
+    assert lost.lost == lost.incarnation == facts.spare + 1
+
+
+@contextmanager
+def full_disk(monkeypatch):
+    """As a full disk answers whoever writes a small value."""
+
+    def no_room(store, values):
+        raise store._write_failed(OSError(errno.ENOSPC, "No space left on device"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_put_meta", no_room)
+        yield
+
+
+async def life_of(config: phx.Config) -> int:
+    async with phx.Node(config, Journal) as node:
+        await node.group(0).propose(b"y")
+        return node.status().incarnation
+
+
+def test_a_full_disk_keeps_no_node_down_for_a_few_lives(run_once, closed_alone, monkeypatch):
+    config = closed_alone
+    before = facts_of(config)
+    with full_disk(monkeypatch):
+        lives = [run_once(life_of(config)) for _ in range(SPARE_LIVES)]
+        assert lives == list(range(2, 2 + SPARE_LIVES))
+        with pytest.raises(errors.StoreError, match="No space left"):
+            run_once(life_of(config))
+    assert facts_of(config) == before
+    assert examine(config.dir, whole=True).findings == []
+    assert run_once(life_of(config)) == 2 + SPARE_LIVES
+    after = facts_of(config)
+    assert after.incarnation == 2 + SPARE_LIVES
+    assert after.spare == after.incarnation + SPARE_LIVES
+
+
+def test_what_a_spare_life_needs_is_said_when_there_is_room(run_once, closed_alone, monkeypatch):
+    config = closed_alone
+
+    async def main():
+        with full_disk(monkeypatch):
+            node = phx.Node(config, Journal)
+            await node.open()
+            assert node.status().incarnation == 2
+            assert facts_of_open(node).incarnation == 1
+        await until(lambda: facts_of_open(node).incarnation == 2, seconds=60)
+        await node.close()
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("how", [lose, damage])
+def test_a_full_disk_is_no_reason_to_start_without_a_journal(
+    run_once, closed_alone, monkeypatch, how
+):
+    config = replace(closed_alone, checkpoints=replace(closed_alone.checkpoints, **REJOIN))
+    how(config)
+    with full_disk(monkeypatch), pytest.raises(errors.StoreError, match="No space left"):
+        run_once(life_of(config))
+    assert not (config.dir / "quarantine").exists()
+
+
+def test_a_journal_lost_after_spare_lives_is_followed_by_none_of_them(
+    run_once, tmp_path, monkeypatch
+):
+    async def main():
+        async with cluster(tmp_path, checkpoints=REJOIN) as nodes:
+            await nodes[0].group(0).propose(b"x")
+            await all_applied(nodes)
+            config = nodes[1].config
+            await nodes[1].close()
+            with full_disk(monkeypatch):
+                for life in range(2, 4):
+                    async with phx.Node(config, Journal) as again:
+                        assert again.status().incarnation == life
+            lose(config)
+            async with phx.Node(config, Journal) as again:
+                assert suspects(again) == [0, 1]
+                assert again.status().incarnation > 3
+
+    run_once(main())

@@ -7,7 +7,7 @@ import pytest
 
 from phx import blocking, errors
 from phx.machines import Counter, KeyValue, Leases
-from phx.machines.lease import Granted, encode_acquire, encode_release
+from phx.machines.lease import Belief, Granted, encode_acquire, encode_release
 
 from .cluster import all_applied, cluster, config_of
 
@@ -190,3 +190,105 @@ def test_a_blocking_node_takes_the_commands(tmp_path):
         assert not lease.held
         assert not lease.renew()
         assert group.machine().get("job") is None
+
+
+# --- leases that renew themselves
+
+
+def test_a_kept_lease_lasts_until_it_is_released(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, Leases) as nodes:
+            async with (await nodes[0].group(0).lease("job", 0.4)).keep() as lease:
+                since = time.monotonic()
+                while time.monotonic() < since + 2:
+                    assert lease.held
+                    await asyncio.sleep(0.01)
+                assert lease.keep() is lease
+                with pytest.raises(errors.TimedOut):
+                    await nodes[1].group(0).lease("job", 1, timeout=0.1)
+            assert not lease.held
+            other = await nodes[1].group(0).lease("job", 60, timeout=5)
+            await asyncio.sleep(0.6)
+            assert other.held
+            assert not lease.held
+
+    run(main())
+
+
+def test_one_that_nobody_refers_to_any_more_runs_out(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, Leases) as nodes:
+            lease = (await nodes[0].group(0).lease("job", 0.3)).keep()
+            await asyncio.sleep(0.5)
+            assert lease.held
+            del lease
+            await nodes[1].group(0).lease("job", 0.3, timeout=5)
+
+    run_once(main())
+
+
+def test_a_kept_lease_is_lost_when_nothing_can_be_chosen(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, Leases) as nodes:
+            lease = (await nodes[0].group(0).lease("job", 0.4)).keep()
+            await asyncio.gather(nodes[1].close(), nodes[2].close())
+            since = time.monotonic()
+            while lease.held:
+                assert time.monotonic() < since + 5
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            assert not lease.held
+
+    run_once(main())
+
+
+def test_a_kept_lease_that_somebody_else_has_is_over(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, Leases, nodes=1) as (node,):
+            group = node.group(0)
+            lease = (await group.lease("job", 0.6)).keep()
+            await group.propose(encode_release("job", lease.token))
+            await group.lease("job", 60)
+            await asyncio.sleep(0.4)  # its first renewal comes after a third
+            assert not lease.held
+
+    run_once(main())
+
+
+def test_blocking_leases_are_kept_by_a_thread(tmp_path):
+    with blocking.Node(config_of(tmp_path, 1, 1), Leases, bootstrap=True) as node:
+        node.wait_ready()
+        with node.group(0).lease("job", 0.3).keep() as lease:
+            since = time.monotonic()
+            while time.monotonic() < since + 1.5:
+                assert lease.held
+                time.sleep(0.01)
+            assert lease.keep()._keeper.name == "phx-lease"
+        assert not lease.held
+        lease._keeper.join(5)
+        assert not lease._keeper.is_alive()
+        dropped = node.group(0).lease("job", 0.2).keep()
+        keeper = dropped._keeper
+        del dropped
+        keeper.join(5)
+        assert not keeper.is_alive()
+
+
+def test_when_a_lease_is_renewed_by_itself():
+    now = [0]
+    lease = Belief(0, lambda: now[0], "job", "me")
+    assert lease.renew_in_s() is None
+    lease._acquired(Granted(1), 0, 30_000_000)
+    assert lease.renew_in_s() == pytest.approx(10)
+    now[0] = 4_000_000
+    assert lease.renew_in_s() == pytest.approx(6)
+    now[0] = 10_000_000  # it is due, or the attempt failed
+    assert lease.renew_in_s() == pytest.approx(30 / 16)
+    now[0] = 29_000_000
+    assert lease.renew_in_s() == pytest.approx(1)
+    now[0] = 30_000_000
+    assert lease.renew_in_s() is None
+    lease._renewed(True, 29_500_000, 30_000_000)
+    assert lease.renew_in_s() == pytest.approx(9.5)
+    lease._ended()
+    assert lease.renew_in_s() is None

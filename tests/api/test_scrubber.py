@@ -225,7 +225,7 @@ def test_a_restart_goes_on_where_it_was(lab, monkeypatch):
     assert again.ended_us > 0
     assert again.step() > 3500
     assert one.again(round_s=0.0).step() < 1.0  # and when its time has come it begins anew
-    one.store.remember(scrubber.NAME, b"nonsense")
+    one.store.remember({scrubber.NAME: b"nonsense"})
     assert one.again().place == Place(PAGES)
 
 
@@ -260,7 +260,7 @@ def test_a_node_puts_a_damaged_checkpoint_aside_and_takes_another(run_once, made
             node._room._snapshots._idle_s = 0.0
             await node.group(1).checkpoint()  # it wakes the thread
             await until(lambda: node.status().damage["found"] == 1)
-            assert "a checkpoint is damaged" in node.status().damage["last"]
+            assert "a damaged checkpoint" in node.status().damage["last"]
             one._round_s = 3600.0
             await until(lambda: node.status().checkpoints["taken"] == 2)
             aside = list((config.dir / "quarantine").rglob("manifest"))

@@ -179,3 +179,12 @@ def test_a_long_row_does_not_begin_without_room(
     run._check_room(Case(seconds=10), tmp_path)
     with pytest.raises(run.DiskFull, match="20 GB are free"):
         run._check_room(Case(seconds=90), tmp_path)
+
+
+def test_reads_under_a_lease_are_measured_at_leaders_and_by_themselves() -> None:
+    assert problem(Case(reads="stale", at="any")) == ""
+    assert problem(Case(reads="lease")) == ""
+    for case in (Case(reads="lease", at="any"), Case(reads="linearizable", at="follower")):
+        assert "at leaders" in problem(case)
+    assert "by themselves" in problem(Case(reads="stale", rate=100))
+    assert Case(reads="lease", groups=2, inflight=5).label == "2 groups, read lease, 5 open"

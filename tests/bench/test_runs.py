@@ -55,3 +55,17 @@ def test_rows_are_shares_of_a_limit_that_is_measured_just_before(
     assert result["limits"][0]["inflight"] == 1
     assert said.notes.index("the limit") < said.notes.index(f"{case.label}: starting 3 processes")
     assert any("p50/limit" in table.columns for table in tables(result))
+
+
+@pytest.mark.parametrize(("mode", "at"), [("propose", "leader"), ("propose_many", "any")])
+def test_rows_of_reads_count_reads_and_sync_nothing(mode: str, at: str, tmp_path: Path) -> None:
+    reads = "lease" if at == "leader" else "stale"
+    case = Case(groups=3, inflight=30, mode=mode, at=at, reads=reads, seconds=1, warmup=0.7)
+    result = run.run(run.Options([case], tmp_path), Said())
+    (row,) = result["rows"]
+    assert row["verified"]
+    assert (row["values_per_s"], row["rejected"], row["acknowledged"]) == (0, 0, 0)
+    assert row["reads_per_s"] == row["measured"] / 1
+    assert row["reads_per_s"] > 1000
+    assert row["syncs"] == 0
+    assert any("reads/s" in table.columns for table in tables(result))

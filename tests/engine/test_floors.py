@@ -428,11 +428,51 @@ def test_nor_does_one_that_cannot_read_what_it_has() -> None:
     trim(s, 1, 5)
     s.connect(1, 3)
     s.connect(2, 3)
+    assert told_though_unreadable(s, 2, [3], 6) == {3: (0, 1, 5)}
+
+
+def test_nor_does_a_leader_that_cannot_read_what_it_has() -> None:
+    """Its watermarks come all the time, and each has it asked first."""
+    s = lagging(6)
+    trim(s, 2, 5)
+    s.connect(1, 3)
+    s.connect(2, 3)
+    assert told_though_unreadable(s, 1, [3], 6) == {3: (0, 2, 5)}
+    asked = [line for line in s.said("LearnAsk") if line.startswith("3→")]
+    assert len(asked) <= 40  # in 10 s: nobody is asked in a circle without a pause
+
+
+def test_nor_do_others_that_lag_and_a_leader_that_cannot_read_what_it_has() -> None:
+    """Five, two behind: each finds out, though what it asks first is the leader, then the other."""
+    s = Script(nodes=5)
+    leader = led(s)
+    *lost, near, far = [n for n in s.nodes if n != leader]
+    for n in lost:
+        for other in (leader, near, far):
+            s.disconnect(other, n)
+    for number in range(6):
+        s.submit(leader, b"%d" % number)
+        s.flow()
+    s.pass_time(SECOND)
+    for n in (near, far):
+        trim(s, n, 5)
+    for n in lost:
+        for other in (leader, near, far):
+            s.connect(other, n)
+    found = told_though_unreadable(s, leader, lost, 6)
+    assert found in (dict.fromkeys(lost, (0, near, 5)), dict.fromkeys(lost, (0, far, 5)))
+
+
+def told_though_unreadable(
+    s: Script, damaged: int, lost: list[int], chosen: int
+) -> dict[int, tuple[int, int, int]]:
+    """Ten seconds in which `damaged` cannot read what the others ask it for: what each was told."""
     for _ in range(100):
-        s.pass_time(100_000, unless=lambda m: m.name == "LearnAsk" and m.dest == 2)
-        if s.drop("3→2", "LearnAsk"):
-            s.put(2, 3, encode("Learn", 0, 0, first=1, chosen=6, floor=1))
-    assert belows(s, 3)[-1] == (0, 1, 5)
+        s.pass_time(100_000, unless=lambda m: m.name == "LearnAsk" and m.dest == damaged)
+        for n in lost:
+            if s.drop(f"{n}→{damaged}", "LearnAsk"):
+                s.put(damaged, n, encode("Learn", 0, 0, first=1, chosen=chosen, floor=1))
+    return {n: belows(s, n)[-1] for n in lost if belows(s, n)}
 
 
 def test_a_lower_floor_that_rises_is_told_as_it_is() -> None:

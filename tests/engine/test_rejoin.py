@@ -304,6 +304,87 @@ def test_it_does_not_ask_for_what_its_ceiling_forbids() -> None:
     assert s.suspects() == []
 
 
+def test_it_takes_no_group_from_a_pair_of_which_one_could_not_follow() -> None:
+    """3 cannot raise its ceiling, which the ballot of the rejoin is above: with 1 bound by that
+    ballot, nobody would be left whom 3 can follow."""
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    s.stuck.add(3)
+    assert led(s, 60) == 600
+    s.submit(1, b"v")
+    s.pass_time(SECOND)
+    assert s.status(1)["chosen_through"] >= 1
+    assert s.status(3)["chosen_through"] == s.status(1)["chosen_through"]
+    assert s.engines[1].counters()["transfers"] == 0
+    assert s.suspects() == [2]
+    s.stuck.clear()
+    s.pass_time(10 * SECOND)
+    assert s.suspects() == []
+    assert [b"v"] in s.values(2)
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_nor_when_nobody_leads_for_a_while(power: bool) -> None:
+    """It campaigns then, as anybody does."""
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    s.stuck.add(3)
+    s.pass_time(3 * SECOND)
+    s.crash(1, power=power)
+    s.pass_time(10 * SECOND)
+    assert not [line for line in s.said("Prepare") if line.startswith("2→")]
+    s.restart(1)
+    s.pass_time(10 * SECOND)
+    s.submit(1, b"v")
+    s.pass_time(2 * SECOND)
+    assert [b"v"] in s.values(1)
+    assert [b"v"] in s.values(3)
+    assert s.suspects() == [2]
+    s.stuck.clear()
+    s.pass_time(20 * SECOND)
+    assert s.suspects() == []
+
+
+def test_nor_by_a_transfer_that_it_did_not_ask_for() -> None:
+    """Balance hands over to whoever should lead and has caught up."""
+    s = Lossy()
+    number = s.elect(1)
+    s.lose_journal(2)
+    s.stuck.add(3)
+    s.pass_time(3 * SECOND)
+    s.waiting.clear()
+    mark = len(s.lines)
+    s.put(1, 2, encode("Transfer", 0, number))
+    assert [m.name for m in s.waiting if m.source == 2 and m.dest == 1] == ["Refuse"]
+    assert not s.said("Prepare", since=mark)
+
+
+def test_of_five_two_that_cannot_follow_are_waited_for() -> None:
+    s = Lossy(nodes=5)
+    s.elect(5)
+    s.lose_journal(2)
+    s.stuck |= {3, 4}
+    assert led(s, 30) == 300
+    assert s.suspects() == [2]
+    s.stuck.discard(4)  # three others can: 1, 4 and 5
+    s.pass_time(10 * SECOND)
+    assert s.suspects() == []
+    s.submit(2, b"v")
+    s.pass_time(2 * SECOND)
+    assert [b"v"] in s.values(1)
+
+
+def test_a_prevote_of_an_impossible_ballot_raises_no_ceiling() -> None:
+    s = Lossy()
+    s.keeps = False
+    s.elect(1)
+    s.put(3, 2, encode("PreVote", 0, ballot(1 << 43, 3), chosen=0))
+    assert not [e for e in s.events[2] if e[0] == 6]
+    assert s.engines[2].counters()["hostile_messages"] == 1
+
+
 def test_a_transfer_above_the_ceiling_is_refused_at_once() -> None:
     s = Lossy()
     number = s.elect(1)
@@ -453,6 +534,8 @@ def test_journals_are_lost_at_random_and_every_claim_holds(seed: int) -> None:
         c.run(dice.randrange(120_000))
     c.heal_all()
     c.faults = Faults()
-    c.run_until(lambda: c.even() and not list(c.suspects()), 120 * SECOND)
+    c.run_until(
+        lambda: all(map(c.alive, c.nodes)) and c.even() and not list(c.suspects()), 120 * SECOND
+    )
     assert losses
     assert c.checker.rejoins  # type: ignore[attr-defined]

@@ -29,12 +29,14 @@ from phx.node.doctor import Doctor
 from phx.node.folder import Folder
 from phx.store import Floor
 from phx.store_folder import read_identity
-from phx.verify import examine
+from phx.verify import content_findings, examine
 from tests.api.cluster import config_of
+from tests.durable.durable_lab import KINDS, feed
 
 STEP = int(os.environ.get("PHX_SWEEP_STEP", "0"))
 QUIET = {"interval_instances": 0, "interval_us": 0, "scrub_bytes_per_s": 0}
 HEADER = 4096
+LAST = 300  # instance of a durable machine
 SPARE_BYTES = 512  # of zeros behind the last record, that are flipped as well
 
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(1000 if STEP else 120)]
@@ -228,6 +230,46 @@ def test_each_byte_of_the_checkpoints(small: Small, room: Path) -> None:
             path.write_bytes(sound)
     assert examine(folder, whole=True).findings == []
     assert sum(map(len, Catalog.scan(files, ROOT).values())) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_byte_of_the_files_of_a_durable_machine(kind: str, room: Path) -> None:
+    """LMDB and SQLite checksum nothing: what a key or a value holds may change, and nobody sees it.
+    All else is named, above all the number of the applied instance; a machine that opens on what
+    is not named has no other one."""
+    folder = room / "machine"
+    machine = KINDS[kind]()
+    assert machine.open(folder) == 0
+    feed(machine, 1, LAST)
+    machine.commit(LAST)
+    whole = machine.digest()
+    machine.close()
+    (file,) = (path for path in folder.iterdir() if path.suffix in (".mdb", ".db")
+               and path.name != "lock.mdb")  # fmt: skip
+    sound = file.read_bytes()
+    assert list(content_findings(file)) == []
+    named = same = other = refused = 0
+    for at in steps(len(sound), 61, begin=1):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        file.write_bytes(flipped(sound, at))
+        if list(content_findings(file)):
+            named += 1
+            continue
+        machine = KINDS[kind]()
+        try:
+            assert machine.open(folder) == LAST, at
+            if machine.digest() == whole:
+                same += 1
+            else:
+                other += 1
+        except (ValueError, TypeError):  # of the machine's own: a key that is no number
+            refused += 1
+        finally:
+            machine.close()
+    print(f"{kind}: {named} named, {same} mean nothing, {other} other state, {refused} unreadable")
+    assert named > 0
+    assert same > 0
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """phx torture finds what it is there to find; its seed decides the schedule; it cleans up."""
 
+import asyncio
 import itertools
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +16,23 @@ from typing import Any
 
 import pytest
 
+import phx
 from phx.errors import NotBootstrapped
+from phx.machines import KeyValue
+from phx.machines.kv import encode_set
+from phx.node.rejoining import Loss, look
+from phx.store import Store
+from phx.store_facts import forget
+from phx.store_folder import read_identity
 from phx.testing.torture.clients import ACKNOWLEDGED, DAMAGED, REJECTED, UNKNOWN, Record
 from phx.testing.torture.disks import SmallDisk
+from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
 from phx.testing.torture.machine import APPENDS, Appends, Damaged, encode_append, token_of, value_of
 from phx.testing.torture.run import OPTIONS, Options, eras
-from phx.testing.torture.schedule import KINDS, NETWORK, Episode, episodes
+from phx.testing.torture.schedule import KINDS, LOSING, NETWORK, SINGLE, Episode, episodes
 from phx.testing.torture.verdict import judge
 from phx.types import Entry
+from tests.api.cluster import config_of
 
 # --- the verdict
 
@@ -270,6 +282,16 @@ def test_a_kind_alone_is_alone(kind: str) -> None:
     assert {fault.kind for one in first(50, "1", [kind]) for fault in one.faults} == {kind}
 
 
+def test_no_two_nodes_lose_what_was_durable_at_a_time() -> None:
+    kinds = set()
+    for episode in first(3_000, "9"):
+        single = [fault for fault in episode.faults if fault.kind in SINGLE]
+        assert len(single) <= 1
+        assert all(len(fault.nodes) == 1 for fault in single)
+        kinds |= {fault.kind for fault in single if len(episode.faults) > 1}
+    assert kinds == SINGLE > LOSING
+
+
 def test_eras_have_the_disks_that_the_faults_need() -> None:
     def of(minutes: float, *faults: str) -> list[str]:
         return eras(Options(minutes, 1, 3, 4, 16, faults))
@@ -288,6 +310,87 @@ def test_the_journal_holds_what_may_be_pending_twice_and_four_segments() -> None
         journal, limits = options["journal"], options["limits"]
         least = 2 * limits["pending_bytes_max"] + 4 * journal["segment_bytes"]
         assert journal["journal_bytes_max"] >= least
+
+
+# --- what disks lose
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a node with a store, checkpoints, and a journal of several segments."""
+    root = tmp_path_factory.mktemp("losses")
+    config = config_of(root, 1, nodes=1)
+
+    async def fill() -> None:
+        async with phx.Node(config, KeyValue, bootstrap=True) as node:
+            value = bytes(900_000)
+            await asyncio.gather(
+                *(node.group(0).propose(encode_set(b"%d" % n, value)) for n in range(5))
+            )
+            await node.group(0).checkpoint()
+            # A node that was killed: with more of a journal than one that was closed.
+            shutil.copytree(config.dir, root / "killed", ignore=shutil.ignore_patterns("control"))
+
+    asyncio.run(fill())
+    return root / "killed"
+
+
+@pytest.fixture
+def copied(closed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(closed, tmp_path / "node"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_lost_of_a_journal_is_seen_and_may_be_lived_without(
+    copied: Path, seed: int
+) -> None:
+    assert lose_journal(copied, random.Random(seed))
+    assert not [path for path in copied.iterdir() if path.name.endswith(".aside")]
+    lost = look(copied)
+    assert isinstance(lost, Loss)
+    assert allow_rejoin(copied)
+    assert not (copied / "journal").exists()
+
+
+def test_every_way_to_lose_a_journal_is_taken(closed: Path, tmp_path: Path) -> None:
+    ways = set()
+    for seed in range(12):
+        folder = Path(shutil.copytree(closed, tmp_path / str(seed)))
+        ways.add(lose_journal(folder, random.Random(seed)).split(" ")[0])
+        shutil.rmtree(folder)
+    assert ways == {"everything", "all", "bit"}
+
+
+def test_a_node_that_could_not_rejoin_loses_nothing(copied: Path) -> None:
+    owner = read_identity(copied / "store", 1 << 20)
+    store = Store.open(copied / "store", cluster=owner.cluster, node=owner.node)
+    forget(store)
+    store.close()
+    before = {path: path.read_bytes() for path in (copied / "journal").iterdir()}
+    assert lose_journal(copied, random.Random(1)) == ""
+    assert {path: path.read_bytes() for path in (copied / "journal").iterdir()} == before
+    assert not allow_rejoin(copied)
+
+
+def test_flips_are_of_bits_and_can_be_taken_back(copied: Path) -> None:
+    files = [path for path in copied.rglob("*") if path.is_file()]
+    whole = {path: path.read_bytes() for path in files}
+    hit = set()
+    for seed in range(40):
+        before = flip_some(copied, random.Random(seed))
+        assert before
+        for path, content in before.items():
+            assert content == whole[path]
+            changed = [
+                (one, other)
+                for one, other in zip(content, path.read_bytes(), strict=True)
+                if one != other
+            ]
+            assert len(changed) <= 3
+            path.write_bytes(content)
+            hit.add(path.name)
+    assert {path: path.read_bytes() for path in files} == whole
+    assert hit == {"data.mdb", "manifest", "machine-0"}
 
 
 # --- the whole of it
@@ -357,6 +460,28 @@ def test_ten_seconds_of_torture_find_nothing(phx_torture, tmp_path: Path) -> Non
     assert set(result["faults"]) | set(result["left_out"]) == set(KINDS)
     history = (tmp_path / "kept" / "era1" / "history.jsonl").read_text().splitlines()
     assert len(history) > 100
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("kind", "noticed"),
+    [
+        ("wipe-journal", "rejoined"),
+        ("lag", "below the floors"),
+        ("lag", "fetched a checkpoint"),
+        ("flip", "flip found"),
+    ],
+)
+def test_a_fault_does_what_it_says(phx_torture, kind: str, noticed: str) -> None:
+    words = ["--minutes", 0.5, "--seed", 4, "--faults", kind, "--json"]
+    out, err = phx_torture(*words).communicate(timeout=180)
+    result = json.loads(out)
+    assert result["findings"] == [], err
+    assert result["faults"][kind] >= 1
+    assert result["noticed"].get(noticed, 0) >= 1, result["noticed"]
+    assert result["acknowledged"] > 100
 
 
 @pytest.mark.processes

@@ -20,13 +20,16 @@ def scribe() -> Scribe:
 
 
 async def work(folder: Path) -> None:
-    """Values of three nodes in two groups, one of them too large to share a batch; a clean end."""
+    """Values of three nodes in two groups, one of them too large to share a batch; a node that
+    gives its leaderships away, and wants none; a clean end."""
     async with cluster(folder) as nodes:
         for number in range(30):
             await asyncio.gather(
                 *(node.group(number % 2).propose(b"%d" % number) for node in nodes)
             )
         await nodes[0].group(0).propose(bytes(200_000))
+        nodes[1].set_priority(0)
+        await nodes[1].resign_all()
         await nodes[1].group(1).propose_many([b"many"] * 100)
 
 

@@ -112,10 +112,19 @@ def kept(frontier: int, content: bytes = A, light: bool = False) -> Any:
 
 def test_one_of_its_own_has_to_be_beyond_what_is_chosen_and_to_reach_a_log() -> None:
     old, new, light = kept(60), kept(80), kept(90, light=True)
-    assert own_to_install([light, new, old], chosen=50, floor=61) is new
-    assert own_to_install([old], chosen=50, floor=61) is old
-    assert own_to_install([old], chosen=50, floor=62) is None
-    assert own_to_install([light, old], chosen=60, floor=1) is None
+    assert own_to_install([light, new, old], applied=89, chosen=50, floor=61) is new
+    assert own_to_install([old], applied=0, chosen=50, floor=61) is old
+    assert own_to_install([old], applied=0, chosen=50, floor=62) is None
+    assert own_to_install([light, old], applied=0, chosen=60, floor=1) is None
+
+
+def test_a_light_one_of_its_own_will_do_if_all_of_it_is_applied() -> None:
+    """Its state is in the machines' files, and nothing has to be made of the checkpoint."""
+    light, old = kept(90, light=True), kept(60)
+    assert own_to_install([light, old], applied=90, chosen=50, floor=61) is light
+    assert own_to_install([light, old], applied=89, chosen=50, floor=61) is old
+    assert own_to_install([light], applied=90, chosen=90, floor=61) is None
+    assert own_to_install([light], applied=90, chosen=50, floor=92) is None
 
 
 def test_the_newest_is_offered_or_the_one_that_was_begun() -> None:

@@ -9,11 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from phx.testing.processes import Cluster, Worker, WorkerFailed
 from phx.testing.proxy import Mesh
 from phx.testing.strace import Strace
 from phx.testing.torture.disks import Disk, PowerDisk, SmallDisk
+from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
 from phx.testing.torture.schedule import Episode, Fault
 
 SLOW_US = (20_000, 400_000)
@@ -21,6 +23,11 @@ DELAY_US = (10_000, 300_000)
 CUT_EVERY_S = (0.05, 0.7)
 POISON_WITHIN_S = 5.0
 RECOVER_WITHIN_S = 40.0
+REJOIN_WITHIN_S = 60.0
+"""With all others there, and nothing in their way: so long a node that lost its journal may need
+until it votes in every group again."""
+LAG_WITHIN_S = 20.0
+LAG_PUSHES, LAG_BYTES = 5, 100
 POLL_S = 0.1
 PUSHED_BYTES = 60_000
 
@@ -30,7 +37,8 @@ class Nemesis:
 
     Attributes:
         done: faults by kind.
-        noticed: what nodes said of themselves, counted: "poisoned", "store error", "journal full".
+        noticed: what nodes said of themselves, counted: "poisoned", "store error", "journal full",
+            "rejoined", "below the floors", ...
         findings: in words.
         log: what happened, line by line.
     """
@@ -48,6 +56,7 @@ class Nemesis:
         self._watches: dict[Worker, asyncio.Task[None]] = {}
         self._ours: set[Worker] = set()  # we ended them
         self._traces: list[Strace] = []
+        self._suspect: set[int] = set()
 
     async def run(self, episode: Episode) -> None:
         """Let an episode happen; when this returns every node runs and the network is whole."""
@@ -59,6 +68,22 @@ class Nemesis:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._mesh.heal_all()
+        await self._rejoined()
+
+    async def _rejoined(self) -> None:
+        """Who lost its journal votes again, before anybody else loses anything."""
+        until = time.monotonic() + REJOIN_WITHIN_S
+        while self._suspect:
+            (node,) = self._suspect
+            left = (await self._cluster[node].call("health"))["suspect"]
+            if not left:
+                self._suspect.clear()
+                self.noticed["rejoined"] += 1
+            elif time.monotonic() > until:
+                self.findings.append(f"wipe-journal: node {node} did not rejoin groups {left}")
+                break
+            else:
+                await asyncio.sleep(POLL_S)
 
     async def _fault(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at_s)
@@ -68,7 +93,7 @@ class Nemesis:
         self.done[fault.kind] += 1
         self._say(f"{fault.kind} {'+'.join(map(str, nodes))} for {fault.lasts_s} s")
         action: Callable[[list[int], float, random.Random], Awaitable[None]]
-        action = getattr(self, f"_{fault.kind}")
+        action = getattr(self, f"_{fault.kind.replace('-', '_')}")
         await action(nodes, fault.lasts_s, random.Random(fault.seed))
 
     async def _leader_first(self, nodes: list[int]) -> list[int]:
@@ -165,14 +190,145 @@ class Nemesis:
         for name in ("store", "checkpoints") if chance.random() < 0.7 else ("store",):
             await asyncio.to_thread(shutil.rmtree, folder / name, ignore_errors=True)
         await self.start(node)
-        until = time.monotonic() + lasts_s + RECOVER_WITHIN_S
-        while waiting := await self._cluster[node].call("incomplete"):
-            if time.monotonic() > until:
-                self.findings.append(f"wipe: node {node} did not get groups {waiting} back")
-                break
-            await asyncio.sleep(POLL_S)
-        health = await self._cluster[node].call("health")
+        health = await self._complete("wipe", node, lasts_s)
         self.noticed["store made anew"] += health["damage"] > 0
+
+    async def _complete(self, kind: str, node: int, lasts_s: float) -> dict[str, Any]:
+        """The node has its machines and its log again, or that is a finding; its health."""
+        until = time.monotonic() + lasts_s + RECOVER_WITHIN_S
+        while True:
+            waiting = await self._cluster[node].call("incomplete")
+            health: dict[str, Any] = await self._cluster[node].call("health")
+            if not waiting and not health["holes"]:
+                return health
+            if time.monotonic() > until:
+                self.findings.append(
+                    f"{kind}: node {node} did not get groups {waiting} back, with "
+                    f"{health['holes']} holes"
+                )
+                return health
+            await asyncio.sleep(POLL_S)
+
+    async def _wipe_journal(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        """The other members have all of theirs, and must have had it since the last loss."""
+        (node,) = nodes
+        await self.kill(node)
+        folder = self._cluster.folder / f"node{node}"
+        if how := await asyncio.to_thread(lose_journal, folder, chance):
+            self._say(f"node {node} loses of its journal: {how}")
+            await self._refused(node)
+            if not await asyncio.to_thread(allow_rejoin, folder):
+                self.findings.append(f"wipe-journal: node {node} may not rejoin, after {how}")
+            self._suspect.add(node)
+        await asyncio.sleep(lasts_s if chance.random() < 0.3 else 0)
+        if chance.random() < 0.4:
+            starting = await self._begun(nodes, chance)
+            await self.kill(node)
+            with suppress(WorkerFailed):
+                await starting
+            # Its new journal may be torn, and leave is given for one start.
+            await asyncio.to_thread(allow_rejoin, folder)
+        await self.start(node)
+
+    async def _refused(self, node: int) -> None:
+        """By itself it does not start: its votes may be lost."""
+        try:
+            await self.start(node)
+        except WorkerFailed:
+            await self._gone(node)
+            return
+        self.findings.append(f"wipe-journal: node {node} started without its journal, unasked")
+        await self.kill(node)
+
+    async def _gone(self, node: int) -> int:
+        """The exit code of a node that did not start."""
+        worker = self._cluster.workers.pop(node)
+        self._ours.add(worker)
+        worker.kill()  # if it hangs
+        return await worker.wait()
+
+    async def _flip(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        """It repairs, or it refuses to start; then its disk is made good again."""
+        (node,) = nodes
+        await self.kill(node)
+        folder = self._cluster.folder / f"node{node}"
+        before = await asyncio.to_thread(flip_some, folder, chance)
+        self._say(f"node {node}: bits of {', '.join(path.name for path in before)} are flipped")
+        try:
+            await self.start(node)
+        except WorkerFailed:
+            if (code := await self._gone(node)) < 0:
+                self.findings.append(f"died: node {node} crashed on flipped bits, code {code}")
+            self.noticed["flip refused"] += 1
+            for path, content in before.items():
+                await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+                await asyncio.to_thread(path.write_bytes, content)
+            await self.start(node)
+        health = await self._complete("flip", node, lasts_s)
+        self.noticed["flip found"] += health["damage"] > 0
+
+    async def _lag(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        """Away until some group's log of the others begins above all that it knows to be chosen."""
+        (node,) = nodes
+        worker = self._cluster[node]
+        known = {int(g): at[1] for g, at in (await worker.call("positions")).items()}
+        stopped = chance.random() < 0.5
+        if stopped:
+            worker.pause()
+        else:
+            await self.kill(node)
+        below = False
+        until = time.monotonic() + lasts_s + LAG_WITHIN_S
+        try:
+            while not below and time.monotonic() < until:
+                below = await self._trimmed_past(node, known)
+                await asyncio.sleep(POLL_S)
+        finally:
+            if stopped:
+                worker.resume()
+        self.noticed["below the floors"] += below
+        if not stopped:
+            await self.start(node)
+        await self._caught_up(node, lasts_s)
+        health = await self._complete("lag", node, lasts_s)
+        self.noticed["fetched a checkpoint"] += health["fetched"] > 0
+
+    async def _caught_up(self, node: int, lasts_s: float) -> None:
+        """It has applied what the others know to be chosen now, or that is a finding."""
+        wanted: Counter[int] = Counter()
+        for other in self._others(node):
+            worker = self._cluster.workers.get(other)
+            if worker is not None and not worker.stopped:
+                with suppress(WorkerFailed):
+                    for group, at in (await worker.call("positions")).items():
+                        wanted[int(group)] = max(wanted[int(group)], at[1])
+        until = time.monotonic() + lasts_s + RECOVER_WITHIN_S
+        while True:
+            found = await self._cluster[node].call("positions")
+            behind = [group for group, at in wanted.items() if found[str(group)][0] < at]
+            if not behind:
+                return
+            if time.monotonic() > until:
+                self.findings.append(f"lag: node {node} did not catch up in groups {behind}")
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _trimmed_past(self, node: int, known: dict[int, int]) -> bool:
+        """Values that nobody waits for; do all others keep less than it needs of some group?"""
+        floors = []
+        for other in self._others(node):
+            worker = self._cluster.workers.get(other)
+            if worker is None or worker.stopped:
+                return False
+            try:
+                found = await worker.call("floors", 2.0)
+            except WorkerFailed:
+                return False
+            floors.append({int(group): floor for group, floor in found.items()})
+            for group in self._cluster.groups:
+                for _ in range(LAG_PUSHES):
+                    self._push(worker, group, LAG_BYTES)
+        return any(min(one[group] for one in floors) > known[group] + 1 for group in known)
 
     async def _stop(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
         workers = [self._cluster[node] for node in nodes]
@@ -328,10 +484,7 @@ class Nemesis:
         try:
             await self.start(node)
         except WorkerFailed:
-            worker = self._cluster.workers.pop(node)
-            self._ours.add(worker)
-            worker.kill()  # if it hangs
-            if (code := await worker.wait()) < 0:
+            if (code := await self._gone(node)) < 0:
                 self.findings.append(f"died: node {node} crashed on a full disk, code {code}")
             self.noticed["did not start"] += 1
             return False
@@ -339,11 +492,11 @@ class Nemesis:
         return True
 
     @staticmethod
-    def _push(worker: Worker, group: int) -> None:
-        """A large value that nobody waits for."""
+    def _push(worker: Worker, group: int, size: int = PUSHED_BYTES) -> None:
+        """A value, large if nothing else is said, that nobody waits for."""
         pushed = worker.ask(
             "operate", group=group, kind="put", key="_full",
-            argument=["full", PUSHED_BYTES], timeout_s=1.0,
+            argument=["full", size], timeout_s=1.0,
         )  # fmt: skip
         pushed.add_done_callback(lambda done: done.cancelled() or done.exception())
 

@@ -41,10 +41,16 @@ SHORT_LONGEST_S = 2.5
 MIB = 1 << 20
 # Small, so that segments roll and chunks settle all the time, and who was away is beyond what the
 # others have in memory. A journal holds twice what may be pending and four segments, so that a node
-# that catches up does not run into its limit. The second is so narrow that limits are reached, too.
+# that catches up does not run into its limit. Little log is held below checkpoints, so that who
+# lags needs one. The second is so narrow that limits are reached, too.
 OPTIONS: tuple[dict[str, Any], ...] = (
     {
-        "checkpoints": {"interval_instances": 500, "interval_us": 0, "reserve_bytes": 0},
+        "checkpoints": {
+            "interval_instances": 500,
+            "interval_us": 0,
+            "hold_instances": 100,
+            "reserve_bytes": 0,
+        },
         "journal": {
             "segment_bytes": 1 * MIB,
             "journal_bytes_max": 24 * MIB,
@@ -62,7 +68,12 @@ OPTIONS: tuple[dict[str, Any], ...] = (
         },
     },
     {
-        "checkpoints": {"interval_instances": 50, "interval_us": 1_000_000, "reserve_bytes": 0},
+        "checkpoints": {
+            "interval_instances": 50,
+            "interval_us": 1_000_000,
+            "hold_instances": 20,
+            "reserve_bytes": 0,
+        },
         "journal": {
             "segment_bytes": 1 * MIB,
             "journal_bytes_max": 8 * MIB,

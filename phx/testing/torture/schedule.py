@@ -25,10 +25,18 @@ KINDS = {
     "full": "the file system is full",
     "power": "what was not synced is gone, or some of it",
     "wipe": "SIGKILL, and the store is gone, mostly the checkpoints too; the journal stays",
+    "wipe-journal": "SIGKILL, and the journal is gone or damaged; the node is allowed to rejoin",
+    "lag": "killed or stopped until the others do not keep the log that it needs any more",
+    "flip": "SIGKILL, and bits of the store and the checkpoints are flipped",
 }
 """Every kind of fault, with what it is."""
 
 NETWORK = frozenset({"drop", "oneway", "partial", "delay", "cut"})
+LOSING = frozenset({"wipe", "wipe-journal", "flip"})
+"""One at a time: two that lost theirs may be all that had some value, and a node that lost its
+journal votes again only with promises of the others (docs/design/protocol.md, Lemma 7)."""
+SINGLE = LOSING | {"lag"}
+"""Of these one in an episode: who lags needs others that go on without it."""
 SHORTEST_S, LONGEST_S = 0.5, 6.0
 QUIET_S = (0.5, 2.0)
 
@@ -105,8 +113,8 @@ def _episode(
     chance.shuffle(free)
     faults: list[Fault] = []
     for one in chosen:
-        if one == "wipe" and any(fault.kind == "wipe" for fault in faults):
-            continue  # two that lost theirs may be all that had some value
+        if one in SINGLE and any(fault.kind in SINGLE for fault in faults):
+            continue
         if one in NETWORK:
             hit = chance.sample(nodes, _how_many(chance, one, len(nodes)))
         elif one == "power" and not faults:
@@ -139,6 +147,6 @@ def _episode(
 
 def _how_many(chance: random.Random, kind: str, available: int) -> int:
     """Mostly one; sometimes so many that no majority is left; sometimes all."""
-    if kind in ("oneway", "partial", "full", "wipe"):
+    if kind in ("oneway", "partial", "full") or kind in SINGLE:
         return min(1, available)
     return min(available, chance.choice((1, 1, 1, 1, 2, available)))

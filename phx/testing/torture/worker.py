@@ -76,6 +76,10 @@ class TorturedNode:
             found[group] = (status.applied_through, status.chosen_through)
         return found
 
+    async def do_floors(self) -> dict[int, int]:
+        """Per group: the lowest instance that is kept."""
+        return {group: self.node.group(group).status().floor for group in self.groups}
+
     async def do_state(self) -> dict[int, dict[str, Any]]:
         """Per group: how far it is, its digests, and everything in its machines."""
         found = {}
@@ -107,6 +111,9 @@ class TorturedNode:
             "settled": status.settle["entries"],
             "damage": status.damage["found"],
             "broken": [one.group for one in groups if one.halted or one.stopped],
+            "suspect": [one.group for one in groups if one.suspect],
+            "holes": status.damage["holes"],
+            "fetched": status.transfers["fetched"],
         }
 
     async def do_incomplete(self) -> list[int]:

@@ -1,0 +1,479 @@
+"""Reads: which state may answer, when it is there, and who asks the machine.
+
+A *read point* R of a read is an instance that is at least every one that any node knew to be chosen
+at some moment after the read began; a state that has applied it may answer (docs/design/reads.md).
+A leader with a lease has one at hand (phx._core.published). Elsewhere it is asked for: `Asking`.
+
+Queries run on the thread that applies, where no instance is half applied. They never hold it for
+longer than QUERIES_NS at a time unless a single one does: then whatever else is due has its turn.
+Those of one group run together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from heapq import heapify, heappop, heappush
+from itertools import count
+from threading import Lock
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+from phx._core.driver import DriverError
+from phx._core.published import ReadPoints
+from phx.applier import GroupState, same_stop
+from phx.errors import (
+    Closed,
+    GroupRestoring,
+    NotLeader,
+    Overloaded,
+    PhxError,
+    TimedOut,
+    UnknownMachine,
+)
+from phx.machine import StateMachine
+from phx.types import CONSISTENCIES, Consistency, Read
+
+__all__ = ["QUERIES_NS", "READS_MAX", "Asking", "Reading", "Waiter", "Wanted", "span_us"]
+
+QUERIES_NS = 1_000_000
+READS_MAX = 65_536
+"""Reads that may wait at a node, for their turn or for their state."""
+CHUNK_MAX = 256
+NEVER_US = 100 * 365 * 86_400 * 1_000_000
+NODE_MASK = (1 << 20) - 1  # of a ballot
+
+
+def span_us(timeout: float | None) -> int:
+    """Seconds of a caller as microseconds; None: never. TimedOut for nothing or less."""
+    if timeout is None:
+        return NEVER_US
+    if not timeout > 0:
+        raise TimedOut(f"a timeout of {timeout} s leaves no time")
+    return min(int(timeout * 1_000_000), NEVER_US)
+
+
+def raisable(error: BaseException) -> BaseException:
+    """What a future takes in the place of an error: the error, but for one kind."""
+    if isinstance(error, StopIteration):
+        return RuntimeError(f"the query raised {error!r}")
+    return error
+
+
+def holds(state: GroupState, machine: int) -> int:
+    """The instance that a machine's state is of: a durable one may be ahead of its group."""
+    return max(state.applied, state.skip.get(machine, 0)) if state.skip else state.applied
+
+
+class Asking(Protocol):
+    """Where a read point is had that is not at hand here."""
+
+    def ask(self, group: int, due_us: int, told: Callable[[int | PhxError], None]) -> None:
+        """Find a read point of `group` for a read that begins now; `told` is called once with it,
+        or with why there is none, on the thread that applies and not before this returns.
+
+        Args:
+            due_us: by the driver's clock; nothing is to be found out after it.
+        """
+        ...
+
+
+class Waiter(Protocol):
+    """A future, or the cell of a blocking caller."""
+
+    def set_result(self, value: Any, /) -> object: ...
+    def set_exception(self, error: BaseException, /) -> object: ...
+    def done(self) -> bool: ...
+
+
+class Wanted:
+    """A read under way: queries that share one read point."""
+
+    __slots__ = (
+        "answers", "consistency", "dropped", "due_us", "machine", "queries", "state", "waiter",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        state: GroupState,
+        machine: int,
+        queries: Sequence[Any],
+        consistency: Consistency,
+        due_us: int,
+        waiter: Waiter,
+    ) -> None:
+        self.state = state
+        self.machine = machine
+        self.queries = queries
+        self.consistency = consistency
+        self.due_us = due_us
+        self.waiter = waiter
+        self.answers: list[Read] = []
+        self.dropped = False  # nobody waits for it any more
+
+    def fail(self, error: BaseException) -> None:
+        if not self.over():
+            self.waiter.set_exception(error)
+
+    def over(self) -> bool:
+        return self.dropped or self.waiter.done()
+
+
+class Reading:
+    """The reads of one node, over all groups.
+
+    Guarantee: each read is answered from a state of exactly the instances up to its `instance`, or
+    fails, once; a query that raises is its caller's error, and nobody else notices.
+
+    ``begin``, ``give_up`` and ``end`` from any thread; all else on the thread that applies.
+    """
+
+    def __init__(
+        self, points: ReadPoints, node: int, now_us: Callable[[], int], poke: Callable[[], None]
+    ) -> None:
+        self._points = points
+        self._node = node
+        self._now_us = now_us
+        self._opened_us = now_us()
+        self._poke = poke  # makes a turn of the applier come
+        self._lock = Lock()
+        self._begun: deque[Wanted] = deque()
+        self._dropped: deque[Wanted] = deque()
+        self._due: dict[int, deque[Wanted]] = {}  # by group: their state is there
+        self._order = count()
+        self._refusal: Callable[[], PhxError] | None = None
+        self._free_ns = 0  # until then queries go on in this turn of the event loop; 0: a new one
+        self._waiting = 0
+        self._current_us: dict[int, int] = {}  # groups read stale: when one was known to be current
+        self.within: Callable[[], int] = lambda: -1  # the group of which an instance is half done
+        self.restoring: Callable[[int], bool] = lambda _: False
+        self.soon: Callable[[Callable[[], None]], object] | None = None  # of the event loop
+        self.asking: Asking | None = None
+        self.new_future: Callable[[], Future[Read]]
+        # By group: (machine, query, whether stale, who waits), of which the state is there.
+        self._line: dict[GroupState, deque[tuple[int, Any, bool, Future[Read]]]] = {}
+        self._queued = 0  # of these
+        self._reads = self._errors = self._waited = 0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {
+            "reads": self._reads,
+            "read_errors": self._errors,
+            "reads_waited": self._waited,
+        }
+
+    # --- at once
+
+    def at_once(
+        self, state: GroupState, query: Any, consistency: Consistency, machine: int
+    ) -> Read | Future[Read] | None:
+        """The answer, if its state is there; on the event loop. A future: it waits for its turn,
+        behind others. None: its state, or where it stands, is to be waited for: `begin` it.
+
+        Raises what is known at once, and what the query raises.
+        """
+        one = self._machine(state, machine)
+        stale = consistency == "stale"
+        if not stale and not 0 <= self._at_hand(state, consistency) <= state.applied:
+            return None
+        now_ns = perf_counter_ns()
+        # (Those that wait come first.)
+        if (
+            self._line
+            or self._due
+            or self._begun
+            or now_ns >= self._until(now_ns)
+            or self.within() == state.group
+        ):
+            return self._queue(state, machine, query, stale)
+        self._reads += 1
+        found = one.query(query)
+        return Read(found, holds(state, machine), self._lag_us(state) if stale else 0)
+
+    def _queue(self, state: GroupState, machine: int, query: Any, stale: bool) -> Future[Read]:
+        if self._waiting + self._queued >= READS_MAX:
+            raise Overloaded(f"{READS_MAX} reads wait at this node")
+        if not self._line:
+            self._poke()
+        self._queued += 1
+        future: Future[Read] = self.new_future()
+        self._line.setdefault(state, deque()).append((machine, query, stale, future))
+        return future
+
+    def _until(self, now_ns: int) -> int:
+        """Until when queries may go on, in this turn of the event loop or of the applying thread"""
+        if self.soon is None:
+            return now_ns + QUERIES_NS
+        if not self._free_ns:
+            self._free_ns = now_ns + QUERIES_NS
+            self.soon(self._stretch_over)
+        return self._free_ns
+
+    def _stretch_over(self) -> None:
+        self._free_ns = 0
+
+    def _machine(self, state: GroupState, machine: int) -> StateMachine:
+        if state.stopped is not None:
+            raise same_stop(state.stopped)
+        if self.restoring(state.group):
+            raise GroupRestoring(state.group)
+        try:
+            return state.machines[machine]
+        except KeyError:
+            raise UnknownMachine(f"group {state.group} has no machine {machine}") from None
+
+    def _at_hand(self, state: GroupState, consistency: Consistency) -> int:
+        """A read point that needs no question; negative: there is none, and one may be asked for.
+
+        Raises NotLeader where none may be.
+        """
+        if consistency not in CONSISTENCIES:
+            raise ValueError(f"consistency is one of {', '.join(CONSISTENCIES)}")
+        point = self._points.leased(state.group)
+        if point < 0 and (consistency == "lease" or self.asking is None):
+            leader = 0 if state.led is None else state.led.node
+            raise NotLeader(state.group, None if leader in (0, self._node) else leader)
+        return point
+
+    def _lag_us(self, state: GroupState) -> int:
+        """For how long this node has not heard how far the others are."""
+        group, now_us = state.group, self._now_us()
+        current_us = self._current_us.get(group, self._opened_us)
+        if state.applied >= self._points.known(group):
+            leader = state.epoch & NODE_MASK  # whoever leads, or was the last that did
+            if self._points.leased(group) >= 0:
+                current_us = now_us
+            elif leader and leader != self._node:
+                current_us = max(current_us, self._points.heard_us(leader))
+            self._current_us[group] = current_us
+        return max(0, now_us - current_us)
+
+    # --- by and by
+
+    def begin(self, wanted: Wanted) -> Wanted:
+        """Answer it, or fail it, in some turn of the applier. Any thread.
+
+        Raises:
+            Overloaded: READS_MAX wait already.
+            Closed: or whatever else the node refuses with.
+        """
+        with self._lock:
+            if self._refusal is not None:
+                raise self._refusal()
+            if self._waiting + self._queued >= READS_MAX:
+                raise Overloaded(f"{READS_MAX} reads wait at this node")
+            self._waiting += 1
+            self._begun.append(wanted)
+        try:
+            self._poke()
+        except DriverError as error:
+            raise Closed(error.message) from None
+        return wanted
+
+    async def answered(
+        self, wanted: Wanted, future: Future[list[Read]], timeout: float | None
+    ) -> list[Read]:
+        """Its answers, when they are there. TimedOut after so many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError as error:
+            if future.done() and not future.cancelled():
+                raise  # that of the query
+            group = wanted.state.group
+            raise TimedOut(f"group {group}: the state was not there in time") from error
+        finally:
+            if not future.done() or future.cancelled():
+                self.forget(wanted)
+
+    def turn(self) -> bool:
+        """Take what was begun, and answer for QUERIES_NS; whether there is more to do at once."""
+        while self._dropped:
+            self.forget(self._dropped.popleft())
+        while self._begun:
+            wanted = self._begun.popleft()
+            try:
+                self._take(wanted)
+            except Exception as error:
+                self._failed(wanted, error)
+        if not self._due and not self._line:
+            return False
+        until_ns, within = self._until(perf_counter_ns()), self.within()
+        for state in list(self._line):
+            if state.group == within:
+                continue
+            if not self._answer_line(state, self._line[state], until_ns):
+                return True
+            del self._line[state]
+        for group in list(self._due):
+            if group == within:
+                continue
+            line = self._due[group]
+            while line:
+                if not self._answer(line[0], until_ns):
+                    return True
+                line.popleft()
+            del self._due[group]
+            if perf_counter_ns() >= until_ns:
+                break
+        return any(group != within for group in self._due)
+
+    def _take(self, wanted: Wanted) -> None:
+        state = wanted.state
+        self._machine(state, wanted.machine)
+        if wanted.consistency == "stale":
+            self._ready(wanted)
+            return
+        point = self._at_hand(state, wanted.consistency)
+        if point >= 0:
+            self._found(wanted, point)
+            return
+        assert self.asking is not None
+        self.asking.ask(state.group, wanted.due_us, lambda found: self._told(wanted, found))
+
+    def _told(self, wanted: Wanted, found: int | PhxError) -> None:
+        if isinstance(found, PhxError):
+            self._failed(wanted, found)
+        else:
+            self._found(wanted, found)
+            if self._due:
+                self._poke()
+
+    def _found(self, wanted: Wanted, point: int) -> None:
+        """Its read point is known: it waits until that is applied."""
+        state = wanted.state
+        if wanted.over():
+            self._ended()
+        elif state.stopped is not None:
+            self._failed(wanted, same_stop(state.stopped))
+        elif point <= state.applied:
+            self._ready(wanted)
+        else:
+            self._waited += 1
+            if state.reads is None:
+                state.reads = []
+            heappush(state.reads, (point, next(self._order), wanted))
+
+    def _ready(self, wanted: Wanted) -> None:
+        self._due.setdefault(wanted.state.group, deque()).append(wanted)
+
+    def reached(self, state: GroupState) -> None:
+        """More of a group is applied, or it stopped."""
+        reads = state.reads
+        while reads and (state.stopped is not None or reads[0][0] <= state.applied):
+            self._ready(heappop(reads)[2])
+
+    def _answer(self, wanted: Wanted, until_ns: int) -> bool:
+        """Run (more of) its queries; False when time was up before the last."""
+        state, queries, answers = wanted.state, wanted.queries, wanted.answers
+        if wanted.over():
+            self._ended()
+            return True
+        try:
+            query = self._machine(state, wanted.machine).query
+            instance = holds(state, wanted.machine)
+            lag_us = self._lag_us(state) if wanted.consistency == "stale" else 0
+            chunk, began_ns = 1, perf_counter_ns()
+            while (at := len(answers)) < len(queries):
+                if began_ns >= until_ns:
+                    return False
+                answers += [Read(query(one), instance, lag_us) for one in queries[at : at + chunk]]
+                now_ns = perf_counter_ns()
+                chunk = min(2 * chunk, CHUNK_MAX) if now_ns - began_ns < QUERIES_NS // 16 else 1
+                began_ns = now_ns
+        except BaseException as error:
+            self._failed(wanted, error)
+            if not isinstance(error, Exception):
+                raise
+            return True
+        self._reads += len(answers)
+        self._ended()
+        wanted.waiter.set_result(answers)
+        return True
+
+    def _answer_line(
+        self,
+        state: GroupState,
+        line: deque[tuple[int, Any, bool, Future[Read]]],
+        until_ns: int,
+    ) -> bool:
+        """Answer those of a group that wait for nothing but their turn; False when time was up."""
+        instance, lag_us, known, query = 0, -1, -1, None
+        while line:
+            if perf_counter_ns() >= until_ns:
+                return False
+            machine, asked, stale, future = line.popleft()
+            self._queued -= 1
+            if future.done():
+                continue
+            try:
+                if machine != known:
+                    known, query = machine, self._machine(state, machine).query
+                    instance = holds(state, machine)
+                if stale and lag_us < 0:
+                    lag_us = self._lag_us(state)
+                assert query is not None
+                found = Read(query(asked), instance, lag_us if stale else 0)
+            except BaseException as error:
+                self._errors += 1
+                future.set_exception(raisable(error))
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                self._reads += 1
+                future.set_result(found)
+        return True
+
+    def _failed(self, wanted: Wanted, error: BaseException) -> None:
+        self._errors += 1
+        self._ended()
+        wanted.fail(raisable(error))
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    # --- giving up
+
+    def give_up(self, wanted: Wanted) -> None:
+        """Nobody waits for it any more. Any thread."""
+        wanted.dropped = True
+        self._dropped.append(wanted)
+        with suppress(Exception):  # a node that closes has no turns
+            self._poke()
+
+    def forget(self, wanted: Wanted) -> None:
+        """The same, on the thread that applies."""
+        wanted.dropped = True
+        reads = wanted.state.reads or []
+        kept = [one for one in reads if one[2] is not wanted]
+        if len(kept) < len(reads):
+            reads[:] = kept
+            heapify(reads)
+            self._ended()
+
+    def end(self, states: Mapping[int, GroupState], refusal: Callable[[], PhxError]) -> None:
+        """Every read that waits fails, and so does every one that begins."""
+        with self._lock:
+            self._refusal = refusal
+        left = list(self._begun)
+        self._begun.clear()
+        for line in self._due.values():
+            left += line
+        self._due = {}
+        for state in states.values():
+            left += [one[2] for one in state.reads or ()]
+            state.reads = None
+        futures = [one[3] for line in self._line.values() for one in line]
+        self._line = {}
+        for future in futures:
+            with suppress(RuntimeError):
+                if not future.done():
+                    future.set_exception(refusal())
+        for wanted in left:
+            with suppress(RuntimeError):  # an event loop that was closed before its node
+                wanted.fail(refusal())

@@ -1,0 +1,32 @@
+# distutils: language = c++
+# distutils: include_dirs = phx/_core
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, binding=False
+"""Published read points against the engine; see watch_reads.pxd."""
+
+from phx._core.leases cimport group_lease_until
+from phx._core.native cimport *
+from phx._core.published cimport POINT_NOT_LED, Published, published_look
+from phx._core.state cimport ROLE_LEADING, Replica, find_group
+from phx.sim.invariants cimport Watch, fail_at, of
+
+
+cdef void watch_read_point(Watch* w, u32 node, u32 group, u64 known, u64 point) noexcept nogil:
+    if point < known:
+        fail_at(w, b"U14", node, group, known, 0,
+                b"announced before a read began, and above its read point")
+
+
+cdef void watch_published(Watch* w, u32 node, Published* published, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(of(w, node).engine, group)
+    cdef u64 point = 0, until_us = 0
+    if published_look(published, group, &point, &until_us) == POINT_NOT_LED:
+        return
+    if r.role != ROLE_LEADING or r.lead.ballot != r.promised:
+        fail_at(w, b"U14", node, group, point, 0, b"published as led, and it is not")
+    elif r.lead.phase1 != NULL or r.lead.recover_through > r.chosen_through:
+        fail_at(w, b"U14", node, group, point, r.lead.ballot,
+                b"published as led before all that was open is chosen")
+    elif point != r.chosen_through or until_us != group_lease_until(of(w, node).engine, r):
+        fail_at(w, b"U14", node, group, point, r.lead.ballot,
+                b"published: another instance, or another lease, than the engine's")
