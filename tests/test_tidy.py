@@ -102,9 +102,10 @@ SIM_STOREYS = [
     {"agenda", "chance", "clock", "machine"},
     {"reference", "watch_frames", "watch_records"},
     {"invariants"},
-    {"watch_kept", "watch_reads"},
+    {"watch_kept", "watch_lost", "watch_reads"},
     {"host"},
-    {"asking", "catchup", "damage", "handing", "saving", "upkeep"},
+    {"asking", "catchup", "damage", "doctoring", "handing", "saving", "upkeep"},
+    {"equip", "lives"},
     {"world"},
     {"looking", "network"},
 ]
@@ -113,11 +114,11 @@ NOT_SIMULATED = {
     "driver", "driver_state", "flow", "handover", "handshake", "life", "options", "poller", "port",
     "queues", "segment_check", "transport", "upkeep", "writer",
 }  # fmt: skip
-# A host calls the rooms that do its work, and a world its network.
+# A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
-    ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "handing"),
-    ("host", "saving"), ("host", "upkeep"),
-    ("world", "network"),
+    ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "doctoring"),
+    ("host", "handing"), ("host", "lives"), ("host", "saving"), ("host", "upkeep"),
+    ("invariants", "watch_lost"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
@@ -133,7 +134,7 @@ VALUES = {f"phx._core.{name}" for name in ("delivery", "entries", "session_codec
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}
-NODE |= {"phx.asking", "phx.leaders", "phx.reading"}
+NODE |= {"phx.asking", "phx.door", "phx.leaders", "phx.reading"}
 MAY_IMPORT = {
     "phx": {"phx"},
     "phx.types": GROUND,
@@ -166,6 +167,7 @@ MAY_IMPORT = {
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.asking": GROUND | {"phx._core.options"},
     "phx.reading": NODE | {"phx._core.driver", "phx._core.published"},
+    "phx.door": NODE | {"phx._core.driver", "phx.store"},
     "phx.group": NODE | {"phx._core.driver", "phx.store"},
     "phx.node": NODE
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
@@ -182,7 +184,7 @@ MAY_IMPORT = {
     "phx.sim": GROUND
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
-    | {"phx.transfer"},
+    | {"phx.store_facts", "phx.transfer"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},

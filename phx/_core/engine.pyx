@@ -16,26 +16,23 @@ from phx._core.effects cimport (
     LANE_NOW, emit_event, emit_idle_mark, emit_record, hint, random_below, role_timer,
     seal_frames, send,
 )
-from phx._core.elections cimport refresh_leader, schedule_campaign
+from phx._core.elections cimport preferred_leader, refresh_leader, schedule_campaign
 from phx._core.learner cimport (
     advance_known, carry_settled, jump, learn_tick, peer_renewed, replay_settled, settled, supply,
     tail_entry,
 )
 from phx._core.leases cimport claims_forget, heartbeats
 from phx._core.liveness cimport give_to, hand_over, watch, watch_at
-from phx._core.membership cimport config_drop, config_set
+from phx._core.membership cimport config_drop, config_set, slots_begin
 from phx._core.native cimport *
 from phx._core.phase2 cimport lead_free
 from phx._core.proposals cimport (
     callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
     forwards_free,
 )
-from phx._core.reads cimport (
-    read_take, reads_at, reads_free, reads_line, reads_lost, reads_turn,
-)
+from phx._core.reads cimport read_take, reads_at, reads_free, reads_line, reads_lost, reads_turn
 from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
-from phx._core.elections cimport preferred_leader
 from phx._core.routing cimport route
 from phx._core.state cimport *
 from phx._core.window cimport ring_at, ring_free, timer_pop, window_free, window_init
@@ -53,14 +50,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
     cdef Engine* e = phx_new[Engine]()
     cdef u32 i
     e.options = options[0]
-    e.n_slots = options.n_members
-    for i in range(e.n_slots):
-        e.slot_node[i] = options.members[i]
-        e.peers[i].node = options.members[i]
-        e.peers[i].slot = i
-        if options.members[i] == options.node:
-            e.own_slot = i
-        e.priorities[i] = PRIORITY_USUAL
+    slots_begin(e)
     e.random_state = options.seed ^ (<u64>options.node * <u64>0x9E3779B97F4A7C15)
     if e.random_state == 0:
         e.random_state = 1

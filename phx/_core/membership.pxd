@@ -9,6 +9,8 @@ lives as long as some group has it; so a group pays for a pointer. What differs 
 from phx._core.native cimport *
 from phx._core.state cimport *
 
+# The node's peers, as its options have them: a slot for each.
+cdef void slots_begin(Engine* e) noexcept nogil
 # The group has these members from now on, slots as bits: `voters` (1 to MEMBERS_MAX of them, the
 # witnesses too), and `learners`, none of which votes. Not while this node leads the group.
 cdef void config_set(Engine* e, Replica* r, u64 voters, u64 witnesses, u64 learners) noexcept nogil

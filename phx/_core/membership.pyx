@@ -8,6 +8,18 @@ from phx._core.native cimport *
 from phx._core.state cimport *
 
 
+cdef void slots_begin(Engine* e) noexcept nogil:
+    cdef u32 i
+    e.n_slots = e.options.n_members
+    for i in range(e.n_slots):
+        e.slot_node[i] = e.options.members[i]
+        e.peers[i].node = e.options.members[i]
+        e.peers[i].slot = i
+        if e.options.members[i] == e.options.node:
+            e.own_slot = i
+        e.priorities[i] = PRIORITY_USUAL
+
+
 cdef Config* config_new(Engine* e, u64 voters, u64 witnesses, u64 learners) noexcept nogil:
     cdef Config* c = phx_new[Config]()
     cdef u64 left = voters

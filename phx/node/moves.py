@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from phx._core.driver import DriverError
 from phx.applier import GroupState
 from phx.config import Config
+from phx.door import Door
 from phx.errors import Closed, NotInCluster, NotLeader, PhxError, TransferFailed
-from phx.group import Door
 from phx.types import PRIORITY_MAX, PRIORITY_USUAL, Moved
 
 __all__ = ["AT_ONCE", "Mover", "Moves"]

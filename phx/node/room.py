@@ -36,6 +36,7 @@ from phx.checkpoint.loading import need_codecs
 from phx.checkpoint.manifest import MANIFEST
 from phx.checkpoint.rebuild import is_marked
 from phx.config import Config
+from phx.door import Door
 from phx.errors import (
     CheckpointFailed,
     Closed,
@@ -52,7 +53,6 @@ from phx.errors import (
     SystemFailure,
     Unknown,
 )
-from phx.group import Door
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.addresses import Addresses
@@ -213,11 +213,7 @@ class Room:
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.moves.begin(self.door)
         self.door.archive = store
-        reading = self.door.reading = Reading(
-            self.driver.points, config.node, self.driver.now_us, self.driver.poke
-        )
-        reading.within, self.applier.reads = self.applier.within, reading
-        reading.asking = Asked(ReadTickets(self.driver), self.door.error_of)
+        self._open_reads()
         self.door.node, self.door.members = config.node, frozenset(config.members)
         self.door.frontier = catalog.frontier
         self.floors = Floors(
@@ -230,6 +226,13 @@ class Room:
         lives.serve(self.driver)
         self.applier.on_ceiling = lives.wanted
         self._keep_checkpoints(catalog, list(starts))
+
+    def _open_reads(self) -> None:
+        driver = self.driver
+        reading = Reading(driver.points, self.config.node, driver.now_us, driver.poke)
+        reading.within = self.applier.within
+        reading.asking = Asked(ReadTickets(driver), self.door.error_of)
+        self.applier.reads = self.door.reading = reading
 
     def _look(self) -> Catalog:
         """The checkpoints, and what was received in part of others and may be gone on with."""

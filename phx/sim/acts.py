@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
 from phx.sim.acts_keep import KEEP_ACTS
+from phx.sim.acts_lost import LOST_ACTS
+from phx.sim.acts_store import STORE_ACTS
 from phx.sim.plan import SECOND, Act
 from phx.types import PRIORITY_USUAL
 
@@ -612,6 +614,8 @@ ACTS: dict[str, ActKind] = {
     "settle": ActKind(any_node, begin_settle, nothing),
     "resign": ActKind(resigning, lambda stage, act: stage.resign(act.node), end_resign),
     **KEEP_ACTS,
+    **LOST_ACTS,
+    **STORE_ACTS,
 }
 """What can happen to a cluster, by name."""
 

@@ -89,6 +89,11 @@ cdef struct HostCounts:          # over all lives
     u64 damaged_reads
     u64 applied
     u64 settled_calls
+    u64 lost_journals            # starts that found theirs lost
+    u64 lost_again               # of those: the one that was begun after a loss
+    u64 ceilings                 # of promises, raised
+    u64 lost_stores              # lost, or older ones put back
+    u64 old_rows                 # rows that the journal knew better
 
 cdef enum:
     HELD_ALL = 0xFFFF
@@ -124,6 +129,11 @@ cdef class Host:
     cdef readonly object keeping         # keeping.Keeping
     cdef u64 keep_every_us               # about that often a checkpoint is taken; 0: never
     cdef Chance keep_chance
+    cdef bint rejoins                    # its store keeps facts, and it lives without its journal
+    cdef bint losing                     # the journal may be lost: on purpose, or it is a new one
+    cdef bint store_changed              # its store is another one than the journal knows
+    cdef object store_copy               # of an earlier time, or None
+    cdef bint taken                      # on purpose, and no start has found that yet
     cdef set keep_excused                # groups whose checkpoints were damaged on purpose
     cdef object machines                 # group id -> StateMachine, called at each start
     cdef list groups
@@ -193,7 +203,9 @@ cdef class Host:
     cdef void crash(self, bint power)
     cdef void close(self)
     cdef void refuse(self, int code)
-    cdef void begin(self, dict settled, dict starts)
+    # The engine, and the journal replayed into it: a JournalError. `create`: a new journal.
+    cdef int open(self, dict settled, dict floors, starts, bint create) except? -99
+    cdef void begin(self, dict settled, dict starts, bint lost)
     cdef void die_at_start(self, bint power)
     cdef bint disk_failing(self) noexcept   # on purpose, or it is full
     # The counters of this life into the totals, and out of them again.

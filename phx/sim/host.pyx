@@ -24,8 +24,8 @@ from phx._core.memdisk cimport (
 from phx._core.native cimport *
 from phx._core.published cimport publish, published_new, published_unref
 from phx._core.state cimport (
-    ChosenRange, EVENT_BELOW, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED, Effects, Engine,
-    EngineCounters, Event, Outgoing, PRESSURE_FULL,
+    ChosenRange, EVENT_BELOW, EVENT_CEILING, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED,
+    Effects, Engine, EngineCounters, Event, Outgoing, PRESSURE_FULL,
 )
 from phx.sim.agenda cimport AT_APPLY, AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
 from phx.sim.asking cimport reads_begin, reads_end, reads_turn
@@ -35,11 +35,13 @@ from phx.sim.catchup cimport (
 )
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
+from phx.sim.doctoring cimport raise_old_rows
 from phx.sim.handing cimport flow_chosen, question
 from phx.sim.invariants cimport (
     Watch, watch_died, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_started,
     watch_step,
 )
+from phx.sim.lives cimport ceiling_wanted, life_begins, life_lost, life_told, life_without
 from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
 from phx.sim.watch_kept cimport watch_wrote
@@ -75,17 +77,35 @@ cdef class Host:
     # --- life
 
     cdef bint start(self) except -1:
-        cdef Replaying replaying
-        cdef DiskApi api
         cdef int code
-        cdef bint create = self.life == 0
+        cdef bint lost
         self.life += 1
         self.counts.starts += 1
+        raise_old_rows(self)
         settled = self.store.settled()
         floors = floors_open(self)
         starts = keep_open(self, floors)
         if self.keep_dead:
             return False
+        self.failing_start = self.disk.state.fail_after != 0
+        life_begins(self)
+        code = self.open(settled, floors, starts, self.life == 1)
+        lost = life_lost(self, code)
+        if lost:
+            life_without(self)
+            code = self.open(settled, floors, starts, True)
+        if code != 0:
+            self.refuse(code)
+            return False
+        if self.journal.counters.cut_bytes:
+            self.counts.torn_tails += 1
+        self.begin(settled, starts, lost)
+        return True
+
+    cdef int open(self, dict settled, dict floors, starts, bint create) except? -99:
+        cdef Replaying replaying
+        cdef DiskApi api
+        cdef int code
         self.engine = engine_new(&self.engine_options)
         for group in self.groups:
             engine_add_group(self.engine, group, settled.get(group, 0))
@@ -98,18 +118,11 @@ cdef class Host:
         replaying.engine = self.engine
         replaying.node = self.node
         replaying.records = 0
-        self.failing_start = self.disk.state.fail_after != 0
         code = journal_open(self.journal, create)
         if code == 0:
             code = journal_replay(self.journal, replay_record, &replaying)
         self.counts.replayed += replaying.records
-        if code != 0:
-            self.refuse(code)
-            return False
-        if self.journal.counters.cut_bytes:
-            self.counts.torn_tails += 1
-        self.begin(settled, starts)
-        return True
+        return code
 
     # Not bootstrapped again: an empty folder under a known id would forget promises.
     cdef void refuse(self, int code):
@@ -117,11 +130,12 @@ cdef class Host:
         self.counts.refused_starts += 1
         self.close()
 
-    cdef void begin(self, dict settled, dict starts):
+    cdef void begin(self, dict settled, dict starts, bint lost):
         cdef vector[u64] through
         cdef size_t i
         cdef u64 now = self.agenda.now_us
         self.durable_lsn = journal_next_lsn(self.journal)
+        life_told(self, lost)
         self.incarnation = engine_start(self.engine, self.durable_lsn, self.shows(), self.wall())
         for group in self.groups:
             through.push_back(settled.get(group, 0))
@@ -343,6 +357,8 @@ cdef class Host:
             watch_fail(self.watch, b"halted", b"a peer was refused: another store id")
         elif event.kind == EVENT_BELOW:
             below(self, event)
+        elif event.kind == EVENT_CEILING:
+            ceiling_wanted(self, event.first_seq)
 
     cdef void take_frame(self, const Outgoing* out):
         cdef Held item
@@ -440,6 +456,7 @@ cdef class Host:
         self.writing = False
         self.counts.durables += 1
         self.durable_lsn = <u64>lsn
+        self.losing = False
         self.note(self.durable_lsn)
         if self.tracing is not None:
             self.tracing.append((self.agenda.now_us, "durable", self.node, self.durable_lsn))

@@ -22,6 +22,8 @@ every few hundred steps. The first one that does not hold ends the run.
     U9e a restored machine gets exactly the instances behind its checkpoint
     U9f what a machine is restored from is what some machine wrote, every byte of it
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
+    U10r who lost its journal is counted by nobody before it has led once, above all that it can
+        have promised, with promises of enough others (watch_lost)
     U11 nobody decides while somebody else holds the lease; nobody else holds it
     U14 a read point covers what anybody knew to be chosen when its read began; what a node
         publishes is what its engine believes (watch_reads)
@@ -58,6 +60,9 @@ cdef struct Seat:                # one node in one group
     u64 acked_ballot             # the last Accepted that left: verified up to acked_through
     u64 acked_first
     u64 acked_through
+    u64 before                   # the highest ballot that it can have promised before a loss
+    bint lost                    # its votes are, and nothing durable says that it is whole again
+    bint suspect                 # so the engine says in this life
 
 cdef struct Kept:                # an acceptance, before an install
     u64 instance
@@ -73,6 +78,8 @@ cdef struct NodeWatch:
     Clock* clock
     Records records              # in all lives
     u64 made                     # in which turn the frame was that leaves
+    u64 ceiling                  # of its promises' counters, as its store has it
+    u64 above                    # the same when this life began
     vector[Seat] seats
     vector[vector[Ballot]] ballots   # by group
 
@@ -87,6 +94,7 @@ cdef struct Watch:
     u64 value_bytes_max
     u64 checks
     vector[u64] known            # by group: the highest instance that any node took for chosen
+    u64 rejoin_asks
     u64 promised                 # before the install under way
     vector[Kept] held            # likewise, above its frontier
     # the first violation

@@ -10,7 +10,7 @@ from libc.string cimport memcpy, strncpy
 from phx._core.ballot cimport ballot_counter, ballot_node
 from phx._core.codec cimport (
     FRAME_ENGINE, FRAME_HEADER_BYTES, FrameHeader, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR,
-    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RECORD_SETTLED, RecordHeader,
+    RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
 )
 from phx._core.leases cimport group_lease_until
 from phx._core.native cimport *
@@ -18,8 +18,9 @@ from phx._core.state cimport Engine, ROLE_LEADING, Replica, find_group
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
     ENTRY_CHOSEN, ENTRY_ELIDED, MSG_ACCEPT, MSG_ACCEPTED, MSG_CHOSEN, MSG_LEARN, MSG_PREPARE,
-    MSG_PREVOTE_REPLY, MSG_PROMISE, MSG_REFUSE, AcceptBody, AcceptedBody, ChosenBody, LearnBody,
-    MESSAGE_HEADER_BYTES, MessageHeader, PrevoteReplyBody, PromiseBody, RefuseBody, message_check,
+    MSG_PREVOTE_REPLY, MSG_PROMISE, MSG_REFUSE, MSG_REJOIN, AcceptBody, AcceptedBody, ChosenBody,
+    LearnBody, MESSAGE_HEADER_BYTES, MessageHeader, PrevoteReplyBody, PromiseBody, RefuseBody,
+    message_check,
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
@@ -28,8 +29,10 @@ from phx.sim.reference cimport (
     reference_decide, reference_forget, reference_free, reference_named, reference_new,
     reference_op, reference_value, vote_synced,
 )
-from phx.sim.watch_frames cimport (
-    Ballot, Entries, Entry, first_life, next_reported, next_supplied,
+from phx.sim.watch_frames cimport Ballot, Entries, Entry, ballot_used, next_reported, next_supplied
+from phx.sim.watch_lost cimport (
+    lost_answers, lost_prevotes, lost_promised, lost_promises, lost_started, lost_step,
+    lost_takes_part, lost_whole,
 )
 from phx.sim.watch_records cimport (
     Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
@@ -49,6 +52,7 @@ cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil:
     w.known.resize(groups)
     for i in range(nodes):
         w.node[i].node = i + 1
+        w.node[i].ceiling = ~<u64>0
         w.node[i].seats.resize(groups)
         for k in range(groups):
             w.node[i].seats[k].kept = w.node[i].seats[k].told = 1
@@ -212,20 +216,23 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
         if header.index > n.durable:
             fail_at(w, b"U5", n.node, 0, header.index, 0, b"a mark says durable what is not")
         return
-    if header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT \
-            and header.kind != RECORD_CHOSEN and header.kind != RECORD_SETTLED:
+    if header.kind not in (RECORD_PROMISE, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_SETTLED,
+                           RECORD_SUSPECT):
         return
     if header.group >= w.groups:
         fail_at(w, b"U2", n.node, header.group, 0, 0, b"a record of no group")
         return
     seat = &n.seats[header.group]
-    if header.kind == RECORD_SETTLED:
+    if header.kind == RECORD_SUSPECT:
+        lost_whole(w, n, header)
+    elif header.kind == RECORD_SETTLED:
         if header.index > seat.row or header.ballot > seat.kept:
             fail_at(w, b"U9g", n.node, header.group, header.index, 0,
                     b"a record says settled, or given up, what the store's row does not")
     elif header.kind == RECORD_PROMISE:
         if header.ballot < seat.promised:
             fail_at(w, b"U4", n.node, header.group, 0, header.ballot, b"takes a promise back")
+        lost_promises(w, n, header)
         seat.promised = header.ballot
     elif header.kind == RECORD_ACCEPT:
         vote = proposal(w, n.node, header.group, header.index, header.ballot, body,
@@ -241,6 +248,7 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
                 fail_at(w, b"bounded", n.node, header.group, header.index, header.ballot,
                         b"accepts beyond its window")
         vote.held |= bit
+        lost_promises(w, n, header)
         seat.promised = max(seat.promised, header.ballot)
         out.value = vote.value
     elif is_decided(w, b"U1", n.node, header.group, header.index, body, header.body_bytes):
@@ -264,11 +272,14 @@ cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) 
 
 cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept nogil:
     cdef Seat* seat
-    if one.kind != RECORD_PROMISE and one.kind != RECORD_ACCEPT and one.kind != RECORD_CHOSEN:
+    if one.kind not in (RECORD_PROMISE, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_SUSPECT):
         return
     if one.group >= w.groups:
         return
     seat = &n.seats[one.group]
+    if one.kind == RECORD_SUSPECT:
+        seat.lost = seat.lost and one.ballot == 0
+        return
     if one.kind == RECORD_CHOSEN:
         reference_cell(w.ref, one.group, one.instance).known |= <u32>1 << (n.node - 1)
         return
@@ -353,6 +364,7 @@ cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
         seat.told_turn = 0
         if r.floor < seat.kept:
             fail_at(w, b"U9b", node, group, r.floor, 0, b"begins with less than its floor")
+    lost_started(w, n)
 
 
 cdef void watch_died(Watch* w, u32 node) noexcept nogil:
@@ -384,7 +396,7 @@ cdef void exposes(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) no
 cdef void owns(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept nogil:
     if ballot_node(m.ballot) != n.node:
         fail_at(w, b"U6", n.node, m.group, 0, m.ballot, b"proposes in somebody else's ballot")
-    if first_life(&n.ballots[m.group], m.ballot, n.life) != n.life:
+    if ballot_used(&n.ballots[m.group], m.ballot, n.life).life != n.life:
         fail_at(w, b"U6", n.node, m.group, 0, m.ballot,
                 b"a ballot of an earlier life is used again")
 
@@ -429,6 +441,7 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
     cdef u64 instance, known = 0
     cdef u32 bit = <u32>1 << (n.node - 1)
     memcpy(&body, fixed, sizeof(body))
+    lost_answers(w, n, m)
     exposes(w, n, m, m.ballot)
     claims_through(w, n, m, body.chosen_through)
     if body.through > INSTANCE_MAX:
@@ -457,6 +470,8 @@ cdef void sent_promise(Watch* w, NodeWatch* n, const MessageHeader* m, const u8*
     cdef Entry entry
     cdef Vote* vote
     memcpy(&body, fixed, sizeof(body))
+    lost_answers(w, n, m)
+    lost_promised(w, n, m)
     exposes(w, n, m, m.ballot)
     claims_through(w, n, m, body.chosen_through)
     says_floor(w, n, m, body.floor, body.chosen_through)
@@ -506,6 +521,7 @@ cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogi
         sent_accepted(w, n, &m, fixed)
     elif m.kind == MSG_PREPARE:
         owns(w, n, &m)
+        lost_takes_part(w, n, m.group, m.ballot)
         exposes(w, n, &m, m.ballot)
     elif m.kind == MSG_PROMISE:
         sent_promise(w, n, &m, fixed, data + length)
@@ -517,7 +533,10 @@ cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogi
     elif m.kind == MSG_CHOSEN:
         memcpy(&chosen, fixed, sizeof(chosen))
         claims_through(w, n, &m, chosen.through)
+    elif m.kind == MSG_REJOIN:
+        w.rejoin_asks += 1
     elif m.kind == MSG_PREVOTE_REPLY:
+        lost_prevotes(w, n, &m)
         memcpy(&prevote, fixed, sizeof(prevote))
         claims_through(w, n, &m, prevote.chosen_through)
 
@@ -584,6 +603,7 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
     if r.role == ROLE_LEADING:
         if r.lead == NULL or ballot_node(r.lead.ballot) != node or r.lead.ballot > r.promised:
             fail_at(w, b"U4", node, group, 0, r.promised, b"leads in a ballot it did not promise")
+    lost_step(w, n, group)
 
 
 cdef void watch_full(Watch* w) noexcept nogil:

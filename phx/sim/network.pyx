@@ -13,7 +13,8 @@ from phx.sim.agenda cimport AT_ARRIVE, AT_DIAL, AT_RESET, AT_SILENCE, Happening
 from phx.sim.chance cimport chance_below, chance_between, chance_ppm
 from phx.sim.host cimport Held, Host
 from phx.sim.invariants cimport watch_fail
-from phx.sim.world cimport CLUSTER, Link, World, link_of
+from phx.sim.equip cimport CLUSTER
+from phx.sim.world cimport Link, World, link_of
 
 from phx.sim.pipes import WIRE_CUT, WIRE_FLIPPED, WIRE_STILL
 

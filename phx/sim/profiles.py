@@ -139,6 +139,39 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "checkpoint_us": 2 * SECOND, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
+    "rejoin": Profile(
+        "journals are lost, and their nodes vote again, while links and nodes fail",
+        {
+            "lose-journal": 9, "crash": 2, "power": 2, "power-operation": 1, "blackout": 0.4,
+            "crash-starting": 0.7, "last-words": 1.5, "late-votes": 1.5, "transfer": 1, "loss": 1,
+            "reorder": 1, "one-way": 1, "apart": 1.5, "silent": 1, "chain": 0.7, "pause": 1,
+            "slow-disk": 1, "drift": 1, "fail-store": 1, "fail-sync": 0.5, "full-disk": 0.5,
+            "two-behind": 1, "settle": 1, "resign": 0.7, "burst": 1,
+        },
+        nodes=(3, 3, 4, 5, 5, 7),
+        acts=(14, 26),
+        limits=[
+            ({**USUAL, "rejoin": 1}, 3),
+            ({**USUAL, "rejoin": 1, "checkpoint_us": SECOND}, 1),
+            ({**USUAL, "rejoin": 1, "window": 8, "batch_bytes_max": 512}, 1),
+            ({**USUAL, "rejoin": 1, "journal_bytes_max": 6 << 16}, 1),
+        ],
+    ),
+    "stores": Profile(
+        "stores are lost, or older copies put back, while links and nodes fail",
+        {
+            "lose-store": 5, "old-store": 5, "settle": 4, "crash": 2, "power": 2, "blackout": 0.4,
+            "crash-starting": 1, "power-starting": 1, "checkpoint": 2, "two-behind": 1.5,
+            "late-votes": 1, "last-words": 1, "apart": 1, "loss": 1, "burst": 1,
+            "provider-gone": 1, "cut-transfer": 1,
+        },
+        acts=(14, 26),
+        limits=[
+            ({**USUAL, "checkpoint_us": 2 * SECOND}, 2),
+            ({**USUAL, "checkpoint_us": SECOND, "journal_bytes_max": 8 << 16}, 1),
+            ({**USUAL, "journal_bytes_max": 6 << 16}, 1),
+        ],
+    ),
     "transfers": Profile(
         "leaderships are moved to and fro, while links and nodes fail",
         {

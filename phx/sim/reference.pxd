@@ -50,6 +50,7 @@ cdef struct Vote:                # one ballot of an instance
     u32 value
     u32 held                     # nodes that have the acceptance in this life, as bits
     u32 synced                   # and that have it durably
+    u32 counted                  # or once had, and lost it with the journal
 
 cdef struct Cell:                # one instance
     vector[Vote] votes
@@ -106,8 +107,9 @@ cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil
 # The highest ballot in which the node has an acceptance durably; 0: in none. And: in this one?
 cdef u64 cell_synced_ballot(const Cell* cell, u32 node) noexcept nogil
 cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil
-# A life of the node is over: it holds nothing in memory.
+# A life of the node is over: it holds nothing in memory. And: its journal is lost, too.
 cdef void reference_forget(Reference* ref, u32 node) noexcept nogil
+cdef void reference_lost(Reference* ref, u32 node) noexcept nogil
 # The number of a new value; and who proposed it, under which name.
 cdef u64 reference_op(Reference* ref) noexcept nogil
 cdef void reference_named(Reference* ref, u32 node, u32 incarnation, u32 group, u64 sequence,

@@ -188,17 +188,18 @@ cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil:
             return &cell.votes[i]
     vote.ballot = ballot
     vote.value = value
-    vote.held = vote.synced = 0
+    vote.held = vote.synced = vote.counted = 0
     cell.votes.push_back(vote)
     return &cell.votes.back()
 
 
 cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil:
     cdef u32 bits, count = 0
-    if vote.synced & (<u32>1 << (node - 1)):
-        return False
     vote.synced |= <u32>1 << (node - 1)
-    bits = vote.synced
+    if vote.counted & (<u32>1 << (node - 1)):
+        return False
+    vote.counted |= <u32>1 << (node - 1)
+    bits = vote.counted
     while bits:
         bits &= bits - 1
         count += 1
@@ -230,6 +231,19 @@ cdef void reference_forget(Reference* ref, u32 node) noexcept nogil:
         for i in range(log.cells.size()):
             for v in range(log.cells[i].votes.size()):
                 log.cells[i].votes[v].held &= ~(<u32>1 << (node - 1))
+
+
+# (What it accepted was accepted, and counts for what is decided.)
+cdef void reference_lost(Reference* ref, u32 node) noexcept nogil:
+    cdef u32 bit = <u32>1 << (node - 1)
+    cdef Log* log
+    cdef size_t group, i, v
+    for group in range(ref.logs.size()):
+        log = &ref.logs[group]
+        for i in range(log.cells.size()):
+            log.cells[i].known &= ~bit
+            for v in range(log.cells[i].votes.size()):
+                log.cells[i].votes[v].synced &= ~bit
 
 
 # --- the log

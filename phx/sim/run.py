@@ -17,7 +17,7 @@ from phx.sim import verdicts
 from phx.sim.asking_load import AskingLoad
 from phx.sim.history import Operation
 from phx.sim.machine import SimMachine
-from phx.sim.plan import STILL_US, Plan
+from phx.sim.plan import SECOND, STILL_US, Plan
 from phx.sim.profiles import plan_of
 from phx.sim.readers import Readers
 from phx.sim.stage import Stage
@@ -28,6 +28,9 @@ from phx.sim.world import LIMITS, World
 
 __all__ = ["Load", "Outcome", "play", "run_seed"]
 
+REJOINS_US = 40 * SECOND
+"""Within which, after the end, every replica is whole that was not: who takes no leadership is not
+asked again for 15 seconds, whoever wants it then."""
 PROBE_TIMEOUT_US = 1_000_000
 PROBE_AGAIN_US = 20_000
 BALLOT_NODE_BITS = 20
@@ -178,6 +181,7 @@ class Run:
         # (A handover just before the quiet time may still be told twice in it.)
         world.run(plan.duration_us - STILL_US - self.limit("resend_us"))
         before = self.rounds()
+        rejoining = {group for _, group in self.suspects()}
         world.run(plan.duration_us - STILL_US)
         resends = world.counters()["resends"]
         world.run(plan.duration_us)
@@ -193,10 +197,15 @@ class Run:
         ]
         self.judge(verdicts.caught_up(whole, decided))
         self.judge(verdicts.equal_digests(replicas))
-        self.judge(verdicts.quiet(before, self.rounds(), resends, self.plan.nodes))
+        # (Its first ballot is above all that it can have promised: far above.)
+        after = {group: top for group, top in self.rounds().items() if group not in rejoining}
+        self.judge(verdicts.quiet(before, after, resends, self.plan.nodes))
         self.judge(verdicts.bounded(world.memory(), self.bounds()))
         machines = {one.group: world.machine(one.node, one.group) for one in whole}
         self.judge(self.load.broken(machines))
+        while self.suspects() and world.now_us < plan.duration_us + REJOINS_US:
+            world.run(world.now_us + SECOND)
+        self.judge(verdicts.rejoined(self.suspects()))
 
     def judge(self, broken: Broken | None) -> None:
         if broken is not None:
@@ -220,6 +229,16 @@ class Run:
             for node in self.nodes
             if world.running(node)
             for group in range(self.plan.groups)
+        ]
+
+    def suspects(self) -> list[tuple[int, int]]:
+        world = self.world
+        return [
+            (node, group)
+            for node in self.nodes
+            if world.running(node)
+            for group in range(self.plan.groups)
+            if world.status(node, group)["suspect"]
         ]
 
     def rounds(self) -> dict[int, int]:

@@ -23,6 +23,7 @@ LIMITS: dict[str, int] = {
     "checkpoint_us": 10_000_000,
     "checkpoints_kept": 2,
     "hold_instances": 10,
+    "rejoin": 0,
 }
 
 PACE: dict[str, int] = {

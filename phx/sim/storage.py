@@ -11,6 +11,7 @@ from phx._core.chunk import ChunkDamage, Gather
 from phx._core.chunk_index import ChunkIndex
 from phx._core.plan import SettlePlan
 from phx._core.settler import SettleError, Settler
+from phx.store_facts import Facts
 from phx.store_trim import Floor, joined, next_step, stage_floors
 
 PASS_BYTES = 1 << 20
@@ -32,6 +33,8 @@ class SettledStore:
         self.store_id = store_id
         self.chunks: dict[int, tuple[bytes, bytes]] = {}
         self.groups = ChunkIndex(store_id).groups_packed()
+        self.facts: Facts | None = None
+        """Of the node's lives; None: it was made by an older phx."""
         self.failing = 0
         """So many of the next transactions fail."""
         self.refused: dict[tuple[int, int, int, int], str] = {}
@@ -45,6 +48,16 @@ class SettledStore:
         for chunk in sorted(self.chunks):
             self.index.load(chunk, self.chunks[chunk][1])
         self.index.seal(self.groups)
+
+    def copy(self) -> tuple[dict[int, tuple[bytes, bytes]], bytes]:
+        """All that is in it, for `put_back`."""
+        return dict(self.chunks), self.groups
+
+    def put_back(self, copy: tuple[dict[int, tuple[bytes, bytes]], bytes] | None) -> None:
+        """It has what it had then; None: it is a new one, of the same id."""
+        chunks, self.groups = copy or ({}, ChunkIndex(self.store_id).groups_packed())
+        self.chunks = dict(chunks)
+        self.reopen()
 
     def power_loss(self) -> None:
         """What was committed is there, whatever happens."""
@@ -79,6 +92,11 @@ class SettledStore:
         if self.failing:
             self.failing -= 1
             raise StoreFailed
+
+    def remember(self, facts: Facts) -> None:
+        """In one transaction. Raises StoreFailed."""
+        self._begin()
+        self.facts = facts
 
     def merge(self) -> None:
         """Join small chunks into a larger one."""

@@ -23,6 +23,7 @@ __all__ = [
     "given_back",
     "linearizable",
     "quiet",
+    "rejoined",
     "settled",
 ]
 
@@ -130,6 +131,13 @@ def decides(probes: Iterable[Probe], bound_us: int) -> Broken | None:
                 f"faults had stopped; the bound is {bound_us}"
             )
     return None
+
+
+def rejoined(suspects: Sequence[tuple[int, int]]) -> Broken | None:
+    """U12: who lost its journal votes again. Of the end: (node, group) that do not."""
+    if not suspects:
+        return None
+    return "liveness", f"{len(suspects)} replicas never voted again, the first: {suspects[0]}"
 
 
 def settled(waiting: Sequence[Operation]) -> Broken | None:

@@ -18,10 +18,14 @@ class WatchDoor:
         replayed: Iterable[tuple[int, bytes]] = ...,
         settled: dict[int, int] | None = None,
         floors: dict[int, int] | None = None,
+        suspect: bool = False,
     ) -> None:
         """A life begins: records (position, bytes) are replayed into a real engine. `floors`: what
-        it is told of its rows; default: what they say."""
+        it is told of its rows; default: what they say. `suspect`: its journal was lost."""
     def die(self, node: int) -> None: ...
+    def lose(self, node: int) -> None:
+        """Its journal is gone; it is down."""
+    def ceiling(self, node: int, counter: int) -> None: ...
     def emit(self, node: int, lsn: int, records: bytes) -> int:
         """Records are written from this position on; the position after them."""
     def durable(self, node: int, lsn: int) -> None: ...

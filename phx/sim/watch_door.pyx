@@ -12,7 +12,7 @@ from phx._core.codec cimport (
 )
 from phx._core.engine cimport (
     engine_add_group, engine_floor, engine_free, engine_install, engine_new, engine_replay,
-    engine_start,
+    engine_start, engine_suspect,
 )
 from phx._core.native cimport *
 from phx._core.published cimport (
@@ -24,6 +24,7 @@ from phx._core.state cimport (
 from phx._core.window cimport Slot, window_slot
 from phx.sim.invariants cimport *
 from phx.sim.watch_kept cimport *
+from phx.sim.watch_lost cimport watch_ceiling, watch_lost
 from phx.sim.watch_reads cimport (
     known_through, watch_announced, watch_asked_point, watch_published, watch_read_point,
 )
@@ -122,7 +123,7 @@ cdef class WatchDoor:
 
     # --- lives
 
-    def start(self, u32 node, replayed=(), settled=None, floors=None):
+    def start(self, u32 node, replayed=(), settled=None, floors=None, suspect=False):
         cdef EngineOptions options
         cdef vector[u64] through
         cdef Engine* e
@@ -151,11 +152,19 @@ cdef class WatchDoor:
                     raise ValueError("the engine refuses the record")
                 at += record_stride(header.body_bytes)
             top = max(top, <u64>lsn + at)
+        for group in range(self.n_groups if suspect else 0):
+            engine_suspect(e, group)
         watch_started(self.watch, node, e, engine_start(e, top, 1, 1), through.data())
 
     def die(self, u32 node):
         watch_died(self.watch, node)
         self.drop(node)
+
+    def lose(self, u32 node):
+        watch_lost(self.watch, node)
+
+    def ceiling(self, u32 node, u64 counter):
+        watch_ceiling(self.watch, node, counter)
 
     # --- what it does
 
@@ -250,6 +259,8 @@ cdef class WatchDoor:
                 r.floor = value
             elif name == "applied_through":
                 r.applied_through = value
+            elif name == "suspect":
+                r.suspect = value
             elif name == "cached_bytes":
                 e.cached_bytes = value
             elif name == "pending_bytes":

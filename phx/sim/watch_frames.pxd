@@ -19,10 +19,11 @@ cdef struct Entries:             # those that were not looked at yet
 
 cdef struct Ballot:              # used in a Prepare or an Accept that left
     u64 ballot
-    u64 life
+    u64 life                     # in which it was used first
+    u32 promised                 # nodes that promised it, as bits
 
 # The next entry of a Promise, and of a Learn; False: there is none (any more).
 cdef bint next_reported(Entries* entries, Entry* out) noexcept nogil
 cdef bint next_supplied(Entries* entries, Entry* out) noexcept nogil
-# In which life a ballot was used first: this one, if it was not.
-cdef u64 first_life(vector[Ballot]* used, u64 ballot, u64 life) noexcept nogil
+# What is known of a ballot; it is used in this life, if it was not before.
+cdef Ballot* ballot_used(vector[Ballot]* used, u64 ballot, u64 life) noexcept nogil

@@ -43,14 +43,15 @@ cdef bint next_supplied(Entries* entries, Entry* out) noexcept nogil:
     return passed(entries, sizeof(entry), out)
 
 
-cdef u64 first_life(vector[Ballot]* used, u64 ballot, u64 life) noexcept nogil:
+cdef Ballot* ballot_used(vector[Ballot]* used, u64 ballot, u64 life) noexcept nogil:
     cdef Ballot one
     cdef size_t i = used.size()
     while i:
         i -= 1
         if used[0][i].ballot == ballot:
-            return used[0][i].life
+            return &used[0][i]
     one.ballot = ballot
     one.life = life
+    one.promised = 0
     used.push_back(one)
-    return life
+    return &used.back()

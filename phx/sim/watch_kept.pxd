@@ -7,6 +7,8 @@ here it is said what the store's rows are, which they compare with.
 from phx._core.native cimport *
 from phx.sim.invariants cimport Watch
 
+# The store is another one: its rows begin anew.
+cdef void watch_store(Watch* w, u32 node) noexcept nogil
 # The store's row of a group, durably: before a start, and after each transaction that changed it.
 cdef void watch_row(Watch* w, u32 node, u32 group, u64 kept_from, u64 settled) noexcept nogil
 # The engine was told a floor, or of an install: frames of its turn `turn` and later ones say it.

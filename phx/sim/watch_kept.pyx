@@ -29,6 +29,13 @@ cdef void watch_row(Watch* w, u32 node, u32 group, u64 kept_from, u64 settled) n
     seat.row = settled
 
 
+cdef void watch_store(Watch* w, u32 node) noexcept nogil:
+    cdef size_t group
+    for group in range(of(w, node).seats.size()):
+        of(w, node).seats[group].kept = 1
+        of(w, node).seats[group].row = 0
+
+
 cdef void watch_floored(Watch* w, u32 node, u32 group, u64 turn) noexcept nogil:
     cdef Seat* seat = &of(w, node).seats[group]
     cdef u64 floor = find_group(of(w, node).engine, group).floor

@@ -6,9 +6,6 @@ from phx.sim.chance cimport Chance
 from phx.sim.host cimport Held, Host
 from phx.sim.invariants cimport Watch
 
-cdef enum:
-    CLUSTER = 0x5EED
-
 cdef struct Link:                # from one host to another
     Chance chance
     bint blocked                 # swallows everything, silently

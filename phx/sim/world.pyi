@@ -88,6 +88,16 @@ class World:
     def flip_journal(self, node: int, which: int, bit: int) -> bool:
         """Flip a bit at a position that a mark calls durable; False: there is none. The node then
         counts as damaged: it may refuse to start and stay away."""
+    def lose_journal(self, node: int, damaged: bool, which: int, bit: int) -> bool:
+        """Its process dies, and its journal is gone, or has a bad bit where a start finds it.
+
+        False, and nothing is done, if its journal may not be lost now (the limit `rejoin` is 0), or
+        if a majority would not be left of nodes that have all their votes."""
+    def lose_store(self, node: int) -> None:
+        """Its process dies and its store is gone; a new one is made when it starts."""
+    def copy_store(self, node: int) -> None: ...
+    def put_store_back(self, node: int) -> None:
+        """Its process dies, and the copy is what it has; nothing, if none was taken."""
     def flip_store(self, node: int, which: int, bit: int) -> bool: ...
     def checkpoint(self, node: int, group: int) -> None:
         """Take one of the group soon, if something was applied; nothing if it takes one already."""

@@ -5,10 +5,9 @@
 """Links, dispatch, life and death of hosts, and Python's door; see world.pxd and world.pyi."""
 
 from collections import deque as Deque
-from functools import partial
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from phx._core.batch cimport ItemHeader
 from phx._core.engine cimport (
@@ -22,26 +21,26 @@ from phx.sim.chance cimport *
 from phx.sim.clock cimport clock_set, clock_shows
 from phx.sim.catchup cimport task
 from phx.sim.damage cimport flip_record
+from phx.sim.equip cimport CLUSTER, equip, pace_of
 from phx.sim.handing cimport answer, apply, fail_calls, stop
-from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, Pace, find_flow
+from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
     watch_submitted, watch_submitting,
 )
+from phx.sim.lives cimport is_losing, lose
 from phx.sim.network cimport (
     arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us,
 )
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
+from phx.sim.watch_kept cimport watch_store
 
 from phx.sim.fetching import Fetching
-from phx.sim.keeping import Keeping
 from phx.sim.pipes import Net
 from phx.sim.providing import Provider
 from phx.sim.settings import LIMITS, LINK, PACE
 from phx.sim.handing import UNKNOWN, VERDICTS
-from phx.sim.storage import SettledStore
-from phx.sim.trimming import Trimming
 from phx.sim.violation import Violation
 
 cdef u64 FULL_CHECK_STEPS = 400
@@ -50,10 +49,6 @@ cdef u64 LEASES_SETTLE_US = 5000000  # after a clock was out of bounds
 
 TRACE_EVENTS = 4000
 
-cdef Pace pace_of(dict values):
-    cdef Pace pace = values
-    return pace
-
 
 cdef dict merged(dict base, dict changes, str what):
     if changes:
@@ -61,59 +56,6 @@ cdef dict merged(dict base, dict changes, str what):
         if unknown:
             raise TypeError(f"no such {what}: {sorted(unknown)}")
     return {**base, **(changes or {})}
-
-
-cdef void equip(Host host, World world, u64 seed, u32 nodes, dict limits, machines) except *:
-    """Everything of a host that outlives its lives."""
-    cdef u32 i
-    host.agenda = world.agenda
-    host.watch = world.watch
-    host.groups = world.groups
-    host.chance = chance_of(seed, 1000 + host.node)
-    host.pace = pace_of(PACE)
-    host.machines = partial(machines, host.node)
-    memset(&host.engine_options, 0, sizeof(host.engine_options))
-    host.engine_options.node = host.node
-    host.engine_options.cluster = CLUSTER
-    host.engine_options.n_members = nodes
-    for i in range(nodes):
-        host.engine_options.members[i] = i + 1
-        host.peer_index[i + 1] = i
-    host.engine_options.window = limits["window"]
-    host.engine_options.window_bytes = limits["window_bytes"]
-    host.engine_options.batch_bytes_max = limits["batch_bytes_max"]
-    host.engine_options.heartbeat_us = limits["heartbeat_us"]
-    host.engine_options.lease_us = limits["lease_us"]
-    host.engine_options.election_us = limits["election_us"]
-    host.engine_options.resend_us = limits["resend_us"]
-    host.engine_options.pending_bytes_max = limits["pending_bytes_max"]
-    host.engine_options.cache_bytes_max = limits["cache_bytes_max"]
-    host.engine_options.frame_bytes_max = limits["frame_bytes_max"]
-    host.engine_options.value_bytes_max = limits["value_bytes_max"]
-    host.engine_options.balance = limits["balance"]
-    store_id = bytes([host.node]) * 16
-    memset(&host.journal_options, 0, sizeof(host.journal_options))
-    host.journal_options.cluster = CLUSTER
-    host.journal_options.node = host.node
-    memcpy(host.journal_options.store_id, PyBytes_AS_STRING(store_id), 16)
-    host.journal_options.segment_bytes = limits["segment_bytes"]
-    host.journal_options.journal_bytes_max = limits["journal_bytes_max"]
-    host.journal_options.body_bytes_max = \
-        limits["batch_bytes_max"] + 2 * limits["value_bytes_max"] + 4096
-    host.journal_options.free_segments_max = limits["free_segments_max"]
-    host.disk = MemoryDisk(atom=limits["atom"], bytes_max=limits["disk_bytes_max"],
-                           seed=seed + host.node)
-    host.store = SettledStore(store_id)
-    host.keeping = Keeping(host.node, tuple(range(1, nodes + 1)), CLUSTER,
-                           limits["checkpoints_kept"], host.wrote)
-    host.trimming = Trimming(host, limits["hold_instances"], seed + host.node)
-    host.tasks = {}
-    host.keep_every_us = limits["checkpoint_us"]
-    host.keep_chance = chance_of(seed, 2000 + host.node)
-    host.keep_excused = set()
-    host.clock.rate_ppm = 1000000
-    host.clock.shown_us = chance_between(&host.chance, 1, 10000000)
-    world.watch.node[host.index].clock = &host.clock
 
 
 # Is what the host's store does not keep in a checkpoint, or in the whole log, of another one?
@@ -131,6 +73,17 @@ cdef bint elsewhere(World world, Host host, group):
         if group not in other.keep_excused and other.keeping.cover(group, floor):
             return True
     return False
+
+
+# A host, that is taken down, has another store: what it kept, its journal alone knows.
+cdef void change_store(World world, Host host, copy) except *:
+    world.bring_down(host, False)
+    host.store.put_back(copy)
+    host.store_changed = True
+    host.store_copy = None
+    host.counts.lost_stores += 1
+    host.keep_excused.update(world.groups)
+    watch_store(world.watch, host.node)
 
 
 cdef class World:
@@ -163,7 +116,10 @@ cdef class World:
             host = Host()
             host.node = i + 1
             host.index = i
-            equip(host, self, seed, nodes, all_limits, machines)
+            host.agenda = self.agenda
+            host.watch = self.watch
+            host.groups = self.groups
+            equip(host, seed, nodes, all_limits, machines)
             self.hosts.append(host)
         self.net = Net(self, seed)
         peers = {host.node: host for host in self.hosts}
@@ -510,6 +466,27 @@ cdef class World:
         self.damaged_nodes.add(host.node)
         return True
 
+    def lose_journal(self, node, bint damaged, u64 which, u64 bit):
+        cdef Host host = self.host_of(node)
+        losing = sum(is_losing(one) for one in self.hosts if one is not host)
+        if not host.rejoins or losing >= self.n - (self.n // 2 + 1):
+            return False
+        self.bring_down(host, False)
+        lose(host, damaged, which, bit)
+        return True
+
+    def lose_store(self, node):
+        change_store(self, self.host_of(node), None)
+
+    def copy_store(self, node):
+        cdef Host host = self.host_of(node)
+        host.store_copy = host.store.copy()
+
+    def put_store_back(self, node):
+        cdef Host host = self.host_of(node)
+        if host.store_copy is not None:
+            change_store(self, host, host.store_copy)
+
     def flip_store(self, node, which, bit):
         cdef Host host = self.host_of(node)
         if not host.store.flip(which, bit):
@@ -652,7 +629,8 @@ cdef class World:
         total["values_decided"] = self.watch.ref.values_decided
         total["noops_decided"] = self.watch.ref.noops_decided
         total["late_decisions"] = self.watch.ref.late_decisions
-        total.update(steps=self.agenda.steps, checks=self.watch.checks)
+        total.update(steps=self.agenda.steps, checks=self.watch.checks,
+                     rejoin_asks=self.watch.rejoin_asks)
         return total
 
     def digest(self):

@@ -183,9 +183,18 @@ def test_numbers_that_cannot_be_are_refused(no_leaks, tmp_path):
 def test_traces_with_installs_replay(lab, tmp_path):
     three, provider, lost, through = behind(lab)
     lost.trace_path = str(tmp_path / "node3.trace")
+    for node in (1, 2):
+        three.stop(node)
     three.start(3)
     first = lost.submit([b"applied"], timeout_s=30)
-    lost.driver.done(0, first, 1)
+    lost.driver.done(0, first, 1)  # before there is anybody that it could be forwarded to
+    three.until(lambda: lost.driver.group_status(0)["waiting_values"] == 0)
+    for member in (three.members[1], three.members[2]):
+        member.starts = {0: through}
+        three.start(member.node)
+        member.prime(0, member.kept[0][:through])
+        member.driver.resume(0)
+    three.wait_led()
     install(three, lost, provider, through)
     three.commit_at([1, 2], [b"and on"])
     three.until(lambda: b"and on" in lost.values[0])

@@ -1,0 +1,1 @@
+PACE: dict[str, int]
