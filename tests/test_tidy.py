@@ -61,7 +61,7 @@ def complain(problems: list[str]) -> None:
 # What Python needs of `engine` alone may stand in `engine_door`, beside it.
 STOREYS = [
     {"native"},
-    {"ballot", "batch", "codec", "window"},
+    {"ballot", "batch", "codec", "members", "window"},
     {"effects", "state", "wire"},
     {
         "acceptor",
@@ -69,6 +69,7 @@ STOREYS = [
         "learner",
         "leases",
         "liveness",
+        "membership",
         "phase2",
         "proposals",
         "proposer",

@@ -161,7 +161,7 @@ cdef void acknowledge(Engine* e, Replica* r) noexcept nogil:
     """Every instance from first to through: accepted in exactly this ballot, or known chosen."""
     cdef AcceptedBody ack
     cdef Slot* slot
-    cdef int to = member_index(e, ballot_node(r.ack_ballot))
+    cdef int to = slot_of(e, ballot_node(r.ack_ballot))
     r.ack_due = False
     if to < 0 or r.ack_ballot != r.promised or r.halted or e.poisoned:
         return

@@ -112,7 +112,7 @@ cdef void seal_frames(Engine* e) noexcept nogil:
     cdef u32 i
     seal(e, &e.broadcast_now, 0, LANE_NOW)
     seal(e, &e.broadcast_later, 0, LANE_LATER)
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         e.peers[i].answer_bytes = 0
         seal(e, &e.peers[i].now, e.peers[i].node, LANE_NOW)
         seal(e, &e.peers[i].later, e.peers[i].node, LANE_LATER)

@@ -15,10 +15,10 @@ from phx._core.state cimport *
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil
 # The live member that should lead this group (this node counts as live); 0: none.
 cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil
-# Who should lead this group, first to last: order[0 .. n_members-1], indexes of members.
-cdef void preference(Engine* e, u32 group, u32* order) noexcept nogil
+# Who should lead this group, first to last: order[0 .. n_voters-1], slots.
+cdef void preference(Engine* e, Replica* r, u32* order) noexcept nogil
 # This node, or one that is there, as far as is known here.
-cdef bint live(Engine* e, u32 index) noexcept nogil
+cdef bint live(Engine* e, u32 slot) noexcept nogil
 # Set the time of the next attempt, or none where somebody leads.
 cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil
 # Pause before the next step of an attempt that has failed `failures` times.

@@ -22,23 +22,23 @@ cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
     # finished: it takes no new values.)
     return (e.started and not e.poisoned and not e.resigned and e.pressure < PRESSURE_FULL
             and not r.stopped and not r.halted and not r.restoring
-            and e.now_us >= e.quiet_until_us and (not r.suspect or may_rejoin(e))
+            and e.now_us >= e.quiet_until_us and (not r.suspect or may_rejoin(e, r))
             # (It would have to learn first, and cannot.)
             and not stranded(e, r))
 
 
-cdef bint live(Engine* e, u32 index) noexcept nogil:
-    return index == e.self_index or (e.peers[index].connected and e.peers[index].alive)
+cdef bint live(Engine* e, u32 slot) noexcept nogil:
+    return slot == e.own_slot or (e.peers[slot].connected and e.peers[slot].alive)
 
 
-cdef void preference(Engine* e, u32 group, u32* order) noexcept nogil:
-    """By priority; equals by the group's permutation of the members: its id read in the factorial
-    number system."""
+cdef void preference(Engine* e, Replica* r, u32* order) noexcept nogil:
+    """By priority; equals by the group's permutation of the voters' slots: its id read in the
+    factorial number system."""
     cdef u32 left[MEMBERS_MAX]
-    cdef u32 n = e.options.n_members, i, k, at
-    cdef u32 code = group
+    cdef u32 n = r.config.n_voters, i, k, at
+    cdef u32 code = r.group
     for i in range(n):
-        left[i] = i
+        left[i] = r.config.by_id[i]
     for i in range(n):
         at = code % (n - i)
         code //= (n - i)
@@ -54,10 +54,10 @@ cdef void preference(Engine* e, u32 group, u32* order) noexcept nogil:
 cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil:
     cdef u32 order[MEMBERS_MAX]
     cdef u32 i
-    preference(e, r.group, order)
-    for i in range(e.options.n_members):
-        if live(e, order[i]) and e.options.members[order[i]] != besides:
-            return e.options.members[order[i]]
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if live(e, order[i]) and e.slot_node[order[i]] != besides:
+            return e.slot_node[order[i]]
     return 0
 
 
@@ -79,9 +79,9 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     if hears_leader(e, r) or r.stopped or r.halted or r.restoring or e.poisoned or e.resigned:
         role_timer(e, r, rejoin_at(e, r))
         return
-    preference(e, r.group, order)
-    for i in range(e.options.n_members):
-        if order[i] == e.self_index:
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if order[i] == e.own_slot:
             break
         if live(e, order[i]):
             before += 1
@@ -89,8 +89,8 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
             e.options.election_us // 4 + 1)
     if r.failures:
         at += backoff_us(e, r)
-    if e.pressure or e.priorities[e.self_index] == 0:
-        at += 2 * <u64>e.options.election_us * e.options.n_members
+    if e.pressure or e.priorities[e.own_slot] == 0:
+        at += 2 * <u64>e.options.election_us * r.config.n_voters
     if at < r.busy_until_us:
         at = r.busy_until_us + random_below(e, e.options.election_us)
     if at < e.quiet_until_us:

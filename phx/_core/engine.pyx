@@ -23,6 +23,7 @@ from phx._core.learner cimport (
 )
 from phx._core.leases cimport claims_forget, heartbeats
 from phx._core.liveness cimport give_to, hand_over, watch, watch_at
+from phx._core.membership cimport config_drop, config_set, slots_begin
 from phx._core.native cimport *
 from phx._core.phase2 cimport lead_free
 from phx._core.proposals cimport (
@@ -49,12 +50,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
     cdef Engine* e = phx_new[Engine]()
     cdef u32 i
     e.options = options[0]
-    e.quorum = options.n_members // 2 + 1
-    for i in range(options.n_members):
-        e.peers[i].node = options.members[i]
-        if options.members[i] == options.node:
-            e.self_index = i
-        e.priorities[i] = PRIORITY_USUAL
+    slots_begin(e)
     e.random_state = options.seed ^ (<u64>options.node * <u64>0x9E3779B97F4A7C15)
     if e.random_state == 0:
         e.random_state = 1
@@ -62,6 +58,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
     e.ceiling = NO_CEILING
     e.claim_version = 1
     e.grants_version = 1
+    e.lease_version = 1
     for i in range(8):
         random_below(e, 2)
     return e
@@ -84,13 +81,14 @@ cdef void engine_free(Engine* e) noexcept nogil:
             block_unref(<Block*><size_t>ring_at(&r.tail, r.tail.size))
         ring_free(&r.tail)
         ring_free(&r.locations)
+        config_drop(e, r)
         phx_delete[Replica](r)
     ring_free(&e.cached)
     effects_drop(e)
     block_unref(e.records)
     block_unref(e.broadcast_now)
     block_unref(e.broadcast_later)
-    for i in range(MEMBERS_MAX):
+    for i in range(e.n_slots):
         block_unref(e.peers[i].now)
         block_unref(e.peers[i].later)
     phx_delete[Engine](e)
@@ -107,6 +105,7 @@ cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept no
     r.chosen_through = settled_through
     r.accepted_last = settled_through
     r.floor = 1
+    config_set(e, r, (<u64>1 << e.options.n_members) - 1, 0, 0)
     window_init(&r.window, settled_through + 1)
     e.replicas.push_back(r)
     while e.by_group.size() <= group:
@@ -127,7 +126,7 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
         e.quiet_until_us = max(e.quiet_until_us, header.ballot)
         return 0
     if header.kind == RECORD_PEER:
-        at = member_index(e, header.group)
+        at = slot_of(e, header.group)
         if header.body_bytes != 16:
             return -1
         if at >= 0:
@@ -156,7 +155,7 @@ cdef void emit_node_state(Engine* e, u64 lsn) noexcept nogil:
     cdef u32 i
     if e.node_lsn < lsn:
         e.node_lsn = emit_record(e, RECORD_NODE, 0, e.incarnation, e.lease_bound_us, NULL, 0, NULL)
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         if e.peers[i].known and e.peers[i].peer_lsn < lsn:
             e.peers[i].peer_lsn = emit_record(e, RECORD_PEER, e.peers[i].node, 0, 0,
                                               e.peers[i].store_id, 16, NULL)
@@ -206,7 +205,7 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
 # --- inputs
 
 cdef void engine_receive(Engine* e, u32 peer, const u8* data, u64 count) noexcept nogil:
-    cdef int at = member_index(e, peer)
+    cdef int at = slot_of(e, peer)
     cdef u64 used = 0
     cdef u32 length
     # Until it is durable which store stands behind this node id, nothing from it counts.
@@ -291,7 +290,7 @@ cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil:
 
 
 cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
-    cdef int at = member_index(e, peer)
+    cdef int at = slot_of(e, peer)
     cdef Peer* p
     cdef size_t i
     if at < 0 or peer == e.options.node or not e.started:
@@ -313,6 +312,7 @@ cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_
         claims_forget(e, p)
         p.incarnation = incarnation
         p.lease_until_us = 0
+        e.lease_version += 1
         p.heard_seq = 0
         p.alive = False
         for i in range(e.replicas.size()):
@@ -323,13 +323,14 @@ cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_
     e.connected += 1
     e.beat_now = True
     for i in range(e.replicas.size()):
-        peer_renewed(e, e.replicas[i], p)
-        peer_returned(e, e.replicas[i], p)
+        if config_has(e.replicas[i], p.slot):
+            peer_renewed(e, e.replicas[i], p)
+            peer_returned(e, e.replicas[i], p)
     return 0
 
 
 cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
-    cdef int at = member_index(e, peer)
+    cdef int at = slot_of(e, peer)
     cdef Peer* p
     cdef size_t i
     if at < 0 or not e.peers[at].connected:
@@ -350,7 +351,7 @@ cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
 cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries,
                         u64 nbytes) noexcept nogil:
     cdef Replica* r = find_group(e, group)
-    cdef int at = member_index(e, peer)
+    cdef int at = slot_of(e, peer)
     if r != NULL and at >= 0:
         supply(e, r, &e.peers[at], first, entries, nbytes)
 
@@ -525,7 +526,7 @@ cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil:
 
 
 cdef void engine_priority(Engine* e, u32 priority) noexcept nogil:
-    e.priorities[e.self_index] = min(priority, <u32>PRIORITY_MAX)
+    e.priorities[e.own_slot] = min(priority, <u32>PRIORITY_MAX)
     e.beat_now = True
 
 
@@ -583,7 +584,7 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
         acknowledge(e, r)
     if r.confirm_due:
         # A watermark may come before the heartbeat that says who leads: then this waits for it.
-        to = member_index(e, r.leader)
+        to = slot_of(e, r.leader)
         r.confirm_due = to < 0 and r.role < ROLE_PREPARING
         if to >= 0 and r.leader != e.options.node and r.claim:
             confirm.through = r.chosen_through

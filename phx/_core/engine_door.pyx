@@ -25,9 +25,11 @@ from phx._core.engine cimport (
     engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect,
     engine_transfer, engine_turn,
 )
+from phx._core.membership cimport config_set
 from phx._core.native cimport *
 from phx._core.state cimport (
-    Effects, EngineCounters, EngineOptions, Event, GroupStatus, MEMBERS_MAX, SettleItem,
+    Config, Effects, EngineCounters, EngineOptions, Event, GroupStatus, MEMBERS_MAX, SettleItem,
+    find_group, slot_of,
 )
 
 DEFAULTS = {
@@ -83,6 +85,26 @@ cdef class Engine:
 
     def __dealloc__(self):
         engine_free(self.e)
+
+    def members(self, group, voters, learners=()):
+        """The group has these members, nodes of this engine; before the start."""
+        config_set(self.e, find_group(self.e, group), self.slots(voters), 0, self.slots(learners))
+
+    def slots(self, nodes):
+        bits = 0
+        for node in nodes:
+            bits |= 1 << slot_of(self.e, node)
+        return bits
+
+    def configs(self):
+        """What groups share: (slots of voters, of learners, quorum, groups that have it, led)."""
+        cdef size_t i
+        cdef Config* c
+        found = []
+        for i in range(self.e.configs.size()):
+            c = self.e.configs[i]
+            found.append((c.voters, c.learners, c.quorum, c.groups, c.led))
+        return sorted(found)
 
     def replay(self, bytes records, lsn):
         """Records as journalled (crc not checked here: that is the journal's duty)."""

@@ -128,15 +128,16 @@ cdef void want(Engine* e, Replica* r, u64 through, u32 prefer) noexcept nogil:
 # `prefer` if it is there, else the next connected peer after the last asked; one that has said that
 # it cannot help only if all have said so. NULL: nobody is there.
 cdef Peer* whom(Engine* e, Replica* r, u32 prefer) noexcept nogil:
-    cdef u32 i, useless = r.below | r.dry
-    cdef int start = member_index(e, r.asked_node)
-    cdef int at = member_index(e, prefer) if prefer != 0 else -1
+    cdef u32 i
+    cdef u64 useless = r.below | r.dry
+    cdef int start = slot_of(e, r.asked_node)
+    cdef int at = slot_of(e, prefer) if prefer != 0 else -1
     cdef Peer* found = NULL
     if at >= 0 and e.peers[at].connected and prefer != e.options.node and not useless >> at & 1:
         return &e.peers[at]
-    for i in range(e.options.n_members):
-        at = <int>((start + 1 + <int>i) % <int>e.options.n_members)
-        if e.peers[at].connected and e.peers[at].node != e.options.node:
+    for i in range(e.n_slots):
+        at = <int>((start + 1 + <int>i) % <int>e.n_slots)
+        if config_has(r, at) and e.peers[at].connected and e.peers[at].node != e.options.node:
             if not useless >> at & 1:
                 return &e.peers[at]
             if found == NULL:
@@ -164,10 +165,10 @@ cdef void ask(Engine* e, Replica* r, u32 prefer) noexcept nogil:
 
 cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
     """No answer in time: ask somebody else."""
-    cdef int at = member_index(e, r.asked_node)
+    cdef int at = slot_of(e, r.asked_node)
     if r.asked_us != 0 and at >= 0 and r.below and r.asks >= IN_VAIN:
         # Its group may be halted. If it is only slow, its answer is progress, and all is forgotten.
-        r.dry |= <u32>1 << at
+        r.dry |= <u64>1 << at
     r.asked_us = 0
     if r.want_through > r.chosen_through and may_learn(e, r):
         ask(e, r, 0)
@@ -175,20 +176,25 @@ cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
 
 # Somebody is connected, and has not answered that it has nothing of use.
 cdef bint hopeful(Engine* e, Replica* r) noexcept nogil:
-    cdef u32 i, useless = r.below | r.dry
-    for i in range(e.options.n_members):
-        if i != e.self_index and e.peers[i].connected and not useless >> i & 1:
+    cdef u64 useless = r.below | r.dry
+    cdef u64 left = r.config.members
+    cdef u32 i
+    while left:
+        i = next_member(&left)
+        if i != e.own_slot and e.peers[i].connected and not useless >> i & 1:
             return True
     return False
 
 
 # All that are connected have nothing of use, and one of them has trimmed it.
 cdef bint stranded(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 left = r.config.members
     cdef u32 i
     if r.below == 0 or hopeful(e, r):
         return False
-    for i in range(e.options.n_members):
-        if i != e.self_index and e.peers[i].connected and r.below >> i & 1:
+    while left:
+        i = next_member(&left)
+        if i != e.own_slot and e.peers[i].connected and r.below >> i & 1:
             return True
     return False
 
@@ -206,7 +212,7 @@ cdef void told_nothing(Engine* e, Replica* r, Peer* p, const LearnBody* learn) n
     """Whoever was asked for what comes next here has answered without it. One that has trimmed it
     is not believed alone: another one may have the log, and that is less work than a checkpoint.
     """
-    cdef u32 bit = <u32>1 << member_index(e, p.node)
+    cdef u64 bit = <u64>1 << p.slot
     if learn.floor > r.chosen_through + 1:
         if learn.floor - 1 > learn.chosen_through:
             e.counters.hostile_messages += 1
@@ -260,7 +266,7 @@ cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) 
     cdef Fetch fetch
     cdef u64 instance = ask.first
     cdef u64 last = min(min(ask.last, r.chosen_through), ask.first + LEARN_ENTRIES)
-    cdef u32 bit = <u32>1 << member_index(e, p.node)
+    cdef u64 bit = <u64>1 << p.slot
     # One answer in a turn: nobody asks again before the last one is there.
     if r.supplied & bit:
         return

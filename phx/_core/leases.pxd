@@ -12,9 +12,9 @@ from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport HeartbeatAckBody, HeartbeatBody
 
-# Our own led set.
-cdef void claim_add(Engine* e, u32 group, u64 ballot) noexcept nogil
-cdef void claim_drop(Engine* e, u32 group) noexcept nogil
+# Our own led set: what a peer is told of it are the groups that it is a member of.
+cdef void claim_add(Engine* e, Replica* r, u64 ballot) noexcept nogil
+cdef void claim_drop(Engine* e, Replica* r) noexcept nogil
 # Send heartbeats that are due.
 cdef void heartbeats(Engine* e) noexcept nogil
 cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack) noexcept nogil
@@ -23,8 +23,8 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
                        const u8* changes) noexcept nogil
 # The peer's leaderships are over (grant run out, or a new incarnation): forget its claims.
 cdef void claims_forget(Engine* e, Peer* p) noexcept nogil
-# Time until which a quorum, this node included, answers our heartbeats; 0: none.
-cdef u64 lease_until(Engine* e) noexcept nogil
+# Time until which a quorum of these members, this node included, answers our heartbeats; 0: none.
+cdef u64 lease_until(Engine* e, Config* config) noexcept nogil
 # Time until which a quorum has granted this very leadership: its claim acknowledged, not refused.
 cdef u64 group_lease_until(Engine* e, Replica* r) noexcept nogil
 # A grant of this node to somebody other than `candidate` still runs in this group.

@@ -58,12 +58,12 @@ cdef void claim_set(vector[Claim]* claims, u32 group, u64 ballot) noexcept nogil
 
 # --- our claims
 
-cdef void claim_change(Engine* e, u32 group, u64 ballot) noexcept nogil:
+cdef void claim_change(Engine* e, Replica* r, u64 ballot) noexcept nogil:
     cdef ClaimLog log
-    claim_set(&e.claims, group, ballot)
+    claim_set(&e.claims, r.group, ballot)
     e.claim_version += 1
-    log.version = e.claim_version
-    log.group = group
+    log.members = r.config.members
+    log.group = r.group
     log.ballot = ballot
     e.claim_log.push_back(log)
     while e.claim_log.size() > CLAIM_LOG_MAX:
@@ -71,14 +71,21 @@ cdef void claim_change(Engine* e, u32 group, u64 ballot) noexcept nogil:
     e.beat_now = True
 
 
-cdef void claim_add(Engine* e, u32 group, u64 ballot) noexcept nogil:
-    claim_change(e, group, ballot)
+cdef bint claimed(Engine* e, Replica* r) noexcept nogil:
+    cdef size_t at = claim_find(&e.claims, r.group)
+    return at < e.claims.size() and e.claims[at].group == r.group
 
 
-cdef void claim_drop(Engine* e, u32 group) noexcept nogil:
-    cdef size_t at = claim_find(&e.claims, group)
-    if at < e.claims.size() and e.claims[at].group == group:
-        claim_change(e, group, 0)
+cdef void claim_add(Engine* e, Replica* r, u64 ballot) noexcept nogil:
+    if not claimed(e, r):
+        r.config.led += 1
+    claim_change(e, r, ballot)
+
+
+cdef void claim_drop(Engine* e, Replica* r) noexcept nogil:
+    if claimed(e, r):
+        r.config.led -= 1
+        claim_change(e, r, 0)
 
 
 cdef Block* changes_append(Block* out, u32 group, u64 ballot) noexcept nogil:
@@ -94,20 +101,20 @@ cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
     cdef Block* out = block_new(256)
     cdef size_t i, start
     cdef u8 flags = 0
-    cdef u64 version
-    if (p.acked_version == 0 or e.claim_log.empty()
-            or p.acked_version + 1 < e.claim_log.front().version):
+    cdef u64 oldest = e.claim_version + 1 - e.claim_log.size()
+    if p.acked_version == 0 or e.claim_log.empty() or p.acked_version + 1 < oldest:
         flags = FLAG_WHOLE
     if p.acked_version == e.claim_version and p.acked_version != 0:
         flags = 0
     if flags & FLAG_WHOLE:
         for i in range(e.claims.size()):
-            out = changes_append(out, e.claims[i].group, e.claims[i].ballot)
+            if config_has(find_group(e, e.claims[i].group), p.slot):
+                out = changes_append(out, e.claims[i].group, e.claims[i].ballot)
     elif p.acked_version < e.claim_version:
-        version = e.claim_log.front().version
-        start = <size_t>(p.acked_version + 1 - version)
+        start = <size_t>(p.acked_version + 1 - oldest)
         for i in range(start, e.claim_log.size()):
-            out = changes_append(out, e.claim_log[i].group, e.claim_log[i].ballot)
+            if e.claim_log[i].members >> p.slot & 1:
+                out = changes_append(out, e.claim_log[i].group, e.claim_log[i].ballot)
     p.beat_seq += 1
     p.beat_sent_us[p.beat_seq % SENT_TIMES] = e.now_us
     p.reads.beats[p.beat_seq % SENT_TIMES] = e.reads.beats
@@ -117,7 +124,7 @@ cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
     beat.incarnation = e.incarnation
     beat.lease_us = e.options.lease_us
     beat.claims = <u32>(out.size // sizeof(ClaimChange))
-    beat.priority = e.priorities[e.self_index]
+    beat.priority = e.priorities[e.own_slot]
     send(e, p, LANE_NOW, MSG_HEARTBEAT, flags, 0, 0, &beat, sizeof(beat), out.data, out.size)
     block_unref(out)
 
@@ -134,7 +141,7 @@ cdef void heartbeats(Engine* e) noexcept nogil:
     e.reads.beats += 1
     e.beat_last_us = e.now_us
     e.beat_at_us = e.now_us + e.options.heartbeat_us
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         if e.peers[i].connected:
             heartbeat(e, &e.peers[i])
 
@@ -156,35 +163,43 @@ cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags,
     until = p.beat_sent_us[ack.seq % SENT_TIMES] + min(ack.lease_us, e.options.lease_us)
     if until > p.lease_until_us:
         p.lease_until_us = until
+        e.lease_version += 1
 
 
-cdef u64 quorum_time(Engine* e, u64 leaving_out, u64 version) noexcept nogil:
-    """The quorum-th largest of the members' times; this node's own never ends."""
+cdef u64 quorum_time(Engine* e, const Config* config, u64 leaving_out,
+                     u64 version) noexcept nogil:
+    """The quorum-th largest of the voters' times; this node's own never ends."""
     cdef u64 times[MEMBERS_MAX]
-    cdef u32 n = e.options.n_members, i, j
+    cdef u32 n = 0, i, j
+    cdef u64 left = config.voters
     cdef u64 swapped
-    for i in range(n):
-        if i == e.self_index:
-            times[i] = ~<u64>0
+    while left:
+        i = next_member(&left)
+        if i == e.own_slot:
+            times[n] = ~<u64>0
         elif leaving_out & (<u64>1 << i) or e.peers[i].acked_version < version:
-            times[i] = 0
+            times[n] = 0
         else:
-            times[i] = e.peers[i].lease_until_us
-        j = i
+            times[n] = e.peers[i].lease_until_us
+        j = n
+        n += 1
         while j > 0 and times[j - 1] < times[j]:
             swapped = times[j]
             times[j] = times[j - 1]
             times[j - 1] = swapped
             j -= 1
-    return times[e.quorum - 1]
+    return times[config.quorum - 1]
 
 
-cdef u64 lease_until(Engine* e) noexcept nogil:
-    return quorum_time(e, 0, 0)
+cdef u64 lease_until(Engine* e, Config* config) noexcept nogil:
+    if config.lease_version != e.lease_version:
+        config.lease_until_us = quorum_time(e, config, 0, 0)
+        config.lease_version = e.lease_version
+    return config.lease_until_us
 
 
 cdef u64 group_lease_until(Engine* e, Replica* r) noexcept nogil:
-    return quorum_time(e, r.lead.refusing, r.lead.claim_version)
+    return quorum_time(e, r.config, r.lead.refusing, r.lead.claim_version)
 
 
 # --- claims of others, and our grants
@@ -197,7 +212,8 @@ cdef void claim_heard(Engine* e, Peer* p, u32 group, u64 ballot) noexcept nogil:
             r.claim = 0
         claim_set(&p.claims, group, 0)
         return
-    if r == NULL or ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen):
+    if (r == NULL or not config_has(r, p.slot) or ballot_node(ballot) != p.node
+            or ballot_hostile(ballot, r.highest_seen)):
         e.counters.hostile_messages += 1
         return
     claim_set(&p.claims, group, ballot)
@@ -270,7 +286,7 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
         return False
     p.heard_seq = beat.seq
     p.heard_us = e.now_us
-    e.priorities[member_index(e, p.node)] = min(beat.priority, <u32>PRIORITY_MAX)
+    e.priorities[p.slot] = min(beat.priority, <u32>PRIORITY_MAX)
     if not p.alive:
         p.alive = True
         p.alive_since_us = e.now_us
@@ -308,7 +324,7 @@ cdef bint grant_runs(Engine* e, Replica* r, u32 candidate, u64 released) noexcep
     if holder == e.options.node:
         return r.role == ROLE_LEADING and r.lead.ballot == r.promised and group_lease_until(e,
                 r) > e.now_us
-    at = member_index(e, holder)
+    at = slot_of(e, holder)
     if at < 0:
         return False
     return r.claim == r.promised and e.peers[at].grant_until_us > e.now_us
@@ -318,5 +334,5 @@ cdef bint hears_leader(Engine* e, Replica* r) noexcept nogil:
     cdef int at
     if r.claim == 0:
         return False
-    at = member_index(e, ballot_node(r.claim))
+    at = slot_of(e, ballot_node(r.claim))
     return at >= 0 and e.peers[at].alive and e.peers[at].grant_until_us > e.now_us

@@ -49,7 +49,7 @@ cdef void on_beat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
                   const u8* changes) noexcept nogil:
     cdef ClaimChange change
     cdef bint was_alive = p.alive
-    cdef u32* wanted = &e.priorities[member_index(e, p.node)]
+    cdef u32* wanted = &e.priorities[p.slot]
     cdef u32 before = wanted[0]
     cdef Replica* r
     cdef u32 i
@@ -73,7 +73,7 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     cdef u32 i, group
     cdef size_t k
     cdef Replica* r
-    cdef u64 bit = <u64>1 << member_index(e, p.node)
+    cdef u64 bit = <u64>1 << p.slot
     if ack.incarnation == e.incarnation and ack.seq <= p.ack_seq:
         # What a newer one has refused may have been promised to somebody else since.
         return
@@ -94,7 +94,7 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     for i in range(ack.refused):
         memcpy(&group, refused + i * 4, 4)
         r = find_group(e, group)
-        if r != NULL and r.lead != NULL:
+        if r != NULL and r.lead != NULL and config_has(r, p.slot):
             r.lead.refusing |= bit
             republish(e, r)
             prepare_again(e, r, p)
@@ -103,7 +103,7 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
 cdef void watch_peers(Engine* e) noexcept nogil:
     cdef u32 i
     cdef bint lost = False
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         if e.peers[i].alive and e.peers[i].grant_until_us <= e.now_us:
             e.peers[i].alive = False
             claims_forget(e, &e.peers[i])
@@ -112,25 +112,34 @@ cdef void watch_peers(Engine* e) noexcept nogil:
         refresh_all(e)
 
 
-cdef void watch_lease(Engine* e) noexcept nogil:
-    """A leader that cannot reach a quorum steps down."""
+cdef void step_down_all(Engine* e, const Config* config) noexcept nogil:
+    """In the groups of these members; not where this node has just begun."""
     cdef size_t i = 0
     cdef Replica* r
-    if e.claims.empty() or e.quorum == 1 or lease_until(e) > e.now_us:
-        return
     while i < e.claims.size():
         r = find_group(e, e.claims[i].group)
-        if r.role == ROLE_LEADING and r.lead.since_us + e.options.lease_us > e.now_us:
+        if r.config != config or (
+                r.role == ROLE_LEADING and r.lead.since_us + e.options.lease_us > e.now_us):
             i += 1
             continue
         r.failures += 1
         step_down(e, r)
 
 
+cdef void watch_lease(Engine* e) noexcept nogil:
+    """A leader that cannot reach a quorum steps down."""
+    cdef size_t i
+    cdef Config* config
+    for i in range(e.configs.size()):
+        config = e.configs[i]
+        if config.led and config.quorum > 1 and lease_until(e, config) <= e.now_us:
+            step_down_all(e, config)
+
+
 cdef bint ready(Engine* e, Replica* r, u32 node) noexcept nogil:
     """That member could lead at once, as far as this leader knows."""
-    cdef int at = member_index(e, node)
-    return (at >= 0 and e.peers[at].alive and e.peers[at].connected
+    cdef int at = slot_of(e, node)
+    return (at >= 0 and config_has(r, at) and e.peers[at].alive and e.peers[at].connected
             and r.lead.progress[at].confirmed + e.options.window // 4 >= r.chosen_through)
 
 
@@ -143,7 +152,7 @@ cdef void handed_over(Engine* e, Replica* r, u32 to) noexcept nogil:
 
 cdef bint caught_up(Engine* e, Replica* r, u32 node) noexcept nogil:
     return (ready(e, r, node)
-            and e.peers[member_index(e, node)].alive_since_us + SETTLED_US <= e.now_us)
+            and e.peers[slot_of(e, node)].alive_since_us + SETTLED_US <= e.now_us)
 
 
 cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
@@ -151,16 +160,16 @@ cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
     the first that is there counts: a group would otherwise be moved twice while that one catches
     up."""
     cdef u32 order[MEMBERS_MAX]
-    cdef u32 i, own = e.priorities[e.self_index]
+    cdef u32 i, own = e.priorities[e.own_slot]
     cdef bint first = True
-    preference(e, r.group, order)
-    for i in range(e.options.n_members):
-        if order[i] == e.self_index:
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if order[i] == e.own_slot:
             return 0
         if not live(e, order[i]):
             continue
-        if (first or e.priorities[order[i]] > own) and caught_up(e, r, e.options.members[order[i]]):
-            return e.options.members[order[i]]
+        if (first or e.priorities[order[i]] > own) and caught_up(e, r, e.slot_node[order[i]]):
+            return e.slot_node[order[i]]
         first = False
     return 0
 
@@ -189,14 +198,16 @@ cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
     """A member that lost votes asks for the leadership. It is given when it can succeed: it knows
     what is chosen, and of the others enough are there to answer."""
     cdef u32 i, there = 1
+    cdef u64 left = r.config.voters
     if (r.role != ROLE_LEADING or r.lead.ballot != ballot or r.suspect or r.lead.phase1 != NULL
             or e.now_us < r.no_transfer_until_us
             or ask.chosen_through + e.options.window // 4 < r.chosen_through):
         return
-    for i in range(e.options.n_members):
-        if e.peers[i].node != p.node and e.peers[i].connected and e.peers[i].alive:
+    while left:
+        i = next_member(&left)
+        if i != p.slot and e.peers[i].connected and e.peers[i].alive:
             there += 1
-    if there >= e.options.n_members - e.quorum + 1:
+    if there >= r.config.n_voters - r.config.quorum + 1:
         handed_over(e, r, p.node)
 
 
@@ -210,15 +221,20 @@ cdef u64 watch_at(Engine* e) noexcept nogil:
     cdef u64 at = ~<u64>0
     cdef u64 lease
     cdef u32 i
-    for i in range(e.options.n_members):
+    cdef size_t k
+    cdef Config* config
+    for i in range(e.n_slots):
         if e.peers[i].alive:
             at = min(at, e.peers[i].grant_until_us)
     if e.connected and not e.poisoned and e.durable >= e.start_lsn:
         at = min(at, e.beat_at_us)
         if e.beat_now:
             at = min(at, e.beat_last_us + e.options.heartbeat_us // 16)
-    if not e.claims.empty() and e.quorum > 1:
-        lease = lease_until(e)
+    for k in range(e.configs.size()):
+        config = e.configs[k]
+        if config.led == 0 or config.quorum == 1:
+            continue
+        lease = lease_until(e, config)
         at = min(at, lease if lease > e.now_us else e.now_us + e.options.heartbeat_us)
         if e.options.balance:
             at = min(at, e.balance_at_us)
@@ -247,10 +263,10 @@ cdef u32 next_leader(Engine* e, Replica* r) noexcept nogil:
     """The member that should have this group next and can lead at once; 0: none."""
     cdef u32 order[MEMBERS_MAX]
     cdef u32 i
-    preference(e, r.group, order)
-    for i in range(e.options.n_members):
-        if ready(e, r, e.options.members[order[i]]):
-            return e.options.members[order[i]]
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if ready(e, r, e.slot_node[order[i]]):
+            return e.slot_node[order[i]]
     return 0
 
 
@@ -264,7 +280,7 @@ cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil:
     if to == 0:
         to = next_leader(e, r)
         # It need not be kept from coming back here; and it does when this node wants it again.
-        if e.priorities[e.self_index] == 0:
+        if e.priorities[e.own_slot] == 0:
             flags = 0
     if not ready(e, r, to):
         return TRANSFER_NOT_READY

@@ -14,8 +14,9 @@ cdef void compute_chosen(Engine* e, Replica* r) noexcept nogil
 # A watermark that no Accept is about to carry goes out by itself.
 cdef void tell_watermark(Engine* e, Replica* r) noexcept nogil
 cdef void resend_what_is_missing(Engine* e, Replica* r) noexcept nogil
-# Freed by phase1_free, through the Lead that it is put into, and by lead_free.
-cdef Phase1* phase1_new(u32 n_members) noexcept nogil
-cdef Lead* lead_new(u32 n_members) noexcept nogil
+# `width`: of the group's Config. Freed by phase1_free, through the Lead that it is put into, and by
+# lead_free.
+cdef Phase1* phase1_new(u32 width) noexcept nogil
+cdef Lead* lead_new(u32 width) noexcept nogil
 cdef void phase1_free(Lead* lead) noexcept nogil
 cdef void lead_free(Replica* r) noexcept nogil

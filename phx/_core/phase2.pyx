@@ -14,6 +14,7 @@ from phx._core.batch cimport (
 )
 from phx._core.effects cimport HALT_BAD_BODY, LANE_NOW, broadcast, halt_group, role_timer, send
 from phx._core.learner cimport advance_chosen, tail_entry
+from phx._core.membership cimport by_slot
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_entered, callers_low_water, pending_pop
 from phx._core.state cimport *
@@ -27,22 +28,15 @@ cdef enum:
     AGAIN_US = 500
 
 
-cdef void* for_members(u32 n_members, u64 size) noexcept nogil:
-    cdef void* memory = phx_calloc(n_members, size)
-    if memory == NULL:
-        phx_fatal("out of memory")
-    return memory
-
-
-cdef Lead* lead_new(u32 n_members) noexcept nogil:
+cdef Lead* lead_new(u32 width) noexcept nogil:
     cdef Lead* lead = phx_new[Lead]()
-    lead.progress = <Progress*>for_members(n_members, sizeof(Progress))
+    lead.progress = <Progress*>by_slot(width, sizeof(Progress))
     return lead
 
 
-cdef Phase1* phase1_new(u32 n_members) noexcept nogil:
+cdef Phase1* phase1_new(u32 width) noexcept nogil:
     cdef Phase1* phase1 = phx_new[Phase1]()
-    phase1.promised = <Promised*>for_members(n_members, sizeof(Promised))
+    phase1.promised = <Promised*>by_slot(width, sizeof(Promised))
     return phase1
 
 
@@ -235,16 +229,19 @@ cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
 cdef void compute_chosen(Engine* e, Replica* r) noexcept nogil:
     cdef u64 through[MEMBERS_MAX]
     cdef u64 swapped, chosen
-    cdef u32 i, j
-    for i in range(e.options.n_members):
-        through[i] = r.lead.durable_through if i == e.self_index else r.lead.progress[i].through
-        j = i
+    cdef u64 left = r.config.voters
+    cdef u32 n = 0, i, j
+    while left:
+        i = next_member(&left)
+        through[n] = r.lead.durable_through if i == e.own_slot else r.lead.progress[i].through
+        j = n
+        n += 1
         while j > 0 and through[j - 1] < through[j]:
             swapped = through[j]
             through[j] = through[j - 1]
             through[j - 1] = swapped
             j -= 1
-    chosen = min(through[e.quorum - 1], r.lead.next - 1)
+    chosen = min(through[r.config.quorum - 1], r.lead.next - 1)
     if chosen > r.chosen_through:
         advance_chosen(e, r, chosen)
 
@@ -286,13 +283,15 @@ cdef void resend_to(Engine* e, Replica* r, Peer* p, Progress* progress) noexcept
 
 cdef void resend_what_is_missing(Engine* e, Replica* r) noexcept nogil:
     """Members that are connected and behind; a silent, finished group sets no timer."""
+    cdef u64 left = r.config.members
     cdef u32 i
     cdef Progress* progress
     cdef u64 pause_us
     cdef bint waiting = False
-    for i in range(e.options.n_members):
+    while left:
+        i = next_member(&left)
         progress = &r.lead.progress[i]
-        if i == e.self_index or not e.peers[i].connected:
+        if i == e.own_slot or not e.peers[i].connected:
             continue
         if progress.confirmed >= r.chosen_through and progress.through >= r.lead.next - 1:
             continue

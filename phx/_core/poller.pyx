@@ -20,7 +20,7 @@ from phx._core.queues cimport *
 from phx._core.state cimport (
     PRESSURE_FULL,
     ChosenRange, EVENT_FAILED, Effects, Engine, Event, Fetch, GroupStatus, Outgoing, ReadPoint,
-    member_index,
+    slot_of,
 )
 from phx._core.trace cimport trace_failed
 from phx._core.transport cimport *
@@ -67,7 +67,7 @@ cdef void peer_log(void* context, int level, const char* text) noexcept nogil:
 
 cdef int peer_known(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
     cdef Engine* e = (<DriverState*>context).engine
-    cdef int at = member_index(e, peer)
+    cdef int at = slot_of(e, peer)
     if at < 0 or not e.peers[at].known or incarnation < e.peers[at].incarnation:
         return -1
     return memcmp(e.peers[at].store_id, store_id, 16)
@@ -293,7 +293,7 @@ cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:
     out.bytes_received = link.bytes_received
     out.frames_dropped = link.frames_dropped
     out.connects = link.connects
-    at = member_index(s.engine, link.node)
+    at = slot_of(s.engine, link.node)
     if at >= 0 and s.engine.peers[at].known:
         out.known = True
         memcpy(out.store_id, s.engine.peers[at].store_id, 16)

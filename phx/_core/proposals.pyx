@@ -11,6 +11,7 @@ from phx._core.batch cimport (
     ITEM_HEADER_BYTES, RunIterator, items_check, items_fit, items_prefix, run_begin, run_next,
 )
 from phx._core.effects cimport LANE_NOW, callers_timer, emit_event, send
+from phx._core.membership cimport by_slot
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport (
@@ -216,7 +217,7 @@ cdef void callers_flush(Engine* e, Replica* r) noexcept nogil:
     cdef OwnRun* run
     if c == NULL or not c.unsent or c.head == c.runs.size() or r.leader == 0:
         return
-    to = member_index(e, r.leader)
+    to = slot_of(e, r.leader)
     if r.leader != e.options.node and (
             to < 0 or not e.peers[to].connected or not e.peers[to].alive):
         return
@@ -329,7 +330,7 @@ cdef void callers_free(Replica* r) noexcept nogil:
 
 cdef void forwards_free(Replica* r) noexcept nogil:
     if r.forwards != NULL:
-        phx_delete[Forwards](r.forwards)
+        phx_free(r.forwards)
     r.forwards = NULL
 
 
@@ -361,17 +362,17 @@ cdef bint forward_again(Engine* e, Replica* r, Peer* p, const ForwardBody* f) no
     chosen. And a copy of one that was refused must not be taken: it has been called rejected.
     Attempts of a session ascend within a group, and the pieces of an attempt by sequence.
     """
-    cdef int at = member_index(e, p.node)
-    cdef Forwards* seen = r.forwards
-    if seen == NULL:
-        seen = r.forwards = phx_new[Forwards]()
-    if seen.incarnation[at] == f.incarnation and (
-            f.attempt < seen.attempt[at]
-            or (f.attempt == seen.attempt[at] and f.first_seq <= seen.first_seq[at])):
+    cdef Forwarded* seen
+    if r.forwards == NULL:
+        r.forwards = <Forwarded*>by_slot(r.config.width, sizeof(Forwarded))
+    seen = &r.forwards[p.slot]
+    if seen.incarnation == f.incarnation and (
+            f.attempt < seen.attempt
+            or (f.attempt == seen.attempt and f.first_seq <= seen.first_seq)):
         return True
-    seen.incarnation[at] = f.incarnation
-    seen.attempt[at] = f.attempt
-    seen.first_seq[at] = f.first_seq
+    seen.incarnation = f.incarnation
+    seen.attempt = f.attempt
+    seen.first_seq = f.first_seq
     return False
 
 
@@ -476,7 +477,7 @@ cdef void pending_drop(Engine* e, Replica* r) noexcept nogil:
     cdef int origin
     while not pending_empty(r.lead):
         first = pending_first(r.lead)
-        origin = member_index(e, first.node)
+        origin = slot_of(e, first.node)
         if first.node != e.options.node and origin >= 0:
             answer(e, r, &e.peers[origin], first, VERDICT_NOT_LEADER)
         e.pending_bytes -= first.nbytes

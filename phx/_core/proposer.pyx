@@ -60,9 +60,9 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
         schedule_campaign(e, r, e.options.election_us)
         return
     r.role = ROLE_PREVOTING
-    r.votes = <u64>1 << e.self_index
+    r.votes = <u64>1 << e.own_slot
     e.counters.prevotes += 1
-    if e.quorum == 1:
+    if quorum_of(r, r.votes):
         prepare(e, r, 0)
         return
     ask.chosen_through = r.chosen_through
@@ -111,14 +111,6 @@ cdef void on_prevote(Engine* e, Replica* r, Peer* p, u64 ballot,
     send(e, p, LANE_NOW, MSG_PREVOTE_REPLY, flags, r.group, ballot, &reply, sizeof(reply), NULL, 0)
 
 
-cdef u32 bits(u64 votes) noexcept nogil:
-    cdef u32 count = 0
-    while votes:
-        votes &= votes - 1
-        count += 1
-    return count
-
-
 cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags,
                            const PrevoteReplyBody* reply) noexcept nogil:
     if r.suspect:
@@ -139,8 +131,8 @@ cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags,
         r.role = ROLE_FOLLOWER
         schedule_campaign(e, r, 5 * <u64>e.options.election_us)
     elif reply.verdict == PREVOTE_OK:
-        r.votes |= <u64>1 << member_index(e, p.node)
-        if bits(r.votes) >= answers_needed(e, r) and may_prepare(e, r):
+        r.votes |= <u64>1 << p.slot
+        if voters_in(r, r.votes) >= answers_needed(r) and may_prepare(e, r):
             prepare(e, r, 0)
 
 
@@ -174,8 +166,8 @@ cdef void send_prepare(Engine* e, Replica* r, Peer* only) noexcept nogil:
     cdef HoldRange holds[HOLDS_MAX]
     ask.first = r.lead.phase1.first
     ask.start = ask.first
-    if only != NULL and r.lead.phase1.promised[member_index(e, only.node)].start:
-        ask.start = r.lead.phase1.promised[member_index(e, only.node)].start
+    if only != NULL and r.lead.phase1.promised[slot_of(e, only.node)].start:
+        ask.start = r.lead.phase1.promised[slot_of(e, only.node)].start
     ask.released = r.lead.phase1.released
     ask.holds = hold_ranges(e, r, holds)
     ask.pad = 0
@@ -206,13 +198,13 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
         schedule_campaign(e, r, e.options.election_us)
         return
     if r.lead == NULL:
-        r.lead = lead_new(e.options.n_members)
+        r.lead = lead_new(r.config.width)
     lead = r.lead
     phase1_free(lead)
-    lead.phase1 = phase1_new(e.options.n_members)
+    lead.phase1 = phase1_new(r.config.width)
     lead.phase1.first = r.chosen_through + 1
     lead.phase1.released = released
-    lead.phase1.promised[e.self_index].chosen_through = r.chosen_through
+    lead.phase1.promised[e.own_slot].chosen_through = r.chosen_through
     lead.ballot = ballot
     lead.first = r.chosen_through + 1
     lead.next = lead.first
@@ -220,7 +212,7 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
     lead.durable_through = r.chosen_through
     lead.watermark_sent = 0
     lead.open_bytes = 0
-    memset(lead.progress, 0, e.options.n_members * sizeof(Progress))
+    memset(lead.progress, 0, r.config.width * sizeof(Progress))
     r.role = ROLE_PREPARING
     e.counters.elections += 1
     promise(e, r, ballot)
@@ -343,7 +335,7 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
         return
     if r.role != ROLE_PREPARING or r.lead.ballot != ballot or head.first != r.lead.phase1.first:
         return
-    promised = &r.lead.phase1.promised[member_index(e, p.node)]
+    promised = &r.lead.phase1.promised[p.slot]
     if promised.whole or head.start != (promised.start if promised.start else head.first):
         return
     if head.page == 0:
@@ -378,17 +370,21 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
 cdef void count_promises(Engine* e, Replica* r) noexcept nogil:
     """A quorum of whole promises ends phase 1; a suspect replica needs more (answers_needed)."""
     cdef Phase1* phase1 = r.lead.phase1
-    cdef u32 i, whole = 0
-    for i in range(e.options.n_members):
+    cdef u64 left = r.config.voters, whole = 0
+    cdef u32 i
+    while left:
+        i = next_member(&left)
         if phase1.promised[i].whole:
-            whole += 1
-    if whole < answers_needed(e, r):
+            whole |= <u64>1 << i
+    if voters_in(r, whole) < answers_needed(r):
         return
     phase1.quorum = True
-    for i in range(e.options.n_members):
+    left = r.config.voters
+    while left:
+        i = next_member(&left)
         if phase1.promised[i].whole and phase1.promised[i].chosen_through > phase1.max_chosen:
             phase1.max_chosen = phase1.promised[i].chosen_through
-            phase1.max_chosen_node = e.options.members[i]
+            phase1.max_chosen_node = e.slot_node[i]
     r.role = ROLE_LEARNING
     if phase1.max_chosen > r.chosen_through:
         # What others know chosen is learned before anything is proposed: a floor read as
@@ -415,11 +411,11 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
     lead.next = r.chosen_through + 1
     lead.durable_through = r.chosen_through
     lead.since_us = e.now_us
-    for i in range(e.options.n_members):
+    for i in range(r.config.width):
         lead.progress[i].seen_us = e.now_us
     r.role = ROLE_LEADING
     r.failures = 0
-    claim_add(e, r.group, lead.ballot)
+    claim_add(e, r, lead.ballot)
     lead.claim_version = e.claim_version
     lead.refusing = 0
     r.leader = e.options.node
@@ -462,7 +458,7 @@ cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
     cdef Progress* progress
     if r.role != ROLE_LEADING or ballot != r.lead.ballot or a.first != r.lead.first:
         return
-    progress = &r.lead.progress[member_index(e, p.node)]
+    progress = &r.lead.progress[p.slot]
     if a.through > progress.through:
         progress.through = a.through
         progress.seen_us = e.now_us
@@ -475,7 +471,7 @@ cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
 
 cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) noexcept nogil:
     if r.role == ROLE_LEADING and ballot == r.lead.ballot:
-        r.lead.progress[member_index(e, p.node)].confirmed = min(through, r.chosen_through)
+        r.lead.progress[p.slot].confirmed = min(through, r.chosen_through)
 
 
 cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
@@ -518,7 +514,7 @@ cdef void vote_durable(Engine* e, const Vote* vote) noexcept nogil:
         return
     if vote.instance == 0:
         if r.role == ROLE_PREPARING:
-            r.lead.phase1.promised[e.self_index].whole = True
+            r.lead.phase1.promised[e.own_slot].whole = True
             count_promises(e, r)
     elif vote.instance > r.lead.durable_through:
         r.lead.durable_through = vote.instance
@@ -529,14 +525,16 @@ cdef void vote_durable(Engine* e, const Vote* vote) noexcept nogil:
 # --- timers
 
 cdef void prepare_tick(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 left = r.config.voters
     cdef u32 i
     r.failures += 1
     if r.failures % PREPARE_TRIES == 0 or not can_lead(e, r):
         step_down(e, r)
         return
     # The same ballot again to whoever has not answered: the answer is the same as the first.
-    for i in range(e.options.n_members):
-        if i != e.self_index and not r.lead.phase1.promised[i].whole:
+    while left:
+        i = next_member(&left)
+        if i != e.own_slot and not r.lead.phase1.promised[i].whole:
             send_prepare(e, r, &e.peers[i])
     role_timer(e, r, e.now_us + step_us(e) + backoff_us(e, r))
 
@@ -606,7 +604,7 @@ cdef void step_down(Engine* e, Replica* r) noexcept nogil:
         return
     if r.role == ROLE_LEADING:
         e.counters.step_downs += 1
-    claim_drop(e, r.group)
+    claim_drop(e, r)
     r.role = ROLE_FOLLOWER
     if r.leader == e.options.node:
         r.leader = 0
@@ -624,7 +622,7 @@ cdef void transfer(Engine* e, Replica* r, u32 to) noexcept nogil:
 
 
 cdef void transfer_as(Engine* e, Replica* r, u32 to, u8 flags) noexcept nogil:
-    cdef int at = member_index(e, to)
+    cdef int at = slot_of(e, to)
     cdef u64 ballot
     if at < 0 or r.role != ROLE_LEADING:
         return
@@ -661,7 +659,7 @@ cdef void prepare_again(Engine* e, Replica* r, Peer* p) noexcept nogil:
     cdef PrepareBody ask
     if r.role != ROLE_LEADING:
         return
-    progress = &r.lead.progress[member_index(e, p.node)]
+    progress = &r.lead.progress[p.slot]
     if progress.prepared_us + e.options.resend_us > e.now_us:
         return
     progress.prepared_us = e.now_us
@@ -676,10 +674,10 @@ cdef void prepare_again(Engine* e, Replica* r, Peer* p) noexcept nogil:
 cdef void peer_returned(Engine* e, Replica* r, Peer* p) noexcept nogil:
     cdef Progress* progress
     if r.role == ROLE_LEADING:
-        progress = &r.lead.progress[member_index(e, p.node)]
+        progress = &r.lead.progress[p.slot]
         progress.confirmed = 0
         progress.seen_us = 0
         progress.resends = 0
         resend_what_is_missing(e, r)
-    elif r.role == ROLE_PREPARING and not r.lead.phase1.promised[member_index(e, p.node)].whole:
+    elif r.role == ROLE_PREPARING and not r.lead.phase1.promised[p.slot].whole:
         send_prepare(e, r, p)

@@ -14,7 +14,7 @@ written first, so what is seen together is of one turn, or the lease is older th
 """
 
 from phx._core.native cimport *
-from phx._core.state cimport MEMBERS_MAX, Engine
+from phx._core.state cimport SLOTS_MAX, Engine
 
 cdef enum:
     POINT_NOT_LED = 0            # or led and not ready: what phase 1 found is not chosen yet
@@ -23,12 +23,11 @@ cdef enum:
 
 cdef struct PublishedNode:
     i64 sequence
-    i64 self_index
-    i64 members
-    i64 quorum
-    i64 until_us[MEMBERS_MAX]    # of each member's grant to this node
-    i64 acked[MEMBERS_MAX]       # version of the led set that it has acknowledged
-    i64 heard_us[MEMBERS_MAX]    # when its last heartbeat came in; 0: never
+    i64 own_slot
+    i64 slots                    # of these; 0: nothing was published yet
+    i64 until_us[SLOTS_MAX]      # of each peer's grant to this node
+    i64 acked[SLOTS_MAX]         # version of the led set that it has acknowledged
+    i64 heard_us[SLOTS_MAX]      # when its last heartbeat came in; 0: never
 
 cdef struct PublishedGroup:
     i64 sequence
@@ -37,6 +36,8 @@ cdef struct PublishedGroup:
     i64 known_through            # what this node knows to be chosen anywhere
     i64 claim_version            # of the led set that has this leadership
     i64 refusing                 # members that do not grant it, as bits
+    i64 voters                   # whose grants count, as bits
+    i64 quorum                   # and how many
 
 cdef struct Published:
     i64 refs

@@ -6,7 +6,7 @@
 
 from phx._core.native cimport *
 from phx._core.port cimport phx_now_us
-from phx._core.state cimport MEMBERS_MAX, ROLE_LEADING, Engine, Lead, Replica
+from phx._core.state cimport ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, next_member
 
 
 cdef Published* published_new(u32 groups) noexcept nogil:
@@ -47,14 +47,16 @@ cdef void publish_group(PublishedGroup* g, Replica* r) noexcept nogil:
     if leads:
         phx_store(&g.claim_version, <i64>r.lead.claim_version)
         phx_store(&g.refusing, <i64>r.lead.refusing)
+        phx_store(&g.voters, <i64>r.config.voters)
+        phx_store(&g.quorum, r.config.quorum)
     phx_store(&g.sequence, g.sequence + 1)
 
 
 cdef bint node_changed(const PublishedNode* n, Engine* e) noexcept nogil:
     cdef u32 i
-    if n.members == 0:
+    if n.slots == 0:
         return True
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         if (n.until_us[i] != <i64>e.peers[i].lease_until_us
                 or n.acked[i] != <i64>e.peers[i].acked_version
                 or n.heard_us[i] != <i64>e.peers[i].heard_us):
@@ -71,10 +73,9 @@ cdef void publish(Published* p, Engine* e, const vector[u32]* changed) noexcept 
     if not node_changed(n, e):
         return
     phx_store(&n.sequence, n.sequence + 1)
-    phx_store(&n.self_index, e.self_index)
-    phx_store(&n.members, e.options.n_members)
-    phx_store(&n.quorum, e.quorum)
-    for i in range(e.options.n_members):
+    phx_store(&n.own_slot, e.own_slot)
+    phx_store(&n.slots, e.n_slots)
+    for i in range(e.n_slots):
         phx_store(&n.until_us[i], <i64>e.peers[i].lease_until_us)
         phx_store(&n.acked[i], <i64>e.peers[i].acked_version)
         phx_store(&n.heard_us[i], <i64>e.peers[i].heard_us)
@@ -84,24 +85,26 @@ cdef void publish(Published* p, Engine* e, const vector[u32]* changed) noexcept 
 # --- whoever reads
 
 # leases.quorum_time over what is published.
-cdef u64 lease_end(PublishedNode* n, i64 refusing, i64 version) noexcept nogil:
-    cdef u64 times[MEMBERS_MAX]
-    cdef u64 time
-    cdef i64 members = min(phx_load(&n.members), <i64>MEMBERS_MAX)
-    cdef i64 self_index = phx_load(&n.self_index), i, j
-    cdef i64 quorum = phx_load(&n.quorum)
-    for i in range(members):
+cdef u64 lease_end(PublishedNode* n, PublishedGroup* g) noexcept nogil:
+    cdef u64 times[SLOTS_MAX]
+    cdef u64 time, left = <u64>phx_load(&g.voters)
+    cdef i64 refusing = phx_load(&g.refusing), version = phx_load(&g.claim_version)
+    cdef i64 own_slot = phx_load(&n.own_slot), i, j, count = 0
+    cdef i64 quorum = phx_load(&g.quorum)
+    while left:
+        i = next_member(&left)
         time = 0
-        if i == self_index:
+        if i == own_slot:
             time = ~<u64>0
         elif not refusing & (<i64>1 << i) and phx_load(&n.acked[i]) >= version:
             time = <u64>phx_load(&n.until_us[i])
-        j = i
+        j = count
+        count += 1
         while j > 0 and times[j - 1] < time:
             times[j] = times[j - 1]
             j -= 1
         times[j] = time
-    return times[quorum - 1] if 0 < quorum <= members else 0
+    return times[quorum - 1] if 0 < quorum <= count else 0
 
 
 cdef int published_look(Published* p, u32 index, u64* chosen_through, u64* until_us) noexcept nogil:
@@ -113,7 +116,7 @@ cdef int published_look(Published* p, u32 index, u64* chosen_through, u64* until
         leads = phx_load(&g.leads)
         chosen_through[0] = <u64>phx_load(&g.chosen_through)
         of_node = phx_load(&n.sequence)
-        until_us[0] = lease_end(n, phx_load(&g.refusing), phx_load(&g.claim_version))
+        until_us[0] = lease_end(n, g)
         if (not (of_group | of_node) & 1 and phx_load(&n.sequence) == of_node
                 and phx_load(&g.sequence) == of_group):
             break

@@ -10,6 +10,7 @@ from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport LANE_NOW, answer_room, send
 from phx._core.learner cimport want
 from phx._core.leases cimport group_lease_until
+from phx._core.membership cimport voters_connected
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport (
@@ -72,7 +73,7 @@ cdef void reads_line(Engine* e, Replica* r) noexcept nogil:
 
 cdef int read_take(Engine* e, Replica* r, u64 ticket, u32 flags, u64 deadline_us) noexcept nogil:
     cdef Ticket one
-    cdef GroupReads* g
+    cdef Asking* a
     if e.poisoned:
         return VERDICT_POISONED_REJECTED
     if r.halted:
@@ -81,11 +82,9 @@ cdef int read_take(Engine* e, Replica* r, u64 ticket, u32 flags, u64 deadline_us
         return VERDICT_OVERLOADED
     one.ticket = ticket
     one.deadline_us = deadline_us
-    g = reads_of(e, r)
-    if flags & READ_QUORUM:
-        g.quorum.fresh.push_back(one)
-    else:
-        g.leader.fresh.push_back(one)
+    reads_of(e, r)
+    a = &r.reads.quorum if flags & READ_QUORUM else &r.reads.leader
+    a.fresh.push_back(one)
     e.reads.tickets += 1
     e.reads.at_us = min(e.reads.at_us, max(deadline_us, e.reads.looked_us + look_us(e)))
     reads_line(e, r)
@@ -113,8 +112,7 @@ cdef void finish(Engine* e, Replica* r, Asking* a, u32 verdict, u64 instance) no
     for i in range(a.asked.size()):
         tell(e, r, &a.asked[i], verdict, instance)
     a.asked.clear()
-    a.round = 0
-    a.node = 0
+    again(a)
 
 
 cdef void again(Asking* a) noexcept nogil:
@@ -165,13 +163,15 @@ cdef bint granted(Engine* e, Replica* r, u64 beat) noexcept nogil:
     """Has a majority granted this claim, this node among them, in answer to that round of
     heartbeats or a later one? Then nobody had promised more, when the round was sent, to a majority
     that could have chosen anything."""
-    cdef u32 i, found = 1
-    for i in range(e.options.n_members):
-        if (i != e.self_index and e.peers[i].reads.acked_beat >= beat
-                and e.peers[i].reads.acked_version >= r.lead.claim_version
-                and not r.lead.refusing >> i & 1):
-            found += 1
-    return found >= e.quorum
+    cdef u64 left = r.config.voters & ~r.lead.refusing
+    cdef u64 found = <u64>1 << e.own_slot
+    cdef u32 i
+    while left:
+        i = next_member(&left)
+        if (e.peers[i].reads.acked_beat >= beat
+                and e.peers[i].reads.acked_version >= r.lead.claim_version):
+            found |= <u64>1 << i
+    return quorum_of(r, found)
 
 
 cdef void seal_points(Engine* e, Peer* p) noexcept nogil:
@@ -212,7 +212,7 @@ cdef void answer(Engine* e, Replica* r, u32 at, u64 round, u8 flags, u32 verdict
 cdef bint serve(Engine* e, Replica* r, Asker* asker, bint first) noexcept nogil:
     """What can be said to a member that asked; True: it need not wait any more."""
     cdef Standing at = standing(e, r)
-    cdef bint own = asker.at == e.self_index
+    cdef bint own = asker.at == e.own_slot
     if at == NOT_LEADING:
         if own:
             again(&r.reads.leader)
@@ -306,13 +306,14 @@ cdef void on_read_ask(Engine* e, Peer* p, u8 flags, const ReadAskBody* ask,
     if ask.groups > READ_GROUPS_MAX:
         e.counters.hostile_messages += 1
         return
-    note.at = member_index(e, p.node)
+    note.at = p.slot
     note.flags = flags & FLAG_QUORUM
     note.round = ask.round
     for i in range(ask.groups):
         memcpy(&one, groups + i * sizeof(one), sizeof(one))
         r = find_group(e, one.group)
-        if r == NULL or (one.ballot and ballot_node(one.ballot) != e.options.node):
+        if r == NULL or not config_has(r, p.slot) or (
+                one.ballot and ballot_node(one.ballot) != e.options.node):
             e.counters.hostile_messages += 1
             continue
         note.index = r.index
@@ -331,29 +332,30 @@ cdef void beat_for_checks(Engine* e) noexcept nogil:
     """Somebody may wait for a heartbeat that was not sent yet: it goes out at once, unless the last
     one is still on its way to those that count; then soon (leases.heartbeats)."""
     cdef size_t i, k
-    cdef GroupReads* g
-    cdef u32 j, there = 1
+    cdef Replica* r
+    cdef u64 there = <u64>1 << e.own_slot
+    cdef u32 j
     if e.reads.checks == 0 or e.beat_must:
         return
-    for j in range(e.options.n_members):
-        if j != e.self_index and e.peers[j].reads.acked_beat >= e.reads.beats:
-            there += 1
+    for j in range(e.n_slots):
+        if j != e.own_slot and e.peers[j].reads.acked_beat >= e.reads.beats:
+            there |= <u64>1 << j
     for i in range(e.reads.active.size()):
-        g = e.replicas[e.reads.active[i]].reads
-        for k in range(g.askers.size()):
-            if g.askers[k].beat > e.reads.beats:
-                if there >= e.quorum:
+        r = e.replicas[e.reads.active[i]]
+        for k in range(r.reads.askers.size()):
+            if r.reads.askers[k].beat > e.reads.beats:
+                if quorum_of(r, there):
                     e.beat_must = True
-                else:
-                    e.beat_now = True
-                return
+                    return
+                e.beat_now = True
+                break
 
 
 # --- quorum reads
 
 cdef bint may_vouch(Engine* e, Replica* r) noexcept nogil:
     """It counts in majorities, and has forgotten no acceptance."""
-    return not r.suspect and not r.halted and not e.poisoned
+    return has_vote(r, e.own_slot) and not r.suspect and not r.halted and not e.poisoned
 
 
 cdef u64 accepted_through(Replica* r) noexcept nogil:
@@ -364,25 +366,28 @@ cdef void weigh_told(Engine* e, Replica* r, bint waited) noexcept nogil:
     """Of any majority that answered the largest will do: so the least of these largest ones."""
     cdef GroupReads* g = r.reads
     cdef u64 points[MEMBERS_MAX]
-    cdef u64 swapped
-    cdef u32 n = <u32>g.told.size(), i, j
-    if n < e.quorum or g.quorum.asked.empty():
-        return
-    for i in range(n):
-        points[i] = g.told[i].point
-        j = i
-        while j > 0 and points[j - 1] > points[j]:
-            swapped = points[j]
+    cdef u64 point
+    cdef u32 n = 0, j
+    cdef size_t i
+    for i in range(g.told.size()):
+        if not has_vote(r, g.told[i].at):
+            continue
+        j = n
+        n += 1
+        while j > 0 and points[j - 1] > g.told[i].point:
             points[j] = points[j - 1]
-            points[j - 1] = swapped
             j -= 1
+        points[j] = g.told[i].point
+    if n < r.config.quorum or g.quorum.asked.empty():
+        return
+    point = points[r.config.quorum - 1]
     # Above what is chosen something is open, or was given up: who else answers may know of less.
-    if points[e.quorum - 1] > r.chosen_through and n <= e.connected and not waited:
+    if point > r.chosen_through and n <= voters_connected(e, r) and not waited:
         return
     count_answer(&e.reads.question, &g.quorum)
-    finish(e, r, &g.quorum, 0, points[e.quorum - 1])
+    finish(e, r, &g.quorum, 0, point)
     reads_line(e, r)
-    want(e, r, points[e.quorum - 1], r.leader)
+    want(e, r, point, r.leader)
 
 
 cdef void note_told(Engine* e, Replica* r, u32 at, u64 point) noexcept nogil:
@@ -428,6 +433,7 @@ cdef void send_question(Engine* e, Peer* p, u8 flags, u64 round, Block* out) noe
         e.counters.read_questions += 1
         send(e, p, LANE_NOW, MSG_READ_ASK, flags, 0, 0, &head, sizeof(head), out.data + at, count)
         at += count
+    block_unref(out)
 
 
 cdef u64 next_round(Engine* e) noexcept nogil:
@@ -460,18 +466,25 @@ cdef void ask_leaders(Engine* e, Peer* p) noexcept nogil:
     q.next.clear()
     q.left = q.asked.size()
     send_question(e, p, 0, q.round, out)
-    block_unref(out)
+
+
+cdef void ask_voter(Engine* e, Peer* p, const Question* q) noexcept nogil:
+    """Of the groups in the question, those in which this peer votes."""
+    cdef Block* out = block_new(256)
+    cdef size_t i
+    for i in range(q.asked.size()):
+        if has_vote(e.replicas[q.asked[i]], p.slot):
+            out = asked_append(out, e.replicas[q.asked[i]], 0)
+    send_question(e, p, FLAG_QUORUM, q.round, out)
 
 
 cdef void ask_quorums(Engine* e) noexcept nogil:
     cdef Question* q = &e.reads.question
     cdef Replica* r
-    cdef Block* out
     cdef size_t i
     cdef vector[u32] these
     if q.next.empty() or not q.asked.empty():
         return
-    out = block_new(256)
     q.round = next_round(e)
     q.sent_us = e.now_us
     these.swap(q.next)
@@ -484,18 +497,16 @@ cdef void ask_quorums(Engine* e) noexcept nogil:
             continue
         ask_fresh(&r.reads.quorum, q.round, e.options.node, e.now_us)
         r.reads.told.clear()
-        out = asked_append(out, r, 0)
         q.asked.push_back(r.index)
     q.left = q.asked.size()
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         if e.peers[i].connected:
-            send_question(e, &e.peers[i], FLAG_QUORUM, q.round, out)
-    block_unref(out)
+            ask_voter(e, &e.peers[i], q)
     these = q.asked
     for i in range(these.size()):
         r = e.replicas[these[i]]
         if may_vouch(e, r):
-            note_told(e, r, e.self_index, accepted_through(r))
+            note_told(e, r, e.own_slot, accepted_through(r))
 
 
 cdef void heard_leader(Engine* e, Replica* r, Peer* p, u64 round,
@@ -528,14 +539,14 @@ cdef void on_read_point(Engine* e, Peer* p, u8 flags, const ReadPointBody* told,
     for i in range(told.points):
         memcpy(&one, points + i * sizeof(one), sizeof(one))
         r = find_group(e, one.group)
-        if r == NULL or one.instance > INSTANCE_MAX:
+        if r == NULL or not config_has(r, p.slot) or one.instance > INSTANCE_MAX:
             e.counters.hostile_messages += 1
         elif r.reads == NULL:
             pass
         elif not flags & FLAG_QUORUM:
             heard_leader(e, r, p, told.round, &one)
         elif r.reads.quorum.round == told.round and one.verdict == POINT_OK:
-            note_told(e, r, member_index(e, p.node), one.instance)
+            note_told(e, r, p.slot, one.instance)
 
 
 cdef void put_next(Engine* e, Replica* r, Question* q, Asking* a, u32 node) noexcept nogil:
@@ -546,15 +557,15 @@ cdef void put_next(Engine* e, Replica* r, Question* q, Asking* a, u32 node) noex
 
 cdef void ask_leader(Engine* e, Replica* r) noexcept nogil:
     cdef Asking* a = &r.reads.leader
-    cdef int at = member_index(e, r.leader) if r.leader else -1
+    cdef int at = slot_of(e, r.leader) if r.leader else -1
     if not a.asked.empty() and a.node != r.leader:
-        drop_asker_at(e, r.reads, e.self_index)
+        drop_asker_at(e, r.reads, e.own_slot)
         again(a)
-    if a.fresh.empty() or not a.asked.empty() or at < 0:
+    if a.fresh.empty() or not a.asked.empty() or at < 0 or not config_has(r, at):
         return
     if r.leader == e.options.node:
         ask_fresh(a, 0, e.options.node, e.now_us)
-        serve_new(e, r, e.self_index, 0)
+        serve_new(e, r, e.own_slot, 0)
     elif e.peers[at].connected:
         put_next(e, r, &e.peers[at].reads.question, a, r.leader)
 
@@ -606,7 +617,7 @@ cdef void look_at_all(Engine* e) noexcept nogil:
     cdef size_t i
     cdef u64 next_us = e.now_us + pause_us(e)
     cdef Replica* r
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         over(e, &e.peers[i].reads.question)
     over(e, &e.reads.question)
     for i in range(e.reads.active.size()):
@@ -622,7 +633,7 @@ cdef void look_at_all(Engine* e) noexcept nogil:
 
 
 cdef void reads_lost(Engine* e, Peer* p) noexcept nogil:
-    cdef u32 at = member_index(e, p.node)
+    cdef u32 at = p.slot
     cdef size_t i, kept = 0
     cdef Replica* r
     p.reads.question.asked.clear()
@@ -664,7 +675,7 @@ cdef void reads_turn(Engine* e) noexcept nogil:
             r.reads.lined = False
             look(e, r)
             i += 1
-        for k in range(e.options.n_members):
+        for k in range(e.n_slots):
             ask_leaders(e, &e.peers[k])
         ask_quorums(e)
         if i == e.reads.line.size():
@@ -672,7 +683,7 @@ cdef void reads_turn(Engine* e) noexcept nogil:
     for i in range(e.reads.line.size()):
         leave(e, e.replicas[e.reads.line[i]])
     e.reads.line.clear()
-    for k in range(e.options.n_members):
+    for k in range(e.n_slots):
         seal_points(e, &e.peers[k])
     beat_for_checks(e)
 
@@ -685,5 +696,5 @@ cdef void reads_free(Engine* e) noexcept nogil:
     cdef size_t i
     for i in range(e.reads.active.size()):
         phx_delete[GroupReads](e.replicas[e.reads.active[i]].reads)
-    for i in range(e.options.n_members):
+    for i in range(e.n_slots):
         block_unref(e.peers[i].reads.points)

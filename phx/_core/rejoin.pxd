@@ -28,9 +28,9 @@ cdef u64 ballot_base(Engine* e, Replica* r) noexcept nogil
 # The ballot in which this replica would lead next; 0: there is none left.
 cdef u64 own_ballot(Engine* e, Replica* r) noexcept nogil
 # Members that must answer before phase 1, or a pre-vote, has succeeded; this node is one of them.
-cdef u32 answers_needed(Engine* e, Replica* r) noexcept nogil
+cdef u32 answers_needed(Replica* r) noexcept nogil
 # A suspect replica may campaign: its ceiling is known, and there are others.
-cdef bint may_rejoin(Engine* e) noexcept nogil
+cdef bint may_rejoin(Engine* e, Replica* r) noexcept nogil
 # When a suspect replica that hears a leader looks again; 0: it is not suspect.
 cdef u64 rejoin_at(Engine* e, Replica* r) noexcept nogil
 # The leader, which is heard, is to hand over: asked as soon as enough members have said that they

@@ -32,14 +32,14 @@ cdef u64 ballot_base(Engine* e, Replica* r) noexcept nogil:
     return ballot_make(e.rejoin_above, 0) if r.suspect else 0
 
 
-cdef u32 answers_needed(Engine* e, Replica* r) noexcept nogil:
+cdef u32 answers_needed(Replica* r) noexcept nogil:
     # Of a majority that this node may have forgotten it was in, majority - 1 others know. So many
     # others that one of those must be among them, and the node itself.
-    return e.options.n_members - e.quorum + 2 if r.suspect else e.quorum
+    return r.config.n_voters - r.config.quorum + 2 if r.suspect else r.config.quorum
 
 
-cdef bint may_rejoin(Engine* e) noexcept nogil:
-    return e.rejoin_above != NO_CEILING and e.quorum > 1
+cdef bint may_rejoin(Engine* e, Replica* r) noexcept nogil:
+    return e.rejoin_above != NO_CEILING and r.config.quorum > 1
 
 
 cdef u64 own_ballot(Engine* e, Replica* r) noexcept nogil:
@@ -57,22 +57,24 @@ cdef u64 asked_ballot(Engine* e, Replica* r) noexcept nogil:
     ballot = own_ballot(e, r)
     if r.follow_ballot != ballot:
         r.follow_ballot = ballot
-        r.followers = <u32>1 << e.self_index
+        r.followers = <u64>1 << e.own_slot
     return ballot
 
 
 cdef bint may_prepare(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 left = r.config.voters
     cdef u32 i, count = 0
     if not r.suspect:
         return True
-    for i in range(e.options.n_members):
-        if r.followers >> i & 1 and (i == e.self_index or e.peers[i].connected):
+    while left:
+        i = next_member(&left)
+        if r.followers >> i & 1 and (i == e.own_slot or e.peers[i].connected):
             count += 1
-    return count >= answers_needed(e, r) and r.follow_ballot == own_ballot(e, r)
+    return count >= answers_needed(r) and r.follow_ballot == own_ballot(e, r)
 
 
 cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
-    cdef int at = member_index(e, ballot_node(r.claim))
+    cdef int at = slot_of(e, ballot_node(r.claim))
     cdef PrevoteBody ask
     # (The leader compares exactly; here it is only not asked in vain.)
     if at < 0 or not e.peers[at].connected or e.now_us < e.rejoin_next_us \
@@ -88,15 +90,15 @@ cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef void rejoin_answered(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noexcept nogil:
-    cdef int at = member_index(e, p.node)
     cdef RejoinBody ask
-    if at < 0 or ballot != r.follow_ballot:
+    cdef int at
+    if ballot != r.follow_ballot:
         return
     if flags & FLAG_LOW:
-        r.followers &= ~(<u32>1 << at)
+        r.followers &= ~(<u64>1 << p.slot)
         return
-    r.followers |= <u32>1 << at
-    at = member_index(e, ballot_node(r.claim))
+    r.followers |= <u64>1 << p.slot
+    at = slot_of(e, ballot_node(r.claim))
     if not r.rejoin_due or r.role != ROLE_FOLLOWER or not may_prepare(e, r) or at < 0 \
             or not e.peers[at].connected:
         return

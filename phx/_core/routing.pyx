@@ -155,7 +155,7 @@ cdef void route(Engine* e, Peer* p, const u8* data, u32 length) noexcept nogil:
         on_read_point(e, p, h.flags, &f.read_point, rest)
         return
     r = find_group(e, h.group)
-    if r == NULL or h.space != 0 or h.config != 1:
+    if r == NULL or h.space != 0 or h.config != 1 or not config_has(r, p.slot):
         e.counters.hostile_messages += 1
         return
     route_group(e, r, p, &h, &f, rest, left)

@@ -2,6 +2,7 @@
 
 Structs only. Which module may change what:
 
+    membership Replica.config, Engine.configs
     acceptor   promised, slots' accepted ballot and value, acknowledgements
     learner    chosen_through, tail, locations, catch-up
     proposer   role, ballot, phase 1, window, batches, progress of followers
@@ -14,8 +15,14 @@ Structs only. Which module may change what:
 from phx._core.native cimport *
 from phx._core.window cimport Ring, Timer, Window
 
+cdef extern from * nogil:
+    int leading_zeros "__builtin_clzll" (unsigned long long word)    # of what is not 0
+    int trailing_zeros "__builtin_ctzll" (unsigned long long word)   # of what is not 0
+    int ones "__builtin_popcountll" (unsigned long long word)
+
 cdef enum:
-    MEMBERS_MAX = 15
+    MEMBERS_MAX = 15             # of a group
+    SLOTS_MAX = 64               # peers of a node, itself included: bits of a u64 mean slots
 
 cdef struct EngineOptions:
     u32 node
@@ -199,7 +206,7 @@ cdef struct Phase1:
     u64 max_chosen           # highest chosen_through that a promise told
     u32 max_chosen_node
     bint quorum
-    Promised* promised       # one for each member
+    Promised* promised       # by slot
     # By instance, those found only: how far they lie apart is what others said, and costs nothing.
     vector[Reported] reported
     size_t again             # the first of them that has not been proposed again
@@ -241,7 +248,7 @@ cdef struct Lead:            # exists from the start of phase 1 until stepping d
     Phase1* phase1           # NULL once everything found by it has been proposed
     vector[Pending] pending  # from `pending_head` on
     size_t pending_head
-    Progress* progress       # one for each member
+    Progress* progress       # by slot
 
 cdef struct OwnRun:          # values of this node's callers, not yet known to be chosen
     Block* block
@@ -265,10 +272,24 @@ cdef struct Callers:
     bint unsent              # some run may have to be handed out
     u32 values
 
-cdef struct Forwards:        # the last piece of a forward that each member was answered for
-    u32 incarnation[MEMBERS_MAX]
-    u32 attempt[MEMBERS_MAX]
-    u64 first_seq[MEMBERS_MAX]
+cdef struct Forwarded:       # the last piece of a forward that a member was answered for
+    u32 incarnation
+    u32 attempt
+    u64 first_seq
+
+cdef struct Config:          # who the members are: membership.pxd
+    u64 voters               # slots as bits
+    u64 witnesses            # those of the voters that have no machine
+    u64 learners             # those that have one, and no vote
+    u64 members              # voters and learners
+    u32 n_voters
+    u32 quorum
+    u32 width                # highest slot of a member + 1: arrays by slot are so long
+    u8 by_id[MEMBERS_MAX]    # slots of the voters, by ascending node id
+    u32 groups               # that have it
+    u32 led                  # of these, those that this node claims to lead
+    u64 lease_until_us       # leases.lease_until, as of lease_version
+    u64 lease_version        # 0: not known
 
 cdef struct Ticket:          # a read of this node that waits for its point
     u64 ticket
@@ -285,13 +306,13 @@ cdef struct Asking:          # of one group, and of one kind: asked of its leade
     u32 queued               # in the next question to this node; 0: in none
 
 cdef struct Asker:           # a member that waits for the answer of this leader
-    u32 at                   # which; this node itself is one
+    u32 at                   # its slot; this node itself is one
     u64 round
     u64 point                # taken when it asked, if `beat` is set
     u64 beat                 # a majority has to grant this heartbeat, or a later one; 0: not yet
 
 cdef struct PointTold:       # by a member, for a quorum read
-    u32 at
+    u32 at                   # its slot; only voters count
     u64 point
 
 cdef struct GroupReads:      # exists while reads of the group wait here, own or others'
@@ -310,11 +331,13 @@ cdef struct Replica:
     bint ack_due
     bint announce_due
     bint confirm_due
-    u32 supplied             # members whose question about the log was answered in this turn
     bint stopped
     bint halted
     bint restoring
     bint suspect             # may have forgotten votes: rejoin.pxd
+    bint rejoin_due          # its leader is to be asked when `followers` are enough
+    u64 supplied             # members whose question about the log was answered in this turn
+    Config* config           # whose votes count; shared with other groups
     # acceptor
     u64 promised
     u64 promise_lsn
@@ -334,11 +357,9 @@ cdef struct Replica:
     u64 settled_lsn          # and where it stands
     u64 suspect_since        # the life that found the last loss; 0: none ever
     u64 suspect_lsn          # of the record that says it
-    # The ballot that a suspect replica has asked about, and the members, as bits, that can follow
-    # it; and whether its leader is to be asked when they are enough.
+    # the ballot that a suspect replica has asked about; members, as bits, that can follow it
     u64 follow_ballot
-    u32 followers
-    bint rejoin_due
+    u64 followers
     Ring tail                # Block*: bodies of the last chosen instances, up to chosen_through
     Ring locations           # lsn of instances settled_through + 1 .. chosen_through
     u64 want_through         # known to be chosen elsewhere
@@ -346,12 +367,13 @@ cdef struct Replica:
     u32 asked_node
     u32 asks                 # requests since the last chosen instance
     # members as bits, since the last chosen instance: of what comes next here
-    u32 below                # they keep nothing as old
-    u32 dry                  # they know nothing, or never say it (filled in only while `below` is)
+    u64 below                # they keep nothing as old
+    u64 dry                  # they know nothing, or never say it (filled in only while `below` is)
     u32 below_node           # of `below` the one with the lowest floor
     bint below_told          # EVENT_BELOW has been told since somebody was asked
     u64 below_floor          # that floor
     u32 failures             # attempts to lead since the last success
+    u32 handed               # transfers by balance since another node was last heard to lead
     u64 no_transfer_until_us # the preferred node said that it cannot lead
     # who leads
     u64 claim                # highest ballot that a live node claims to lead with
@@ -363,13 +385,12 @@ cdef struct Replica:
     u64 busy_until_us        # somebody else's phase 1 is given time until then
     Lead* lead
     Callers* callers
-    Forwards* forwards       # NULL: nobody has forwarded anything
+    Forwarded* forwards      # by slot; NULL: nobody has forwarded anything
     GroupReads* reads        # NULL: nothing waits
     # timers: a popped timer counts only if its time is the one noted here
     u64 role_at_us
     u64 callers_at_us
     u64 learn_at_us
-    u32 handed               # transfers by balance since another node was last heard to lead
 
 cdef enum TransferVerdict:
     TRANSFER_UNDER_WAY = 0       # or the member asked for leads already
@@ -391,9 +412,9 @@ cdef struct Claim:
     u64 ballot
 
 cdef struct ClaimLog:
-    u64 version
-    u32 group
+    u64 members              # who is told, as bits
     u64 ballot
+    u32 group
 
 cdef struct Question:        # read points, asked in one message; at most one is on its way
     vector[u32] next         # replicas, for the one after it
@@ -414,7 +435,7 @@ cdef struct PeerReads:
 
 cdef struct ReadAsk:         # came in this turn
     u32 index                # of the replica
-    u32 at                   # of the member
+    u32 at                   # slot of the member
     u8 flags
     u64 round
 
@@ -424,7 +445,7 @@ cdef struct NodeReads:
     vector[u32] active       # replicas with reads
     vector[u32] line         # of those, what is to be looked at in this turn
     vector[ReadAsk] asks
-    Question question        # of quorum reads: one goes to all
+    Question question        # of quorum reads: it goes to who votes
     u64 beats                # rounds of heartbeats sent
     size_t checks            # askers that wait for one to be granted
     bint acked               # a heartbeat was acknowledged in this turn
@@ -433,6 +454,7 @@ cdef struct NodeReads:
 
 cdef struct Peer:
     u32 node
+    u32 slot
     bint connected
     bint known               # store_id is set
     u8 store_id[16]
@@ -471,8 +493,9 @@ cdef struct Vote:
 
 cdef struct Engine:
     EngineOptions options
-    u32 self_index           # among the members
-    u32 quorum
+    u32 n_slots
+    u32 slot_node[SLOTS_MAX]
+    u32 own_slot
     u32 incarnation
     bint started
     bint poisoned
@@ -507,7 +530,9 @@ cdef struct Engine:
     # groups and peers
     vector[Replica*] replicas
     vector[Replica*] by_group   # direct table; NULL where there is none
-    Peer peers[MEMBERS_MAX]     # one for each member, in order; the own one is idle
+    vector[Config*] configs     # each that some group has, once
+    u64 lease_version           # grows when lease_until_us of a peer changes
+    Peer peers[SLOTS_MAX]       # by slot; the own one is idle
     u32 connected
     vector[u32] dirty
     vector[Timer] timers
@@ -521,7 +546,7 @@ cdef struct Engine:
     # our claims
     u64 claim_version
     vector[Claim] claims        # by group
-    deque[ClaimLog] claim_log
+    deque[ClaimLog] claim_log   # its latest changes, the last one made version claim_version
     u64 beat_at_us
     u64 beat_last_us
     bint beat_now               # soon: the claims changed
@@ -538,7 +563,7 @@ cdef struct Engine:
     Block* broadcast_later
     EngineCounters counters
     # how much each member wants to lead, as it said last; 0: only if nobody else does
-    u32 priorities[MEMBERS_MAX]
+    u32 priorities[SLOTS_MAX]
 
 cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:
     if group >= e.by_group.size():
@@ -560,10 +585,32 @@ cdef inline bint pending_empty(Lead* lead) noexcept nogil:
 cdef inline Pending* pending_first(Lead* lead) noexcept nogil:
     return &lead.pending[lead.pending_head]
 
-# Position of `node` among the members, or -1.
-cdef inline int member_index(Engine* e, u32 node) noexcept nogil:
+# Where `node` stands among the peers, or -1.
+cdef inline int slot_of(Engine* e, u32 node) noexcept nogil:
     cdef u32 i
-    for i in range(e.options.n_members):
-        if e.options.members[i] == node:
+    for i in range(e.n_slots):
+        if e.slot_node[i] == node:
             return <int>i
     return -1
+
+# The peer at `slot` is a member of the group. Arrays by slot are long enough for these alone.
+cdef inline bint config_has(Replica* r, u32 slot) noexcept nogil:
+    return r.config.members >> slot & 1
+
+# It has a vote there.
+cdef inline bint has_vote(Replica* r, u32 slot) noexcept nogil:
+    return r.config.voters >> slot & 1
+
+# Of the slots in `bits` those that have a vote in the group.
+cdef inline u32 voters_in(Replica* r, u64 bits) noexcept nogil:
+    return <u32>ones(r.config.voters & bits)
+
+# The slots in `bits` hold a quorum of the group.
+cdef inline bint quorum_of(Replica* r, u64 bits) noexcept nogil:
+    return voters_in(r, bits) >= r.config.quorum
+
+# Takes the lowest slot out of `left`, which is not 0.
+cdef inline u32 next_member(u64* left) noexcept nogil:
+    cdef u32 slot = <u32>trailing_zeros(left[0])
+    left[0] &= left[0] - 1
+    return slot

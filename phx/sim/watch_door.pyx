@@ -284,8 +284,9 @@ cdef class WatchDoor:
             r.lead = phx_new[Lead]()
         r.role = ROLE_LEADING
         r.lead.ballot = ballot
-        for i in range(e.options.n_members):
+        for i in range(e.n_slots):
             e.peers[i].lease_until_us = lease_us
+        e.lease_version += 1
 
     # --- read points
 

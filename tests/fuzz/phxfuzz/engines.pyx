@@ -227,7 +227,7 @@ cdef void message_fixed(World* w, Script* s, Replica* r, Peer* p, u8 kind,
     elif kind == MSG_PREPARE:
         (<PrepareBody*>fixed).released = ballot_of(s, r, p.node)
     elif kind == MSG_PROMISE and lead != NULL and lead.phase1 != NULL:
-        promised = &lead.phase1.promised[member_index(e, p.node)]
+        promised = &lead.phase1.promised[p.slot]
         (<PromiseBody*>fixed).first = lead.phase1.first
         (<PromiseBody*>fixed).start = promised.start if promised.start else lead.phase1.first
         (<PromiseBody*>fixed).page = promised.pages
@@ -357,9 +357,9 @@ cdef u32 reached(World* w, u8 role) noexcept nogil:
 
 cdef void set_up(World* w, u8 role) noexcept nogil:
     cdef u32 i, turns = 0
-    for i in range(w.e.options.n_members):
-        if w.e.options.members[i] != SELF:
-            connect(w, w.e.options.members[i], 1)
+    for i in range(w.e.n_slots):
+        if w.e.slot_node[i] != SELF:
+            connect(w, w.e.slot_node[i], 1)
     drain(w)
     engine_durable(w.e, w.e.lsn_end)
     while role and reached(w, ROLE_LEADING if role == 2 else ROLE_PREPARING) < GROUPS:
@@ -367,8 +367,8 @@ cdef void set_up(World* w, u8 role) noexcept nogil:
         if turns > SETUP_TURNS:
             break
         advance(w, 100000)
-        for i in range(w.e.options.n_members):
-            if w.e.options.members[i] != SELF:
+        for i in range(w.e.n_slots):
+            if w.e.slot_node[i] != SELF:
                 help(w, &w.e.peers[i], role == 2)
         drain(w)
         if role == 2 or reached(w, ROLE_PREPARING) < GROUPS:
@@ -438,7 +438,7 @@ cdef void play(World* w, Script* s) noexcept nogil:
     while s.left and ops < OPS_MAX:
         ops += 1
         op = take_u8(s)
-        p = &w.e.peers[(op >> 4) % w.e.options.n_members]
+        p = &w.e.peers[(op >> 4) % w.e.n_slots]
         if p.node == SELF and op & 15 != 7:
             p = &w.e.peers[0]
         op &= 15

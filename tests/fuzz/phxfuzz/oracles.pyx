@@ -97,7 +97,7 @@ cdef void check_reads(Engine* e) noexcept nogil:
                b"reads of a group that nobody would look at")
         tickets += g.leader.fresh.size() + g.leader.asked.size()
         tickets += g.quorum.fresh.size() + g.quorum.asked.size()
-        demand(g.askers.size() <= e.options.n_members, b"more askers than members")
+        demand(g.askers.size() <= e.n_slots, b"more askers than members")
         for k in range(g.askers.size()):
             checks += g.askers[k].beat != 0
     demand(active == e.reads.active.size(), b"a group without reads is looked at")
@@ -181,5 +181,5 @@ cdef void drain(World* w) noexcept nogil:
     for i in range(out.chosen.size()):
         demand(out.chosen[i].first <= out.chosen[i].last
                and find_group(w.e, out.chosen[i].group) != NULL, b"a range that cannot be")
-    demand(out.fetches.size() <= GROUPS * w.e.options.n_members, b"fetches without bound")
+    demand(out.fetches.size() <= GROUPS * w.e.n_slots, b"fetches without bound")
     check_engine(w)

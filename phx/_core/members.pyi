@@ -1,0 +1,6 @@
+from collections.abc import Sequence
+
+def read(data: bytes) -> tuple[int, int, int, list[tuple[int, int, bytes]]] | None: ...
+def write(
+    version: int, ballot: int, time_us: int, members: Sequence[tuple[int, int, bytes]]
+) -> bytes: ...
