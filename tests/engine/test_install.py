@@ -7,7 +7,7 @@ import struct
 import pytest
 from harness import Cluster, Faults, Node
 from script import Script
-from test_floors import belows, lagging, recovering, settle, settled_records, trim
+from trimmed import belows, lagging, recovering, settle, settled_records, trim
 
 from phx._core import codec
 from phx.sim.wire_text import FLAG_LAST, ballot, encode, runs_of

@@ -2,7 +2,7 @@
 
 import pytest
 from script import Script
-from test_floors import belows, lagging, retire, settle, settled_records, trim
+from trimmed import belows, lagging, retire, settle, settled_records, trim
 
 from phx._core.codec import encode_record
 from phx._core.engine_door import Engine
