@@ -21,7 +21,7 @@ from phx._core.learner cimport (
     advance_known, carry_settled, jump, learn_tick, peer_renewed, replay_settled, settled, supply,
     tail_entry,
 )
-from phx._core.leases cimport claims_forget, heartbeats
+from phx._core.leases cimport GRANT_MARGIN, claims_forget, heartbeats
 from phx._core.liveness cimport give_to, hand_over, watch, watch_at
 from phx._core.membership cimport config_drop, config_set, slots_begin
 from phx._core.native cimport *
@@ -172,7 +172,7 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
     if e.quiet_until_us:
         # The longer of the two bounds stays in the new record until the quiet time is over.
         e.lease_bound_us = max(e.lease_bound_us, e.quiet_until_us)
-        e.quiet_until_us += now_us
+        e.quiet_until_us += now_us + e.quiet_until_us // GRANT_MARGIN  # as grants are kept
     e.rejoin_above = e.ceiling
     # Before the node's own record: a journal that says of this life says of its losses (a replay
     # gives a prefix).

@@ -12,6 +12,9 @@ from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport HeartbeatAckBody, HeartbeatBody
 
+cdef enum:
+    GRANT_MARGIN = 8             # a granter waits an eighth longer than it says
+
 # Our own led set: what a peer is told of it are the groups that it is a member of.
 cdef void claim_add(Engine* e, Replica* r, u64 ballot) noexcept nogil
 cdef void claim_drop(Engine* e, Replica* r) noexcept nogil

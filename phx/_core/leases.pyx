@@ -17,7 +17,6 @@ from phx._core.wire cimport (
 
 cdef enum:
     CLAIM_LOG_MAX = 65536        # changes kept; a peer further behind gets the whole set
-    GRANT_MARGIN = 8             # a granter waits an eighth longer than it says
 
 
 # --- sorted claim tables

@@ -60,8 +60,7 @@ cdef void leave(Engine* e, Replica* r) noexcept nogil:
     r.reads = NULL
 
 
-cdef u64 pause_us(Engine* e) noexcept nogil:
-    """After this long without an answer a question is asked again."""
+cdef u64 pause_us(Engine* e) noexcept nogil:  # then a question is asked again
     return e.options.heartbeat_us // 2
 
 
@@ -219,6 +218,10 @@ cdef bint serve(Engine* e, Replica* r, Asker* asker, bint first) noexcept nogil:
         else:
             answer(e, r, asker.at, asker.round, 0, POINT_NOT_LEADER, 0, r.claim)
         return True
+    if asker.beat and asker.ballot != r.lead.ballot:
+        # What others had chosen between the two ballots is above that point.
+        asker.beat = 0
+        e.reads.checks -= 1
     if at == UNFINISHED:
         if first and not own:
             answer(e, r, asker.at, asker.round, 0, POINT_LATER, 0, r.lead.ballot)
@@ -226,6 +229,7 @@ cdef bint serve(Engine* e, Replica* r, Asker* asker, bint first) noexcept nogil:
     if at == UNCHECKED and asker.beat == 0:
         # Of what is chosen in this ballot nobody knows before its leader does.
         asker.point = r.chosen_through
+        asker.ballot = r.lead.ballot
         asker.beat = e.reads.beats + 1
         e.reads.checks += 1
         e.counters.read_checks += 1
@@ -267,11 +271,7 @@ cdef void serve_all(Engine* e, Replica* r) noexcept nogil:
 
 cdef void serve_new(Engine* e, Replica* r, u32 at, u64 round) noexcept nogil:
     """A member asks: it gets its answer, or waits for it. (What it asked before it asks again.)"""
-    cdef Asker asker
-    asker.at = at
-    asker.round = round
-    asker.point = 0
-    asker.beat = 0
+    cdef Asker asker = Asker(at, round, 0, 0, 0)
     if r.reads != NULL:
         drop_asker_at(e, r.reads, at)
     if serve(e, r, &asker, True):

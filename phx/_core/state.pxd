@@ -308,7 +308,8 @@ cdef struct Asking:          # of one group, and of one kind: asked of its leade
 cdef struct Asker:           # a member that waits for the answer of this leader
     u32 at                   # its slot; this node itself is one
     u64 round
-    u64 point                # taken when it asked, if `beat` is set
+    u64 point                # taken when it asked, if `beat` is set,
+    u64 ballot               # in this ballot
     u64 beat                 # a majority has to grant this heartbeat, or a later one; 0: not yet
 
 cdef struct PointTold:       # by a member, for a quorum read

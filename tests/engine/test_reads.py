@@ -581,3 +581,80 @@ def test_nothing_remains_of_reads_that_are_over() -> None:
     assert s.lines == []
     for n in s.nodes:
         assert s.wake[n] >= s.now
+
+
+# --- a leader that prepares again
+
+
+def test_a_point_of_an_older_ballot_of_the_same_leader_is_not_named() -> None:
+    """3 leads for a moment, unheard by 1, has a value chosen and dies; 2 takes 1 for the leader
+    still, reads, and 1 learns by the refusal that it has to prepare again."""
+    s = Reads.__new__(Reads)
+    Script.__init__(s, 5)
+    s.tickets = 0
+    heard_late = late_heartbeats(s)
+    leader = led_unchecked(s, heard_late)
+    other, written = led_unheard(s, leader)
+    near = [n for n in s.nodes if n not in (leader, other)]
+    asker = near[-1]
+    beats = [m for m in s.waiting if m.source == leader and m.name == "Heartbeat"]
+    assert beats
+    s.crash(other)
+    s.waiting = beats
+    for n in near:
+        s.deliver(f"{leader}→{n}", "Heartbeat")
+    s.drop(f"→{leader}")
+    assert s.status(asker)["leader"] == leader
+    assert s.status(leader)["leading"]
+    s.read(asker)  # begins after the write at `other` is complete
+    s.deliver(f"{asker}→{leader}", "ReadAsk")
+    assert s.told(asker) == []
+    for _ in range(100):
+        s.flow(lambda m: (m.name == "Accept" and m.dest == asker) or m.name == "Learn")
+        if s.told(asker):
+            break
+        s.advance(1_000)
+    ((_, instance),) = s.told(asker)
+    assert instance >= written
+
+
+def late_heartbeats(s: Reads):
+    return lambda m: m.name == "Heartbeat" and s.status(m.source)["leading"]
+
+
+def led_unchecked(s: Reads, unless) -> int:
+    """Whoever comes to lead, with one value chosen, and without a grant."""
+    for _ in range(200):
+        s.advance(10_000)
+        s.flow(unless)
+        found = [n for n in s.nodes if s.status(n)["leading"]]
+        if found:
+            s.submit(found[0], b"a")
+            s.flow(unless)
+            s.drop()
+            return found[0]
+    raise AssertionError("nobody leads")
+
+
+def led_unheard(s: Reads, leader: int) -> tuple[int, int]:
+    """Another one leads, of which `leader` hears nothing, and has a value chosen: who, and where.
+    One of the others does not get the value."""
+
+    def unless(m: Message) -> bool:
+        return leader in (m.source, m.dest) or m.name in ("Chosen", "Heartbeat")
+
+    rest = [n for n in s.nodes if n != leader]
+    for _ in range(75):
+        s.advance(10_000)
+        s.flow(unless)
+        found = [n for n in rest if s.status(n)["leading"]]
+        if found:
+            (other,) = found
+            s.submit(other, b"b")
+            s.drop(f"{other}→{[n for n in rest if n != other][-1]}", "Accept")
+            s.flow(unless)
+            written = int(s.status(other)["chosen_through"])
+            assert written == 2
+            assert s.status(leader)["chosen_through"] == 1
+            return other, written
+    raise AssertionError("nobody else leads")
