@@ -1,0 +1,105 @@
+"""Reads that wait: whose turn it is, who gives up, and states that are set back meanwhile."""
+
+import asyncio
+import time
+
+import pytest
+
+import phx
+from phx.applier import GroupState
+from phx.blocking import Cell
+from phx.reading import Reading, Wanted
+
+NEVER_US = 1 << 60
+
+
+class Machine(phx.StateMachine):
+    def apply(self, entry):
+        pass
+
+    def query(self, query):
+        return query(self) if callable(query) else query
+
+
+class Points:
+    """Read points that are at hand, by group."""
+
+    def __init__(self):
+        self.by_group = {}
+        self.heard = 0
+
+    def leased(self, group):
+        return self.by_group.get(group, -1)
+
+    def known(self, group):
+        return 0
+
+    def heard_us(self, node):
+        return self.heard
+
+
+class Told:
+    """Says of each group that is asked for that a point is what it is."""
+
+    def __init__(self, point):
+        self.point = point
+        self.asked = []
+
+    def ask(self, group, due_us, told, quorum=False):
+        self.asked.append(told)
+
+    def turn(self):
+        asked, self.asked = self.asked, []
+        for told in asked:
+            told(self.point)
+
+    def end(self, refusal):
+        pass
+
+
+def a_reading(points=None):
+    """Of node 1, on the running loop; its turns are the caller's to make."""
+    loop = asyncio.get_running_loop()
+    made = Reading(points or Points(), 1, lambda: int(time.monotonic() * 1e6), lambda: None)
+    made.soon, made.new_future = loop.call_soon, loop.create_future
+    return made
+
+
+def a_state(group, applied=10):
+    state = GroupState(group, {0: Machine()})
+    state.applied = applied
+    return state
+
+
+def begun(reading, state, queries=(0,), consistency="linearizable"):
+    future = asyncio.get_running_loop().create_future()
+    return reading.begin(Wanted(state, 0, queries, consistency, NEVER_US, future)), future
+
+
+def busy(_):
+    end = time.perf_counter_ns() + 100_000
+    while time.perf_counter_ns() < end:
+        pass
+
+
+def lined(reading, state, query, number=1, consistency="lease"):
+    """Futures of reads that stand in line: the time of this turn of the loop is over."""
+    reading._until(0)
+    return [reading.at_once(state, query, consistency, 0) for _ in range(number)]
+
+
+async def turns(reading, number):
+    for _ in range(number):
+        await asyncio.sleep(0)
+        reading.turn()
+
+
+def test_who_sets_a_cell_first_has_set_it():
+    cell = Cell()
+    assert not cell.done()
+    cell.set_exception(ValueError("first"))
+    cell.set_result(1)
+    cell.set_exception(KeyError("third"))
+    assert cell.done()
+    with pytest.raises(ValueError, match="first"):
+        cell.wait()
