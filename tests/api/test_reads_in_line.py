@@ -6,8 +6,10 @@ import time
 import pytest
 
 import phx
+from phx import errors
 from phx.applier import GroupState
 from phx.blocking import Cell
+from phx.group import Group
 from phx.reading import Reading, Wanted
 
 NEVER_US = 1 << 60
@@ -103,3 +105,34 @@ def test_who_sets_a_cell_first_has_set_it():
     assert cell.done()
     with pytest.raises(ValueError, match="first"):
         cell.wait()
+
+
+def test_a_read_in_line_keeps_its_timeout():
+    class Door:
+        refusal = None
+
+        class waiters:
+            propose = propose_many = None
+
+    async def main():
+        door, state = Door(), a_state(1)
+        reading = door.reading = a_reading()
+        reading.within = lambda: 1  # an instance of it is half applied
+        group = Group(door, state, None, asyncio.get_running_loop())
+        began_s = time.monotonic()
+        with pytest.raises(errors.TimedOut):
+            await asyncio.wait_for(group.read(0, consistency="stale", timeout=0.02), 5)
+        with pytest.raises(errors.TimedOut, match="leaves no time"):
+            await asyncio.wait_for(group.read(0, consistency="stale", timeout=0), 5)
+        assert time.monotonic() - began_s < 4
+        waits = [
+            asyncio.create_task(group.read(7, consistency="stale", timeout=left))
+            for left in (None, 5)
+        ]
+        await asyncio.sleep(0)
+        reading.within = lambda: -1
+        await turns(reading, 2)
+        assert [(await one).value for one in waits] == [7, 7]
+        assert (reading._queued, reading._reads) == (0, 2)
+
+    asyncio.run(main())
