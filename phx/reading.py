@@ -45,7 +45,6 @@ READS_MAX = 65_536
 CHUNK_MAX = 256
 FEW = 64  # queries of one call that are answered within it
 NEVER_US = 100 * 365 * 86_400 * 1_000_000
-NODE_MASK = (1 << 20) - 1  # of a ballot
 
 
 def span_us(timeout: float | None) -> int:
@@ -282,11 +281,10 @@ class Reading:
         group, now_us = state.group, self._now_us()
         current_us = self._current_us.get(group, self._opened_us)
         if state.applied >= self._points.known(group):
-            leader = state.epoch & NODE_MASK  # whoever leads, or was the last that did
             if self._points.leased(group) >= 0:
                 current_us = now_us
-            elif leader and leader != self._node:
-                current_us = max(current_us, self._points.heard_us(leader))
+            elif state.led is not None and state.led.node != self._node:
+                current_us = max(current_us, self._points.heard_us(state.led.node))
             self._current_us[group] = current_us
         return max(0, now_us - current_us)
 

@@ -11,6 +11,7 @@ from phx.applier import GroupState
 from phx.blocking import Cell
 from phx.group import Group
 from phx.reading import Reading, Wanted
+from phx.types import Leader
 
 NEVER_US = 1 << 60
 
@@ -136,3 +137,14 @@ def test_a_read_in_line_keeps_its_timeout():
         assert (reading._queued, reading._reads) == (0, 2)
 
     asyncio.run(main())
+
+
+def test_who_led_once_vouches_for_nothing():
+    now_us, points = [10_000_000], Points()
+    reading, state = Reading(points, 3, lambda: now_us[0], lambda: None), a_state(0)
+    state.epoch = 7 << 20 | 1
+    now_us[0] += 3_600_000_000
+    points.heard = now_us[0] - 20_000
+    assert reading.at_once(state, 0, "stale", 0).lag_us == 3_600_000_000
+    state.led = Leader(1, state.epoch)
+    assert reading.at_once(state, 0, "stale", 0).lag_us == 20_000
