@@ -1,6 +1,7 @@
 """Reads that wait: whose turn it is, who gives up, and states that are set back meanwhile."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -12,6 +13,9 @@ from phx.blocking import Cell
 from phx.group import Group
 from phx.reading import Reading, Wanted
 from phx.types import Leader
+
+from .test_blocking import blocking_cluster
+from .test_reads import Asked
 
 NEVER_US = 1 << 60
 
@@ -106,6 +110,121 @@ def test_who_sets_a_cell_first_has_set_it():
     assert cell.done()
     with pytest.raises(ValueError, match="first"):
         cell.wait()
+
+
+def test_a_query_outlives_its_caller_and_nobody_else_notices(tmp_path, caplog):
+    with blocking_cluster(tmp_path, Asked, nodes=1) as (node,):
+        group, reading = node.group(0), node._room.door.reading
+        for _ in range(2):
+            over = threading.Event()
+
+            def slow(_, over=over):
+                time.sleep(0.2)
+                over.set()
+
+            with pytest.raises(errors.TimedOut):
+                group.read(slow, consistency="stale", timeout=0.02)
+            assert over.wait(5)
+            assert group.read(None, consistency="stale").value == 0
+            assert reading._waiting == 0
+    assert not caplog.records
+
+
+def test_a_query_that_ends_all_is_counted_once():
+    def out(_):
+        raise SystemExit
+
+    async def main():
+        reading, state = a_reading(), a_state(0)
+        _, future = begun(reading, state, [out], "stale")
+        with pytest.raises(SystemExit):
+            reading.turn()
+        await turns(reading, 2)
+        assert (reading._waiting, type(future.exception())) == (0, SystemExit)
+
+    asyncio.run(main())
+
+
+def test_a_busy_line_and_reads_that_waited_have_their_turns_both():
+    async def main():
+        points = Points()
+        points.by_group = {1: 10}
+        reading, waits, leads = a_reading(points), a_state(0), a_state(1)
+        reading.asking = Told(10)
+        lined(reading, leads, busy, 100)
+        _, future = begun(reading, waits)
+        for _ in range(6):
+            await turns(reading, 1)
+            lined(reading, leads, busy, 20)
+        assert future.done()
+        assert reading._reads > 20
+
+    asyncio.run(main())
+
+
+def test_long_reads_of_one_group_do_not_hold_up_the_others():
+    async def main():
+        points = Points()
+        points.by_group = {1: 10, 2: 10}
+        reading, states = a_reading(points), [a_state(group) for group in range(3)]
+        long = begun(reading, states[0], [busy] * 1000, "stale")[1]
+        others = [begun(reading, state, [0], "stale")[1] for state in states]
+        lined(reading, states[1], busy, 1000)
+        others += lined(reading, states[2], 0)
+        await turns(reading, 12)
+        assert all(one.done() for one in others)
+        assert not long.done()
+
+    asyncio.run(main())
+
+
+def test_thousands_give_up_in_little_time():
+    async def main():
+        reading, state = a_reading(), a_state(0)
+        reading.asking = Told(11)
+        all_of = [begun(reading, state) for _ in range(10_000)]
+        reading.turn()
+        assert len(state.reads) == reading._waiting == 10_000
+        began_s = time.thread_time()
+        for wanted, _ in all_of[:9_000]:
+            reading.forget(wanted)
+            reading.forget(wanted)
+        assert time.thread_time() - began_s < 1
+        assert reading._waiting == 1_000
+        assert len(state.reads) <= 2_000
+        state.applied = 11
+        reading.reached(state)
+        await turns(reading, 50)
+        assert [future.done() for _, future in all_of] == [False] * 9_000 + [True] * 1_000
+        assert (reading._waiting, state.reads) == (0, [])
+
+    asyncio.run(main())
+
+
+def test_a_read_waits_again_when_its_group_is_set_back():
+    async def main():
+        points = Points()
+        points.by_group = {0: 10}
+        reading, state = a_reading(points), a_state(0)
+        (single,) = lined(reading, state, "single", 1, "linearizable")
+        (dropped,) = lined(reading, state, "dropped", 1, "linearizable")
+        (stale,) = lined(reading, state, "stale", 1, "stale")
+        _, many = begun(reading, state, ["many"])
+        reading._take(reading._begun.popleft())
+        state.applied = 4  # repaired, of an older checkpoint
+        await turns(reading, 4)
+        assert (stale.result().instance, single.done(), many.done()) == (4, False, False)
+        dropped.cancel()
+        await turns(reading, 1)
+        assert (reading._queued, reading._waiting) == (0, 2)
+        state.applied = 12
+        reading.reached(state)
+        await turns(reading, 2)
+        assert single.result() == phx.Read("single", 12, 0)
+        assert many.result() == [phx.Read("many", 12, 0)]
+        assert (reading._queued, reading._waiting) == (0, 0)
+
+    asyncio.run(main())
 
 
 def test_a_read_in_line_keeps_its_timeout():
