@@ -47,26 +47,29 @@ log = logging.getLogger("phx")
 
 
 class Cell:
-    """What one thread waits for: a result or an error, set once by the applier's thread."""
+    """What one thread waits for: a result or an error. Whoever sets it first has set it."""
 
-    __slots__ = ("_error", "_lock", "_value")
+    __slots__ = ("_error", "_lock", "_taken", "_value")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self._taken = threading.Lock()  # held by whoever sets it, for ever
         self._value: Any = None
         self._error: BaseException | None = None
 
     def set_result(self, value: object) -> None:
-        self._value = value
-        self._lock.release()
+        if self._taken.acquire(False):
+            self._value = value
+            self._lock.release()
 
     def set_exception(self, error: BaseException) -> None:
-        self._error = error
-        self._lock.release()
+        if self._taken.acquire(False):
+            self._error = error
+            self._lock.release()
 
     def done(self) -> bool:
-        return not self._lock.locked()
+        return self._taken.locked()
 
     def within(self, timeout: float | None) -> bool:
         """Whether it is set, within so many seconds; then ``wait`` returns at once."""

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from phx._core.waiters import Result
 from phx.applier import GroupState
 from phx.door import Door
-from phx.errors import (
-    UnknownMachine,
-)
+from phx.errors import TimedOut, UnknownMachine
 from phx.leaders import LeaderCallback
 from phx.machine import StateMachine
+from phx.reading import span_us
 from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader, Read
 
 if TYPE_CHECKING:
@@ -298,8 +297,25 @@ class Group(GroupView):
         if isinstance(found, Read):
             return found
         if found is not None:
-            return await found
+            return await self._in_turn(found, timeout)
         return (await self._read([query], consistency, timeout, machine))[0]
+
+    async def _in_turn(self, future: asyncio.Future[Read], timeout: float | None) -> Read:
+        """A read that stands in line. TimedOut after so many seconds."""
+
+        def late() -> None:
+            if not future.done():
+                future.set_exception(TimedOut(f"group {self.id}: its turn did not come in time"))
+
+        try:
+            end = self._loop.call_later(span_us(timeout) / 1_000_000, late)
+        except TimedOut:
+            future.cancel()
+            raise
+        try:
+            return await future
+        finally:
+            end.cancel()
 
     async def read_many(
         self,

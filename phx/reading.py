@@ -43,9 +43,10 @@ QUERIES_NS = 1_000_000
 READS_MAX = 65_536
 """Reads that may wait at a node, for their turn or for their state."""
 CHUNK_MAX = 256
+Lined = tuple[int, int, Any, bool, Future[Read]]
+"""Read point, machine, query, whether stale, who waits."""
 FEW = 64  # queries of one call that are answered within it
 NEVER_US = 100 * 365 * 86_400 * 1_000_000
-NODE_MASK = (1 << 20) - 1  # of a ballot
 
 
 def span_us(timeout: float | None) -> int:
@@ -105,7 +106,8 @@ class Wanted:
     """A read under way: queries that share one read point."""
 
     __slots__ = (
-        "answers", "consistency", "dropped", "due_us", "machine", "queries", "state", "waiter",
+        "answers", "consistency", "counted", "dropped", "due_us", "heaped", "machine", "point",
+        "queries", "state", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +127,9 @@ class Wanted:
         self.waiter = waiter
         self.answers: list[Read] = []
         self.dropped = False  # nobody waits for it any more
+        self.counted = False  # among those that wait
+        self.heaped = False  # in the heap of its group, and not forgotten
+        self.point = 0  # its state has applied that much
 
     def fail(self, error: BaseException) -> None:
         if not self.over():
@@ -132,6 +137,20 @@ class Wanted:
 
     def over(self) -> bool:
         return self.dropped or self.waiter.done()
+
+
+class Single:
+    """The future of one read, as the waiter of a Wanted."""
+
+    __slots__ = ("_future", "done", "set_exception")
+
+    def __init__(self, future: Future[Read]) -> None:
+        self._future = future
+        self.done = future.done
+        self.set_exception = future.set_exception
+
+    def set_result(self, answers: list[Read], /) -> None:
+        self._future.set_result(answers[0])
 
 
 class Reading:
@@ -165,9 +184,11 @@ class Reading:
         self.soon: Callable[[Callable[[], None]], object] | None = None  # of the event loop
         self.asking: Asking | None = None
         self.new_future: Callable[[], Future[Read]]
-        # By group: (machine, query, whether stale, who waits), of which the state is there.
-        self._line: dict[GroupState, deque[tuple[int, Any, bool, Future[Read]]]] = {}
+        self._line: dict[GroupState, deque[Lined]] = {}  # by group: their state was there
         self._queued = 0  # of these
+        self._serving: Wanted | None = None  # whose queries run
+        self._due_first = False  # or the line; by turns
+        self._forgotten: dict[int, int] = {}  # by group: how many of its heap
         self._reads = self._errors = self._waited = 0
 
     @property
@@ -189,8 +210,8 @@ class Reading:
         Raises what is known at once, and what the query raises.
         """
         one = self._machine(state, machine)
-        stale = consistency == "stale"
-        if not stale and not 0 <= self._at_hand(state, consistency) <= state.applied:
+        stale, point = consistency == "stale", 0
+        if not stale and not 0 <= (point := self._at_hand(state, consistency)) <= state.applied:
             return None
         now_ns = perf_counter_ns()
         # (Those that wait come first.)
@@ -201,7 +222,7 @@ class Reading:
             or now_ns >= self._until(now_ns)
             or self.within() == state.group
         ):
-            return self._queue(state, machine, query, stale)
+            return self._queue(state, point, machine, query, stale)
         self._reads += 1
         found = one.query(query)
         return Read(found, holds(state, machine), self._lag_us(state) if stale else 0)
@@ -232,14 +253,16 @@ class Reading:
         self._reads += len(answers)
         return answers
 
-    def _queue(self, state: GroupState, machine: int, query: Any, stale: bool) -> Future[Read]:
+    def _queue(
+        self, state: GroupState, point: int, machine: int, query: Any, stale: bool
+    ) -> Future[Read]:
         if self._waiting + self._queued >= READS_MAX:
             raise Overloaded(f"{READS_MAX} reads wait at this node")
         if not self._line:
             self._poke()
         self._queued += 1
         future: Future[Read] = self.new_future()
-        self._line.setdefault(state, deque()).append((machine, query, stale, future))
+        self._line.setdefault(state, deque()).append((point, machine, query, stale, future))
         return future
 
     def _until(self, now_ns: int) -> int:
@@ -282,11 +305,10 @@ class Reading:
         group, now_us = state.group, self._now_us()
         current_us = self._current_us.get(group, self._opened_us)
         if state.applied >= self._points.known(group):
-            leader = state.epoch & NODE_MASK  # whoever leads, or was the last that did
             if self._points.leased(group) >= 0:
                 current_us = now_us
-            elif leader and leader != self._node:
-                current_us = max(current_us, self._points.heard_us(leader))
+            elif state.led is not None and state.led.node != self._node:
+                current_us = max(current_us, self._points.heard_us(state.led.node))
             self._current_us[group] = current_us
         return max(0, now_us - current_us)
 
@@ -305,6 +327,7 @@ class Reading:
             if self._waiting + self._queued >= READS_MAX:
                 raise Overloaded(f"{READS_MAX} reads wait at this node")
             self._waiting += 1
+            wanted.counted = True
             self._begun.append(wanted)
         try:
             self._poke()
@@ -343,24 +366,41 @@ class Reading:
         if not self._due and not self._line:
             return False
         until_ns, within = self._until(perf_counter_ns()), self.within()
+        if perf_counter_ns() < until_ns:
+            first, second = self._serve_line, self._serve_due
+            if self._due_first:
+                first, second = second, first
+            self._due_first = not self._due_first
+            first(until_ns, within)
+            second(until_ns, within)
+        return any(group != within for group in self._due) or any(
+            state.group != within for state in self._line
+        )
+
+    def _serve_line(self, until_ns: int, within: int) -> None:
         for state in list(self._line):
             if state.group == within:
                 continue
-            if not self._answer_line(state, self._line[state], until_ns):
-                return True
-            del self._line[state]
+            if perf_counter_ns() >= until_ns:
+                return
+            # To the end: when time is up, the next turn begins with another group.
+            self._line[state] = line = self._line.pop(state)
+            if self._answer_line(state, line, until_ns):
+                self._line.pop(state, None)
+
+    def _serve_due(self, until_ns: int, within: int) -> None:
         for group in list(self._due):
             if group == within:
                 continue
-            line = self._due[group]
+            self._due[group] = line = self._due.pop(group)  # to the end, as above
             while line:
-                if not self._answer(line[0], until_ns):
-                    return True
-                line.popleft()
-            del self._due[group]
-            if perf_counter_ns() >= until_ns:
-                break
-        return any(group != within for group in self._due)
+                if perf_counter_ns() >= until_ns:
+                    return
+                wanted = self._serving = line.popleft()
+                if not self._answer(wanted, until_ns):
+                    line.append(wanted)
+                self._serving = None
+            self._due.pop(group, None)
 
     def _take(self, wanted: Wanted) -> None:
         state = wanted.state
@@ -390,18 +430,34 @@ class Reading:
 
     def _found(self, wanted: Wanted, point: int) -> None:
         """Its read point is known: it waits until that is applied."""
-        state = wanted.state
+        state, wanted.point = wanted.state, point
         if wanted.over():
-            self._ended()
+            self._ended(wanted)
         elif state.stopped is not None:
             self._failed(wanted, same_stop(state.stopped))
         elif point <= state.applied:
             self._ready(wanted)
         else:
-            self._waited += 1
-            if state.reads is None:
-                state.reads = []
-            heappush(state.reads, (point, next(self._order), wanted))
+            self._wait(wanted)
+
+    def _wait(self, wanted: Wanted) -> None:
+        """Until its point is applied."""
+        state, wanted.heaped = wanted.state, True
+        self._waited += 1
+        if state.reads is None:
+            state.reads = []
+        heappush(state.reads, (wanted.point, next(self._order), wanted))
+
+    def _wait_again(self, state: GroupState, lined: Lined) -> None:
+        """A read of the line waits: its group was set back since."""
+        point, machine, query, _, future = lined
+        due_us = NEVER_US  # its caller's affair
+        wanted = Wanted(state, machine, [query], "linearizable", due_us, Single(future))
+        wanted.point, wanted.counted = point, True
+        with self._lock:
+            self._waiting += 1
+        self._wait(wanted)
+        future.add_done_callback(lambda _: self.forget(wanted))
 
     def _ready(self, wanted: Wanted) -> None:
         self._due.setdefault(wanted.state.group, deque()).append(wanted)
@@ -410,24 +466,32 @@ class Reading:
         """More of a group is applied, or it stopped."""
         reads = state.reads
         while reads and (state.stopped is not None or reads[0][0] <= state.applied):
-            self._ready(heappop(reads)[2])
+            wanted: Wanted = heappop(reads)[2]
+            if wanted.heaped:
+                wanted.heaped = False
+                self._ready(wanted)
+            else:
+                self._forgotten[state.group] -= 1
 
     def _answer(self, wanted: Wanted, until_ns: int) -> bool:
         """Run (more of) its queries; False when time was up before the last."""
         state, queries, answers = wanted.state, wanted.queries, wanted.answers
         if wanted.over():
-            self._ended()
+            self._ended(wanted)
             return True
         try:
             query = self._machine(state, wanted.machine).query
+            if state.applied < wanted.point:  # it was set back since
+                self._wait(wanted)
+                return True
             instance = holds(state, wanted.machine)
             lag_us = self._lag_us(state) if wanted.consistency == "stale" else 0
             chunk, began_ns = 1, perf_counter_ns()
             while (at := len(answers)) < len(queries):
-                if began_ns >= until_ns:
-                    return False
                 answers += [Read(query(one), instance, lag_us) for one in queries[at : at + chunk]]
                 now_ns = perf_counter_ns()
+                if now_ns >= until_ns and len(answers) < len(queries):
+                    return False
                 chunk = min(2 * chunk, CHUNK_MAX) if now_ns - began_ns < QUERIES_NS // 16 else 1
                 began_ns = now_ns
         except BaseException as error:
@@ -436,22 +500,18 @@ class Reading:
                 raise
             return True
         self._reads += len(answers)
-        self._ended()
-        wanted.waiter.set_result(answers)
+        self._ended(wanted)
+        if not wanted.over():  # (while a query ran)
+            wanted.waiter.set_result(answers)
         return True
 
-    def _answer_line(
-        self,
-        state: GroupState,
-        line: deque[tuple[int, Any, bool, Future[Read]]],
-        until_ns: int,
-    ) -> bool:
+    def _answer_line(self, state: GroupState, line: deque[Lined], until_ns: int) -> bool:
         """Answer those of a group that wait for nothing but their turn; False when time was up."""
         instance, lag_us, known, query = 0, -1, -1, None
         while line:
             if perf_counter_ns() >= until_ns:
                 return False
-            machine, asked, stale, future = line.popleft()
+            point, machine, asked, stale, future = lined = line.popleft()
             self._queued -= 1
             if future.done():
                 continue
@@ -459,28 +519,36 @@ class Reading:
                 if machine != known:
                     known, query = machine, self._machine(state, machine).query
                     instance = holds(state, machine)
+                if state.applied < point:
+                    self._wait_again(state, lined)
+                    continue
                 if stale and lag_us < 0:
                     lag_us = self._lag_us(state)
                 assert query is not None
                 found = Read(query(asked), instance, lag_us if stale else 0)
             except BaseException as error:
                 self._errors += 1
-                future.set_exception(raisable(error))
+                if not future.done():
+                    future.set_exception(raisable(error))
                 if not isinstance(error, Exception):
                     raise
             else:
                 self._reads += 1
-                future.set_result(found)
+                if not future.done():  # (while the query ran)
+                    future.set_result(found)
         return True
 
     def _failed(self, wanted: Wanted, error: BaseException) -> None:
         self._errors += 1
-        self._ended()
+        self._ended(wanted)
         wanted.fail(raisable(error))
 
-    def _ended(self) -> None:
-        with self._lock:
-            self._waiting -= 1
+    def _ended(self, wanted: Wanted) -> None:
+        """It does not count any more; once."""
+        if wanted.counted:
+            wanted.counted = False
+            with self._lock:
+                self._waiting -= 1
 
     # --- giving up
 
@@ -494,12 +562,16 @@ class Reading:
     def forget(self, wanted: Wanted) -> None:
         """The same, on the thread that applies."""
         wanted.dropped = True
-        reads = wanted.state.reads or []
-        kept = [one for one in reads if one[2] is not wanted]
-        if len(kept) < len(reads):
-            reads[:] = kept
+        if not wanted.heaped:
+            return
+        wanted.heaped = False
+        self._ended(wanted)
+        reads, group = wanted.state.reads or [], wanted.state.group
+        forgotten = self._forgotten[group] = self._forgotten.get(group, 0) + 1
+        if 2 * forgotten > len(reads):
+            reads[:] = [one for one in reads if one[2].heaped]
             heapify(reads)
-            self._ended()
+            self._forgotten[group] = 0
 
     def end(self, states: Mapping[int, GroupState], refusal: Callable[[], PhxError]) -> None:
         """Every read that waits fails, and so does every one that begins."""
@@ -509,13 +581,16 @@ class Reading:
             self.asking.end(refusal)
         left = list(self._begun)
         self._begun.clear()
+        if (serving := self._serving) is not None:
+            left.append(serving)
         for line in self._due.values():
             left += line
         self._due = {}
         for state in states.values():
             left += [one[2] for one in state.reads or ()]
             state.reads = None
-        futures = [one[3] for line in self._line.values() for one in line]
+        self._forgotten = {}
+        futures = [one[-1] for line in self._line.values() for one in line]
         self._line = {}
         for future in futures:
             with suppress(RuntimeError):
