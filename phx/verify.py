@@ -34,8 +34,8 @@ from phx.durable.generations import Generations
 from phx.durable.lmdb import applied_of
 from phx.durable.sqlite import COPY as VIEW
 from phx.durable.sqlite import FILE as DATABASE
-from phx.durable.sqlite import HAS_APPLIED
 from phx.durable.sqlite import applied_of as applied_in
+from phx.durable.sqlite import is_checked
 from phx.errors import Damaged, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
@@ -439,8 +439,14 @@ def sqlite_findings(file: Path) -> Iterator[str]:
                 for (said,) in opened.execute("PRAGMA integrity_check(20)"):
                     if said != "ok":
                         yield said
-                if opened.execute(HAS_APPLIED).fetchone() != (0,):
+                checked = is_checked(opened)
+                if checked:
                     applied_in(opened, file)
+                elif checked is not None:
+                    yield (
+                        "the number of the applied instance has no checksum, and cannot be "
+                        "checked: an older phx made the file; the next start adds one"
+                    )
         except (sqlite3.Error, Damaged) as error:
             yield str(error)
 
