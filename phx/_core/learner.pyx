@@ -200,7 +200,7 @@ cdef bint stranded(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef void peer_renewed(Engine* e, Replica* r, Peer* p) noexcept nogil:
-    if r.below == 0:
+    if r.below == 0 and r.dry == 0:
         return
     r.below = 0
     r.dry = 0
