@@ -30,6 +30,7 @@ cdef struct Tally:
     Slots* slots               # by group: its place in `groups`, plus 1
     u64 records
     u64 odd                    # sound records of no known kind, or of an impossible group
+    u64 counter                # highest that was promised, or may have been
     u64 floor_lsn
     u64 incarnation
     u64 lease_bound_us
@@ -41,6 +42,6 @@ cdef class Survey:
     cdef readonly list segments, free, suspects, groups
     cdef readonly i64 cut_bytes
     cdef readonly u64 records, odd_records, floor_lsn, first_lsn, end_lsn
-    cdef readonly u64 incarnation, lease_bound_us
+    cdef readonly u64 counter, incarnation, lease_bound_us
     cdef _take(self, Journal* j, Tally* t, int code)
     cdef void _forget(self, Tally* t) noexcept

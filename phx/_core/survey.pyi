@@ -24,6 +24,9 @@ class Survey:
     records: int
     odd_records: int
     """Sound records of no kind that this version knows."""
+    counter: int
+    """No promise or acceptance of which the journal knows has a higher one; what a journal that was
+    lost before it may have promised counts, too (RECORD_SUSPECT)."""
     floor_lsn: int
     first_lsn: int
     end_lsn: int

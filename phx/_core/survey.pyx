@@ -9,6 +9,7 @@ import os
 from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
+from phx._core.ballot cimport ballot_counter
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_GROUP, RECORD_HEADER_BYTES, RECORD_MARK,
     RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
@@ -61,6 +62,16 @@ cdef void tally_group(Tally* t, const RecordHeader* h) noexcept nogil:
         g.settled = max(g.settled, h.index)
 
 
+cdef void tally_counter(Tally* t, const RecordHeader* h, const u8* body) noexcept nogil:
+    cdef u64 above = 0
+    if h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT or h.kind == RECORD_SUSPECT:
+        t.counter = max(t.counter, ballot_counter(h.ballot))
+    if h.kind == RECORD_SUSPECT and h.ballot == 0 and h.body_bytes == sizeof(above):
+        # The ceiling of the journal that was lost.
+        memcpy(&above, body, sizeof(above))
+        t.counter = max(t.counter, above)
+
+
 # A ReplayRecord: never refuses.
 cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexcept nogil:
     cdef Tally* t = <Tally*>arg
@@ -79,6 +90,7 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
                                     or h.kind == RECORD_CHOSEN or h.kind == RECORD_GROUP
                                     or h.kind == RECORD_SETTLED or h.kind == RECORD_SUSPECT):
         tally_group(t, h)
+        tally_counter(t, h, body)
     else:
         t.odd += 1
     return 0
@@ -194,6 +206,7 @@ cdef class Survey:
         self.cut_bytes = j.counters.cut_bytes
         self.records = t.records
         self.odd_records = t.odd
+        self.counter = t.counter
         self.floor_lsn = t.floor_lsn
         self.first_lsn = t.first_lsn
         self.end_lsn = t.end_lsn

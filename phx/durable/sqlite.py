@@ -43,7 +43,8 @@ MAGIC = b"PHXSQLT1"  # the body is a database file
 PAGES_A_STEP = 4096  # of a copy; the connection can be interrupted between two steps
 
 _APPLIED = "SELECT instance, crc FROM phx_applied"
-HAS_APPLIED = "SELECT count(*) FROM pragma_table_info('phx_applied') WHERE name = 'crc'"
+_COLUMNS = "SELECT name FROM pragma_table_info('phx_applied')"
+_ADD_CRC = "ALTER TABLE phx_applied ADD COLUMN crc INTEGER NOT NULL DEFAULT -1"
 _MAKE_APPLIED = """
     CREATE TABLE phx_applied (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -194,9 +195,20 @@ class SqliteMachine(DurableMachine):
             db.execute("INSERT INTO phx_applied VALUES (1, 0, ?)", (_crc(0),))
             self.create(db)
             self._end(db)
-        elif not _number(db, HAS_APPLIED):
+        elif (checked := is_checked(db)) is None:
             raise Damaged(f"{self._path}: no database of a SqliteMachine")
+        elif not checked:
+            self._add_checksum(db)
         self._applied = applied_of(db, self._path)
+
+    def _add_checksum(self, db: _Connection) -> None:
+        """To a database of an older phx, durably: all of it, or nothing. Raises Damaged."""
+        found = _number(db, "SELECT instance FROM phx_applied WHERE typeof(instance) = 'integer'")
+        if found is None or found < 0:
+            raise Damaged(f"{self._path}: the number of the applied instance is damaged")
+        db.execute(_ADD_CRC)
+        db.execute("UPDATE phx_applied SET crc = ?", (_crc(found),))
+        self._end(db)
 
     def _end(self, db: _Connection) -> None:
         """Commit, and begin anew: so a statement outside of a transaction cannot happen.
@@ -317,6 +329,15 @@ class SqliteView:
 def _open_reader(path: Path) -> sqlite3.Connection:
     uri = f"{path.as_uri()}?mode=ro"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def is_checked(db: sqlite3.Connection) -> bool | None:
+    """The number of the applied instance has a checksum; False: it is a database of an older phx,
+    without one; None: it is no SqliteMachine's. Raises sqlite3.Error."""
+    cursor = db.cursor()
+    cursor.row_factory = None
+    columns = {row[0] for row in cursor.execute(_COLUMNS)}
+    return "crc" in columns if "instance" in columns else None
 
 
 def applied_of(db: sqlite3.Connection, path: Path) -> int:

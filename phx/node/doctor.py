@@ -47,7 +47,7 @@ from phx.store import MAP_BYTES, Floor, Store
 from phx.store_facts import NAMES, forget, join
 from phx.store_folder import FORMAT_VERSION, StoreIdentity, remake
 
-__all__ = ["Doctor", "settled_by"]
+__all__ = ["Doctor"]
 
 log = logging.getLogger("phx")
 
@@ -61,12 +61,14 @@ class Doctor:
     Attributes:
         count: how often something was damaged or lost.
         found: a line for each of the last of them, and what became of it.
+        journal: as it was when the store was opened; None: it was not whole, or no life had begun.
     """
 
     def __init__(self, folder: Folder, config: Config) -> None:
         self._folder = folder
         self._config = config
         self.count = 0
+        self.journal: Survey | None = None
         self.mender: Mender | None = None
         self.scrubber: Scrubber | None = None
         self._segments: SegmentCheck | None = None
@@ -87,6 +89,7 @@ class Doctor:
             self._make_anew(error)
             store = self._open()
         try:
+            self.journal = self.journal or whole_journal(self._folder, store.identity)
             self._raise_old_rows(store)
             self._look_at_facts(store)
         except BaseException:
@@ -104,9 +107,11 @@ class Doctor:
         """A new store in the place of a lost one; raises `why` if the journal does not say which
         one that was."""
         identity = self._identity_of_journal()
-        settled = settled_by(self._folder, identity) if identity is not None else None
-        if identity is None or settled is None:
+        if identity is not None:
+            self.journal = whole_journal(self._folder, identity)
+        if identity is None or self.journal is None:
             raise why
+        settled = settled_by(self.journal)
         path, files = self._folder.store, OsFiles(self._folder.path)
         aside = ""
         try:
@@ -123,9 +128,9 @@ class Doctor:
     def _raise_old_rows(self, store: Store) -> None:
         """Where the journal says that more is settled than the store knows, nothing between is
         anywhere, and no group could be settled behind such a gap."""
-        told = settled_by(self._folder, store.identity)
+        told = settled_by(self.journal) if self.journal is not None else {}
         rows = store.settled()
-        old = {group: at for group, at in (told or {}).items() if at > rows.get(group, 0)}
+        old = {group: at for group, at in told.items() if at > rows.get(group, 0)}
         if not old:
             return
         store.raise_floors({group: Floor(at + 1, at) for group, at in old.items()})
@@ -141,7 +146,7 @@ class Doctor:
         try:
             _, wrong = join(map(store.remembered, NAMES), store.path)
         except Damaged as damage:
-            if settled_by(self._folder, store.identity) is None:
+            if self.journal is None:
                 raise Damaged(
                     f"{damage}, in both copies, and the journal is not whole: what this node has "
                     "promised is known nowhere. It must not vote again under its id: put another "
@@ -283,9 +288,9 @@ def refuse_bad_pages(folder: Folder) -> None:
         raise Damaged(f"{data}: {wrong[0]}")
 
 
-def settled_by(folder: Folder, identity: StoreIdentity) -> dict[int, int] | None:
-    """Of each group, how far the journal says that it is settled; None: the journal is not that of
-    this store, or not whole, as its replay will say; or no life has begun in it yet."""
+def whole_journal(folder: Folder, identity: StoreIdentity) -> Survey | None:
+    """What the journal holds; None: it is not that of this store, or not whole, as its replay will
+    say; or no life has begun in it yet."""
     try:
         survey = Survey(
             folder.journal,
@@ -299,4 +304,9 @@ def settled_by(folder: Folder, identity: StoreIdentity) -> dict[int, int] | None
     # life (RECORD_SUSPECT, then RECORD_NODE).
     if survey.verdict is not None or survey.incarnation == 0:
         return None
-    return {group: settled for group, *_, settled in survey.groups if settled}
+    return survey
+
+
+def settled_by(journal: Survey) -> dict[int, int]:
+    """Of each group, how far the journal says that it is settled."""
+    return {group: settled for group, *_, settled in journal.groups if settled}

@@ -4,15 +4,19 @@ The *ceiling* is an upper bound of all promises that the node ever made; nothing
 promised before the store has a higher one. With it a node whose journal is lost can vote again
 (docs/design/protocol.md, "Rejoin"), under its old id. The order of a start:
 
-1. the life is raised in the store, and with it the longest lease and the groups that are hosted
+1. the journal is read; the life is raised in the store above those that either knows, and in the
+   same write the ceiling above all that a journal that is whole has promised (the store may be an
+   older one), the longest lease and the groups that are hosted
 2. the engine is told the ceiling, and begins
-3. what the journal knew besides (it may be newer than the store) goes into the store
+3. the peers that the journal knows, and those that are met, go into the store
+
+So no life begins while a promise lies above the ceiling that the store has.
 
 A store that has no facts yet (it was made anew, or by an older phx) gets them in step 3; until then
 its node promises nothing new. Where the store cannot be written, for want of room, step 1 is left
 out for one of the few lives that it allows for (`Facts.spare`), if the journal is whole and says
-that this one was never begun; nothing is promised above the ceiling that it has, and it is told
-when there is room. Of a journal that was lost:
+that this one was never begun, and that nothing was promised above the ceiling that the store has;
+nothing is promised above it, and the store is told when there is room. Of a journal that was lost:
 
 1. the store says so: no journal is believed any more that does not know this life
 2. what is left of it goes to ``quarantine/``
@@ -30,7 +34,6 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from phx._core.driver import ERROR_CLOSED, ERROR_JOURNAL, Driver, DriverError
@@ -67,18 +70,23 @@ class Lives:
         self._failed = ""
         self._compared = False  # with what the journal says
 
-    def begin(self, lived: int, *, create: bool) -> None:
+    def begin(self, lived: int, journal: Survey | None, *, create: bool) -> None:
         """Before the driver is made: raise the life in the store, durably.
 
         Args:
             lived: the highest life that is known from elsewhere.
+            journal: what it holds; None: it is not whole, or no life has begun in it.
             create: the node is new: there is no earlier life.
         """
-        self._told = self._ask(lambda store: self._raise_life(store, lived, create)).result()
+        self._told = self._ask(
+            lambda store: self._raise_life(store, lived, journal, create)
+        ).result()
         self._ceiling = self._told.ceiling
 
-    def _raise_life(self, store: Store, lived: int, create: bool) -> Facts:
+    def _raise_life(self, store: Store, lived: int, journal: Survey | None, create: bool) -> Facts:
         config = self._config
+        above = max(lived, journal.incarnation) if journal is not None else lived
+        highest = journal.counter if journal is not None else 0
         self._store = store
         before = self._facts = read(store)
         if before is None:
@@ -86,14 +94,16 @@ class Lives:
                 return Facts(ceiling=0, incarnation=lived + 1)
             before = Facts(incarnation=0)
         groups, lease_us = config.group_ids, config.timing.lease_us
-        facts = before.next_life(above=lived, lease_us=lease_us, groups=groups)
+        facts = before.next_life(above=above, lease_us=lease_us, groups=groups)
+        if highest + CEILING_STEP // 2 > before.ceiling:
+            facts = facts.raised(highest + CEILING_STEP)
         try:
             write(store, facts)
         except StoreError as error:
-            known = _last_life(config, store) if store.stats().failed is None else None
             spare = None
-            if known is not None and not create:
-                above = max(known, lived)
+            # (Above its ceiling a promise would be forgotten with the journal.)
+            known = journal is not None and highest <= before.ceiling
+            if known and not create and store.stats().failed is None:
                 spare = before.spare_life(above=above, lease_us=lease_us, groups=groups)
             if spare is None:
                 raise
@@ -214,7 +224,7 @@ class Lives:
                 groups=config.group_ids,
             )
         if not self._compared:
-            # A store that was put back from a copy, or made anew, knows of less than the journal.
+            # A store that was made anew knows of less than the journal.
             rows = driver.group_statuses()
             # (What a suspect group may have promised counts, too: its mark has raised that.)
             highest = max(int(row["highest_seen"]) >> COUNTER_BITS for row in rows)
@@ -232,18 +242,3 @@ class Lives:
             allowed=0,  # a journal is there that knows of the loss
             peers=peers,
         )
-
-
-def _last_life(config: Config, store: Store) -> int | None:
-    """Of the journal; None: it is not whole, or none has begun in it."""
-    owner = store.identity
-    try:
-        found = Survey(
-            Path(config.dir) / "journal",
-            cluster=owner.cluster,
-            node=owner.node,
-            store_id=owner.store_id,
-        )
-    except OSError:
-        return None
-    return found.incarnation or None if found.verdict is None else None

@@ -197,7 +197,7 @@ class Room:
             if starts.get(group, 0) + 1 < floor.kept_from:
                 starts[group] = floor.kept_from - 1
         lives = self._lives = Lives(config, self._keeper.ask)
-        lives.begin(former_lives(catalog, config.node), create=create)
+        lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
         lives.start(self._folder, create, self._bootstrap, partial(self._start, store, starts))
         self._folder.whole()
         self._promise_epochs(catalog, store)

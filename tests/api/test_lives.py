@@ -60,7 +60,7 @@ def lives_of(store: Store, folder, driver: BusyDriver) -> Lives:
         return future
 
     lives = Lives(config_of(folder, 1, nodes=1), ask)
-    lives.begin(0, create=True)
+    lives.begin(0, None, create=True)
     lives.serve(driver)  # type: ignore[arg-type]
     return lives
 

@@ -463,3 +463,61 @@ def test_a_journal_lost_after_spare_lives_is_followed_by_none_of_them(
                 assert again.status().incarnation > 3
 
     run_once(main())
+
+
+def test_an_older_store_has_the_ceiling_with_the_first_write_of_a_start(
+    run_once, closed_alone, monkeypatch
+):
+    """There is no room for a second one."""
+    config = closed_alone
+    set_facts(config, replace(facts_of(config), ceiling=0, incarnation=0, spare=0))
+    writes = []
+    put = Store._put_meta
+
+    def once(store, values):
+        if b"facts" in values:
+            writes.append(unpack(values[b"facts"], store.path))
+            if len(writes) > 1:
+                raise store._write_failed(OSError(errno.ENOSPC, "No space left on device"))
+        return put(store, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_put_meta", once)
+        assert run_once(life_of(config)) == 2
+    assert (writes[0].incarnation, writes[0].spare) == (2, 2 + SPARE_LIVES)
+    assert writes[0].ceiling > CEILING_STEP
+    assert facts_of(config) == writes[0]
+
+
+def test_no_spare_life_begins_above_the_ceiling_of_an_older_store(
+    run_once, closed_alone, monkeypatch
+):
+    config = closed_alone
+    set_facts(config, replace(facts_of(config), ceiling=0))
+    with full_disk(monkeypatch), pytest.raises(errors.StoreError, match="No space left"):
+        run_once(life_of(config))
+    run_once(life_of(config))
+    assert facts_of(config).ceiling > CEILING_STEP
+
+
+def test_what_a_lost_journal_may_have_promised_counts_for_an_older_store(
+    run_once, tmp_path, monkeypatch
+):
+    config = config_of(tmp_path, 2, checkpoints=REJOIN)
+
+    async def open_and_close(bootstrap: bool) -> None:
+        async with phx.Node(config, Journal, bootstrap=bootstrap) as node:
+            assert suspects(node) == ([] if bootstrap else [0, 1])
+
+    run_once(open_and_close(True))
+    set_facts(config, replace(facts_of(config), ceiling=3 * CEILING_STEP))
+    lose(config)
+    run_once(open_and_close(False))
+    assert examine(config.dir, whole=False).findings == []
+    set_facts(config, replace(facts_of(config), ceiling=3 * CEILING_STEP - 1))
+    (found,) = examine(config.dir, whole=False).findings
+    assert f"may have the counter {3 * CEILING_STEP}, " in found.what
+    with full_disk(monkeypatch), pytest.raises(errors.StoreError, match="No space left"):
+        run_once(open_and_close(False))
+    run_once(open_and_close(False))
+    assert facts_of(config).ceiling == 4 * CEILING_STEP

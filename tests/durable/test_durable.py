@@ -22,6 +22,7 @@ from durable_lab import (
     written,
 )
 
+from phx.durable import sqlite as sqlite_module
 from phx.durable.files import SealedWriter
 from phx.errors import Damaged
 from phx.lmdb_files import LMDB_MAJOR
@@ -344,6 +345,49 @@ def test_restore_is_for_a_new_folder_only(kind, machine, tmp_path):
     with pytest.raises(ValueError, match="new folder"):
         machine.restore(io.BytesIO(data))
     assert machine.digest() == expected(9)
+
+
+def forget_the_checksum(folder):
+    """As an older phx made it."""
+    with closing(sqlite3.connect(folder / "state.db")) as db:
+        db.execute("ALTER TABLE phx_applied DROP COLUMN crc")
+        db.commit()
+
+
+def test_a_database_of_an_older_phx_gets_its_checksum_or_stays_as_it_is(tmp_path, monkeypatch):
+    folder = tmp_path / "one"
+    machine = SqliteSums()
+    machine.open(folder)
+    feed(machine, 1, 40)
+    machine.commit(40)
+    machine.close()
+    forget_the_checksum(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_module, "_crc", lambda applied: 1 // 0)  # between the two statements
+        with pytest.raises(ZeroDivisionError):
+            machine.open(folder)
+    (found,) = content_findings(folder / "state.db")
+    assert "cannot be checked" in found
+    for _ in range(2):
+        assert machine.open(folder) == 40
+        assert machine.digest() == expected(40)
+        machine.close()
+        assert list(content_findings(folder / "state.db")) == []
+
+
+@pytest.mark.parametrize(
+    "changed", ["DELETE FROM phx_applied", "UPDATE phx_applied SET instance = 'x'"]
+)
+def test_a_database_of_an_older_phx_without_its_number_is_damage(tmp_path, changed):
+    machine = SqliteSums()
+    machine.open(tmp_path / "one")
+    machine.close()
+    forget_the_checksum(tmp_path / "one")
+    with closing(sqlite3.connect(tmp_path / "one" / "state.db")) as db:
+        db.execute(changed)
+        db.commit()
+    with pytest.raises(Damaged, match="applied instance"):
+        machine.open(tmp_path / "one")
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -419,6 +419,25 @@ def test_a_member_that_comes_with_the_log_is_asked_at_once() -> None:
     assert belows(s, 3) == []
 
 
+def test_a_member_that_could_not_say_it_is_asked_at_once_when_it_comes_again() -> None:
+    """Nobody has trimmed anything, and neither could read what it has, again and again."""
+    s = lagging(6)
+    s.connect(1, 3)
+    s.connect(2, 3)
+    for _ in range(500):
+        s.pass_time(20_000, step_us=20_000, unless=lambda m: m.name == "LearnAsk")
+        for n in (1, 2):
+            if s.drop(f"3→{n}", "LearnAsk"):
+                s.put(n, 3, encode("Learn", 0, 0, first=1, chosen=6, floor=1))
+    assert s.status(3)["chosen_through"] == 0
+    s.disconnect(1, 3)
+    s.drop("→3")
+    s.connect(1, 3)
+    assert s.pick("3→1", "LearnAsk")
+    s.flow()
+    assert s.status(3)["chosen_through"] == 6
+
+
 def test_a_floor_that_is_above_what_its_sender_knows_is_hostile() -> None:
     s = lagging(6)
     s.connect(1, 3)
