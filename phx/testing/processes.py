@@ -90,14 +90,14 @@ class Worker:
 
     @classmethod
     async def start(cls, spec: Spec, log: Path, module: str) -> Worker:
-        """Start a worker, ``python -m module``; returns before its node runs, see `ready`."""
+        """Start a worker, ``python -m module``, or the file of that name if it ends in ``.py``;
+        returns before its node runs, see `ready`."""
         # The same phx as here, whatever stands in the current folder; the same hash of bytes.
         environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONSAFEPATH="1", PYTHONHASHSEED="0")
         with open(log, "ab") as stderr:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                module,
+                *([module] if module.endswith(".py") else ["-m", module]),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from phx.testing.processes import Cluster, WorkerFailed
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
+WORKER = str(Path(__file__).with_name("read_worker.py"))
 GROUPS = 4
 FAULT_S = 3.0
 TIMEOUT_S = 1.5
@@ -69,7 +71,7 @@ class Load:
 
 async def play(fault: str, folder) -> None:
     async with Cluster(
-        3, GROUPS, "kv", "tests.crash.read_worker", folder=folder, proxies=True, options=OPTIONS
+        3, GROUPS, "kv", WORKER, folder=folder, proxies=True, options=OPTIONS
     ) as nodes:
         await nodes.start()
         led = await nodes.led()

@@ -1,5 +1,6 @@
 """Plans: decided by seed and profile, within what a profile promises, readable and replayable."""
 
+import os
 import subprocess
 import sys
 
@@ -22,10 +23,9 @@ def test_a_plan_is_decided_by_its_seed(profile):
 
 def test_a_plan_is_the_same_in_another_process_with_other_hashes():
     code = "from phx.sim.profiles import plan_of; print(plan_of(11).to_json(), end='')"
-    command = [sys.executable, "-c", code]
-    made = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "123"}
-    )
+    command = [sys.executable, "-P", "-c", code]  # the phx that is tested, wherever this runs
+    environment = {"PYTHONHASHSEED": "123", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    made = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert made.stdout == plan_of(11).to_json()
 
 
