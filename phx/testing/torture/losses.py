@@ -77,6 +77,6 @@ def flip(path: Path, at: int, bit: int) -> None:
 
 def allow_rejoin(folder: Path) -> str:
     """As an operator does it; what the command says. "": it was refused."""
-    command = [sys.executable, "-m", "phx.cli", "repair", str(folder), "--rejoin", "--yes"]
+    command = [sys.executable, "-P", "-m", "phx.cli", "repair", str(folder), "--rejoin", "--yes"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout if done.returncode == 0 else ""
