@@ -93,7 +93,8 @@ cdef struct Watch:
     vector[NodeWatch] node
     u64 value_bytes_max
     u64 checks
-    vector[u64] known            # by group: the highest instance that any node took for chosen
+    vector[u64] known            # by group: the highest instance that any node took for chosen,
+    vector[u64] announced        # and handed on, in the turn in which anybody can first hear of it
     u64 rejoin_asks
     u64 promised                 # before the install under way
     vector[Kept] held            # likewise, above its frontier

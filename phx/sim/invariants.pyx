@@ -46,10 +46,10 @@ cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil:
     cdef Watch* w = phx_new[Watch]()
     cdef u32 i, k
     w.ref = reference_new(nodes, groups)
-    w.nodes = nodes
-    w.groups = groups
+    w.nodes, w.groups = nodes, groups
     w.node.resize(nodes)
     w.known.resize(groups)
+    w.announced.resize(groups)
     for i in range(nodes):
         w.node[i].node = i + 1
         w.node[i].ceiling = ~<u64>0

@@ -45,7 +45,7 @@ cdef class LeaseRead:
         if not self.claimed():
             return
         self.called_us = self.host.agenda.now_us
-        self.known = self.host.watch.known[self.group]
+        self.known = self.host.watch.announced[self.group]
         if self.pause_us:
             verdict = published_look(self.host.published, self.group, &self.point, &self.until_us)
             if verdict != POINT_NOT_LED:

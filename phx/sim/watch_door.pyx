@@ -291,7 +291,7 @@ cdef class WatchDoor:
     # --- read points
 
     def read_began(self, u32 group):
-        return self.watch.known[group]
+        return self.watch.announced[group]
 
     def announced(self, u32 group, u64 through):
         watch_announced(self.watch, group, through)

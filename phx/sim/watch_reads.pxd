@@ -1,7 +1,9 @@
 """U14: read points. What a node publishes is what its engine believes; it covers what is announced.
 
-A read notes the highest instance of its group that any node knows to be chosen when it begins. (A
-node announces one when it hands it on, in the turn in which anybody can first hear of it.)
+A read that asks notes the highest instance of its group that any node knows to be chosen when it
+begins: its point is taken by an engine later. One under a lease looks at what was published at the
+end of a turn, so it notes the highest that was announced: handed on, by a turn that has published it
+before. What an engine has counted in a turn that is not over nobody can have heard of.
 """
 
 from phx._core.native cimport *
@@ -10,7 +12,7 @@ from phx.sim.invariants cimport Watch
 
 # A node hands on what it knows to be chosen, through this instance.
 cdef inline void watch_announced(Watch* w, u32 group, u64 through) noexcept nogil:
-    w.known[group] = max(w.known[group], through)
+    w.announced[group] = max(w.announced[group], through)
 
 # The highest instance that any node knows to be chosen at this moment, or ever knew.
 cdef u64 known_through(Watch* w, u32 group) noexcept nogil
