@@ -2,8 +2,8 @@
 
 A read that asks notes the highest instance of its group that any node knows to be chosen when it
 begins: its point is taken by an engine later. One under a lease looks at what was published at the
-end of a turn, so it notes the highest that was announced: handed on, by a turn that has published it
-before. What an engine has counted in a turn that is not over nobody can have heard of.
+end of a turn, so it notes the highest that was announced: handed on, by a turn that has published
+it before. What an engine has counted in a turn that is not over nobody can have heard of.
 """
 
 from phx._core.native cimport *
