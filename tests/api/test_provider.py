@@ -129,7 +129,8 @@ def test_few_threads_answer_many_one_after_the_other(node):
         found = node.offer()
         assert (found.frontier, found.ident, found.busy) == (10, manifest.content, 0)
         names |= {one.name for one in threads()}
-    assert len(names) < 10  # the next may come before the last one's thread is free
+        until(lambda: node.provider._idle == len(threads()))
+    assert len(names) == 1
 
 
 def test_it_ends_when_nobody_comes(node, monkeypatch):
