@@ -44,6 +44,7 @@ def config_of(folder: Path, node: int, ports: list[int], options: argparse.Names
             interval_bytes=0,
             interval_us=0,
             transfer_bytes_per_s=int(options.rate * MIB),
+            fetches_max=options.fetches,
             reserve_bytes=0,
         ),
     )
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=2000, help="of each group's machine")
     parser.add_argument("--size", type=int, default=200, help="bytes of a value")
     parser.add_argument("--rate", type=float, default=64, help="MiB/s of a provider")
+    parser.add_argument("--fetches", type=int, default=4, help="at a time")
     parser.add_argument("--every", type=float, default=0.02, help="seconds between two calls")
     parser.add_argument("--after", type=float, default=5, help="seconds before and after it")
     parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)

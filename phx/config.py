@@ -199,7 +199,7 @@ class Checkpoints:
     mirror: bool = _switch(False)
     journal_damage: str = _choice("refuse", "rejoin")
     reserve_bytes: int = _option(256 * MIB, 0, 1 << 40)
-    transfer_bytes_per_s: int = _option(64 * MIB, TRANSFER_BYTES_PER_S_MIN, 1 << 40)
+    transfer_bytes_per_s: int = _option(16 * MIB, TRANSFER_BYTES_PER_S_MIN, 1 << 40)
     transfers_max: int = _option(4, 1, 64)
     fetches_max: int = _option(4, 1, 64)
     restore_threads: int = _option(2, 1, 64)

@@ -296,7 +296,7 @@ def fault_kinds(
     metavar="KIND,KIND,…",
     default=None,
     help="Only these: kill, close, stop, drop, oneway, partial, delay, cut, slow, eio, full, "
-    "power. Default: all that this machine can do.",
+    "power, wipe, wipe-journal, lag, flip. Default: all that this machine can do.",
 )
 @click.option(
     "--dir",
