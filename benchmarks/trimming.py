@@ -22,6 +22,7 @@ from typing import Any
 from children import Child, add_options, command, percentile
 
 import phx
+from phx.bench.meter import memory_bytes
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
 
@@ -37,7 +38,9 @@ def config_of(folder: Path, node: int, ports: list[int], options: argparse.Names
         members={n: f"127.0.0.1:{port}" for n, port in enumerate(ports, 1)},
         dir=folder / f"node{node}",
         groups=options.groups,
-        journal=phx.config.Journal(
+        journal=phx.config.Journal()
+        if options.large
+        else phx.config.Journal(
             segment_bytes=4 * MIB, journal_bytes_max=256 * MIB, settle_bytes=16 * MIB
         ),
         checkpoints=phx.config.Checkpoints(
@@ -46,7 +49,7 @@ def config_of(folder: Path, node: int, ports: list[int], options: argparse.Names
             interval_us=int(options.interval * 1e6),
             trim=not options.no_trim,
             hold_instances=1000,
-            hold_bytes=256 * KIB,
+            hold_bytes=16 * MIB if options.large else 256 * KIB,
         ),
     )
 
@@ -66,6 +69,7 @@ class Sample:
     """One look at a node."""
 
     at_s: float
+    memory_bytes: int
     bytes: dict[str, int]
     store: dict[str, Any]
     checkpoints: dict[str, int]
@@ -73,16 +77,15 @@ class Sample:
 
 async def calls(node: phx.Node, group: int, options: argparse.Namespace, until_s: float) -> list:
     """Calls at a constant rate, each not before the one before is done: (when, how long)."""
-    every_s = options.groups * options.batch / options.rate
+    every_s = options.groups * options.batch / options.rate if options.rate else 0.0
+    pairs = [encode_set(b"%d" % key, os.urandom(options.size)) for key in range(options.keys)]
     found = []
     due_s = time.monotonic() + every_s * (group / options.groups)
     number = 0
     while due_s < until_s:
         await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        values = []
-        for _ in range(options.batch):
-            number += 1
-            values.append(encode_set(b"%d" % (number % options.keys), os.urandom(options.size)))
+        values = [pairs[(number + one) % options.keys] for one in range(options.batch)]
+        number += options.batch
         began_s = time.monotonic()
         await node.group(group).propose_many(values, timeout=60)
         ended_s = time.monotonic()
@@ -108,7 +111,9 @@ async def look(node: phx.Node, folder: Path) -> Sample:
     names = ("journal", "store", "checkpoints")
     used = {name: await loop.run_in_executor(None, used_bytes, folder / name) for name in names}
     status = node.status()
-    return Sample(time.monotonic(), used, dict(status.store), dict(status.checkpoints))
+    return Sample(
+        time.monotonic(), memory_bytes()[1], used, dict(status.store), dict(status.checkpoints)
+    )
 
 
 async def child(options: argparse.Namespace) -> None:
@@ -133,9 +138,12 @@ async def child(options: argparse.Namespace) -> None:
         print(json.dumps({"calls": found, "samples": samples}), flush=True)
 
 
-def report_bytes(nodes: list[dict[str, Any]], began_s: float, seconds: float) -> None:
-    print("disk, MiB (of one node, the fullest)")
-    print("   from s   journal   store  checkpoints     all   entries kept   trimmed so far")
+def report_bytes(nodes: list[dict[str, Any]], began_s: float, seconds: float, batch: int) -> None:
+    print("disk, MiB (of one node, the fullest); memory, MiB, of the one with most")
+    print(
+        "   from s   values/s   memory   journal   store  checkpoints     all   entries kept   "
+        "trimmed so far"
+    )
     step = max(10.0, seconds / 12)
     for first in range(0, int(seconds), int(step)):
         rows = [
@@ -148,9 +156,16 @@ def report_bytes(nodes: list[dict[str, Any]], began_s: float, seconds: float) ->
             continue
         row = max(rows, key=lambda one: sum(one["bytes"].values()))
         used = {name: count / MIB for name, count in row["bytes"].items()}
+        memory = max(one["memory_bytes"] for one in rows) / MIB
+        done = sum(
+            first <= at_s + took_s - began_s < first + step
+            for node in nodes
+            for at_s, took_s in node["calls"]
+        )
+        rate = done * batch / min(step, seconds - first)
         print(
-            f"   {first:6} {used['journal']:9.1f} {used['store']:7.1f} {used['checkpoints']:12.1f} "
-            f"{sum(used.values()):7.1f} {row['store']['entries']:14,} "
+            f"   {first:6} {rate:10,.0f} {memory:8.1f} {used['journal']:9.1f} {used['store']:7.1f} "
+            f"{used['checkpoints']:12.1f} {sum(used.values()):7.1f} {row['store']['entries']:14,} "
             f"{row['checkpoints']['entries_trimmed']:16,}"
         )
 
@@ -178,13 +193,19 @@ def report_calls(nodes: list[dict[str, Any]], began_s: float, phase_s: float) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=180)
-    parser.add_argument("--rate", type=float, default=6000, help="values a second, all together")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=6000,
+        help="values a second, all together; 0: one call after the other in each group",
+    )
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--size", type=int, default=300)
     parser.add_argument("--groups", type=int, default=12)
     parser.add_argument("--keys", type=int, default=200, help="of each group's machine")
     parser.add_argument("--interval", type=float, default=5, help="seconds between checkpoints")
     parser.add_argument("--phase", type=float, default=0, help="seconds; 0: never pinned")
+    parser.add_argument("--large", action="store_true", help="journal and hold as by default")
     parser.add_argument("--no-trim", action="store_true")
     add_options(parser)
     options = parser.parse_args()
@@ -199,7 +220,7 @@ def main() -> None:
         for one in children:
             one.tell(str(began_s))
         nodes = [one.hear() for one in children]
-    report_bytes(nodes, began_s, options.seconds)
+    report_bytes(nodes, began_s, options.seconds, options.batch)
     report_calls(nodes, began_s, options.phase)
 
 
