@@ -99,8 +99,8 @@ STOREYS = [
     },
 ]
 SIM_STOREYS = [
-    {"agenda", "chance", "clock", "machine"},
-    {"reference", "watch_frames", "watch_records"},
+    {"agenda", "chance", "clock", "history", "machine"},
+    {"reference", "watch_frames", "watch_records", "workload"},
     {"invariants"},
     {"watch_kept", "watch_lost", "watch_reads"},
     {"host"},

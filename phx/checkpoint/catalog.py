@@ -68,6 +68,8 @@ GROUP_NAME = re.compile(r"0|[1-9][0-9]{0,6}")
 STAGED = re.compile(r"[a-z]+-(0|[1-9][0-9]{0,6})-")
 FOLDER_NAME = re.compile(r"[0-9]{20}-[0-9a-f]{8}")
 
+Read = Callable[[Files, str], Manifest]
+
 
 class Finding(NamedTuple):
     """Something that is not as it must be."""
@@ -218,11 +220,12 @@ class Survey:
     damaged: list[str] = field(default_factory=list)
 
 
-def look(files: Files, root: str, cluster: int | None = None) -> Survey:
+def look(files: Files, root: str, cluster: int | None = None, read: Read = read_manifest) -> Survey:
     """Read every manifest, not the files. Changes nothing; somebody else may be at work there.
 
     Args:
         cluster: checkpoints of another one are findings.
+        read: the manifest in a folder, as `read_manifest` does it.
     """
     survey = Survey({}, [])
     if not exists(files, root):
@@ -233,13 +236,15 @@ def look(files: Files, root: str, cluster: int | None = None) -> Survey:
         if one.kind != FOLDER or not (known or one.name == STAGING):
             survey.findings.append(Finding(path, "does not belong here"))
         elif known:
-            found = _look_into(files, path, cluster, survey)
+            found = _look_into(files, path, cluster, survey, read)
             if found:
                 survey.groups[int(one.name)] = _newest_first(found)
     return survey
 
 
-def _look_into(files: Files, folder: str, cluster: int | None, survey: Survey) -> list[Manifest]:
+def _look_into(
+    files: Files, folder: str, cluster: int | None, survey: Survey, read: Read
+) -> list[Manifest]:
     good, findings = [], survey.findings
     for one in files.listing(folder):
         path = join(folder, one.name)
@@ -249,7 +254,7 @@ def _look_into(files: Files, folder: str, cluster: int | None, survey: Survey) -
             findings.append(Finding(path, "does not belong here"))
             continue
         try:
-            manifest = read_manifest(files, path)
+            manifest = read(files, path)
         except (Damaged, Foreign) as error:
             findings.append(Finding(join(path, MANIFEST), str(error)))
             if isinstance(error, Damaged):
@@ -308,6 +313,7 @@ class Catalog:
         *,
         cluster: int | None = None,
         keep: Collection[str] = (),
+        read: Read = read_manifest,
     ) -> Catalog:
         """Remove what a crash left in staging, look, and put aside what has a damaged manifest.
         Nobody else may be at work there.
@@ -317,6 +323,7 @@ class Catalog:
         Args:
             cluster: checkpoints of another one are not used.
             keep: names in staging that stay: what was received in part.
+            read: as for `look`.
 
         Raises OSError.
         """
@@ -329,7 +336,7 @@ class Catalog:
                     files.sync(join(root, made_for[1]))
                 if one.name not in keep:
                     remove_tree(files, join(staging, one.name))
-        survey = look(files, root, cluster)
+        survey = look(files, root, cluster, read)
         for path in survey.damaged:
             with suppress(OSError):  # it is no checkpoint where it lies, either
                 put_aside(files, root, path)

@@ -31,7 +31,11 @@ cdef struct Happening:
     u64 b
     Block* block       # a reference, of a frame
 
-cdef struct Due:               # an entry of the heap; what it is stands in a slot
+cdef enum:
+    NEAR = 1024        # spans of time that have a heap of their own
+    WORDS = 16         # with a bit for each of them
+
+cdef struct Due:               # an entry of a heap; what it is stands in a slot
     u64 at_us
     u64 order                  # the number of the request above, the slot in the lower 20 bits
 
@@ -39,7 +43,11 @@ cdef class Agenda:
     cdef readonly u64 now_us
     cdef readonly u64 steps
     cdef u64 number
-    cdef vector[Due] heap
+    cdef vector[vector[Due]] near    # by the number of their span of time, modulo NEAR
+    cdef u64 some[WORDS]             # bits: those that are not empty
+    cdef u64 first_span              # that of the last event: no span below it has anything
+    cdef vector[Due] far             # NEAR spans from there, and beyond
+    cdef void forget(self, vector[Due]* heap) noexcept
     cdef vector[Happening] slots
     cdef vector[u64] free
     cdef void push(self, u64 at_us, u32 kind, u32 host, u64 life, u64 a, u64 b,

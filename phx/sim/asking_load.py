@@ -10,8 +10,9 @@ from random import Random
 from typing import Any, Final
 
 from phx.sim.asking import read
+from phx.sim.client_kinds import ClientKind
 from phx.sim.plan import Plan
-from phx.sim.workload import Call, Client, ClientKind, Workload
+from phx.sim.workload import Call, Client, Workload
 from phx.sim.world import World
 
 __all__ = ["READING", "AskingLoad"]
@@ -61,11 +62,13 @@ class AskingLoad(Workload):
     """All clients of a run; in some profiles they read."""
 
     def __init__(self, world: World, plan: Plan) -> None:
-        if plan.profile in READING:
-            self.client: type[Client] = Reader
-        super().__init__(world, plan)
+        self.reading = plan.profile in READING
+        super().__init__(world, plan, Reader if self.reading else Client)
 
     def hand_in(self, client: Client, node: int, calls: list[Any], timeout_us: int) -> None:
+        if not self.reading:
+            super().hand_in(client, node, calls, timeout_us)
+            return
         reads = [call for call in calls if isinstance(call, ReadCall)]
         others = [call for call in calls if not isinstance(call, ReadCall)]
         if others:

@@ -15,8 +15,16 @@ from typing import Any
 
 from phx._core.session_codec import table_facts
 from phx.checkpoint.catalog import ROOT, STAGING, Catalog, path_of
+from phx.checkpoint.files import Files, join
 from phx.checkpoint.loading import Broken, load_machine, need_sound
-from phx.checkpoint.manifest import MEMORY, Manifest
+from phx.checkpoint.manifest import (
+    MANIFEST,
+    MANIFEST_BYTES_MAX,
+    MEMORY,
+    Manifest,
+    decode,
+    read_all,
+)
 from phx.checkpoint.taking import Capture, Part, take
 from phx.machine import Reader, StateMachine, View, Writer
 from phx.sim.files import UNLIMITED_BYTES, Crashed, MemoryFiles
@@ -28,6 +36,7 @@ CONFIGURATION = 1
 RESUMED_MAX = 4
 CHANGES_MAX = 24
 """Of names, that are not on the disk by themselves yet; a checkpoint has fewer."""
+DECODED_MAX = 64
 KEEPS = (0.0, 0.5, 0.9)
 """How likely it is, at a loss of power, for what was not synced to be there nevertheless."""
 
@@ -72,6 +81,23 @@ class Restored:
         self.hash = seen.hash()
 
 
+class Manifests:
+    """Manifests by their bytes: a start finds most of what the one before it has decoded."""
+
+    def __init__(self) -> None:
+        self._decoded: dict[bytes, Manifest] = {}
+
+    def read(self, files: Files, folder: str) -> Manifest:
+        """As `read_manifest`."""
+        data = read_all(files, join(folder, MANIFEST), MANIFEST_BYTES_MAX)
+        found = self._decoded.get(data)
+        if found is None:
+            if len(self._decoded) >= DECODED_MAX:
+                self._decoded.clear()
+            found = self._decoded[data] = decode(data)
+        return found
+
+
 class Keeping:
     """What a node has of checkpoints, and the one that it is taking.
 
@@ -106,6 +132,7 @@ class Keeping:
         self._wrote = wrote
         self._spoil: tuple[int, int] | None = None
         self._steps: Generator[str, None, Manifest] | None = None
+        self._known = Manifests()
 
     # --- a life
 
@@ -119,7 +146,9 @@ class Keeping:
         floors = floors or {}
         try:
             keep = kept(self.files, ROOT, self._cluster, RESUMED_MAX)
-            self.catalog = Catalog.open(self.files, ROOT, cluster=self._cluster, keep=keep)
+            self.catalog = Catalog.open(
+                self.files, ROOT, cluster=self._cluster, keep=keep, read=self._known.read
+            )
         except Crashed:
             self.dead = True
             return {}

@@ -39,26 +39,38 @@ class MachineSpoilt(Exception):
     """A plan says that this machine fails now."""
 
 
-def encode_get(key: int) -> bytes:
-    return b"g" + key.to_bytes(4, "little")
+cdef bytes command_of(char what, u32 key, Py_ssize_t more):
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 5 + more)
+    PyBytes_AS_STRING(made)[0] = what
+    memcpy(PyBytes_AS_STRING(made) + 1, &key, 4)
+    return made
 
 
-def encode_put(key: int, value: bytes) -> bytes:
-    return b"p" + key.to_bytes(4, "little") + value
+cdef bytes with_value(char what, u32 key, bytes value):
+    cdef bytes made = command_of(what, key, PyBytes_GET_SIZE(value))
+    memcpy(PyBytes_AS_STRING(made) + 5, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    return made
 
 
-def encode_append(key: int, more: bytes) -> bytes:
-    return b"a" + key.to_bytes(4, "little") + more
+cpdef bytes encode_get(u32 key):
+    return command_of(b"g", key, 0)
 
 
-def encode_cas(key: int, expected: bytes | None, new: bytes) -> bytes:
+cpdef bytes encode_put(u32 key, bytes value):
+    return with_value(b"p", key, value)
+
+
+cpdef bytes encode_append(u32 key, bytes more):
+    return with_value(b"a", key, more)
+
+
+cpdef bytes encode_cas(u32 key, bytes expected, bytes new):
     size = NONE if expected is None else len(expected)
-    old = expected or b""
-    return b"c" + key.to_bytes(4, "little") + size.to_bytes(4, "little") + old + new
+    return with_value(b"c", key, (<bytes>size.to_bytes(4, "little")) + (expected or b"") + new)
 
 
-def encode_delete(key: int) -> bytes:
-    return b"d" + key.to_bytes(4, "little")
+cpdef bytes encode_delete(u32 key):
+    return command_of(b"d", key, 0)
 
 
 cdef bytes cut(bytes command, Py_ssize_t start, Py_ssize_t stop):

@@ -51,11 +51,7 @@ class Readers:
 
     def ask(self, group: int) -> None:
         chance, world = self.chance, self.world
-        leading = [
-            node
-            for node in range(1, self.plan.nodes + 1)
-            if world.running(node) and world.status(node, group)["leading"]
-        ]
+        leading = world.leaders(group)
         if leading:
             epoch = max(0, world.now_us // EPOCH_US - (chance.random() < 0.1))
             key = key_of(group, epoch, int(chance.random() * (REGISTERS + LISTS)))

@@ -137,6 +137,8 @@ class World:
     def status(self, node: int, group: int) -> dict[str, int]:
         """GroupStatus of a node that runs: leader, leading, stopped, halted, promised, ballot,
         chosen_through, applied_through, settled_through, accepted_last, waiting_values."""
+    def leaders(self, group: int) -> list[int]:
+        """The nodes that run and believe that they lead the group."""
     def decided_through(self, group: int) -> int:
         """Every instance up to it is decided: a quorum has synced an acceptance."""
     def decided_values(self) -> int: ...

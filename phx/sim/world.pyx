@@ -603,6 +603,13 @@ cdef class World:
         made = status
         return made
 
+    def leaders(self, u32 group):
+        cdef GroupStatus status
+        cdef Host host
+        return [host.node for host in self.hosts
+                if host.engine != NULL and engine_group_status(host.engine, group, &status)
+                and status.leading]
+
     def decided_through(self, u32 group):
         return self.watch.ref.logs[group].end
 

@@ -22,12 +22,13 @@ from typing import Any
 
 from phx.machine import Reader, StateMachine, View, Writer
 from phx.sim import verdicts
+from phx.sim.client_kinds import ClientKind
 from phx.sim.machine import MachineSpoilt
 from phx.sim.plan import Plan
 from phx.sim.profiles import plan_of
 from phx.sim.run import Outcome, play
 from phx.sim.verdicts import Broken
-from phx.sim.workload import Call, Client, ClientKind, Workload
+from phx.sim.workload import Call, Client, Workload
 from phx.sim.world import World
 from phx.types import Entry
 
@@ -188,11 +189,9 @@ class UserClient(Client):
 class UserLoad(Workload):
     """Sessions that ask for commands of the user's, and no claim about their results."""
 
-    client = UserClient
-
     def __init__(self, world: World, plan: Plan, command: Command) -> None:
         self.command = command
-        super().__init__(world, plan)
+        super().__init__(world, plan, UserClient)
 
     def value(self, chance: Random) -> bytes:
         made = self.command(chance)
