@@ -12,8 +12,8 @@ from phx._core.elections cimport (
 )
 from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbeat, on_heartbeat_ack
 from phx._core.native cimport *
+from phx._core.points cimport reads_acked
 from phx._core.proposer cimport prepare_again, step_down, transfer, transfer_as
-from phx._core.reads cimport reads_acked
 from phx._core.state cimport *
 from phx._core.wire cimport (
     FLAG_KEPT, FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody,
