@@ -334,6 +334,12 @@ cdef struct GroupReads:      # exists while reads of the group wait here, own or
     vector[Asker] askers
     OwnPoint own
 
+cdef struct Given:           # a member that this group was given to, and that did not take it yet
+    u32 at                   # its slot; once it is heard to lead, this is forgotten
+    u32 times                # that it was
+    u64 ballot               # that was given up the last time,
+    u64 since_us             # and when
+
 cdef struct Replica:
     u32 group
     u32 index                # in Engine.replicas
@@ -384,8 +390,7 @@ cdef struct Replica:
     bint below_told          # EVENT_BELOW has been told since somebody was asked
     u64 below_floor          # that floor
     u32 failures             # attempts to lead since the last success
-    u32 handed               # transfers by balance since another node was last heard to lead
-    u64 no_transfer_until_us # the preferred node said that it cannot lead
+    vector[Given] given      # transfers that nobody has taken yet
     # who leads
     u64 claim                # highest ballot that a live node claims to lead with
     u32 leader               # its node, or this node, or 0
@@ -406,7 +411,8 @@ cdef struct Replica:
 cdef enum TransferVerdict:
     TRANSFER_UNDER_WAY = 0       # or the member asked for leads already
     TRANSFER_NOT_LEADING = 1     # this node does not lead; nothing was done
-    TRANSFER_NOT_READY = 2       # that member is not there, or far behind; nothing was done
+    # that member is not there or far behind, or it cannot lead as far as is known; nothing was done
+    TRANSFER_NOT_READY = 2
 
 cdef enum TimerKind:
     TIMER_ROLE = 1

@@ -99,6 +99,16 @@ def test_what_refuses_this_group_or_knows_of_no_such_claim_grants_nothing() -> N
     assert s.told(1) == [(first, 1)]
 
 
+def test_an_answer_to_a_claim_that_was_never_made_grants_nothing() -> None:
+    s = leaseless()
+    before = s.engines[1].counters()["hostile_messages"]
+    s.read(1)
+    for beat in s.pick("Heartbeat"):
+        acknowledge(s, beat, version=beat.version + 1)
+    assert s.told(1) == []
+    assert s.engines[1].counters()["hostile_messages"] == before + 2
+
+
 def test_reads_that_come_while_a_check_is_on_its_way_wait_for_the_next() -> None:
     s = leaseless()
     first = s.read(1)
