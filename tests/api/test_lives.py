@@ -157,3 +157,14 @@ def test_the_leave_stands_while_the_journal_does_not_know_of_the_loss(tmp_path, 
     after = read(store)
     assert after is not None
     assert after.allowed == facts.lost
+
+
+def test_a_life_begins_above_all_that_its_journal_has_promised(tmp_path, store):
+    """The store may be an older one: what lies above its ceiling is lost with the journal."""
+    write(store, Facts(ceiling=0, incarnation=3, groups=(0,), lease_us=800_000))
+    journal = SimpleNamespace(incarnation=3, counter=5 * CEILING_STEP)
+    lives = Lives(config_of(tmp_path, 1, nodes=3, groups=1), asking(store))
+    lives.begin(0, journal, create=False)  # type: ignore[arg-type]
+    after = read(store)
+    assert after is not None
+    assert after.ceiling > 5 * CEILING_STEP
