@@ -317,7 +317,8 @@ class Config:
             del limits[name]  # kept on the Python side
         timing = {one.name: getattr(self.timing, one.name) for one in fields(Timing)}
         journal = {one.name: getattr(self.journal, one.name) for one in fields(Journal)}
-        return {**timing, **limits, **journal, "balance": int(self.balance), "seed": self.seed}
+        own = {"balance": int(self.balance), "priority": self.priority, "seed": self.seed}
+        return {**timing, **limits, **journal, **own}
 
 
 _SECTIONS: dict[str, type] = {

@@ -260,7 +260,9 @@ class Door:
             raise NotLeader(state.group, known)
         if verdict == TRANSFER_NOT_READY:
             who = f"node {to}" if to else "every other member"
-            raise TransferFailed(f"group {state.group}: {who} is not connected, or far behind")
+            raise TransferFailed(
+                f"group {state.group}: {who} is not connected, far behind, or cannot lead it now"
+            )
         return epoch
 
     def given(self, state: GroupState, to: int, leader: Leader | None) -> Leader:

@@ -186,8 +186,8 @@ class Group(GroupView):
 
         Raises:
             NotLeader: this node does not lead.
-            TransferFailed: that node is not connected or far behind (nothing was done), or somebody
-                else leads in the end, or nobody was heard to lead in time.
+            TransferFailed: that node is not there, far behind or cannot lead now (nothing was
+                done), or somebody else leads in the end, or nobody was heard to lead in time.
             NotInCluster: `to` is no member.
         """
         return await self._move(to, timeout)

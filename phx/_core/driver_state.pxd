@@ -37,6 +37,7 @@ cdef struct DriverOptions:
     u32 incarnation              # this life's is higher; 0: only than what the journal says
     # What is known outside the journal (rejoin.pxd); the bound and the store ids are for a journal
     # that was lost.
+    u32 priority                 # how much it wants to lead at first
     u64 ceiling                  # NO_CEILING: nobody keeps one
     u32 lost_before              # a journal that does not know this life is not whole
     u64 lease_bound_us

@@ -11,6 +11,9 @@ on the election). Safety rests on none of this: nodes may believe what they like
 from phx._core.native cimport *
 from phx._core.state cimport *
 
+cdef enum:
+    GIVEN_DOUBLINGS = 6          # of the pause after a transfer that was not taken
+
 # This node may campaign in this group now.
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil
 # The live member that should lead this group (this node counts as live); 0: none.
@@ -19,6 +22,18 @@ cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil
 cdef void preference(Engine* e, Replica* r, u32* order) noexcept nogil
 # This node, or one that is there, as far as is known here.
 cdef bint live(Engine* e, u32 slot) noexcept nogil
+# This leader gives that member the group, and its ballot up.
+cdef void note_given(Engine* e, Replica* r, u32 at) noexcept nogil
+# That member has not taken what this node gave it in `ballot`; and nobody was promised the group
+# since.
+cdef bint not_taken(Replica* r, u32 at, u64 ballot) noexcept nogil
+# It was given the group, did not take it, and is not given it again for a pause, which doubles each
+# time, and so often at most.
+cdef bint put_off(Engine* e, Replica* r, u32 at, u32 doublings) noexcept nogil
+# Of this leadership: that member grants it, as far as is known, and is not put off.
+cdef bint may_take(Engine* e, Replica* r, u32 at, u32 doublings) noexcept nogil
+# The live member, not this node, that should lead this group and may take it; 0: none.
+cdef u32 preferred_taker(Engine* e, Replica* r) noexcept nogil
 # Set the time of the next attempt, or none where somebody leads.
 cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil
 # Pause before the next step of an attempt that has failed `failures` times.

@@ -15,6 +15,7 @@ from phx._core.state cimport *
 
 cdef enum:
     BACKOFF_DOUBLINGS = 5
+    GIVEN_US = 1000000           # half of the first pause after a transfer that was not taken
 
 
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
@@ -61,6 +62,72 @@ cdef u32 preferred_leader(Engine* e, Replica* r, u32 besides) noexcept nogil:
     return 0
 
 
+# --- transfers
+
+cdef Given* given_to(Replica* r, u32 at) noexcept nogil:
+    cdef size_t i
+    for i in range(r.given.size()):
+        if r.given[i].at == at:
+            return &r.given[i]
+    return NULL
+
+
+cdef void note_given(Engine* e, Replica* r, u32 at) noexcept nogil:
+    cdef Given none = Given(at, 0, 0, 0)
+    cdef Given* one = given_to(r, at)
+    if one == NULL:
+        r.given.push_back(none)
+        one = &r.given.back()
+    one.times += 1
+    one.ballot = r.lead.ballot
+    one.since_us = e.now_us
+
+
+cdef void taken(Replica* r, int at) noexcept nogil:
+    """It is heard to lead."""
+    cdef Given* one = given_to(r, <u32>at) if at >= 0 else NULL
+    if one != NULL:
+        one[0] = r.given.back()
+        r.given.pop_back()
+
+
+cdef bint not_taken(Replica* r, u32 at, u64 ballot) noexcept nogil:
+    cdef Given* one = given_to(r, at)
+    return one != NULL and one.ballot == ballot and r.promised == ballot
+
+
+cdef bint put_off(Engine* e, Replica* r, u32 at, u32 doublings) noexcept nogil:
+    cdef Given* one = given_to(r, at)
+    return one != NULL and e.now_us < one.since_us + (
+        <u64>GIVEN_US << min(one.times, doublings))
+
+
+cdef bint may_take(Engine* e, Replica* r, u32 at, u32 doublings) noexcept nogil:
+    return not r.lead.refusing >> at & 1 and not put_off(e, r, at, doublings)
+
+
+cdef u32 preferred_taker(Engine* e, Replica* r) noexcept nogil:
+    cdef u32 order[MEMBERS_MAX]
+    cdef u32 i
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if (order[i] != e.own_slot and live(e, order[i])
+                and may_take(e, r, order[i], GIVEN_DOUBLINGS)):
+            return e.slot_node[order[i]]
+    return 0
+
+
+cdef bint gave_it_away(Replica* r) noexcept nogil:
+    """And nobody was promised the group since."""
+    cdef size_t i
+    for i in range(r.given.size()):
+        if r.given[i].ballot == r.promised:
+            return True
+    return False
+
+
+# --- when to try
+
 cdef u64 step_us(Engine* e) noexcept nogil:
     return e.options.election_us + 2 * e.sync_us
 
@@ -89,7 +156,8 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
             e.options.election_us // 4 + 1)
     if r.failures:
         at += backoff_us(e, r)
-    if e.pressure or e.priorities[e.own_slot] == 0:
+    # (What a node of priority 0 gave away, and nobody took, is without a leader because of it.)
+    if e.pressure or (e.priorities[e.own_slot] == 0 and not gave_it_away(r)):
         at += 2 * <u64>e.options.election_us * r.config.n_voters
     if at < r.busy_until_us:
         at = r.busy_until_us + random_below(e, e.options.election_us)
@@ -111,7 +179,7 @@ cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil:
         return
     r.leader = leader
     if leader != 0 and leader != e.options.node:
-        r.handed = 0
+        taken(r, slot_of(e, leader))
     tell_leader(e, r)
     # Whoever had our values may have lost them with its leadership.
     callers_requeue(e, r)

@@ -30,7 +30,7 @@ from phx._core.proposals cimport (
     callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
     forwards_free,
 )
-from phx._core.reads cimport read_take, reads_at, reads_free, reads_line, reads_lost, reads_turn
+from phx._core.reads cimport read_take, reads_at, reads_free, reads_lost, reads_turn
 from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
 from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
 from phx._core.routing cimport route

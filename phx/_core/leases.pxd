@@ -20,7 +20,8 @@ cdef void claim_add(Engine* e, Replica* r, u64 ballot) noexcept nogil
 cdef void claim_drop(Engine* e, Replica* r) noexcept nogil
 # Send heartbeats that are due.
 cdef void heartbeats(Engine* e) noexcept nogil
-cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack) noexcept nogil
+# False: it answers nothing that this node has said in this life.
+cdef bint on_heartbeat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack) noexcept nogil
 # True: the claims changed; what elections must look at is in Replica.claim.
 cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
                        const u8* changes) noexcept nogil

@@ -145,24 +145,25 @@ cdef void heartbeats(Engine* e) noexcept nogil:
             heartbeat(e, &e.peers[i])
 
 
-cdef void on_heartbeat_ack(Engine* e, Peer* p, u8 flags,
+cdef bint on_heartbeat_ack(Engine* e, Peer* p, u8 flags,
                            const HeartbeatAckBody* ack) noexcept nogil:
     cdef u64 until
     if ack.seq > p.beat_seq or ack.version > e.claim_version or ack.incarnation != e.incarnation:
         e.counters.hostile_messages += 1
-        return
+        return False
     if flags & FLAG_NEED_WHOLE:
         p.acked_version = 0
         e.beat_now = True
-        return
+        return True
     if ack.version > p.acked_version:
         p.acked_version = ack.version
     if ack.seq + SENT_TIMES <= p.beat_seq:
-        return
+        return True
     until = p.beat_sent_us[ack.seq % SENT_TIMES] + min(ack.lease_us, e.options.lease_us)
     if until > p.lease_until_us:
         p.lease_until_us = until
         e.lease_version += 1
+    return True
 
 
 cdef u64 quorum_time(Engine* e, const Config* config, u64 leaving_out,

@@ -16,8 +16,8 @@ from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
 from phx._core.handover cimport handover_close, handover_destroy, handover_init
 from phx._core.inputs cimport (
-    input_ceiling, input_floor, input_group, input_replay, input_restoring, input_start,
-    input_suspect,
+    input_ceiling, input_floor, input_group, input_priority, input_replay, input_restoring,
+    input_start, input_suspect,
 )
 from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn,
@@ -33,7 +33,7 @@ from phx._core.queues cimport (
     chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init, inbox_wake,
     outbox_destroy, outbox_drop, outbox_init,
 )
-from phx._core.state cimport NO_CEILING
+from phx._core.state cimport NO_CEILING, PRIORITY_USUAL
 from phx._core.trace cimport trace_disk, trace_end, trace_open, trace_unref
 from phx._core.transport cimport (
     TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
@@ -210,6 +210,8 @@ cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector
         code = open_journal(s, journal_dir, create, text)
     if code == LIFE_OK:
         former_lives(s, groups, openings)
+        if s.options.priority != PRIORITY_USUAL:
+            input_priority(s, s.options.priority)
         code = open_wakers(s, text)
     if code != LIFE_OK:
         return code

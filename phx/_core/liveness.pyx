@@ -8,12 +8,13 @@ from libc.string cimport memcpy
 
 from phx._core.effects cimport role_timer
 from phx._core.elections cimport (
-    can_lead, live, preference, preferred_leader, refresh_leader, schedule_campaign,
+    GIVEN_DOUBLINGS, live, may_take, preference, preferred_leader, put_off, refresh_leader,
+    schedule_campaign,
 )
 from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbeat, on_heartbeat_ack
 from phx._core.native cimport *
+from phx._core.points cimport reads_acked
 from phx._core.proposer cimport prepare_again, step_down, transfer, transfer_as
-from phx._core.reads cimport reads_acked
 from phx._core.state cimport *
 from phx._core.wire cimport (
     FLAG_KEPT, FLAG_NEED_WHOLE, FLAG_WHOLE, ClaimChange, HeartbeatAckBody, HeartbeatBody,
@@ -24,7 +25,7 @@ cdef enum:
     BALANCE_US = 500000          # how often misplaced leaderships are looked for
     SETTLED_US = 1000000         # a node must have been alive this long before it gets any back
     TRANSFERS_MAX = 128          # in one look
-    HANDED_DOUBLINGS = 6         # of the pause after a transfer that came back
+    ASKED_DOUBLINGS = 2          # of the pause after a transfer that somebody asked for
 
 
 cdef void refresh_all(Engine* e) noexcept nogil:
@@ -77,8 +78,7 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     if ack.incarnation == e.incarnation and ack.seq <= p.ack_seq:
         # What a newer one has refused may have been promised to somebody else since.
         return
-    on_heartbeat_ack(e, p, flags, ack)
-    if ack.incarnation != e.incarnation or ack.seq > p.beat_seq:
+    if not on_heartbeat_ack(e, p, flags, ack):
         return
     p.ack_seq = ack.seq
     if flags & FLAG_NEED_WHOLE:
@@ -136,23 +136,19 @@ cdef void watch_lease(Engine* e) noexcept nogil:
             step_down_all(e, config)
 
 
-cdef bint ready(Engine* e, Replica* r, u32 node) noexcept nogil:
+cdef bint ready(Engine* e, Replica* r, u32 node, u32 doublings) noexcept nogil:
     """That member could lead at once, as far as this leader knows."""
     cdef int at = slot_of(e, node)
     return (at >= 0 and config_has(r, at) and e.peers[at].alive and e.peers[at].connected
-            and r.lead.progress[at].confirmed + e.options.window // 4 >= r.chosen_through)
+            and r.lead.progress[at].confirmed + e.options.window // 4 >= r.chosen_through
+            and may_take(e, r, at, doublings))
 
 
-cdef void handed_over(Engine* e, Replica* r, u32 to) noexcept nogil:
-    # Where it comes back every time (that member reaches no quorum), ever more seldom.
-    r.handed += 1
-    r.no_transfer_until_us = e.now_us + (<u64>SETTLED_US << min(r.handed, <u32>HANDED_DOUBLINGS))
-    transfer(e, r, to)
-
-
-cdef bint caught_up(Engine* e, Replica* r, u32 node) noexcept nogil:
-    return (ready(e, r, node)
-            and e.peers[slot_of(e, node)].alive_since_us + SETTLED_US <= e.now_us)
+cdef bint caught_up(Engine* e, Replica* r, u32 slot) noexcept nogil:
+    """And it has answered a heartbeat with this claim, and so said whether it can."""
+    return (ready(e, r, e.slot_node[slot], GIVEN_DOUBLINGS)
+            and e.peers[slot].acked_version >= r.lead.claim_version
+            and e.peers[slot].alive_since_us + SETTLED_US <= e.now_us)
 
 
 cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
@@ -168,7 +164,7 @@ cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
             return 0
         if not live(e, order[i]):
             continue
-        if (first or e.priorities[order[i]] > own) and caught_up(e, r, e.slot_node[order[i]]):
+        if (first or e.priorities[order[i]] > own) and caught_up(e, r, order[i]):
             return e.slot_node[order[i]]
         first = False
     return 0
@@ -185,11 +181,11 @@ cdef void balance(Engine* e) noexcept nogil:
     while i > 0 and moved < TRANSFERS_MAX:
         i -= 1
         r = find_group(e, e.claims[i].group)
-        if r.role != ROLE_LEADING or r.lead.kept or e.now_us < r.no_transfer_until_us:
+        if r.role != ROLE_LEADING or r.lead.kept:
             continue
         to = better_leader(e, r)
         if to != 0:
-            handed_over(e, r, to)
+            transfer(e, r, to)
             moved += 1
 
 
@@ -200,7 +196,7 @@ cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
     cdef u32 i, there = 1
     cdef u64 left = r.config.voters
     if (r.role != ROLE_LEADING or r.lead.ballot != ballot or r.suspect or r.lead.phase1 != NULL
-            or e.now_us < r.no_transfer_until_us
+            or put_off(e, r, p.slot, GIVEN_DOUBLINGS)
             or ask.chosen_through + e.options.window // 4 < r.chosen_through):
         return
     while left:
@@ -208,7 +204,7 @@ cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
         if i != p.slot and e.peers[i].connected and e.peers[i].alive:
             there += 1
     if there >= r.config.n_voters - r.config.quorum + 1:
-        handed_over(e, r, p.node)
+        transfer(e, r, p.node)
 
 
 cdef void watch(Engine* e) noexcept nogil:
@@ -241,6 +237,19 @@ cdef u64 watch_at(Engine* e) noexcept nogil:
     return at
 
 
+cdef u32 next_leader(Engine* e, Replica* r, u32 least) noexcept nogil:
+    """The member that should have this group next and can lead at once, of those of this priority
+    or a higher one; 0: none."""
+    cdef u32 order[MEMBERS_MAX]
+    cdef u32 i
+    preference(e, r, order)
+    for i in range(r.config.n_voters):
+        if (e.priorities[order[i]] >= least
+                and ready(e, r, e.slot_node[order[i]], ASKED_DOUBLINGS)):
+            return e.slot_node[order[i]]
+    return 0
+
+
 cdef void hand_over(Engine* e) noexcept nogil:
     cdef size_t i = e.claims.size()
     cdef Replica* r
@@ -250,24 +259,15 @@ cdef void hand_over(Engine* e) noexcept nogil:
         r = find_group(e, e.claims[i].group)
         if r.role != ROLE_LEADING:
             continue
-        to = preferred_leader(e, r, e.options.node)
+        to = next_leader(e, r, 0)
+        if to == 0:
+            to = preferred_leader(e, r, e.options.node)
         if to != 0:
             transfer(e, r, to)
     # Attempts under way are given up; (pump sees to one that has just succeeded).
     for i in range(e.replicas.size()):
         if e.replicas[i].role == ROLE_PREPARING or e.replicas[i].role == ROLE_LEARNING:
             step_down(e, e.replicas[i])
-
-
-cdef u32 next_leader(Engine* e, Replica* r) noexcept nogil:
-    """The member that should have this group next and can lead at once; 0: none."""
-    cdef u32 order[MEMBERS_MAX]
-    cdef u32 i
-    preference(e, r, order)
-    for i in range(r.config.n_voters):
-        if ready(e, r, e.slot_node[order[i]]):
-            return e.slot_node[order[i]]
-    return 0
 
 
 cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil:
@@ -278,11 +278,13 @@ cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil:
         r.lead.kept = True
         return TRANSFER_UNDER_WAY
     if to == 0:
-        to = next_leader(e, r)
+        # (Two that drain would pass it to and fro.)
+        to = next_leader(e, r, 1)
         # It need not be kept from coming back here; and it does when this node wants it again.
         if e.priorities[e.own_slot] == 0:
             flags = 0
-    if not ready(e, r, to):
+    if not ready(e, r, to, ASKED_DOUBLINGS) or (
+            e.priorities[e.own_slot] == 0 and e.priorities[slot_of(e, to)] == 0):
         return TRANSFER_NOT_READY
     transfer_as(e, r, to, flags)
     return TRANSFER_UNDER_WAY

@@ -13,6 +13,7 @@ from phx._core.driver_state cimport DriverOptions
 from phx._core.life cimport LIFE_OPTION
 from phx._core.native cimport *
 from phx._core.port cimport PhxAddress, phx_address
+from phx._core.state cimport PRIORITY_MAX, PRIORITY_USUAL
 from phx._core.transport cimport PEERS_MAX
 
 _MIB = 1 << 20
@@ -28,7 +29,7 @@ OPTIONS = {
     "delivery_bytes_max": 64 * _MIB, "peer_queue_bytes_max": 32 * _MIB,
     "segment_bytes": 32 * _MIB, "journal_bytes_max": 1024 * _MIB, "settle_bytes": 128 * _MIB,
     "settle_idle_us": 2_000_000, "journal_queue_bytes_max": 64 * _MIB, "inline_bytes_max": 65536,
-    "balance": 1, "seed": 0,
+    "balance": 1, "priority": PRIORITY_USUAL, "seed": 0,
 }
 
 cdef enum:
@@ -111,6 +112,7 @@ cdef int driver_options(DriverOptions* o, dict v) except -1:
     o.settle_idle_us = v["settle_idle_us"]
     o.journal_queue_bytes_max = v["journal_queue_bytes_max"]
     o.inline_bytes_max = v["inline_bytes_max"]
+    o.priority = min(v["priority"], PRIORITY_MAX)
     return 0
 
 

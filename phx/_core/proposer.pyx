@@ -14,7 +14,8 @@ from phx._core.effects cimport (
     tell_leader,
 )
 from phx._core.elections cimport (
-    backoff_us, can_lead, preferred_leader, refresh_leader, schedule_campaign, step_us,
+    backoff_us, can_lead, not_taken, note_given, preferred_taker, refresh_leader,
+    schedule_campaign, step_us,
 )
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
 from phx._core.learner cimport note_watermark, stranded, tail_entry, want
@@ -46,7 +47,6 @@ cdef enum:
     BEHIND_MAX = 4
     PREPARE_TRIES = 4            # an unanswered Prepare is repeated this often before starting over
     REPORTED_MAX = 33554432      # instances that a phase 1 may tell of
-    NO_TRANSFER_US = 15000000    # a member that cannot lead now is not asked again for so long
 
 
 # --- pre-vote
@@ -474,6 +474,15 @@ cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) no
         r.lead.progress[p.slot].confirmed = min(through, r.chosen_through)
 
 
+cdef void take_back(Engine* e, Replica* r) noexcept nogil:
+    """At once, and without a pre-vote: this node has just led, and callers wait."""
+    r.busy_until_us = 0
+    if can_lead(e, r) and may_prepare(e, r):
+        prepare(e, r, 0)
+    else:
+        schedule_campaign(e, r, 0)
+
+
 cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
                     const RefuseBody* refusal) noexcept nogil:
     if ballot_hostile(refusal.promised, r.highest_seen):
@@ -482,11 +491,8 @@ cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
     if refusal.promised > r.highest_seen:
         r.highest_seen = refusal.promised
     if refusal.reason == REFUSE_STOPPED:
-        r.no_transfer_until_us = max(r.no_transfer_until_us, e.now_us + NO_TRANSFER_US)
-        if r.role == ROLE_FOLLOWER and r.leader == 0:
-            # Take it back at once.
-            r.busy_until_us = 0
-            schedule_campaign(e, r, 0)
+        if not_taken(r, p.slot, ballot) and r.leader == 0 and r.role <= ROLE_PREVOTING:
+            take_back(e, r)
         return
     if r.lead == NULL or r.lead.ballot != ballot:
         return
@@ -563,10 +569,9 @@ cdef void yield_when_done(Engine* e, Replica* r) noexcept nogil:
     open is chosen, or the next leader would have to write all of it again, and the one after.
     """
     cdef u32 to
-    if (r.lead.phase1 != NULL or r.lead.next > r.chosen_through + 1
-            or e.now_us < r.no_transfer_until_us):
+    if r.lead.phase1 != NULL or r.lead.next > r.chosen_through + 1:
         return
-    to = preferred_leader(e, r, e.options.node)
+    to = preferred_taker(e, r)
     if to != 0:
         transfer(e, r, to)
 
@@ -627,6 +632,7 @@ cdef void transfer_as(Engine* e, Replica* r, u32 to, u8 flags) noexcept nogil:
     if at < 0 or r.role != ROLE_LEADING:
         return
     ballot = r.lead.ballot
+    note_given(e, r, at)
     e.counters.transfers += 1
     # The lease is given up first (the claim goes in this turn's heartbeat, and step_down forgets
     # the leadership); the member named may then prepare although grants of this ballot run.

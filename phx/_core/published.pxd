@@ -53,7 +53,8 @@ cdef void published_unref(Published* p) noexcept nogil
 # nothing since that turn.
 cdef void publish(Published* p, Engine* e, const vector[u32]* changed) noexcept nogil
 # Until when the lease runs of what is led here, as it is published; a verdict. R: chosen_through.
-# The caller reads the clock *after* this, and the lease runs if it shows less.
+# The caller reads the clock *after* this, and the lease runs if it shows less. POINT_NOT_LED, too,
+# where it is written all the time that this looks: a few microseconds.
 cdef int published_look(Published* p, u32 index, u64* chosen_through, u64* until_us) noexcept nogil
 # A read point at the clock that `now_us` gives when it is called; a verdict.
 cdef int published_point(Published* p, u32 index, u64 (*now_us)(void*) noexcept nogil,

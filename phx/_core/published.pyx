@@ -8,6 +8,9 @@ from phx._core.native cimport *
 from phx._core.port cimport phx_now_us
 from phx._core.state cimport ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, next_member
 
+cdef enum:
+    LOOKS_MAX = 100
+
 
 cdef Published* published_new(u32 groups) noexcept nogil:
     cdef Published* p = <Published*>phx_calloc(1, sizeof(Published))
@@ -111,7 +114,9 @@ cdef int published_look(Published* p, u32 index, u64* chosen_through, u64* until
     cdef PublishedGroup* g = &p.groups[index]
     cdef PublishedNode* n = &p.node
     cdef i64 of_group, of_node, leads
-    while True:
+    cdef int tries
+    # (The caller may hold the GIL, and whoever writes be without a processor for a while.)
+    for tries in range(LOOKS_MAX):
         of_group = phx_load(&g.sequence)
         leads = phx_load(&g.leads)
         chosen_through[0] = <u64>phx_load(&g.chosen_through)
@@ -119,8 +124,8 @@ cdef int published_look(Published* p, u32 index, u64* chosen_through, u64* until
         until_us[0] = lease_end(n, g)
         if (not (of_group | of_node) & 1 and phx_load(&n.sequence) == of_node
                 and phx_load(&g.sequence) == of_group):
-            break
-    return POINT_NO_LEASE if leads else POINT_NOT_LED
+            return POINT_NO_LEASE if leads else POINT_NOT_LED
+    return POINT_NOT_LED
 
 
 cdef int published_point(Published* p, u32 index, u64 (*now_us)(void*) noexcept nogil,

@@ -1,18 +1,21 @@
-"""Read points: up to which instance a linearizable read has to see the log.
+"""Read points that are asked for: up to which instance a linearizable read has to see the log.
 
-A point is at least every instance that any node knew to be chosen at some moment at or after the
-read began. It comes from the leader, whose chosen_through is one while nothing above its ballot is
-chosen: under its lease, or when a majority has granted its claim in a heartbeat that was sent after
-the question came. Or, as a quorum read, from a majority itself: nothing is chosen above the last
-instance that each of them accepted. docs/design/reads.md has the argument.
+Guarantee. A ticket is told once: a point that is at least every instance that any node knew to be
+chosen at some moment at or after the ticket was taken, or a verdict. What vouches for a point is in
+points.pxd; docs/design/reads.md has the argument.
 
-Who asks sends one question to each leader at a time, for all groups. Reads that begin meanwhile are
-in the next one: an answer that is on its way when a read begins may be too old for it.
+Who asks sends one question at a time to each leader, for all groups; one of quorum reads goes to
+all that vote. Questions of a life are numbered as they are sent, whoever they go to (rounds). A
+ticket notes its *first*: the first question that was sent after it was taken. An answer to that one
+or to a later one is good for it, however late it comes and whoever gave it: what it names was true
+when the question came in, or after, and the ticket had been taken by then. An answer to an earlier
+question may be too old. So a question that is asked again takes nothing from those before it, and
+answers may take longer than the pause between two.
 """
 
 from phx._core.native cimport *
 from phx._core.state cimport *
-from phx._core.wire cimport HeartbeatAckBody, ReadAskBody, ReadPointBody
+from phx._core.wire cimport ReadPointBody
 
 cdef enum:
     READS_MAX = 65536            # tickets of this node's callers
@@ -22,14 +25,8 @@ cdef enum ReadFlag:
 
 # 0, or a Verdict.
 cdef int read_take(Engine* e, Replica* r, u64 ticket, u32 flags, u64 deadline_us) noexcept nogil
-# Something of the group has changed: its reads are looked at in this turn. It has some.
-cdef void reads_line(Engine* e, Replica* r) noexcept nogil
-cdef void on_read_ask(Engine* e, Peer* p, u8 flags, const ReadAskBody* ask,
-                      const u8* groups) noexcept nogil
 cdef void on_read_point(Engine* e, Peer* p, u8 flags, const ReadPointBody* told,
                         const u8* points) noexcept nogil
-# A heartbeat was answered, by the newest answer so far that says what is not granted.
-cdef void reads_acked(Engine* e, Peer* p, const HeartbeatAckBody* ack) noexcept nogil
 # The connection has ended, and with it what was asked over it.
 cdef void reads_lost(Engine* e, Peer* p) noexcept nogil
 # After everything that was told in this turn, before the heartbeats.

@@ -10,12 +10,13 @@ from phx._core.ballot cimport ballot_hostile, ballot_node
 from phx._core.learner cimport note_watermark, on_learn, on_learn_ask
 from phx._core.liveness cimport on_beat, on_beat_ack, on_rejoin
 from phx._core.native cimport *
+from phx._core.points cimport on_read_ask
 from phx._core.proposals cimport on_forward, on_forward_reply
 from phx._core.proposer cimport (
     on_accept, on_accepted, on_confirm, on_prepare, on_prevote, on_prevote_reply, on_promise,
     on_refuse, on_transfer,
 )
-from phx._core.reads cimport on_read_ask, on_read_point
+from phx._core.reads cimport on_read_point
 from phx._core.state cimport *
 from phx._core.wire cimport *
 

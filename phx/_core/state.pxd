@@ -8,7 +8,8 @@ Structs only. Which module may change what:
     proposer   role, ballot, phase 1, window, batches, progress of followers
     sessions   runs of this node's callers, forwarding, deadlines
     liveness   peers, heartbeats, claims, grants, elections' timing
-    reads      read points: what is asked, answered and checked
+    reads      read points that are asked for
+    points     those that are told, and checked
     engine     all of it, by routing inputs
 """
 
@@ -294,35 +295,50 @@ cdef struct Config:          # who the members are: membership.pxd
 cdef struct Ticket:          # a read of this node that waits for its point
     u64 ticket
     u64 deadline_us
+    u64 first                # the first question that was sent after it was taken; 0: none was yet
+    u64 told_us              # since when a majority has answered and others are awaited; 0: not yet
 
 cdef struct Asking:          # of one group, and of one kind: asked of its leader, or of a majority
-    vector[Ticket] fresh     # in no question yet
-    vector[Ticket] asked     # in the question `round`
-    u64 round                # an answer to another one counts for nothing; 0: none is awaited
-    u64 last_round           # the last one that it was in
-    u64 sent_us
+    vector[Ticket] tickets   # as they were taken: `first` grows, those of none come last
+    u64 round                # the last question that it was in
+    bint awaited             # its answer is: until then, or until the pause is over, none is asked
+    bint counted             # it was answered for this group
     u32 node                 # whom it was asked: the leader, as it was believed then
-    bint counted             # that one was answered for it
+    u64 sent_us
     u32 queued               # in the next question to this node; 0: in none
 
 cdef struct Asker:           # a member that waits for the answer of this leader
     u32 at                   # its slot; this node itself is one
-    u64 round
-    u64 point                # taken when it asked, if `beat` is set,
+    u64 round                # the question that is being answered
+    u64 newest               # the last one that it has asked
+    u64 point                # taken when that came, or later, if `beat` is set,
     u64 ballot               # in this ballot
     u64 beat                 # a majority has to grant this heartbeat, or a later one; 0: not yet
 
 cdef struct PointTold:       # by a member, for a quorum read
     u32 at                   # its slot; only voters count
+    u64 round                # the latest question that it has answered, and what it said
     u64 point
+
+cdef struct OwnPoint:        # what this node has told itself
+    u32 verdict
+    u64 round                # 0: nothing
+    u64 instance
 
 cdef struct GroupReads:      # exists while reads of the group wait here, own or others'
     u32 place                # in NodeReads.active
     bint lined               # in NodeReads.line
     Asking leader
     Asking quorum
-    vector[PointTold] told   # answers to quorum.round
+    vector[PointTold] told
     vector[Asker] askers
+    OwnPoint own
+
+cdef struct Given:           # a member that this group was given to, and that did not take it yet
+    u32 at                   # its slot; once it is heard to lead, this is forgotten
+    u32 times                # that it was
+    u64 ballot               # that was given up the last time,
+    u64 since_us             # and when
 
 cdef struct Replica:
     u32 group
@@ -374,8 +390,7 @@ cdef struct Replica:
     bint below_told          # EVENT_BELOW has been told since somebody was asked
     u64 below_floor          # that floor
     u32 failures             # attempts to lead since the last success
-    u32 handed               # transfers by balance since another node was last heard to lead
-    u64 no_transfer_until_us # the preferred node said that it cannot lead
+    vector[Given] given      # transfers that nobody has taken yet
     # who leads
     u64 claim                # highest ballot that a live node claims to lead with
     u32 leader               # its node, or this node, or 0
@@ -396,7 +411,8 @@ cdef struct Replica:
 cdef enum TransferVerdict:
     TRANSFER_UNDER_WAY = 0       # or the member asked for leads already
     TRANSFER_NOT_LEADING = 1     # this node does not lead; nothing was done
-    TRANSFER_NOT_READY = 2       # that member is not there, or far behind; nothing was done
+    # that member is not there or far behind, or it cannot lead as far as is known; nothing was done
+    TRANSFER_NOT_READY = 2
 
 cdef enum TimerKind:
     TIMER_ROLE = 1
@@ -417,12 +433,11 @@ cdef struct ClaimLog:
     u64 ballot
     u32 group
 
-cdef struct Question:        # read points, asked in one message; at most one is on its way
+cdef struct Question:        # read points, asked in one message
     vector[u32] next         # replicas, for the one after it
-    vector[u32] asked        # and those in it; empty: none is on its way
     u64 round
     u64 sent_us
-    size_t left              # replicas that are not answered yet
+    size_t left              # groups in it that are not answered yet; 0: the next one may go
 
 cdef struct PeerReads:
     Question question
@@ -579,6 +594,12 @@ cdef inline void touch(Engine* e, Replica* r) noexcept nogil:
 # What published.pxd says of the group has to be looked at again, at the end of this turn.
 cdef inline void republish(Engine* e, Replica* r) noexcept nogil:
     e.effects.republish.push_back(r.index)
+
+# Its reads are looked at in this turn. It has some.
+cdef inline void reads_line(Engine* e, Replica* r) noexcept nogil:
+    if not r.reads.lined:
+        r.reads.lined = True
+        e.reads.line.push_back(r.index)
 
 cdef inline bint pending_empty(Lead* lead) noexcept nogil:
     return lead.pending_head == lead.pending.size()

@@ -25,7 +25,8 @@ nothing is promised above it, and the store is told when there is room. Of a jou
 
 A crash after any of these steps leaves a journal that is found lost again. Unless the configuration
 allows it, all of that is done only for a loss that ``phx repair --rejoin`` has allowed
-(`Facts.allowed`), until the new journal is there.
+(`Facts.allowed`), until the new journal is there: a start does not go on, and no life begins on
+that journal, before the store has taken the leave back.
 """
 
 from __future__ import annotations
@@ -97,12 +98,16 @@ class Lives:
         facts = before.next_life(above=above, lease_us=lease_us, groups=groups)
         if highest + CEILING_STEP // 2 > before.ceiling:
             facts = facts.raised(highest + CEILING_STEP)
+        if journal is not None and journal.incarnation >= before.lost:
+            facts = replace(facts, allowed=0)  # that loss is over
         try:
             write(store, facts)
         except StoreError as error:
             spare = None
             # (Above its ceiling a promise would be forgotten with the journal.)
             known = journal is not None and highest <= before.ceiling
+            # (A leave that stood on would be good for the next loss.)
+            known = known and not before.allowed
             if known and not create and store.stats().failed is None:
                 spare = before.spare_life(above=above, lease_us=lease_us, groups=groups)
             if spare is None:
@@ -177,9 +182,21 @@ class Lives:
         return after
 
     def serve(self, driver: Driver) -> None:
-        """The driver runs: what the journal knew goes into the store, too."""
+        """The driver runs: what the journal knew goes into the store, too.
+
+        Raises StoreError if the leave for the loss that is over cannot be taken back: the node must
+        not go on with it.
+        """
         self._driver = driver
+        if self._facts is not None and self._facts.allowed:
+            self._ask(self._take_leave_back).result()
         self._ask(self._settle)
+
+    def _take_leave_back(self, store: Store) -> None:
+        assert self._facts is not None
+        after = replace(self._facts, allowed=0)  # a journal is there that knows of the loss
+        write(store, after)
+        self._facts = after
 
     def wanted(self, ceiling: int) -> None:
         """The engine wants a higher ceiling. Any thread."""
@@ -239,6 +256,5 @@ class Lives:
             before.raised(self._wanted),
             incarnation=life,
             spare=max(before.spare, life + SPARE_LIVES),
-            allowed=0,  # a journal is there that knows of the loss
             peers=peers,
         )

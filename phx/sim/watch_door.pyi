@@ -86,5 +86,7 @@ class WatchDoor:
     def publish(self, node: int, group: int, changed: bool) -> None:
         """The node's turn ends; the group is published anew if it is said to have changed, and the
         first time. One node of a test only."""
+    def writing(self) -> None:
+        """Whoever publishes is stopped in the midst of it; called again: goes on."""
     def point_while_chosen(self, node: int, group: int, through: int) -> int | None:
         """A read point at a clock; while that is looked at, a turn ends with more chosen."""

@@ -311,6 +311,10 @@ cdef class WatchDoor:
         publish(self.published, self.engine_of(node), &some)
         watch_published(self.watch, node, self.published, group)
 
+    def writing(self):
+        """The node's part is being written, or no longer."""
+        phx_add(&self.published.node.sequence, 1)
+
     def point_while_chosen(self, u32 node, u32 group, u64 through):
         cdef Meanwhile meanwhile
         cdef u64 point = 0

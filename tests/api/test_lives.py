@@ -1,13 +1,17 @@
 """The ceiling of promises, where the driver does not take it at once."""
 
 from concurrent.futures import Future
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
+from phx.errors import StoreError
+from phx.node import lives as module
 from phx.node.lives import Lives
 from phx.store import Store
-from phx.store_facts import CEILING_STEP, Facts, read
+from phx.store_facts import CEILING_STEP, Facts, read, write
 
 from .cluster import config_of
 
@@ -50,7 +54,7 @@ def store(tmp_path):
     one.close()
 
 
-def lives_of(store: Store, folder, driver: BusyDriver) -> Lives:
+def asking(store: Store):
     def ask(action):
         future: Future[object] = Future()
         try:
@@ -59,7 +63,11 @@ def lives_of(store: Store, folder, driver: BusyDriver) -> Lives:
             future.set_exception(error)
         return future
 
-    lives = Lives(config_of(folder, 1, nodes=1), ask)
+    return ask
+
+
+def lives_of(store: Store, folder, driver: BusyDriver) -> Lives:
+    lives = Lives(config_of(folder, 1, nodes=1), asking(store))
     lives.begin(0, None, create=True)
     lives.serve(driver)  # type: ignore[arg-type]
     return lives
@@ -90,3 +98,73 @@ def test_a_driver_that_is_closed_is_not_asked_again(tmp_path, store):
     driver.refuse["status"], driver.code = 1, ERROR_CLOSED
     with pytest.raises(DriverError, match="planted"):
         lives.look()
+
+
+# --- a leave to go on without a journal
+
+
+def allowed(store: Store) -> Facts:
+    """The journal was found lost, which `phx repair --rejoin` has allowed."""
+    facts = Facts(incarnation=3).found_lost()
+    facts = replace(facts, allowed=facts.lost, groups=(0,), lease_us=800_000)
+    write(store, facts)
+    return facts
+
+
+def full(store: Store, facts: Facts) -> None:
+    raise StoreError("planted: full")
+
+
+def test_a_node_does_not_go_on_with_a_leave_that_cannot_be_taken_back(tmp_path, store, monkeypatch):
+    """It would be good for the next loss, too, which nobody has allowed."""
+    allowed(store)
+    lives = Lives(config_of(tmp_path, 1, nodes=3), asking(store))
+    lives.begin(0, None, create=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "write", full)
+        with pytest.raises(StoreError, match="planted"):
+            lives.serve(BusyDriver())  # type: ignore[arg-type]
+    lives.serve(BusyDriver())  # type: ignore[arg-type]
+    facts = read(store)
+    assert facts is not None
+    assert facts.allowed == 0
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_the_leave_ends_where_a_life_begins_on_a_journal_that_knows_of_the_loss(
+    tmp_path, store, monkeypatch, room
+):
+    facts = allowed(store)
+    journal = SimpleNamespace(incarnation=facts.lost, counter=0)
+    lives = Lives(config_of(tmp_path, 1, nodes=3, groups=1), asking(store))
+    if not room:
+        monkeypatch.setattr(module, "write", full)
+        with pytest.raises(StoreError, match="planted"):
+            lives.begin(0, journal, create=False)  # type: ignore[arg-type]
+        return
+    lives.begin(0, journal, create=False)  # type: ignore[arg-type]
+    after = read(store)
+    assert after is not None
+    assert after.allowed == 0
+    assert after.incarnation > facts.incarnation
+
+
+def test_the_leave_stands_while_the_journal_does_not_know_of_the_loss(tmp_path, store):
+    facts = allowed(store)
+    journal = SimpleNamespace(incarnation=facts.lost - 1, counter=0)
+    lives = Lives(config_of(tmp_path, 1, nodes=3, groups=1), asking(store))
+    lives.begin(0, journal, create=False)  # type: ignore[arg-type]
+    after = read(store)
+    assert after is not None
+    assert after.allowed == facts.lost
+
+
+def test_a_life_begins_above_all_that_its_journal_has_promised(tmp_path, store):
+    """The store may be an older one: what lies above its ceiling is lost with the journal."""
+    write(store, Facts(ceiling=0, incarnation=3, groups=(0,), lease_us=800_000))
+    journal = SimpleNamespace(incarnation=3, counter=5 * CEILING_STEP)
+    lives = Lives(config_of(tmp_path, 1, nodes=3, groups=1), asking(store))
+    lives.begin(0, journal, create=False)  # type: ignore[arg-type]
+    after = read(store)
+    assert after is not None
+    assert after.ceiling > 5 * CEILING_STEP

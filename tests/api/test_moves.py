@@ -13,6 +13,8 @@ from phx.cli.commands import phx as command
 from phx.errors import NotLeader, TransferFailed
 from phx.node import control, moves
 from phx.node.moves import Mover
+from phx.testing.trace import check
+from phx.testing.trace_file import Kind, read
 
 from .cluster import all_applied, cluster, until
 from .test_leaders import blocking_cluster, wait
@@ -157,6 +159,23 @@ def test_a_drained_node_leads_nothing_until_it_wants_to_again(run, tmp_path):
             assert by_node(nodes) == led
 
     run(main())
+
+
+def test_what_the_configuration_says_holds_before_anything_is_said(tmp_path, monkeypatch, run_once):
+    """A node of priority 0 would else campaign at once after a start, as one of 100 does."""
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    monkeypatch.setenv("PHX_TRACE_DIR", str(traces))
+
+    async def main():
+        async with cluster(tmp_path, groups=1, nodes=1, priority=7) as (node,):
+            await node.group(0).propose(b"x")
+
+    run_once(main())
+    (path,) = traces.iterdir()
+    kinds = [one.kind for one in read(path)]
+    assert kinds.index(Kind.PRIORITY) < kinds.index(Kind.START)
+    assert check(path).closed
 
 
 def test_who_wants_to_lead_more_than_others_leads_everything(run_once, tmp_path):

@@ -7,6 +7,7 @@ another node knew to be chosen when the read began.
 import struct
 
 import pytest
+from read_lab import HEARTBEAT_US, LEASE_US, Reads, acknowledge, leaseless
 from script import Script
 
 from phx._core.engine_door import Engine
@@ -21,75 +22,6 @@ from phx.sim.wire_text import (
 )
 
 TIMED_OUT, OVERLOADED, STOPPED, NO_QUORUM, POISONED = 1, 3, 5, 7, 8
-HEARTBEAT_US, LEASE_US = 100_000, 800_000
-QUORUM = 1
-Told = list[tuple[int, int]]
-
-
-class Reads(Script):
-    """A cluster of three of which node 1 leads group 0, with a value chosen at instance 1."""
-
-    def __init__(self, nodes: int = 3, **options: int) -> None:
-        super().__init__(nodes, **options)
-        self.tickets = 0
-        self.ballot = self.elect(1)
-        self.submit(1, b"a")
-        self.pass_time(200_000)
-        self.lines.clear()
-
-    def read(self, n: int, quorum: bool = False, within_us: int = 10_000_000) -> int:
-        self.tickets += 1
-        flags = QUORUM if quorum else 0
-        assert self.engines[n].read(0, self.tickets, self.now + within_us, flags) == 0
-        self.turn(n)
-        return self.tickets
-
-    def told(self, n: int) -> Told:
-        """(ticket, instance) of those that have a point."""
-        return [(ticket, at) for _, verdict, ticket, at in self.points[n] if verdict == 0]
-
-    def failed(self, n: int) -> Told:
-        return [(ticket, verdict) for _, verdict, ticket, _ in self.points[n] if verdict]
-
-    def answers(self, source: int, dest: int, *points: tuple[int, int, int, int], number: int,
-                flags: int = 0) -> None:  # fmt: skip
-        rest = b"".join(struct.pack("<IIQQ", *point) for point in points)
-        self.put(
-            source, dest,
-            encode("ReadPoint", 0, 0, rest, flags=flags, round=number, count=len(points)),
-        )  # fmt: skip
-
-
-def leaseless() -> Reads:
-    """Node 1 leads, and no grant has reached it yet: every point has to be checked."""
-    s = Reads.__new__(Reads)
-    Script.__init__(s)
-    s.tickets = 0
-    for _ in range(100):
-        s.advance(10_000)
-        s.flow(lambda m: m.name == "HeartbeatAck" and m.dest == 1)
-        if s.status(1)["leading"]:
-            break
-    s.ballot = s.status(1)["ballot"]
-    s.submit(1, b"a")
-    s.flow(lambda m: m.name == "HeartbeatAck" and m.dest == 1)
-    assert s.leaders() == {1: 1, 2: 1, 3: 1}
-    assert s.status(1)["chosen_through"] == 1
-    s.advance(HEARTBEAT_US // 10)  # (a heartbeat that was sent just now would be waited for)
-    s.drop()
-    s.lines.clear()
-    return s
-
-
-def acknowledge(s: Script, beat: Message, *refused: int, version: int | None = None) -> None:
-    """In the name of whom it went to, and without a lease."""
-    rest = struct.pack(f"<{len(refused)}I", *refused)
-    s.put(
-        beat.dest, 1,
-        encode("HeartbeatAck", 0, 0, rest, seq=beat.seq, lease_us=0, count=len(refused),
-               version=beat.version if version is None else version,
-               incarnation=s.engines[1].incarnation),
-    )  # fmt: skip
 
 
 # --- at the leader
@@ -165,6 +97,16 @@ def test_what_refuses_this_group_or_knows_of_no_such_claim_grants_nothing() -> N
     s.advance(HEARTBEAT_US, 1)
     acknowledge(s, s.pick("1→3", "Heartbeat")[-1])
     assert s.told(1) == [(first, 1)]
+
+
+def test_an_answer_to_a_claim_that_was_never_made_grants_nothing() -> None:
+    s = leaseless()
+    before = s.engines[1].counters()["hostile_messages"]
+    s.read(1)
+    for beat in s.pick("Heartbeat"):
+        acknowledge(s, beat, version=beat.version + 1)
+    assert s.told(1) == []
+    assert s.engines[1].counters()["hostile_messages"] == before + 2
 
 
 def test_reads_that_come_while_a_check_is_on_its_way_wait_for_the_next() -> None:
@@ -267,18 +209,20 @@ def test_reads_that_begin_while_a_question_is_on_its_way_are_in_the_next_one() -
     assert len(s.said("ReadAsk")) == 2
 
 
-def test_an_answer_to_an_older_question_counts_for_nothing() -> None:
+def test_an_answer_to_a_question_from_before_the_read_counts_for_nothing() -> None:
     s = Reads()
-    s.read(2)
+    first = s.read(2)
     (ask,) = s.pick("ReadAsk")
     s.drop("ReadAsk")
-    s.pass_time(HEARTBEAT_US, lambda m: m.name == "ReadPoint")
+    s.pass_time(HEARTBEAT_US, lambda m: m.name == "ReadAsk")
     assert len(s.said("ReadAsk")) >= 2, "asked again"
-    s.drop("ReadPoint")
-    s.answers(1, 2, (0, POINT_OK, 1, s.ballot), number=ask.round)
+    s.read(2)
+    s.answers(1, 2, (0, POINT_OK, 1, s.ballot), number=ask.round - 1)
     assert s.told(2) == []
+    s.answers(1, 2, (0, POINT_OK, 1, s.ballot), number=ask.round)
+    assert s.told(2) == [(first, 1)]
     s.pass_time(HEARTBEAT_US)
-    assert len(s.told(2)) == 1
+    assert len(s.told(2)) == 2
 
 
 def test_what_was_asked_in_an_earlier_life_is_no_question_of_this_one() -> None:

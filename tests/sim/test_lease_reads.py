@@ -74,6 +74,17 @@ def test_the_clock_judges_what_was_looked_at_before_it() -> None:
     assert h.watch.point_while_chosen(1, 0, 5) is None
 
 
+def test_a_read_does_not_wait_for_whoever_publishes() -> None:
+    """It may hold the GIL, and the poll thread be without a processor."""
+    h = History()
+    leads(h)
+    h.watch.publish(1, 0, True)
+    h.watch.writing()
+    assert h.watch.point_while_chosen(1, 0, 4) is None
+    h.watch.writing()
+    assert h.watch.point_while_chosen(1, 0, 4) == 3
+
+
 def test_a_read_that_missed_a_complete_write_stands_in_the_history() -> None:
     plan = plan_of(1, "calm")
     world = World(plan.seed, plan.nodes, plan.groups, machines=lambda node, group: None)

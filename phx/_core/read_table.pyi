@@ -1,0 +1,1 @@
+"""Native only: see read_table.pxd."""
