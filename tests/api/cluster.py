@@ -78,6 +78,18 @@ async def until(holds: Callable[[], object], *, seconds: float = 10.0) -> None:
         await asyncio.sleep(0.005)
 
 
+async def syncs_at_rest(nodes) -> list[int]:
+    """The journals' syncs of each, once what was proposed before brings no more: marks and settling
+    come a little after their values."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        before = [node.status().journal["syncs"] for node in nodes]
+        await asyncio.sleep(0.3)
+        if [node.status().journal["syncs"] for node in nodes] == before:
+            return before
+    raise AssertionError("the journals find no rest")
+
+
 async def all_applied(nodes, group=0) -> None:
     """Wait until every node has applied what any of them knows to be chosen."""
 

@@ -11,7 +11,7 @@ from phx.asking import Asked
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
 
-from .cluster import all_applied, cluster, until
+from .cluster import all_applied, cluster, syncs_at_rest, until
 from .test_blocking import blocking_cluster
 from .test_leaders import led
 
@@ -41,9 +41,7 @@ def test_a_read_writes_nothing(run_once, tmp_path):
             _, others = await led(nodes, 0)
             await others[0].group(0).propose(encode_set("k", b"1"))
             await all_applied(nodes)
-            await until(lambda: len({node.status().journal["syncs"] for node in nodes}) >= 1)
-            await asyncio.sleep(0.3)  # marks and settling of what was written
-            before = [node.status().journal["syncs"] for node in nodes]
+            before = await syncs_at_rest(nodes)
             chosen = [node.group(0).status().chosen_through for node in nodes]
             for node in nodes:
                 for how in HOW:
