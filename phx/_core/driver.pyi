@@ -18,6 +18,8 @@ ERROR_SYSTEM: Final = 7  # thread, descriptor
 ERROR_TIMED_OUT: Final = 8  # stop() could not join in time; it may be called again
 ERROR_FORKED: Final = 9  # this process is a fork of the one that made the driver
 ERROR_START: Final = 10  # a start that the log or the session table cannot follow; not paused
+ERROR_MEMBER: Final = 11  # the node is a member of a group here
+ERROR_GRANTED: Final = 12  # it may lead under a grant that has not run out
 # -JournalError is added to this: 101 I/O, 102 damaged, 103 foreign, 104 version, 105 full,
 # 106 poisoned, 108 exists, 109 missing
 ERROR_JOURNAL: Final = 100
@@ -67,6 +69,8 @@ class Driver:
         incarnation: int = 0,
         facts: Facts | None = None,
         suspect: Collection[int] = (),
+        peers: Sequence[tuple[int, str, int]] = (),
+        named: Collection[int] = (),
         trace_path: str | None = None,
         trace_bytes_max: int = 1 << 30,
     ) -> None:
@@ -79,7 +83,7 @@ class Driver:
 
         Args:
             members: ``(node id, numeric address, port)`` of every member, this node among them.
-                An empty address is not dialled until ``set_address`` gives one.
+                One that is empty, or has port 0, is not dialled until another is told.
             bind: numeric address and port to listen at; None: the node's own member address.
             settled: group to the highest instance in the store; absent: 0.
             options: see ``phx.config`` and ``options.OPTIONS``; unknown names are refused.
@@ -98,6 +102,8 @@ class Driver:
                 journal that does not know the life ``lost`` is damaged.
             suspect: groups whose votes are lost: the journal is a new one in the place of one that
                 cannot be believed. They do not vote until they have rejoined (rejoin.pxd).
+            peers: other nodes to be connected with, as `members`; no group counts them.
+            named: nodes whose address is that of a name: see ``PeerTable.lookups``.
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.
@@ -222,8 +228,6 @@ class Driver:
         It is only raised. Whatever is above it waits until it is.
         """
     def stop_group(self, group: int) -> None: ...
-    def set_address(self, node: int, host: str, port: int) -> None:
-        """Dial ``node`` at this numeric address from now on."""
     # --- questions: each waits for the poll thread; CLOSED, OVERLOADED
     def status(self) -> dict[str, object]: ...
     def group_status(self, group: int) -> dict[str, int | bool]: ...
