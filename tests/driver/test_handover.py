@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from driver_lab import CLUSTER, Lab
-from test_transport import hello, settle, step, talk
+from test_transport import hello
+from transport_lab import settle, step, talk
 
 from phx._core.codec import encode_frame, frame_fields
 from phx._core.driver import DriverError
