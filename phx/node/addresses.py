@@ -336,8 +336,8 @@ def peer_status(peer: Mapping[str, Any], address: str) -> PeerStatus:
 
 
 def is_name(address: str) -> bool:
-    """Whether the host of a "host:port" has to be looked up."""
-    if not address:
+    """Whether the host of a "host:port" has to be looked up; with port 0 there is no need."""
+    if not address or address.endswith(":0"):
         return False
     try:
         ipaddress.ip_address(split_address(address)[0].partition("%")[0])
@@ -365,9 +365,10 @@ def pick(found: list[str], before: str, attempts: int) -> str:
 
 def resolve(host: str) -> list[str]:
     """The numeric addresses of a host, in the order of the resolver, each once; [] if it has
-    none. Blocks, for as long as the resolver likes."""
+    none. Without those that count on one link only. Blocks, for as long as the resolver likes."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
+    numeric = (str(one[4][0]) for one in found)
+    return [one for one in dict.fromkeys(numeric) if "%" not in one]

@@ -8,15 +8,16 @@ store is taken, long after it was let go of (`phx.node.lives`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from phx._core.driver import ERROR_GRANTED, ERROR_MEMBER, Driver, DriverError
 from phx.config import Config
-from phx.node.addresses import Addresses
+from phx.node.addresses import Addresses, peer_status
 from phx.node.joining import Joiner, welcome
 from phx.node.lives import Lives
 from phx.transfer.messages import Ends, Greeting
+from phx.types import PeerStatus
 
 __all__ = ["Neighbours"]
 
@@ -48,6 +49,14 @@ class Neighbours:
         """See Node.set_address."""
         self._opened()
         self._do(lambda: self._addresses.move(node, address))
+
+    def peers(self, status: Mapping[str, Any] | None = None) -> dict[int, PeerStatus]:
+        """As they are now, by id; or as the driver's `status` says."""
+        found: Any = self._opened().status() if status is None else status
+        return {
+            peer["node"]: peer_status(peer, self._addresses.text(peer["node"]))
+            for peer in found["peers"]
+        }
 
     def add(self, node: int, address: str) -> None:
         """Be connected with another node, over restarts, too. Blocks.
@@ -102,8 +111,7 @@ class Neighbours:
 
     def connected(self) -> bool:
         """Whether there is a connection with anybody."""
-        status: dict[str, Any] = dict(self._opened().status())
-        return any(peer["connected"] for peer in status["peers"])
+        return any(peer.connected for peer in self.peers().values())
 
     def welcome(self, said: bytes, ends: Ends) -> bytes:
         """What a node is answered that asks who is there."""

@@ -56,7 +56,7 @@ from phx.errors import (
 )
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
-from phx.node.addresses import Addresses, learned, peer_status
+from phx.node.addresses import Addresses, learned
 from phx.node.commits import Commits
 from phx.node.control import Control
 from phx.node.doctor import Doctor
@@ -347,7 +347,13 @@ class Room:
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
         transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
-        self._control = Control(Path(self.config.dir), self.states, snapshots.ask, self.moves)
+        self._control = Control(
+            Path(self.config.dir),
+            self.states,
+            snapshots.ask,
+            self.moves,
+            lambda: self.neighbours,
+        )
         self._control.listen()
 
     def rebuild(self, group: int) -> Future[None]:
@@ -492,10 +498,6 @@ class Room:
     def status(self) -> NodeStatus:
         driver = self.opened()
         found: dict[str, Any] = dict(driver.status())
-        peers = {
-            peer["node"]: peer_status(peer, self._addresses.text(peer["node"]))
-            for peer in found["peers"]
-        }
         assert self._keeper is not None
         return NodeStatus(
             cluster=self.config.cluster,
@@ -509,7 +511,7 @@ class Room:
             waiting_bytes=self.waiters.held_bytes,
             poisoned=bool(found["journal"]["poisoned"]),
             store_error=self._keeper.error,
-            peers=peers,
+            peers=self.neighbours.peers(found),
             counters=found["engine"],
             journal=found["journal"],
             queues=found["queues"],

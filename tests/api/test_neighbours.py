@@ -1,14 +1,19 @@
 """Other nodes as they move, come and go: names, addresses that were told, nodes that join."""
 
 import asyncio
+import json
+import re
 import socket
 from collections.abc import Callable
 
 import pytest
+from click.testing import CliRunner, Result
 
 import phx
 from phx import errors
 from phx._core.driver import ERROR_MEMBER, DriverError
+from phx.cli.commands import phx as command
+from phx.node import control
 from phx.node.addresses import is_name, pick
 from phx.node.room import Room
 from phx.store_peers import Learned, pack, unpack
@@ -124,7 +129,7 @@ def test_which_of_the_addresses_of_a_name_is_dialled():
 @pytest.mark.parametrize(
     ("address", "name"),
     [("10.0.0.1:7", False), ("[::1]:7", False), ("[fe80::1%eth0]:7", False), ("", False),
-     ("localhost:7", True), ("db-0.db.prod.svc:7", True)],
+     ("localhost:7", True), ("localhost:0", False), ("db-0.db.prod.svc:7", True)],
 )  # fmt: skip
 def test_what_is_a_name(address: str, name: bool) -> None:
     assert is_name(address) == name
@@ -336,5 +341,76 @@ def test_a_node_that_nobody_adds_can_be_closed(no_leaks, run_once, tmp_path):
             introduce([four])
             assert four.groups == []
             assert four.status().groups == 0
+
+    run_once(main())
+
+
+# --- phx peers
+
+
+def shown(*words: object) -> Result:
+    return CliRunner().invoke(command, ["peers", *map(str, words)])
+
+
+def test_the_command_shows_the_other_nodes_and_tells_where_they_have_moved(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path) as nodes:
+            folder, two = nodes[0].config.dir, nodes[1]
+            answer = await asyncio.to_thread(shown, folder, "--json")
+            assert answer.exit_code == 0, answer.output
+            found = json.loads(answer.stdout)["peers"]
+            assert [one["node"] for one in found] == [2, 3]
+            assert all(one["connected"] and one["refused"] is None for one in found)
+            assert [one["address"] for one in found] == [f"127.0.0.1:{n.port}" for n in nodes[1:]]
+            lines = (await asyncio.to_thread(shown, folder)).stdout.splitlines()
+            assert re.fullmatch(rf"node 2 at 127.0.0.1:{two.port}: connected for \d+ s", lines[0])
+            answer = await asyncio.to_thread(shown, folder, "--move", 2, "127.0.0.1:1")
+            assert answer.exit_code == 0, answer.output
+            assert "node 2 at 127.0.0.1:1: away for 0 s" in answer.stdout
+            assert nodes[0].status().peers[2].address == "127.0.0.1:1"
+            back = await asyncio.to_thread(shown, folder, "--move", 2, f"localhost:{two.port}")
+            assert back.exit_code == 0, back.output
+            await until(met(nodes[0], 2))
+
+    run_once(main())
+
+
+def test_what_the_command_cannot_do(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path) as nodes:
+            folder = nodes[0].config.dir
+            for words, why in (
+                ((9, "127.0.0.1:1"), "no member"),
+                ((1, "127.0.0.1:1"), "no peer of this one"),
+                ((2, "nowhere"), "not host:port"),
+                ((2, "no.such.host.invalid:1"), "has no address"),
+            ):
+                answer = await asyncio.to_thread(shown, folder, "--move", *words)
+                assert answer.exit_code == 1
+                assert why in answer.stderr
+        return folder
+
+    folder = run_once(main())
+    answer = shown(folder)
+    assert answer.exit_code == 1
+    assert "no node runs" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"do": "move"},
+        {"do": "move", "node": 2},
+        {"do": "move", "node": "2", "address": "a:1"},
+        {"do": "move", "node": True, "address": "a:1"},
+        {"do": "move", "node": 2, "address": 7},
+        {"do": "peers", "more": 1},
+    ],
+)
+def test_what_is_no_request_is_answered_so(run_once, tmp_path, request_):
+    async def main():
+        async with phx.Node(config_of(tmp_path, 1), Journal, bootstrap=True) as node:
+            answer = await asyncio.to_thread(control.ask, node.config.dir, request_)
+            assert answer.keys() == {"error"}
 
     run_once(main())

@@ -12,6 +12,8 @@ from driver_lab import US, Lab, Member
 from phx._core.codec import blocks_live
 from phx._core.driver import ERROR_CLOSED, ERROR_MEMBER, ERROR_OPTION, DriverError
 from phx._core.peer_table import PeerTable
+from phx.testing.trace import check
+from phx.testing.trace_file import Kind, read
 
 UNKNOWN = 6  # REFUSED_UNKNOWN
 
@@ -259,3 +261,29 @@ def test_after_the_end(guest: Lab) -> None:
             act()
         assert caught.value.code == ERROR_CLOSED
     del guest.members[4]
+
+
+def test_what_peers_come_and_go_is_in_the_trace_and_replays(
+    lab: Callable[..., Lab], tmp_path: Path
+) -> None:
+    made = lab(2)
+    one = made.members[1]
+    one.trace_path = str(tmp_path / "one.trace")
+    made.start()
+    made.wait_led()
+    made.members[4] = Member(4, tmp_path, [4], groups=0)
+    made.members[4].start()
+    made.up.add(4)
+    meet(made, 4)
+    made.until(lambda: connected(one, 4))
+    made.commit_at([1, 2], [b"with"])
+    with pytest.raises(DriverError):
+        one.peers.drop(2)
+    one.peers.drop(4)
+    one.peers.add(5, "", 0, store_id=b"another store id")
+    made.commit_at([1, 2], [b"without"])
+    made.stop()
+    report = check(one.trace_path)
+    assert report.closed
+    kinds = [event.kind for event in read(one.trace_path)]
+    assert (kinds.count(Kind.ADD_PEER), kinds.count(Kind.DROP_PEER)) == (2, 2)
