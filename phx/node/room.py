@@ -347,13 +347,8 @@ class Room:
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
         transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
-        self._control = Control(
-            Path(self.config.dir),
-            self.states,
-            snapshots.ask,
-            self.moves,
-            lambda: self.neighbours,
-        )
+        folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
+        self._control = Control(folder, self.states, take, moves, lambda: self.neighbours)
         self._control.listen()
 
     def rebuild(self, group: int) -> Future[None]:
