@@ -146,11 +146,14 @@ class Driver:
         EVENT_CEILING: tell ``ceiling``, once it is durable, that it is at least ``first_seq``.
         """
     def handed(self) -> list[tuple[int, int, bytes]]:
-        """``(descriptor, node, bytes)`` of connections of peers that came for a checkpoint, or for
-        values (`phx.transfer`), since the last call; ``fileno`` is readable when there are any.
+        """``(descriptor, node, bytes)`` of connections of nodes that came for a checkpoint, for
+        values (`phx.transfer`), or to ask who is there (`phx.node.joining`), since the last call;
+        ``fileno`` is readable when there are any.
 
-        Guarantee: each said a FETCH that was checked like a HELLO: version, member, window, store
-        id and incarnation as this node knows them. ``bytes`` is that frame and what came behind it.
+        Guarantee: each said a FETCH that was checked like a HELLO: version, peer, window, store id
+        and incarnation as this node knows them; or a JOIN, of which version and window were
+        checked, and store id and incarnation if that node was met by this driver. ``bytes`` is that
+        frame and what came behind it.
         The socket does not block, and is the caller's to close. At most 16 wait: more are refused.
         """
     def messages(self) -> list[tuple[int, str]]:
