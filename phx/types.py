@@ -168,13 +168,20 @@ class PeerStatus:
     """Another node as this one sees it.
 
     Attributes:
+        address: "host:port" where it is to be reached, as it was configured or told; None: not
+            known.
         connected: there is a connection whose handshake is done.
+        refused: what the node there had against this one when it was dialled last; None: nothing.
+        since_us_ago: microseconds since it is connected, or away, or refuses.
         heard_us_ago: microseconds since anything arrived from it; None: never.
         detail: further numbers, by name.
     """
 
     node: int
+    address: str | None
     connected: bool
+    refused: str | None
+    since_us_ago: int
     heard_us_ago: int | None
     detail: Mapping[str, object]
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import lmdb
 
+from phx import store_peers
 from phx._core.ballot import counter_of, node_of
 from phx._core.chunk import ChunkDamage, verify_chunk
 from phx._core.chunk_index import ChunkIndex, floors_of
@@ -248,6 +249,12 @@ def read_store(
         wrong = str(damage)
     if wrong:
         report.find(where, wrong)
+    try:
+        told = txn.get(store_peers.NAME, db=meta)
+        if told is not None:
+            store_peers.unpack(bytes(told), report.folder / STORE)
+    except Damaged as damage:
+        report.find(where, damage)
     sound = read_tails(report, txn, chunks, indexes, index)
     if whole:
         read_chunks(report, txn, chunks, indexes, identity.store_id)

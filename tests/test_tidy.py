@@ -70,6 +70,7 @@ STOREYS = [
         "leases",
         "liveness",
         "membership",
+        "peers",
         "phase2",
         "points",
         "proposals",
@@ -91,11 +92,14 @@ STOREYS = [
         "handshake",
         "inputs",
         "life",
+        "lookups",
         "options",
+        "peer_table",
         "poller",
         "queues",
         "read_tickets",
         "segment_check",
+        "sending",
         "transport",
         "upkeep",
     },
@@ -113,8 +117,9 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "handover", "handshake", "life", "options", "poller", "port",
-    "queues", "segment_check", "transport", "upkeep", "writer",
+    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "options",
+    "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport", "upkeep",
+    "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
@@ -145,6 +150,7 @@ MAY_IMPORT = {
     "phx._version": set(),
     "phx.lmdb_files": GROUND,
     "phx.store_facts": GROUND | STORE | {"phx.store"},
+    "phx.store_peers": GROUND | STORE | {"phx.store"},
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
     "phx.store_trim": GROUND | STORE,
     "phx.store_stats": GROUND,
@@ -159,7 +165,7 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
-    | {"phx.store_mend"},
+    | {"phx.store_mend", "phx.store_peers"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
@@ -175,13 +181,14 @@ MAY_IMPORT = {
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
     | {
         "phx._core.codec",
+        "phx._core.peer_table",
         "phx._core.read_tickets",
         "phx._core.segment",
         "phx._core.segment_check",
         "phx._core.survey",
     }
     | {"phx.lmdb_pages", "phx.store_folder"}
-    | {"phx.store_facts", "phx.store_mend"},
+    | {"phx.store_facts", "phx.store_mend", "phx.store_peers"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

@@ -51,6 +51,9 @@ cdef enum FrameKind:
     FRAME_ACK = 8
     FRAME_END = 9
     FRAME_ENTRIES = 10
+    # who is there? from a node that is no peer here (phx/node/joining.py); first, and alone
+    FRAME_JOIN = 11
+    FRAME_PEERS = 12
 
 cdef enum RecordKind:
     RECORD_PROMISE = 1    # ballot: the group's promise

@@ -18,6 +18,8 @@ ERROR_SYSTEM: Final = 7  # thread, descriptor
 ERROR_TIMED_OUT: Final = 8  # stop() could not join in time; it may be called again
 ERROR_FORKED: Final = 9  # this process is a fork of the one that made the driver
 ERROR_START: Final = 10  # a start that the log or the session table cannot follow; not paused
+ERROR_MEMBER: Final = 11  # the node is a member of a group here
+ERROR_GRANTED: Final = 12  # it may lead under a grant that has not run out
 # -JournalError is added to this: 101 I/O, 102 damaged, 103 foreign, 104 version, 105 full,
 # 106 poisoned, 108 exists, 109 missing
 ERROR_JOURNAL: Final = 100
@@ -67,6 +69,8 @@ class Driver:
         incarnation: int = 0,
         facts: Facts | None = None,
         suspect: Collection[int] = (),
+        peers: Sequence[tuple[int, str, int]] = (),
+        named: Collection[int] = (),
         trace_path: str | None = None,
         trace_bytes_max: int = 1 << 30,
     ) -> None:
@@ -79,7 +83,7 @@ class Driver:
 
         Args:
             members: ``(node id, numeric address, port)`` of every member, this node among them.
-                An empty address is not dialled until ``set_address`` gives one.
+                One that is empty, or has port 0, is not dialled until another is told.
             bind: numeric address and port to listen at; None: the node's own member address.
             settled: group to the highest instance in the store; absent: 0.
             options: see ``phx.config`` and ``options.OPTIONS``; unknown names are refused.
@@ -98,6 +102,8 @@ class Driver:
                 journal that does not know the life ``lost`` is damaged.
             suspect: groups whose votes are lost: the journal is a new one in the place of one that
                 cannot be believed. They do not vote until they have rejoined (rejoin.pxd).
+            peers: other nodes to be connected with, as `members`; no group counts them.
+            named: nodes whose address is that of a name: see ``PeerTable.lookups``.
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.
@@ -140,11 +146,14 @@ class Driver:
         EVENT_CEILING: tell ``ceiling``, once it is durable, that it is at least ``first_seq``.
         """
     def handed(self) -> list[tuple[int, int, bytes]]:
-        """``(descriptor, node, bytes)`` of connections of peers that came for a checkpoint, or for
-        values (`phx.transfer`), since the last call; ``fileno`` is readable when there are any.
+        """``(descriptor, node, bytes)`` of connections of nodes that came for a checkpoint, for
+        values (`phx.transfer`), or to ask who is there (`phx.node.joining`), since the last call;
+        ``fileno`` is readable when there are any.
 
-        Guarantee: each said a FETCH that was checked like a HELLO: version, member, window, store
-        id and incarnation as this node knows them. ``bytes`` is that frame and what came behind it.
+        Guarantee: each said a FETCH that was checked like a HELLO: version, peer, window, store id
+        and incarnation as this node knows them; or a JOIN, of which version and window were
+        checked, and store id and incarnation if that node was met by this driver. ``bytes`` is that
+        frame and what came behind it.
         The socket does not block, and is the caller's to close. At most 16 wait: more are refused.
         """
     def messages(self) -> list[tuple[int, str]]:
@@ -222,8 +231,6 @@ class Driver:
         It is only raised. Whatever is above it waits until it is.
         """
     def stop_group(self, group: int) -> None: ...
-    def set_address(self, node: int, host: str, port: int) -> None:
-        """Dial ``node`` at this numeric address from now on."""
     # --- questions: each waits for the poll thread; CLOSED, OVERLOADED
     def status(self) -> dict[str, object]: ...
     def group_status(self, group: int) -> dict[str, int | bool]: ...

@@ -42,6 +42,8 @@ ERROR_SYSTEM = LIFE_SYSTEM
 ERROR_TIMED_OUT = 8
 ERROR_FORKED = 9
 ERROR_START = 10
+ERROR_MEMBER = 11
+ERROR_GRANTED = 12
 ERROR_JOURNAL = LIFE_JOURNAL
 
 # what transfer() says
@@ -80,7 +82,8 @@ cdef enum:
 cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
                  journal_dir, create, options, starts=None, floors=None, u32 incarnation=0,
-                 facts=None, suspect=(), trace_path=None, trace_bytes_max=1 << 30):
+                 facts=None, suspect=(), peers=(), named=(), trace_path=None,
+                 trace_bytes_max=1 << 30):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
@@ -94,7 +97,7 @@ cdef class Driver:
         identity(&self.options, cluster, node, store_id)
         engine_options(&self.options, values, ids)
         driver_options(&self.options, values)
-        peer_addresses(&self.options, node, members, bind)
+        peer_addresses(&self.options, node, members, peers, named, bind)
         self.index_of = {}
         self.paused = dict(starts or {})
         self.floors = dict(floors or {})
@@ -471,18 +474,6 @@ cdef class Driver:
     def stop_group(self, u32 group):
         self.tell(COMMAND_STOP_GROUP, group, 0)
 
-    def set_address(self, u32 node, host, port):
-        cdef Command command
-        cdef PhxAddress address
-        address_of(&address, host, port)
-        if node not in [self.options.peers[i] for i in range(self.options.n_peers)]:
-            raise DriverError(ERROR_OPTION, f"node {node} is no peer of this one")
-        memset(&command, 0, sizeof(Command))
-        command.kind = COMMAND_ADDRESS
-        command.peer = node
-        command.block = block_copy(&address, sizeof(PhxAddress))
-        self.command(&command, True)
-
     def priority(self, u32 priority):
         self.tell(COMMAND_PRIORITY, 0, priority)
 
@@ -659,6 +650,7 @@ cdef dict peer_of(PeerStatus* peer, u64 now_us):
     return {
         "node": peer.node, "connected": bool(peer.connected), "incarnation": peer.incarnation,
         "heard_us_ago": now_us - peer.heard_us if peer.heard_us else None,
+        "refused": peer.refused, "since_us_ago": now_us - min(peer.since_us, now_us),
         "queued_bytes": peer.queued_bytes, "frames_sent": peer.frames_sent,
         "bytes_sent": peer.bytes_sent, "frames_received": peer.frames_received,
         "bytes_received": peer.bytes_received, "frames_dropped": peer.frames_dropped,

@@ -9,6 +9,7 @@
 from phx._core.codec cimport RecordHeader
 from phx._core.handover cimport Handover
 from phx._core.journal cimport Journal, JournalCounters, JournalOptions
+from phx._core.lookups cimport Lookups
 from phx._core.native cimport *
 from phx._core.plan cimport JournalHold
 from phx._core.port cimport PhxAddress, PhxFds, pollfd, pthread_t
@@ -27,6 +28,7 @@ cdef struct DriverOptions:
     u32 n_peers
     u32 peers[PEERS_MAX]
     PhxAddress addresses[PEERS_MAX]
+    bint named[PEERS_MAX]        # that is the address of a name
     u64 inbox_bytes_max          # of values handed over and not yet seen by the poll thread
     u64 delivery_bytes_max       # of chosen values that wait for the applier in memory
     u64 settle_bytes             # of live journal: above, entries move to the store
@@ -35,9 +37,9 @@ cdef struct DriverOptions:
     u64 inline_bytes_max         # larger writes are left to the journal thread
     u64 trace_bytes_max          # of a trace, if there is to be one
     u32 incarnation              # this life's is higher; 0: only than what the journal says
-    # What is known outside the journal (rejoin.pxd); the bound and the store ids are for a journal
-    # that was lost.
     u32 priority                 # how much it wants to lead at first
+    # What is known outside the journal (rejoin.pxd); the bound is for a journal that was lost, the
+    # store ids are those of peers, for one that does not know them.
     u64 ceiling                  # NO_CEILING: nobody keeps one
     u32 lost_before              # a journal that does not know this life is not whole
     u64 lease_bound_us
@@ -78,10 +80,18 @@ cdef enum Layer:
     LAYER_JOURNAL = 5            # handing over, or writing and syncing inline
     LAYERS = 6
 
+cdef struct PeerWanted:          # asked of the poll thread
+    PhxAddress address
+    u32 how                      # PeerWord
+    bint known                   # it was met before:
+    u8 store_id[16]
+
 cdef struct PeerStatus:
     u32 node
     u32 incarnation
     bint connected
+    u32 refused                  # REFUSED_*: how it answered last; 0: well, or not at all
+    u64 since_us                 # that this is so
     u64 heard_us                 # 0: never
     bint known                   # it was met, in this life or before:
     u8 store_id[16]
@@ -122,6 +132,7 @@ cdef struct DriverState:
     Outbox outbox
     Handover handover
     Chores chores
+    Lookups lookups
     Published* published         # for reads at this node
     # --- made by start, freed by stop
     Trace* trace                 # NULL: nobody wants to know

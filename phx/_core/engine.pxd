@@ -45,6 +45,12 @@ cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil
 # A peer's handshake: 0, or -1 when it must be refused (another store id under the same node id).
 cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil
 cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil
+# Another node may be connected with from now on, and may become a member of groups; before the
+# replay, too. `store_id`: of the store that it is known to have, or NULL. Returns a PeerVerdict
+# (peers.pxd).
+cdef int engine_add_peer(Engine* e, u32 node, const u8* store_id) noexcept nogil
+# And no longer: it is a member of no group.
+cdef int engine_drop_peer(Engine* e, u32 node) noexcept nogil
 # Answer to a Fetch: `entries` is a sequence of {instance u64, bytes u32, pad u32, body, zeros to 8}
 # starting with instance `first`; nbytes 0 says that there is nothing to be had.
 cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries,

@@ -4,7 +4,7 @@
 # cython: initializedcheck=False, binding=False
 """The engine; see engine.pxd."""
 
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from phx._core.acceptor cimport acknowledge, carry_over, promise, replay
 from phx._core.ballot cimport ballot_hostile
@@ -18,21 +18,21 @@ from phx._core.effects cimport (
 )
 from phx._core.elections cimport preferred_leader, refresh_leader, schedule_campaign
 from phx._core.learner cimport (
-    advance_known, carry_settled, jump, learn_tick, peer_renewed, replay_settled, settled, supply,
-    tail_entry,
+    advance_known, carry_settled, jump, learn_tick, replay_settled, settled, supply, tail_entry,
 )
-from phx._core.leases cimport GRANT_MARGIN, claims_forget, heartbeats
+from phx._core.leases cimport GRANT_MARGIN, heartbeats
 from phx._core.liveness cimport give_to, hand_over, watch, watch_at
 from phx._core.membership cimport config_drop, config_set, slots_begin
 from phx._core.native cimport *
+from phx._core.peers cimport peer_add, peer_drop, peer_lost, peer_met
 from phx._core.phase2 cimport lead_free
 from phx._core.proposals cimport (
     callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
     forwards_free,
 )
-from phx._core.reads cimport read_take, reads_at, reads_free, reads_lost, reads_turn
+from phx._core.reads cimport read_take, reads_at, reads_free, reads_turn
 from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
-from phx._core.proposer cimport peer_returned, pump, role_tick, step_down, transfer, vote_durable
+from phx._core.proposer cimport pump, role_tick, step_down, transfer, vote_durable
 from phx._core.routing cimport route
 from phx._core.state cimport *
 from phx._core.window cimport ring_at, ring_free, timer_pop, window_free, window_init
@@ -290,62 +290,19 @@ cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil:
 
 
 cdef int engine_connected(Engine* e, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
-    cdef int at = slot_of(e, peer)
-    cdef Peer* p
-    cdef size_t i
-    if at < 0 or peer == e.options.node or not e.started:
-        return -1
-    p = &e.peers[at]
-    if p.known and memcmp(p.store_id, store_id, 16) != 0:
-        emit_event(e, EVENT_PEER_REFUSED, 0, peer, 0, 0, 0)
-        return -1
-    if incarnation < p.incarnation:
-        return -1
-    if not p.known:
-        p.known = True
-        memcpy(p.store_id, store_id, 16)
-        p.peer_lsn = emit_record(e, RECORD_PEER, peer, 0, 0, store_id, 16, &p.store_lsn)
-    if p.connected:
-        engine_disconnected(e, peer)
-    if incarnation != p.incarnation:
-        # Another life: all its leaderships are over, and so is what it granted.
-        claims_forget(e, p)
-        p.incarnation = incarnation
-        p.lease_until_us = 0
-        e.lease_version += 1
-        p.heard_seq = 0
-        p.alive = False
-        for i in range(e.replicas.size()):
-            refresh_leader(e, e.replicas[i])
-    p.connected = True
-    p.connected_us = e.now_us
-    p.acked_version = 0
-    e.connected += 1
-    e.beat_now = True
-    for i in range(e.replicas.size()):
-        if config_has(e.replicas[i], p.slot):
-            peer_renewed(e, e.replicas[i], p)
-            peer_returned(e, e.replicas[i], p)
-    return 0
+    return peer_met(e, peer, incarnation, store_id)
 
 
 cdef void engine_disconnected(Engine* e, u32 peer) noexcept nogil:
-    cdef int at = slot_of(e, peer)
-    cdef Peer* p
-    cdef size_t i
-    if at < 0 or not e.peers[at].connected:
-        return
-    p = &e.peers[at]
-    p.connected = False
-    e.connected -= 1
-    block_unref(p.now)
-    block_unref(p.later)
-    p.now = NULL
-    p.later = NULL
-    reads_lost(e, p)
-    for i in range(e.replicas.size()):
-        if e.replicas[i].leader == peer:
-            callers_requeue(e, e.replicas[i])
+    peer_lost(e, peer)
+
+
+cdef int engine_add_peer(Engine* e, u32 node, const u8* store_id) noexcept nogil:
+    return peer_add(e, node, store_id)
+
+
+cdef int engine_drop_peer(Engine* e, u32 node) noexcept nogil:
+    return peer_drop(e, node)
 
 
 cdef void engine_supply(Engine* e, u32 group, u32 peer, u64 first, const u8* entries,

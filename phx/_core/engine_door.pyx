@@ -14,9 +14,8 @@ from libc.string cimport memset
 from phx._core.batch cimport ItemHeader
 from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
-    engine_add_group, engine_advance, engine_applied, engine_ceiling, engine_connected,
-    engine_counters,
-    engine_disconnected, engine_done,
+    engine_add_group, engine_add_peer, engine_advance, engine_applied, engine_ceiling,
+    engine_connected, engine_counters, engine_disconnected, engine_done, engine_drop_peer,
     engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
     engine_install, engine_location, engine_new, engine_poison,
     engine_pressure, engine_priority, engine_read, engine_receive, engine_replay, engine_resign,
@@ -164,6 +163,21 @@ cdef class Engine:
 
     def disconnected(self, peer):
         engine_disconnected(self.e, peer)
+
+    def add_peer(self, node, bytes store_id=None):
+        cdef const u8* known = NULL
+        if store_id is not None:
+            if len(store_id) != 16:
+                raise ValueError("a store id has 16 bytes")
+            known = <const u8*><const char*>store_id
+        return engine_add_peer(self.e, node, known)
+
+    def drop_peer(self, node):
+        return engine_drop_peer(self.e, node)
+
+    def peers(self):
+        """Nodes by slot; 0: the slot is free."""
+        return [self.e.slot_node[i] for i in range(self.e.n_slots)]
 
     def supply(self, group, peer, first, bytes entries):
         engine_supply(self.e, group, peer, first, entries, len(entries))

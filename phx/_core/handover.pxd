@@ -1,10 +1,12 @@
-"""Connections of peers that came for a checkpoint or for values, on their way to Python.
+"""Connections of nodes that came for a checkpoint, for values, or to ask who is there, on their way
+to Python.
 
-Such a connection says FETCH where others say HELLO. It is checked like one (handshake.pxd), taken
-out of the transport's table, and waits here with what was read of it until Python takes it. The
-poll thread moves none of its bytes.
+Such a connection says FETCH or JOIN where others say HELLO. It is checked like one (handshake.pxd),
+taken out of the transport's table, and waits here with what was read of it until Python takes it.
+The poll thread moves none of its bytes.
 
-Payload of a FETCH frame: HELLO's 40 bytes, then what is wanted (docs/reference/transfer.md).
+Payload of a FETCH frame: HELLO's 40 bytes, then what is wanted (docs/reference/transfer.md). Of a
+JOIN: HELLO's 40 bytes; more are ignored.
 """
 
 from phx._core.native cimport *
@@ -16,7 +18,7 @@ cdef enum:
 cdef struct HandedOver:
     int fd                       # still in the table of descriptors
     u32 peer
-    Block* said                  # the FETCH frame, and what came behind it
+    Block* said                  # that frame, and what came behind it
 
 cdef struct Handover:            # one lock, held for a few moves of memory
     pthread_mutex_t lock

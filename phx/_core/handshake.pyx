@@ -7,11 +7,14 @@
 from libc.string cimport memcpy, memset
 
 from phx._core.codec cimport (
-    FRAME_HEADER_BYTES, FRAME_HELLO, PROTOCOL_VERSION, FrameHeader, frame_begin, frame_seal,
+    FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_JOIN, PROTOCOL_VERSION, FrameHeader, frame_begin,
+    frame_seal,
 )
+from phx._core.members cimport NODE_MAX
 from phx._core.native cimport *
 from phx._core.transport cimport (
-    HELLO_BYTES, REFUSED_NODE, REFUSED_VERSION, REFUSED_WINDOW, Hello, Transport, transport_link,
+    HELLO_BYTES, REFUSED_NODE, REFUSED_UNKNOWN, REFUSED_VERSION, REFUSED_WINDOW, Hello, Transport,
+    transport_link,
 )
 
 
@@ -35,7 +38,13 @@ cdef u32 hello_refused(Transport* t, const FrameHeader* header, const Hello* hel
     if hello.version_min > PROTOCOL_VERSION or hello.version_max < PROTOCOL_VERSION:
         why[0] = "no common protocol version"
         return REFUSED_VERSION
-    if transport_link(t, header.source) == NULL or (dials and header.source > t.options.node):
+    if header.source == 0 or header.source > NODE_MAX or header.source == t.options.node:
+        why[0] = "not the id of another node"
+        return REFUSED_NODE
+    if header.kind != FRAME_JOIN and transport_link(t, header.source) == NULL:
+        why[0] = "not a node that is known here"
+        return REFUSED_UNKNOWN
+    if dials and header.source > t.options.node:
         why[0] = "not a node that connects here"
         return REFUSED_NODE
     if hello.window and t.options.window and hello.window != t.options.window:

@@ -84,6 +84,21 @@ cdef inline void input_disconnected(DriverState* s, u32 peer) noexcept nogil:
     engine_disconnected(s.engine, peer)
 
 
+cdef inline int input_add_peer(DriverState* s, u32 node, const u8* store_id) noexcept nogil:
+    cdef int result = engine_add_peer(s.engine, node, store_id)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_ADD_PEER, 0, node, 0, 0, <u32>result, store_id,
+                    16 if store_id != NULL else 0)
+    return result
+
+
+cdef inline int input_drop_peer(DriverState* s, u32 node) noexcept nogil:
+    cdef int result = engine_drop_peer(s.engine, node)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_DROP_PEER, 0, node, 0, 0, <u32>result, NULL, 0)
+    return result
+
+
 cdef inline void input_supply(DriverState* s, u32 group, u32 peer, u64 first, const u8* entries,
                               u64 nbytes) noexcept nogil:
     if s.trace != NULL:

@@ -16,14 +16,15 @@ from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
 from phx._core.handover cimport handover_close, handover_destroy, handover_init
 from phx._core.inputs cimport (
-    input_ceiling, input_floor, input_group, input_priority, input_replay, input_restoring,
-    input_start, input_suspect,
+    input_add_peer, input_ceiling, input_floor, input_group, input_priority, input_replay,
+    input_restoring, input_start, input_suspect,
 )
 from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn,
     journal_open,
     journal_replay,
 )
+from phx._core.lookups cimport lookups_close, lookups_destroy, lookups_init
 from phx._core.native cimport *
 from phx._core.plan cimport hold_new, hold_unref
 from phx._core.poller cimport poller_durable, poller_hooks, poller_run
@@ -33,10 +34,10 @@ from phx._core.queues cimport (
     chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init, inbox_wake,
     outbox_destroy, outbox_drop, outbox_init,
 )
-from phx._core.state cimport NO_CEILING, PRIORITY_USUAL
+from phx._core.state cimport NO_CEILING, PRIORITY_USUAL, slot_of
 from phx._core.trace cimport trace_disk, trace_end, trace_open, trace_unref
 from phx._core.transport cimport (
-    TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
+    PEER_NAMED, TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
 )
 from phx._core.writer cimport writer_free, writer_new, writer_start
 
@@ -51,6 +52,7 @@ cdef DriverState* life_new(const DriverOptions* options, vector[u32]* groups) no
     outbox_init(&s.outbox, groups)
     handover_init(&s.handover)
     chores_init(&s.chores)
+    lookups_init(&s.lookups)
     return s
 
 
@@ -123,7 +125,8 @@ cdef int open_transport(DriverState* s, char* text) noexcept nogil:
     s.transport.durable = s.durable
     s.transport.trace = s.trace
     for i in range(s.options.n_peers):
-        transport_set_peer(s.transport, s.options.peers[i], &s.options.addresses[i])
+        transport_set_peer(s.transport, s.options.peers[i], &s.options.addresses[i],
+                           PEER_NAMED if s.options.named[i] else 0, s.now_us)
     s.port = transport_listen(s.transport, &s.options.bind)
     if s.port >= 0:
         return LIFE_OK
@@ -188,10 +191,13 @@ cdef void former_lives(DriverState* s, vector[u32]* groups,
                        vector[Opening]* openings) noexcept nogil:
     cdef DriverOptions* o = &s.options
     cdef size_t i
+    cdef int at
     if o.incarnation or o.lease_bound_us:
         remember(s, RECORD_NODE, 0, o.incarnation, o.lease_bound_us, NULL, 0)
     for i in range(o.n_known):
-        remember(s, RECORD_PEER, o.known[i], 0, 0, o.known_ids[i], 16)
+        at = slot_of(s.engine, o.known[i])
+        if at >= 0 and not s.engine.peers[at].known:
+            remember(s, RECORD_PEER, o.known[i], 0, 0, o.known_ids[i], 16)
     if o.ceiling != NO_CEILING:
         input_ceiling(s, o.ceiling)
     for i in range(groups.size()):
@@ -202,10 +208,14 @@ cdef void former_lives(DriverState* s, vector[u32]* groups,
 cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
                     vector[Opening]* openings, const char* trace_path, char* text) noexcept nogil:
     cdef int code = open_trace(s, trace_path, text)
+    cdef u32 i
     if code != LIFE_OK:
         return code
     s.engine = engine_new(&s.options.engine)
     code = add_groups(s, groups, openings, text)
+    for i in range(s.options.n_peers):
+        if slot_of(s.engine, s.options.peers[i]) < 0:
+            input_add_peer(s, s.options.peers[i], NULL)
     if code == LIFE_OK:
         code = open_journal(s, journal_dir, create, text)
     if code == LIFE_OK:
@@ -251,6 +261,7 @@ cdef void life_release(DriverState* s) noexcept nogil:
         s.running = False
     inbox_close(&s.inbox)
     chores_close(&s.chores)
+    lookups_close(&s.lookups)
     if s.transport != NULL:
         transport_free(s.transport)
         s.transport = NULL
@@ -286,5 +297,6 @@ cdef void life_free(DriverState* s) noexcept nogil:
     outbox_destroy(&s.outbox)
     handover_destroy(&s.handover)
     chores_destroy(&s.chores)
+    lookups_destroy(&s.lookups)
     published_unref(s.published)
     phx_delete(s)

@@ -4,20 +4,59 @@
 # cython: initializedcheck=False, binding=False
 """Members of groups; see membership.pxd."""
 
+from phx._core.members cimport NODE_MAX
 from phx._core.native cimport *
 from phx._core.state cimport *
 
 
 cdef void slots_begin(Engine* e) noexcept nogil:
     cdef u32 i
-    e.n_slots = e.options.n_members
-    for i in range(e.n_slots):
-        e.slot_node[i] = e.options.members[i]
-        e.peers[i].node = e.options.members[i]
-        e.peers[i].slot = i
-        if e.options.members[i] == e.options.node:
-            e.own_slot = i
-        e.priorities[i] = PRIORITY_USUAL
+    for i in range(e.options.n_members):
+        slot_take(e, e.options.members[i])
+    e.own_slot = <u32>slot_of(e, e.options.node)
+
+
+cdef int slot_take(Engine* e, u32 node) noexcept nogil:
+    cdef int at = slot_of(e, node)
+    cdef u32 slot = 0
+    if at >= 0:
+        return at
+    while slot < e.n_slots and e.slot_node[slot] != 0:
+        slot += 1
+    if slot == SLOTS_MAX or node == 0 or node > NODE_MAX:
+        return -1
+    e.n_slots = max(e.n_slots, slot + 1)
+    e.slot_node[slot] = node
+    e.peers[slot].node = node
+    e.peers[slot].slot = slot
+    e.priorities[slot] = PRIORITY_USUAL
+    return <int>slot
+
+
+cdef bint slot_used(Engine* e, u32 slot) noexcept nogil:
+    cdef size_t i
+    for i in range(e.configs.size()):
+        if e.configs[i].members >> slot & 1:
+            return True
+    return False
+
+
+cdef void slot_free(Engine* e, u32 slot) noexcept nogil:
+    cdef u64 others = ~(<u64>1 << slot)
+    cdef size_t i
+    cdef Replica* r
+    for i in range(e.replicas.size()):
+        r = e.replicas[i]
+        r.supplied &= others
+        r.followers &= others
+        r.below &= others
+        r.dry &= others
+        r.votes &= others
+        if r.lead != NULL:
+            r.lead.refusing &= others
+    phx_renew[Peer](&e.peers[slot])
+    # (n_slots stays: what is published of the slot is seen to change.)
+    e.slot_node[slot] = 0
 
 
 cdef Config* config_new(Engine* e, u64 voters, u64 witnesses, u64 learners) noexcept nogil:

@@ -221,6 +221,12 @@ template <typename T> static inline void phx_delete(T *made) {
     delete made;
 }
 
+/* As it was when it was made. */
+template <typename T> static inline void phx_renew(T *at) {
+    at->~T();
+    new (at) T();
+}
+
 /* Flags shared by two threads. */
 static inline int64_t phx_load(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void phx_store(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }

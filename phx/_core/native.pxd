@@ -39,6 +39,7 @@ cdef extern from "native.h" nogil:
     Block* block_copy(const void* data, u64 count)
     T* phx_new[T]()
     void phx_delete[T](T* made)
+    void phx_renew[T](T* at)
     i64 phx_load(const i64* p)
     void phx_store(i64* p, i64 v)
     i64 phx_add(i64* p, i64 v)

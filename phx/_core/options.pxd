@@ -17,6 +17,7 @@ cdef int engine_options(DriverOptions* o, dict v, list ids) except -1
 cdef int driver_options(DriverOptions* o, dict v) except -1
 cdef int identity(DriverOptions* o, u64 cluster, u32 node, bytes store_id) except -1
 # Where to dial the others and where to listen; `bind` None: at the node's own member address.
-# What the store knows of earlier lives; all of it only if the journal is `lost`.
+# `peers`: beyond the members; `named`: those of both whose address is that of a name.
+cdef int peer_addresses(DriverOptions* o, u32 node, members, peers, named, bind) except -1
+# What the store knows of earlier lives; the lease only if the journal is `lost`. After the peers.
 cdef int former_facts(DriverOptions* o, facts, bint lost) except -1
-cdef int peer_addresses(DriverOptions* o, u32 node, members, bind) except -1

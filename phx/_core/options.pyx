@@ -132,25 +132,29 @@ cdef int identity(DriverOptions* o, u64 cluster, u32 node, bytes store_id) excep
 
 cdef int former_facts(DriverOptions* o, facts, bint lost) except -1:
     cdef bytes store_id
+    cdef u32 i
     o.ceiling = facts.ceiling
     o.lost_before = 0 if lost else facts.lost
     o.incarnation = max(o.incarnation, facts.incarnation - 1)
-    if not lost:
-        return 0
-    o.lease_bound_us = facts.lease_us
-    for node, store_id in sorted(facts.peers.items()):
-        if o.n_known < PEERS_MAX and len(store_id) == 16:
-            o.known[o.n_known] = node
+    if lost:
+        o.lease_bound_us = facts.lease_us
+    for i in range(o.n_peers):
+        store_id = facts.peers.get(o.peers[i])
+        if store_id is not None and len(store_id) == 16:
+            o.known[o.n_known] = o.peers[i]
             memcpy(o.known_ids[o.n_known], PyBytes_AS_STRING(store_id), 16)
             o.n_known += 1
     return 0
 
 
-cdef int peer_addresses(DriverOptions* o, u32 node, members, bind) except -1:
+cdef int peer_addresses(DriverOptions* o, u32 node, members, peers, named, bind) except -1:
     cdef u32 n = 0
-    for member, host, port in members:
+    for member, host, port in [*members, *peers]:
         if member != node:
+            if n == PEERS_MAX or member in [o.peers[i] for i in range(n)]:
+                raise DriverError(LIFE_OPTION, f"node {member}: given twice, or one too many")
             o.peers[n] = member
+            o.named[n] = member in named
             address_of(&o.addresses[n], host, port)
             if port == 0:
                 o.addresses[n].bytes = 0

@@ -13,10 +13,13 @@ from phx._core.flow cimport *
 from phx._core.handover cimport handover_push
 from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
+from phx._core.lookups cimport lookups_close, lookups_want
 from phx._core.native cimport *
+from phx._core.peers cimport PEER_CANNOT, PEER_DONE
 from phx._core.port cimport *
 from phx._core.published cimport publish
 from phx._core.queues cimport *
+from phx._core.sending cimport transport_release, transport_send
 from phx._core.state cimport (
     PRESSURE_FULL,
     ChosenRange, EVENT_FAILED, Effects, Engine, Event, Fetch, GroupStatus, Outgoing, ReadPoint,
@@ -68,9 +71,11 @@ cdef void peer_log(void* context, int level, const char* text) noexcept nogil:
 cdef int peer_known(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
     cdef Engine* e = (<DriverState*>context).engine
     cdef int at = slot_of(e, peer)
-    if at < 0 or not e.peers[at].known or incarnation < e.peers[at].incarnation:
+    if at < 0 or not e.peers[at].known:
+        return 1
+    if incarnation < e.peers[at].incarnation:
         return -1
-    return memcmp(e.peers[at].store_id, store_id, 16)
+    return 0 if memcmp(e.peers[at].store_id, store_id, 16) == 0 else -1
 
 
 cdef int peer_handed(void* context, int fd, u32 peer, Block* said) noexcept nogil:
@@ -81,6 +86,10 @@ cdef int peer_handed(void* context, int fd, u32 peer, Block* said) noexcept nogi
     return 0
 
 
+cdef void peer_dialing(void* context, u32 peer, u32 attempts) noexcept nogil:
+    lookups_want(&(<DriverState*>context).lookups, peer, attempts)
+
+
 cdef void poller_hooks(DriverState* s, TransportHooks* out) noexcept nogil:
     out.context = s
     out.connected = peer_connected
@@ -89,6 +98,7 @@ cdef void poller_hooks(DriverState* s, TransportHooks* out) noexcept nogil:
     out.log = peer_log
     out.known = peer_known
     out.handed = peer_handed
+    out.dialing = peer_dialing
 
 
 cdef void poller_durable(void* context) noexcept nogil:
@@ -149,7 +159,7 @@ cdef void reject(DriverState* s, const Submission* item, int verdict) noexcept n
 cdef void do_address(DriverState* s, const Command* command) noexcept nogil:
     cdef PhxAddress address
     memcpy(&address, command.block.data, sizeof(PhxAddress))
-    transport_set_peer(s.transport, command.peer, &address)
+    transport_set_peer(s.transport, command.peer, &address, <u32>command.first, s.now_us)
 
 
 cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
@@ -285,6 +295,8 @@ cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:
     out.node = link.node
     out.incarnation = link.incarnation
     out.connected = link.connection != NULL
+    out.refused = link.refused
+    out.since_us = link.since_us
     out.heard_us = link.heard_us
     out.queued_bytes = link.queued_bytes
     out.frames_sent = link.frames_sent
@@ -300,15 +312,15 @@ cdef void fill_peer(DriverState* s, Link* link, PeerStatus* out) noexcept nogil:
 
 
 cdef void fill_status(DriverState* s, NodeStatus* out) noexcept nogil:
-    cdef u32 i
+    cdef size_t i
     memset(out, 0, sizeof(NodeStatus))
     out.now_us = s.now_us
     out.engine = engine_counters(s.engine)[0]
     out.leading = engine_leading(s.engine)
     journal_counters(s.journal, &out.journal)
-    out.n_peers = s.transport.n_links
-    for i in range(s.transport.n_links):
-        fill_peer(s, &s.transport.links[i], &out.peers[i])
+    out.n_peers = <u32>s.transport.links.size()
+    for i in range(s.transport.links.size()):
+        fill_peer(s, s.transport.links[i], &out.peers[i])
     out.rejected = s.transport.rejected
     out.connections = s.transport.connections.size()
     out.poisoned = s.poisoned
@@ -323,6 +335,31 @@ cdef void fill_status(DriverState* s, NodeStatus* out) noexcept nogil:
     out.settle_running = s.settle_running
     out.settle_plans = s.settle_plans
     out.settle_entries = s.settle_entries
+
+
+cdef int add_peer(DriverState* s, u32 node, const PeerWanted* wanted) noexcept nogil:
+    cdef const u8* store_id = NULL
+    cdef int verdict
+    if wanted.known:
+        store_id = &wanted.store_id[0]
+    verdict = input_add_peer(s, node, store_id)
+    if verdict == PEER_DONE:
+        transport_set_peer(s.transport, node, &wanted.address, wanted.how, s.now_us)
+    return verdict
+
+
+cdef int drop_peer(DriverState* s, u32 node) noexcept nogil:
+    cdef int verdict = input_drop_peer(s, node)
+    if verdict == PEER_DONE:
+        transport_drop_peer(s.transport, node)
+    return verdict
+
+
+cdef int move_peer(DriverState* s, u32 node, const PeerWanted* wanted) noexcept nogil:
+    if transport_link(s.transport, node) == NULL:
+        return PEER_CANNOT
+    transport_set_peer(s.transport, node, &wanted.address, wanted.how, s.now_us)
+    return PEER_DONE
 
 
 cdef void answer(DriverState* s, Question* question) noexcept nogil:
@@ -346,6 +383,12 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
         if engine_group_status(s.engine, question.group, &status):
             question.instance = status.ballot
         question.verdict = input_transfer(s, question.group, question.peer)
+    elif question.kind == ASK_ADD_PEER:
+        question.verdict = add_peer(s, question.peer, <PeerWanted*>question.status)
+    elif question.kind == ASK_DROP_PEER:
+        question.verdict = drop_peer(s, question.peer)
+    elif question.kind == ASK_MOVE_PEER:
+        question.verdict = move_peer(s, question.peer, <PeerWanted*>question.status)
     else:
         flow_read(s, question)
     inbox_answer(&s.inbox, question)
@@ -472,6 +515,7 @@ cdef void* poller_run(void* arg) noexcept nogil:
         turn(s)
     inbox_close(&s.inbox)
     chores_close(&s.chores)
+    lookups_close(&s.lookups)
     while s.submitted < s.submissions.size():
         block_unref(s.submissions[s.submitted].block)
         s.submitted += 1

@@ -62,7 +62,7 @@ static inline void phx_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 /* --- descriptors: a fixed table, so that a forked child can close them without any lock */
 
-#define PHX_FDS_MAX 192
+#define PHX_FDS_MAX 320 /* 63 peers twice, 64 strangers, what is handed over, and some more */
 typedef struct PhxFds {
     int64_t fds[PHX_FDS_MAX]; /* descriptor + 1, 0 for a free place */
 } PhxFds;

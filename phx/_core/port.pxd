@@ -48,7 +48,7 @@ cdef extern from "port.h" nogil:
     enum:
         PHX_FDS_MAX
     ctypedef struct PhxFds:
-        i64 fds[192]
+        i64 fds[320]
     void phx_fds_add(PhxFds* table, int fd)
     int phx_close "close"(int fd)
     void phx_fds_forget(PhxFds* table, int fd)
@@ -69,7 +69,10 @@ cdef extern from "port.h" nogil:
     void phx_cond_init(pthread_cond_t* cond)
     void phx_cond_wait_us(pthread_cond_t* cond, pthread_mutex_t* lock, u64 us)
 
+    ctypedef struct PhxSockaddr "struct sockaddr_storage":
+        pass
     ctypedef struct PhxAddress:
+        PhxSockaddr at
         int bytes
     int phx_address(PhxAddress* out, const char* host, int port)
     void phx_address_text(const PhxAddress* a, char* out, size_t size)

@@ -41,7 +41,7 @@ cdef enum CommandKind:
     COMMAND_SUPPLY = 5           # group, peer, first, block (NULL: nothing to be had)
     COMMAND_LOADED = 6           # group, first, block (NULL: nothing to be had)
     COMMAND_RESIGN = 7
-    COMMAND_ADDRESS = 8          # peer, block: a PhxAddress
+    COMMAND_ADDRESS = 8          # peer, first: PeerWord, block: a PhxAddress
     COMMAND_ASK = 9              # question
     COMMAND_RESUME = 10          # group; its machine holds everything up to `first`
     COMMAND_FLOORED = 11         # group; its row says: kept from `first`, settled through `second`
@@ -69,6 +69,10 @@ cdef enum QuestionKind:
     ASK_BUSY = 5
     # verdict: a TransferVerdict; instance: the ballot that was given up. peer: to whom, 0: anybody
     ASK_TRANSFER = 7
+    # verdict: a PeerVerdict; status: a PeerWanted
+    ASK_ADD_PEER = 8
+    ASK_DROP_PEER = 9
+    ASK_MOVE_PEER = 10           # another address for one that there is
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0
@@ -92,7 +96,7 @@ cdef struct Question:
     int verdict
     Block* body
     vector[GroupRow] rows
-    void* status                 # ASK_STATUS: where the answer goes (poller.pxd, NodeStatus)
+    void* status                 # ASK_STATUS: where the answer goes (driver_state.pxd, NodeStatus)
 
 cdef struct ReadWanted:          # a read that wants its point (engine_read)
     u32 group

@@ -2,7 +2,8 @@
 
 Structs only. Which module may change what:
 
-    membership Replica.config, Engine.configs
+    membership Replica.config, Engine.configs, slots
+    peers      who is connected
     acceptor   promised, slots' accepted ballot and value, acknowledgements
     learner    chosen_through, tail, locations, catch-up
     proposer   role, ballot, phase 1, window, batches, progress of followers
@@ -510,7 +511,7 @@ cdef struct Vote:
 cdef struct Engine:
     EngineOptions options
     u32 n_slots
-    u32 slot_node[SLOTS_MAX]
+    u32 slot_node[SLOTS_MAX]    # 0: the slot is free
     u32 own_slot
     u32 incarnation
     bint started
@@ -610,6 +611,8 @@ cdef inline Pending* pending_first(Lead* lead) noexcept nogil:
 # Where `node` stands among the peers, or -1.
 cdef inline int slot_of(Engine* e, u32 node) noexcept nogil:
     cdef u32 i
+    if node == 0:
+        return -1
     for i in range(e.n_slots):
         if e.slot_node[i] == node:
             return <int>i

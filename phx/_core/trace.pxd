@@ -65,6 +65,8 @@ cdef enum TraceKind:
     TRACE_READ = 39              # group, peer: flags, first: ticket, second: deadline; result
     TRACE_TRANSFER = 40          # group, peer: to (0: anybody); result
     TRACE_PRIORITY = 41          # first: priority of this node
+    TRACE_ADD_PEER = 42          # peer; body: its store id, if that is known; result
+    TRACE_DROP_PEER = 43         # peer; result
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events;
     # points
     TRACE_TURN = 48

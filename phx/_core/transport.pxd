@@ -18,7 +18,8 @@ Payload of a HELLO frame (40 bytes; more are ignored, for versions to come):
     32      4     window         open instances per group: the same at every member; 0: not told
     36      4     pad            0
 
-A connection whose first frame is FETCH (handover.pxd) leaves the table after the checks of a HELLO.
+A connection whose first frame is FETCH or JOIN (handover.pxd) leaves the table after the checks of
+a HELLO. JOIN has the same payload, and is for who is not known here: it asks who there is.
 
 Payload of a REFUSED frame: reason u32 (REFUSED_*), pad u32, then a text for people.
 """
@@ -28,7 +29,7 @@ from phx._core.port cimport PhxAddress, PhxFds, pollfd
 from phx._core.trace cimport Trace, trace_frame, trace_sending, trace_sending_end
 
 cdef enum:
-    PEERS_MAX = 16
+    PEERS_MAX = 63               # of a node, itself not among them (state.pxd: SLOTS_MAX)
     HELLO_BYTES = 40
     HELLO_BYTES_MAX = 256        # longest payload that is believed before the handshake
     FETCH_BYTES_MAX = 1024       # and of a FETCH: as in phx/transfer/messages.py
@@ -40,10 +41,16 @@ cdef enum:
 
 cdef enum RefusedReason:
     REFUSED_VERSION = 1          # no common protocol version
-    REFUSED_NODE = 2             # not a member, or the wrong side dialled
+    REFUSED_NODE = 2             # the wrong side dialled, or that is no id of another node
     REFUSED_STORE = 3            # another store id under this node id
     REFUSED_WINDOW = 4           # the window belongs to the group, not to a node's configuration
-    REFUSED_BUSY = 5             # a FETCH: as many as may wait for Python do
+    REFUSED_BUSY = 5             # as many as may wait for Python do
+    REFUSED_UNKNOWN = 6          # it may be of the cluster, but nobody has said so here (yet)
+    REFUSED_CLUSTER = 7          # another cluster
+
+cdef enum PeerWord:              # how an address is told
+    PEER_NAMED = 1               # it is that of a name: whoever dials has it looked up as well
+    PEER_LOOKED_UP = 2           # and this is the answer
 
 cdef packed struct Hello:
     u16 version_min
@@ -63,11 +70,14 @@ cdef struct TransportHooks:
     # Payload of an ENGINE frame, borrowed for the call.
     void (*frame)(void* context, u32 peer, const u8* payload, u64 count) noexcept nogil
     void (*log)(void* context, int level, const char* text) noexcept nogil
-    # 0: this is the store that is known under this node id, in this life or a later one. Changes
-    # nothing.
+    # 0: this is the store that is known under this node id, in this life or a later one; 1: nobody
+    # was met under this id; -1: another store, or an older life. Changes nothing.
     int (*known)(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil
     # A connection that leaves the transport, and what was read of it: 0 takes both.
     int (*handed)(void* context, int fd, u32 peer, Block* said) noexcept nogil
+    # A peer with a named address is about to be dialled; so many attempts have failed since the
+    # last good handshake.
+    void (*dialing)(void* context, u32 peer, u32 attempts) noexcept nogil
 
 cdef struct TransportOptions:
     u64 cluster
@@ -114,13 +124,17 @@ cdef struct Queued:
 cdef struct Link:                # everything about one peer
     u32 node
     bint quiet                   # its next failure to connect is not worth a line
-    PhxAddress address           # no bytes: not to be dialled
+    bint named                   # its address is that of a name
+    bint looked_up               # the next attempt goes where the look-up for this one has led
+    u32 refused                  # REFUSED_*: how it answered last; 0: well, or not at all
+    PhxAddress address           # no bytes: not known, and not dialled
     Connection* connection       # up, or NULL
     Connection* dialing          # ours, before it is up, or NULL
     u64 dial_at_us
     u32 attempts                 # since the last good handshake
     u32 incarnation
     u64 heard_us                 # 0: never
+    u64 since_us                 # that it is connected, or away, or refuses
     deque[Queued] ready          # free to go; the first `sent` bytes of the first are gone
     u64 sent
     deque[Queued] held           # ascending `after`
@@ -142,8 +156,7 @@ cdef struct Transport:
     i64 listener_index
     u64 durable                  # frames with `after` up to here may leave
     u64 random_state
-    u32 n_links
-    Link links[PEERS_MAX]
+    vector[Link*] links          # ascending nodes
     vector[Connection*] connections
     # log lines about strangers: a bucket of tokens
     u64 log_tokens
@@ -155,8 +168,13 @@ cdef Transport* transport_new(const TransportOptions* options, const TransportHo
                               PhxFds* fds) noexcept nogil
 # Closes everything; calls no hook.
 cdef void transport_free(Transport* t) noexcept nogil
-# An address without bytes is not dialled. Before the first turn, or (a known node) at any time.
-cdef void transport_set_peer(Transport* t, u32 node, const PhxAddress* address) noexcept nogil
+# From now on this is a peer, and its address (PeerWord `how`); without bytes it is not dialled.
+# What was dialled to another address is closed, and dialled anew; but what a look-up says of a peer
+# that is connected is for the next time, and of one that is not there for nobody.
+cdef void transport_set_peer(Transport* t, u32 node, const PhxAddress* address, u32 how,
+                             u64 now_us) noexcept nogil
+# It is none any more: its connections are closed, what waits for it is dropped; calls no hook.
+cdef void transport_drop_peer(Transport* t, u32 node) noexcept nogil
 # The port, or -errno.
 cdef int transport_listen(Transport* t, const PhxAddress* address) noexcept nogil
 # Append what is to be watched.
@@ -165,18 +183,14 @@ cdef void transport_watch(Transport* t, vector[pollfd]* fds, u64 now_us) noexcep
 cdef u64 transport_deadline(Transport* t) noexcept nogil
 # Accept, read, dial, time out; calls the hooks. `fds` as filled by transport_watch, after poll().
 cdef void transport_turn(Transport* t, vector[pollfd]* fds, u64 now_us) noexcept nogil
-# Takes the caller's reference. peer 0: every connected peer. Unconnected: dropped.
-cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexcept nogil
-# The journal is durable up to `lsn`: what waited for that may go.
-cdef void transport_release(Transport* t, u64 lsn) noexcept nogil
-# Write what is free to go, as far as the sockets take it.
+# Write what is free to go (sending.pxd), as far as the sockets take it.
 cdef void transport_flush(Transport* t, u64 now_us) noexcept nogil
 
 cdef inline Link* transport_link(Transport* t, u32 node) noexcept nogil:
-    cdef u32 i
-    for i in range(t.n_links):
+    cdef size_t i
+    for i in range(t.links.size()):
         if t.links[i].node == node:
-            return &t.links[i]
+            return t.links[i]
     return NULL
 
 # Into the trace: those among the first `count` frames of the queue of which no byte has left.

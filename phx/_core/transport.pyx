@@ -5,19 +5,20 @@
 """Connections to the peers; see transport.pxd."""
 
 from libc.stdio cimport snprintf
-from libc.string cimport memcpy, memmove, memset, strerror
+from libc.string cimport memcmp, memcpy, memmove, strerror
 
 from phx._core.codec cimport (
-    FRAME_ENGINE, FRAME_FETCH, FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_OK, FRAME_REFUSED,
-    FRAME_SHORT, FrameHeader, frame_begin, frame_check, frame_seal, frame_verdict_text,
+    FRAME_BAD_CLUSTER, FRAME_ENGINE, FRAME_FETCH, FRAME_HEADER_BYTES, FRAME_HELLO, FRAME_JOIN,
+    FRAME_OK, FRAME_REFUSED, FRAME_SHORT, FrameHeader, frame_begin, frame_check, frame_seal,
+    frame_verdict_text,
 )
 from phx._core.handshake cimport hello_frame, hello_refused
 from phx._core.native cimport *
 from phx._core.port cimport *
+from phx._core.sending cimport GATHER_MAX, queue_drop, queue_gather, queue_sent
 
 cdef enum:
     BUFFER_BYTES = 65536         # of a connection at first
-    GATHER_MAX = 64              # frames in one send
     ACCEPT_MAX = 16              # in one turn
     ATTEMPTS_SLOW = 20           # from so many on, the back-off is the longest
     TEXT_BYTES = 240
@@ -59,18 +60,6 @@ cdef void say_limited(Transport* t, const char* text, u64 now_us) noexcept nogil
         say(t, LOG_WARNING, line)
     else:
         say(t, LOG_WARNING, text)
-
-
-cdef void drop_queue(Link* link) noexcept nogil:
-    cdef size_t i
-    for i in range(link.ready.size()):
-        block_unref(link.ready[i].frame)
-    for i in range(link.held.size()):
-        block_unref(link.held[i].frame)
-    link.ready.clear()
-    link.held.clear()
-    link.queued_bytes = 0
-    link.sent = 0
 
 
 cdef void dial_later(Transport* t, Link* link, u64 now_us) noexcept nogil:
@@ -119,7 +108,8 @@ cdef void connection_close(Transport* t, Connection* c, u64 now_us) noexcept nog
         dial_later(t, link, now_us)
     if link.connection == c:
         link.connection = NULL
-        drop_queue(link)
+        link.since_us = now_us
+        queue_drop(link)
         dial_later(t, link, now_us)
         t.hooks.disconnected(t.hooks.context, link.node)
 
@@ -144,9 +134,10 @@ cdef void connection_fail(Transport* t, Connection* c, const char* why, u64 now_
     connection_close(t, c, now_us)
 
 
-# Tell the peer why, as far as its socket takes it at once, and close.
-cdef void connection_refuse(Transport* t, Connection* c, u32 dest, u32 reason, const char* why,
-                            u64 now_us) noexcept nogil:
+# Tell the other side why, as far as its socket takes it at once, and close. `cluster`: its own, or
+# it would not understand.
+cdef void connection_refuse(Transport* t, Connection* c, u32 dest, u64 cluster, u32 reason,
+                            const char* why, u64 now_us) noexcept nogil:
     cdef u32 words[2]
     cdef iovec part
     cdef u64 count = 0
@@ -157,7 +148,7 @@ cdef void connection_refuse(Transport* t, Connection* c, u32 dest, u32 reason, c
     words[1] = 0
     out = block_append(out, words, 8)
     out = block_append(out, why, count)
-    frame_seal(out, 0, FRAME_REFUSED, t.options.node, dest, t.options.cluster)
+    frame_seal(out, 0, FRAME_REFUSED, t.options.node, dest, cluster)
     if c.control == NULL or c.control_sent == c.control.size:
         part.iov_base = out.data
         part.iov_len = out.size
@@ -168,7 +159,12 @@ cdef void connection_refuse(Transport* t, Connection* c, u32 dest, u32 reason, c
 
 cdef void dial(Transport* t, Link* link, u64 now_us) noexcept nogil:
     cdef Connection* c
-    cdef int fd = phx_dial(&link.address)
+    cdef int fd = -1
+    if link.named and not link.looked_up:
+        t.hooks.dialing(t.hooks.context, link.node, link.attempts)
+    link.looked_up = False
+    if link.address.bytes:
+        fd = phx_dial(&link.address)
     if fd < 0:
         dial_later(t, link, now_us)
         return
@@ -177,6 +173,12 @@ cdef void dial(Transport* t, Link* link, u64 now_us) noexcept nogil:
     c.address = link.address
     c.want_write = True
     link.dialing = c
+
+
+# It waits for its time to be dialled.
+cdef inline bint undialled(Transport* t, Link* link) noexcept nogil:
+    return (link.node > t.options.node and (link.address.bytes or link.named)
+            and link.connection == NULL and link.dialing == NULL)
 
 
 cdef void dialled(Transport* t, Connection* c, u64 now_us) noexcept nogil:
@@ -227,7 +229,7 @@ cdef void accept_some(Transport* t, u64 now_us) noexcept nogil:
 cdef void replace(Transport* t, Link* link, u64 now_us) noexcept nogil:
     cdef Connection* old = link.connection
     link.connection = NULL
-    drop_queue(link)
+    queue_drop(link)
     connection_fail(t, old, "replaced by a newer one", now_us)
 
 
@@ -245,12 +247,12 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
     memcpy(&hello, payload, sizeof(Hello))
     reason = hello_refused(t, header, &hello, c.inbound, &why)
     if reason != 0:
-        connection_refuse(t, c, header.source, reason, why, now_us)
+        connection_refuse(t, c, header.source, header.cluster, reason, why, now_us)
         return
     c.peer = link.node
     if t.hooks.connected(t.hooks.context, link.node, hello.incarnation, hello.store_id) != 0:
         link.attempts = ATTEMPTS_SLOW
-        connection_refuse(t, c, link.node, REFUSED_STORE,
+        connection_refuse(t, c, link.node, header.cluster, REFUSED_STORE,
                           "another store, or an older incarnation, than this node had", now_us)
         return
     if link.connection != NULL:
@@ -261,6 +263,8 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
     if link.dialing == c:
         link.dialing = NULL
     link.connection = c
+    link.since_us = now_us
+    link.refused = 0
     link.attempts = 0
     link.quiet = False
     link.incarnation = hello.incarnation
@@ -272,30 +276,33 @@ cdef void greet(Transport* t, Connection* c, const FrameHeader* header, const u8
     say(t, LOG_INFO, line)
 
 
-# A peer that came for a checkpoint: its connection goes to Python with all that was read of it.
-cdef void fetched(Transport* t, Connection* c, const FrameHeader* header, const u8* payload,
+# Somebody who came for a checkpoint, or to ask who is there: the connection goes to Python with all
+# that was read of it.
+cdef void visited(Transport* t, Connection* c, const FrameHeader* header, const u8* payload,
                   u64 now_us) noexcept nogil:
     cdef Hello hello
     cdef const char* why = NULL
     cdef const u8* frame = payload - FRAME_HEADER_BYTES
     cdef Block* said
     cdef u32 reason
+    cdef int known
     if header.payload_bytes < sizeof(Hello):
-        connection_fail(t, c, "a fetch that is too short", now_us)
+        connection_fail(t, c, "a question that is too short", now_us)
         return
     memcpy(&hello, payload, sizeof(Hello))
     reason = hello_refused(t, header, &hello, False, &why)
-    if reason == 0 and t.hooks.known(t.hooks.context, header.source, hello.incarnation,
-                                     hello.store_id) != 0:
+    known = t.hooks.known(t.hooks.context, header.source, hello.incarnation, hello.store_id)
+    if reason == 0 and (known < 0 or (known > 0 and header.kind == FRAME_FETCH)):
         reason = REFUSED_STORE
         why = "another store, or an older incarnation, than this node had"
     if reason != 0:
-        connection_refuse(t, c, header.source, reason, why, now_us)
+        connection_refuse(t, c, header.source, header.cluster, reason, why, now_us)
         return
     said = block_copy(frame, <u64>(c.buffer + c.end - frame))
     if t.hooks.handed(t.hooks.context, c.fd, header.source, said) != 0:
         block_unref(said)
-        connection_refuse(t, c, header.source, REFUSED_BUSY, "too many connections wait", now_us)
+        connection_refuse(t, c, header.source, header.cluster, REFUSED_BUSY,
+                          "too many connections wait", now_us)
         return
     c.state = CONNECTION_CLOSED  # and the descriptor is somebody else's
 
@@ -305,12 +312,17 @@ cdef void refused(Transport* t, Connection* c, const u8* payload, u64 count,
     cdef char line[TEXT_BYTES]
     cdef u64 i = 0
     cdef char text[129]
+    cdef Link* link = transport_link(t, c.peer)
+    if count >= 4:
+        if link.refused == 0 and link.connection == NULL:
+            link.since_us = now_us
+        memcpy(&link.refused, payload, 4)
     while i < 128 and 8 + i < count and 32 <= payload[8 + i] < 127:
         text[i] = payload[8 + i]
         i += 1
     text[i] = 0
     snprintf(line, TEXT_BYTES, "refused by the other side: %s", text)
-    transport_link(t, c.peer).attempts = ATTEMPTS_SLOW
+    link.attempts = ATTEMPTS_SLOW
     connection_fail(t, c, line, now_us)
 
 
@@ -321,8 +333,9 @@ cdef void handle(Transport* t, Connection* c, const FrameHeader* header, const u
         refused(t, c, payload, header.payload_bytes, now_us)
     elif c.state == CONNECTION_HELLO and header.kind == FRAME_HELLO:
         greet(t, c, header, payload, now_us)
-    elif c.state == CONNECTION_HELLO and header.kind == FRAME_FETCH and c.inbound:
-        fetched(t, c, header, payload, now_us)
+    elif c.state == CONNECTION_HELLO and c.inbound and (
+            header.kind == FRAME_FETCH or header.kind == FRAME_JOIN):
+        visited(t, c, header, payload, now_us)
     elif c.state == CONNECTION_UP and header.kind == FRAME_ENGINE:
         link = transport_link(t, c.peer)
         link.frames_received += 1
@@ -353,10 +366,15 @@ cdef void parse(Transport* t, Connection* c, u64 now_us) noexcept nogil:
         verdict = frame_check(at, c.end - c.start, limit, t.options.cluster, t.options.node, c.peer)
         if verdict == FRAME_SHORT:
             break
+        if verdict != FRAME_SHORT:
+            memcpy(&header, at, FRAME_HEADER_BYTES)
+        if verdict == FRAME_BAD_CLUSTER and c.state == CONNECTION_HELLO and c.inbound:
+            connection_refuse(t, c, header.source, header.cluster, REFUSED_CLUSTER,
+                              frame_verdict_text(verdict), now_us)
+            return
         if verdict != FRAME_OK:
             connection_fail(t, c, frame_verdict_text(verdict), now_us)
             return
-        memcpy(&header, at, FRAME_HEADER_BYTES)
         c.start += FRAME_HEADER_BYTES + <u64>header.payload_bytes
         handle(t, c, &header, at + FRAME_HEADER_BYTES, now_us)
     if c.start == c.end:
@@ -423,83 +441,13 @@ cdef void read_some(Transport* t, Connection* c, u64 now_us) noexcept nogil:
 
 # --- what leaves
 
-cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexcept nogil:
-    cdef u32 i
-    if peer == 0:
-        for i in range(t.n_links):
-            if t.links[i].connection != NULL:
-                transport_send(t, t.links[i].node, after, block_ref(frame))
-        block_unref(frame)
-        return
-    cdef Link* link = transport_link(t, peer)
-    cdef Queued item
-    if link == NULL or link.connection == NULL or (
-            link.queued_bytes and link.queued_bytes + frame.size > t.options.peer_queue_bytes_max):
-        if link != NULL:
-            link.frames_dropped += 1
-        block_unref(frame)
-        return
-    item.after = after
-    item.frame = frame
-    link.queued_bytes += frame.size
-    if after <= t.durable:
-        link.ready.push_back(item)
-        return
-    link.held.push_back(item)
-    cdef size_t at = link.held.size() - 1
-    while at > 0 and link.held[at - 1].after > after:
-        link.held[at] = link.held[at - 1]
-        at -= 1
-    link.held[at] = item
-
-
-cdef void transport_release(Transport* t, u64 lsn) noexcept nogil:
-    cdef u32 i
-    cdef Link* link
-    if lsn <= t.durable:
-        return
-    t.durable = lsn
-    for i in range(t.n_links):
-        link = &t.links[i]
-        while not link.held.empty() and link.held.front().after <= lsn:
-            link.ready.push_back(link.held.front())
-            link.held.pop_front()
-
-
-cdef void sent_frames(Link* link, u64 count) noexcept nogil:
-    cdef u64 left
-    link.bytes_sent += count
-    while count:
-        left = link.ready.front().frame.size - link.sent
-        if count < left:
-            link.sent += count
-            return
-        count -= left
-        link.queued_bytes -= link.ready.front().frame.size
-        block_unref(link.ready.front().frame)
-        link.ready.pop_front()
-        link.frames_sent += 1
-        link.sent = 0
-
-
 cdef int gather(Transport* t, Connection* c, Link* link, iovec* parts) noexcept nogil:
     cdef int n = 0
-    cdef size_t i
-    cdef Queued* item
     if c.control != NULL:
         parts[0].iov_base = c.control.data + c.control_sent
         parts[0].iov_len = c.control.size - c.control_sent
         n = 1
-    if link == NULL:
-        return n
-    for i in range(min(<size_t>(GATHER_MAX - n), link.ready.size())):
-        item = &link.ready[i]
-        if item.after > t.durable:
-            phx_fatal("a frame was about to leave before its record is durable")
-        parts[n].iov_base = item.frame.data + (link.sent if i == 0 else 0)
-        parts[n].iov_len = item.frame.size - (link.sent if i == 0 else 0)
-        n += 1
-    return n
+    return n if link == NULL else queue_gather(t, link, parts, n)
 
 
 cdef void flush_one(Transport* t, Connection* c) noexcept nogil:
@@ -529,7 +477,7 @@ cdef void flush_one(Transport* t, Connection* c) noexcept nogil:
                 block_unref(c.control)
                 c.control = NULL
         if link != NULL:
-            sent_frames(link, <u64>sent)
+            queue_sent(link, <u64>sent)
 
 
 cdef void transport_flush(Transport* t, u64 now_us) noexcept nogil:
@@ -569,7 +517,6 @@ cdef u64 transport_deadline(Transport* t) noexcept nogil:
     cdef u64 at = NEVER
     cdef size_t i
     cdef Connection* c
-    cdef Link* link
     if t.listener >= 0 and t.listen_at_us:
         at = t.listen_at_us
     for i in range(t.connections.size()):
@@ -578,11 +525,9 @@ cdef u64 transport_deadline(Transport* t) noexcept nogil:
             return 0
         at = min(at, c.heard_us + t.options.silence_us if c.state == CONNECTION_UP
                  else c.deadline_us)
-    for i in range(t.n_links):
-        link = &t.links[i]
-        if link.node > t.options.node and link.address.bytes and link.connection == NULL \
-                and link.dialing == NULL:
-            at = min(at, link.dial_at_us)
+    for i in range(t.links.size()):
+        if undialled(t, t.links[i]):
+            at = min(at, t.links[i].dial_at_us)
     return at
 
 
@@ -600,10 +545,9 @@ cdef void time_out(Transport* t, u64 now_us) noexcept nogil:
             connection_fail(t, c, "nothing was heard for too long", now_us)
         elif c.state != CONNECTION_UP and now_us >= c.deadline_us:
             connection_fail(t, c, "the handshake took too long", now_us)
-    for i in range(t.n_links):
-        link = &t.links[i]
-        if link.node > t.options.node and link.address.bytes and link.connection == NULL \
-                and link.dialing == NULL and now_us >= link.dial_at_us:
+    for i in range(t.links.size()):
+        link = t.links[i]
+        if undialled(t, link) and now_us >= link.dial_at_us:
             dial(t, link, now_us)
 
 
@@ -666,24 +610,80 @@ cdef void transport_free(Transport* t) noexcept nogil:
         if t.connections[i].state != CONNECTION_CLOSED:
             phx_fds_close(t.fds, t.connections[i].fd)
         connection_free(t.connections[i])
-    for i in range(t.n_links):
-        drop_queue(&t.links[i])
+    for i in range(t.links.size()):
+        queue_drop(t.links[i])
+        phx_delete[Link](t.links[i])
     if t.listener >= 0:
         phx_fds_close(t.fds, t.listener)
     phx_delete(t)
 
 
-cdef void transport_set_peer(Transport* t, u32 node, const PhxAddress* address) noexcept nogil:
+cdef Link* link_new(Transport* t, u32 node, u64 now_us) noexcept nogil:
+    cdef Link* link = phx_new[Link]()
+    cdef size_t at = t.links.size()
+    link.node = node
+    link.since_us = now_us
+    t.links.push_back(link)
+    while at > 0 and t.links[at - 1].node > node:
+        t.links[at] = t.links[at - 1]
+        at -= 1
+    t.links[at] = link
+    return link
+
+
+cdef bint same_address(const PhxAddress* a, const PhxAddress* b) noexcept nogil:
+    return a.bytes == b.bytes and memcmp(&a.at, &b.at, a.bytes) == 0
+
+
+cdef void transport_set_peer(Transport* t, u32 node, const PhxAddress* address, u32 how,
+                             u64 now_us) noexcept nogil:
     cdef Link* link = transport_link(t, node)
+    cdef Connection* dialing
+    cdef bint looked_up = how & PEER_LOOKED_UP, moved
+    if link == NULL and looked_up:
+        return
     if link == NULL:
-        if t.n_links == PEERS_MAX:
+        if t.links.size() == PEERS_MAX:
             return
-        link = &t.links[t.n_links]
-        t.n_links += 1
-        link.node = node
+        link = link_new(t, node, now_us)
+    moved = not same_address(&link.address, address)
     link.address = address[0]
+    if not looked_up:
+        link.named = how & PEER_NAMED
+        link.attempts = 0
+        link.quiet = False
+    elif not moved:
+        return
+    link.looked_up = looked_up
     link.dial_at_us = 0
-    link.attempts = 0
+    if not moved:
+        return
+    dialing = link.dialing
+    if dialing != NULL:
+        link.dialing = NULL
+        connection_close(t, dialing, now_us)
+    if link.connection != NULL and not link.connection.inbound and not looked_up:
+        connection_fail(t, link.connection, "it is somewhere else now", now_us)
+        link.dial_at_us = 0
+    reap(t)
+
+
+cdef void transport_drop_peer(Transport* t, u32 node) noexcept nogil:
+    cdef Link* link = transport_link(t, node)
+    cdef size_t i, kept = 0
+    if link == NULL:
+        return
+    for i in range(t.links.size()):
+        if t.links[i] != link:
+            t.links[kept] = t.links[i]
+            kept += 1
+    t.links.resize(kept)
+    for i in range(t.connections.size()):
+        if t.connections[i].peer == node:
+            connection_close(t, t.connections[i], 0)  # of nobody: no more than that
+    queue_drop(link)
+    phx_delete(link)
+    reap(t)
 
 
 cdef int transport_listen(Transport* t, const PhxAddress* address) noexcept nogil:

@@ -21,6 +21,7 @@ cdef struct Door:
     vector[Block*] lines
     Handover handover
     u32 refuse                   # a peer that is not taken
+    vector[u32] dialing
 
 cdef class TransportDoor:
     cdef Door* door

@@ -21,8 +21,19 @@ class TransportDoor:
     def refuse(self, node: int) -> None:
         """From now on, a handshake of this node is refused."""
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> int: ...
-    def set_peer(self, node: int, port: int, host: str = "127.0.0.1") -> None:
+    def set_peer(
+        self,
+        node: int,
+        port: int,
+        host: str = "127.0.0.1",
+        *,
+        named: bool = False,
+        looked_up: bool = False,
+    ) -> None:
         """Port 0: a peer that is known, but not dialled."""
+    def drop_peer(self, node: int) -> None: ...
+    def dialing(self) -> list[int]:
+        """Peers with names that were about to be dialled, since the last call."""
     def step(self, wait_ms: int = 0) -> None:
         """One turn: wait for at most so long, read, dial, time out, write."""
     def send(self, peer: int, payload: bytes, after: int = 0) -> None: ...

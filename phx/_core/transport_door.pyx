@@ -11,6 +11,7 @@ from phx._core.codec cimport FRAME_ENGINE, frame_begin, frame_seal
 from phx._core.handover cimport *
 from phx._core.native cimport *
 from phx._core.port cimport PhxAddress, phx_address, phx_now_us, poll
+from phx._core.sending cimport transport_release, transport_send
 from phx._core.transport cimport *
 
 cdef enum:
@@ -44,11 +45,18 @@ cdef void door_log(void* context, int level, const char* text) noexcept nogil:
 
 
 cdef int door_known(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
-    return -1 if peer == (<Door*>context).refuse else 0
+    cdef Door* door = <Door*>context
+    if peer == door.refuse:
+        return -1
+    return 0 if transport_link(door.transport, peer) != NULL else 1
 
 
 cdef int door_handed(void* context, int fd, u32 peer, Block* said) noexcept nogil:
     return 0 if handover_push(&(<Door*>context).handover, fd, peer, said) else -1
+
+
+cdef void door_dialing(void* context, u32 peer, u32 attempts) noexcept nogil:
+    (<Door*>context).dialing.push_back(peer)
 
 
 cdef bytes taken(Block* block):
@@ -86,6 +94,7 @@ cdef class TransportDoor:
         hooks.log = door_log
         hooks.known = door_known
         hooks.handed = door_handed
+        hooks.dialing = door_dialing
         handover_init(&self.door.handover)
         self.door.transport = transport_new(&o, &hooks, &self.door.fds)
 
@@ -117,13 +126,24 @@ cdef class TransportDoor:
             raise OSError(-found, "listen")
         return found
 
-    def set_peer(self, node, port, host="127.0.0.1"):
+    def set_peer(self, node, port, host="127.0.0.1", *, named=False, looked_up=False):
         """Port 0: a peer that is known, but not dialled."""
         cdef PhxAddress address
         memset(&address, 0, sizeof(address))
         if port and phx_address(&address, host.encode(), port) != 0:
             raise ValueError(host)
-        transport_set_peer(self.door.transport, node, &address)
+        transport_set_peer(self.door.transport, node, &address,
+                           PEER_NAMED * bool(named) + PEER_LOOKED_UP * bool(looked_up),
+                           phx_now_us())
+
+    def drop_peer(self, node):
+        transport_drop_peer(self.door.transport, node)
+
+    def dialing(self):
+        """Peers with names that were about to be dialled, since the last call."""
+        found = [self.door.dialing[i] for i in range(self.door.dialing.size())]
+        self.door.dialing.clear()
+        return found
 
     def step(self, wait_ms=0):
         """One turn: wait for at most so long, read, dial, time out, write."""
@@ -180,14 +200,15 @@ cdef class TransportDoor:
     def status(self):
         """What the transport holds: connections, their buffers, and each peer's queue."""
         cdef Transport* t = self.door.transport
-        cdef u32 i
+        cdef size_t i
         links = {}
-        for i in range(t.n_links):
+        for i in range(t.links.size()):
             links[t.links[i].node] = {
                 "connected": t.links[i].connection != NULL,
                 "ready": t.links[i].ready.size(), "held": t.links[i].held.size(),
                 "queued_bytes": t.links[i].queued_bytes, "dropped": t.links[i].frames_dropped,
                 "sent": t.links[i].frames_sent, "connects": t.links[i].connects,
+                "refused": t.links[i].refused, "since_us": t.links[i].since_us,
             }
         return {
             "connections": t.connections.size(), "rejected": t.rejected,

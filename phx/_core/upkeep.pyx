@@ -71,7 +71,7 @@ cdef void recycle(DriverState* s) noexcept nogil:
 # What a turn may make of what it reads and of what phase 1 found, at most.
 cdef u64 turn_bytes(DriverState* s) noexcept nogil:
     cdef const EngineOptions* o = &s.options.engine
-    return (<u64>(o.n_members - 1) * (READ_BYTES + <u64>o.frame_bytes_max)
+    return (<u64>s.transport.links.size() * (READ_BYTES + <u64>o.frame_bytes_max)
             + 4 * <u64>o.batch_bytes_max + <u64>o.value_bytes_max)
 
 

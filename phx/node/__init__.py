@@ -5,7 +5,9 @@
     folder         who may open it, and whether what lies in it fits together
     lives          what outlives a journal: incarnation, ceiling of promises
     rejoining      a journal that is lost, before the node starts: may it go on without?
-    addresses      where the members are, as numbers
+    addresses      where the other nodes are, now
+    neighbours     the other nodes, as they come and go
+    joining        a node that is no member yet: who is there?
     control        the socket in the folder, for commands to a running node
     moves          all leaderships are moved off the node
     keeper         the store thread: the only one that writes to LMDB
@@ -194,8 +196,21 @@ class Node:
         return self._room.status()
 
     def set_address(self, node: int, address: str) -> None:
-        """Reach another member at this "host:port" from now on."""
-        self._room.set_address(node, address)
+        """Reach another member at this "host:port" from now on, also after a restart.
+
+        A connection to where it was is closed, and made anew to there by the one of the two nodes
+        that has the lower id; so tell both. A name in place of a number is looked up at once, which
+        may block for as long as the resolver does, and afresh at each attempt to connect. The
+        store has it a moment later; it counts until the configuration says another address of that
+        node than it does now.
+
+        Raises:
+            NotInCluster: there is no such member.
+            ValueError, SystemFailure: that is no address, or the name has none.
+            ConfigError: it is this node.
+            Closed: the node is not open.
+        """
+        self._room.neighbours.move(node, address)
 
     @property
     def priority(self) -> int:

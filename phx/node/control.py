@@ -13,6 +13,13 @@ A connection carries one request and one answer, each a line of JSON:
     {"do": "undrain"}
     {"priority": 100}
 
+    {"do": "peers"}
+    {"peers": [{"node": 2, "address": …, "connected": …, "refused": …, "since_us_ago": …,
+                "heard_us_ago": …}]}
+
+    {"do": "move", "node": 2, "address": "10.0.0.9:7000"}      as `Node.set_address`
+    {"peers": …}
+
 The file has mode 0600 before anybody can connect: so it is this user (or root) who does.
 """
 
@@ -39,6 +46,7 @@ from typing import Any
 from phx.applier import GroupState
 from phx.errors import NotInCluster, PhxError, SystemFailure
 from phx.node.moves import Moves
+from phx.node.neighbours import Neighbours
 from phx.types import CheckpointInfo, Moved
 
 __all__ = ["NAME", "Control", "ask"]
@@ -90,16 +98,23 @@ class Control(threading.Thread):
         take: asks for a checkpoint of a group. Of several groups of one request the next is asked
             for when the one before is done, so that nobody's request fills the line.
         moves: gives leaderships away.
+        neighbours: the other nodes; raises what a call on a node gets that is not open.
     """
 
     def __init__(
-        self, folder: Path, states: Mapping[int, GroupState], take: Take, moves: Moves
+        self,
+        folder: Path,
+        states: Mapping[int, GroupState],
+        take: Take,
+        moves: Moves,
+        neighbours: Callable[[], Neighbours],
     ) -> None:
         super().__init__(name="phx-control", daemon=True)
         self._folder = folder
         self._states = states
         self._take = take
         self._moves = moves
+        self._neighbours = neighbours
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = os.pipe()
@@ -230,9 +245,15 @@ class Control(threading.Thread):
             case {"do": "undrain", **more} if not more:
                 caller.answer = {"priority": self._moves.undrain()}
                 return iter([])
+            case {"do": "peers", **more} if not more:
+                caller.answer = peers_of(self._neighbours())
+                return iter([])
+            case {"do": "move", "node": node, "address": address, **more} if not more:
+                return self._move(caller, node, address)
         raise ValueError(
             'what can be asked for: {"do": "checkpoint", "group": …}, '
-            '{"do": "drain", "to": …, "timeout": …}, {"do": "undrain"}'
+            '{"do": "drain", "to": …, "timeout": …}, {"do": "undrain"}, {"do": "peers"}, '
+            '{"do": "move", "node": …, "address": …}'
         )
 
     def _checkpoints(self, caller: Caller, group: object) -> Iterator[Step]:
@@ -258,6 +279,28 @@ class Control(threading.Thread):
         future = self._moves.drain(to, timeout)
         caller.answer = {"priority": self._moves.priority, "moved": [], "failed": []}
         return iter([(lambda: future, partial(moved, caller.answer))])
+
+    def _move(self, caller: Caller, node: object, address: object) -> Iterator[Step]:
+        if isinstance(node, bool) or not isinstance(node, int):
+            raise ValueError("a node is a number")
+        if not isinstance(address, str):
+            raise ValueError("an address is a text: host:port")
+        neighbours, future = self._neighbours(), Future[None]()
+
+        def move() -> None:  # a name is looked up, for as long as that takes
+            try:
+                neighbours.move(node, address)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        def noted(done: Future[Any]) -> None:
+            error = done.exception()
+            caller.answer = {"error": str(error)} if error is not None else peers_of(neighbours)
+
+        threading.Thread(target=move, name="phx-move", daemon=True).start()
+        return iter([(lambda: future, noted)])
 
     def _go_on(self, caller: Caller) -> None:
         assert caller.steps is not None
@@ -317,6 +360,13 @@ class Control(threading.Thread):
         self._selector.close()
         self._pipe = threading.RLock()  # the parent's may have been held when it forked
         self._close_pipe()
+
+
+def peers_of(neighbours: Neighbours) -> dict[str, Any]:
+    peers = [asdict(peer) for _, peer in sorted(neighbours.peers().items())]
+    for peer in peers:
+        del peer["detail"]
+    return {"peers": peers}
 
 
 def taken(answer: dict[str, Any], group: int, future: Future[CheckpointInfo]) -> None:

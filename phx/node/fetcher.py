@@ -74,6 +74,7 @@ class Peers:
         addresses: (numeric host, port) of every other member whose address is known.
         connected: those that there is a connection with.
         timeout_us: for connecting.
+        reach: the same of one node, looked up afresh (which blocks); raises KeyError.
     """
 
     cluster: int
@@ -83,6 +84,11 @@ class Peers:
     addresses: Callable[[], Mapping[int, tuple[str, int]]]
     connected: Callable[[], set[int]]
     timeout_us: int
+    reach: Callable[[int], tuple[str, int]] | None = None
+
+    def at(self, node: int) -> tuple[str, int]:
+        """Where to connect with it now. Blocks. Raises KeyError, OSError."""
+        return self.addresses()[node] if self.reach is None else self.reach(node)
 
     def known(self) -> dict[int, tuple[str, int]]:
         """Those that can be asked now."""
@@ -393,7 +399,7 @@ class Fetcher:
             want.node, want.why = node, ""
         watched = _Watched(receiver, want)
         try:
-            line = self._lines.dial(*peers.addresses()[node], peers.timeout_us)
+            line = self._lines.dial(*peers.at(node), peers.timeout_us)
             try:
                 hello = receiver.hello(peers.greeting)
                 self._lines.run(line, watched, lambda: receiver.ended, hello)
@@ -472,7 +478,7 @@ class Fetcher:
         peers = self._peers
         asker = Asker(Ends(peers.cluster, peers.node, node), fetch, now_us())
         try:
-            line = self._lines.dial(*peers.addresses()[node], peers.timeout_us)
+            line = self._lines.dial(*peers.at(node), peers.timeout_us)
             try:
                 self._lines.run(line, asker, lambda: asker.ended, asker.hello(peers.greeting))
             finally:

@@ -198,6 +198,17 @@ class Lives:
         write(store, after)
         self._facts = after
 
+    def store_of(self, node: int) -> bytes | None:
+        """The store that was seen behind a node id, in any life; None: none was, that is known."""
+        return self._facts.peers.get(node) if self._facts is not None else None
+
+    def keep_peers(self) -> None:
+        """Whoever was met is remembered, durably, when this returns. Blocks; not on the store
+        thread. Raises StoreError, Closed."""
+        self._ask(self._settle).result()
+        if self._failed:
+            raise StoreError(self._failed)
+
     def wanted(self, ceiling: int) -> None:
         """The engine wants a higher ceiling. Any thread."""
         self._wanted = max(self._wanted, ceiling)
@@ -244,7 +255,8 @@ class Lives:
             # A store that was made anew knows of less than the journal.
             rows = driver.group_statuses()
             # (What a suspect group may have promised counts, too: its mark has raised that.)
-            highest = max(int(row["highest_seen"]) >> COUNTER_BITS for row in rows)
+            counters = (int(row["highest_seen"]) >> COUNTER_BITS for row in rows)
+            highest = max(counters, default=0)
             if highest + CEILING_STEP // 2 > before.ceiling:
                 self._wanted = max(self._wanted, highest + CEILING_STEP)
             self._compared = True

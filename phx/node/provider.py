@@ -26,7 +26,7 @@ from phx._core.driver import DriverError
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.manifest import Manifest
-from phx.errors import Damaged, StoreError
+from phx.errors import Damaged, PhxError, StoreError
 from phx.node.line import Ending, Lines, now_us
 from phx.node.threads import join_all
 from phx.store import Store
@@ -34,6 +34,7 @@ from phx.transfer.choice import offered
 from phx.transfer.messages import (
     CHECKPOINT,
     DIGESTS,
+    JOIN,
     OFFER_WANTED,
     Chain,
     Cut,
@@ -41,6 +42,7 @@ from phx.transfer.messages import (
     Entry,
     Fetch,
     Offer,
+    kind_of,
     unpack_entries,
 )
 from phx.transfer.sender import Bucket, Sender
@@ -165,6 +167,7 @@ class Provider:
 
     Attributes:
         doubted: whether no checkpoint of a group is for others.
+        welcome: the answer to a JOIN; b"": none.
         counters: since the start; "providing": now.
     """
 
@@ -184,6 +187,7 @@ class Provider:
     ) -> None:
         self.catalog = catalog
         self.doubted: Callable[[int], bool] = lambda group: False
+        self.welcome: Callable[[bytes, Ends], bytes] = lambda said, ends: b""
         self.pins = Pins(catalog)
         self._states = states
         self._driver = driver
@@ -268,8 +272,11 @@ class Provider:
     # --- one connection
 
     def _serve(self, one: socket.socket, node: int, said: bytes) -> None:
-        talk = _Talk(self, node)
         ends = Ends(self._cluster, self._node, node)
+        if kind_of(said) == JOIN:
+            self._introduce(one, ends, said)
+            return
+        talk = _Talk(self, node)
         sender = Sender(self.catalog.files, ends, talk, self._bucket, now_us())
         try:
             out = sender.feed(said, now_us())
@@ -285,6 +292,17 @@ class Provider:
             sender.close()
             self._lines.close(one)
             self._over(talk, sender)
+
+    def _introduce(self, one: socket.socket, ends: Ends, said: bytes) -> None:
+        try:
+            self._lines.send(one, self.welcome(said, ends))
+            log.info("node %d, which is no peer here, asked who is there", ends.peer)
+        except Ending:
+            pass
+        except (Cut, OSError, PhxError) as error:
+            log.debug("node %d, which asked who is there: %s", ends.peer, error)
+        finally:
+            self._lines.close(one)
 
     def _failed(self, talk: _Talk, sender: Sender, error: Exception) -> None:
         if talk.holds is None:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,6 +25,7 @@ from phx._core.driver import (
     Driver,
     DriverError,
 )
+from phx._core.peer_table import PeerTable
 from phx._core.read_tickets import ReadTickets
 from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
@@ -55,7 +56,7 @@ from phx.errors import (
 )
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
-from phx.node.addresses import Addresses
+from phx.node.addresses import Addresses, learned
 from phx.node.commits import Commits
 from phx.node.control import Control
 from phx.node.doctor import Doctor
@@ -66,6 +67,7 @@ from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
+from phx.node.neighbours import Neighbours
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
@@ -73,7 +75,7 @@ from phx.reading import Reading
 from phx.store import Store
 from phx.store_facts import Facts
 from phx.transfer.staging import kept
-from phx.types import NodeStatus, PeerStatus
+from phx.types import NodeStatus
 
 log = logging.getLogger("phx")
 
@@ -107,10 +109,18 @@ class Room:
     It never refers to its Node, so that a Node that nobody closed can be collected, and closed.
     """
 
-    def __init__(self, config: Config, machines: Machines, *, bootstrap: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        machines: Machines,
+        *,
+        bootstrap: bool,
+        join: Sequence[str] = (),
+    ) -> None:
         self.config = config
         self._machines = machines
         self._bootstrap = bootstrap
+        self._join = join  # it is a member of nothing, and these know who is there
         self._folder = Folder(Path(config.dir))
         self._doctor = Doctor(self._folder, config)
         self._keeper: Keeper | None = None
@@ -119,10 +129,12 @@ class Room:
         self.forked = False
         self._ended = False
         self.before_abandon: Callable[[], None] = lambda: None
-        ids = self._ids = config.group_ids  # asked for once: all tables share these numbers
+        # (Asked for once: all tables share these numbers.)
+        ids = self._ids = () if join else config.group_ids
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
         self._lives: Lives | None = None
+        self._neighbours: Neighbours | None = None
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
@@ -158,6 +170,8 @@ class Room:
             raise
         self._state = "open"
         _rooms.add(self)
+        if self._join:
+            self.neighbours.join(self._join, self._store.identity.store_id)
 
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
@@ -196,6 +210,7 @@ class Room:
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
                 starts[group] = floor.kept_from - 1
+        self._addresses.begin(learned(store, doctor.note))
         lives = self._lives = Lives(config, self._keeper.ask)
         lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
         lives.start(self._folder, create, self._bootstrap, partial(self._start, store, starts))
@@ -223,9 +238,17 @@ class Room:
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
         self._keeper.serve(self.driver)
-        lives.serve(self.driver)
+        self._meet(lives)
         self.applier.on_ceiling = lives.wanted
         self._keep_checkpoints(catalog, list(starts))
+
+    def _meet(self, lives: Lives) -> None:
+        """The other nodes: those that are known, and those that come."""
+        assert self._keeper is not None
+        addresses, error_of = self._addresses, self.door.error_of
+        lives.serve(self.driver)
+        addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
+        self._neighbours = Neighbours(self.config, addresses, lives, self.opened, error_of)
 
     def _open_reads(self) -> None:
         driver = self.driver
@@ -311,7 +334,8 @@ class Room:
             snapshots,
             factory=self._made,
             paused=self._restorer.paused,
-            addresses=self._addresses.known,
+            addresses=self._addresses,
+            welcome=lambda said, ends: self.neighbours.welcome(said, ends),
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
@@ -323,7 +347,8 @@ class Room:
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
         transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
-        self._control = Control(Path(self.config.dir), self.states, snapshots.ask, self.moves)
+        folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
+        self._control = Control(folder, self.states, take, moves, lambda: self.neighbours)
         self._control.listen()
 
     def rebuild(self, group: int) -> Future[None]:
@@ -357,7 +382,7 @@ class Room:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
         parts = (
             self._transfers, self._restorer, self._snapshots, self._control, self._doctor,
-            self.moves,
+            self.moves, self._neighbours,
         )  # fmt: skip
         there = [one for one in parts if one is not None]
         if wait_s is not None:
@@ -369,8 +394,8 @@ class Room:
 
     def _idle(self) -> bool:
         """In the store thread's idle time; whether it may be long until the next one."""
-        resolved = self._late_addresses()
-        return (self._lives is None or self._lives.look()) and resolved
+        kept = self._addresses.look(self._store)
+        return (self._lives is None or self._lives.look()) and kept
 
     def _start(
         self,
@@ -386,6 +411,8 @@ class Room:
             node=config.node,
             store_id=store.identity.store_id,
             members=self._addresses.members(),
+            peers=self._addresses.others(),
+            named=self._addresses.named(),
             bind=self._addresses.bind(),
             groups=self._ids,
             settled=store.settled(),
@@ -409,12 +436,10 @@ class Room:
             driver = getattr(self, "driver", None)
             if driver is not None:
                 driver.stop(STOP_US)
+            self._addresses.end()
             if self._keeper is not None:
                 self._keeper.end()
             self._folder.unlock()
-
-    def _late_addresses(self) -> bool:
-        return self._addresses.resolve_late(self.driver)
 
     # --- while it is open
 
@@ -424,14 +449,12 @@ class Room:
             raise Closed(f"the node is {self._state}, not open")
         return self.door.open_driver()
 
-    def set_address(self, node: int, address: str) -> None:
-        numeric, port = self._addresses.numeric(node, address)
-        driver = self.opened()
-        try:
-            driver.set_address(node, numeric, port)
-        except DriverError as error:
-            raise self.door.error_of(error) from error
-        self._addresses.changed(node, numeric, port)
+    @property
+    def neighbours(self) -> Neighbours:
+        """The other nodes. Raises Closed or ForkedError unless the node is open."""
+        self.opened()
+        assert self._neighbours is not None
+        return self._neighbours
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
         """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
@@ -470,15 +493,6 @@ class Room:
     def status(self) -> NodeStatus:
         driver = self.opened()
         found: dict[str, Any] = dict(driver.status())
-        peers = {}
-        for peer in found["peers"]:
-            known = ("node", "connected", "heard_us_ago")
-            peers[peer["node"]] = PeerStatus(
-                node=peer["node"],
-                connected=peer["connected"],
-                heard_us_ago=peer["heard_us_ago"],
-                detail={name: value for name, value in peer.items() if name not in known},
-            )
         assert self._keeper is not None
         return NodeStatus(
             cluster=self.config.cluster,
@@ -492,7 +506,7 @@ class Room:
             waiting_bytes=self.waiters.held_bytes,
             poisoned=bool(found["journal"]["poisoned"]),
             store_error=self._keeper.error,
-            peers=peers,
+            peers=self.neighbours.peers(found),
             counters=found["engine"],
             journal=found["journal"],
             queues=found["queues"],
@@ -574,6 +588,7 @@ class Room:
         finally:  # also if Ctrl-C comes while it waits for them
             try:
                 self._stop_driver()
+                self._addresses.end()
             finally:
                 if self._keeper is not None:
                     self._keeper.end()
@@ -608,6 +623,7 @@ class Room:
         except DriverError as error:
             log.error("closing: %s", error)
             return
+        self._addresses.end()
         assert self._keeper is not None
         self._keeper.end()
         self._folder.unlock()
@@ -617,7 +633,7 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
-        for one in (self._control, self._transfers):
+        for one in (self._control, self._transfers, self._neighbours):
             if one is not None:
                 one.forget()
         self.driver.after_fork_in_child()

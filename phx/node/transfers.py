@@ -20,6 +20,7 @@ from phx.checkpoint.rebuild import mark, unmark
 from phx.config import Config
 from phx.errors import CheckpointFailed, Closed
 from phx.machine import StateMachine
+from phx.node.addresses import Addresses
 from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
 from phx.node.installer import Installer
@@ -29,7 +30,7 @@ from phx.node.machine_files import durable_in
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
 from phx.store import Store
-from phx.transfer.messages import Greeting
+from phx.transfer.messages import Ends, Greeting
 
 __all__ = ["Transfers"]
 
@@ -42,7 +43,8 @@ class Transfers:
     Args:
         factory: makes the machines of a group anew.
         paused: groups of which the driver delivers nothing.
-        addresses: (numeric host, port) of the other members, as far as they are known.
+        addresses: where the other nodes are.
+        welcome: the answer to who asks who is there.
         closing: whether values are not taken any more.
         halt: stops a group that has no machines, and cannot get any.
     """
@@ -60,7 +62,8 @@ class Transfers:
         *,
         factory: Callable[[int], dict[int, StateMachine]],
         paused: set[int],
-        addresses: Mapping[int, tuple[str, int]],
+        addresses: Addresses,
+        welcome: Callable[[bytes, Ends], bytes],
         closing: Callable[[], bool],
         halt: Callable[[GroupState, BaseException], None],
     ) -> None:
@@ -104,6 +107,7 @@ class Transfers:
             transfers_max=options.transfers_max,
             bytes_per_s=options.transfer_bytes_per_s,
         )
+        self.provider.welcome = welcome
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
         self._marked: set[int] = set()  # by who found it odd
@@ -124,9 +128,7 @@ class Transfers:
         self.installer.on_swapped = self._swapped
         self.installer.on_told = self._installed
 
-    def _peers(
-        self, config: Config, store: Store, addresses: Mapping[int, tuple[str, int]]
-    ) -> Peers:
+    def _peers(self, config: Config, store: Store, addresses: Addresses) -> Peers:
         return Peers(
             cluster=config.cluster_id,
             node=config.node,
@@ -137,7 +139,8 @@ class Transfers:
                 now_us=time.time_ns() // 1000,
                 window=config.limits.window,
             ),
-            addresses=lambda: dict(addresses),
+            addresses=lambda: dict(addresses.known),
+            reach=addresses.reach,
             connected=self._connected,
             timeout_us=config.timing.connect_timeout_us,
         )

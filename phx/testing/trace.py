@@ -153,6 +153,10 @@ class Replay:
                 self.engine.advance(t.first, t.second)
             case Kind.CONNECTED:
                 return self.engine.connected(t.peer, t.first, t.body)
+            case Kind.ADD_PEER:
+                return self.engine.add_peer(t.peer, t.body or None)
+            case Kind.DROP_PEER:
+                return self.engine.drop_peer(t.peer)
             case Kind.DISCONNECTED:
                 self.engine.disconnected(t.peer)
             case Kind.SUPPLY:

@@ -72,6 +72,8 @@ class Kind(IntEnum):
     READ = 39
     TRANSFER = 40
     PRIORITY = 41
+    ADD_PEER = 42
+    DROP_PEER = 43
     TURN = 48
     SENDING = 64
     OPENED = 65

@@ -13,8 +13,10 @@ are little-endian. Who fetches sends FETCH, once, and then ACKs; who provides se
     8     ACK       file u32, pad u32, offset u64: so much of it is written
     9     END       nothing
     10    ENTRIES   per entry: instance u64, body_bytes u32, pad u32, body, zeros to 8
+    11    JOIN      HELLO's 40 bytes; more are ignored. Instead of FETCH, and from anybody
+    12    PEERS     the answer: a msgpack map: peers, a list of [node, "host:port"]; the end
 
-HELLO's bytes in a FETCH:
+HELLO's bytes in a FETCH or JOIN:
 
     offset  size  field
     0       2     version_min
@@ -37,7 +39,8 @@ import msgpack
 
 from phx._core.codec import check_frame, encode_frame, frame_fields
 from phx.checkpoint.manifest import FILES_MAX, MANIFEST_BYTES_MAX
-from phx.types import GROUP_ID_MAX
+from phx.config import split_address
+from phx.types import GROUP_ID_MAX, NODE_ID_MAX
 
 __all__ = [
     "ACK",
@@ -50,11 +53,14 @@ __all__ = [
     "ENTRIES_WANTED",
     "FETCH",
     "FETCH_BYTES_MAX",
+    "JOIN",
     "LIMITS",
     "MANIFEST",
     "OFFER",
     "OFFER_WANTED",
+    "PEERS",
     "REFUSED",
+    "REFUSED_STORE",
     "SILENCE_US",
     "Ack",
     "Chain",
@@ -70,21 +76,28 @@ __all__ = [
     "Offer",
     "Patience",
     "Stalled",
+    "join_store",
+    "kind_of",
     "pack_ack",
     "pack_chunk",
     "pack_entries",
     "pack_error",
     "pack_fetch",
+    "pack_join",
     "pack_offer",
+    "pack_peers",
+    "pack_refused",
     "unpack_ack",
     "unpack_chunk",
     "unpack_entries",
     "unpack_fetch",
     "unpack_offer",
+    "unpack_peers",
     "unpack_refused",
 ]
 
-REFUSED, FETCH, OFFER, MANIFEST, CHUNK, ACK, END, ENTRIES = range(3, 11)
+REFUSED, FETCH, OFFER, MANIFEST, CHUNK, ACK, END, ENTRIES, JOIN, PEERS = range(3, 13)
+REFUSED_STORE = 3
 
 OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS = "offer", "checkpoint", "entries", "digests"
 WHAT = (OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS)
@@ -105,6 +118,9 @@ FETCH_BYTES_MAX = 1024
 OFFER_BYTES_MAX = 4096
 ERROR_CHARS_MAX = 200
 CHAINS_MAX = 64
+PEERS_MAX = 64
+ADDRESS_BYTES_MAX = 261
+"""A name of 255, a colon, a port."""
 IDENT_BYTES = 32
 U32_MAX, U64_MAX = (1 << 32) - 1, (1 << 64) - 1
 
@@ -117,6 +133,8 @@ LIMITS: Mapping[int, int] = {
     ACK: ACK_BODY.size,
     END: 0,
     ENTRIES: ENTRIES_BYTES_MAX,
+    JOIN: FETCH_BYTES_MAX,
+    PEERS: PEERS_MAX * (ADDRESS_BYTES_MAX + 16) + 64,
 }
 """The longest payload of each kind of frame."""
 
@@ -261,9 +279,9 @@ class Fetch:
     have: tuple[tuple[int, int], ...] = ()
 
 
-def pack_fetch(greeting: Greeting, fetch: Fetch) -> bytes:
-    """The payload of a FETCH."""
-    hello = GREETING.pack(
+def pack_join(greeting: Greeting) -> bytes:
+    """The payload of a JOIN, and what a FETCH begins with."""
+    return GREETING.pack(
         PROTOCOL_VERSION,
         PROTOCOL_VERSION,
         greeting.incarnation,
@@ -272,7 +290,11 @@ def pack_fetch(greeting: Greeting, fetch: Fetch) -> bytes:
         greeting.window,
         0,
     )
-    return hello + _pack(
+
+
+def pack_fetch(greeting: Greeting, fetch: Fetch) -> bytes:
+    """The payload of a FETCH."""
+    return pack_join(greeting) + _pack(
         {
             "above": fetch.above,
             "group": fetch.group,
@@ -403,6 +425,56 @@ def unpack_offer(payload: bytes) -> Offer:
 def unpack_refused(payload: bytes) -> Declined:
     """What the other node's transport has against this one, to be raised."""
     return Declined("refused: " + _printable(payload[8:].decode("ascii", "replace")))
+
+
+def pack_refused(reason: int, why: str) -> bytes:
+    return struct.pack("<II", reason, 0) + why.encode("ascii", "replace")[:128]
+
+
+# --- JOIN
+
+
+def kind_of(said: bytes) -> int:
+    """Of the first frame of a connection that the transport has handed over."""
+    return int(frame_fields(said[:HEADER_BYTES])[2])
+
+
+def join_store(said: bytes) -> bytes:
+    """The store id in such a frame; the transport has looked at its length."""
+    found: bytes = GREETING.unpack_from(said, HEADER_BYTES)[3]
+    return found
+
+
+def pack_peers(peers: Mapping[int, str]) -> bytes:
+    """Of at most PEERS_MAX; an address that is too long is left out."""
+    fit = [[node, at] for node, at in sorted(peers.items()) if len(at) <= ADDRESS_BYTES_MAX]
+    return _pack({"peers": fit[:PEERS_MAX]})
+
+
+def unpack_peers(payload: bytes) -> dict[int, str]:
+    """ "host:port" by node. Raises Hostile."""
+    found = _unpack(payload)
+    _keys(found, {"peers"})
+    peers: dict[int, str] = {}
+    for one in _list(found["peers"], PEERS_MAX):
+        if len(_list(one, 2)) != 2:
+            raise Hostile("PEERS with a bad one")
+        node, address = one
+        _number(node, NODE_ID_MAX)
+        if type(address) is not str or not 0 < len(address) <= ADDRESS_BYTES_MAX:
+            raise Hostile("PEERS with a bad address")
+        if not address.isascii() or not address.isprintable() or " " in address:
+            raise Hostile("PEERS with a bad address")
+        if node == 0 or node in peers:
+            raise Hostile("PEERS with one twice, or node 0")
+        try:
+            _, port = split_address(address)
+        except ValueError as error:
+            raise Hostile("PEERS with a bad address") from error
+        if port == 0:
+            raise Hostile("PEERS with port 0")
+        peers[node] = address
+    return peers
 
 
 def _printable(said: str) -> str:

@@ -14,8 +14,8 @@ COMMANDS = sorted(command.commands)
 
 
 def test_there_are_these_commands() -> None:
-    made = ["bench", "checkpoint", "demo", "drain", "init", "inspect", "node", "repair"]
-    assert [*made, "sim", "torture", "verify"] == COMMANDS
+    made = ["bench", "checkpoint", "demo", "drain", "init", "inspect", "node", "peers"]
+    assert [*made, "repair", "sim", "torture", "verify"] == COMMANDS
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

@@ -1,5 +1,6 @@
 """Makes driver_lab importable for the tests in this folder, and cleans up after it."""
 
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent))
 
 from driver_lab import Lab
+
+from phx._core.transport_door import TransportDoor
 
 
 @pytest.fixture
@@ -24,3 +27,24 @@ def lab(no_leaks: None, tmp_path: Path) -> Iterator[Callable[..., Lab]]:
     for one in made:
         for member in one.members.values():
             member.stop()
+
+
+@pytest.fixture
+def make(no_leaks) -> Iterator[Callable[..., TransportDoor]]:
+    doors: list[TransportDoor] = []
+
+    def made(node: int, **options: int) -> TransportDoor:
+        doors.append(TransportDoor(node, **options))
+        return doors[-1]
+
+    yield made
+    for door in doors:
+        door.close()
+
+
+@pytest.fixture
+def port() -> int:
+    """One that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
+from phx._core.peer_table import PeerTable
 
 US = 1_000_000
 CLUSTER = 0xC0FFEE
@@ -105,6 +106,7 @@ class Member:
         self.trace_path: str | None = None
         self.created = False
         self.driver: Driver
+        self.peers: PeerTable
         self.store: Store
         self.lines: list[str] = []
         self.of_store: Callable[[Driver], Any] = lambda driver: driver  # what the store sees of it
@@ -130,6 +132,7 @@ class Member:
             trace_path=self.trace_path,
         )
         self.driver.start()
+        self.peers = PeerTable(self.driver)
         self.created = True
         self.port = self.driver.port
         self.store = Store(self.of_store(self.driver), self.kept, self.floors)
@@ -197,7 +200,7 @@ class Lab:
             for other in self.up:
                 if node != other:
                     port = self.members[other].port
-                    self.members[node].driver.set_address(other, "127.0.0.1", port)
+                    self.members[node].peers.set_address(other, "127.0.0.1", port)
 
     def stop(self, *nodes: int) -> None:
         for node in nodes or sorted(self.up):
@@ -215,6 +218,11 @@ class Lab:
             for member in self.running():
                 member.pump(0.002)
                 assert member.store.problem is None, member.store.problem
+
+    def pause(self, seconds: float = 0.3) -> None:
+        """Pump everybody for so long."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() >= end)
 
     def report(self) -> str:
         found = ["it did not happen in time"]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from driver_lab import CLUSTER, Lab
-from test_transport import hello, settle, step, talk
+from test_transport import hello
+from transport_lab import settle, step, talk
 
 from phx._core.codec import encode_frame, frame_fields
 from phx._core.driver import DriverError
@@ -171,9 +172,9 @@ BAD = {
     "no common protocol version": (fetch(1, versions=(70, 90)), "protocol version"),
     "foreign cluster": (fetch(1, cluster=77), "another cluster"),
     "for another node": (fetch(1, dest=3), "another node"),
-    "not a member": (fetch(9), "not a node that connects here"),
-    "the node itself": (fetch(2), "not a node that connects here"),
-    "nobody": (fetch(0), "not a node that connects here"),
+    "not a peer": (fetch(9), "not a node that is known here"),
+    "the node itself": (fetch(2), "not the id of another node"),
+    "nobody": (fetch(0), "not the id of another node"),
     "short": (encode_frame(FETCH, 1, 2, 1, b"x" * 39), "too short"),
     "empty": (encode_frame(FETCH, 1, 2, 1, b""), "too short"),
     "too long": (fetch(1, rest=bytes(FETCH_BYTES_MAX - 39)), "above the limit"),

@@ -4,59 +4,16 @@ import contextlib
 import random
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
 
 import pytest
+from transport_lab import ENGINE, HELLO, REFUSED, connected, settle, step, talk
 
 from phx._core.codec import encode_frame
 from phx._core.transport_door import TransportDoor
 
-HELLO, ENGINE, REFUSED = 1, 2, 3
-
-
-def step(*doors: TransportDoor, until: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Turn the doors until it is so."""
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "it did not happen in time"
-        for door in doors:
-            door.step(1)
-
-
-def settle(*doors: TransportDoor, turns: int = 30) -> None:
-    for _ in range(turns):
-        for door in doors:
-            door.step(1)
-
-
-def connected(door: TransportDoor, peer: int) -> bool:
-    return bool(door.status()["links"][peer]["connected"])
-
 
 def link(door: TransportDoor, peer: int) -> dict:
     return door.status()["links"][peer]
-
-
-@pytest.fixture
-def make(no_leaks) -> Iterator[Callable[..., TransportDoor]]:
-    doors: list[TransportDoor] = []
-
-    def made(node: int, **options: int) -> TransportDoor:
-        doors.append(TransportDoor(node, **options))
-        return doors[-1]
-
-    yield made
-    for door in doors:
-        door.close()
-
-
-@pytest.fixture
-def port() -> int:
-    """One that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -296,29 +253,6 @@ def open_door(make):
     return door, door.listen()
 
 
-def talk(door: TransportDoor, port: int, data: bytes) -> bytes:
-    """Say it; what comes back until the door closes."""
-    answer = b""
-    with socket.create_connection(("127.0.0.1", port)) as stranger:
-        stranger.setblocking(False)
-        left = data
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
-            door.step(1)
-            try:
-                if left:
-                    left = left[stranger.send(left) :]
-                got = stranger.recv(65536)
-                if not got:
-                    return answer
-                answer += got
-            except BlockingIOError:
-                continue
-            except (ConnectionResetError, BrokenPipeError):
-                return answer
-    raise AssertionError("the connection was not closed")
-
-
 def oversize() -> bytes:
     frame = bytearray(encode_frame(HELLO, 1, 2, 1, b"x" * 40))
     frame[8:12] = struct.pack("<I", 0xFFFFFFFF)
@@ -347,8 +281,10 @@ HOSTILE = {
     "no common protocol version": (hello(1, dest=2, versions=(7, 9)), "protocol version"),
     "foreign cluster": (hello(1, dest=2, cluster=77), "another cluster"),
     "for another node": (hello(1, dest=3), "another node"),
-    "not a member": (hello(9, dest=2), "not a node that connects here"),
-    "the node itself": (hello(2, dest=2), "not a node that connects here"),
+    "not a peer": (hello(9, dest=2), "not a node that is known here"),
+    "the node itself": (hello(2, dest=2), "not the id of another node"),
+    "nobody": (hello(0, dest=2), "not the id of another node"),
+    "no node id": (hello(1 << 20, dest=2), "not the id of another node"),
     "the wrong side dials": (hello(3, dest=2), "not a node that connects here"),
     "short hello": (encode_frame(HELLO, 1, 2, 1, b"x" * 20), "too short"),
     "no hello first": (encode_frame(ENGINE, 1, 2, 1, b"x" * 40), "no place here"),

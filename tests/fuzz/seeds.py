@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from script import Script
 
 from phx._core import batch, chunk, codec, delivery
-from phx.transfer.messages import FETCH, PROTOCOL_VERSION, REFUSED
+from phx.transfer.messages import FETCH, JOIN, PROTOCOL_VERSION, REFUSED
 
 STORE_ID = b"\x09" * 16
 
@@ -45,6 +45,9 @@ def frames() -> dict[str, bytes]:
         "fetch": b"\x00\x20"
         + codec.encode_frame(FETCH, 1, 2, 7, hello + b"what is wanted" * 20)
         + said,
+        "join": b"\x00\x20" + codec.encode_frame(JOIN, 9, 0, 7, hello),
+        "stranger": b"\x00\x20" + codec.encode_frame(1, 9, 2, 7, hello),
+        "foreign": b"\x00\x20" + codec.encode_frame(1, 1, 2, 8, hello),
         "refused": b"\x04\x10"
         + codec.encode_frame(REFUSED, 1, 2, 7, struct.pack("<II", 1, 0) + b"no"),
     }

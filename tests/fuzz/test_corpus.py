@@ -17,3 +17,10 @@ def test_real_frames_are_of_this_protocol(name: str) -> None:
     with zipfile.ZipFile(CORPUS / "frame.zip") as archive:
         data = archive.read(f"seed-{name}")
     assert check_frame(data[2:], 7, 2, 1, 4096) == "ok"
+
+
+@pytest.mark.parametrize("name", ["join", "stranger"])
+def test_frames_of_nodes_that_are_not_known_are_of_this_protocol(name: str) -> None:
+    with zipfile.ZipFile(CORPUS / "frame.zip") as archive:
+        data = archive.read(f"seed-{name}")
+    assert check_frame(data[2:], 7, 2, 9, 4096) == "ok"

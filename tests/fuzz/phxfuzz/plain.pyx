@@ -49,7 +49,7 @@ cdef void mend_frames(u8* data, u64 count, u32 source, bint mend_names) noexcept
         header.magic = FRAME_MAGIC
         header.version = PROTOCOL_VERSION
         if mend_names:
-            header.kind = 1 + header.kind % 4
+            header.kind = FRAME_JOIN if header.kind % 8 == 7 else 1 + header.kind % 4
             header.source = source
             header.dest = NODE
             header.cluster = CLUSTER
@@ -101,25 +101,33 @@ cdef void heard_log(void* context, int level, const char* text) noexcept nogil:
 
 cdef int heard_known(void* context, u32 peer, u32 incarnation, const u8* store_id) noexcept nogil:
     cdef Heard* heard = <Heard*>context
-    return -1 if heard.refuse and incarnation % heard.refuse == 0 else 0
+    if heard.refuse and incarnation % heard.refuse == 0:
+        return -1
+    return 0 if peer == PEER else 1
 
 
 cdef int heard_handed(void* context, int fd, u32 peer, Block* said) noexcept nogil:
     cdef Heard* heard = <Heard*>context
     cdef FrameHeader header
-    demand(heard.ups == 0 and peer == PEER, b"a connection was handed on that says something else")
+    demand(heard.ups == 0, b"a connection was handed on that says something else")
     demand(said.size >= FRAME_HEADER_BYTES + HELLO_BYTES
-           and said.size <= FRAME_HEADER_BYTES + FETCH_BYTES_MAX, b"what was read of a FETCH")
+           and said.size <= FRAME_HEADER_BYTES + FETCH_BYTES_MAX, b"what was read of it")
     memcpy(&header, said.data, FRAME_HEADER_BYTES)
-    demand(header.kind == FRAME_FETCH and header.source == PEER
-           and frame_check(said.data, said.size, FETCH_BYTES_MAX, CLUSTER, NODE, PEER) == FRAME_OK,
-           b"a FETCH was handed on that is none")
+    demand(header.kind == FRAME_JOIN or (header.kind == FRAME_FETCH and peer == PEER),
+           b"a connection of nobody was handed on that asks for something else")
+    demand(header.source == peer and peer != 0 and peer != NODE
+           and frame_check(said.data, said.size, FETCH_BYTES_MAX, CLUSTER, NODE, peer) == FRAME_OK,
+           b"a frame was handed on that is none")
     if heard.refuse and said.size % 2:
         return -1
     heard.handed += 1
     phx_fds_close(heard.fds, fd)
     block_unref(said)
     return 0
+
+
+cdef void heard_dialing(void* context, u32 peer, u32 attempts) noexcept nogil:
+    demand(False, b"a peer without a name is looked up")
 
 
 cdef Transport* open_transport(Heard* heard, PhxFds* fds, int fd) noexcept nogil:
@@ -147,9 +155,10 @@ cdef Transport* open_transport(Heard* heard, PhxFds* fds, int fd) noexcept nogil
     hooks.log = heard_log
     hooks.known = heard_known
     hooks.handed = heard_handed
+    hooks.dialing = heard_dialing
     heard.fds = fds
     t = transport_new(&o, &hooks, fds)
-    transport_set_peer(t, PEER, &none)
+    transport_set_peer(t, PEER, &none, 0, 0)
     # As transport.connection_new makes it for a connection that was accepted.
     c = phx_new[Connection]()
     memset(c, 0, sizeof(Connection))

@@ -1,0 +1,1 @@
+"""What leaves: native code only, nothing for Python."""

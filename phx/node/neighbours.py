@@ -1,0 +1,131 @@
+"""The other nodes that a node is connected with, as they come and go while it runs.
+
+A peer is connected with, and no more: whether it is a member of some group, the groups say. What is
+told here outlives a restart (`phx.node.addresses`); and under a node id that was ever met no other
+store is taken, long after it was let go of (`phx.node.lives`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from phx._core.driver import ERROR_GRANTED, ERROR_MEMBER, Driver, DriverError
+from phx.config import Config
+from phx.node.addresses import Addresses, peer_status
+from phx.node.joining import Joiner, welcome
+from phx.node.lives import Lives
+from phx.transfer.messages import Ends, Greeting
+from phx.types import PeerStatus
+
+__all__ = ["Neighbours"]
+
+
+class Neighbours:
+    """Of one node whose driver runs.
+
+    Args:
+        opened: the driver; raises what a call on a node gets that is not open.
+        error_of: what a caller is told of a DriverError.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        addresses: Addresses,
+        lives: Lives,
+        opened: Callable[[], Driver],
+        error_of: Callable[[DriverError], Exception],
+    ) -> None:
+        self._config = config
+        self._addresses = addresses
+        self._lives = lives
+        self._opened = opened
+        self._error_of = error_of
+        self._joiner: Joiner | None = None
+
+    def move(self, node: int, address: str) -> None:
+        """See Node.set_address."""
+        self._opened()
+        self._do(lambda: self._addresses.move(node, address))
+
+    def peers(self, status: Mapping[str, Any] | None = None) -> dict[int, PeerStatus]:
+        """As they are now, by id; or as the driver's `status` says."""
+        found: Any = self._opened().status() if status is None else status
+        return {
+            peer["node"]: peer_status(peer, self._addresses.text(peer["node"]))
+            for peer in found["peers"]
+        }
+
+    def add(self, node: int, address: str) -> None:
+        """Be connected with another node, over restarts, too. Blocks.
+
+        Raises ConfigError: it cannot be, or 63 are there; ValueError: the address; Closed.
+        """
+        self._opened()
+        store_id = self._lives.store_of(node)
+        self._do(lambda: self._addresses.add(node, address, store_id))
+        self._addresses.keep()
+
+    def drop(self, node: int) -> None:
+        """Let go of a node that is a member of no group here. Blocks.
+
+        Its store id is remembered, durably, before. Raises ConfigError: it is this node;
+        StoreError, Closed; and DriverError, with code ERROR_MEMBER or ERROR_GRANTED. Nothing is
+        changed then.
+        """
+        self._opened()
+        self._lives.keep_peers()
+        self._do(lambda: self._addresses.drop(node))
+        self._addresses.keep()
+
+    def _do(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except DriverError as error:
+            if error.code in (ERROR_MEMBER, ERROR_GRANTED):
+                raise
+            raise self._error_of(error) from error
+
+    # --- joining
+
+    def join(self, addresses: Sequence[str], store_id: bytes) -> None:
+        """Ask there who is in the cluster, and take those for peers, from now on."""
+        greeting = Greeting(
+            incarnation=self._opened().incarnation,
+            store_id=store_id,
+            now_us=time.time_ns() // 1000,
+            window=self._config.limits.window,
+        )
+        self._joiner = Joiner(
+            self._config.cluster_id,
+            self._config.node,
+            greeting,
+            addresses,
+            add=self.add,
+            connected=self.connected,
+            timeout_us=self._config.timing.connect_timeout_us,
+        )
+        self._joiner.start()
+
+    def connected(self) -> bool:
+        """Whether there is a connection with anybody."""
+        return any(peer.connected for peer in self.peers().values())
+
+    def welcome(self, said: bytes, ends: Ends) -> bytes:
+        """What a node is answered that asks who is there."""
+        return welcome(said, ends, self._lives.store_of, self._addresses.texts())
+
+    # --- the end
+
+    def end(self, wait_s: float | None = None) -> None:
+        """Idempotent."""
+        if self._joiner is not None:
+            self._joiner.end(wait_s)
+        self._addresses.keep(wait_s)
+
+    def forget(self) -> None:
+        """In a forked child."""
+        if self._joiner is not None:
+            self._joiner.forget()
