@@ -193,7 +193,7 @@ MAY_IMPORT = {
     "phx.sim": GROUND
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
-    | {"phx.store_facts", "phx.transfer"},
+    | {"phx.store_facts", "phx.store_mend", "phx.transfer"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},

@@ -336,8 +336,12 @@ def begin_flip_journal(stage: Stage, act: Act) -> None:
 
 
 def begin_flip_store(stage: Stage, act: Act) -> None:
-    if stage.world.flip_store(act.node, act.which, act.bit):
-        stage.damaged.add(act.node)
+    """Whoever reads there finds it; else the scrubber does, when the act ends."""
+    stage.world.flip_store(act.node, act.which, act.bit)
+
+
+def end_flip_store(stage: Stage, act: Act) -> None:
+    stage.world.scrub(act.node)
 
 
 def slow_disk(chance: Random, shape: Shape) -> tuple[Args, int] | None:
@@ -597,7 +601,7 @@ ACTS: dict[str, ActKind] = {
         fail_store, lambda stage, act: stage.world.fail_store(act.node, act.times), nothing
     ),
     "flip-journal": ActKind(damage, begin_flip_journal, end_keep),
-    "flip-store": ActKind(damage, begin_flip_store, nothing),
+    "flip-store": ActKind(damage, begin_flip_store, end_flip_store),
     "slow-disk": ActKind(slow_disk, begin_slow_disk, lambda stage, act: stage.paces.take(act)),
     "drift": ActKind(drift, begin_rate, lambda stage, act: stage.clocks.take(act)),
     "race": ActKind(race, begin_rate, lambda stage, act: stage.clocks.take(act)),

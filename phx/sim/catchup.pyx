@@ -74,6 +74,7 @@ cdef void task(Host h, u64 number):
 cdef void forget_tasks(Host h):
     h.tasks = {}
     h.fetching.crash()
+    h.mending.crash()
     h.trimming.crash()
     h.provider = None
 
@@ -188,6 +189,7 @@ cdef void install_at(Host h, u32 group, u64 through, u64 ballot):
         h.tracing.append((h.agenda.now_us, "installs", h.node, f"g{group}", through))
     if flow.stopped or flow.applied < through:
         return
+    flow.refused = False
     flow.last = max(flow.last, through)
     if flow.next <= through:
         flow.next = through + 1

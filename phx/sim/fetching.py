@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol
 
 from phx.checkpoint.catalog import ROOT
 from phx.checkpoint.files import remove_tree
@@ -25,6 +26,7 @@ from phx.machine import StateMachine
 from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Net, Pipe
+from phx.store_mend import Hole
 from phx.transfer.choice import Log, Providers, log_there, lowest_floor, own_to_install
 from phx.transfer.messages import OFFER_WANTED, Cut, Ends, Fetch, Greeting, Offer
 from phx.transfer.receiver import Asker, Receiver, Wish
@@ -45,11 +47,22 @@ class StoreBusy(Exception):
     """The store's transaction failed, and is tried again."""
 
 
+class Owner(Protocol):
+    """Who has a Line."""
+
+    host: Host
+    net: Net
+    peers: dict[int, Host]
+
+    def dies(self) -> None:
+        """The node died within an effect on its disk."""
+
+
 class Line:
     """One connection of this node: an Asker or a Receiver, and the pipe under it."""
 
     def __init__(
-        self, owner: Fetching, speaker: Asker | Receiver, peer: int, hello: bytes,
+        self, owner: Owner, speaker: Asker | Receiver, peer: int, hello: bytes,
         ended: Callable[[Exception | None], None],
     ) -> None:  # fmt: skip
         self._owner = owner
@@ -136,9 +149,11 @@ class Want:
 
     Attributes:
         chosen: what was known to be chosen here when it was found that somebody may have the log.
+        hole: in the log here, that no peer fills.
     """
 
     chosen: int | None = None
+    hole: Hole | None = None
     providers: Providers = field(default_factory=Providers)
 
 
@@ -211,6 +226,22 @@ class Fetching:
         self._wanted.setdefault(group, Want())
         self._soon(BUSY_US)
 
+    def lost(self, group: int, first: int, last: int) -> None:
+        """The log here has a hole, and no peer gives what fills it."""
+        self._wanted.setdefault(group, Want()).hole = Hole(group, first, last)
+        self._soon(BUSY_US)
+
+    def _filled(self, want: Want) -> bool:
+        """Whether the hole does not matter any more: it is mended, or what it hides is applied."""
+        hole, host = want.hole, self.host
+        if hole is not None and (
+            host.facts(hole.group)["applied"] >= hole.last
+            or not host.store.is_hole(hole.group, hole.first)
+        ):
+            want.hole = None
+            return True
+        return False
+
     def _soon(self, after_us: int) -> None:
         if self._group < 0 and self._wanted:
             self._group = next(iter(self._wanted))
@@ -241,9 +272,13 @@ class Fetching:
         if facts["restoring"]:
             self._over(True)
             return
+        want = self._wanted[group]
+        if self._filled(want):
+            self._over(False)
+            return
         self.counts["offers"] += 1
         peers = host.connected()
-        above = max(facts["applied"], facts["floor"] - 2)
+        above = self._above(want, facts)
         fetch = Fetch(OFFER_WANTED, group, above, 0, self._staged_ident(group))
         asked = Round(peers, self._chosen)
         for peer in peers:
@@ -252,6 +287,11 @@ class Fetching:
             answered = self._answer_to(asked, peer, asker)
             asked.lines.append(Line(self, asker, peer, asker.hello(self._greeting()), answered))
         host.soon(ANSWERS_US, asked.close)
+
+    def _above(self, want: Want, facts: dict[str, int]) -> int:
+        """Only a checkpoint beyond that helps."""
+        above = max(facts["applied"], facts["floor"] - 2)
+        return above if want.hole is None else max(above, want.hole.last - 1)
 
     def _answer_to(
         self, asked: Round, peer: int, asker: Asker
@@ -272,9 +312,9 @@ class Fetching:
         if facts["stopped"] or not offers:
             self._over(not facts["stopped"])
             return
-        chosen, above = facts["chosen_through"], max(facts["applied"], facts["floor"] - 2)
+        chosen, above = facts["chosen_through"], self._above(want, facts)
         found = host.keeping.catalog.of(group)
-        if facts["floor"] <= facts["applied"] + 1:
+        if want.hole is None and facts["floor"] <= facts["applied"] + 1:
             there = log_there(offers, chosen=chosen, before=want.chosen)
             if there is Log.PERHAPS:
                 want.chosen = chosen

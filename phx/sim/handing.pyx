@@ -15,7 +15,7 @@ from phx._core.engine cimport (
 )
 from phx._core.journal cimport JOURNAL_NOT_YET, journal_read
 from phx._core.native cimport *
-from phx._core.state cimport ChosenRange, Fetch
+from phx._core.state cimport ChosenRange, Fetch, find_group
 from phx._core.wire cimport SuppliedEntry
 from phx.sim.agenda cimport AT_FETCH
 from phx.sim.chance cimport chance_between, chance_ppm
@@ -87,15 +87,15 @@ cdef void question(Host h, const Fetch* fetch):
                   h.asked.size() - 1, 0, NULL)
 
 
-cdef void answer(Host h, u64 number):
-    cdef Asked asked = h.asked[number]
+# What is here of a stretch of chosen instances, one after the other, in a new block.
+cdef Block* run_of(Host h, u32 group, u64 first, u64 last) except NULL:
     cdef Block* out = block_new(4096)
     cdef Block* body = NULL
     cdef SuppliedEntry header
-    cdef u64 instance = asked.first
+    cdef u64 instance = first
     cdef int verdict = BODY_NOT_YET
-    while instance <= asked.last and out.size < ANSWER_BYTES:
-        verdict = body_of(h, asked.group, instance, &body)
+    while instance <= last and out.size < ANSWER_BYTES:
+        verdict = body_of(h, group, instance, &body)
         if verdict != BODY_HERE:
             break
         header.instance = instance
@@ -106,12 +106,26 @@ cdef void answer(Host h, u64 number):
         out = block_pad8(out)
         block_unref(body)
         instance += 1
-    if instance == asked.first and verdict == BODY_SETTLED:
+    if instance == first and verdict == BODY_SETTLED:
         try:
-            found = h.store.read(asked.group, asked.first, ANSWER_BYTES, asked.last)
+            found = h.store.read(group, first, ANSWER_BYTES, last)
             out = block_append(out, PyBytes_AS_STRING(found), PyBytes_GET_SIZE(found))
         except StoreDamaged:
             h.counts.damaged_reads += 1
+    return out
+
+
+cdef bytes entries_of(Host h, u32 group, u64 first, u64 last):
+    cdef u64 chosen = find_group(h.engine, group).chosen_through
+    cdef Block* out = run_of(h, group, first, min(last, chosen))
+    found = PyBytes_FromStringAndSize(<const char*>out.data, out.size)
+    block_unref(out)
+    return found
+
+
+cdef void answer(Host h, u64 number):
+    cdef Asked asked = h.asked[number]
+    cdef Block* out = run_of(h, asked.group, asked.first, asked.last)
     if out.size:
         h.counts.supplied += 1
     engine_supply(h.engine, asked.group, asked.peer, asked.first, out.data, out.size)
@@ -127,14 +141,11 @@ cdef u32 load(Host h, LogFlow* flow, Block** bodies, u32 most):
     cdef SuppliedEntry header
     cdef u64 at = 0, size, last = flow.next + most - 1
     cdef u32 count = 0
-    # Asked for again and again: to raise and catch each time would be a sixth of a run.
-    if h.store.refused and (flow.group, flow.next, READ_BYTES, last) in h.store.refused:
-        h.counts.damaged_reads += 1
-        return 0
     try:
         found = h.store.read(flow.group, flow.next, READ_BYTES, last)
     except StoreDamaged:
         h.counts.damaged_reads += 1
+        flow.refused = True
         return 0
     data = <const u8*>PyBytes_AS_STRING(found)
     size = PyBytes_GET_SIZE(found)
@@ -144,6 +155,13 @@ cdef u32 load(Host h, LogFlow* flow, Block** bodies, u32 most):
         at += align8(sizeof(SuppliedEntry) + <u64>header.body_bytes)
         count += 1
     return count
+
+
+cdef void go_on(Host h):
+    cdef size_t i
+    for i in range(h.flows.size()):
+        h.flows[i].refused = False
+    h.apply_soon(1)
 
 
 # The next entries of a flow as the driver would hand them over, at most so many.
@@ -254,14 +272,15 @@ cdef void apply(Host h):
         return
     for i in range(h.flows.size()):
         flow = &h.flows[i]
-        if flow.next <= flow.last and not flow.stopped and not flow.paused:
+        if flow.next <= flow.last and not (flow.stopped or flow.paused or flow.refused):
             # In two pieces: the sessions run ahead of the batch that a checkpoint is taken at.
             if keep_wants(h, flow) and flow.next < flow.last:
                 if take(h, flow, chance_between(&h.keep_chance, 1, 4), &one):
                     taken.push_back(one)
-            if flow.next <= flow.last and take(h, flow, SLICE_ENTRIES, &one):
+            if flow.next <= flow.last and not flow.refused \
+                    and take(h, flow, SLICE_ENTRIES, &one):
                 taken.push_back(one)
-            more = more or flow.next <= flow.last
+            more = more or (flow.next <= flow.last and not flow.refused)
     for batch in h.sessions.batches(&taken):
         flow = find_flow(h, batch.group)
         if not flow.stopped:     # by the batch before it

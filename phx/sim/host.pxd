@@ -42,6 +42,7 @@ cdef struct LogFlow:             # a group's chosen entries on their way to the 
     bint stopped                 # its machine failed
     bint paused                  # its machine is being restored
     bint lost                    # paused until one is fetched: no checkpoint here will do
+    bint refused                 # what comes next is damaged in the store, until that is mended
     bint busy                    # its checkpoints are being changed: none is taken
     u64 next
     u64 last
@@ -138,6 +139,7 @@ cdef class Host:
     cdef object machines                 # group id -> StateMachine, called at each start
     cdef list groups
     cdef readonly object fetching        # fetching.Fetching
+    cdef readonly object mending         # mending.Mending
     cdef readonly object trimming        # trimming.Trimming
     cdef public object provider          # providing.Provider; None: it is down
     cdef dict tasks                      # of this life, by number

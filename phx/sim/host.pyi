@@ -32,6 +32,8 @@ class Host:
     @property
     def fetching(self) -> Any: ...
     @property
+    def mending(self) -> Any: ...
+    @property
     def trimming(self) -> Any: ...
     @property
     def now_us(self) -> int: ...
@@ -57,6 +59,11 @@ class Host:
         the bytes that it was made of. False: the group is beyond that, or has stopped."""
     def install(self, group: int, through: int, ballot: int) -> None:
         """The engine is told of it, and what is handed to the machine begins behind it."""
+    def entries(self, group: int, first: int, last: int) -> bytes:
+        """Chosen values from `first` on, as far as one run of them is here, packed as the store
+        packs them; b"": none."""
+    def mended(self, bodies: dict[tuple[int, int], bytes]) -> None:
+        """By group and instance: these took the place of what was damaged in the store."""
     def checkpoint(self, group: int) -> None:
         """Take one soon, unless one is being taken, or nothing was applied since the last."""
     def wrote(self, group: int, hash: int) -> None:

@@ -5,6 +5,7 @@
 """A host's life, its turn and its journal thread; see host.pxd."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memset
 
 from phx._core.codec cimport RecordHeader, phx_crc32c
@@ -36,7 +37,7 @@ from phx.sim.catchup cimport (
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
 from phx.sim.doctoring cimport raise_old_rows
-from phx.sim.handing cimport flow_chosen, question
+from phx.sim.handing cimport entries_of, flow_chosen, go_on, question
 from phx.sim.invariants cimport (
     Watch, watch_died, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_started,
     watch_step,
@@ -44,7 +45,7 @@ from phx.sim.invariants cimport (
 from phx.sim.lives cimport ceiling_wanted, life_begins, life_lost, life_told, life_without
 from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
-from phx.sim.watch_kept cimport watch_wrote
+from phx.sim.watch_kept cimport watch_mended, watch_wrote
 from phx.sim.watch_reads cimport watch_published
 
 cdef u64 JOURNAL_RETRY_US = 1000000
@@ -155,7 +156,7 @@ cdef class Host:
             self.flows[i].group = self.groups[i]
             self.flows[i].stopped = False
             self.flows[i].paused = self.flows[i].group in starts
-            self.flows[i].lost = self.flows[i].busy = False
+            self.flows[i].lost = self.flows[i].busy = self.flows[i].refused = False
             self.flows[i].covered = 0
             self.flows[i].next = 1
             self.flows[i].last = through[i]
@@ -174,6 +175,7 @@ cdef class Host:
         self.wake_token += 1
         self.note(self.incarnation)
         keep_begin(self)
+        self.mending.begin()
         self.poke()
 
     cdef void crash(self, bint power):
@@ -518,6 +520,17 @@ cdef class Host:
 
     def install(self, u32 group, u64 through, u64 ballot):
         install_at(self, group, through, ballot)
+
+    def entries(self, u32 group, u64 first, u64 last):
+        return entries_of(self, group, first, last)
+
+    def mended(self, dict bodies):
+        cdef bytes body
+        for (group, instance), body in bodies.items():
+            self.note(<u64>instance ^ <u64>group << 48)
+            watch_mended(self.watch, self.node, group, instance,
+                         <const u8*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        go_on(self)
 
     def checkpoint(self, u32 group):
         keep_ask(self, group)

@@ -21,6 +21,7 @@ every few hundred steps. The first one that does not hold ends the run.
     U9d an install takes no promise back, and no acceptance behind its frontier
     U9e a restored machine gets exactly the instances behind its checkpoint
     U9f what a machine is restored from is what some machine wrote, every byte of it
+    U9h what takes the place of a damaged entry of a store is what was decided there
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
     U10r who lost its journal is counted by nobody before it has led once, above all that it can
         have promised, with promises of enough others (watch_lost)

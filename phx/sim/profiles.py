@@ -133,6 +133,20 @@ PROFILES: dict[str, Profile] = {
     "damage": alone(
         "bits flip on disks of a minority", "flip-journal", "flip-store", "crash", damaging=100
     ),
+    "mending": Profile(
+        "entries of stores are damaged, found and fetched, while links and nodes fail",
+        {
+            "flip-store": 9, "settle": 6, "crash": 2, "power": 1, "crash-starting": 0.7,
+            "flip-frames": 2, "loss": 1, "apart": 1, "silent": 0.5, "reset": 1, "slow-link": 0.7,
+            "two-behind": 1.5, "fail-store": 1.5, "checkpoint": 1, "burst": 2, "late-votes": 0.7,
+        },
+        nodes=(3, 5, 5), acts=(16, 30), damaging=100,
+        limits=[
+            (USUAL, 2),
+            ({**USUAL, "checkpoint_us": 2 * SECOND, "hold_instances": 0}, 1),
+            ({**USUAL, "cache_bytes_max": 4 * KIB, "journal_bytes_max": 8 << 16}, 1),
+        ],
+    ),
     "checkpoints": Profile(
         "checkpoints all the time, and the log goes: nodes die while they take, fetch, install",
         {

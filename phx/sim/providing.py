@@ -12,7 +12,7 @@ from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Pipe
 from phx.transfer.choice import offered
-from phx.transfer.messages import Cut, Ends, Entry, Fetch, Offer
+from phx.transfer.messages import Cut, Ends, Entry, Fetch, Offer, unpack_entries
 from phx.transfer.sender import Bucket, Sender
 
 __all__ = ["Provider"]
@@ -88,7 +88,7 @@ class Talk:
         return self.provider.begin(self, fetch)
 
     def entries(self, fetch: Fetch) -> Iterable[Sequence[Entry]] | None:
-        return None
+        return self.provider.entries(fetch)
 
 
 class Provider:
@@ -120,6 +120,11 @@ class Provider:
             leading=bool(facts["leading"]),
             busy=len(self.sending),
         )
+
+    def entries(self, fetch: Fetch) -> list[list[Entry]] | None:
+        """What is asked for of the log, as far as one run of it is here."""
+        found = self.host.entries(fetch.group, fetch.above + 1, fetch.through)
+        return [unpack_entries(found)] if found else None
 
     def _wish(self, group: int, leading: bool) -> None:
         """Take one that somebody asks for; who leads leaves it to the others at first."""

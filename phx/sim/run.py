@@ -31,6 +31,8 @@ __all__ = ["Load", "Outcome", "play", "run_seed"]
 REJOINS_US = 40 * SECOND
 """Within which, after the end, every replica is whole that was not: who takes no leadership is not
 asked again for 15 seconds, whoever wants it then."""
+MENDS_US = 20 * SECOND
+"""Within which, after the end, what was found damaged in stores is mended."""
 PROBE_TIMEOUT_US = 1_000_000
 PROBE_AGAIN_US = 20_000
 BALLOT_NODE_BITS = 20
@@ -206,6 +208,9 @@ class Run:
         while self.suspects() and world.now_us < plan.duration_us + REJOINS_US:
             world.run(world.now_us + SECOND)
         self.judge(verdicts.rejoined(self.suspects()))
+        while world.holes() and world.now_us < plan.duration_us + MENDS_US:
+            world.run(world.now_us + SECOND)
+        self.judge(verdicts.mended(world.holes()))
 
     def judge(self, broken: Broken | None) -> None:
         if broken is not None:

@@ -5,17 +5,21 @@ A transaction is atomic and synced, as LMDB's is: it is there after any crash, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from phx._core.chunk import ChunkDamage, Gather
 from phx._core.chunk_index import ChunkIndex
 from phx._core.plan import SettlePlan
 from phx._core.settler import SettleError, Settler
 from phx.store_facts import Facts
+from phx.store_mend import Ailing, Hole, Holes, look_into, patched
 from phx.store_trim import Floor, joined, next_step, stage_floors
 
 PASS_BYTES = 1 << 20
 MERGE_CHUNKS_MAX = 8
+ALL_CHUNKS = 1 << 30
+
+Kept = tuple[dict[int, tuple[bytes, bytes]], bytes, Holes]
 
 
 class StoreDamaged(Exception):
@@ -39,6 +43,11 @@ class SettledStore:
         """So many of the next transactions fail."""
         self.refused: dict[tuple[int, int, int, int], str] = {}
         """Reads that met damage, and what was said: until the chunks change, so will they again."""
+        self.holes = Holes()
+        self.flipped: set[int] = set()
+        """Chunks of which a bit flipped, and that were not written anew since."""
+        self.on_damage: Callable[[int], None] = lambda chunk: None
+        """Told of a chunk that was found damaged."""
         self.reopen()
 
     def reopen(self) -> None:
@@ -48,14 +57,18 @@ class SettledStore:
         for chunk in sorted(self.chunks):
             self.index.load(chunk, self.chunks[chunk][1])
         self.index.seal(self.groups)
+        for hole in self.holes.all():
+            if (place := self.index.find(hole.group, hole.first)) is not None:
+                self.index.mark(place[0])
 
-    def copy(self) -> tuple[dict[int, tuple[bytes, bytes]], bytes]:
+    def copy(self) -> Kept:
         """All that is in it, for `put_back`."""
-        return dict(self.chunks), self.groups
+        return dict(self.chunks), self.groups, self.holes
 
-    def put_back(self, copy: tuple[dict[int, tuple[bytes, bytes]], bytes] | None) -> None:
+    def put_back(self, copy: Kept | None) -> None:
         """It has what it had then; None: it is a new one, of the same id."""
-        chunks, self.groups = copy or ({}, ChunkIndex(self.store_id).groups_packed())
+        new: Kept = {}, ChunkIndex(self.store_id).groups_packed(), Holes()
+        chunks, self.groups, self.holes = copy or new
         self.chunks = dict(chunks)
         self.reopen()
 
@@ -109,7 +122,8 @@ class SettledStore:
             merger, (number, value, tail) = joined(
                 self.index, ids, lambda chunk: self.chunks[chunk][0]
             )
-        except ChunkDamage:
+        except ChunkDamage as damage:
+            self.on_damage(damage.chunk)
             return False
         kept, packed = bytes(value), bytes(tail)
         merger.stage()
@@ -136,6 +150,8 @@ class SettledStore:
             raise
         self.groups = self.index.groups_packed()
         self.index.commit()
+        bounds = self.index.floors()
+        self.holes = self.holes.above({group: bounds[group][0] for group in floors})
         return groups
 
     def trim(self) -> bool:
@@ -154,6 +170,10 @@ class SettledStore:
 
     def read(self, group: int, first: int, bytes_max: int, last: int) -> bytes:
         """As `phx.store.Store.read`. Raises StoreDamaged."""
+        if hole := self.holes.next(group, first):
+            if hole.first <= first:
+                raise StoreDamaged(f"group {group} instance {first} is damaged")
+            last = min(last, hole.first - 1)
         asked = group, first, bytes_max, last
         if asked in self.refused:  # machines ask again and again
             raise StoreDamaged(self.refused[asked])
@@ -168,6 +188,7 @@ class SettledStore:
             return gather.take()
         except ChunkDamage as damage:
             self.refused[asked] = str(damage)
+            self.on_damage(damage.chunk)
             raise StoreDamaged(str(damage)) from damage
 
     def flip(self, which: int, bit: int) -> bool:
@@ -181,4 +202,70 @@ class SettledStore:
         spoilt = bytearray(value)
         spoilt[64 + bit // 8 % max(used - 64, 1)] ^= 1 << (bit % 8)
         self.chunks[number] = bytes(spoilt), tail
+        self.flipped.add(number)
+        return True
+
+    # --- mending, as `phx.store.Store` does it
+
+    def damaged(self) -> list[int]:
+        """Chunks that are known to be damaged."""
+        return self.index.damaged()
+
+    def ailing(self) -> bool:
+        """Whether there is a chunk of which a bit flipped, or a hole."""
+        return bool(self.flipped & self.chunks.keys() or self.holes)
+
+    def is_hole(self, group: int, instance: int) -> bool:
+        """As `phx.store.Store.is_hole`."""
+        hole = self.holes.next(group, instance)
+        return hole is not None and hole.first <= instance
+
+    def keeps(self, hole: Hole) -> bool:
+        """Whether it has what another one misses, as far as it knows."""
+        kept_from, through = self.index.bounds(hole.group)
+        return (
+            kept_from <= hole.first and hole.last <= through
+            and not self.is_hole(hole.group, hole.first)
+        )  # fmt: skip
+
+    def check(self, chunk: int) -> Ailing | None:
+        """What is damaged of a chunk; None: nothing, or there is none any more."""
+        if chunk not in self.chunks:
+            return None
+        return look_into(self.store_id, self.index.bounds, chunk, *self.chunks[chunk])
+
+    def note(self, ailing: Ailing) -> None:
+        """Its holes are not served, and it is left alone, until it is mended. StoreFailed."""
+        self._begin()
+        self.holes = self.holes.with_those(ailing.holes)
+        self.index.mark(ailing.chunk)
+
+    def holes_of(self, chunk: int) -> list[Hole]:
+        """What is damaged of it, and waits for bodies from elsewhere."""
+        return [hole for hole in self.holes.all() if self._lies_in(hole, chunk)]
+
+    def _lies_in(self, hole: Hole, chunk: int) -> bool:
+        place = self.index.find(hole.group, hole.first)
+        return place is not None and place[0] == chunk
+
+    def mend(self, chunk: int, bodies: Mapping[tuple[int, int], bytes]) -> bool:
+        """Write it anew, in one transaction; False: nothing of it is kept any more.
+
+        Raises StoreFailed; StoreDamaged: it is damaged elsewhere, too.
+        """
+        self._begin()
+        if chunk not in self.index.damaged() or chunk in self.index.dead_chunks(ALL_CHUNKS):
+            return False
+        gone = self.holes_of(chunk)
+        try:
+            merger, (number, value, tail) = patched(self.index, chunk, *self.chunks[chunk], bodies)
+        except ChunkDamage as damage:
+            raise StoreDamaged(str(damage)) from damage
+        kept, packed = bytes(value), bytes(tail)
+        merger.stage()
+        self.index.commit()
+        del self.chunks[chunk]
+        self.flipped.discard(chunk)
+        self.chunks[number] = kept, packed
+        self.holes = self.holes.without(gone)
         return True

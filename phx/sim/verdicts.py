@@ -22,6 +22,7 @@ __all__ = [
     "exactly_once",
     "given_back",
     "linearizable",
+    "mended",
     "quiet",
     "rejoined",
     "settled",
@@ -138,6 +139,13 @@ def rejoined(suspects: Sequence[tuple[int, int]]) -> Broken | None:
     if not suspects:
         return None
     return "liveness", f"{len(suspects)} replicas never voted again, the first: {suspects[0]}"
+
+
+def mended(holes: Mapping[int, Sequence[tuple[int, int, int]]]) -> Broken | None:
+    """What was found damaged in a store is mended. Of the end: what is not, by node."""
+    for node, left in holes.items():
+        return "liveness", f"{len(left)} holes in the store of node {node}, the first: {left[0]}"
+    return None
 
 
 def settled(waiting: Sequence[Operation]) -> Broken | None:

@@ -220,6 +220,10 @@ cdef class WatchDoor:
         watch_swapped(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),
                       PyBytes_GET_SIZE(table), state)
 
+    def mended(self, u32 node, u32 group, u64 instance, bytes body):
+        watch_mended(self.watch, node, group, instance, <const u8*>PyBytes_AS_STRING(body),
+                     PyBytes_GET_SIZE(body))
+
     def wrote(self, u32 group, u64 hash):
         watch_wrote(self.watch, group, hash)
 

@@ -26,6 +26,9 @@ cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* t
 cdef void watch_swapped(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
                         u64 state) noexcept nogil
 # Some machine of the group wrote its state: bytes of this hash. And: one was restored from such.
+# This took the place of a damaged entry (U9h).
+cdef void watch_mended(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
+                       u64 count) noexcept nogil
 cdef void watch_wrote(Watch* w, u32 group, u64 hash) noexcept nogil
 cdef void watch_loaded(Watch* w, u32 node, u32 group, u64 hash) noexcept nogil
 # The engine is about to be told of an install up to `through`; and it was.

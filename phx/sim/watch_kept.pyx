@@ -10,7 +10,7 @@ from phx._core.window cimport Slot, window_find
 from phx.sim.invariants cimport Kept, Seat, Watch, fail_at, of
 from phx.sim.reference cimport (
     hash_bytes, log_applied, reference_chain, reference_loaded, reference_state, reference_table,
-    reference_wrote,
+    reference_value, reference_wrote,
 )
 
 
@@ -99,6 +99,16 @@ cdef void watch_swapped(Watch* w, u32 node, u32 group, u64 through, const u8* ta
     if seat.handed >= through:
         fail_at(w, b"U9e", node, group, seat.handed, 0, b"replaced by a machine that is behind it")
     taken_on(w, node, group, through, table, count, state)
+
+
+cdef void watch_mended(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
+                       u64 count) noexcept nogil:
+    cdef const char* why = NULL
+    cdef u32 value = reference_value(w.ref, group, body, count, &why)
+    if value == 0 or instance > w.ref.logs[group].end \
+            or w.ref.logs[group].cells[instance].decided != value:
+        fail_at(w, b"U9h", node, group, instance, 0,
+                b"what took the place of a damaged entry is not what was decided")
 
 
 cdef void watch_wrote(Watch* w, u32 group, u64 hash) noexcept nogil:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phx.machine import StateMachine
+from phx.store_mend import Hole
 
 VERDICTS: dict[int, str]
 UNKNOWN: frozenset[int]
@@ -98,7 +99,10 @@ class World:
     def copy_store(self, node: int) -> None: ...
     def put_store_back(self, node: int) -> None:
         """Its process dies, and the copy is what it has; nothing, if none was taken."""
-    def flip_store(self, node: int, which: int, bit: int) -> bool: ...
+    def flip_store(self, node: int, which: int, bit: int) -> bool:
+        """Flip a bit of an entry in its store; False: there is none."""
+    def scrub(self, node: int) -> None:
+        """All chunks of its store are looked through; what is damaged is found."""
     def checkpoint(self, node: int, group: int) -> None:
         """Take one of the group soon, if something was applied; nothing if it takes one already."""
     def crash_at_keep(self, node: int, effect: int, power: bool) -> None:
@@ -131,6 +135,9 @@ class World:
         """It runs, and is not poisoned."""
     def running(self, node: int) -> bool: ...
     def damaged(self, node: int) -> bool: ...
+    def holes(self) -> dict[int, list[Hole]]:
+        """What nodes that run, and whose journals nobody damaged, have found damaged in their
+        stores and not mended yet, though another one that runs has it."""
     def stopped_groups(self, node: int) -> list[int]:
         """Groups whose machine raised here in this life."""
     def machine(self, node: int, group: int) -> StateMachine: ...

@@ -37,6 +37,7 @@ from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 from phx.sim.watch_kept cimport watch_store
 
 from phx.sim.fetching import Fetching
+from phx.sim.mending import Mending
 from phx.sim.pipes import Net
 from phx.sim.providing import Provider
 from phx.sim.settings import LIMITS, LINK, PACE
@@ -66,7 +67,8 @@ cdef bint elsewhere(World world, Host host, group):
         return True
     for other in world.hosts:
         row = other.store.floors().get(group)
-        if other is host or row is None or other.node in world.damaged_nodes:
+        if other is host or row is None or other.node in world.damaged_nodes \
+                or other.store.ailing():
             continue
         if row.kept_from == 1 and row.settled_through + 1 >= floor:
             return True
@@ -126,6 +128,8 @@ cdef class World:
         for host in self.hosts:
             host.fetching = Fetching(host, self.net, peers, CLUSTER, host.machines,
                                      seed + host.node)
+            host.mending = Mending(host, self.net, peers, CLUSTER, seed + host.node)
+            host.store.on_damage = host.mending.suspect
 
     def __dealloc__(self):
         watch_free(self.watch)
@@ -137,7 +141,8 @@ cdef class World:
             host.close()
             host.machines = None
             host.waiting = {}
-            host.fetching = host.trimming = host.provider = None
+            host.fetching = host.trimming = host.provider = host.mending = None
+            host.store.on_damage = None
             host.tasks = {}
         self.calls = {}
         self.net = None
@@ -489,10 +494,12 @@ cdef class World:
 
     def flip_store(self, node, which, bit):
         cdef Host host = self.host_of(node)
-        if not host.store.flip(which, bit):
-            return False
-        self.damaged_nodes.add(host.node)
-        return True
+        return host.store.flip(which, bit)
+
+    def scrub(self, node):
+        cdef Host host = self.host_of(node)
+        if host.engine != NULL:
+            host.mending.scrub()
 
     def checkpoint(self, node, u32 group):
         cdef Host host = self.host_of(node)
@@ -587,6 +594,19 @@ cdef class World:
     def damaged(self, node):
         return node in self.damaged_nodes
 
+    def holes(self):
+        cdef Host host, other
+        found = {}
+        for host in self.hosts:
+            if host.engine == NULL or host.node in self.damaged_nodes:
+                continue
+            left = [hole for hole in host.store.holes.all()
+                    if any([other.store.keeps(hole) for other in self.hosts
+                            if other is not host and other.engine != NULL])]
+            if left:
+                found[host.node] = left
+        return found
+
     def stopped_groups(self, node):
         cdef Host host = self.host_of(node)
         cdef size_t i
@@ -628,7 +648,7 @@ cdef class World:
             if host.engine != NULL:
                 host.uncount()
             kept = {"checkpoints_" + name: value for name, value in host.keeping.counts.items()}
-            for part in (kept, host.fetching.counts, host.trimming.counts):
+            for part in (kept, host.fetching.counts, host.trimming.counts, host.mending.counts):
                 for name, value in part.items():
                     total[name] = total.get(name, 0) + value
         total.update(self.counts)

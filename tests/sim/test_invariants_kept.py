@@ -164,6 +164,15 @@ def a_replaced_machine_gets_what_its_checkpoint_has(h: Kept, bad: bool) -> None:
     h.watch.chosen(1, 0, 2 if bad else 3, h.bodies[1] if bad else third)
 
 
+def mended_with_what_was_not_decided_there(h: Kept, bad: bool) -> None:
+    h.watch.mended(2, 0, 2, h.bodies[0 if bad else 1])
+
+
+def mended_with_another_byte(h: Kept, bad: bool) -> None:
+    body = h.bodies[0]
+    h.watch.mended(2, 0, 1, body[:-1] + bytes([body[-1] ^ bad]))
+
+
 def restored_from_what_no_machine_wrote(h: Kept, bad: bool) -> None:
     h.watch.wrote(0, 77)
     h.watch.loaded(1, 0, 78 if bad else 77)
@@ -319,6 +328,8 @@ HISTORIES: list[Case] = [
     ("U9e", replaced_by_a_machine_that_is_behind),
     ("U9e", a_replaced_machine_gets_what_its_checkpoint_has),
     ("U9f", restored_from_what_no_machine_wrote),
+    ("U9h", mended_with_what_was_not_decided_there),
+    ("U9h", mended_with_another_byte),
     ("U9f", restored_from_another_group_s_state),
     ("U9g", the_store_s_settled_index_falls),
     ("U9g", a_gap_between_floor_and_settled),
@@ -341,4 +352,4 @@ def test_a_bad_history_is_rejected(invariant: str, history: Callable[..., None])
 
 def test_every_claim_about_checkpoints_is_here() -> None:
     named = {invariant for invariant, _ in HISTORIES}
-    assert named == {"U7"} | {f"U9{letter}" for letter in "abcdefg"}
+    assert named == {"U7"} | {f"U9{letter}" for letter in "abcdefgh"}

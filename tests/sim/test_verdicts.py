@@ -30,6 +30,11 @@ def test_a_history_that_takes_too_long_is_no_success():
     broken(verdicts.linearizable(operations, steps_max=2000), "undecided")
 
 
+def test_holes_are_mended():
+    assert verdicts.mended({}) is None
+    broken(verdicts.mended({3: [(2, 7, 9)]}), "liveness", "node 3", "(2, 7, 9)")
+
+
 def test_exactly_once():
     written = [append(b"aaaa"), append(b"bbbb", result=UNSEEN), append(b"cccc", returned=None)]
     for value in (b"aaaabbbb", b"bbbbccccaaaa"):
