@@ -160,7 +160,9 @@ cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
     cdef bint first = True
     preference(e, r, order)
     for i in range(r.config.n_voters):
-        if order[i] == e.own_slot:
+        # (Nobody asked one of priority 0 to lead, and a node of priority 0 least of all: two that
+        # drain are no better than each other.)
+        if order[i] == e.own_slot or e.priorities[order[i]] == 0:
             return 0
         if not live(e, order[i]):
             continue

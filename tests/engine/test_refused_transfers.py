@@ -129,6 +129,21 @@ def test_two_nodes_that_drain_pass_nothing_to_each_other() -> None:
     assert transfer(s, 1, 2) == TRANSFER_NOT_READY
 
 
+def test_balance_moves_nothing_between_two_nodes_that_drain() -> None:
+    """The group would be node 1's, were both wanted: one that is about to be closed."""
+    s = Script(balance=1)
+    s.disconnect(1, 2)
+    s.disconnect(1, 3)
+    s.elect(2)
+    want(s, n1=0, n2=0)
+    s.crash(3)
+    s.connect(1, 2)
+    s.lines.clear()
+    s.pass_time(5 * SECOND)
+    assert given(s) == []
+    assert s.leaders() == {1: 2, 2: 2}
+
+
 def test_nobody_resigns_in_favour_of_a_node_that_drains_unless_it_is_named() -> None:
     s = led_by_one()
     want(s, n2=0, n3=0)
