@@ -252,6 +252,11 @@ cdef u32 next_leader(Engine* e, Replica* r, u32 least) noexcept nogil:
     return 0
 
 
+cdef u32 successor(Engine* e, Replica* r) noexcept nogil:
+    cdef u32 to = next_leader(e, r, 0)
+    return to if to != 0 else preferred_leader(e, r, e.options.node)
+
+
 cdef void hand_over(Engine* e) noexcept nogil:
     cdef size_t i = e.claims.size()
     cdef Replica* r
@@ -261,9 +266,7 @@ cdef void hand_over(Engine* e) noexcept nogil:
         r = find_group(e, e.claims[i].group)
         if r.role != ROLE_LEADING:
             continue
-        to = next_leader(e, r, 0)
-        if to == 0:
-            to = preferred_leader(e, r, e.options.node)
+        to = successor(e, r)
         if to != 0:
             transfer(e, r, to)
     # Attempts under way are given up; (pump sees to one that has just succeeded).

@@ -164,6 +164,19 @@ def test_who_closes_gives_it_to_somebody_that_can_take_it() -> None:
     assert given(s) == ["1→3"]
 
 
+def test_a_leader_whose_machine_stops_gives_it_to_somebody_that_can_take_it() -> None:
+    """The same value has stopped node 2's already."""
+    s = led_by_one()
+    s.engines[2].stop_group(0)
+    s.turn(2)
+    s.pass_time(2 * HEARTBEAT_US)
+    s.engines[1].stop_group(0)
+    s.turn(1)
+    s.flow()
+    assert given(s) == ["1→3"]
+    assert s.leaders() == {1: 3, 2: 3, 3: 3}, "without time going by"
+
+
 def test_a_refusal_of_one_member_puts_no_other_off() -> None:
     """A member that lost its votes asks for the leadership, to rejoin."""
     s = led_by_one()
