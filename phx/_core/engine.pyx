@@ -16,12 +16,12 @@ from phx._core.effects cimport (
     LANE_NOW, emit_event, emit_idle_mark, emit_record, hint, random_below, role_timer,
     seal_frames, send,
 )
-from phx._core.elections cimport preferred_leader, refresh_leader, schedule_campaign
+from phx._core.elections cimport refresh_leader, schedule_campaign
 from phx._core.learner cimport (
     advance_known, carry_settled, jump, learn_tick, replay_settled, settled, supply, tail_entry,
 )
 from phx._core.leases cimport GRANT_MARGIN, heartbeats
-from phx._core.liveness cimport give_to, hand_over, watch, watch_at
+from phx._core.liveness cimport give_to, hand_over, successor, watch, watch_at
 from phx._core.membership cimport config_drop, config_set, slots_begin
 from phx._core.native cimport *
 from phx._core.peers cimport peer_add, peer_drop, peer_lost, peer_met
@@ -403,8 +403,8 @@ cdef void lead_no_more(Engine* e, Replica* r) noexcept nogil:
     if r.role == ROLE_PREVOTING:
         r.role = ROLE_FOLLOWER
         role_timer(e, r, 0)
-    to = preferred_leader(e, r, e.options.node)
-    if r.role == ROLE_LEADING and to != 0:
+    to = successor(e, r) if r.role == ROLE_LEADING else 0
+    if to != 0:
         transfer(e, r, to)
     else:
         step_down(e, r)

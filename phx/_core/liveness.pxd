@@ -23,5 +23,8 @@ cdef u64 watch_at(Engine* e) noexcept nogil
 # Give this leadership to that member, 0: to the one that should have it next; a TransferVerdict. It
 # stays there until it ends; but one that a node of priority 0 gives to anybody is balanced on.
 cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil
+# Whom to give the group to if this leader can lead it no longer: the first that can lead at once,
+# else the first that is there; 0: nobody is.
+cdef u32 successor(Engine* e, Replica* r) noexcept nogil
 # Give every leadership to the member that should have it instead of this node.
 cdef void hand_over(Engine* e) noexcept nogil

@@ -160,7 +160,9 @@ cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
     cdef bint first = True
     preference(e, r, order)
     for i in range(r.config.n_voters):
-        if order[i] == e.own_slot:
+        # (Nobody asked one of priority 0 to lead, and a node of priority 0 least of all: two that
+        # drain are no better than each other.)
+        if order[i] == e.own_slot or e.priorities[order[i]] == 0:
             return 0
         if not live(e, order[i]):
             continue
@@ -250,6 +252,11 @@ cdef u32 next_leader(Engine* e, Replica* r, u32 least) noexcept nogil:
     return 0
 
 
+cdef u32 successor(Engine* e, Replica* r) noexcept nogil:
+    cdef u32 to = next_leader(e, r, 0)
+    return to if to != 0 else preferred_leader(e, r, e.options.node)
+
+
 cdef void hand_over(Engine* e) noexcept nogil:
     cdef size_t i = e.claims.size()
     cdef Replica* r
@@ -259,9 +266,7 @@ cdef void hand_over(Engine* e) noexcept nogil:
         r = find_group(e, e.claims[i].group)
         if r.role != ROLE_LEADING:
             continue
-        to = next_leader(e, r, 0)
-        if to == 0:
-            to = preferred_leader(e, r, e.options.node)
+        to = successor(e, r)
         if to != 0:
             transfer(e, r, to)
     # Attempts under way are given up; (pump sees to one that has just succeeded).

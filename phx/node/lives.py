@@ -187,9 +187,9 @@ class Lives:
         Raises StoreError if the leave for the loss that is over cannot be taken back: the node must
         not go on with it.
         """
-        self._driver = driver
         if self._facts is not None and self._facts.allowed:
             self._ask(self._take_leave_back).result()
+        self._driver = driver  # (not before: with a higher ceiling its groups may rejoin, and vote)
         self._ask(self._settle)
 
     def _take_leave_back(self, store: Store) -> None:

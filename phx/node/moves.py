@@ -171,8 +171,12 @@ class Mover(threading.Thread):
     def _begin(self, group: int, now: float) -> None:
         try:
             self._going[group] = self._door.give(self._states[group], self._to)
-        except NotLeader:
-            self._found.failed.pop(group, None)  # somebody else leads it, or nobody
+        except NotLeader as error:
+            if error.leader is None:
+                # It is on its way already (balance gives groups away, too), and may come back.
+                self._put_off(group, "nobody was heard to lead it in time", now)
+            else:
+                self._found.failed.pop(group, None)
         except TransferFailed as error:
             self._put_off(group, str(error), now)
         except PhxError:
@@ -180,6 +184,7 @@ class Mover(threading.Thread):
             raise
 
     def _put_off(self, group: int, why: str, now: float) -> None:
+        self._found.moved.pop(group, None)  # where it was for a while
         self._found.failed[group] = why
         self._later[group] = now + AGAIN_S
 

@@ -130,6 +130,24 @@ def test_a_node_does_not_go_on_with_a_leave_that_cannot_be_taken_back(tmp_path, 
     assert facts.allowed == 0
 
 
+def test_nothing_rejoins_while_the_leave_stands(tmp_path, store, monkeypatch):
+    """It could vote, and lose its journal once more."""
+    facts = allowed(store)
+    driver = BusyDriver()
+    marked = {"group": 0, "promised": 0, "highest_seen": facts.ceiling << 20}
+    monkeypatch.setattr(driver, "group_statuses", lambda: [marked])
+    lives = Lives(config_of(tmp_path, 1, nodes=3), asking(store))
+    lives.begin(0, None, create=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "write", full)
+        with pytest.raises(StoreError, match="planted"):
+            lives.serve(driver)  # type: ignore[arg-type]
+    lives.look()
+    assert driver.told == [], "the store thread's idle time may come before its answer"
+    lives.serve(driver)  # type: ignore[arg-type]
+    assert driver.told == [facts.ceiling + CEILING_STEP]
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_the_leave_ends_where_a_life_begins_on_a_journal_that_knows_of_the_loss(
     tmp_path, store, monkeypatch, room

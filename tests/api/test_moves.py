@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 
 import pytest
@@ -302,6 +303,40 @@ def test_one_that_comes_back_is_given_away_again(monkeypatch):
     door.after = lambda state: setattr(state, "led", leaders.pop(0))
     assert moved(door, [0]) == Moved({0: Leader(2, 14)}, {})
     assert door.given == [(0, 0)] * 3
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_one_that_is_on_its_way_already_is_not_taken_for_one_that_is_gone(monkeypatch, again):
+    """Balance gave it away when the mover's turn came, and the member did not take it."""
+    monkeypatch.setattr(moves, "AGAIN_S", 0.01)
+    door = Door(g0=[NotLeader(0, None)] + ([12] if again else [NotLeader(0, None)] * 1000))
+    leaders = [None, Leader(2, 14)] if again else [None] * 1001
+
+    def give(state, to, ask=door.give):
+        state.led = leaders.pop(0)
+        return ask(state, to)
+
+    monkeypatch.setattr(door, "give", give)
+    found = moved(door, [0], timeout=5.0 if again else 0.2)
+    if again:
+        assert found == Moved({0: Leader(2, 14)}, {})
+    else:
+        assert found == Moved({}, {0: "nobody was heard to lead it in time"})
+
+
+def test_one_that_comes_back_later_and_stays_has_not_moved(monkeypatch):
+    """Its new leader failed, while others were still on their way."""
+    monkeypatch.setattr(moves, "AGAIN_S", 0.01)
+    door = Door(g0=[10] + [TransferFailed("far behind")] * 1000, g1=[10])
+
+    def after(state):
+        if state.group == 0:
+            state.led = Leader(2, 11)
+            threading.Timer(0.1, setattr, (state, "led", Leader(1, 12))).start()
+
+    door.after = after
+    found = moved(door, [0, 1], timeout=0.5)
+    assert found == Moved({}, {0: "far behind", 1: "nobody was heard to lead it in time"})
 
 
 def test_who_does_not_lead_any_more_is_left_out():

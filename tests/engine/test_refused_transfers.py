@@ -129,6 +129,21 @@ def test_two_nodes_that_drain_pass_nothing_to_each_other() -> None:
     assert transfer(s, 1, 2) == TRANSFER_NOT_READY
 
 
+def test_balance_moves_nothing_between_two_nodes_that_drain() -> None:
+    """The group would be node 1's, were both wanted: one that is about to be closed."""
+    s = Script(balance=1)
+    s.disconnect(1, 2)
+    s.disconnect(1, 3)
+    s.elect(2)
+    want(s, n1=0, n2=0)
+    s.crash(3)
+    s.connect(1, 2)
+    s.lines.clear()
+    s.pass_time(5 * SECOND)
+    assert given(s) == []
+    assert s.leaders() == {1: 2, 2: 2}
+
+
 def test_nobody_resigns_in_favour_of_a_node_that_drains_unless_it_is_named() -> None:
     s = led_by_one()
     want(s, n2=0, n3=0)
@@ -147,6 +162,19 @@ def test_who_closes_gives_it_to_somebody_that_can_take_it() -> None:
     s.engines[1].resign()
     s.turn(1)
     assert given(s) == ["1→3"]
+
+
+def test_a_leader_whose_machine_stops_gives_it_to_somebody_that_can_take_it() -> None:
+    """The same value has stopped node 2's already."""
+    s = led_by_one()
+    s.engines[2].stop_group(0)
+    s.turn(2)
+    s.pass_time(2 * HEARTBEAT_US)
+    s.engines[1].stop_group(0)
+    s.turn(1)
+    s.flow()
+    assert given(s) == ["1→3"]
+    assert s.leaders() == {1: 3, 2: 3, 3: 3}, "without time going by"
 
 
 def test_a_refusal_of_one_member_puts_no_other_off() -> None:
