@@ -29,6 +29,8 @@ cdef int slot_take(Engine* e, u32 node) noexcept nogil:
     e.slot_node[slot] = node
     e.peers[slot].node = node
     e.peers[slot].slot = slot
+    # It may have heard heartbeats of this life, numbered from another slot: none has gone further.
+    e.peers[slot].beat_seq = e.reads.beats
     e.priorities[slot] = PRIORITY_USUAL
     return <int>slot
 

@@ -198,3 +198,22 @@ def test_a_thousand_nodes_come_and_go_and_nothing_is_left() -> None:
         cycle(node)
     assert blocks_live() == before
     assert one.peers() == [1, 2, 0]
+
+
+def test_who_was_let_go_of_by_one_side_alone_is_heard_again_at_once() -> None:
+    """The other side has kept its slot, and what it heard of this life: heartbeats go on above."""
+    s = Wider()
+    s.elect(1)
+    s.meet()
+    s.pass_time(3_000_000)
+    one, three = s.engines[1], s.engines[3]
+    s.disconnect(1, 3)
+    assert one.drop_peer(3) == DONE
+    assert one.add_peer(4) == DONE  # in its slot
+    assert one.add_peer(3) == DONE
+    s.waiting = [m for m in s.waiting if 3 not in (m.source, m.dest)]
+    s.connect(1, 3)
+    s.advance(100_000)
+    assert s.deliver("1→3", "Heartbeat")
+    assert s.deliver("3→1", "HeartbeatAck"), "it hears, and grants"
+    assert three.counters()["hostile_messages"] == 0
