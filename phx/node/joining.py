@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from phx.config import split_address
-from phx.errors import PhxError
+from phx.errors import Closed, ConfigError, ForkedError, PhxError
 from phx.node.addresses import resolve
 from phx.node.line import Ending, Lines, now_us
 from phx.transfer.messages import (
@@ -44,6 +44,8 @@ log = logging.getLogger("phx")
 AGAIN_S = 0.5
 """Between two rounds of questions, at first; twice as long each time, up to AGAIN_MAX_S."""
 AGAIN_MAX_S = 10.0
+END_S = 2.0
+"""The resolver may take longer; whoever closes a node does not wait for it."""
 
 
 def welcome(
@@ -110,10 +112,10 @@ class Joiner(threading.Thread):
             log.debug("nobody is asked any more: %s", error)
 
     def end(self, wait_s: float | None = None) -> None:
-        """Idempotent."""
+        """Idempotent. A thread that waits for the resolver is left to itself, and ends then."""
         self._lines.ending.set()
         if self.ident is not None and self is not threading.current_thread():
-            self.join(wait_s)
+            self.join(END_S if wait_s is None else wait_s)
 
     def forget(self) -> None:
         """In a forked child."""
@@ -139,11 +141,21 @@ class Joiner(threading.Thread):
 
     def _take(self, found: Mapping[int, str]) -> None:
         for node, address in sorted(found.items()):
-            if node != self._ends.me and self.learned.get(node) != address:
+            if node == self._ends.me or self.learned.get(node) == address:
+                continue
+            if self._lines.ending.is_set():
+                raise Ending
+            self.learned[node] = address
+            if address not in self._addresses:
+                self._addresses.append(address)
+            try:
                 self._add(node, address)
-                self.learned[node] = address
-                if address not in self._addresses:
-                    self._addresses.append(address)
+            except (Closed, ForkedError):
+                raise
+            except PhxError as error:  # of this one; the others may do
+                log.warning("node %d at %s is not taken for a peer: %s", node, address, error)
+                if not isinstance(error, ConfigError):
+                    del self.learned[node]  # it may be another time
 
     def _ask(self, host: str, port: int) -> dict[int, str]:
         """Raises Cut, OSError, Ending."""

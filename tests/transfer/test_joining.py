@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx._core.codec import encode_frame
+from phx.errors import ConfigError
 from phx.node.joining import Joiner, Question, welcome
 from phx.node.line import now_us
 from phx.transfer.messages import (
@@ -216,3 +218,42 @@ def test_who_asks_in_vain_can_be_told_to_end(no_leaks: None) -> None:
     asking.end(10)
     assert not asking.is_alive()
     assert found == {}
+
+
+def test_a_resolver_that_hangs_keeps_nobody_from_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, freed = threading.Event(), threading.Event()
+
+    def hangs(host: str) -> list[str]:
+        asked.set()
+        freed.wait(20)
+        return []
+
+    monkeypatch.setattr("phx.node.joining.resolve", hangs)
+    asking, _ = joiner("one.test:1")
+    asking.start()
+    try:
+        assert asked.wait(10)
+        since = time.monotonic()
+        asking.end()
+        assert time.monotonic() < since + 5
+    finally:
+        freed.set()
+        asking.join(10)
+    assert not asking.is_alive()
+
+
+def test_one_that_cannot_be_taken_keeps_nobody_from_the_others(no_leaks: None, caplog) -> None:
+    with answering(lambda said: welcome(said, ASKED, lambda node: None, THERE)) as good:
+        asking, found = joiner(good, until=len(THERE) - 1)
+
+        def take(node: int, address: str) -> None:
+            if node == min(THERE):
+                raise ConfigError(["it cannot be"])
+            found[node] = address
+
+        asking._add = take
+        asking.start()
+        asking.join(10)
+        assert not asking.is_alive()
+    assert found == {node: at for node, at in THERE.items() if node != min(THERE)}
+    assert "it cannot be" in caplog.text
