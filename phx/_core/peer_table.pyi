@@ -23,11 +23,17 @@ class PeerTable:
         Raises:
             DriverError: ERROR_OPTION: no id of another node, or 63 are there already.
         """
-    def drop(self, node: int) -> None:
+    def drop(self, node: int, kept: bytes | None = None) -> bool:
         """Let go of a node: its connection is closed, what is queued for it is dropped, its place
         is free. One that is not there is no error.
 
         Nothing here remembers its store id afterwards: let that be durable elsewhere before.
+
+        Args:
+            kept: the store id that is; b"": none is. None: whatever there is may be forgotten.
+
+        Returns:
+            False: another store than `kept` was met behind it. Nothing was done.
 
         Raises:
             DriverError: ERROR_MEMBER: it is a member of a group here; ERROR_GRANTED: it may lead

@@ -12,7 +12,7 @@ from phx._core.driver_state cimport PeerWanted
 from phx._core.lookups cimport Lookup, lookups_take
 from phx._core.native cimport *
 from phx._core.options cimport address_of
-from phx._core.peers cimport PEER_CANNOT, PEER_GRANTED, PEER_MEMBER
+from phx._core.peers cimport PEER_CANNOT, PEER_GRANTED, PEER_MEMBER, PEER_UNKEPT
 from phx._core.port cimport PhxAddress
 from phx._core.queues cimport (
     ASK_ADD_PEER, ASK_DROP_PEER, ASK_MOVE_PEER, COMMAND_ADDRESS, Command, Question,
@@ -39,22 +39,27 @@ cdef class PeerTable:
 
     def add(self, u32 node, host, port, *, bint named=False, store_id=None):
         cdef PeerWanted wanted
-        cdef bytes known
         memset(&wanted, 0, sizeof(wanted))
         numeric(&wanted.address, host, port)
         wanted.how = PEER_NAMED if named else 0
         if store_id is not None:
-            known = store_id
-            if len(known) != 16:
-                raise DriverError(errors.ERROR_OPTION, "a store id has 16 bytes")
-            wanted.known = True
-            memcpy(wanted.store_id, PyBytes_AS_STRING(known), 16)
+            known_store(&wanted, store_id)
         if self.ask(ASK_ADD_PEER, node, &wanted) != 0:
             raise DriverError(errors.ERROR_OPTION, f"node {node} cannot be a peer: that is no id "
                               f"of another node, or {PEERS_MAX} are there already")
 
-    def drop(self, u32 node):
-        cdef int verdict = self.ask(ASK_DROP_PEER, node, NULL)
+    def drop(self, u32 node, kept=None):
+        cdef PeerWanted wanted
+        cdef int verdict
+        memset(&wanted, 0, sizeof(wanted))
+        cdef PeerWanted* told = NULL
+        if kept is not None:
+            told = &wanted
+        if kept:
+            known_store(told, kept)
+        verdict = self.ask(ASK_DROP_PEER, node, told)
+        if verdict == PEER_UNKEPT:
+            return False
         if verdict == PEER_MEMBER:
             raise DriverError(errors.ERROR_MEMBER, f"node {node} is a member of a group here")
         if verdict == PEER_GRANTED:
@@ -62,6 +67,7 @@ cdef class PeerTable:
                               f"node {node} may lead under a grant of this one: try again")
         if verdict == PEER_CANNOT:
             raise DriverError(errors.ERROR_OPTION, f"node {node} is this node itself")
+        return True
 
     def set_address(self, u32 node, host, port, *, bint named=False):
         cdef PeerWanted wanted
@@ -93,6 +99,14 @@ cdef class PeerTable:
         if not more:
             return None
         return [(found[i].node, found[i].attempts) for i in range(found.size())]
+
+
+cdef int known_store(PeerWanted* out, bytes store_id) except -1:
+    if len(store_id) != 16:
+        raise DriverError(errors.ERROR_OPTION, "a store id has 16 bytes")
+    out.known = True
+    memcpy(out.store_id, PyBytes_AS_STRING(store_id), 16)
+    return 0
 
 
 # Port 0 and an empty host alike: not known.

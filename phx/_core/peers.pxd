@@ -12,6 +12,7 @@ cdef enum PeerVerdict:
     PEER_CANNOT = 1              # no id of another node, or SLOTS_MAX of them are there
     PEER_MEMBER = 2              # it is a member of a group here
     PEER_GRANTED = 3             # it may lead under a grant of this node that has not run out
+    PEER_UNKEPT = 4              # of the driver: its store is not the one that is remembered
 
 # A slot for the node, unless it has one. `store_id`: 16 bytes, if it was met before; else NULL.
 cdef int peer_add(Engine* e, u32 node, const u8* store_id) noexcept nogil

@@ -15,7 +15,7 @@ from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.lookups cimport lookups_close, lookups_want
 from phx._core.native cimport *
-from phx._core.peers cimport PEER_CANNOT, PEER_DONE
+from phx._core.peers cimport PEER_CANNOT, PEER_DONE, PEER_UNKEPT
 from phx._core.port cimport *
 from phx._core.published cimport publish
 from phx._core.queues cimport *
@@ -348,8 +348,16 @@ cdef int add_peer(DriverState* s, u32 node, const PeerWanted* wanted) noexcept n
     return verdict
 
 
-cdef int drop_peer(DriverState* s, u32 node) noexcept nogil:
-    cdef int verdict = input_drop_peer(s, node)
+# `kept`: which store is remembered elsewhere. Of one that was met since nobody would know any more.
+cdef bint forgets(DriverState* s, u32 node, const PeerWanted* kept) noexcept nogil:
+    cdef int at = slot_of(s.engine, node)
+    if kept == NULL or at < 0 or not s.engine.peers[at].known:
+        return False
+    return not kept.known or memcmp(s.engine.peers[at].store_id, kept.store_id, 16) != 0
+
+
+cdef int drop_peer(DriverState* s, u32 node, const PeerWanted* kept) noexcept nogil:
+    cdef int verdict = PEER_UNKEPT if forgets(s, node, kept) else input_drop_peer(s, node)
     if verdict == PEER_DONE:
         transport_drop_peer(s.transport, node)
     return verdict
@@ -386,7 +394,7 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
     elif question.kind == ASK_ADD_PEER:
         question.verdict = add_peer(s, question.peer, <PeerWanted*>question.status)
     elif question.kind == ASK_DROP_PEER:
-        question.verdict = drop_peer(s, question.peer)
+        question.verdict = drop_peer(s, question.peer, <PeerWanted*>question.status)
     elif question.kind == ASK_MOVE_PEER:
         question.verdict = move_peer(s, question.peer, <PeerWanted*>question.status)
     else:

@@ -36,6 +36,8 @@ Place = tuple[int, str, int]
 """A node, its numeric host ("": not known), its port (0: not known)."""
 
 LOOKUP_US = 10_000_000
+REACH_S = 1.0
+"""So long whoever fetches waits for a look-up, before it goes where the node was last."""
 END_S = 2.0
 """The resolver may take longer; whoever closes a node does not wait for it."""
 
@@ -59,6 +61,7 @@ class Addresses:
         self._dirty = False
         self._writing: Future[Any] | None = None
         self._failed = ""
+        self._looking: dict[int, threading.Thread] = {}  # for `reach`
         self._port = 0  # that the node listens at
 
     # --- at the start
@@ -185,25 +188,41 @@ class Addresses:
             self._note(node, numeric, port)
         self._changed()
 
-    def drop(self, node: int) -> None:
-        """Let go of a node. Raises DriverError: nothing is changed."""
+    def drop(self, node: int, kept: bytes) -> bool:
+        """Let go of a node. False: a store was met behind it, and `kept` is not its id. Then,
+        and if it raises DriverError, nothing is changed."""
         assert self._table is not None
         with self._lock:
-            self._table.drop(node)
+            if not self._table.drop(node, kept):
+                return False
             self._texts.pop(node, None)
             self._learned.pop(node, None)
             self.known.pop(node, None)
         self._changed()
+        return True
 
     def reach(self, node: int) -> tuple[str, int]:
-        """Where to connect with a node now; a name is looked up, which blocks. Raises KeyError."""
+        """Where to connect with a node now. A name is looked up, which blocks for REACH_S at most:
+        a node that closes waits for those who fetch. Raises KeyError."""
         with self._lock:
             text, at = self._texts[node], self.known.get(node)
         if not is_name(text):
             if at is None:
                 raise KeyError(node)
             return at
-        self._look(node, 0, tell=False)
+        with self._lock:
+            looking = self._looking.get(node)
+            if looking is None or not looking.is_alive():
+                looking = threading.Thread(
+                    target=self._look,
+                    args=(node, 0),
+                    kwargs={"tell": False},
+                    name="phx-lookup",
+                    daemon=True,
+                )
+                looking.start()
+                self._looking[node] = looking
+        looking.join(REACH_S)
         with self._lock:
             return self.known[node]
 

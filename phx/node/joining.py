@@ -112,7 +112,7 @@ class Joiner(threading.Thread):
             log.debug("nobody is asked any more: %s", error)
 
     def end(self, wait_s: float | None = None) -> None:
-        """Idempotent. A thread that waits for the resolver is left to itself: it does nothing more."""
+        """Idempotent. A thread that waits for the resolver is left to itself, and ends then."""
         self._lines.ending.set()
         if self.ident is not None and self is not threading.current_thread():
             self.join(END_S if wait_s is None else wait_s)

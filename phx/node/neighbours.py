@@ -7,9 +7,10 @@ store is taken, long after it was let go of (`phx.node.lives`).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from phx._core.driver import ERROR_GRANTED, ERROR_MEMBER, Driver, DriverError
 from phx.config import Config
@@ -20,6 +21,8 @@ from phx.transfer.messages import Ends, Greeting
 from phx.types import PeerStatus
 
 __all__ = ["Neighbours"]
+
+T = TypeVar("T")
 
 
 class Neighbours:
@@ -44,6 +47,7 @@ class Neighbours:
         self._opened = opened
         self._error_of = error_of
         self._joiner: Joiner | None = None
+        self._line = threading.Lock()  # who comes and who goes, one at a time
 
     def move(self, node: int, address: str) -> None:
         """See Node.set_address."""
@@ -64,8 +68,9 @@ class Neighbours:
         Raises ConfigError: it cannot be, or 63 are there; ValueError: the address; Closed.
         """
         self._opened()
-        store_id = self._lives.store_of(node)
-        self._do(lambda: self._addresses.add(node, address, store_id))
+        with self._line:
+            store_id = self._lives.store_of(node)
+            self._do(lambda: self._addresses.add(node, address, store_id))
         self._addresses.keep()
 
     def drop(self, node: int) -> None:
@@ -76,13 +81,17 @@ class Neighbours:
         changed then.
         """
         self._opened()
-        self._lives.keep_peers()
-        self._do(lambda: self._addresses.drop(node))
+        with self._line:
+            self._lives.keep_peers()
+            while not self._do(
+                lambda: self._addresses.drop(node, self._lives.store_of(node) or b"")
+            ):
+                self._lives.keep_peers()  # it was met since
         self._addresses.keep()
 
-    def _do(self, change: Callable[[], None]) -> None:
+    def _do(self, change: Callable[[], T]) -> T:
         try:
-            change()
+            return change()
         except DriverError as error:
             if error.code in (ERROR_MEMBER, ERROR_GRANTED):
                 raise

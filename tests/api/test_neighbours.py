@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import socket
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +16,7 @@ from phx import errors
 from phx._core.driver import ERROR_MEMBER, DriverError
 from phx.cli.commands import phx as command
 from phx.node import control
-from phx.node.addresses import is_name, pick
+from phx.node.addresses import Addresses, is_name, pick
 from phx.node.room import Room
 from phx.store_peers import Learned, pack, unpack
 
@@ -114,6 +116,34 @@ def test_of_several_addresses_of_a_name_each_is_tried(run_once, tmp_path, names)
             await until(lambda: met(one, 2)() and met(two, 1)())
 
     run_once(main())
+
+
+def test_who_fetches_does_not_wait_for_a_resolver_that_hangs(tmp_path, names, monkeypatch):
+    """Nor does the node that closes, which waits for those who fetch."""
+    names.hosts["two.test"] = ["127.0.0.9"]
+    members = {1: "127.0.0.1:7001", 2: "two.test:7002"}
+    addresses = Addresses(config_of(tmp_path, 1, members=members))
+    addresses.begin({})
+    addresses.members()
+    names.hosts["two.test"] = ["127.0.0.8"]
+    assert addresses.reach(2) == ("127.0.0.8", 7002)
+    freed, asked = threading.Event(), []
+
+    def hangs(host):
+        asked.append(host)
+        freed.wait(20)
+        return ["127.0.0.7"]
+
+    monkeypatch.setattr("phx.node.addresses.resolve", hangs)
+    try:
+        since = time.monotonic()
+        assert addresses.reach(2) == ("127.0.0.8", 7002)
+        assert addresses.reach(2) == ("127.0.0.8", 7002)
+        assert time.monotonic() < since + 8
+        assert asked == ["two.test"], "one question at a time"
+    finally:
+        freed.set()
+    assert addresses.reach(2) == ("127.0.0.7", 7002)
 
 
 def test_which_of_the_addresses_of_a_name_is_dialled():
@@ -283,6 +313,35 @@ def test_a_peer_that_was_added_is_one_after_a_restart_and_keeps_its_store(run_on
             one._room.neighbours.add(4, f"127.0.0.1:{four.port}")
             await until(lambda: four.status().peers[1].refused == "another store")
             assert not met(one, 4)()
+
+    run_once(main())
+
+
+def test_who_is_met_while_it_is_let_go_of_keeps_its_store(run_once, tmp_path, monkeypatch):
+    async def main():
+        members = {1: f"127.0.0.1:{free_port()}"}
+        config = config_of(tmp_path, 1, nodes=1, members=members)
+        async with (
+            phx.Node(config, Journal, bootstrap=True) as one,
+            guest(tmp_path, 4, ["127.0.0.1:1"]) as four,
+        ):
+            four._room.neighbours.add(1, members[1])
+            one._room.neighbours.add(4, f"127.0.0.1:{free_port()}")  # where it is not
+            lives = one._room._lives
+            keep = lives.keep_peers
+            monkeypatch.setattr(lives, "look", lambda: True)
+
+            def slow():
+                keep()
+                if not met(one, 4)():
+                    one.set_address(4, f"127.0.0.1:{four.port}")
+                    while not met(one, 4)():
+                        time.sleep(0.01)
+
+            monkeypatch.setattr(lives, "keep_peers", slow)
+            await asyncio.wait_for(asyncio.to_thread(one._room.neighbours.drop, 4), 20)
+            assert one.status().peers == {}
+            assert lives.store_of(4) == four._room._store.identity.store_id
 
     run_once(main())
 
