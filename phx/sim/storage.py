@@ -150,8 +150,7 @@ class SettledStore:
             raise
         self.groups = self.index.groups_packed()
         self.index.commit()
-        bounds = self.index.floors()
-        self.holes = self.holes.above({group: bounds[group][0] for group in floors})
+        self.holes = self.holes.above({one: floor.kept_from for one, floor in floors.items()})
         return groups
 
     def trim(self) -> bool:

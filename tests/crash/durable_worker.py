@@ -2,9 +2,10 @@
 
     python durable_worker.py FOLDER KIND STEP N
 
-Group 0 has a durable machine, group 1 one beside a machine in memory. Values go to all of them for
-ever; light and full checkpoints are taken on the way. Each value that was acknowledged is said
-("1 0 17": group, machine, how many by now) before the next is proposed.
+Group 0 has a durable machine, group 1 one beside a machine in memory. So many values go to all of
+them, however long that takes; then it is closed, which has steps, too. Light and full checkpoints
+are taken on the way. Each value that was acknowledged is said ("1 0 17": group, machine, how many
+by now) before the next is proposed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself und
 from durable_lab import LmdbSums, SqliteSums, digest_of
 from dying import arm
 
+TURNS, FULL_TURNS = 160, 20
+"""Of load; and between two full checkpoints."""
 TIMING = {"heartbeat_us": 50_000, "lease_us": 400_000, "election_us": 50_000}
 
 
@@ -95,14 +97,14 @@ def value_of(number: int) -> bytes:
 
 async def load(node: phx.Node) -> None:
     counts = dict.fromkeys(PLACES, 0)
-    for turn in range(1 << 30):
+    for turn in range(TURNS):
         for (group, machine), count in counts.items():
             door = node.group(group)
             values = [value_of(count + at) for at in range(1 + turn % 7)]
             counts[group, machine] += len(await door.propose_many(values, machine=machine))
             os.write(1, b"%d %d %d\n" % (group, machine, counts[group, machine]))
-        if turn % 20 == 19:
-            await node.group(turn // 20 % 2).checkpoint()
+        if turn % FULL_TURNS == FULL_TURNS - 1:
+            await node.group(turn // FULL_TURNS % 2).checkpoint()
 
 
 OWNERS: dict[str, Any] = {
@@ -115,8 +117,7 @@ async def main(folder: Path, kind: str, step: str, times: int) -> None:
     config = config_of(folder, interval_instances=30)
     async with phx.Node(config, machines(kind), bootstrap=True) as node:
         await node.wait_ready()
-        with suppress(TimeoutError):  # it is closed then, and that has steps, too
-            await asyncio.wait_for(load(node), 0.7)
+        await load(node)
 
 
 if __name__ == "__main__":
