@@ -95,9 +95,9 @@ cdef void check_reads(Engine* e) noexcept nogil:
         active += 1
         demand(g.place < e.reads.active.size() and e.reads.active[g.place] == i,
                b"reads of a group that nobody would look at")
-        tickets += g.leader.fresh.size() + g.leader.asked.size()
-        tickets += g.quorum.fresh.size() + g.quorum.asked.size()
+        tickets += g.leader.tickets.size() + g.quorum.tickets.size()
         demand(g.askers.size() <= e.n_slots, b"more askers than members")
+        demand(g.told.size() <= e.n_slots, b"more answers than members")
         for k in range(g.askers.size()):
             checks += g.askers[k].beat != 0
     demand(active == e.reads.active.size(), b"a group without reads is looked at")
