@@ -379,7 +379,7 @@ class Node:
 
     def set_address(self, node: int, address: str) -> None:
         """See ``phx.Node.set_address``."""
-        self._room.neighbours.move(node, address)
+        self._room.peers.move(node, address)
 
     @property
     def priority(self) -> int:

@@ -6,7 +6,7 @@
     lives          what outlives a journal: incarnation, ceiling of promises
     rejoining      a journal that is lost, before the node starts: may it go on without?
     addresses      where the other nodes are, now
-    neighbours     the other nodes, as they come and go
+    peers          the other nodes, as they come and go
     joining        a node that is no member yet: who is there?
     control        the socket in the folder, for commands to a running node
     moves          all leaderships are moved off the node
@@ -210,7 +210,7 @@ class Node:
             ConfigError: it is this node.
             Closed: the node is not open.
         """
-        self._room.neighbours.move(node, address)
+        self._room.peers.move(node, address)
 
     @property
     def priority(self) -> int:

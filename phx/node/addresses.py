@@ -26,9 +26,8 @@ from phx.config import Config, split_address
 from phx.errors import Closed, Damaged, NotInCluster, StoreError, SystemFailure
 from phx.store import Store
 from phx.store_peers import Learned, read, write
-from phx.types import PeerStatus
 
-__all__ = ["Addresses", "Place", "is_name", "learned", "peer_status", "pick", "resolve"]
+__all__ = ["Addresses", "Place", "is_name", "learned", "pick", "resolve"]
 
 log = logging.getLogger("phx")
 
@@ -325,33 +324,6 @@ def learned(store: Store, note: Callable[[str], None]) -> dict[int, Learned]:
     except Damaged as damage:
         note(f"{damage}; the addresses are those of the configuration, until others are told")
         return {}
-
-
-REFUSALS = {
-    1: "another version",
-    2: "not that way",
-    3: "another store",
-    4: "another window",
-    5: "busy",
-    6: "unknown there",
-    7: "another cluster",
-}
-"""By what a REFUSED frame says (docs/design/wire.md)."""
-
-
-def peer_status(peer: Mapping[str, Any], address: str) -> PeerStatus:
-    """Of what the driver says of it."""
-    apart = ("node", "connected", "heard_us_ago", "since_us_ago", "refused")
-    refused = peer["refused"]
-    return PeerStatus(
-        node=peer["node"],
-        address=address or None,
-        connected=peer["connected"],
-        refused=REFUSALS.get(refused, f"reason {refused}") if refused else None,
-        since_us_ago=peer["since_us_ago"],
-        heard_us_ago=peer["heard_us_ago"],
-        detail={name: value for name, value in peer.items() if name not in apart},
-    )
 
 
 def is_name(address: str) -> bool:

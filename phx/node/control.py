@@ -46,7 +46,7 @@ from typing import Any
 from phx.applier import GroupState
 from phx.errors import NotInCluster, PhxError, SystemFailure
 from phx.node.moves import Moves
-from phx.node.neighbours import Neighbours
+from phx.node.peers import PeerList
 from phx.types import CheckpointInfo, Moved
 
 __all__ = ["NAME", "Control", "ask"]
@@ -98,7 +98,7 @@ class Control(threading.Thread):
         take: asks for a checkpoint of a group. Of several groups of one request the next is asked
             for when the one before is done, so that nobody's request fills the line.
         moves: gives leaderships away.
-        neighbours: the other nodes; raises what a call on a node gets that is not open.
+        peers: the other nodes; raises what a call on a node gets that is not open.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class Control(threading.Thread):
         states: Mapping[int, GroupState],
         take: Take,
         moves: Moves,
-        neighbours: Callable[[], Neighbours],
+        peers: Callable[[], PeerList],
     ) -> None:
         super().__init__(name="phx-control", daemon=True)
         self._folder = folder
         self._states = states
         self._take = take
         self._moves = moves
-        self._neighbours = neighbours
+        self._peers = peers
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = os.pipe()
@@ -246,7 +246,7 @@ class Control(threading.Thread):
                 caller.answer = {"priority": self._moves.undrain()}
                 return iter([])
             case {"do": "peers", **more} if not more:
-                caller.answer = peers_of(self._neighbours())
+                caller.answer = peers_of(self._peers())
                 return iter([])
             case {"do": "move", "node": node, "address": address, **more} if not more:
                 return self._move(caller, node, address)
@@ -285,11 +285,11 @@ class Control(threading.Thread):
             raise ValueError("a node is a number")
         if not isinstance(address, str):
             raise ValueError("an address is a text: host:port")
-        neighbours, future = self._neighbours(), Future[None]()
+        peers, future = self._peers(), Future[None]()
 
         def move() -> None:  # a name is looked up, for as long as that takes
             try:
-                neighbours.move(node, address)
+                peers.move(node, address)
             except BaseException as error:
                 future.set_exception(error)
             else:
@@ -297,7 +297,7 @@ class Control(threading.Thread):
 
         def noted(done: Future[Any]) -> None:
             error = done.exception()
-            caller.answer = {"error": str(error)} if error is not None else peers_of(neighbours)
+            caller.answer = {"error": str(error)} if error is not None else peers_of(peers)
 
         threading.Thread(target=move, name="phx-move", daemon=True).start()
         return iter([(lambda: future, noted)])
@@ -362,11 +362,11 @@ class Control(threading.Thread):
         self._close_pipe()
 
 
-def peers_of(neighbours: Neighbours) -> dict[str, Any]:
-    peers = [asdict(peer) for _, peer in sorted(neighbours.peers().items())]
-    for peer in peers:
+def peers_of(peers: PeerList) -> dict[str, Any]:
+    found = [asdict(peer) for _, peer in sorted(peers.statuses().items())]
+    for peer in found:
         del peer["detail"]
-    return {"peers": peers}
+    return {"peers": found}
 
 
 def taken(answer: dict[str, Any], group: int, future: Future[CheckpointInfo]) -> None:

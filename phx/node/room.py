@@ -67,7 +67,7 @@ from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
-from phx.node.neighbours import Neighbours
+from phx.node.peers import PeerList
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
@@ -134,7 +134,7 @@ class Room:
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
         self._lives: Lives | None = None
-        self._neighbours: Neighbours | None = None
+        self._peers: PeerList | None = None
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
@@ -171,7 +171,7 @@ class Room:
         self._state = "open"
         _rooms.add(self)
         if self._join:
-            self.neighbours.join(self._join, self._store.identity.store_id)
+            self.peers.join(self._join, self._store.identity.store_id)
 
     def _build(self) -> None:
         config, limits = self.config, self.config.limits
@@ -248,7 +248,7 @@ class Room:
         addresses, error_of = self._addresses, self.door.error_of
         lives.serve(self.driver)
         addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
-        self._neighbours = Neighbours(self.config, addresses, lives, self.opened, error_of)
+        self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
 
     def _open_reads(self) -> None:
         driver = self.driver
@@ -335,7 +335,7 @@ class Room:
             factory=self._made,
             paused=self._restorer.paused,
             addresses=self._addresses,
-            welcome=lambda said, ends: self.neighbours.welcome(said, ends),
+            welcome=lambda said, ends: self.peers.welcome(said, ends),
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
@@ -348,7 +348,7 @@ class Room:
         transfers.rebuild_marked(self._marked)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
-        self._control = Control(folder, self.states, take, moves, lambda: self.neighbours)
+        self._control = Control(folder, self.states, take, moves, lambda: self.peers)
         self._control.listen()
 
     def rebuild(self, group: int) -> Future[None]:
@@ -382,7 +382,7 @@ class Room:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
         parts = (
             self._transfers, self._restorer, self._snapshots, self._control, self._doctor,
-            self.moves, self._neighbours,
+            self.moves, self._peers,
         )  # fmt: skip
         there = [one for one in parts if one is not None]
         if wait_s is not None:
@@ -450,11 +450,11 @@ class Room:
         return self.door.open_driver()
 
     @property
-    def neighbours(self) -> Neighbours:
+    def peers(self) -> PeerList:
         """The other nodes. Raises Closed or ForkedError unless the node is open."""
         self.opened()
-        assert self._neighbours is not None
-        return self._neighbours
+        assert self._peers is not None
+        return self._peers
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
         """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
@@ -506,7 +506,7 @@ class Room:
             waiting_bytes=self.waiters.held_bytes,
             poisoned=bool(found["journal"]["poisoned"]),
             store_error=self._keeper.error,
-            peers=self.neighbours.peers(found),
+            peers=self.peers.statuses(found),
             counters=found["engine"],
             journal=found["journal"],
             queues=found["queues"],
@@ -633,7 +633,7 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
-        for one in (self._control, self._transfers, self._neighbours):
+        for one in (self._control, self._transfers, self._peers):
             if one is not None:
                 one.forget()
         self.driver.after_fork_in_child()

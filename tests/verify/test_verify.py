@@ -48,7 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 for _ in range(VALUES):
                     await node.group(group).propose(b"1")
             await node.group(0).checkpoint()
-            await asyncio.to_thread(node._room.neighbours.add, 9, "127.0.0.1:0")
+            await asyncio.to_thread(node._room.peers.add, 9, "127.0.0.1:0")
             await asyncio.sleep(0.3)  # the mark that says how far the log is durable
             shutil.copytree(config.dir, root / "idle", ignore=shutil.ignore_patterns("control"))
 

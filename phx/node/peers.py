@@ -14,18 +14,29 @@ from typing import Any, TypeVar
 
 from phx._core.driver import ERROR_GRANTED, ERROR_MEMBER, Driver, DriverError
 from phx.config import Config
-from phx.node.addresses import Addresses, peer_status
+from phx.node.addresses import Addresses
 from phx.node.joining import Joiner, welcome
 from phx.node.lives import Lives
 from phx.transfer.messages import Ends, Greeting
 from phx.types import PeerStatus
 
-__all__ = ["Neighbours"]
+__all__ = ["PeerList"]
 
 T = TypeVar("T")
 
+REFUSALS = {
+    1: "another version",
+    2: "not that way",
+    3: "another store",
+    4: "another window",
+    5: "busy",
+    6: "unknown there",
+    7: "another cluster",
+}
+"""By what a REFUSED frame says (docs/design/wire.md)."""
 
-class Neighbours:
+
+class PeerList:
     """Of one node whose driver runs.
 
     Args:
@@ -54,7 +65,7 @@ class Neighbours:
         self._opened()
         self._do(lambda: self._addresses.move(node, address))
 
-    def peers(self, status: Mapping[str, Any] | None = None) -> dict[int, PeerStatus]:
+    def statuses(self, status: Mapping[str, Any] | None = None) -> dict[int, PeerStatus]:
         """As they are now, by id; or as the driver's `status` says."""
         found: Any = self._opened().status() if status is None else status
         return {
@@ -120,7 +131,7 @@ class Neighbours:
 
     def connected(self) -> bool:
         """Whether there is a connection with anybody."""
-        return any(peer.connected for peer in self.peers().values())
+        return any(peer.connected for peer in self.statuses().values())
 
     def welcome(self, said: bytes, ends: Ends) -> bytes:
         """What a node is answered that asks who is there."""
@@ -138,3 +149,18 @@ class Neighbours:
         """In a forked child."""
         if self._joiner is not None:
             self._joiner.forget()
+
+
+def peer_status(peer: Mapping[str, Any], address: str) -> PeerStatus:
+    """Of what the driver says of it."""
+    apart = ("node", "connected", "heard_us_ago", "since_us_ago", "refused")
+    refused = peer["refused"]
+    return PeerStatus(
+        node=peer["node"],
+        address=address or None,
+        connected=peer["connected"],
+        refused=REFUSALS.get(refused, f"reason {refused}") if refused else None,
+        since_us_ago=peer["since_us_ago"],
+        heard_us_ago=peer["heard_us_ago"],
+        detail={name: value for name, value in peer.items() if name not in apart},
+    )

@@ -275,13 +275,13 @@ def test_a_node_that_joins_learns_who_is_there_and_is_connected_once_it_is_added
                 assert not any(one.connected for one in four.status().peers.values())
                 for node in nodes:
                     assert 4 not in node.status().peers
-                    await asyncio.to_thread(node._room.neighbours.add, 4, f"127.0.0.1:{four.port}")
+                    await asyncio.to_thread(node._room.peers.add, 4, f"127.0.0.1:{four.port}")
                 await until(met(four, 1, 2, 3))
                 await until(lambda: all(met(node, 4)() for node in nodes))
                 await nodes[0].group(0).propose(b"x")
                 assert nodes[0].status().peers[4].address == f"127.0.0.1:{four.port}"
             for node in nodes:
-                await asyncio.to_thread(node._room.neighbours.drop, 4)
+                await asyncio.to_thread(node._room.peers.drop, 4)
                 assert 4 not in node.status().peers
             await nodes[0].group(0).propose(b"y")
 
@@ -294,23 +294,23 @@ def test_a_peer_that_was_added_is_one_after_a_restart_and_keeps_its_store(run_on
         config = config_of(tmp_path, 1, nodes=1, members=members)
         async with guest(tmp_path, 4, [members[1]]) as four:
             async with phx.Node(config, Journal, bootstrap=True) as one:
-                one._room.neighbours.add(4, f"127.0.0.1:{four.port}")
+                one._room.peers.add(4, f"127.0.0.1:{four.port}")
                 await until(lambda: met(one, 4)() and met(four, 1)())
             async with phx.Node(config, Journal) as one:
                 await until(lambda: met(one, 4)() and met(four, 1)())
-                one._room.neighbours.drop(4)
+                one._room.peers.drop(4)
             async with phx.Node(config, Journal) as one:
                 assert one.status().peers == {}
-                one._room.neighbours.add(4, f"127.0.0.1:{four.port}")
+                one._room.peers.add(4, f"127.0.0.1:{four.port}")
                 await until(lambda: met(one, 4)() and met(four, 1)())
-                one._room.neighbours.drop(4)
+                one._room.peers.drop(4)
         # The same id with another disk: refused, though it was let go of long ago.
         async with (
             phx.Node(config, Journal) as one,
             guest(tmp_path / "other", 4, [members[1]]) as four,
         ):
-            four._room.neighbours.add(1, members[1])  # or it would not be heard at all
-            one._room.neighbours.add(4, f"127.0.0.1:{four.port}")
+            four._room.peers.add(1, members[1])  # or it would not be heard at all
+            one._room.peers.add(4, f"127.0.0.1:{four.port}")
             await until(lambda: four.status().peers[1].refused == "another store")
             assert not met(one, 4)()
 
@@ -325,8 +325,8 @@ def test_who_is_met_while_it_is_let_go_of_keeps_its_store(run_once, tmp_path, mo
             phx.Node(config, Journal, bootstrap=True) as one,
             guest(tmp_path, 4, ["127.0.0.1:1"]) as four,
         ):
-            four._room.neighbours.add(1, members[1])
-            one._room.neighbours.add(4, f"127.0.0.1:{free_port()}")  # where it is not
+            four._room.peers.add(1, members[1])
+            one._room.peers.add(4, f"127.0.0.1:{free_port()}")  # where it is not
             lives = one._room._lives
             keep = lives.keep_peers
             monkeypatch.setattr(lives, "look", lambda: True)
@@ -339,7 +339,7 @@ def test_who_is_met_while_it_is_let_go_of_keeps_its_store(run_once, tmp_path, mo
                         time.sleep(0.01)
 
             monkeypatch.setattr(lives, "keep_peers", slow)
-            await asyncio.wait_for(asyncio.to_thread(one._room.neighbours.drop, 4), 20)
+            await asyncio.wait_for(asyncio.to_thread(one._room.peers.drop, 4), 20)
             assert one.status().peers == {}
             assert lives.store_of(4) == four._room._store.identity.store_id
 
@@ -352,9 +352,9 @@ def test_who_comes_with_another_store_is_not_told_who_is_there(run_once, tmp_pat
         config = config_of(tmp_path, 1, nodes=1, members=members)
         async with phx.Node(config, Journal, bootstrap=True) as one:
             async with guest(tmp_path, 4, [members[1]]) as four:
-                one._room.neighbours.add(4, f"127.0.0.1:{four.port}")
+                one._room.peers.add(4, f"127.0.0.1:{four.port}")
                 await until(met(one, 4))
-            one._room.neighbours.drop(4)
+            one._room.peers.drop(4)
             async with guest(tmp_path / "other", 4, [members[1]]) as four:
                 await until(lambda: "was used with another store" in caplog.text)
                 assert four.status().peers == {}
@@ -379,10 +379,10 @@ def test_a_member_is_not_let_go_of(run_once, tmp_path):
     async def main():
         async with cluster(tmp_path) as nodes:
             with pytest.raises(DriverError) as caught:
-                await asyncio.to_thread(nodes[0]._room.neighbours.drop, 2)
+                await asyncio.to_thread(nodes[0]._room.peers.drop, 2)
             assert caught.value.code == ERROR_MEMBER
             with pytest.raises(errors.ConfigError):
-                await asyncio.to_thread(nodes[0]._room.neighbours.drop, 1)
+                await asyncio.to_thread(nodes[0]._room.peers.drop, 1)
             await nodes[0].group(0).propose(b"x")
 
     run_once(main())
