@@ -39,8 +39,9 @@ def begin_ageing(stage: Stage, act: Act) -> None:
 
 
 def end_ageing(stage: Stage, act: Act) -> None:
-    """The copy from the beginning of the act takes the place of what is there."""
-    stage.down(act.node, stage.world.now_us + act.for_us)
+    """The copy from the beginning of the act takes the place of what is there. (Its node starts
+    again when the faults end, at the latest: the bound of `verdicts.decides` begins there.)"""
+    stage.down(act.node, min(stage.world.now_us + act.for_us, stage.plan.faults_end_us))
     stage.world.put_store_back(act.node)
 
 

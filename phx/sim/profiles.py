@@ -31,6 +31,8 @@ LIMITS: list[tuple[Settings, float]] = [
     ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 1),
     ({**USUAL, "atom": 4096, "balance": 0}, 1),
     ({**USUAL, "checkpoints_kept": 1, "hold_instances": 0}, 1),
+    # A journal may be lost only where the store knows of the lives of its node.
+    ({**USUAL, "rejoin": 1}, 1.5),
 ]
 
 FLASH: Settings = {
@@ -86,6 +88,7 @@ MIX: dict[str, float] = {
     "resign": 3, "checkpoint": 1.5, "crash-keep": 1, "power-keep": 1.5, "full-keep": 0.8,
     "flip-checkpoint": 1, "two-behind": 1.2, "cut-transfer": 1.2, "provider-gone": 1,
     "flip-staging": 1.2, "trimmed-and-stopped": 0.6,
+    "lose-journal": 0.8, "lose-store": 0.4, "old-store": 0.4,
 }  # fmt: skip
 
 READS: dict[str, float] = {

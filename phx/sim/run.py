@@ -10,6 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from phx.machine import StateMachine
@@ -115,42 +116,67 @@ class SimLoad(AskingLoad):
 
 
 class Probing:
-    """A value for a group, again and again until it is applied."""
+    """A value for a group, again and again until it is applied, and of the next node where one says
+    nothing: whoever lacks what no log has any more hears of it only with a checkpoint."""
 
-    __slots__ = ("asked_us", "done_us", "group", "op", "run")
+    __slots__ = ("asked_us", "done_us", "group", "run")
 
     def __init__(self, run: Run, group: int) -> None:
         self.run = run
         self.group = group
         self.asked_us = run.world.now_us
         self.done_us: int | None = None
-        self.op = 0
-        self.ask()
+        self.ask(group)
 
-    def ask(self) -> None:
-        run = self.run
-        for node in run.nodes:
-            node = 1 + (node + self.group) % len(run.nodes)
-            if run.world.alive(node) and not run.world.damaged(node):
-                value = run.load.probe()
-                if not run.world.submit(node, self.group, [value], PROBE_TIMEOUT_US, [self]):
+    def ask(self, first: int) -> None:
+        if self.done_us is not None:
+            return
+        world = self.run.world
+        for node in self.run.nodes:
+            node = 1 + (node + first) % len(self.run.nodes)
+            if world.alive(node) and not world.damaged(node):
+                value = self.run.load.probe()
+                attempt = Attempt(self, first)
+                if not world.submit(node, self.group, [value], PROBE_TIMEOUT_US, [attempt]):
+                    world.call_at(world.now_us + PROBE_TIMEOUT_US, attempt.unheard)
                     return
-        self.again(run.world.now_us)
+        self.again(world.now_us, first)
 
-    def again(self, now_us: int) -> None:
-        self.run.world.call_at(now_us + PROBE_AGAIN_US, self.ask)
+    def again(self, now_us: int, first: int) -> None:
+        self.run.world.call_at(now_us + PROBE_AGAIN_US, partial(self.ask, first))
+
+
+class Attempt:
+    """One value of a Probing, at the first node from `first` on that takes it."""
+
+    __slots__ = ("first", "heard", "op", "probing")
+
+    def __init__(self, probing: Probing, first: int) -> None:
+        self.op = 0
+        self.probing = probing
+        self.first = first
+        self.heard = False
+
+    def unheard(self) -> None:
+        if not self.heard:
+            self.heard = True
+            self.probing.ask(self.first + 1)
 
     def done(self, now_us: int, result: Any) -> None:
-        self.done_us = now_us
+        self.heard = True
+        if self.probing.done_us is None:
+            self.probing.done_us = now_us
 
     def lost(self, now_us: int) -> None:
-        self.done_us = now_us
+        self.done(now_us, None)
 
     def failed(self, now_us: int, verdict: int) -> None:
-        self.again(now_us)
+        if not self.heard:
+            self.heard = True
+            self.probing.again(now_us, self.first)
 
     def died(self, now_us: int) -> None:
-        self.again(now_us)
+        self.failed(now_us, 0)
 
 
 Machines = Callable[[int, int], StateMachine]

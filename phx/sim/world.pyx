@@ -466,7 +466,8 @@ cdef class World:
 
     def flip_journal(self, node, u64 which, u64 bit):
         cdef Host host = self.host_of(node)
-        if not flip_record(self.watch, host, which, bit):
+        # (Where damage counts as loss, `lose_journal` does this, and counts the losers.)
+        if host.rejoins or not flip_record(self.watch, host, which, bit):
             return False
         self.damaged_nodes.add(host.node)
         return True
@@ -481,7 +482,9 @@ cdef class World:
         return True
 
     def lose_store(self, node):
-        change_store(self, self.host_of(node), None)
+        cdef Host host = self.host_of(node)
+        if not host.rejoins:  # facts of lives would have to be learned from the journal
+            change_store(self, host, None)
 
     def copy_store(self, node):
         cdef Host host = self.host_of(node)
@@ -489,7 +492,7 @@ cdef class World:
 
     def put_store_back(self, node):
         cdef Host host = self.host_of(node)
-        if host.store_copy is not None:
+        if host.store_copy is not None and not host.rejoins:
             change_store(self, host, host.store_copy)
 
     def flip_store(self, node, which, bit):
