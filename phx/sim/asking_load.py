@@ -17,7 +17,7 @@ from phx.sim.world import World
 
 __all__ = ["READING", "AskingLoad"]
 
-READING: Final = frozenset({"reads", "far-reads"})
+READING: Final = frozenset({"reads", "far-reads", "divergence"})
 SHARE = 0.85
 """Of gets; the others go through the log."""
 QUORUM = 0.3

@@ -21,6 +21,7 @@ from phx.sim.plan import SECOND, STILL_US, Plan
 from phx.sim.profiles import plan_of
 from phx.sim.readers import Readers
 from phx.sim.stage import Stage
+from phx.sim.straying import astray
 from phx.sim.verdicts import Broken, Probe, Replica
 from phx.sim.violation import Violation
 from phx.sim.workload import TOKEN_BYTES, is_list
@@ -33,6 +34,8 @@ REJOINS_US = 40 * SECOND
 asked again for 15 seconds, whoever wants it then."""
 MENDS_US = 20 * SECOND
 """Within which, after the end, what was found damaged in stores is mended."""
+REPAIRS_US = 60 * SECOND
+"""Within which, after the end, who is odd is found and made anew."""
 PROBE_TIMEOUT_US = 1_000_000
 PROBE_AGAIN_US = 20_000
 BALLOT_NODE_BITS = 20
@@ -190,7 +193,8 @@ class Run:
         world.check()
         resends = world.counters()["resends"] - resends
         self.judge(verdicts.decides(map(self.seen, self.probes), self.bound_us()))
-        replicas = self.replicas()
+        odd = set(astray(world))
+        replicas = [one for one in self.replicas() if (one.node, one.group) not in odd]
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
         whole = [
             one
@@ -211,6 +215,30 @@ class Run:
         while world.holes() and world.now_us < plan.duration_us + MENDS_US:
             world.run(world.now_us + SECOND)
         self.judge(verdicts.mended(world.holes()))
+        if odd:
+            self.repair()
+
+    def repair(self) -> None:
+        """Who is odd is found when its group has come to the next agreed instance, and made anew;
+        then all are equal."""
+        world, plan = self.world, self.plan
+        while astray(world) and world.now_us < plan.duration_us + REPAIRS_US:
+            for group in sorted({group for _, group in astray(world)}):
+                for number in range(self.limit("agreed_every")):
+                    world.call_at(world.now_us + number * PROBE_AGAIN_US, self.probing(group))
+            world.run(world.now_us + SECOND)
+        self.judge(verdicts.repaired(astray(world)))
+        world.run(world.now_us + 2 * SECOND)
+        replicas = self.replicas()
+        decided = {group: world.decided_through(group) for group in range(plan.groups)}
+        self.judge(verdicts.caught_up(replicas, decided))
+        self.judge(verdicts.equal_digests(replicas))
+
+    def probing(self, group: int) -> Callable[[], None]:
+        def begin() -> None:
+            Probing(self, group)
+
+        return begin
 
     def judge(self, broken: Broken | None) -> None:
         if broken is not None:
