@@ -1,11 +1,11 @@
-"""How a simulated node finds out that a replica of it is odd, as events: what `phx.node.divergence` does
-on its threads, and `phx.node.transfers` when it was found.
+"""How a simulated node finds out that a replica of it is odd, as events: what `phx.node.divergence`
+does on its threads, and `phx.node.transfers` when it was found.
 
 noted      when an agreed instance is applied: chained checksum and machine
 asked      each peer that there is a connection with, every `compare_us` or so
 compared   production code, `phx.checkpoint.digests`
 stopped    the group; its checkpoints beyond the last known equality go to quarantine
-repaired   a little later the group is made anew (`fetching`), by the node itself or by its next start
+repaired   a little later the group is made anew (`fetching`), by the node or by its next start
 
 What claims U9i say of it is looked at here, too, where it is not the watch's: that a majority which
 has told this node what it is does not tell it in vain (`oddness.missed`).
@@ -176,8 +176,9 @@ class Comparing:
             noted = [one.instance for one in self.noted(group, 0)]
             at = missed(noted, since, self._right.get(group, {}), self.members)
             if at is not None:
-                host.broken("U9i", f"node {host.node}, group {group}: odd since {since}, a majority "
-                            f"has said what it is at {at}, and it is not found")  # fmt: skip
+                where = f"node {host.node}, group {group}"
+                told = f"a majority has said what it is at {at}"
+                host.broken("U9i", f"{where}: odd since {since}, {told}, and it is not found")
 
     # --- what follows
 
@@ -197,9 +198,10 @@ class Comparing:
         spared = host.fetching.installing_of.get(group, b"")
         victims = host.keeping.condemn(group, verdict.equal, spared)
         left = [one for one in host.keeping.catalog.of(group) if host.keeping.is_odd(one)]
-        if any(one.content != spared for one in left):
-            host.broken("U9i", f"node {host.node}, group {group}: it took a checkpoint at "
-                        f"{left[0].frontier} when it was odd, and keeps it")  # fmt: skip
+        for one in left:
+            if one.content != spared:
+                where = f"node {host.node}, group {group}, instance {one.frontier}"
+                host.broken("U9i", f"{where}: keeps a checkpoint of when it was odd")
         run_steps(host, self._chance, self._aside(group, victims))
         host.soon(1 + self._chance.randrange(REPAIR_US_MAX), lambda: self._repair(group))
 

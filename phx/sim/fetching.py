@@ -6,9 +6,9 @@ Whether a checkpoint is needed, and who provides it, says the production `choice
 through the production receiver and its staging; the order in which it is installed is that of
 `phx.checkpoint.installing`. A crash may come between any two steps, and inside of each.
 
-A group that is to be made anew (`rebuild`, as of `phx.node.transfers`) is marked first, durably, and
-paused; the mark goes when another state is in its place, and no checkpoint of what was before. Where
-nodes compare what they applied, nobody takes a checkpoint of a peer whose state is in doubt.
+A group that is to be made anew (`rebuild`, as of `phx.node.transfers`) is marked first, durably,
+and paused; the mark goes when another state is in its place, and no checkpoint is left of what was
+before. Where nodes compare what they applied, nobody takes one of a peer whose state is in doubt.
 """
 
 from __future__ import annotations

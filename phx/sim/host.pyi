@@ -45,8 +45,8 @@ class Host:
     def soon(self, after_us: int, what: Callable[[], None]) -> None:
         """Call it then, unless this life is over; later if the process stands still."""
     def facts(self, group: int) -> dict[str, int]:
-        """floor (of the store), chosen_through, applied, leading, stopped, restoring, lost (it waits
-        for a checkpoint of somebody else), anew (whatever is here)."""
+        """floor (of the store), chosen_through, applied, leading, stopped, restoring, lost (it
+        waits for a checkpoint of somebody else), anew (whatever is here)."""
     def connected(self) -> list[int]:
         """The peers that there is a connection with."""
     def busy(self, group: int, on: bool) -> bool:
