@@ -94,7 +94,7 @@ cdef void stray_tables(Host h, vector[Delivered]* taken):
 cdef void stray_machine(Host h, LogFlow* flow, list entries):
     if flow.stray == STRAY_STATE and entries:
         h.machine[flow.group].stray(flow.stray_how)
-        is_astray(h, flow, (<Entry>entries[-1]).instance, "state")
+        is_astray(h, flow, (<Entry>entries[len(entries) - 1]).instance, "state")
 
 
 cdef void note_agreed(Host h, LogFlow* flow, Batch batch):
