@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from random import Random
 
 from phx.checkpoint.digests import Agreed, Comparison, Verdict, state_of
@@ -214,7 +215,8 @@ class Comparing:
             for one in victims:
                 again = any(other.content == one.content for other in catalog.of(group))
                 if not again and host.fetching.installing_of.get(group) != one.content:
-                    catalog.put_aside(one)
+                    with suppress(OSError):
+                        catalog.put_aside(one)
                     yield "aside"
         finally:
             host.busy(group, False)

@@ -327,6 +327,9 @@ class Fetching:
         if self._filled(want):
             self._over(False)
             return
+        if want.anew and not facts["anew"]:  # it goes on from another state since that was asked
+            host.pause_anew(group)
+            facts = host.facts(group)
         self.counts["offers"] += 1
         above = self._above(want, facts)
         fetch = Fetch(OFFER_WANTED, group, above, 0, self._staged_ident(group))
@@ -518,7 +521,7 @@ class Fetching:
                 self.installing_of.pop(manifest.group, None)
                 self.counts["installs"] += place.swapped
                 self.counts["installs_passed"] += not place.swapped
-                self._over(False)
+                self._over(self._wanted[manifest.group].anew and not place.anew)
                 return
 
     def _cleared(self, place: Place) -> Iterator[str]:
@@ -526,9 +529,12 @@ class Fetching:
         keeping, group = self.host.keeping, place.manifest.group
         if not place.anew:
             return
-        for one in place.victims:
-            keeping.catalog.put_aside(one)
-            yield "aside"
+        try:
+            for one in place.victims:
+                keeping.catalog.put_aside(one)
+                yield "aside"
+        except OSError:
+            return  # the mark stays: a start would find the newest one
         self.host.mark(group, False)
         yield from unmark(keeping.files, ROOT, group)
         self.counts["made_anew"] += 1

@@ -16,7 +16,7 @@ from typing import Any
 
 from phx._core.session_codec import table_facts
 from phx.checkpoint.catalog import ROOT, STAGING, Catalog, path_of
-from phx.checkpoint.files import Files, join
+from phx.checkpoint.files import Files, exists, join
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import (
     MANIFEST,
@@ -172,7 +172,7 @@ class Keeping:
         return {**lost, **found, **dict.fromkeys(sorted(self.marked), 0)}
 
     def _find_marked(self) -> set[int]:
-        if self.oddness is None:
+        if self.oddness is None or not exists(self.files, ROOT):
             return set()
         groups = [int(one.name) for one in self.files.listing(ROOT) if one.name.isdecimal()]
         return {group for group in groups if is_marked(self.files, ROOT, group)}

@@ -191,6 +191,8 @@ cdef void restore(Host h, u32 group):
     cdef LogFlow* flow = find_flow(h, group)
     cdef u64 frontier = 0
     cdef bytes table
+    if flow.anew:
+        return                        # its state was asked for anew meanwhile
     h.machine[group], manifest, read = made(h, group)
     h.keep_dead = h.keeping.dead
     if h.keep_dead or h.watch.failed:
