@@ -110,10 +110,10 @@ SIM_STOREYS = [
     {"invariants"},
     {"watch_kept", "watch_lost", "watch_odd", "watch_reads"},
     {"host"},
-    {"asking", "catchup", "damage", "doctoring", "handing", "saving", "straying", "upkeep"},
+    {"asking", "catchup", "damage", "diverging", "doctoring", "handing", "saving", "upkeep"},
     {"equip", "lives"},
     {"world"},
-    {"looking", "network"},
+    {"looking", "network", "straying"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
@@ -123,9 +123,9 @@ NOT_SIMULATED = {
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
-    ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "doctoring"),
-    ("host", "handing"), ("host", "lives"), ("host", "saving"), ("host", "straying"),
-    ("host", "upkeep"), ("invariants", "watch_lost"), ("straying", "world"), ("world", "network"),
+    ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "diverging"),
+    ("host", "doctoring"), ("host", "handing"), ("host", "lives"), ("host", "saving"),
+    ("host", "upkeep"), ("invariants", "watch_lost"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}

@@ -157,11 +157,15 @@ def _judge(
     values[_value(mine, what)] += 1
     value, count = values.most_common(1)[0]
     if count <= members // 2:
-        return Verdict("split", what, *_interval(own, rings, differ, instance), _ids(differ))
+        return Verdict(
+            "split", what, *_interval(own, rings, differ, instance, members), _ids(differ)
+        )
     if value == _value(mine, what):
-        return Verdict("others", what, *_interval(own, rings, differ, instance), _ids(differ))
+        return Verdict(
+            "others", what, *_interval(own, rings, differ, instance, members), _ids(differ)
+        )
     right = [node for node in differ if _value(there[node], what) == value]
-    equal, differs = _interval(own, rings, right, instance)
+    equal, differs = _interval(own, rings, right, instance, members)
     first = [rings[node][differs] for node in right if differs in rings[node]]
     alike = all(_alike(one, own[differs], "log") for one in first)
     return Verdict("odd", "state" if alike else "log", equal, differs, _ids(right))
@@ -172,11 +176,18 @@ def _interval(
     rings: Mapping[int, Mapping[int, Agreed]],
     nodes: list[int],
     instance: int,
+    members: int,
 ) -> tuple[int, int]:
-    """(last equal instance, first that differs) of this node against these."""
+    """(last equal instance, first that differs) of this node against these. One of them may have
+    been odd itself, before it was made anew: where a majority says so, it does not count."""
     equal, differs = 0, instance
     for at in sorted(own):
-        there = [rings[node][at] for node in nodes if at in rings[node]]
+        here = [own[at], *(ring[at] for ring in rings.values() if at in ring)]
+        there = [
+            rings[node][at]
+            for node in nodes
+            if at in rings[node] and not _outvoted(rings[node][at], here, members)
+        ]
         if any(not _same(one, own[at]) for one in there):
             differs = at
             break
@@ -185,6 +196,16 @@ def _interval(
         if at == instance:
             break
     return equal, differs
+
+
+def _outvoted(one: Agreed, here: list[Agreed], members: int) -> bool:
+    """Whether a majority of all members is equal to each other there, and not to this one."""
+    for what in ("log", "state"):
+        known = [_value(other, what) for other in here if what == "log" or other.state]
+        value, count = Counter(known).most_common(1)[0] if known else (_value(one, what), 0)
+        if count > members // 2 and (what == "log" or one.state) and value != _value(one, what):
+            return True
+    return False
 
 
 def _same(one: Agreed, other: Agreed) -> bool:

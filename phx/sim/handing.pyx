@@ -19,13 +19,13 @@ from phx._core.state cimport ChosenRange, Fetch, find_group
 from phx._core.wire cimport SuppliedEntry
 from phx.sim.agenda cimport AT_FETCH
 from phx.sim.chance cimport chance_between, chance_ppm
+from phx.sim.diverging cimport note_agreed, stray_machine, stray_tables
 from phx.sim.host cimport Asked, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     watch_acked, watch_applied, watch_chain, watch_chosen, watch_dropped, watch_fail,
     watch_verdict,
 )
 from phx.sim.saving cimport keep_table, keep_wants
-from phx.sim.straying cimport note_agreed, stray_machine, stray_tables
 from phx.sim.watch_odd cimport watch_answers
 from phx.sim.watch_reads cimport watch_announced
 

@@ -36,6 +36,7 @@ from phx.sim.catchup cimport (
 )
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
+from phx.sim.diverging cimport halt_odd, pause_anew
 from phx.sim.doctoring cimport raise_old_rows
 from phx.sim.handing cimport entries_of, flow_chosen, go_on, question
 from phx.sim.invariants cimport (
@@ -44,7 +45,6 @@ from phx.sim.invariants cimport (
 )
 from phx.sim.lives cimport ceiling_wanted, life_begins, life_lost, life_told, life_without
 from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
-from phx.sim.straying cimport halt_odd, pause_anew
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
 from phx.sim.watch_kept cimport watch_mended, watch_wrote
 from phx.sim.watch_odd cimport (

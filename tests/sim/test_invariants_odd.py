@@ -3,7 +3,8 @@
 import pytest
 from watch_lab import Case, History, check
 
-from phx.checkpoint.manifest import MEMORY, MachineEntry, Manifest
+from phx._core.delivery import Sessions
+from phx.checkpoint.manifest import Manifest
 from phx.sim.oddness import Oddness, missed
 
 
@@ -144,7 +145,7 @@ def test_it_is_found_by_whoever_was_told_by_a_majority(
 def manifest(node: int, taken_us: int, frontier: int = 9) -> Manifest:
     return Manifest(
         cluster=1, group=7, frontier=frontier, epoch=1, config=1, members=(1, 2, 3),
-        sessions=b"table", chain=5, machines=(MachineEntry(0, MEMORY, -1, b""),), files=(),
+        sessions=Sessions(1, [7]).table(7), chain=0, machines=(), files=(),
         taken_by=node, taken_us=taken_us,
     )  # fmt: skip
 
