@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from random import Random
 
-from phx.checkpoint.digests import Agreed, Comparison, Verdict, state_of
+from phx.checkpoint.digests import Agreed, Comparison, Known, Verdict, state_of
 from phx.checkpoint.manifest import Manifest
 from phx.sim.fetching import Line
 from phx.sim.host import Host
-from phx.sim.oddness import missed
+from phx.sim.oddness import missed, settled
 from phx.sim.pipes import Net
 from phx.sim.steps import run_steps
 from phx.transfer.messages import DIGESTS, Chain, Ends, Fetch, Greeting
@@ -33,6 +33,7 @@ __all__ = ["Comparing"]
 ANSWER_US = 1_000_000
 """So long one answer is waited for; then the peer is asked for nothing more in this round."""
 REPAIR_US_MAX = 5_000_000
+NEVER = 1 << 62
 DYING = 0.3
 """Of repairs: the mark is all that is done, and the next start makes the group anew."""
 
@@ -167,7 +168,7 @@ class Comparing:
             verdict = self._known.judge(known)
             self.counts["compared"] += 1
             if self._known.news_is(group, known, verdict):
-                self._say(group, verdict)
+                self._say(group, verdict, known)
             self._look(group)
 
     def _look(self, group: int) -> None:
@@ -183,7 +184,7 @@ class Comparing:
 
     # --- what follows
 
-    def _say(self, group: int, verdict: Verdict) -> None:
+    def _say(self, group: int, verdict: Verdict, known: Known) -> None:
         self.host.trace("compared", group, str(verdict))
         if verdict.kind == "others":
             self.counts["odd_others"] += 1
@@ -191,11 +192,14 @@ class Comparing:
             self.counts["odd_split"] += 1
         else:
             self.counts["odd_found"] += 1
-            self._odd(group, verdict)
+            self._odd(group, verdict, known)
 
-    def _odd(self, group: int, verdict: Verdict) -> None:
+    def _odd(self, group: int, verdict: Verdict, known: Known) -> None:
         host = self.host
-        host.halt_odd(group, verdict.equal, verdict.differs, str(verdict))
+        differs = verdict.differs
+        if not settled(known, differs, self.members):
+            differs = NEVER  # then it is named too early rather than too late
+        host.halt_odd(group, verdict.equal, differs, str(verdict))
         spared = host.fetching.installing_of.get(group, b"")
         victims = host.keeping.condemn(group, verdict.equal, spared)
         left = [one for one in host.keeping.catalog.of(group) if host.keeping.is_odd(one)]

@@ -19,7 +19,8 @@ from phx.sim.host cimport (
 )
 from phx.sim.watch_odd cimport watch_found, watch_odd
 
-cdef Py_ssize_t CHAIN_AT = 24        # in a session table (session_codec.pxd); a checksum stands first
+# In a session table, which begins with a checksum of the rest (session_codec.pxd).
+cdef Py_ssize_t CHAIN_AT = 24
 
 
 cdef void is_astray(Host h, LogFlow* flow, u64 since, str what):

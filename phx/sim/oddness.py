@@ -5,9 +5,12 @@ That a majority of each group is right is what the comparison rests on; here it 
 
 from __future__ import annotations
 
+from collections import Counter
+
+from phx.checkpoint.digests import Known
 from phx.checkpoint.manifest import Manifest
 
-__all__ = ["Oddness", "missed"]
+__all__ = ["Oddness", "missed", "settled"]
 
 Taken = tuple[int, int, int, int]
 
@@ -59,3 +62,11 @@ def missed(noted: list[int], since: int, right: dict[int, set[int]], members: in
         if at >= since and len(right.get(at, ())) > members // 2:
             return at
     return None
+
+
+def settled(known: Known, at: int, members: int) -> bool:
+    """Whether a majority of all members is known to be equal at an agreed instance: then it is
+    known who is right there, too."""
+    there = [one for ring in (known.mine, *known.others.values()) for one in ring]
+    values = Counter((one.chain, one.state) for one in there if one.instance == at)
+    return max(values.values(), default=0) > members // 2

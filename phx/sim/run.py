@@ -21,7 +21,7 @@ from phx.sim.plan import SECOND, STILL_US, Plan
 from phx.sim.profiles import plan_of
 from phx.sim.readers import Readers
 from phx.sim.stage import Stage
-from phx.sim.straying import astray
+from phx.sim.straying import astray, rebuild, unfound
 from phx.sim.verdicts import Broken, Probe, Replica
 from phx.sim.violation import Violation
 from phx.sim.workload import TOKEN_BYTES, is_list
@@ -36,6 +36,9 @@ MENDS_US = 20 * SECOND
 """Within which, after the end, what was found damaged in stores is mended."""
 REPAIRS_US = 60 * SECOND
 """Within which, after the end, who is odd is found and made anew."""
+FINDS_US = 15 * SECOND
+"""After which somebody has it made anew where no majority says so: of three nodes one has no state,
+and takes none that is in doubt."""
 PROBE_TIMEOUT_US = 1_000_000
 PROBE_AGAIN_US = 20_000
 BALLOT_NODE_BITS = 20
@@ -201,13 +204,20 @@ class Run:
             for one in replicas
             if not world.damaged(one.node) and one.group not in world.stopped_groups(one.node)
         ]
-        self.judge(verdicts.caught_up(whole, decided))
+        # Where nobody can know who is odd, somebody may wait for a state that is in no doubt.
+        waiting = {group for _, group in odd}
+        sure = [one for one in whole if one.group not in waiting]
+        self.judge(verdicts.caught_up(sure, decided))
         self.judge(verdicts.equal_digests(replicas))
         # (Its first ballot is above all that it can have promised: far above.)
         after = {group: top for group, top in self.rounds().items() if group not in rejoining}
         self.judge(verdicts.quiet(before, after, resends, self.plan.nodes))
         self.judge(verdicts.bounded(world.memory(), self.bounds()))
-        machines = {one.group: world.machine(one.node, one.group) for one in whole}
+        machines = {
+            one.group: world.machine(one.node, one.group)
+            for one in whole
+            if one.applied_through == decided[one.group]
+        }
         self.judge(self.load.broken(machines))
         while self.suspects() and world.now_us < plan.duration_us + REJOINS_US:
             world.run(world.now_us + SECOND)
@@ -222,7 +232,12 @@ class Run:
         """Who is odd is found when its group has come to the next agreed instance, and made anew;
         then all are equal."""
         world, plan = self.world, self.plan
+        asked: set[tuple[int, int]] = set()
         while astray(world) and world.now_us < plan.duration_us + REPAIRS_US:
+            if world.now_us >= plan.duration_us + FINDS_US:
+                for one in unfound(world):
+                    if one not in asked and rebuild(world, *one, False):
+                        asked.add(one)
             for group in sorted({group for _, group in astray(world)}):
                 for number in range(self.limit("agreed_every")):
                     world.call_at(world.now_us + number * PROBE_AGAIN_US, self.probing(group))

@@ -11,3 +11,6 @@ def rebuild(world: World, node: int, group: int, dying: bool) -> bool:
 
 def astray(world: World) -> list[tuple[int, int]]:
     """(node, group) of replicas that are not what was decided, or are being made anew."""
+
+def unfound(world: World) -> list[tuple[int, int]]:
+    """(node, group) of those that no comparison has found, and nobody makes anew yet."""

@@ -42,3 +42,14 @@ def astray(World world):
                     or odd_found(h.watch, h.node, h.flows[i].group):
                 found.append((h.node, h.flows[i].group))
     return found
+
+
+def unfound(World world):
+    cdef Host h
+    found = []
+    for h in world.hosts:
+        for group in world.groups if h.engine != NULL else ():
+            if odd_since(h.watch, h.node, group) and not odd_found(h.watch, h.node, group) \
+                    and not find_flow(h, group).anew:
+                found.append((h.node, group))
+    return found

@@ -3,9 +3,12 @@
 import pytest
 from watch_lab import Case, History, check
 
+from phx._core.batch import pack_noop
 from phx._core.delivery import Sessions
+from phx._core.session_codec import table_facts
+from phx.checkpoint.digests import Agreed, Known
 from phx.checkpoint.manifest import Manifest
-from phx.sim.oddness import Oddness, missed
+from phx.sim.oddness import Oddness, missed, settled
 
 
 def one_that_is_right_stops(h: History, bad: bool) -> None:
@@ -142,10 +145,28 @@ def test_it_is_found_by_whoever_was_told_by_a_majority(
     assert missed(noted, 12, right, 5) == at
 
 
+def test_since_when_is_claimed_where_a_majority_is_known() -> None:
+    right, wrong = Agreed(8, 5, b"right"), Agreed(8, 5, b"wrong")
+    assert settled(Known(None, [wrong], {2: [right], 3: [right]}), 8, 3)
+    assert settled(Known(None, [right], {2: [right], 3: [wrong]}), 8, 3)
+    assert not settled(Known(None, [wrong], {2: [right]}), 8, 3)
+    assert not settled(Known(None, [right], {2: [right], 3: [wrong]}), 8, 5)
+    assert not settled(Known(None, [wrong], {2: [right], 3: [right]}), 16, 3)
+
+
+def table(frontier: int) -> bytes:
+    sessions = Sessions(1, [7])
+    batches = sessions.offer(7, 1, [pack_noop(1, 2)] * frontier)
+    assert batches[-1].last == frontier
+    return sessions.table(7)
+
+
 def manifest(node: int, taken_us: int, frontier: int = 9) -> Manifest:
+    sessions = table(frontier)
+    _, _, chain, epoch = table_facts(sessions)
     return Manifest(
-        cluster=1, group=7, frontier=frontier, epoch=1, config=1, members=(1, 2, 3),
-        sessions=Sessions(1, [7]).table(7), chain=0, machines=(), files=(),
+        cluster=1, group=7, frontier=frontier, epoch=epoch, config=1, members=(1, 2, 3),
+        sessions=sessions, chain=chain, machines=(), files=(),
         taken_by=node, taken_us=taken_us,
     )  # fmt: skip
 
