@@ -131,7 +131,6 @@ def compare(
             verdict = _judge(own, rings, there, instance, what, members)
             if verdict is not None:
                 found.setdefault(verdict.kind, verdict)
-                break
     for kind in ("odd", "others", "split"):
         if kind in found:
             return found[kind]

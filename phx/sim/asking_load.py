@@ -76,7 +76,8 @@ class AskingLoad(Workload):
         now = self.world.now_us
         for call in reads:
             call.called_us = now
-            if not self.world.running(node) or read(
+            # What waits for a state that is in no doubt is not asked for ever.
+            if now >= self.end_us or not self.world.running(node) or read(
                 self.world, node, client.group, call.quorum, timeout_us, call
             ):
                 client.rejected(call, now)

@@ -7,7 +7,7 @@ from phx._core.batch import pack_noop
 from phx._core.delivery import Sessions
 from phx._core.session_codec import table_facts
 from phx.checkpoint.digests import Agreed, Known
-from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.manifest import DURABLE, MachineEntry, Manifest
 from phx.sim.oddness import Oddness, missed, settled
 
 
@@ -166,7 +166,7 @@ def manifest(node: int, taken_us: int, frontier: int = 9) -> Manifest:
     _, _, chain, epoch = table_facts(sessions)
     return Manifest(
         cluster=1, group=7, frontier=frontier, epoch=epoch, config=1, members=(1, 2, 3),
-        sessions=sessions, chain=chain, machines=(), files=(),
+        sessions=sessions, chain=chain, machines=(MachineEntry(0, DURABLE, -1, b""),), files=(),
         taken_by=node, taken_us=taken_us,
     )  # fmt: skip
 
