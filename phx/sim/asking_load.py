@@ -77,7 +77,9 @@ class AskingLoad(Workload):
         for call in reads:
             call.called_us = now
             # What waits for a state that is in no doubt is not asked for ever.
-            if now >= self.end_us or not self.world.running(node) or read(
-                self.world, node, client.group, call.quorum, timeout_us, call
+            if (
+                now >= self.end_us
+                or not self.world.running(node)
+                or read(self.world, node, client.group, call.quorum, timeout_us, call)
             ):
                 client.rejected(call, now)

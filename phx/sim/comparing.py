@@ -33,6 +33,8 @@ __all__ = ["Comparing"]
 ANSWER_US = 1_000_000
 """So long one answer is waited for; then the peer is asked for nothing more in this round."""
 REPAIR_US_MAX = 5_000_000
+ASKED_US = 3_000_000
+"""After this, or twice as much, somebody has an odd one made anew that no majority could find."""
 NEVER = 1 << 62
 DYING = 0.3
 """Of repairs: the mark is all that is done, and the next start makes the group anew."""
@@ -66,7 +68,9 @@ class Comparing:
         self.net = net
         self.peers = peers
         self.members = len(peers)
-        self.counts = dict.fromkeys(("compared", "odd_found", "odd_others", "odd_split"), 0)
+        self.counts = dict.fromkeys(
+            ("compared", "odd_found", "odd_others", "odd_split", "odd_asked"), 0
+        )
         self._cluster = cluster
         self._every_us = every_us
         self._agreed_every = agreed_every
@@ -83,6 +87,7 @@ class Comparing:
         self._known = Comparison(self.members, self._agreed_every)
         self._right: dict[int, dict[int, set[int]]] = {}
         self._asking = 0
+        self._asking_for: set[int] = set()
 
     def dies(self) -> None:
         """Of a Line: nothing here writes to a disk."""
@@ -169,6 +174,8 @@ class Comparing:
             self.counts["compared"] += 1
             if self._known.news_is(group, known, verdict):
                 self._say(group, verdict, known)
+            if verdict.kind != "equal" and self.host.odd(group):
+                self._ask_somebody(group)
             self._look(group)
 
     def _look(self, group: int) -> None:
@@ -224,6 +231,19 @@ class Comparing:
                     yield "aside"
         finally:
             host.busy(group, False)
+
+    def _ask_somebody(self, group: int) -> None:
+        if group not in self._asking_for:
+            self._asking_for.add(group)
+            after_us = ASKED_US + self._chance.randrange(ASKED_US)
+            self.host.soon(after_us, lambda: self._asked(group))
+
+    def _asked(self, group: int) -> None:
+        """Nobody of the cluster can say who is right; somebody who reads its log does."""
+        self._asking_for.discard(group)
+        if self.host.odd(group) and not self.host.found(group):
+            self.counts["odd_asked"] += 1
+            self.host.fetching.rebuild(group)
 
     def _repair(self, group: int) -> None:
         if self.host.found(group):

@@ -354,6 +354,7 @@ RARE = {
     "odd_found": "of which found, and stopped",
     "odd_others": "comparisons that found another one odd",
     "odd_split": "comparisons without a majority",
+    "odd_asked": "after which somebody had the odd one made anew",
     "marks": "groups marked, to be made anew",
     "made_anew": "of which made anew",
     "settled_calls": "callers told by an install",

@@ -189,14 +189,18 @@ class Run:
         # (A handover just before the quiet time may still be told twice in it.)
         world.run(plan.duration_us - STILL_US - self.limit("resend_us"))
         before = self.rounds()
+        unquiet = bool(astray(world))
         rejoining = {group for _, group in self.suspects()}
         world.run(plan.duration_us - STILL_US)
         resends = world.counters()["resends"]
         world.run(plan.duration_us)
         world.check()
         resends = world.counters()["resends"] - resends
-        self.judge(verdicts.decides(map(self.seen, self.probes), self.bound_us()))
         odd = set(astray(world))
+        # Where nobody can know who is odd, somebody may wait for a state that is in no doubt.
+        waiting = {group for _, group in odd}
+        probes = [self.seen(one) for one in self.probes if one.group not in waiting]
+        self.judge(verdicts.decides(probes, self.bound_us()))
         replicas = [one for one in self.replicas() if (one.node, one.group) not in odd]
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
         whole = [
@@ -204,20 +208,18 @@ class Run:
             for one in replicas
             if not world.damaged(one.node) and one.group not in world.stopped_groups(one.node)
         ]
-        # Where nobody can know who is odd, somebody may wait for a state that is in no doubt.
-        waiting = {group for _, group in odd}
         sure = [one for one in whole if one.group not in waiting]
         self.judge(verdicts.caught_up(sure, decided))
         self.judge(verdicts.equal_digests(replicas))
         # (Its first ballot is above all that it can have promised: far above.)
         after = {group: top for group, top in self.rounds().items() if group not in rejoining}
-        self.judge(verdicts.quiet(before, after, resends, self.plan.nodes))
+        # (Who goes on from another state campaigns, and catches up.)
+        self.judge(verdicts.quiet(before, after, 0 if unquiet or odd else resends, self.plan.nodes))
         self.judge(verdicts.bounded(world.memory(), self.bounds()))
-        machines = {
-            one.group: world.machine(one.node, one.group)
-            for one in whole
-            if one.applied_through == decided[one.group]
-        }
+        if odd:
+            self.repair()
+            whole = self.replicas()
+        machines = {one.group: world.machine(one.node, one.group) for one in whole}
         self.judge(self.load.broken(machines))
         while self.suspects() and world.now_us < plan.duration_us + REJOINS_US:
             world.run(world.now_us + SECOND)
@@ -225,8 +227,6 @@ class Run:
         while world.holes() and world.now_us < plan.duration_us + MENDS_US:
             world.run(world.now_us + SECOND)
         self.judge(verdicts.mended(world.holes()))
-        if odd:
-            self.repair()
 
     def repair(self) -> None:
         """Who is odd is found when its group has come to the next agreed instance, and made anew;
@@ -248,6 +248,7 @@ class Run:
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
         self.judge(verdicts.caught_up(replicas, decided))
         self.judge(verdicts.equal_digests(replicas))
+        self.judge(verdicts.decides(map(self.seen, self.probes), 2 * REPAIRS_US))
 
     def probing(self, group: int) -> Callable[[], None]:
         def begin() -> None:
