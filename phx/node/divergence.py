@@ -179,9 +179,11 @@ def stopped_by(state: GroupState, verdict: Verdict) -> GroupStopped:
 
 def set_aside(
     catalog: Catalog, victims: Iterable[Manifest], installing: Mapping[int, bytes] = NONE
-) -> None:
+) -> bool:
     """Put checkpoints that `Snapshots.condemn` took out of the catalog to quarantine, but for those
-    that were fetched again since. On the thread that changes the folders of the group."""
+    that were fetched again since; whether all of them went there. On the thread that changes the
+    folders of the group."""
+    all_went = True
     for one in victims:
         if installing.get(one.group) == one.content:
             continue
@@ -191,6 +193,8 @@ def set_aside(
         try:
             catalog.put_aside(one)
         except OSError as error:
+            all_went = False
             log.error("%s stays, and may not be what the log says: %s", path, error)
         else:
             log.error("%s is put aside: it may not be what the log says", path)
+    return all_went

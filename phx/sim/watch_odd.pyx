@@ -28,8 +28,7 @@ cdef u64 odd_since(Watch* w, u32 node, u32 group) noexcept nogil:
 cdef void watch_found(Watch* w, u32 node, u32 group, u64 equal, u64 differs) noexcept nogil:
     cdef Seat* seat = &of(w, node).seats[group]
     if seat.odd == 0:
-        fail_at(w, b"U9i", node, group, differs, 0,
-                b"stops as odd, and is what was decided")
+        fail_at(w, b"U9i", node, group, equal, 0, b"stops as odd, and is what was decided")
     elif not equal < seat.odd <= differs:
         fail_at(w, b"U9i", node, group, seat.odd, 0,
                 b"is odd from here on, and another interval is named")

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import phx
 from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
 from phx.applier import GroupState
+from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.digests import Agreed, Ring, Verdict
 from phx.cli.repair import repair
 from phx.durable.lmdb import LmdbMachine
@@ -273,6 +274,36 @@ async def spoilt(nodes, folder):
     await all_applied(nodes)
     await three.group(0).checkpoint()
     await three.close()
+
+
+def test_what_cannot_be_put_aside_keeps_the_mark(run_once, tmp_path, monkeypatch, caplog):
+    """A start takes the newest checkpoint: without the mark the group would be odd again."""
+    options = {"checkpoints": QUIET}
+
+    def no_room(catalog, manifest):
+        catalog.forget(manifest)
+        raise OSError(errno.ENOSPC, "planted")
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            await spoilt(nodes, tmp_path)
+            folder = nodes[2].config.dir
+            done = CliRunner().invoke(repair, [str(folder), "--group", "0"])
+            assert done.exit_code == 0
+            with monkeypatch.context() as patched:
+                patched.setattr(Catalog, "put_aside", no_room)
+                again = await reopened(nodes, tmp_path, options)
+                await again.wait_ready()
+                assert again.group(0).machine().total == 100
+                await until(lambda: "and stays marked" in caplog.text)
+                await again.close()
+            assert "rebuild" in names(again)
+            again = await reopened(nodes, tmp_path, options)
+            await again.wait_ready()
+            assert again.group(0).machine().total == 100
+            await until(lambda: "rebuild" not in names(again))
+
+    run_once(main())
 
 
 async def reopened(nodes, folder, options):
