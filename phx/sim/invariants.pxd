@@ -69,6 +69,7 @@ cdef struct Seat:                # one node in one group
     u64 odd                      # its state is not what was decided, from here on; 0: it is
     bint found                   # and a comparison has said so in this life
     bint marked                  # it is to be made anew, durably
+    bint renewed                 # and has another state since
 
 cdef struct Kept:                # an acceptance, before an install
     u64 instance

@@ -177,6 +177,7 @@ class Run:
         self.readers = Readers(self.world, plan)
         self.stage = Stage(self.world, plan, self.load, self.load.spoil)
         self.probes: list[Probing] = []
+        self.repairs_before = 0
 
     def go(self) -> None:
         world, plan = self.world, self.plan
@@ -200,7 +201,9 @@ class Run:
         # Where nobody can know who is odd, somebody may wait for a state that is in no doubt.
         waiting = {group for _, group in odd}
         probes = [self.seen(one) for one in self.probes if one.group not in waiting]
-        self.judge(verdicts.decides(probes, self.bound_us()))
+        # (Who stops may have led; who is made anew may die for it.)
+        late = self.repairs() > self.repairs_before
+        self.judge(verdicts.decides(probes, self.bound_us() * (3 if late else 1)))
         replicas = [one for one in self.replicas() if (one.node, one.group) not in odd]
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
         whole = [
@@ -250,6 +253,11 @@ class Run:
         self.judge(verdicts.equal_digests(replicas))
         self.judge(verdicts.decides(map(self.seen, self.probes), 2 * REPAIRS_US))
 
+    def repairs(self) -> int:
+        """How often somebody stopped as odd, or was to be made anew."""
+        counters = self.world.counters()
+        return counters["odd_found"] + counters["marks"]
+
     def probing(self, group: int) -> Callable[[], None]:
         def begin() -> None:
             Probing(self, group)
@@ -261,6 +269,7 @@ class Run:
             raise Violation(broken[0], broken[1], self.world.now_us)
 
     def probe(self) -> None:
+        self.repairs_before = self.repairs()
         self.probes = [Probing(self, group) for group in range(self.plan.groups)]
 
     def seen(self, probe: Probing) -> Probe:

@@ -41,6 +41,7 @@ cdef bint odd_found(Watch* w, u32 node, u32 group) noexcept nogil:
 
 cdef void watch_marked(Watch* w, u32 node, u32 group, bint on) noexcept nogil:
     of(w, node).seats[group].marked = on
+    of(w, node).seats[group].renewed = False
 
 
 cdef bint odd_marked(Watch* w, u32 node, u32 group) noexcept nogil:
@@ -65,11 +66,12 @@ cdef void watch_made_of(Watch* w, u32 node, u32 group, u64 through, bint odd,
                 b"made of what it took when it was odd, and that was found")
     seat.odd = through if odd else 0
     seat.found = False
+    seat.renewed = True
 
 
 cdef void watch_gives(Watch* w, u32 node, u32 group, u64 through, bint odd) noexcept nogil:
     cdef Seat* seat = &of(w, node).seats[group]
-    if seat.marked:
+    if seat.marked and not seat.renewed:
         fail_at(w, b"U9i", node, group, through, 0,
                 b"gives a checkpoint away, and is to be made anew")
     elif odd and seat.found:

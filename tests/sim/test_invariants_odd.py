@@ -80,7 +80,9 @@ def it_gives_away_what_is_odd(h: History, bad: bool) -> None:
 
 
 def it_gives_away_what_is_to_be_made_anew(h: History, bad: bool) -> None:
-    h.watch.marked(2, 0, bad)
+    h.watch.marked(2, 0, True)
+    if not bad:
+        h.watch.made_of(2, 0, 5, False, False)
     h.watch.gives(2, 0, 5, False)
 
 
