@@ -133,6 +133,8 @@ class Provider:
         )
 
     def _chains(self, fetch: Fetch) -> tuple[Chain, ...]:
+        if self.host.facts(fetch.group)["anew"]:
+            return ()  # it would put in doubt those who are right
         return tuple(Chain(*one) for one in self.host.comparing.noted(fetch.group, fetch.above))
 
     def _sound(self, group: int, peer: int) -> list[Manifest]:

@@ -521,6 +521,24 @@ def test_nothing_is_taken_from_who_is_in_doubt(run_once, tmp_path):
     run_once(main())
 
 
+def test_who_is_made_anew_puts_nobody_in_doubt(run_once, tmp_path):
+    """Two are marked: what they noted was of what is not to be believed, and the third is right."""
+
+    async def main():
+        async with counted(tmp_path) as nodes:
+            one, two, three = nodes
+            for node in nodes:
+                said = Agreed(AGREED_EVERY, 5, b"of %6d" % node.config.node)
+                node._room._transfers.divergence._known.note(0, said)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(three.group(0).repair()), 1.0)
+            repaired = [asyncio.ensure_future(node.group(0).repair()) for node in (two, three)]
+            await asyncio.wait_for(asyncio.gather(*repaired), 20)
+            assert {node.group(0).machine().total for node in nodes} == {50}
+
+    run_once(main())
+
+
 def test_nor_by_who_only_lags(run_once, tmp_path):
     """What he noted himself counts for the majority."""
 
