@@ -108,12 +108,12 @@ SIM_STOREYS = [
     {"agenda", "chance", "clock", "history", "machine"},
     {"reference", "watch_frames", "watch_records", "workload"},
     {"invariants"},
-    {"watch_kept", "watch_lost", "watch_reads"},
+    {"watch_kept", "watch_lost", "watch_odd", "watch_reads"},
     {"host"},
-    {"asking", "catchup", "damage", "doctoring", "handing", "saving", "upkeep"},
+    {"asking", "catchup", "damage", "diverging", "doctoring", "handing", "saving", "upkeep"},
     {"equip", "lives"},
     {"world"},
-    {"looking", "network"},
+    {"looking", "network", "straying"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
@@ -123,9 +123,9 @@ NOT_SIMULATED = {
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
-    ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "doctoring"),
-    ("host", "handing"), ("host", "lives"), ("host", "saving"), ("host", "upkeep"),
-    ("invariants", "watch_lost"), ("world", "network"),
+    ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "diverging"),
+    ("host", "doctoring"), ("host", "handing"), ("host", "lives"), ("host", "saving"),
+    ("host", "upkeep"), ("invariants", "watch_lost"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}

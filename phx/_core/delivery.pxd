@@ -24,6 +24,7 @@ cdef void delivered_free(Delivered* taken) noexcept nogil
 cdef class Sessions:
     cdef readonly u32 node
     cdef public u32 incarnation          # of this node; set by the driver before the first take
+    cdef readonly u64 agreed_every       # agreed instances are its multiples
     cdef vector[SessionTable*] tables    # ascending groups
     cdef SessionTable* find(self, u32 group) noexcept
     # Takes all of `taken` (references, arrays): for each, in that order, one Batch, and one more

@@ -52,11 +52,16 @@ cdef class Sessions:
     Args:
         node: this node's id.
         groups: the groups it hosts.
+        agreed_every: a Batch ends at each multiple of it. The same on every node; the simulator
+            alone has another than the default.
     """
 
-    def __cinit__(self, u32 node, groups):
+    def __cinit__(self, u32 node, groups, u64 agreed_every=AGREE):
         cdef SessionTable* table
+        if agreed_every == 0:
+            raise ValueError("agreed_every: at least 1")
         self.node = node
+        self.agreed_every = agreed_every
         self.incarnation = 0
         for group in sorted(set(groups)):
             table = phx_new[SessionTable]()
@@ -161,9 +166,9 @@ cdef class Sessions:
             batch.log_bytes += body.size
             table.next += 1
             at[0] += 1
-            agreed = batch.last % AGREE == 0
+            agreed = batch.last % self.agreed_every == 0
         if agreed:
-            sessions_agree(table)
+            sessions_agree(table, self.agreed_every)
         batch.entries.stop = passage.items.size()
         batch.digest = table.digest
         if batch.machine == NO_MACHINE:
@@ -239,8 +244,8 @@ cdef class Sessions:
             mine.next = made.next
             mine.epoch = made.epoch
             mine.covered = made.next - 1
-            if mine.covered and mine.covered % AGREE == 0:
-                sessions_agree(mine)
+            if mine.covered and mine.covered % self.agreed_every == 0:
+                sessions_agree(mine, self.agreed_every)
             return mine.group
         finally:
             sessions_free(made)
@@ -255,9 +260,9 @@ cdef class Sessions:
             KeyError: no such group here.
         """
         cdef SessionTable* table = self._hosted(group)
-        cdef u64 newest = (table.next - 1) // AGREE
+        cdef u64 newest = (table.next - 1) // self.agreed_every
         cdef u64 at
-        return [(at * AGREE, table.agreed[at & (AGREED_MAX - 1)])
+        return [(at * self.agreed_every, table.agreed[at & (AGREED_MAX - 1)])
                 for at in range(newest + 1 - table.n_agreed, newest + 1)]
 
     def offer(self, u32 group, u64 first, bodies not None):

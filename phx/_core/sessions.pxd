@@ -11,7 +11,8 @@ from phx._core.native cimport *
 cdef enum:
     SEQUENCES_MAX = 65536        # of one node in one group, from the lowest outstanding one on
     SESSION_ROWS_MAX = 64        # nodes that ever proposed in a group
-    AGREE = 4096                 # agreed instances: its multiples, the same on every node
+    AGREE = 4096                 # agreed instances: its multiples, the same on every node (or
+                                 # those of Sessions.agreed_every)
     AGREED_MAX = 64              # of which the checksum is remembered
 
 # What became of one sequence of one session (protocol.md, "Exactly once").
@@ -42,7 +43,7 @@ cdef struct SessionTable:
     u64 next                     # instance expected next
     u64 epoch                    # highest BodyHeader.epoch of all instances before it
     u64 covered                  # up to here the table was loaded: bodies are passed over
-    u32* agreed                  # digests; that of instance n stands at n / AGREE & 63. NULL: none
+    u32* agreed                  # digests; of the n-th agreed one at n & 63. NULL: none
     u8 n_agreed                  # how many of the agreed instances before `next` it has
     u8 wanted                    # Wanted
     vector[SessionRow] rows      # ascending nodes
@@ -61,8 +62,8 @@ cdef int session_admit(SessionRow* row, u64 sequence) noexcept nogil
 cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u64 low_water,
                                int* why) noexcept nogil
 
-# Remembers the digest of the instance before `next`, an agreed one.
-cdef void sessions_agree(SessionTable* table) noexcept nogil
+# Remembers the digest of the instance before `next`, an agreed one: a multiple of `every`.
+cdef void sessions_agree(SessionTable* table, u64 every) noexcept nogil
 
 # Frees every row of a table, and what it remembers of agreed instances.
 cdef void sessions_free(SessionTable* table) noexcept nogil

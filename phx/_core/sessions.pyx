@@ -119,12 +119,12 @@ cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u
     return row
 
 
-cdef void sessions_agree(SessionTable* table) noexcept nogil:
+cdef void sessions_agree(SessionTable* table, u64 every) noexcept nogil:
     if table.agreed == NULL:
         table.agreed = <u32*>phx_calloc(AGREED_MAX, sizeof(u32))
         if table.agreed == NULL:
             phx_fatal("out of memory")
-    table.agreed[((table.next - 1) // AGREE) & (AGREED_MAX - 1)] = table.digest
+    table.agreed[((table.next - 1) // every) & (AGREED_MAX - 1)] = table.digest
     if table.n_agreed < AGREED_MAX:
         table.n_agreed += 1
 

@@ -374,6 +374,15 @@ class Catalog:
             found = self._groups.get(manifest.group, [])
             self._groups[manifest.group] = [one for one in found if one.content != manifest.content]
 
+    def condemn(self, group: int, above: int, but: bytes = b"") -> list[Manifest]:
+        """Those of a group beyond this instance do not count any more, but for the one with this
+        content: the state that they hold is not to be believed. They lie where they lay."""
+        found = self.of(group)
+        victims = [one for one in found if one.frontier > above and one.content != but]
+        for one in victims:
+            self.forget(one)
+        return victims
+
     def put_aside(self, manifest: Manifest) -> str:
         """It is damaged: it does not count any more, and goes to quarantine; where it is now.
 

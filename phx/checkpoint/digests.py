@@ -15,13 +15,25 @@ from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 from phx.machine import StateMachine
+from phx.types import AGREED_EVERY
 
-__all__ = ["Agreed", "Ring", "Verdict", "compare", "doubtful", "state_of"]
+__all__ = [
+    "Agreed",
+    "Comparison",
+    "Known",
+    "Ring",
+    "Rings",
+    "Verdict",
+    "compare",
+    "doubtful",
+    "state_of",
+]
 
 KEPT = 64
 STATE_BYTES = 8
 
 What = Literal["log", "state"]
+Rings = Iterable[tuple[int, int, bytes]]
 
 
 class Agreed(NamedTuple):
@@ -97,7 +109,7 @@ class Verdict(NamedTuple):
 
 def compare(
     mine: Iterable[Agreed],
-    others: Mapping[int, Iterable[tuple[int, int, bytes]]],
+    others: Mapping[int, Rings],
     members: int,
 ) -> Verdict:
     """Judge this node by what it noted, and what others said that they noted.
@@ -119,7 +131,6 @@ def compare(
             verdict = _judge(own, rings, there, instance, what, members)
             if verdict is not None:
                 found.setdefault(verdict.kind, verdict)
-                break
     for kind in ("odd", "others", "split"):
         if kind in found:
             return found[kind]
@@ -145,11 +156,15 @@ def _judge(
     values[_value(mine, what)] += 1
     value, count = values.most_common(1)[0]
     if count <= members // 2:
-        return Verdict("split", what, *_interval(own, rings, differ, instance), _ids(differ))
+        return Verdict(
+            "split", what, *_interval(own, rings, differ, instance, members), _ids(differ)
+        )
     if value == _value(mine, what):
-        return Verdict("others", what, *_interval(own, rings, differ, instance), _ids(differ))
+        return Verdict(
+            "others", what, *_interval(own, rings, differ, instance, members), _ids(differ)
+        )
     right = [node for node in differ if _value(there[node], what) == value]
-    equal, differs = _interval(own, rings, right, instance)
+    equal, differs = _interval(own, rings, right, instance, members)
     first = [rings[node][differs] for node in right if differs in rings[node]]
     alike = all(_alike(one, own[differs], "log") for one in first)
     return Verdict("odd", "state" if alike else "log", equal, differs, _ids(right))
@@ -160,11 +175,18 @@ def _interval(
     rings: Mapping[int, Mapping[int, Agreed]],
     nodes: list[int],
     instance: int,
+    members: int,
 ) -> tuple[int, int]:
-    """(last equal instance, first that differs) of this node against these."""
+    """(last equal instance, first that differs) of this node against these. One of them may have
+    been odd itself, before it was made anew: where a majority says so, it does not count."""
     equal, differs = 0, instance
     for at in sorted(own):
-        there = [rings[node][at] for node in nodes if at in rings[node]]
+        here = [own[at], *(ring[at] for ring in rings.values() if at in ring)]
+        there = [
+            rings[node][at]
+            for node in nodes
+            if at in rings[node] and not _outvoted(rings[node][at], here, members)
+        ]
         if any(not _same(one, own[at]) for one in there):
             differs = at
             break
@@ -173,6 +195,16 @@ def _interval(
         if at == instance:
             break
     return equal, differs
+
+
+def _outvoted(one: Agreed, here: list[Agreed], members: int) -> bool:
+    """Whether a majority of all members is equal to each other there, and not to this one."""
+    for what in ("log", "state"):
+        known = [_value(other, what) for other in here if what == "log" or other.state]
+        value, count = Counter(known).most_common(1)[0] if known else (_value(one, what), 0)
+        if count > members // 2 and (what == "log" or one.state) and value != _value(one, what):
+            return True
+    return False
 
 
 def _same(one: Agreed, other: Agreed) -> bool:
@@ -193,7 +225,7 @@ def _ids(nodes: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(nodes))
 
 
-def doubtful(rings: Mapping[int, Iterable[tuple[int, int, bytes]]], members: int) -> frozenset[int]:
+def doubtful(rings: Mapping[int, Rings], members: int) -> frozenset[int]:
     """The nodes whose state nobody should take over: those that at some agreed instance are not
     equal to a majority of all members, though somebody is not equal to them.
 
@@ -212,3 +244,96 @@ def doubtful(rings: Mapping[int, Iterable[tuple[int, int, bytes]]], members: int
                 if len(nodes) <= members // 2:
                     found |= nodes
     return frozenset(found)
+
+
+class Known(NamedTuple):
+    """What there is to judge a group by: what was noted here, in which ring, and by others."""
+
+    ring: Ring | None
+    mine: list[Agreed]
+    others: dict[int, list[Agreed]]
+
+
+class Comparison:
+    """What one node noted of its groups, what its peers said that they noted, and what follows.
+
+    Guarantee: a verdict is told once, as long as it is the same, and never of a state that the
+    group does not have any more when it is judged. What is not known is no difference. It locks
+    nothing, and reads no clock.
+
+    Args:
+        members: how many the cluster has.
+        agreed_every: agreed instances are the multiples of this.
+    """
+
+    def __init__(self, members: int, agreed_every: int = AGREED_EVERY) -> None:
+        self._members = members
+        self._far = KEPT * agreed_every
+        self._mine: dict[int, Ring] = {}
+        self._theirs: dict[int, dict[int, Ring]] = {}
+        self._unjudged: set[int] = set()  # groups of which something was noted or heard
+        self._said: dict[int, Verdict] = {}
+
+    def note(self, group: int, one: Agreed) -> None:
+        """The group is at an agreed instance, all of it applied."""
+        self._mine.setdefault(group, Ring()).note(one)
+        self._unjudged.add(group)
+
+    def forget(self, group: int) -> None:
+        """The group goes on from another state: what was noted is not of that."""
+        self._mine.pop(group, None)
+        self._said.pop(group, None)
+
+    def noted(self, group: int, above: int) -> list[Agreed]:
+        """What this node says to who asks."""
+        mine = self._mine.get(group)
+        return mine.above(above) if mine is not None else []
+
+    def news(self, node: int) -> list[tuple[int, int]]:
+        """Groups that have gone on since that peer said how far it is, and how far that is."""
+        theirs = {group: rings.get(node) for group, rings in self._theirs.items()}
+        last = {group: ring.last for group, ring in theirs.items() if ring is not None}
+        return [
+            (group, last.get(group, 0))
+            for group, mine in self._mine.items()
+            if mine.last > last.get(group, 0)
+        ]
+
+    def heard(self, group: int, node: int, said: Rings) -> None:
+        """That peer's answer to a question of `news`."""
+        ring = self._theirs.setdefault(group, {}).setdefault(node, Ring())
+        mine = self._mine.get(group)
+        # What is far beyond cannot be compared yet, and must not be the last that was heard.
+        far = (mine.last if mine is not None else 0) + self._far
+        for one in said:
+            if ring.last < one[0] <= far:
+                ring.note(Agreed(*one))
+        self._unjudged.add(group)
+
+    def unjudged(self) -> list[int]:
+        """The groups of which something is new since this was asked last."""
+        groups, self._unjudged = sorted(self._unjudged), set()
+        return groups
+
+    def known(self, group: int) -> Known:
+        """What there is to judge a group by."""
+        others = self._theirs.get(group, {})
+        rings = {node: ring.above(0) for node, ring in others.items()}
+        return Known(self._mine.get(group), self.noted(group, 0), rings)
+
+    def judge(self, known: Known) -> Verdict:
+        """It looks at nothing but what is known, and takes a while: nobody need wait for it."""
+        return compare(known.mine, known.others, self._members)
+
+    def news_is(self, group: int, known: Known, verdict: Verdict) -> bool:
+        """Whether this is to be told: it is not what was told last, and of the state that the group
+        has. Then it was told."""
+        stale = self._mine.get(group) is not known.ring  # it goes on from another state
+        if verdict.kind == "equal" or verdict == self._said.get(group) or stale:
+            return False
+        self._said[group] = verdict
+        return True
+
+    def stands(self, group: int, verdict: Verdict) -> bool:
+        """Whether a verdict that was told is the last one, and of the state that the group has."""
+        return self._said.get(group) is verdict

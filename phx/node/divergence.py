@@ -1,5 +1,8 @@
 """Finds out that a replica of this node is not what its log says, and stops it.
 
+Who is asked what, and what follows, is `phx.checkpoint.digests.Comparison`; here are its thread,
+and what is done about it:
+
 noted      on the applying thread, at each agreed instance: chained checksum, state of the machines
            whose digest is cheap
 asked      each peer, every EVERY_S, about the groups that have something new
@@ -20,10 +23,9 @@ from types import MappingProxyType
 
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
-from phx.checkpoint.digests import KEPT, Agreed, Ring, Verdict, compare, state_of
+from phx.checkpoint.digests import Agreed, Comparison, Rings, Verdict, state_of
 from phx.checkpoint.manifest import Manifest
 from phx.errors import GroupStopped
-from phx.types import AGREED_EVERY
 
 __all__ = ["Divergence", "set_aside", "stopped_by"]
 
@@ -31,8 +33,6 @@ log = logging.getLogger("phx")
 
 EVERY_S = 30.0
 NONE: Mapping[int, bytes] = MappingProxyType({})
-
-Rings = Iterable[tuple[int, int, bytes]]
 
 
 class Divergence(threading.Thread):
@@ -66,10 +66,7 @@ class Divergence(threading.Thread):
         self._odd = odd
         self._change = threading.Condition()  # of all that follows
         self._ending = False
-        self._mine: dict[int, Ring] = {}
-        self._theirs: dict[int, dict[int, Ring]] = {}
-        self._unjudged: set[int] = set()  # groups of which something was noted or heard
-        self._said: dict[int, Verdict] = {}
+        self._known = Comparison(members)
         self.counters = {"digests_noted": 0, "digests_compared": 0, "diverged": 0}
 
     def note(self, state: GroupState) -> None:
@@ -81,9 +78,7 @@ class Divergence(threading.Thread):
             except Exception:
                 log.exception("group %d: no digest at %d", state.group, state.applied)
         with self._change:
-            mine = self._mine.setdefault(state.group, Ring())
-            mine.note(Agreed(state.applied, state.digest, found))
-            self._unjudged.add(state.group)
+            self._known.note(state.group, Agreed(state.applied, state.digest, found))
             self.counters["digests_noted"] += 1
             if not self._ending and self.ident is None and self._members > 1:
                 self.start()
@@ -92,20 +87,18 @@ class Divergence(threading.Thread):
         """The group goes on from another state: what was noted is not of that. On the applying
         thread."""
         with self._change:
-            self._mine.pop(group, None)
-            self._said.pop(group, None)
+            self._known.forget(group)
 
     def stands(self, group: int, verdict: Verdict) -> bool:
         """Whether a verdict that was told is the last one, and of the state that the group has. On
         the applying thread, where states are replaced."""
         with self._change:
-            return self._said.get(group) is verdict
+            return self._known.stands(group, verdict)
 
     def noted(self, group: int, above: int) -> list[Agreed]:
         """What this node says to who asks. Any thread."""
         with self._change:
-            mine = self._mine.get(group)
-            return mine.above(above) if mine is not None else []
+            return self._known.noted(group, above)
 
     # --- the thread
 
@@ -127,53 +120,27 @@ class Divergence(threading.Thread):
     def round(self) -> None:
         """Ask every peer about every group with news; then judge what is new."""
         for node in self._peers():
-            for group, above in self._news(node):
+            with self._change:
+                news = self._known.news(node)
+            for group, above in news:
                 if self._ending:
                     return
                 said = self._ask(node, group, above)
                 if said is None:
                     break  # it is not to be reached
-                self._heard(group, node, said)
+                with self._change:
+                    self._known.heard(group, node, said)
         with self._change:
-            groups, self._unjudged = sorted(self._unjudged), set()
+            groups = self._known.unjudged()
         for group in groups:
-            self._judge(group)
-
-    def _news(self, node: int) -> list[tuple[int, int]]:
-        """Groups that have gone on since that peer said how far it is, and how far that is."""
-        with self._change:
-            theirs = {group: rings.get(node) for group, rings in self._theirs.items()}
-            last = {group: ring.last for group, ring in theirs.items() if ring is not None}
-            return [
-                (group, last.get(group, 0))
-                for group, mine in self._mine.items()
-                if mine.last > last.get(group, 0)
-            ]
-
-    def _heard(self, group: int, node: int, said: Rings) -> None:
-        with self._change:
-            ring = self._theirs.setdefault(group, {}).setdefault(node, Ring())
-            mine = self._mine.get(group)
-            # What is far beyond cannot be compared yet, and must not be the last that was heard.
-            far = (mine.last if mine is not None else 0) + KEPT * AGREED_EVERY
-            for one in said:
-                if ring.last < one[0] <= far:
-                    ring.note(Agreed(*one))
-            self._unjudged.add(group)
-
-    def _judge(self, group: int) -> None:
-        with self._change:
-            own, rings = self._mine.get(group), self._theirs.get(group, {})
-            mine = own.above(0) if own is not None else []
-            others = {node: ring.above(0) for node, ring in rings.items()}
-        verdict = compare(mine, others, self._members)
-        with self._change:
-            self.counters["digests_compared"] += 1
-            stale = self._mine.get(group) is not own  # it goes on from another state
-            if verdict.kind == "equal" or verdict == self._said.get(group) or stale:
-                return
-            self._said[group] = verdict
-        self._say(group, verdict)
+            with self._change:
+                known = self._known.known(group)
+            verdict = self._known.judge(known)  # while values are applied
+            with self._change:
+                self.counters["digests_compared"] += 1
+                new = self._known.news_is(group, known, verdict)
+            if new:
+                self._say(group, verdict)
 
     def _say(self, group: int, verdict: Verdict) -> None:
         nodes = ", ".join(map(str, verdict.nodes))
@@ -212,9 +179,11 @@ def stopped_by(state: GroupState, verdict: Verdict) -> GroupStopped:
 
 def set_aside(
     catalog: Catalog, victims: Iterable[Manifest], installing: Mapping[int, bytes] = NONE
-) -> None:
+) -> bool:
     """Put checkpoints that `Snapshots.condemn` took out of the catalog to quarantine, but for those
-    that were fetched again since. On the thread that changes the folders of the group."""
+    that were fetched again since; whether all of them went there. On the thread that changes the
+    folders of the group."""
+    all_went = True
     for one in victims:
         if installing.get(one.group) == one.content:
             continue
@@ -224,6 +193,8 @@ def set_aside(
         try:
             catalog.put_aside(one)
         except OSError as error:
+            all_went = False
             log.error("%s stays, and may not be what the log says: %s", path, error)
         else:
             log.error("%s is put aside: it may not be what the log says", path)
+    return all_went

@@ -24,7 +24,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from phx._core.driver import ERROR_CLOSED, DriverError
-from phx.checkpoint.digests import doubtful
 from phx.checkpoint.files import exists, remove_tree
 from phx.checkpoint.loading import Broken
 from phx.checkpoint.manifest import Manifest
@@ -34,7 +33,14 @@ from phx.node.installer import Installer
 from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
 from phx.node.threads import join_all
-from phx.transfer.choice import Log, Providers, log_there, lowest_floor, own_to_install
+from phx.transfer.choice import (
+    Log,
+    Providers,
+    believed,
+    log_there,
+    lowest_floor,
+    own_to_install,
+)
 from phx.transfer.messages import (
     DIGESTS,
     ENTRIES_WANTED,
@@ -454,12 +460,7 @@ class Fetcher:
         said = {node: self.digests(node, want.group, 0) or () for node in offers}
         if not want.anew:
             said[self._peers.node] = [Chain(*one) for one in self.noted(want.group, 0)]
-        for node in doubtful(said, self._peers.members) & offers.keys():
-            if want.anew:
-                del offers[node]
-            else:  # what it says of the log counts
-                offers[node] = replace(offers[node], frontier=0, ident=b"")
-        return offers
+        return believed(offers, said, self._peers.members, anew=want.anew)
 
     def digests(self, node: int, group: int, above: int) -> Sequence[Chain] | None:
         """What that peer noted of a group beyond an instance; None: it gave no answer. Blocks.

@@ -353,6 +353,8 @@ class Provider:
         )
 
     def _chains(self, fetch: Fetch) -> tuple[Chain, ...]:
+        if self.doubted(fetch.group):
+            return ()  # what was noted of it would put in doubt those who are right
         return tuple(Chain(*one) for one in self._noted(fetch.group, fetch.above))
 
     def _sound(self, group: int) -> list[Manifest]:

@@ -198,11 +198,7 @@ class Snapshots(threading.Thread):
         lay. On the applying thread."""
         with self._change:
             self._condemned[group] += 1
-            found = self._catalog.of(group)
-            victims = [one for one in found if one.frontier > above and one.content != but]
-            for one in victims:
-                self._catalog.forget(one)
-        return victims
+            return self._catalog.condemn(group, above, but)
 
     def between(self, task: Callable[[], None]) -> None:
         """Have something done that changes a group's checkpoints, or needs that no view is open:

@@ -111,6 +111,7 @@ class Transfers:
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
         self._marked: set[int] = set()  # by who found it odd
+        self._left: set[int] = set()  # of which a checkpoint stays that is not to be believed
         self._swaps: Counter[int] = Counter()  # so often a group got another state
         self._lock = threading.Lock()
         self._connect(applier, snapshots)
@@ -210,7 +211,12 @@ class Transfers:
         self.divergence.forget(group)
         if group in self._anew:  # all else is of a state that is not to be believed
             victims = snapshots.condemn(group, -1, manifest.content)
-            snapshots.between(lambda: set_aside(self._catalog, victims, self.installer.installing))
+
+            def aside() -> None:
+                if not set_aside(self._catalog, victims, self.installer.installing):
+                    self._left.add(group)
+
+            snapshots.between(aside)
 
     def _doubted(self, group: int) -> bool:
         """Whether no checkpoint that is here of a group is for others. Any thread."""
@@ -226,6 +232,10 @@ class Transfers:
 
         def tidy() -> None:
             catalog = self._catalog
+            if group in self._left:  # a start would take the newest of them
+                self._left.discard(group)
+                log.error("group %d was made anew, and stays marked: a start does it again", group)
+                return
             for _ in unmark(catalog.files, catalog.root, group):
                 pass
 

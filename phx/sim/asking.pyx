@@ -9,6 +9,7 @@ from phx._core.native cimport *
 from phx._core.reads cimport READ_QUORUM
 from phx._core.state cimport VERDICT_STOPPED_REJECTED, VERDICT_TIMED_OUT_REJECTED, Effects
 from phx.sim.host cimport Host, LogFlow, find_flow
+from phx.sim.watch_odd cimport watch_answers
 from phx.sim.watch_reads cimport known_through, watch_asked_point
 from phx.sim.world cimport World
 
@@ -71,6 +72,9 @@ cdef bint answer_now(Host h, _Reading one):
     if flow.stopped:
         one.call.failed(h.agenda.now_us, VERDICT_STOPPED_REJECTED)
     elif flow.applied >= one.point and not flow.paused:
+        if watch_answers(h.watch, h.node, one.group):
+            one.call.lost(h.agenda.now_us)
+            return True
         one.call.done(h.agenda.now_us, h.machine[one.group].items.get(one.call.key))
     elif h.shows() >= one.until_us:
         one.call.failed(h.agenda.now_us, VERDICT_TIMED_OUT_REJECTED)

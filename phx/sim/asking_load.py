@@ -17,7 +17,7 @@ from phx.sim.world import World
 
 __all__ = ["READING", "AskingLoad"]
 
-READING: Final = frozenset({"reads", "far-reads"})
+READING: Final = frozenset({"reads", "far-reads", "divergence"})
 SHARE = 0.85
 """Of gets; the others go through the log."""
 QUORUM = 0.3
@@ -76,7 +76,10 @@ class AskingLoad(Workload):
         now = self.world.now_us
         for call in reads:
             call.called_us = now
-            if not self.world.running(node) or read(
-                self.world, node, client.group, call.quorum, timeout_us, call
+            # What waits for a state that is in no doubt is not asked for ever.
+            if (
+                now >= self.end_us
+                or not self.world.running(node)
+                or read(self.world, node, client.group, call.quorum, timeout_us, call)
             ):
                 client.rejected(call, now)

@@ -20,6 +20,7 @@ from phx.sim.watch_kept cimport (
     watch_cover, watch_floored, watch_installed, watch_installing, watch_loaded, watch_row,
     watch_swapped,
 )
+from phx.sim.watch_odd cimport watch_made_of
 
 from phx.sim.storage import StoreFailed
 from phx.store_trim import Floor
@@ -75,6 +76,7 @@ cdef void forget_tasks(Host h):
     h.tasks = {}
     h.fetching.crash()
     h.mending.crash()
+    h.comparing.crash()
     h.trimming.crash()
     h.provider = None
 
@@ -89,7 +91,7 @@ cdef dict facts_of(Host h, u32 group):
         "floor": h.store.floors()[group].kept_from if group in h.store.floors() else 1,
         "chosen_through": status.chosen_through, "applied": flow.applied,
         "leading": status.leading, "stopped": flow.stopped,
-        "restoring": flow.paused and not flow.lost,
+        "restoring": flow.paused and not flow.lost, "lost": flow.lost, "anew": flow.anew,
     }
 
 
@@ -157,18 +159,25 @@ cdef void settle_callers(Host h, u32 group):
 
 
 # False: it has passed the checkpoint meanwhile, or its machine failed.
-cdef bint swap_in(Host h, u32 group, machine, bytes table, u64 frontier, u64 read):
+cdef bint swap_in(Host h, u32 group, machine, bytes table, u64 frontier, u64 read, bint odd,
+                  bint own):
     cdef LogFlow* flow = find_flow(h, group)
-    if flow.stopped or (flow.applied >= frontier and not flow.lost):
+    if (flow.stopped and not flow.anew) or (flow.applied >= frontier and not flow.lost):
         return False
     h.machine[group] = machine
     h.sessions.load(table)
     table = h.sessions.table(group)
     digest = <bytes>machine.digest()
     watch_loaded(h.watch, h.node, group, read)
+    watch_made_of(h.watch, h.node, group, frontier, odd, own)
     watch_swapped(h.watch, h.node, group, frontier, <const u8*>PyBytes_AS_STRING(table),
                   PyBytes_GET_SIZE(table),
-                  hash_bytes(<const u8*>PyBytes_AS_STRING(digest), PyBytes_GET_SIZE(digest)))
+                  hash_bytes(<const u8*>PyBytes_AS_STRING(digest), PyBytes_GET_SIZE(digest)),
+                  flow.anew)
+    h.comparing.forget(group)
+    if flow.anew:
+        flow.stopped = False
+        flow.next = frontier + 1
     flow.applied = flow.covered = frontier
     settle_callers(h, group)
     if h.tracing is not None:
@@ -195,6 +204,6 @@ cdef void install_at(Host h, u32 group, u64 through, u64 ballot):
         flow.next = through + 1
     engine_applied(h.engine, group, flow.applied)
     if flow.lost:
-        flow.paused = flow.lost = False
+        flow.paused = flow.lost = flow.anew = False
         engine_restoring(h.engine, group, False)
     h.apply_soon(1)

@@ -70,6 +70,7 @@ cdef void equip(Host host, u64 seed, u32 nodes, dict limits, machines) except *:
     host.keep_chance = chance_of(seed, 2000 + host.node)
     host.keep_excused = set()
     host.rejoins = limits["rejoin"]
+    host.agreed_every = limits["agreed_every"]
     host.clock.rate_ppm = 1000000
     host.clock.shown_us = chance_between(&host.chance, 1, 10000000)
     host.watch.node[host.index].clock = &host.clock

@@ -4,8 +4,11 @@ thread would do, as events.
 wanted, asked, fetched, installed: as `phx.node.fetcher` of a real node. One group at a time.
 Whether a checkpoint is needed, and who provides it, says the production `choice`; what comes goes
 through the production receiver and its staging; the order in which it is installed is that of
-`phx.checkpoint.installing`. A crash may come between any two steps, and inside of each. No group is
-made anew here, no log has holes, and nobody's state is in doubt.
+`phx.checkpoint.installing`. A crash may come between any two steps, and inside of each.
+
+A group that is to be made anew (`rebuild`, as of `phx.node.transfers`) is marked first, durably,
+and paused; the mark goes when another state is in its place, and no checkpoint is left of what was
+before. Where nodes compare what they applied, nobody takes one of a peer whose state is in doubt.
 """
 
 from __future__ import annotations
@@ -21,14 +24,32 @@ from phx.checkpoint.files import remove_tree
 from phx.checkpoint.installing import install
 from phx.checkpoint.loading import Broken
 from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.rebuild import mark, unmark
 from phx.errors import Damaged, Foreign
 from phx.machine import StateMachine
 from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Net, Pipe
+from phx.sim.steps import BUSY_US, STEP_US_MAX, run_steps
 from phx.store_mend import Hole
-from phx.transfer.choice import Log, Providers, log_there, lowest_floor, own_to_install
-from phx.transfer.messages import OFFER_WANTED, Cut, Ends, Fetch, Greeting, Offer
+from phx.transfer.choice import (
+    Log,
+    Providers,
+    believed,
+    log_there,
+    lowest_floor,
+    own_to_install,
+)
+from phx.transfer.messages import (
+    DIGESTS,
+    OFFER_WANTED,
+    Chain,
+    Cut,
+    Ends,
+    Fetch,
+    Greeting,
+    Offer,
+)
 from phx.transfer.receiver import Asker, Receiver, Wish
 from phx.transfer.staging import Staged, waiting
 
@@ -38,8 +59,6 @@ RETRY_US = 300_000
 RETRY_US_MAX = 1_500_000
 ANSWERS_US = 1_000_000
 """So long the answers of a round are waited for."""
-STEP_US_MAX = 12_000
-BUSY_US = 30_000
 BYTES_MAX = 1 << 30
 
 
@@ -148,10 +167,12 @@ class Want:
     """A group that needs a checkpoint; as `phx.node.fetcher.Want`.
 
     Attributes:
+        anew: whatever is here of its state.
         chosen: what was known to be chosen here when it was found that somebody may have the log.
         hole: in the log here, that no peer fills.
     """
 
+    anew: bool = False
     chosen: int | None = None
     hole: Hole | None = None
     providers: Providers = field(default_factory=Providers)
@@ -185,7 +206,7 @@ class Fetching:
         self.counts = dict.fromkeys(
             ("below", "offers", "fetches", "fetches_resumed", "fetches_cut", "fetches_refused",
              "fetched_bytes", "fetches_spoilt", "installs", "installs_passed", "installs_own",
-             "installs_abandoned"), 0,
+             "installs_abandoned", "marks", "made_anew"), 0,
         )  # fmt: skip
         self._cluster = cluster
         self._chance = Random(f"fetching {seed}")
@@ -194,6 +215,7 @@ class Fetching:
     def _clear(self) -> None:
         self._wanted: dict[int, Want] = {}
         self._group = -1
+        self.installing_of: dict[int, bytes] = {}
         self._pause_us = RETRY_US
         self._line: Line | None = None
         self._steps: Iterator[str] | None = None
@@ -231,6 +253,35 @@ class Fetching:
         self._wanted.setdefault(group, Want()).hole = Hole(group, first, last)
         self._soon(BUSY_US)
 
+    def rebuild(self, group: int, dying: bool = False) -> None:
+        """Make its state anew, whatever it is here; `dying`: when it has a mark the process dies,
+        and the next start sees to it."""
+        host = self.host
+
+        def marked() -> None:
+            self.counts["marks"] += 1
+            host.mark(group, True)
+            if dying:
+                host.keeping.dead = True
+                return
+            host.pause_anew(group)
+            self.anew(group)
+
+        run_steps(host, self._chance, self._marking(group), marked)
+
+    def _marking(self, group: int) -> Iterator[str]:
+        while not self.host.busy(group, True):
+            yield "waits"
+        try:
+            yield from mark(self.host.keeping.files, ROOT, group)
+        finally:
+            self.host.busy(group, False)
+
+    def anew(self, group: int) -> None:
+        """It is marked and paused."""
+        self._wanted.setdefault(group, Want()).anew = True
+        self._soon(BUSY_US)
+
     def _filled(self, want: Want) -> bool:
         """Whether the hole does not matter any more: it is mended, or what it hides is applied."""
         hole, host = want.hole, self.host
@@ -266,7 +317,7 @@ class Fetching:
         """Ask all peers that are connected."""
         group, host = self._group, self.host
         facts = host.facts(group)
-        if facts["stopped"]:
+        if facts["stopped"] and not self._wanted[group].anew:
             self._over(False)
             return
         if facts["restoring"]:
@@ -276,11 +327,20 @@ class Fetching:
         if self._filled(want):
             self._over(False)
             return
+        if want.anew and not facts["anew"]:  # it goes on from another state since that was asked
+            host.pause_anew(group)
+            facts = host.facts(group)
         self.counts["offers"] += 1
-        peers = host.connected()
         above = self._above(want, facts)
         fetch = Fetch(OFFER_WANTED, group, above, 0, self._staged_ident(group))
-        asked = Round(peers, self._chosen)
+        self._ask(host.connected(), fetch, self._offered)
+
+    def _ask(
+        self, peers: list[int], fetch: Fetch, done: Callable[[dict[int, Offer]], None]
+    ) -> None:
+        """The same of all of them; `done` is told what those say that answer in time."""
+        host = self.host
+        asked = Round(peers, done)
         for peer in peers:
             ends = Ends(self._cluster, host.node, peer)
             asker = Asker(ends, fetch, host.now_us)
@@ -290,7 +350,7 @@ class Fetching:
 
     def _above(self, want: Want, facts: dict[str, int]) -> int:
         """Only a checkpoint beyond that helps."""
-        above = max(facts["applied"], facts["floor"] - 2)
+        above = max(0 if want.anew else facts["applied"], facts["floor"] - 2)
         return above if want.hole is None else max(above, want.hole.last - 1)
 
     def _answer_to(
@@ -305,16 +365,33 @@ class Fetching:
         found = waiting(self.host.keeping.files, ROOT).get(group)
         return b"" if found is None else found[1].content
 
+    def _offered(self, offers: dict[int, Offer]) -> None:
+        """All have answered that will; where states are compared, they are asked for those."""
+        group, comparing = self._group, self.host.comparing
+        if not comparing.on or not offers:
+            self._chosen(offers)
+            return
+        want = self._wanted[group]
+
+        def said(answers: dict[int, Offer]) -> None:
+            rings = {peer: one.chains for peer, one in answers.items()}
+            if not want.anew:
+                rings[self.host.node] = tuple(Chain(*one) for one in comparing.noted(group, 0))
+            self._chosen(believed(offers, rings, comparing.members, anew=want.anew))
+
+        self._ask(list(offers), Fetch(DIGESTS, group), said)
+
     def _chosen(self, offers: dict[int, Offer]) -> None:
-        """All have answered that will."""
+        """What is on offer is known."""
         group, host = self._group, self.host
         facts, want = host.facts(group), self._wanted[group]
-        if facts["stopped"] or not offers:
-            self._over(not facts["stopped"])
+        stopped = facts["stopped"] and not want.anew
+        if stopped or not offers:
+            self._over(not stopped)
             return
         chosen, above = facts["chosen_through"], self._above(want, facts)
-        found = host.keeping.catalog.of(group)
-        if want.hole is None and facts["floor"] <= facts["applied"] + 1:
+        found = [] if want.anew else host.keeping.catalog.of(group)
+        if not want.anew and want.hole is None and facts["floor"] <= facts["applied"] + 1:
             there = log_there(offers, chosen=chosen, before=want.chosen)
             if there is Log.PERHAPS:
                 want.chosen = chosen
@@ -425,9 +502,11 @@ class Fetching:
 
     def _installed(self, manifest: Manifest, verified: bool) -> Iterator[str]:
         place = Place(self, manifest, verified)
+        self.installing_of[manifest.group] = manifest.content
         while True:
             try:
                 yield from install(place)
+                yield from self._cleared(place)
             except StoreBusy:
                 yield "waits"
             except (Broken, OSError) as error:
@@ -435,13 +514,30 @@ class Fetching:
                     with suppress(OSError):
                         self.host.keeping.catalog.put_aside(manifest)
                 self.counts["fetches_spoilt"] += 1
+                self.installing_of.pop(manifest.group, None)
                 self._over(True)
                 return
             else:
+                self.installing_of.pop(manifest.group, None)
                 self.counts["installs"] += place.swapped
                 self.counts["installs_passed"] += not place.swapped
-                self._over(False)
+                self._over(self._wanted[manifest.group].anew and not place.anew)
                 return
+
+    def _cleared(self, place: Place) -> Iterator[str]:
+        """What was made anew goes on: all that was of the state before goes, then the mark."""
+        keeping, group = self.host.keeping, place.manifest.group
+        if not place.anew:
+            return
+        try:
+            for one in place.victims:
+                keeping.catalog.put_aside(one)
+                yield "aside"
+        except OSError:
+            return  # the mark stays: a start would find the newest one
+        self.host.mark(group, False)
+        yield from unmark(keeping.files, ROOT, group)
+        self.counts["made_anew"] += 1
 
     def _go(self, steps: Iterator[str]) -> None:
         self._steps = steps
@@ -469,14 +565,17 @@ class Place:
 
     def __init__(self, owner: Fetching, manifest: Manifest, verified: bool) -> None:
         self._owner = owner
-        self._manifest = manifest
+        self.manifest = self._manifest = manifest
         self._verified = verified
         self._machine: StateMachine | None = None
         self._read = 0
         self.swapped = False
+        self.anew = False
+        self.victims: list[Manifest] = []
 
     def passed(self) -> bool:
-        return self._owner.host.facts(self._manifest.group)["applied"] >= self._manifest.frontier
+        facts = self._owner.host.facts(self._manifest.group)
+        return not facts["lost"] and facts["applied"] >= self._manifest.frontier
 
     def restore(self) -> None:
         group = self._manifest.group
@@ -492,12 +591,17 @@ class Place:
             raise StoreBusy
 
     def swap(self) -> None:
-        if self._machine is not None:
-            self.swapped = self._owner.host.swap(
-                self._manifest.group, self._machine, self._manifest.sessions,
-                self._manifest.frontier, self._read,
-            )  # fmt: skip
-            self._machine = None
+        host, manifest = self._owner.host, self._manifest
+        if self._machine is None:
+            return
+        self.anew = bool(host.facts(manifest.group)["anew"])
+        self.swapped = host.swap(
+            manifest.group, self._machine, manifest.sessions, manifest.frontier, self._read,
+            host.keeping.is_odd(manifest), not self._verified,
+        )  # fmt: skip
+        self._machine = None
+        if self.anew:  # all else is of a state that is not to be believed
+            self.victims = host.keeping.condemn(manifest.group, -1, manifest.content)
 
     def tell(self) -> None:
         manifest = self._manifest

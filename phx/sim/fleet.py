@@ -350,6 +350,13 @@ RARE = {
     "installs_passed": "installs behind what was applied by then",
     "installs_own": "installs of a node's own checkpoint",
     "installs_abandoned": "installs cut short by a crash",
+    "odd_machines": "replicas that were made odd",
+    "odd_found": "of which found, and stopped",
+    "odd_others": "comparisons that found another one odd",
+    "odd_split": "comparisons without a majority",
+    "odd_asked": "after which somebody had the odd one made anew",
+    "marks": "groups marked, to be made anew",
+    "made_anew": "of which made anew",
     "settled_calls": "callers told by an install",
     "lease_reads": "reads answered under a lease",
 }

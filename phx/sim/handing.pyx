@@ -19,12 +19,14 @@ from phx._core.state cimport ChosenRange, Fetch, find_group
 from phx._core.wire cimport SuppliedEntry
 from phx.sim.agenda cimport AT_FETCH
 from phx.sim.chance cimport chance_between, chance_ppm
+from phx.sim.diverging cimport note_agreed, stray_machine, stray_tables
 from phx.sim.host cimport Asked, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     watch_acked, watch_applied, watch_chain, watch_chosen, watch_dropped, watch_fail,
     watch_verdict,
 )
 from phx.sim.saving cimport keep_table, keep_wants
+from phx.sim.watch_odd cimport watch_answers
 from phx.sim.watch_reads cimport watch_announced
 
 from phx.sim.storage import StoreDamaged
@@ -220,6 +222,7 @@ cdef void stop(Host h, LogFlow* flow, str why):
 cdef void wake(Host h, Batch batch, list entries, results):
     cdef Entry entry
     cdef Py_ssize_t i
+    cdef bint odd = watch_answers(h.watch, h.node, batch.group)
     for i in range(len(entries)):
         entry = <Entry>entries[i]
         if entry.sequence == 0:
@@ -227,7 +230,10 @@ cdef void wake(Host h, Batch batch, list entries, results):
         call = h.waiting.pop(<u64>entry.group << 48 | entry.sequence, None)
         if call is not None:
             watch_acked(h.watch, h.node, entry.group, call.op)
-            call.done(h.agenda.now_us, results[i])
+            if odd:
+                call.lost(h.agenda.now_us)
+            else:
+                call.done(h.agenda.now_us, results[i])
     for sequence, _ in batch.dropped:
         call = h.waiting.pop(<u64>batch.group << 48 | <u64>sequence, None)
         if call is not None:
@@ -251,10 +257,12 @@ cdef void apply_batch(Host h, LogFlow* flow, Batch batch):
         return
     h.counts.applied += len(results)
     wake(h, batch, entries, results)
+    stray_machine(h, flow, entries)
     if batch.last < batch.first:
         return                        # all of it was covered by a checkpoint
     flow.applied = batch.last
     watch_chain(h.watch, h.node, batch.group, batch.last, batch.digest)
+    note_agreed(h, flow, batch)
     if batch.table is not None:
         keep_table(h, flow, batch.table)
     engine_applied(h.engine, flow.group, batch.last)
@@ -281,6 +289,7 @@ cdef void apply(Host h):
                     and take(h, flow, SLICE_ENTRIES, &one):
                 taken.push_back(one)
             more = more or (flow.next <= flow.last and not flow.refused)
+    stray_tables(h, &taken)
     for batch in h.sessions.batches(&taken):
         flow = find_flow(h, batch.group)
         if not flow.stopped:     # by the batch before it

@@ -37,13 +37,21 @@ cdef struct Floor:
     u64 lsn
     u64 after
 
+cdef enum Stray:                 # what goes wrong with the next value
+    STRAY_NOT = 0
+    STRAY_STATE = 1              # its machine applies another one
+    STRAY_LOG = 2                # its chained checksum becomes another
+
 cdef struct LogFlow:             # a group's chosen entries on their way to the machines
     u32 group
     bint stopped                 # its machine failed
     bint paused                  # its machine is being restored
     bint lost                    # paused until one is fetched: no checkpoint here will do
     bint refused                 # what comes next is damaged in the store, until that is mended
+    bint anew                    # lost, whatever is here: its state is to be made anew
     bint busy                    # its checkpoints are being changed: none is taken
+    Stray stray
+    u64 stray_how
     u64 next
     u64 last
     u64 applied                  # the machine's state is that after this instance
@@ -95,6 +103,7 @@ cdef struct HostCounts:          # over all lives
     u64 ceilings                 # of promises, raised
     u64 lost_stores              # lost, or older ones put back
     u64 old_rows                 # rows that the journal knew better
+    u64 odd_machines             # machines that made something else of a value
 
 cdef enum:
     HELD_ALL = 0xFFFF
@@ -141,6 +150,8 @@ cdef class Host:
     cdef readonly object fetching        # fetching.Fetching
     cdef readonly object mending         # mending.Mending
     cdef readonly object trimming        # trimming.Trimming
+    cdef readonly object comparing       # comparing.Comparing
+    cdef u64 agreed_every                # agreed instances are its multiples
     cdef public object provider          # providing.Provider; None: it is down
     cdef dict tasks                      # of this life, by number
     cdef u64 task_number

@@ -36,6 +36,8 @@ class Host:
     @property
     def trimming(self) -> Any: ...
     @property
+    def comparing(self) -> Any: ...
+    @property
     def now_us(self) -> int: ...
     @property
     def up(self) -> bool:
@@ -43,7 +45,8 @@ class Host:
     def soon(self, after_us: int, what: Callable[[], None]) -> None:
         """Call it then, unless this life is over; later if the process stands still."""
     def facts(self, group: int) -> dict[str, int]:
-        """floor (of the store), chosen_through, applied, leading, stopped, restoring."""
+        """floor (of the store), chosen_through, applied, leading, stopped, restoring, lost (it
+        waits for a checkpoint of somebody else), anew (whatever is here)."""
     def connected(self) -> list[int]:
         """The peers that there is a connection with."""
     def busy(self, group: int, on: bool) -> bool:
@@ -53,12 +56,37 @@ class Host:
     def tell_floor(self, group: int) -> None:
         """The engine is told what the row says."""
     def swap(
-        self, group: int, machine: StateMachine, table: bytes, frontier: int, read: int
+        self,
+        group: int,
+        machine: StateMachine,
+        table: bytes,
+        frontier: int,
+        read: int,
+        odd: bool,
+        own: bool,
     ) -> bool:
         """Another machine, with the session table and the instance that it is of; `read`: hash of
-        the bytes that it was made of. False: the group is beyond that, or has stopped."""
+        the bytes that it was made of; `odd`: who took them was odd, `own`: they were not fetched.
+        False: the group is beyond that, or has stopped and is not made anew."""
     def install(self, group: int, through: int, ballot: int) -> None:
         """The engine is told of it, and what is handed to the machine begins behind it."""
+    def pause_anew(self, group: int) -> None:
+        """Its machine gets nothing more until another one is there, whatever it is; it leads no
+        more."""
+    def halt_odd(self, group: int, equal: int, differs: int, why: str) -> None:
+        """It stops: a comparison says that it is odd, since after `equal`, and by `differs`."""
+    def odd(self, group: int) -> int:
+        """Since which instance its state is not what was decided; 0: it is. For claims alone."""
+    def found(self, group: int) -> bool:
+        """A comparison has said so, in this life, and of this state."""
+    def marked(self, group: int) -> bool:
+        """It is to be made anew, durably."""
+    def mark(self, group: int, on: bool) -> None: ...
+    def gives(self, group: int, frontier: int, odd: bool) -> None:
+        """The watch hears that it begins to give a checkpoint away."""
+    def trace(self, what: str, group: int, text: str) -> None: ...
+    def broken(self, kind: str, why: str) -> None:
+        """A claim does not hold."""
     def entries(self, group: int, first: int, last: int) -> bytes:
         """Chosen values from `first` on, as far as one run of them is here, packed as the store
         packs them; b"": none."""

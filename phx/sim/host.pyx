@@ -36,6 +36,7 @@ from phx.sim.catchup cimport (
 )
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
+from phx.sim.diverging cimport halt_odd, pause_anew
 from phx.sim.doctoring cimport raise_old_rows
 from phx.sim.handing cimport entries_of, flow_chosen, go_on, question
 from phx.sim.invariants cimport (
@@ -46,6 +47,9 @@ from phx.sim.lives cimport ceiling_wanted, life_begins, life_lost, life_told, li
 from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
 from phx.sim.watch_kept cimport watch_mended, watch_wrote
+from phx.sim.watch_odd cimport (
+    odd_found, odd_marked, odd_since, watch_gives, watch_marked, watch_odd_life,
+)
 from phx.sim.watch_reads cimport watch_published
 
 cdef u64 JOURNAL_RETRY_US = 1000000
@@ -141,8 +145,9 @@ cdef class Host:
         for group in self.groups:
             through.push_back(settled.get(group, 0))
         watch_started(self.watch, self.node, self.engine, self.incarnation, through.data())
+        watch_odd_life(self.watch, self.node)
         self.poisoned = False
-        self.sessions = Sessions(self.node, self.groups)
+        self.sessions = Sessions(self.node, self.groups, self.agreed_every)
         self.sessions.incarnation = self.incarnation
         self.machine = {group: self.machines(group) for group in self.groups}
         self.waiting = {}
@@ -157,6 +162,8 @@ cdef class Host:
             self.flows[i].stopped = False
             self.flows[i].paused = self.flows[i].group in starts
             self.flows[i].lost = self.flows[i].busy = self.flows[i].refused = False
+            self.flows[i].anew = False
+            self.flows[i].stray = STRAY_NOT
             self.flows[i].covered = 0
             self.flows[i].next = 1
             self.flows[i].last = through[i]
@@ -176,6 +183,7 @@ cdef class Host:
         self.note(self.incarnation)
         keep_begin(self)
         self.mending.begin()
+        self.comparing.begin()
         self.poke()
 
     cdef void crash(self, bint power):
@@ -515,11 +523,39 @@ cdef class Host:
     def tell_floor(self, u32 group):
         tell_floor_of(self, group)
 
-    def swap(self, u32 group, machine, bytes table, u64 frontier, u64 read):
-        return swap_in(self, group, machine, table, frontier, read)
+    def swap(self, u32 group, machine, bytes table, u64 frontier, u64 read, bint odd, bint own):
+        return swap_in(self, group, machine, table, frontier, read, odd, own)
 
     def install(self, u32 group, u64 through, u64 ballot):
         install_at(self, group, through, ballot)
+
+    def pause_anew(self, u32 group):
+        pause_anew(self, group)
+
+    def halt_odd(self, u32 group, u64 equal, u64 differs, str why):
+        halt_odd(self, group, equal, differs, why)
+
+    def odd(self, u32 group):
+        return odd_since(self.watch, self.node, group)
+
+    def found(self, u32 group):
+        return odd_found(self.watch, self.node, group)
+
+    def marked(self, u32 group):
+        return odd_marked(self.watch, self.node, group)
+
+    def mark(self, u32 group, bint on):
+        watch_marked(self.watch, self.node, group, on)
+
+    def gives(self, u32 group, u64 frontier, bint odd):
+        watch_gives(self.watch, self.node, group, frontier, odd)
+
+    def trace(self, str what, u32 group, str text):
+        if self.tracing is not None:
+            self.tracing.append((self.agenda.now_us, what, self.node, f"g{group}", text))
+
+    def broken(self, str kind, str why):
+        watch_fail(self.watch, kind.encode(), why.encode()[:300])
 
     def entries(self, u32 group, u64 first, u64 last):
         return entries_of(self, group, first, last)

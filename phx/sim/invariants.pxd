@@ -22,6 +22,8 @@ every few hundred steps. The first one that does not hold ends the run.
     U9e a restored machine gets exactly the instances behind its checkpoint
     U9f what a machine is restored from is what some machine wrote, every byte of it
     U9h what takes the place of a damaged entry of a store is what was decided there
+    U9i a replica that is odd is found by the comparison that can know it, and no other one stops;
+        what it answers from then on, and what it took of its state, counts no more (watch_odd)
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
     U10r who lost its journal is counted by nobody before it has led once, above all that it can
         have promised, with promises of enough others (watch_lost)
@@ -64,6 +66,10 @@ cdef struct Seat:                # one node in one group
     u64 before                   # the highest ballot that it can have promised before a loss
     bint lost                    # its votes are, and nothing durable says that it is whole again
     bint suspect                 # so the engine says in this life
+    u64 odd                      # its state is not what was decided, from here on; 0: it is
+    bint found                   # and a comparison has said so in this life
+    bint marked                  # it is to be made anew, durably
+    bint renewed                 # and has another state since
 
 cdef struct Kept:                # an acceptance, before an install
     u64 instance

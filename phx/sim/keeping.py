@@ -6,6 +6,7 @@ come between any two, and, through `MemoryFiles.crash_at`, inside of each.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
@@ -15,7 +16,7 @@ from typing import Any
 
 from phx._core.session_codec import table_facts
 from phx.checkpoint.catalog import ROOT, STAGING, Catalog, path_of
-from phx.checkpoint.files import Files, join
+from phx.checkpoint.files import Files, exists, join
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import (
     MANIFEST,
@@ -25,9 +26,11 @@ from phx.checkpoint.manifest import (
     decode,
     read_all,
 )
+from phx.checkpoint.rebuild import is_marked
 from phx.checkpoint.taking import Capture, Part, take
 from phx.machine import Reader, StateMachine, View, Writer
 from phx.sim.files import UNLIMITED_BYTES, Crashed, MemoryFiles
+from phx.sim.oddness import Oddness
 from phx.transfer.staging import kept
 
 __all__ = ["Keeping"]
@@ -107,6 +110,8 @@ class Keeping:
         wrote: told of what a machine has written: (group, hash of the bytes).
 
     Attributes:
+        marked: groups that are to be made anew, as the last start found them.
+        oddness: of the world; None: nobody looks for marks.
         dead: its process died within a call; `crash` is due.
         counts: over all lives; `World.counters` has each under `checkpoints_` and its name.
     """
@@ -130,6 +135,9 @@ class Keeping:
         self._cluster = cluster
         self._keep = keep
         self._wrote = wrote
+        self.marked: set[int] = set()
+        self.oddness: Oddness | None = None
+        self._condemned: Counter[int] = Counter()
         self._spoil: tuple[int, int] | None = None
         self._steps: Generator[str, None, Manifest] | None = None
         self._known = Manifests()
@@ -138,7 +146,8 @@ class Keeping:
 
     def open(self, floors: Mapping[int, int] | None = None) -> dict[int, int]:
         """What a node does first: of each group that has any the newest frontier that its log goes
-        on from; 0: its log does not go down to any. Nothing, and `dead`, if it dies meanwhile.
+        on from; 0: its log does not go down to any, or it is to be made anew. Nothing, and `dead`,
+        if it dies meanwhile.
 
         Args:
             floors: of each group the lowest instance that is kept; default: 1.
@@ -149,6 +158,7 @@ class Keeping:
             self.catalog = Catalog.open(
                 self.files, ROOT, cluster=self._cluster, keep=keep, read=self._known.read
             )
+            self.marked = self._find_marked()
         except Crashed:
             self.dead = True
             return {}
@@ -159,7 +169,13 @@ class Keeping:
             for group in self.catalog.groups()
             if (usable := self.usable(group, floors.get(group, 1)))
         }
-        return {**lost, **found}
+        return {**lost, **found, **dict.fromkeys(sorted(self.marked), 0)}
+
+    def _find_marked(self) -> set[int]:
+        if self.oddness is None or not exists(self.files, ROOT):
+            return set()
+        groups = [int(one.name) for one in self.files.listing(ROOT) if one.name.isdecimal()]
+        return {group for group in groups if is_marked(self.files, ROOT, group)}
 
     def usable(self, group: int, floor: int) -> list[Manifest]:
         """Those that a log goes on from that begins there, newest first."""
@@ -191,13 +207,18 @@ class Keeping:
         oldest = self.catalog.cover(group, floor)
         return oldest.frontier if oldest else 0
 
-    def begin(self, table: bytes, view: View, digest: bytes, now_us: int) -> None:
+    def begin(
+        self, table: bytes, view: View, digest: bytes, now_us: int, odd: bool = False
+    ) -> None:
         """What was captured, at the instance of the table, will be written by `step`.
 
         Args:
             digest: the machine's, then; b"": it offers none that is cheap.
+            odd: what was captured is not what was decided, and nobody here knows it.
         """
         group, frontier, chain, epoch = table_facts(table)
+        if odd and self.oddness is not None:
+            self.oddness.took(group, frontier, self._node, now_us)
         capture = Capture(
             cluster=self._cluster,
             group=group,
@@ -223,8 +244,12 @@ class Keeping:
 
     def _taking(self, capture: Capture) -> Generator[str, None, Manifest]:
         catalog, group = self.catalog, capture.group
+        condemned = self._condemned[group]
         size = sum(one.size_bytes for last in catalog.of(group)[:1] for one in last.files)
         manifest = yield from take(self.files, ROOT, capture, estimate_bytes=size)
+        if self._condemned[group] != condemned:
+            catalog.put_aside(manifest)
+            return manifest
         catalog.add(manifest)
         before = len(catalog.of(group))
         yield from catalog.drop(group, self._keep)
@@ -246,6 +271,23 @@ class Keeping:
             self.counts["failed"] += 1
         self._steps = None
         return False
+
+    def condemn(self, group: int, above: int, but: bytes = b"") -> list[Manifest]:
+        """As `phx.node.snapshots.Snapshots.condemn`: nor does what was captured before become a
+        checkpoint."""
+        self._condemned[group] += 1
+        return self.catalog.condemn(group, above, but)
+
+    def is_odd(self, manifest: Manifest) -> bool:
+        """An odd replica has taken it. For claims alone."""
+        return self.oddness is not None and self.oddness.is_odd(manifest)
+
+    def is_for(self, manifest: Manifest, peer: int) -> bool:
+        """Unless it is odd, and a majority might not be left that is right."""
+        oddness = self.oddness
+        return (
+            oddness is None or not oddness.is_odd(manifest) or oddness.allows(manifest.group, peer)
+        )
 
     # --- starting from one
 

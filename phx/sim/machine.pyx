@@ -113,6 +113,20 @@ class SimMachine(StateMachine):
         """
         self.spoilt = how if how in (FAIL_NEXT, FAIL_HALFWAY) else None
 
+    def stray(self, how):
+        """It is wrong from now on: a value is another one, or gone, or there is one too many; and
+        what it knows of its history is not what the others know."""
+        found = sorted(self.items)
+        if found and how % 3:
+            key = found[how // 3 % len(found)]
+            value = self.items[key]
+            self.items[key] = value[:max(len(value), 1) - 1] + b"?"
+            if how % 3 == 2:
+                del self.items[key]
+        else:
+            self.items[how & 0x7FFFFFFF] = b"?"
+        self.chain ^= 1 + (how & 0xFFFF)
+
     def apply(self, entry):
         return self.apply_batch([entry])[0]
 

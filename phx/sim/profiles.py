@@ -167,6 +167,24 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "checkpoint_us": 2 * SECOND, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
+    "divergence": Profile(
+        "machines make something else of a value, are found and made anew, while all else fails",
+        {
+            "odd-machine": 10, "repair": 2.5, "checkpoint": 3, "crash": 2, "power": 1.5,
+            "crash-keep": 1, "power-keep": 1.5, "full-keep": 0.5, "crash-starting": 1,
+            "two-behind": 2, "cut-transfer": 1, "provider-gone": 1.5, "flip-staging": 0.7,
+            "apart": 1, "silent": 0.7, "loss": 1, "reset": 1, "transfer": 1, "settle": 1,
+            "late-votes": 0.7, "block": 1, "pause": 0.7, "burst": 1, "fail-store": 0.7,
+        },
+        nodes=(3, 5, 5), acts=(16, 30),
+        limits=[
+            ({**USUAL, "agreed_every": 8, "compare_us": SECOND, "checkpoint_us": 2 * SECOND}, 2),
+            ({**USUAL, "agreed_every": 16, "compare_us": 2 * SECOND, "checkpoint_us": SECOND,
+              "checkpoints_kept": 1, "hold_instances": 0}, 1),
+            ({**USUAL, "agreed_every": 4, "compare_us": SECOND // 3, "checkpoint_us": 600_000,
+              "journal_bytes_max": 8 << 16}, 1),
+        ],
+    ),
     "rejoin": Profile(
         "journals are lost, and their nodes vote again, while links and nodes fail",
         {

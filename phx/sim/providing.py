@@ -12,7 +12,17 @@ from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Pipe
 from phx.transfer.choice import offered
-from phx.transfer.messages import Cut, Ends, Entry, Fetch, Offer, unpack_entries
+from phx.transfer.messages import (
+    DIGESTS,
+    OFFER_WANTED,
+    Chain,
+    Cut,
+    Ends,
+    Entry,
+    Fetch,
+    Offer,
+    unpack_entries,
+)
 from phx.transfer.sender import Bucket, Sender
 
 __all__ = ["Provider"]
@@ -82,7 +92,7 @@ class Talk:
     # --- a Shelf
 
     def offer(self, fetch: Fetch) -> Offer:
-        return self.provider.offer(fetch)
+        return self.provider.offer(fetch, self.pipe.nodes[0])
 
     def checkpoint(self, fetch: Fetch) -> tuple[str, Manifest] | None:
         return self.provider.begin(self, fetch)
@@ -106,11 +116,11 @@ class Provider:
         """Somebody has dialled."""
         pipe.ends[1] = Talk(self, pipe)
 
-    def offer(self, fetch: Fetch) -> Offer:
+    def offer(self, fetch: Fetch, peer: int) -> Offer:
         facts = self.host.facts(fetch.group)
-        found = self.host.keeping.catalog.of(fetch.group)
+        found = self._sound(fetch.group, peer)
         best = offered(found, floor=facts["floor"], ident=fetch.ident)
-        if best is None or best.frontier <= fetch.above:
+        if fetch.what == OFFER_WANTED and (best is None or best.frontier <= fetch.above):
             self._wish(fetch.group, bool(facts["leading"]))
         return Offer(
             frontier=best.frontier if best else 0,
@@ -119,7 +129,21 @@ class Provider:
             floor=facts["floor"],
             leading=bool(facts["leading"]),
             busy=len(self.sending),
+            chains=self._chains(fetch) if fetch.what == DIGESTS else (),
         )
+
+    def _chains(self, fetch: Fetch) -> tuple[Chain, ...]:
+        if self.host.facts(fetch.group)["anew"]:
+            return ()  # it would put in doubt those who are right
+        return tuple(Chain(*one) for one in self.host.comparing.noted(fetch.group, fetch.above))
+
+    def _sound(self, group: int, peer: int) -> list[Manifest]:
+        """Those that are for that peer: none while the group is to be made anew. An odd one that
+        nobody knows to be odd is for whoever may become odd, too (`Oddness.allows`)."""
+        keeping = self.host.keeping
+        if self.host.facts(group)["anew"]:
+            return []
+        return [one for one in keeping.catalog.of(group) if keeping.is_for(one, peer)]
 
     def entries(self, fetch: Fetch) -> list[list[Entry]] | None:
         """What is asked for of the log, as far as one run of it is here."""
@@ -134,10 +158,15 @@ class Provider:
 
     def begin(self, talk: Talk, fetch: Fetch) -> tuple[str, Manifest] | None:
         """The checkpoint that is asked for, pinned; None: it is not there, or not given now."""
-        catalog = self.host.keeping.catalog
-        found = [one for one in catalog.of(fetch.group) if one.content == fetch.ident]
+        keeping, peer = self.host.keeping, talk.pipe.nodes[0]
+        catalog, sound = keeping.catalog, self._sound(fetch.group, peer)
+        found = [one for one in sound if one.content == fetch.ident]
         if not found or len(self.sending) >= TRANSFERS_MAX:
             return None
+        odd = keeping.is_odd(found[0])
+        if odd and keeping.oddness is not None:
+            keeping.oddness.joins(fetch.group, peer)
+        self.host.gives(fetch.group, found[0].frontier, odd)
         talk.pinned = ExitStack()
         talk.pinned.enter_context(catalog.pinned(found[0]))
         self.sending.add(talk)

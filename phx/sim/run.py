@@ -22,6 +22,7 @@ from phx.sim.plan import SECOND, STILL_US, Plan
 from phx.sim.profiles import plan_of
 from phx.sim.readers import Readers
 from phx.sim.stage import Stage
+from phx.sim.straying import astray, rebuild, unfound
 from phx.sim.verdicts import Broken, Probe, Replica
 from phx.sim.violation import Violation
 from phx.sim.workload import TOKEN_BYTES, is_list
@@ -34,6 +35,11 @@ REJOINS_US = 40 * SECOND
 asked again for 15 seconds, whoever wants it then."""
 MENDS_US = 20 * SECOND
 """Within which, after the end, what was found damaged in stores is mended."""
+REPAIRS_US = 60 * SECOND
+"""Within which, after the end, who is odd is found and made anew."""
+FINDS_US = 15 * SECOND
+"""After which somebody has it made anew where no majority says so: of three nodes one has no state,
+and takes none that is in doubt."""
 PROBE_TIMEOUT_US = 1_000_000
 PROBE_AGAIN_US = 20_000
 BALLOT_NODE_BITS = 20
@@ -197,6 +203,7 @@ class Run:
         self.readers = Readers(self.world, plan)
         self.stage = Stage(self.world, plan, self.load, self.load.spoil)
         self.probes: list[Probing] = []
+        self.repairs_before = 0
 
     def go(self) -> None:
         world, plan = self.world, self.plan
@@ -209,26 +216,38 @@ class Run:
         # (A handover just before the quiet time may still be told twice in it.)
         world.run(plan.duration_us - STILL_US - self.limit("resend_us"))
         before = self.rounds()
+        unquiet = bool(astray(world))
         rejoining = {group for _, group in self.suspects()}
         world.run(plan.duration_us - STILL_US)
         resends = world.counters()["resends"]
         world.run(plan.duration_us)
         world.check()
         resends = world.counters()["resends"] - resends
-        self.judge(verdicts.decides(map(self.seen, self.probes), self.bound_us()))
-        replicas = self.replicas()
+        odd = set(astray(world))
+        # Where nobody can know who is odd, somebody may wait for a state that is in no doubt.
+        waiting = {group for _, group in odd}
+        probes = [self.seen(one) for one in self.probes if one.group not in waiting]
+        # (Who stops may have led; who is made anew may die for it.)
+        late = self.repairs() > self.repairs_before
+        self.judge(verdicts.decides(probes, self.bound_us() * (3 if late else 1)))
+        replicas = [one for one in self.replicas() if (one.node, one.group) not in odd]
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
         whole = [
             one
             for one in replicas
             if not world.damaged(one.node) and one.group not in world.stopped_groups(one.node)
         ]
-        self.judge(verdicts.caught_up(whole, decided))
+        sure = [one for one in whole if one.group not in waiting]
+        self.judge(verdicts.caught_up(sure, decided))
         self.judge(verdicts.equal_digests(replicas))
         # (Its first ballot is above all that it can have promised: far above.)
         after = {group: top for group, top in self.rounds().items() if group not in rejoining}
-        self.judge(verdicts.quiet(before, after, resends, self.plan.nodes))
+        # (Who goes on from another state campaigns, and catches up.)
+        self.judge(verdicts.quiet(before, after, 0 if unquiet or odd else resends, self.plan.nodes))
         self.judge(verdicts.bounded(world.memory(), self.bounds()))
+        if odd:
+            self.repair()
+            whole = self.replicas()
         machines = {one.group: world.machine(one.node, one.group) for one in whole}
         self.judge(self.load.broken(machines))
         while self.suspects() and world.now_us < plan.duration_us + REJOINS_US:
@@ -238,11 +257,45 @@ class Run:
             world.run(world.now_us + SECOND)
         self.judge(verdicts.mended(world.holes()))
 
+    def repair(self) -> None:
+        """Who is odd is found when its group has come to the next agreed instance, and made anew;
+        then all are equal."""
+        world, plan = self.world, self.plan
+        asked: set[tuple[int, int]] = set()
+        while astray(world) and world.now_us < plan.duration_us + REPAIRS_US:
+            if world.now_us >= plan.duration_us + FINDS_US:
+                for one in unfound(world):
+                    if one not in asked and rebuild(world, *one, False):
+                        asked.add(one)
+            for group in sorted({group for _, group in astray(world)}):
+                for number in range(self.limit("agreed_every")):
+                    world.call_at(world.now_us + number * PROBE_AGAIN_US, self.probing(group))
+            world.run(world.now_us + SECOND)
+        self.judge(verdicts.repaired(astray(world)))
+        world.run(world.now_us + 2 * SECOND)
+        replicas = self.replicas()
+        decided = {group: world.decided_through(group) for group in range(plan.groups)}
+        self.judge(verdicts.caught_up(replicas, decided))
+        self.judge(verdicts.equal_digests(replicas))
+        self.judge(verdicts.decides(map(self.seen, self.probes), 2 * REPAIRS_US))
+
+    def repairs(self) -> int:
+        """How often somebody stopped as odd, or was to be made anew."""
+        counters = self.world.counters()
+        return counters["odd_found"] + counters["marks"]
+
+    def probing(self, group: int) -> Callable[[], None]:
+        def begin() -> None:
+            Probing(self, group)
+
+        return begin
+
     def judge(self, broken: Broken | None) -> None:
         if broken is not None:
             raise Violation(broken[0], broken[1], self.world.now_us)
 
     def probe(self) -> None:
+        self.repairs_before = self.repairs()
         self.probes = [Probing(self, group) for group in range(self.plan.groups)]
 
     def seen(self, probe: Probing) -> Probe:

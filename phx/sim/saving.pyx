@@ -14,6 +14,7 @@ from phx.sim.host cimport Host, KEEP_IDLE, KEEP_WANTED, KEEP_WRITING, LogFlow, f
 from phx.sim.invariants cimport watch_fail
 from phx.sim.reference cimport hash_bytes
 from phx.sim.watch_kept cimport watch_checkpoint, watch_cover, watch_loaded, watch_restored
+from phx.sim.watch_odd cimport odd_since, watch_made_of, watch_marked
 
 cdef enum:
     FAVOURITES = 3
@@ -59,7 +60,11 @@ cdef void keep_begin(Host h):
         if flow.group not in h.keep_excused:
             watch_cover(h.watch, h.node, flow.group,
                         h.keeping.cover(flow.group, floor_of(h, flow.group)))
-        if flow.paused:
+        if flow.group in h.keeping.marked:
+            flow.lost = flow.anew = True
+            watch_marked(h.watch, h.node, flow.group, True)
+            h.fetching.anew(flow.group)
+        elif flow.paused:
             h.agenda.push(h.agenda.now_us + chance_between(&h.keep_chance, 10, RESTORE_US_MAX),
                           AT_RESTORE, h.index, h.life, flow.group, 0, NULL)
     keep_idle(h)
@@ -91,7 +96,8 @@ cdef void capture(Host h, LogFlow* flow, bytes table):
     digest = machine.digest()
     watch_checkpoint(h.watch, h.node, flow.group, flow.applied,
                      <const u8*>PyBytes_AS_STRING(table), PyBytes_GET_SIZE(table), hash_of(digest))
-    h.keeping.begin(table, view, digest if machine.digest_cheap else b"", h.agenda.now_us)
+    h.keeping.begin(table, view, digest if machine.digest_cheap else b"", h.agenda.now_us,
+                    odd_since(h.watch, h.node, flow.group) != 0)
     h.note(hash_of(table) ^ hash_of(digest))
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "captures", h.node, f"g{flow.group}", flow.applied))
@@ -185,6 +191,8 @@ cdef void restore(Host h, u32 group):
     cdef LogFlow* flow = find_flow(h, group)
     cdef u64 frontier = 0
     cdef bytes table
+    if flow.anew:
+        return                        # its state was asked for anew meanwhile
     h.machine[group], manifest, read = made(h, group)
     h.keep_dead = h.keeping.dead
     if h.keep_dead or h.watch.failed:
@@ -194,6 +202,7 @@ cdef void restore(Host h, u32 group):
         h.sessions.load(manifest.sessions)
         table = h.sessions.table(group)
         watch_loaded(h.watch, h.node, group, read)
+        watch_made_of(h.watch, h.node, group, frontier, h.keeping.is_odd(manifest), True)
         watch_restored(h.watch, h.node, group, frontier, <const u8*>PyBytes_AS_STRING(table),
                        PyBytes_GET_SIZE(table), hash_of(h.machine[group].digest()))
     if group not in h.keep_excused:

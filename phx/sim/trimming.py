@@ -42,6 +42,8 @@ class Trimming:
 
     def _raise(self, group: int) -> None:
         host = self.host
+        if host.odd(group) or host.marked(group):
+            return  # nobody right might have what it gave up (`straying`)
         facts = host.facts(group)
         cover = host.keeping.cover(group, facts["floor"])
         # (What is chosen is not known at once after a start: engine and machine begin apart.)

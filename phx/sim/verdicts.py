@@ -25,6 +25,7 @@ __all__ = [
     "mended",
     "quiet",
     "rejoined",
+    "repaired",
     "settled",
 ]
 
@@ -146,6 +147,13 @@ def mended(holes: Mapping[int, Sequence[tuple[int, int, int]]]) -> Broken | None
     for node, left in holes.items():
         return "liveness", f"{len(left)} holes in the store of node {node}, the first: {left[0]}"
     return None
+
+
+def repaired(astray: Sequence[tuple[int, int]]) -> Broken | None:
+    """Who was odd is found, and made anew. Of the end: (node, group) that are not."""
+    if not astray:
+        return None
+    return "liveness", f"{len(astray)} replicas stay odd, or are never made anew: {astray[0]}"
 
 
 def settled(waiting: Sequence[Operation]) -> Broken | None:

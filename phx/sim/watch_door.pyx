@@ -25,6 +25,10 @@ from phx._core.window cimport Slot, window_slot
 from phx.sim.invariants cimport *
 from phx.sim.watch_kept cimport *
 from phx.sim.watch_lost cimport watch_ceiling, watch_lost
+from phx.sim.watch_odd cimport (
+    watch_answers, watch_found, watch_gives, watch_made_of, watch_marked, watch_odd,
+    watch_odd_life,
+)
 from phx.sim.watch_reads cimport (
     known_through, watch_announced, watch_asked_point, watch_published, watch_read_point,
 )
@@ -155,6 +159,7 @@ cdef class WatchDoor:
         for group in range(self.n_groups if suspect else 0):
             engine_suspect(e, group)
         watch_started(self.watch, node, e, engine_start(e, top, 1, 1), through.data())
+        watch_odd_life(self.watch, node)
 
     def die(self, u32 node):
         watch_died(self.watch, node)
@@ -216,9 +221,27 @@ cdef class WatchDoor:
         watch_restored(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),
                        PyBytes_GET_SIZE(table), state)
 
-    def swapped(self, u32 node, u32 group, u64 through, bytes table, u64 state):
+    def swapped(self, u32 node, u32 group, u64 through, bytes table, u64 state, bint anew=False):
         watch_swapped(self.watch, node, group, through, <const u8*>PyBytes_AS_STRING(table),
-                      PyBytes_GET_SIZE(table), state)
+                      PyBytes_GET_SIZE(table), state, anew)
+
+    def odd(self, u32 node, u32 group, u64 since):
+        watch_odd(self.watch, node, group, since)
+
+    def found(self, u32 node, u32 group, u64 equal, u64 differs):
+        watch_found(self.watch, node, group, equal, differs)
+
+    def marked(self, u32 node, u32 group, bint on):
+        watch_marked(self.watch, node, group, on)
+
+    def answers(self, u32 node, u32 group):
+        return watch_answers(self.watch, node, group)
+
+    def made_of(self, u32 node, u32 group, u64 through, bint odd, bint own):
+        watch_made_of(self.watch, node, group, through, odd, own)
+
+    def gives(self, u32 node, u32 group, u64 through, bint odd):
+        watch_gives(self.watch, node, group, through, odd)
 
     def mended(self, u32 node, u32 group, u64 instance, bytes body):
         watch_mended(self.watch, node, group, instance, <const u8*>PyBytes_AS_STRING(body),

@@ -18,13 +18,14 @@ cdef void watch_floored(Watch* w, u32 node, u32 group, u64 turn) noexcept nogil
 cdef void watch_cover(Watch* w, u32 node, u32 group, u64 cover) noexcept nogil
 # A checkpoint is captured: the state that the machines are in, with a session table; `state` stands
 # for the machine's digest. And: the machines are in it from now on, and nothing was handed to them.
-# And: others are in it, made beside those that had been handed less.
+# And: others are in it, made beside those that had been handed less; `anew`: or more.
+# (What an odd one has is not looked at.)
 cdef void watch_checkpoint(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
                            u64 state) noexcept nogil
 cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
                          u64 state) noexcept nogil
 cdef void watch_swapped(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
-                        u64 state) noexcept nogil
+                        u64 state, bint anew) noexcept nogil
 # Some machine of the group wrote its state: bytes of this hash. And: one was restored from such.
 # This took the place of a damaged entry (U9h).
 cdef void watch_mended(Watch* w, u32 node, u32 group, u64 instance, const u8* body,

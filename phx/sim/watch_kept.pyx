@@ -59,6 +59,8 @@ cdef void check_state(Watch* w, const char* kind, u32 node, u32 group, u64 throu
                       u64 count, u64 state) noexcept nogil:
     cdef const char* why = b"a state of what is not decided"
     cdef u32 chain = 0
+    if of(w, node).seats[group].odd:
+        return
     if 0 < through <= w.ref.logs[group].end:
         why = reference_table(w.ref, group, through, data, count, &chain)
         if why == NULL and not reference_chain(w.ref, group, through, chain):
@@ -94,9 +96,9 @@ cdef void watch_restored(Watch* w, u32 node, u32 group, u64 through, const u8* t
 
 
 cdef void watch_swapped(Watch* w, u32 node, u32 group, u64 through, const u8* table, u64 count,
-                        u64 state) noexcept nogil:
+                        u64 state, bint anew) noexcept nogil:
     cdef Seat* seat = &of(w, node).seats[group]
-    if seat.handed >= through:
+    if seat.handed >= through and not anew:
         fail_at(w, b"U9e", node, group, seat.handed, 0, b"replaced by a machine that is behind it")
     taken_on(w, node, group, through, table, count, state)
 

@@ -58,6 +58,7 @@ cdef class World:
     cdef set damaged_nodes       # whose disk was damaged on purpose
     cdef dict power_next         # host index -> how it dies when its disk stops
     cdef object net              # pipes.Net
+    cdef object oddness          # oddness.Oddness
 
     cdef void dispatch(self, Happening* what)
     cdef void host_event(self, Host host, Happening* what)

@@ -36,8 +36,10 @@ from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 from phx.sim.watch_kept cimport watch_store
 
+from phx.sim.comparing import Comparing
 from phx.sim.fetching import Fetching
 from phx.sim.mending import Mending
+from phx.sim.oddness import Oddness
 from phx.sim.pipes import Net
 from phx.sim.providing import Provider
 from phx.sim.settings import LIMITS, LINK, PACE
@@ -124,10 +126,16 @@ cdef class World:
             equip(host, seed, nodes, all_limits, machines)
             self.hosts.append(host)
         self.net = Net(self, seed)
+        self.oddness = Oddness(nodes)
         peers = {host.node: host for host in self.hosts}
         for host in self.hosts:
             host.fetching = Fetching(host, self.net, peers, CLUSTER, host.machines,
                                      seed + host.node)
+            host.comparing = Comparing(host, self.net, peers, CLUSTER, seed + host.node,
+                                       every_us=all_limits["compare_us"],
+                                       agreed_every=all_limits["agreed_every"])
+            if all_limits["compare_us"]:
+                host.keeping.oddness = self.oddness
             host.mending = Mending(host, self.net, peers, CLUSTER, seed + host.node)
             host.store.on_damage = host.mending.suspect
 
@@ -142,6 +150,7 @@ cdef class World:
             host.machines = None
             host.waiting = {}
             host.fetching = host.trimming = host.provider = host.mending = None
+            host.comparing = None
             host.store.on_damage = None
             host.tasks = {}
         self.calls = {}
@@ -651,7 +660,8 @@ cdef class World:
             if host.engine != NULL:
                 host.uncount()
             kept = {"checkpoints_" + name: value for name, value in host.keeping.counts.items()}
-            for part in (kept, host.fetching.counts, host.trimming.counts, host.mending.counts):
+            for part in (kept, host.fetching.counts, host.trimming.counts, host.mending.counts,
+                         host.comparing.counts):
                 for name, value in part.items():
                     total[name] = total.get(name, 0) + value
         total.update(self.counts)

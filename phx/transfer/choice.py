@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import Enum, auto
 
+from phx.checkpoint.digests import Rings, doubtful
 from phx.checkpoint.manifest import Manifest
 from phx.transfer.messages import Offer
 
@@ -12,6 +14,7 @@ __all__ = [
     "FAILED_US",
     "Log",
     "Providers",
+    "believed",
     "log_there",
     "lowest_floor",
     "offered",
@@ -91,6 +94,28 @@ def offered(found: Iterable[Manifest], *, floor: int, ident: bytes) -> Manifest 
     usable = [one for one in found if one.frontier + 1 >= floor]
     same = [one for one in usable if one.content == ident]
     return next(iter(same or usable), None)
+
+
+def believed(
+    offers: Mapping[int, Offer], said: Mapping[int, Rings], members: int, *, anew: bool
+) -> dict[int, Offer]:
+    """The offers, without the checkpoints of those whose state is in doubt.
+
+    Args:
+        offers: by node.
+        said: what nodes noted at agreed instances, by node; of this one, too, unless it is to be
+            made anew.
+        members: how many the cluster has.
+        anew: the group is made anew: what a node in doubt says of the log is of no use either.
+    """
+    doubted = doubtful(said, members)
+    found: dict[int, Offer] = {}
+    for node, one in offers.items():
+        if node not in doubted:
+            found[node] = one
+        elif not anew:
+            found[node] = replace(one, frontier=0, ident=b"")
+    return found
 
 
 class Providers:

@@ -391,7 +391,7 @@ def judged(node):
     """The node hears that its replica of group 0 is odd, since ever."""
     transfers = node._room._transfers
     verdict = Verdict("odd", "state", 0, AGREED_EVERY, (1, 2))
-    transfers.divergence._said[0] = verdict
+    transfers.divergence._known._said[0] = verdict
     transfers._odd(0, verdict)
 
 
@@ -457,7 +457,7 @@ def test_a_verdict_on_a_state_that_is_gone_stops_nothing(run_once, tmp_path):
             good = await three.group(0).checkpoint()
             transfers = three._room._transfers
             # As if the group's state was replaced while it was being judged.
-            transfers.divergence._said.pop(0, None)
+            transfers.divergence._known._said.pop(0, None)
             transfers._odd(0, Verdict("odd", "state", 0, AGREED_EVERY, (1, 2)))
             await nodes[0].group(0).propose(b"1")
             await all_applied(nodes)
@@ -508,8 +508,8 @@ def test_nor_by_who_only_lags(run_once, tmp_path):
                 return {node: offer.frontier > 0 for node, offer in offers.items()}
 
             assert await asyncio.to_thread(frontiers) == {1: False, 2: False}
-            transfers.divergence._mine[0] = Ring()
-            transfers.divergence._mine[0].note(said[2])
+            transfers.divergence._known._mine[0] = Ring()
+            transfers.divergence._known._mine[0].note(said[2])
             assert await asyncio.to_thread(frontiers) == {1: False, 2: True}
             said[1] = said[2]
             assert await asyncio.to_thread(frontiers) == {1: True, 2: True}

@@ -65,6 +65,22 @@ def test_those_who_are_right_say_since_when_it_differs():
     )  # fmt: skip
 
 
+def test_another_ones_log_does_not_hide_what_this_ones_state_is():
+    others = {2: ring(log=3, who=2), 3: ring(), 4: ring(), 5: ring()}
+    assert compare(ring(state=3), others, 5) == ("odd", "state", 2 * AGREE, 3 * AGREE, (3, 4, 5))
+
+
+def test_what_a_peer_noted_before_it_was_made_anew_says_nothing_of_others():
+    """It was odd itself at 2 and 3, and this node heard of it; it is one of the majority since."""
+    before = [right(1), *ring(3, 2, state=1, who=2), *ring(6, 4)]
+    others = {2: before, 3: ring(), 4: ring(), 5: ring()}
+    verdict = compare(ring(state=5), others, 5)
+    assert verdict == ("odd", "state", 4 * AGREE, 5 * AGREE, (2, 3, 4, 5))
+    before = [right(1), *ring(3, 2, log=1, who=2), *ring(6, 4)]
+    verdict = compare(ring(log=5), {**others, 2: before}, 5)
+    assert verdict == ("odd", "log", 4 * AGREE, 5 * AGREE, (2, 3, 4, 5))
+
+
 def test_a_majority_that_this_node_belongs_to_stays():
     verdict = compare(ring(), {2: ring(state=5, who=2), 3: ring()}, 3)
     assert verdict == ("others", "state", 4 * AGREE, 5 * AGREE, (2,))

@@ -10,6 +10,7 @@ from phx.transfer.choice import (
     FAILURES_MAX,
     Log,
     Providers,
+    believed,
     log_there,
     lowest_floor,
     offered,
@@ -140,3 +141,15 @@ def test_a_checkpoint_helps_wherever_it_is() -> None:
     assert not providers.helps([kept(50), kept(90, light=True)], {}, applied=50, now_us=0)
     assert providers.helps([kept(51)], {}, applied=50, now_us=0)
     assert providers.helps([], {2: Offer(51, A, floor=52)}, applied=50, now_us=0)
+
+
+def test_a_peer_in_doubt_gives_no_checkpoint() -> None:
+    offers = {node: Offer(frontier=50, ident=bytes([node]) * 32, floor=9) for node in (2, 3, 4)}
+    said = {node: [(8, 5, b"right")] for node in (2, 3)} | {4: [(8, 5, b"wrong")]}
+    found = believed(offers, said, 3, anew=False)
+    assert found[2] == offers[2]
+    assert found[3] == offers[3]
+    # What it says of the log counts.
+    assert (found[4].frontier, found[4].ident, found[4].floor) == (0, b"", 9)
+    assert believed(offers, said, 3, anew=True).keys() == {2, 3}
+    assert believed(offers, {}, 3, anew=True) == offers

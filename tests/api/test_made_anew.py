@@ -1,0 +1,67 @@
+"""Groups that are made anew where that is in somebody's way."""
+
+import asyncio
+import errno
+from contextlib import suppress
+
+import pytest
+from click.testing import CliRunner
+
+from phx.checkpoint.catalog import Catalog
+from phx.checkpoint.digests import Agreed
+from phx.cli.repair import repair
+from phx.machines import Counter
+from phx.types import AGREED_EVERY
+from tests.api.catch_up import QUIET
+from tests.api.cluster import cluster, until
+from tests.api.test_divergence import counted, names, reopened, spoilt
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+def test_who_is_made_anew_puts_nobody_in_doubt(run_once, tmp_path):
+    """Two are marked: what they noted was of what is not to be believed, and the third is right."""
+
+    async def main():
+        async with counted(tmp_path) as nodes:
+            _, two, three = nodes
+            for node in nodes:
+                said = Agreed(AGREED_EVERY, 5, b"of %6d" % node.config.node)
+                node._room._transfers.divergence._known.note(0, said)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(three.group(0).repair()), 1.0)
+            repaired = [asyncio.ensure_future(node.group(0).repair()) for node in (two, three)]
+            await asyncio.wait_for(asyncio.gather(*repaired), 20)
+            assert {node.group(0).machine().total for node in nodes} == {50}
+
+    run_once(main())
+
+
+def test_what_cannot_be_put_aside_keeps_the_mark(run_once, tmp_path, monkeypatch, caplog):
+    """A start takes the newest checkpoint: without the mark the group would be odd again."""
+    options = {"checkpoints": QUIET}
+
+    def no_room(catalog, manifest):
+        catalog.forget(manifest)
+        raise OSError(errno.ENOSPC, "planted")
+
+    async def main():
+        async with cluster(tmp_path, Counter, **options) as nodes:
+            await spoilt(nodes, tmp_path)
+            folder = nodes[2].config.dir
+            done = CliRunner().invoke(repair, [str(folder), "--group", "0"])
+            assert done.exit_code == 0
+            with monkeypatch.context() as patched:
+                patched.setattr(Catalog, "put_aside", no_room)
+                again = await reopened(nodes, tmp_path, options)
+                await again.wait_ready()
+                assert again.group(0).machine().total == 100
+                await until(lambda: "and stays marked" in caplog.text)
+                await again.close()
+            assert "rebuild" in names(again)
+            again = await reopened(nodes, tmp_path, options)
+            await again.wait_ready()
+            assert again.group(0).machine().total == 100
+            await until(lambda: "rebuild" not in names(again))
+
+    run_once(main())
