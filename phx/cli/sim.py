@@ -10,10 +10,10 @@ import click
 
 from phx.cli import report
 from phx.sim.fleet import (
-    RARE,
     Failure,
     Result,
     coverage,
+    rare_events,
     run_fleet,
     shrink_failure,
     trace_failure,
@@ -93,8 +93,8 @@ def replay(options: Options, failure: Failure) -> str:
 
 def print_result(result: Result, options: Options) -> None:
     """What was run, what never happened, and what failed."""
-    found = coverage(result.counters)
-    rows = [[text, name, report.number(found[name])] for name, text in RARE.items()]
+    found, events = coverage(result.counters), rare_events(result.profile)
+    rows = [[text, name, report.number(found[name])] for name, text in events.items()]
     report.print_table("Rare events", ["event", "counter", "times"], mark_zeros(rows))
     speed = result.seeds / max(result.seconds, 0.001)
     core = result.seeds / max(result.cpu_s, 0.001)

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from phx.sim.plan import Plan
-from phx.sim.profiles import plan_of
+from phx.sim.profiles import PROFILES, plan_of
 from phx.sim.run import Outcome, run_seed
 from phx.sim.shrink import shrink
 from phx.sim.violation import Violation
@@ -361,6 +361,17 @@ RARE = {
     "lease_reads": "reads answered under a lease",
 }
 """What should happen now and then, by counter: a row that stays zero was never tested."""
+
+OF_ODD_MACHINES = frozenset(
+    ["odd_machines", "odd_found", "odd_others", "odd_split", "odd_asked", "marks", "made_anew"]
+)
+"""Rows that only a profile with the act `odd-machine` can bring about."""
+
+
+def rare_events(profile: str) -> dict[str, str]:
+    """What should happen now and then in runs of that profile: counter and text."""
+    odd = profile in PROFILES and "odd-machine" in PROFILES[profile].weights
+    return {name: text for name, text in RARE.items() if odd or name not in OF_ODD_MACHINES}
 
 
 def coverage(counters: dict[str, int]) -> dict[str, int]:
