@@ -286,7 +286,7 @@ cdef void put_message(World* w, Script* s, Peer* p) noexcept nogil:
     if nfixed:
         message_fixed(w, s, r, p, kind, <u8*>fixed)
         body = message_body(w, s, r, p, kind, <u8*>fixed, body)
-    w.payload = message_append(w.payload, kind, flags & 15, group & 7 if group & 64 else group & 3,
+    w.payload = message_append(w.payload, kind, flags & 15, group & 7 if group & 64 else group & 3, 1,
                                ballot, fixed, nfixed, body.data, body.size)
     block_unref(body)
     if flags >= 0xE0:            # and then something is wrong with it
@@ -314,7 +314,7 @@ cdef void advance(World* w, u64 by_us) noexcept nogil:
 
 
 cdef void answer(World* w, u8 kind, u8 flags, u32 group, u64 ballot, void* fixed) noexcept nogil:
-    w.payload = message_append(w.payload, kind, flags, group, ballot, fixed,
+    w.payload = message_append(w.payload, kind, flags, group, 1, ballot, fixed,
                                message_fixed_bytes(kind), NULL, 0)
 
 
