@@ -37,5 +37,6 @@ cdef void on_config(Engine* e, Replica* r, Peer* p, const MessageHeader* h, cons
 cdef void on_config_ask(Engine* e, Replica* r, Peer* p, const MessageHeader* h) noexcept nogil
 # At the end of a turn, before `pump`: what has become of the members.
 cdef void barrier_turn(Engine* e, Replica* r) noexcept nogil
-# The role's timer of a node that may not vote. True: it was for this.
+# The role's timer of a node that may not vote, which looks from time to time whether the group goes
+# on, and with whom. True: it was for this.
 cdef bint barrier_tick(Engine* e, Replica* r) noexcept nogil

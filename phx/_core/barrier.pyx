@@ -15,8 +15,8 @@ from phx._core.learner cimport advance_known, supply_one, want
 from phx._core.leases cimport hears_leader
 from phx._core.members cimport Roster, roster_read, roster_write
 from phx._core.membership cimport (
-    is_change, is_removed, members_active, members_advanced, members_set, members_told,
-    membership_of, roster_slots, votes_in,
+    is_change, is_removed, knows_below, left_flag, members_active, members_advanced, members_set,
+    members_told, membership_of, roster_slots, votes_in,
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_stop
@@ -79,16 +79,11 @@ cdef int change_known(Engine* e, Replica* r, u64 version, const u8* members, u64
     cdef Block* value
     cdef u64 voters, witnesses, learners
     cdef u8 flags = MEMBERS_ACTIVE if active else 0
-    cdef u32 i
-    cdef bint named = False
     if (not roster_read(&roster, members, nbytes) or roster.version != version
             or instance > INSTANCE_MAX or floor < roster.ballot
             or ballot_hostile(floor, r.highest_seen)):
         return -1
-    for i in range(roster.count):
-        named = named or roster.members[i].node == e.options.node
-    if not named and config_has(r, e.own_slot):
-        flags |= MEMBERS_LEFT
+    flags |= left_flag(e, r, &roster)
     if version <= r.version and e.started:
         if version == r.version and active and r.members.value != NULL and not (
                 r.members.flags & MEMBERS_ACTIVE):
@@ -125,17 +120,21 @@ cdef void send_config(Engine* e, Replica* r, Peer* p) noexcept nogil:
          &body, sizeof(body), m.value.data, m.value.size)
 
 
-cdef void newer(Engine* e, Replica* r, Peer* p) noexcept nogil:
-    """This peer knows of newer members: it is asked who they are, and may have the log."""
+cdef void config_ask(Engine* e, Replica* r, Peer* p) noexcept nogil:
     cdef Membership* m = membership_of(r)
     cdef u64 bit = <u64>1 << p.slot
-    m.tellers |= bit
     if r.halted or e.poisoned or (
             m.asked & bit and m.asked_us + e.options.resend_us > e.now_us):
         return
     m.asked |= bit
     m.asked_us = e.now_us
     send(e, p, LANE_NOW, MSG_CONFIG_ASK, 0, r.group, 0, NULL, 0, NULL, 0)
+
+
+cdef void newer(Engine* e, Replica* r, Peer* p) noexcept nogil:
+    """This peer knows of newer members: it is asked who they are, and may have the log."""
+    membership_of(r).tellers |= <u64>1 << p.slot
+    config_ask(e, r, p)
 
 
 cdef bint other_version(Engine* e, Replica* r, Peer* p, const MessageHeader* h,
@@ -176,14 +175,6 @@ cdef bint believed(Engine* e, Replica* r, Peer* p, const MessageHeader* h, const
     if r.role == ROLE_LEADING or (hears_leader(e, r) and ballot_node(r.claim) != p.node):
         return False
     return was_asked or twice
-
-
-cdef bint names(const Roster* roster, u32 node) noexcept nogil:
-    cdef u32 i
-    for i in range(roster.count):
-        if roster.members[i].node == node:
-            return True
-    return False
 
 
 cdef void end(Engine* e, Replica* r, const Roster* roster, const u8* members, u32 nbytes,
@@ -231,8 +222,7 @@ cdef void on_config(Engine* e, Replica* r, Peer* p, const MessageHeader* h, cons
     newer(e, r, p)
     if was_asked:
         r.members.asked &= ~bit
-    if (h.flags & FLAG_ACTIVE and config_has(r, e.own_slot)
-            and not names(&roster, e.options.node)):
+    if h.flags & FLAG_ACTIVE and left_flag(e, r, &roster):
         if believed(e, r, p, h, body, members, was_asked):
             end(e, r, &roster, members, body.bytes, body)
     elif r.role != ROLE_LEADING:
@@ -334,15 +324,19 @@ cdef void barrier_turn(Engine* e, Replica* r) noexcept nogil:
         schedule_campaign(e, r, 0)
 
 
-cdef bint barrier_tick(Engine* e, Replica* r) noexcept nogil:
-    """An old member looks whether the new ones go on: nobody else may know that they are."""
-    cdef u64 left
+cdef void ask_all(Engine* e, Replica* r) noexcept nogil:
+    """Nobody leads, as far as is heard here: others may lead whom this node has not heard of."""
+    cdef u64 left = r.config.members & ~(<u64>1 << e.own_slot)
+    while left:
+        config_ask(e, r, &e.peers[next_member(&left)])
+    if not knows_below(r):
+        want(e, r, r.members.instance, 0)
+
+
+cdef void wake_others(Engine* e, Replica* r) noexcept nogil:
+    """Maybe only those that are members no more know who is now."""
+    cdef u64 left = r.config.voters
     cdef u32 to
-    if r.members == NULL or r.role != ROLE_FOLLOWER or votes_in(e, r):
-        return False
-    if r.halted or not leaves(r):
-        return True
-    left = r.config.voters
     while left:
         send_config(e, r, &e.peers[next_member(&left)])
     left = r.config.voters & ~r.config.witnesses
@@ -350,6 +344,17 @@ cdef bint barrier_tick(Engine* e, Replica* r) noexcept nogil:
         to = next_member(&left)
         if e.peers[to].connected and e.peers[to].alive:
             give(e, r, e.slot_node[to])
-            break
+            return
+
+
+cdef bint barrier_tick(Engine* e, Replica* r) noexcept nogil:
+    if r.role != ROLE_FOLLOWER or votes_in(e, r):
+        return False
+    if r.halted or e.poisoned or is_removed(r):
+        return True
+    if leaves(r):
+        wake_others(e, r)
+    else:
+        ask_all(e, r)
     schedule_campaign(e, r, 0)
     return True

@@ -8,7 +8,7 @@ from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport random_below, role_timer, tell_leader
 from phx._core.learner cimport stranded
 from phx._core.leases cimport hears_leader
-from phx._core.membership cimport only_ends, votes_in
+from phx._core.membership cimport is_removed, only_ends, votes_in
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_requeue
 from phx._core.rejoin cimport may_rejoin, rejoin_at
@@ -17,7 +17,7 @@ from phx._core.state cimport *
 cdef enum:
     BACKOFF_DOUBLINGS = 5
     GIVEN_US = 1000000           # half of the first pause after a transfer that was not taken
-    LEFT_ELECTIONS = 5           # so often an old member looks whether the new ones go on
+    LOOK_ELECTIONS = 5           # so often a node without a vote looks whether the group goes on
 
 
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
@@ -146,7 +146,11 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     if r.role != ROLE_FOLLOWER:
         return
     if not votes_in(e, r):
-        role_timer(e, r, e.now_us + LEFT_ELECTIONS * <u64>e.options.election_us if leaves(r) else 0)
+        if is_removed(r) or not (leaves(r) or (
+                config_has(r, e.own_slot) and not hears_leader(e, r))):
+            role_timer(e, r, 0)
+        else:
+            role_timer(e, r, e.now_us + LOOK_ELECTIONS * <u64>e.options.election_us)
         return
     if hears_leader(e, r) or r.stopped or r.halted or r.restoring or e.poisoned or e.resigned:
         role_timer(e, r, rejoin_at(e, r))

@@ -69,6 +69,8 @@ cdef Membership* membership_of(Replica* r) noexcept nogil
 cdef void membership_free(Replica* r) noexcept nogil
 # A leadership ends: what it was to propose is dropped.
 cdef void change_dropped(Replica* r) noexcept nogil
+# MEMBERS_LEFT if this node was a member and is none of these, else 0.
+cdef u8 left_flag(Engine* e, Replica* r, const Roster* roster) noexcept nogil
 # The slots of these members. False: there is none for some of them.
 cdef bint roster_slots(Engine* e, const Roster* roster, u64* voters, u64* witnesses,
                        u64* learners) noexcept nogil

@@ -193,13 +193,15 @@ cdef bint roster_slots(Engine* e, const Roster* roster, u64* voters, u64* witnes
     return True
 
 
-cdef bint named(Engine* e, const Roster* roster) noexcept nogil:
-    """This node is one of them."""
+cdef u8 left_flag(Engine* e, Replica* r, const Roster* roster) noexcept nogil:
     cdef u32 i
     for i in range(roster.count):
         if roster.members[i].node == e.options.node:
-            return True
-    return False
+            return 0
+    # (It stays: whoever left is in no later version, for an id is never used again.)
+    if config_has(r, e.own_slot) or (r.members != NULL and r.members.flags & MEMBERS_LEFT):
+        return MEMBERS_LEFT
+    return 0
 
 
 cdef void members_event(Engine* e, Replica* r) noexcept nogil:
@@ -297,11 +299,9 @@ cdef void members_set(Engine* e, Replica* r, const Roster* roster, Block* value,
 
 cdef void members_pass(Engine* e, Replica* r, u64 instance, Block* body) noexcept nogil:
     cdef Roster roster
-    cdef u8 flags = MEMBERS_HELD
     roster_read(&roster, body.data, body.size)
-    if config_has(r, e.own_slot) and not named(e, &roster):
-        flags |= MEMBERS_LEFT
-    members_set(e, r, &roster, body, instance, r.members.heard_floor, flags)
+    members_set(e, r, &roster, body, instance, r.members.heard_floor,
+                MEMBERS_HELD | left_flag(e, r, &roster))
 
 
 cdef void members_active(Engine* e, Replica* r) noexcept nogil:
