@@ -10,7 +10,7 @@ from phx._core.codec cimport phx_crc32c
 from phx._core.effects cimport (
     HALT_SLOTS, LANE_NOW, answer_room, cast, halt_group, role_timer, send,
 )
-from phx._core.elections cimport can_lead, leaves, schedule_campaign
+from phx._core.elections cimport can_lead, leaves, refresh_leader, schedule_campaign
 from phx._core.learner cimport advance_known, supply_one, want
 from phx._core.leases cimport hears_leader
 from phx._core.members cimport Roster, roster_read, roster_write
@@ -123,8 +123,9 @@ cdef void send_config(Engine* e, Replica* r, Peer* p) noexcept nogil:
 cdef void config_ask(Engine* e, Replica* r, Peer* p) noexcept nogil:
     cdef Membership* m = membership_of(r)
     cdef u64 bit = <u64>1 << p.slot
-    if r.halted or e.poisoned or (
-            m.asked & bit and m.asked_us + e.options.resend_us > e.now_us):
+    if m.asked_us + e.options.resend_us <= e.now_us:
+        m.asked = 0
+    if r.halted or e.poisoned or m.asked & bit:
         return
     m.asked |= bit
     m.asked_us = e.now_us
@@ -308,6 +309,9 @@ cdef void barrier_turn(Engine* e, Replica* r) noexcept nogil:
     if m.due:
         m.due = False
         cross(e, r)
+    if m.fresh:
+        m.fresh = False
+        refresh_leader(e, r)
     if m.flags & MEMBERS_ACTIVE and m.before:
         # Those that are none any more may end. (Who does not hear it asks: barrier_tick.)
         left = m.before & ~r.config.members

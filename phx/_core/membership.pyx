@@ -7,7 +7,9 @@
 from libc.string cimport memcpy, memset
 
 from phx._core.codec cimport RECORD_GROUP, RECORD_MEMBERS, RECORD_PROMISE, RecordHeader
-from phx._core.effects cimport HALT_BAD_BODY, HALT_SLOTS, emit_event, emit_record, halt_group
+from phx._core.effects cimport (
+    HALT_BAD_BODY, HALT_SLOTS, emit_event, emit_record, halt_group, role_timer,
+)
 from phx._core.leases cimport claims_recount
 from phx._core.members cimport (
     MEMBER_LEARNER, MEMBER_VOTER, MEMBER_WITNESS, NODE_MAX, ROSTER_MAX, Roster, roster_read,
@@ -285,6 +287,10 @@ cdef void members_set(Engine* e, Replica* r, const Roster* roster, Block* value,
     last = window_cut(&r.window, instance, ~<u64>0)
     r.accepted_last = max(r.chosen_through, last)
     r.ack_due = False
+    if r.role == ROLE_PREVOTING:
+        r.role = ROLE_FOLLOWER
+    role_timer(e, r, 0)
+    m.fresh = True
     r.votes = 0
     r.followers = 0
     r.given.clear()

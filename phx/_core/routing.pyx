@@ -123,7 +123,8 @@ cdef void route_member(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* 
     cdef u64 through = f.accept.watermark if h.kind == MSG_ACCEPT else 0
     if (h.config != r.version or is_removed(r)) and not other_version(e, r, p, h, through):
         return
-    if not config_has(r, p.slot):
+    # (The old leader of a disjoint change gives the group to one of members that it is none of.)
+    if not config_has(r, p.slot) and h.kind != MSG_TRANSFER:
         e.counters.hostile_messages += 1
     elif h.kind == MSG_FORWARD:
         on_forward(e, r, p, &f.forward, rest)

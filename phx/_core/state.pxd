@@ -365,6 +365,7 @@ cdef struct Membership:      # of a group whose members were ever changed, or ma
     Block* value             # NULL: they are those of the node's options
     u8 flags                 # MembersFlag
     bint due                 # a leader or candidate knows the next value: it ends, and then passes
+    bint fresh               # who leads, and when to try, is to be looked at anew
     bint ended               # callers have heard that this node is no member any more
     u64 before               # slots of the members before, until these are active
     u64 heard_floor          # at least that of any membership value told so far

@@ -1,6 +1,5 @@
 """Clusters of scripts in which a group's members change."""
 
-import struct
 
 from script import Script
 
@@ -103,5 +102,3 @@ class Changing(Script):
                     assert seen.setdefault(i, body) == body, (n, i)
 
 
-def config_bytes(version: int, instance: int, floor: int, value: bytes) -> bytes:
-    return struct.pack("<QQII", instance, floor, len(value), 0) + value
