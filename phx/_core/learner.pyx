@@ -6,6 +6,7 @@
 
 from libc.string cimport memcmp, memcpy
 
+from phx._core.ballot cimport ballot_hostile
 from phx._core.batch cimport BODY_MEMBERSHIP, body_check
 from phx._core.codec cimport RECORD_CHOSEN, RECORD_SETTLED, RecordHeader
 from phx._core.effects cimport (
@@ -375,7 +376,8 @@ cdef bint floor_told(Replica* r, u64 floor, const u8* body, u32 nbytes) noexcept
     cdef Roster roster
     if body[0] != BODY_MEMBERSHIP:
         return True
-    if not roster_read(&roster, body, nbytes) or floor < roster.ballot:
+    if (not roster_read(&roster, body, nbytes) or floor < roster.ballot
+            or ballot_hostile(floor, r.highest_seen)):
         return False
     heard_floor(r, floor)
     return True
