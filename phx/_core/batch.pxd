@@ -60,7 +60,8 @@ cdef packed struct ItemHeader:
     u16 machine
     u16 flags
 
-# Walks the runs of a checked body; one that changes members has none. Usage: run_begin, then while run_next: … it.run, it.items.
+# Walks the runs of a checked body; one that changes members has none. Usage: run_begin, then while
+# run_next: … it.run, it.items.
 cdef struct RunIterator:
     const u8* at
     const u8* end

@@ -8,7 +8,9 @@ from libc.string cimport memcpy, memset
 
 from phx._core.acceptor cimport acknowledge, carry_over, promise, replay
 from phx._core.ballot cimport ballot_hostile
-from phx._core.barrier cimport CHANGE_UNSOUND, barrier_tick, barrier_turn, change_known, change_members
+from phx._core.barrier cimport (
+    CHANGE_UNSOUND, barrier_tick, barrier_turn, change_known, change_members,
+)
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_GROUP, RECORD_MEMBERS, RECORD_NODE,
     RECORD_PEER, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
@@ -24,8 +26,8 @@ from phx._core.learner cimport (
 from phx._core.leases cimport GRANT_MARGIN, heartbeats
 from phx._core.liveness cimport give_to, hand_over, successor, watch, watch_at
 from phx._core.membership cimport (
-    carry_members, config_drop, config_set, floor_with, members_begin, membership_free,
-    replay_members, slots_begin,
+    carry_members, config_drop, config_set, floor_with, members_begin, members_status,
+    membership_free, replay_members, slots_begin,
 )
 from phx._core.native cimport *
 from phx._core.peers cimport peer_add, peer_drop, peer_lost, peer_met
@@ -657,13 +659,7 @@ cdef bint engine_membership(Engine* e, u32 group, GroupMembers* out) noexcept no
     cdef Replica* r = find_group(e, group)
     if r == NULL:
         return False
-    memset(out, 0, sizeof(GroupMembers))
-    out.version = r.version
-    if r.members != NULL and r.members.value != NULL:
-        out.instance = r.members.instance
-        out.floor = r.members.floor
-        out.flags = r.members.flags
-        out.value = r.members.value
+    members_status(r, out)
     return True
 
 

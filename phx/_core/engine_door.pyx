@@ -15,7 +15,8 @@ from phx._core.batch cimport ItemHeader
 from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
     engine_add_group, engine_add_peer, engine_advance, engine_applied, engine_ceiling,
-    engine_change_known, engine_change_members, engine_connected, engine_counters, engine_disconnected, engine_done, engine_drop_peer,
+    engine_change_known, engine_change_members, engine_connected, engine_counters,
+    engine_disconnected, engine_done, engine_drop_peer,
     engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
     engine_install, engine_location, engine_membership, engine_new, engine_poison,
     engine_pressure, engine_priority, engine_read, engine_receive, engine_replay, engine_resign,
@@ -27,8 +28,8 @@ from phx._core.engine cimport (
 from phx._core.membership cimport config_set
 from phx._core.native cimport *
 from phx._core.state cimport (
-    Config, Effects, EngineCounters, EngineOptions, Event, GroupMembers, GroupStatus, MEMBERS_ACTIVE,
-    MEMBERS_LEFT, MEMBERS_MAX, SettleItem, find_group, slot_of,
+    Config, Effects, EngineCounters, EngineOptions, Event, GroupMembers, GroupStatus,
+    MEMBERS_ACTIVE, MEMBERS_LEFT, MEMBERS_MAX, SettleItem, find_group, slot_of,
 )
 
 DEFAULTS = {

@@ -5,7 +5,7 @@ number of members, `values` 0, and `epoch` P: the ballot of the leader that pack
 of the new configuration are above. Then
 
     offset  size  field
-    24      8     version   of the configuration that holds from the next instance on; 2 to 2**32 - 1
+    24      8     version   of the members from the next instance on; 2 to 2**32 - 1
     32      …     members, by ascending node id
 
 and each member

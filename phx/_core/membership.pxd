@@ -86,9 +86,9 @@ cdef inline bint is_change(Block* body) noexcept nogil:
     return body.data[0] == BODY_MEMBERSHIP
 
 cdef int passing(Engine* e, Replica* r, u64 instance, Block* body) noexcept nogil
-# It was, and is the last one: its members are those of the group from now on. Durably, in the record
-# that is emitted here: before this node votes above. Nothing accepted above is kept, and the promise
-# is at least the floor, which is the ballot in which the value was counted as chosen (M4).
+# It was, and is the last one: its members are those of the group from now on; durably, in the
+# record that is emitted here, before this node votes above. Nothing accepted above is kept, and the
+# promise is at least the floor: the ballot in which the value was counted as chosen (M4).
 cdef void members_pass(Engine* e, Replica* r, u64 instance, Block* body) noexcept nogil
 # These are the members, as a store, a checkpoint or a tombstone says. Theirs are newer than those
 # known here, and have slots unless MEMBERS_LEFT is among the flags; the group is not led from here.
@@ -99,6 +99,8 @@ cdef void members_advanced(Engine* e, Replica* r) noexcept nogil
 cdef void members_active(Engine* e, Replica* r) noexcept nogil
 # What the record of a chosen value says beside it: with one that changes members the floor.
 cdef u64 floor_with(Replica* r, Block* body) noexcept nogil
+
+cdef void members_status(Replica* r, GroupMembers* out) noexcept nogil
 
 # --- records
 # 0, or -1 for one that cannot be. The highest version counts, whatever the order of records.

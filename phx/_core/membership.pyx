@@ -336,6 +336,16 @@ cdef u64 floor_with(Replica* r, Block* body) noexcept nogil:
     return r.members.heard_floor
 
 
+cdef void members_status(Replica* r, GroupMembers* out) noexcept nogil:
+    memset(out, 0, sizeof(GroupMembers))
+    out.version = r.version
+    if r.members != NULL and r.members.value != NULL:
+        out.instance = r.members.instance
+        out.floor = r.members.floor
+        out.flags = r.members.flags
+        out.value = r.members.value
+
+
 # --- records
 
 cdef void members_told(Replica* r, const Roster* roster, Block* value, u64 instance, u64 floor,

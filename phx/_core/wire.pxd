@@ -151,8 +151,8 @@ cdef packed struct LearnAskBody:
     u64 first
     u64 last
 
-# then `entries` × (SuppliedEntry, body, zeros to 8), contiguous from first; ballot: the floor of the
-# sender's members, at least that of any membership value among these (0: it knows of none)
+# then `entries` × (SuppliedEntry, body, zeros to 8), contiguous from first; ballot: the floor of
+# the sender's members, at least that of any membership value among these (0: it knows of none)
 cdef packed struct LearnBody:
     u64 first
     u64 chosen_through

@@ -15,11 +15,11 @@ import random
 import struct
 from collections import defaultdict
 
-from member_lab import ACTIVE, LEARNER, MEMBERSHIP, UNDER_WAY, Changing, roster
+from member_lab import LEARNER, MEMBERSHIP, UNDER_WAY, Changing
 
 from phx._core import members
 from phx._core.engine_door import Engine
-from phx.sim.wire_text import ACCEPT, Message, Record, ballot_node, ballot_text
+from phx.sim.wire_text import ACCEPT, Message, Record, ballot_text
 
 FAILED, LEADER, HALTED, BELOW = 1, 2, 3, 5
 FIRST = (1, 2, 3)
@@ -268,7 +268,7 @@ class Chaos(Changing):
     def next_members(self, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Some voters and learners; an id that was removed is never used again."""
         value = self.membership(n)["value"]
-        roles = dict.fromkeys(FIRST, 1) if value is None else roles_of(value)  # type: ignore[arg-type]
+        roles = dict.fromkeys(FIRST, 1) if value is None else roles_of(value)
         known = set(roles)
         log = self.reference.log
         ever = set(FIRST).union(*(roles_of(b) for b in log if kind_of(b) == MEMBERSHIP))
@@ -301,13 +301,13 @@ class Chaos(Changing):
         """The checkpoint of another node, with its members, as far as the log goes there."""
         through = self.status(source)["chosen_through"]
         known = self.membership(source)
-        if through <= self.status(n)["chosen_through"] or int(str(known["instance"])) > through:
+        if through <= self.status(n)["chosen_through"] or known["instance"] > through:
             return
         self.counts["installs"] += 1
         if known["value"] is not None:
             row = (known["version"], known["value"], known["instance"], known["floor"],
                    known["active"])  # fmt: skip
-            self.rows[n] = row  # type: ignore[assignment]
+            self.rows[n] = row
             assert self.engines[n].change_known(0, *row) == 0
         self.kept[n][0] = max(self.kept[n].get(0, 1), through + 1)
         top = max(epoch_of(body) for body in self.reference.log[:through])
@@ -402,6 +402,3 @@ class Chaos(Changing):
                 f"leader={s['leader']} leading={s['leading']} floor={s['floor']}"
             )
         return "\n".join(lines)
-
-
-__all__ = ["ACTIVE", "Chaos", "Violation", "ballot_node", "roster"]

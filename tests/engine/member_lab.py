@@ -1,5 +1,6 @@
 """Clusters of scripts in which a group's members change."""
 
+from typing import Any
 
 from script import Script
 
@@ -59,8 +60,9 @@ class Changing(Script):
             assert self.status(n)["chosen_through"] == self.status(leader)["chosen_through"]
 
     def leader(self) -> int:
-        (found,) = [n for n in self.engines if self.status(n)["leading"]]
-        return found
+        found = [n for n in self.engines if self.status(n)["leading"]]
+        assert len(found) == 1, found
+        return found[0]
 
     def voters(self, n: int) -> tuple[int, ...]:
         value = self.membership(n)["value"]
@@ -70,13 +72,11 @@ class Changing(Script):
         assert read is not None
         return tuple(node for node, role, _ in read[3] if role != LEARNER)
 
-    def membership(self, n: int) -> dict[str, object]:
-        found: dict[str, object] = self.engines[n].membership(0)
-        return found
+    def membership(self, n: int) -> dict[str, Any]:
+        return self.engines[n].membership(0)
 
     def version(self, n: int) -> int:
-        version = self.membership(n)["version"]
-        assert isinstance(version, int)
+        version: int = self.membership(n)["version"]
         return version
 
     def versions(self) -> dict[int, int]:
@@ -100,5 +100,3 @@ class Changing(Script):
                 body = self.find(n, 0, i)
                 if body is not None:
                     assert seen.setdefault(i, body) == body, (n, i)
-
-
