@@ -209,7 +209,7 @@ def test_wire_page_has_every_message_with_its_fixed_part() -> None:
 def test_wire_page_has_the_lane_of_every_message() -> None:
     sent: dict[str, set[str]] = {}
     for path in CORE.glob("*.pyx"):
-        pattern = r"(?:send|broadcast)\([^()]*?LANE_(\w+), MSG_(\w+)"
+        pattern = r"(?:send|cast)\([^()]*?LANE_(\w+), MSG_(\w+)"
         for lane, name in re.findall(pattern, path.read_text()):
             sent.setdefault(name, set()).add(lane.lower())
     listed = {row[1]: row[2] for row in table("docs/design/wire.md", "Messages")}

@@ -65,6 +65,7 @@ STOREYS = [
     {"effects", "state", "wire"},
     {
         "acceptor",
+        "barrier",
         "elections",
         "learner",
         "leases",

@@ -11,6 +11,7 @@ from phx._core.batch cimport body_check
 from phx._core.codec cimport RECORD_ACCEPT, RECORD_CHOSEN, RECORD_PROMISE, RecordHeader
 from phx._core.effects cimport LANE_LATER, LANE_NOW, answer_room, emit_record, send
 from phx._core.learner cimport want
+from phx._core.membership cimport floor_of, floor_with, is_change, membership_of
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find, window_slot
@@ -35,7 +36,7 @@ cdef void promise(Engine* e, Replica* r, u64 ballot) noexcept nogil:
 
 cdef void refuse(Engine* e, Replica* r, Peer* p, u64 ballot, u32 reason, u32 leader) noexcept nogil:
     cdef RefuseBody body
-    body.promised = r.promised
+    body.promised = max(r.promised, floor_of(r))
     body.reason = reason
     body.leader = leader
     e.counters.refused_messages += 1
@@ -212,6 +213,8 @@ cdef int replay(Engine* e, Replica* r, const RecordHeader* header, const u8* bod
         slot.flags |= SLOT_CHOSEN
     block_unref(slot.value)
     slot.value = block_copy(body, header.body_bytes)
+    if header.kind == RECORD_CHOSEN and is_change(slot.value):
+        membership_of(r).heard_floor = max(membership_of(r).heard_floor, header.ballot)
     slot.lsn = lsn
     if header.index > r.accepted_last:
         r.accepted_last = header.index
@@ -228,7 +231,8 @@ cdef void carry_over(Engine* e, Replica* r, u64 lsn) noexcept nogil:
         slot = window_find(&r.window, instance)
         if slot != NULL and slot.lsn < lsn:
             if slot.flags & SLOT_CHOSEN:
-                slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, 0, slot.value.data,
+                slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance,
+                                       floor_with(r, slot.value), slot.value.data,
                                        <u32>slot.value.size, NULL)
             else:
                 slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, slot.ballot,

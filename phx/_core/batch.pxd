@@ -3,7 +3,7 @@
 Body header (24 bytes), then ``runs`` runs:
 
     offset  size  field
-    0       1     kind      BODY_NOOP (nothing follows) or BODY_BATCH
+    0       1     kind      BODY_NOOP (nothing follows), BODY_BATCH or BODY_MEMBERSHIP
     1       1     version   BODY_VERSION
     2       2     runs
     4       4     values    over all runs
@@ -37,7 +37,7 @@ cdef enum:
 cdef enum BodyKind:
     BODY_NOOP = 0
     BODY_BATCH = 1
-    BODY_MEMBERSHIP = 2    # reserved for membership changes
+    BODY_MEMBERSHIP = 2    # has no runs: members.pxd
 
 cdef packed struct BodyHeader:
     u8 kind
@@ -60,7 +60,8 @@ cdef packed struct ItemHeader:
     u16 machine
     u16 flags
 
-# Walks the runs of a checked body. Usage: run_begin, then while run_next: … it.run, it.items.
+# Walks the runs of a checked body; one that changes members has none. Usage: run_begin, then while
+# run_next: … it.run, it.items.
 cdef struct RunIterator:
     const u8* at
     const u8* end
@@ -69,7 +70,8 @@ cdef struct RunIterator:
     const u8* items
 
 cdef Block* body_noop(u64 epoch, u64 time_us) noexcept nogil
-# Whole structure of data[0:count] is sound: header, run lengths, item lengths, counts add up.
+# Whole structure of data[0:count] is sound: header, run lengths, item lengths, counts add up; or a
+# membership value's.
 cdef bint body_check(const u8* data, u64 count) noexcept nogil
 cdef void run_begin(RunIterator* it, const u8* body, u64 count) noexcept nogil
 cdef bint run_next(RunIterator* it) noexcept nogil

@@ -6,6 +6,7 @@
 
 from libc.string cimport memcpy
 
+from phx._core.members cimport Roster, roster_read
 from phx._core.native cimport *
 
 cdef enum:
@@ -26,6 +27,7 @@ cdef Block* body_noop(u64 epoch, u64 time_us) noexcept nogil:
 cdef bint body_check(const u8* data, u64 count) noexcept nogil:
     cdef BodyHeader header
     cdef RunHeader run
+    cdef Roster roster
     cdef u64 at = BODY_HEADER_BYTES
     cdef u64 values = 0
     cdef u32 i
@@ -36,6 +38,8 @@ cdef bint body_check(const u8* data, u64 count) noexcept nogil:
         return False
     if header.kind == BODY_NOOP:
         return header.runs == 0 and header.values == 0 and count == BODY_HEADER_BYTES
+    if header.kind == BODY_MEMBERSHIP:
+        return roster_read(&roster, data, count)
     if header.kind != BODY_BATCH or header.runs == 0:
         return False
     for i in range(header.runs):
@@ -65,7 +69,7 @@ cdef void run_begin(RunIterator* it, const u8* body, u64 count) noexcept nogil:
     memcpy(&header, body, BODY_HEADER_BYTES)
     it.at = body + BODY_HEADER_BYTES
     it.end = body + count
-    it.left = header.runs
+    it.left = header.runs if header.kind == BODY_BATCH else 0
 
 
 cdef bint run_next(RunIterator* it) noexcept nogil:

@@ -35,7 +35,7 @@ from phx._core.native cimport *
 
 cdef enum:
     FRAME_MAGIC = 0x31584850
-    PROTOCOL_VERSION = 4
+    PROTOCOL_VERSION = 5
     FRAME_HEADER_BYTES = 32
     RECORD_HEADER_BYTES = 32
 
@@ -58,19 +58,26 @@ cdef enum FrameKind:
 cdef enum RecordKind:
     RECORD_PROMISE = 1    # ballot: the group's promise
     RECORD_ACCEPT = 2     # index: instance; ballot: accepted ballot; body: the value
-    RECORD_CHOSEN = 3     # index: instance; body: a value learned as chosen (no acceptance)
+    # index: instance; body: a value learned as chosen (no acceptance); ballot: 0, with a membership
+    # value the floor that was told with it
+    RECORD_CHOSEN = 3
     # index: incarnation; ballot: longest lease this node may have granted (us)
     RECORD_NODE = 4
     RECORD_PEER = 5       # group: node id; body: its store id (16 bytes)
     RECORD_FLOOR = 6      # index: lsn below which nothing is live any more
     RECORD_MARK = 7       # index: lsn known durable when this was written
-    RECORD_GROUP = 8      # index: configuration version; body: member ids (u32 each)
+    # index: configuration version; body: member ids (u32 each). Read, and written no more
+    RECORD_GROUP = 8
     # index: the store has had everything of the group up to here; ballot: lowest instance that it
     # kept then (1: all of it)
     RECORD_SETTLED = 9
     # index: the life (incarnation) that found the group's votes before it lost; ballot: 0, or the
     # ballot in which the replica became whole again; body, with ballot 0: the ceiling (u64)
     RECORD_SUSPECT = 10
+    # index: the instance that made these members of the group; ballot: the floor of their ballots;
+    # body: flags (u32: 1 active, 2 every value up to the instance stands before this record, 4 the
+    # node was a member and is none of these), zero (u32), then the membership value (members.pxd)
+    RECORD_MEMBERS = 11
 
 cdef packed struct FrameHeader:
     u32 magic

@@ -35,6 +35,9 @@ cdef inline bint answer_room(Peer* p) noexcept nogil:
 # To every connected peer, as one shared frame.
 cdef void broadcast(Engine* e, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
                     const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil
+# To those of the slots in `to` that are connected: as one shared frame if no other peer is.
+cdef void cast(Engine* e, u64 to, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
+               const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil
 # Close all frames being filled (end of the turn).
 cdef void seal_frames(Engine* e) noexcept nogil
 cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u32 count,
@@ -54,4 +57,5 @@ cdef enum HaltReason:
     HALT_NEXT_BALLOT = 1         # no ballot is left
     HALT_CHOSEN_DIFFERS = 2      # two values chosen for one instance
     HALT_CHOSEN_EMPTY = 3        # an instance was counted as chosen that has no value here
-    HALT_BAD_BODY = 4            # a chosen value that cannot be read
+    HALT_BAD_BODY = 4            # a chosen value that cannot be read, or cannot be chosen there
+    HALT_SLOTS = 5               # members of which the node knows no peer: engine_add_peer first

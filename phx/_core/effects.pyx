@@ -10,7 +10,7 @@ from phx._core.codec cimport (
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.window cimport timer_push
-from phx._core.wire cimport message_append
+from phx._core.wire cimport MSG_HEARTBEAT, MSG_READ_POINT, MSG_REJOIN, message_append
 
 cdef enum:
     HINT_BYTES_MAX = 1048576
@@ -75,6 +75,14 @@ cdef void seal(Engine* e, Block** box, u32 peer, int lane) noexcept nogil:
     box[0] = NULL
 
 
+# What concerns a node and not a group (group 0 is named then) has no version.
+cdef inline u32 version_said(Engine* e, u8 kind, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or MSG_HEARTBEAT <= kind <= MSG_READ_POINT and kind != MSG_REJOIN:
+        return 1
+    return r.version
+
+
 cdef void put(Engine* e, Block** box, u32 peer, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
               const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
     cdef u64 room
@@ -85,7 +93,8 @@ cdef void put(Engine* e, Block** box, u32 peer, int lane, u8 kind, u8 flags, u32
         if peer == 0:
             room = max(room, e.broadcast_hint)
         box[0] = frame_begin(block_new(room))
-    box[0] = message_append(box[0], kind, flags, group, ballot, fixed, nfixed, body, nbody)
+    box[0] = message_append(box[0], kind, flags, group, version_said(e, kind, group), ballot,
+                            fixed, nfixed, body, nbody)
 
 
 cdef void send(Engine* e, Peer* p, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
@@ -106,6 +115,21 @@ cdef void broadcast(Engine* e, int lane, u8 kind, u8 flags, u32 group, u64 ballo
         put(e, &e.broadcast_later, 0, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
     else:
         put(e, &e.broadcast_now, 0, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
+
+
+cdef void cast(Engine* e, u64 to, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
+               const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
+    cdef u64 left = to & ~(<u64>1 << e.own_slot)
+    cdef u64 there = left
+    cdef u32 count = 0
+    while left:
+        count += e.peers[next_member(&left)].connected
+    if count == e.connected:
+        broadcast(e, lane, kind, flags, group, ballot, fixed, nfixed, body, nbody)
+        return
+    while there:
+        send(e, &e.peers[next_member(&there)], lane, kind, flags, group, ballot, fixed, nfixed,
+             body, nbody)
 
 
 cdef void seal_frames(Engine* e) noexcept nogil:
@@ -133,7 +157,7 @@ cdef void emit_event(Engine* e, u8 kind, u8 verdict, u32 group, u64 first_seq, u
 cdef void tell_leader(Engine* e, Replica* r) noexcept nogil:
     cdef u64 epoch = 0
     if r.leader:
-        epoch = r.lead.ballot if r.role == ROLE_LEADING else r.claim
+        epoch = r.lead.ballot if r.leader == e.options.node else r.claim
     if r.leader != r.told_leader or epoch != r.told_epoch:
         r.told_leader = r.leader
         r.told_epoch = epoch

@@ -14,6 +14,14 @@ from phx._core.state cimport *
 cdef enum:
     GIVEN_DOUBLINGS = 6          # of the pause after a transfer that was not taken
 
+# It was a member, and may not forget the group before those that are now are active.
+cdef inline bint leaves(Replica* r) noexcept nogil:
+    return r.members != NULL and r.members.flags & (MEMBERS_LEFT | MEMBERS_ACTIVE) == MEMBERS_LEFT
+
+# How much the member wants to lead this group. (A witness has no machine: if nobody else does.)
+cdef inline u32 wish(Engine* e, Replica* r, u32 slot) noexcept nogil:
+    return 0 if r.config.witnesses >> slot & 1 else e.priorities[slot]
+
 # This node may campaign in this group now.
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil
 # The live member that should lead this group (this node counts as live); 0: none.

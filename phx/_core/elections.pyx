@@ -8,6 +8,7 @@ from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport random_below, role_timer, tell_leader
 from phx._core.learner cimport stranded
 from phx._core.leases cimport hears_leader
+from phx._core.membership cimport is_removed, only_ends, votes_in
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_requeue
 from phx._core.rejoin cimport may_rejoin, rejoin_at
@@ -16,13 +17,14 @@ from phx._core.state cimport *
 cdef enum:
     BACKOFF_DOUBLINGS = 5
     GIVEN_US = 1000000           # half of the first pause after a transfer that was not taken
+    LOOK_ELECTIONS = 5           # so often a node without a vote looks whether the group goes on
 
 
 cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
     # (At its journal's limit a node leads if nobody else does, so that what is open can be
     # finished: it takes no new values.)
     return (e.started and not e.poisoned and not e.resigned and e.pressure < PRESSURE_FULL
-            and not r.stopped and not r.halted and not r.restoring
+            and not r.stopped and not r.halted and not r.restoring and votes_in(e, r)
             and e.now_us >= e.quiet_until_us and (not r.suspect or may_rejoin(e, r))
             # (It would have to learn first, and cannot.)
             and not stranded(e, r))
@@ -44,7 +46,7 @@ cdef void preference(Engine* e, Replica* r, u32* order) noexcept nogil:
         at = code % (n - i)
         code //= (n - i)
         k = i
-        while k > 0 and e.priorities[order[k - 1]] < e.priorities[left[at]]:
+        while k > 0 and wish(e, r, order[k - 1]) < wish(e, r, left[at]):
             order[k] = order[k - 1]
             k -= 1
         order[k] = left[at]
@@ -143,6 +145,13 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     cdef u64 at
     if r.role != ROLE_FOLLOWER:
         return
+    if not votes_in(e, r):
+        if is_removed(r) or not (leaves(r) or (
+                config_has(r, e.own_slot) and not hears_leader(e, r))):
+            role_timer(e, r, 0)
+        else:
+            role_timer(e, r, e.now_us + LOOK_ELECTIONS * <u64>e.options.election_us)
+        return
     if hears_leader(e, r) or r.stopped or r.halted or r.restoring or e.poisoned or e.resigned:
         role_timer(e, r, rejoin_at(e, r))
         return
@@ -157,7 +166,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     if r.failures:
         at += backoff_us(e, r)
     # (What a node of priority 0 gave away, and nobody took, is without a leader because of it.)
-    if e.pressure or (e.priorities[e.own_slot] == 0 and not gave_it_away(r)):
+    if e.pressure or (wish(e, r, e.own_slot) == 0 and not gave_it_away(r)):
         at += 2 * <u64>e.options.election_us * r.config.n_voters
     if at < r.busy_until_us:
         at = r.busy_until_us + random_below(e, e.options.election_us)
@@ -168,7 +177,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
 
 cdef void refresh_leader(Engine* e, Replica* r) noexcept nogil:
     cdef u32 leader = 0
-    if r.role == ROLE_LEADING:
+    if r.role == ROLE_LEADING and not only_ends(r):
         leader = e.options.node
     elif hears_leader(e, r):
         leader = ballot_node(r.claim)

@@ -72,6 +72,21 @@ cdef void engine_floor(Engine* e, u32 group, u64 floor) noexcept nogil
 # than it was; acceptances above `through` stay as they are, for one of them may be the vote that
 # made its value chosen. -1: no such group, or not started; nothing was done.
 cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept nogil
+# The group is to have other members: `members` is the value (members.pxd), of which the version is
+# the one after that of the members there are; ballot and time are put in here. Returns a
+# ChangeVerdict (barrier.pxd). With CHANGE_UNDER_WAY it is proposed when all that is open is chosen,
+# unless this node leads no longer then; what became of it is told by EVENT_MEMBERS.
+cdef int engine_change_members(Engine* e, u32 group, const u8* members, u64 nbytes) noexcept nogil
+# What a store's row, a checkpoint's manifest or another node's answer says of the group's members:
+# the value at `instance` (0: none, they were the first) made them, it was counted as chosen in
+# `floor` or a lower ballot, and (`active`) those before may be forgotten. After engine_add_group
+# and before the start; or in a node that runs, before engine_install of a checkpoint that reaches
+# that instance: a node that goes on from there with the members it had would choose an instance
+# twice. Older members than are known change nothing. All of them must have slots
+# (engine_add_peer), or the group halts (HALT_SLOTS), here or at the start. -1: there is no such
+# group, or the bytes are not sound; nothing was done.
+cdef int engine_change_known(Engine* e, u32 group, u64 version, const u8* members, u64 nbytes,
+                             u64 instance, u64 floor, bint active) noexcept nogil
 # Values of this node's callers that the machine has applied, as a checkpoint's session table says:
 # they are not proposed, forwarded or given up any more.
 cdef void engine_done(Engine* e, u32 group, u64 first_seq, u32 count) noexcept nogil
@@ -119,6 +134,8 @@ cdef Block* engine_entry(Engine* e, u32 group, u64 instance) noexcept nogil
 # Journal position of the record that holds a chosen, unsettled instance; 0 when there is none.
 cdef u64 engine_location(Engine* e, u32 group, u64 instance) noexcept nogil
 cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept nogil
+# Who its members are, as far as anything has changed.
+cdef bint engine_membership(Engine* e, u32 group, GroupMembers* out) noexcept nogil
 cdef EngineCounters* engine_counters(Engine* e) noexcept nogil
 # How many groups this node leads.
 cdef u32 engine_leading(Engine* e) noexcept nogil

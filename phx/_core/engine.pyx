@@ -8,9 +8,12 @@ from libc.string cimport memcpy, memset
 
 from phx._core.acceptor cimport acknowledge, carry_over, promise, replay
 from phx._core.ballot cimport ballot_hostile
+from phx._core.barrier cimport (
+    CHANGE_UNSOUND, barrier_tick, barrier_turn, change_known, change_members,
+)
 from phx._core.codec cimport (
-    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_NODE, RECORD_PEER, RECORD_PROMISE,
-    RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
+    RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_GROUP, RECORD_MEMBERS, RECORD_NODE,
+    RECORD_PEER, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
 )
 from phx._core.effects cimport (
     LANE_NOW, emit_event, emit_idle_mark, emit_record, hint, random_below, role_timer,
@@ -22,7 +25,10 @@ from phx._core.learner cimport (
 )
 from phx._core.leases cimport GRANT_MARGIN, heartbeats
 from phx._core.liveness cimport give_to, hand_over, successor, watch, watch_at
-from phx._core.membership cimport config_drop, config_set, slots_begin
+from phx._core.membership cimport (
+    carry_members, config_drop, config_set, floor_with, members_begin, members_status,
+    membership_free, replay_members, slots_begin,
+)
 from phx._core.native cimport *
 from phx._core.peers cimport peer_add, peer_drop, peer_lost, peer_met
 from phx._core.phase2 cimport lead_free
@@ -82,6 +88,7 @@ cdef void engine_free(Engine* e) noexcept nogil:
         ring_free(&r.tail)
         ring_free(&r.locations)
         config_drop(e, r)
+        membership_free(r)
         phx_delete[Replica](r)
     ring_free(&e.cached)
     effects_drop(e)
@@ -105,6 +112,7 @@ cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept no
     r.chosen_through = settled_through
     r.accepted_last = settled_through
     r.floor = 1
+    r.version = 1
     config_set(e, r, (<u64>1 << e.options.n_members) - 1, 0, 0)
     window_init(&r.window, settled_through + 1)
     e.replicas.push_back(r)
@@ -135,7 +143,8 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
         return 0
     if (header.kind != RECORD_PROMISE and header.kind != RECORD_ACCEPT
             and header.kind != RECORD_CHOSEN and header.kind != RECORD_SETTLED
-            and header.kind != RECORD_SUSPECT):
+            and header.kind != RECORD_SUSPECT and header.kind != RECORD_GROUP
+            and header.kind != RECORD_MEMBERS):
         return 0
     r = find_group(e, header.group)
     if r == NULL:
@@ -147,6 +156,8 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
         return replay_settled(e, r, header, lsn)
     if header.kind == RECORD_SUSPECT:
         return replay_suspect(r, header, body, lsn)
+    if header.kind == RECORD_GROUP or header.kind == RECORD_MEMBERS:
+        return replay_members(e, r, header, body, lsn)
     return replay(e, r, header, body, lsn)
 
 
@@ -184,7 +195,9 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
     # again, and nothing leaves before that is durable (docs/design/journal.md).
     emit_node_state(e, ~<u64>0)
     for i in range(e.replicas.size()):
+        members_begin(e, e.replicas[i])
         carry_over(e, e.replicas[i], ~<u64>0)
+        carry_members(e, e.replicas[i], ~<u64>0)
         carry_settled(e, e.replicas[i], ~<u64>0)
         advance_known(e, e.replicas[i])
     if next_lsn:
@@ -258,7 +271,8 @@ cdef void run_timers(Engine* e) noexcept nogil:
         r = e.replicas[timer.index]
         if timer.kind == TIMER_ROLE and r.role_at_us == timer.at_us:
             r.role_at_us = 0
-            role_tick(e, r)
+            if not barrier_tick(e, r):
+                role_tick(e, r)
         elif timer.kind == TIMER_CALLERS and r.callers_at_us == timer.at_us:
             r.callers_at_us = 0
             callers_tick(e, r)
@@ -353,6 +367,20 @@ cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept 
     return 0
 
 
+cdef int engine_change_members(Engine* e, u32 group, const u8* members,
+                               u64 nbytes) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    return change_members(e, r, members, nbytes) if r != NULL else CHANGE_UNSOUND
+
+
+cdef int engine_change_known(Engine* e, u32 group, u64 version, const u8* members, u64 nbytes,
+                             u64 instance, u64 floor, bint active) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL or e.poisoned:
+        return -1
+    return change_known(e, r, version, members, nbytes, instance, floor, active)
+
+
 cdef void engine_done(Engine* e, u32 group, u64 first_seq, u32 count) noexcept nogil:
     cdef Replica* r = find_group(e, group)
     if r != NULL and r.callers != NULL:
@@ -373,7 +401,8 @@ cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:
             return -1
         if emit:
             r.locations.items[(r.locations.head + i) & (r.locations.capacity - 1)] = emit_record(
-                e, RECORD_CHOSEN, r.group, instance, 0, body.data, <u32>body.size, NULL)
+                e, RECORD_CHOSEN, r.group, instance, floor_with(r, body), body.data,
+                <u32>body.size, NULL)
     return 0
 
 
@@ -388,6 +417,7 @@ cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil:
     for i in range(e.replicas.size()):
         carry_chosen(e, e.replicas[i], lsn, True)
         carry_over(e, e.replicas[i], lsn)
+        carry_members(e, e.replicas[i], lsn)
         carry_settled(e, e.replicas[i], lsn)
         carry_suspect(e, e.replicas[i], lsn)
     e.floor_lsn = lsn
@@ -536,6 +566,8 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
     cdef ChosenBody confirm
     cdef int to
     r.supplied = 0
+    if r.members != NULL:
+        barrier_turn(e, r)
     pump(e, r)
     if r.ack_due:
         acknowledge(e, r)
@@ -620,6 +652,14 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     out.floor = r.floor
     out.accepted_last = r.accepted_last
     out.waiting_values = r.callers.values if r.callers != NULL else 0
+    return True
+
+
+cdef bint engine_membership(Engine* e, u32 group, GroupMembers* out) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r == NULL:
+        return False
+    members_status(r, out)
     return True
 
 

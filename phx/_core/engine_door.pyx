@@ -15,9 +15,10 @@ from phx._core.batch cimport ItemHeader
 from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
     engine_add_group, engine_add_peer, engine_advance, engine_applied, engine_ceiling,
-    engine_connected, engine_counters, engine_disconnected, engine_done, engine_drop_peer,
+    engine_change_known, engine_change_members, engine_connected, engine_counters,
+    engine_disconnected, engine_done, engine_drop_peer,
     engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
-    engine_install, engine_location, engine_new, engine_poison,
+    engine_install, engine_location, engine_membership, engine_new, engine_poison,
     engine_pressure, engine_priority, engine_read, engine_receive, engine_replay, engine_resign,
     engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
@@ -27,8 +28,8 @@ from phx._core.engine cimport (
 from phx._core.membership cimport config_set
 from phx._core.native cimport *
 from phx._core.state cimport (
-    Config, Effects, EngineCounters, EngineOptions, Event, GroupStatus, MEMBERS_MAX, SettleItem,
-    find_group, slot_of,
+    Config, Effects, EngineCounters, EngineOptions, Event, GroupMembers, GroupStatus,
+    MEMBERS_ACTIVE, MEMBERS_LEFT, MEMBERS_MAX, SettleItem, find_group, slot_of,
 )
 
 DEFAULTS = {
@@ -193,6 +194,27 @@ cdef class Engine:
 
     def install(self, group, through, ballot):
         return engine_install(self.e, group, through, ballot)
+
+    def change_members(self, group, bytes members):
+        """A ChangeVerdict. `members`: a value of phx._core.members, with the version after that of
+        the members there are."""
+        return engine_change_members(self.e, group, members, len(members))
+
+    def change_known(self, group, version, bytes members, instance, floor, bint active):
+        return engine_change_known(self.e, group, version, members, len(members), instance, floor,
+                                   active)
+
+    def membership(self, group):
+        """As far as anything has changed; `value`: the membership value, or None."""
+        cdef GroupMembers found
+        if not engine_membership(self.e, group, &found):
+            raise KeyError(group)
+        return {
+            "version": found.version, "instance": found.instance, "floor": found.floor,
+            "active": bool(found.flags & MEMBERS_ACTIVE), "left": bool(found.flags & MEMBERS_LEFT),
+            "value": None if found.value == NULL else PyBytes_FromStringAndSize(
+                <char*>found.value.data, found.value.size),
+        }
 
     def done(self, group, first_seq, count):
         engine_done(self.e, group, first_seq, count)

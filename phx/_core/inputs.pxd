@@ -99,6 +99,24 @@ cdef inline int input_drop_peer(DriverState* s, u32 node) noexcept nogil:
     return result
 
 
+cdef inline int input_change_members(DriverState* s, u32 group, const u8* members,
+                                     u64 nbytes) noexcept nogil:
+    cdef int result = engine_change_members(s.engine, group, members, nbytes)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_CHANGE_MEMBERS, group, 0, 0, 0, <u32>result, members, nbytes)
+    return result
+
+
+cdef inline int input_change_known(DriverState* s, u32 group, u64 version, const u8* members,
+                                   u64 nbytes, u64 instance, u64 floor, bint active) noexcept nogil:
+    cdef int result = engine_change_known(s.engine, group, version, members, nbytes, instance,
+                                          floor, active)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_CHANGE_KNOWN, group, active, instance, floor, <u32>result,
+                    members, nbytes)
+    return result
+
+
 cdef inline void input_supply(DriverState* s, u32 group, u32 peer, u64 first, const u8* entries,
                               u64 nbytes) noexcept nogil:
     if s.trace != NULL:

@@ -29,11 +29,14 @@ cdef bint stranded(Engine* e, Replica* r) noexcept nogil
 # A member was connected, and may have what the others have trimmed: it is asked first.
 cdef void peer_renewed(Engine* e, Replica* r, Peer* p) noexcept nogil
 cdef void on_learn_ask(Engine* e, Replica* r, Peer* p, const LearnAskBody* ask) noexcept nogil
-cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries,
-                   u64 nbytes) noexcept nogil
+# `floor`: of the sender's members.
+cdef void on_learn(Engine* e, Replica* r, Peer* p, u64 floor, const LearnBody* learn,
+                   const u8* entries, u64 nbytes) noexcept nogil
 # Send chosen entries (in the form of engine_supply) to a peer.
 cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
                  u64 nbytes) noexcept nogil
+# One that has just been chosen, unasked.
+cdef void supply_one(Engine* e, Replica* r, Peer* p, u64 instance, Block* body) noexcept nogil
 # The body of a chosen instance, if in memory.
 cdef Block* tail_entry(Replica* r, u64 instance) noexcept nogil
 cdef void settled(Engine* e, Replica* r, u64 through) noexcept nogil

@@ -6,11 +6,17 @@
 
 from libc.string cimport memcmp, memcpy
 
-from phx._core.batch cimport body_check
+from phx._core.ballot cimport ballot_hostile
+from phx._core.batch cimport BODY_MEMBERSHIP, body_check
 from phx._core.codec cimport RECORD_CHOSEN, RECORD_SETTLED, RecordHeader
 from phx._core.effects cimport (
     HALT_BAD_BODY, HALT_CHOSEN_DIFFERS, HALT_CHOSEN_EMPTY, LANE_NOW, answer_room, emit_event,
     emit_record, halt_group, learn_timer, send,
+)
+from phx._core.members cimport Roster, roster_read
+from phx._core.membership cimport (
+    PASS_NEXT, PASS_NOT, PASS_PLAIN, floor_of, floor_with, is_change, members_advanced,
+    members_pass, membership_of, passing, sources,
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_chosen
@@ -54,12 +60,16 @@ cdef inline void progressed(Replica* r) noexcept nogil:
 cdef void advance_chosen(Engine* e, Replica* r, u64 through) noexcept nogil:
     cdef Slot* slot
     cdef Block* body
+    cdef int next
     while r.chosen_through < through:
         slot = window_find(&r.window, r.chosen_through + 1)
         if slot == NULL:
             halt_group(e, r, HALT_CHOSEN_EMPTY)
             return
         body = slot.value
+        next = passing(e, r, r.chosen_through + 1, body) if is_change(body) else PASS_PLAIN
+        if next == PASS_NOT:
+            break
         ring_push(&r.locations, slot.lsn)
         ring_push(&r.tail, <u64><size_t>body)
         ring_push(&e.cached, r.index)
@@ -70,11 +80,16 @@ cdef void advance_chosen(Engine* e, Replica* r, u64 through) noexcept nogil:
         window_advance(&r.window)
         r.chosen_through += 1
         callers_chosen(e, r, body)
+        if next == PASS_NEXT:
+            members_pass(e, r, r.chosen_through, body)
+            break  # nothing above it is held any more
     if r.accepted_last < r.chosen_through:
         r.accepted_last = r.chosen_through
     progressed(r)
     r.announce_due = True
     touch(e, r)
+    if r.members != NULL:
+        members_advanced(e, r)
     cache_evict(e)
     advance_known(e, r)
 
@@ -87,8 +102,12 @@ cdef void advance_known(Engine* e, Replica* r) noexcept nogil:
         if slot == NULL or not slot.flags & SLOT_CHOSEN:
             break
         through += 1
-    if through > r.chosen_through:
+    if through > r.chosen_through and not r.halted and not (r.members != NULL and r.members.due):
         advance_chosen(e, r, through)
+
+
+cdef void heard_floor(Replica* r, u64 floor) noexcept nogil:
+    membership_of(r).heard_floor = max(membership_of(r).heard_floor, floor)
 
 
 cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcept nogil:
@@ -103,6 +122,9 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
         # between may be another value (docs/design/protocol.md, "Watermarks").
         if slot == NULL or not (slot.ballot == ballot or slot.flags & SLOT_CHOSEN):
             break
+        if is_change(slot.value):
+            # The leader of this ballot has counted it.
+            heard_floor(r, ballot)
         known += 1
     if known > r.chosen_through:
         advance_chosen(e, r, known)
@@ -137,7 +159,7 @@ cdef Peer* whom(Engine* e, Replica* r, u32 prefer) noexcept nogil:
         return &e.peers[at]
     for i in range(e.n_slots):
         at = <int>((start + 1 + <int>i) % <int>e.n_slots)
-        if config_has(r, at) and e.peers[at].connected and e.peers[at].node != e.options.node:
+        if sources(r) >> at & 1 and e.peers[at].connected and e.peers[at].node != e.options.node:
             if not useless >> at & 1:
                 return &e.peers[at]
             if found == NULL:
@@ -177,7 +199,7 @@ cdef void learn_tick(Engine* e, Replica* r) noexcept nogil:
 # Somebody is connected, and has not answered that it has nothing of use.
 cdef bint hopeful(Engine* e, Replica* r) noexcept nogil:
     cdef u64 useless = r.below | r.dry
-    cdef u64 left = r.config.members
+    cdef u64 left = sources(r)
     cdef u32 i
     while left:
         i = next_member(&left)
@@ -188,7 +210,7 @@ cdef bint hopeful(Engine* e, Replica* r) noexcept nogil:
 
 # All that are connected have nothing of use, and one of them has trimmed it.
 cdef bint stranded(Engine* e, Replica* r) noexcept nogil:
-    cdef u64 left = r.config.members
+    cdef u64 left = sources(r)
     cdef u32 i
     if r.below == 0 or hopeful(e, r):
         return False
@@ -314,7 +336,14 @@ cdef void supply(Engine* e, Replica* r, Peer* p, u64 first, const u8* entries,
             break
         learn.entries += 1
         at += stride
-    send(e, p, LANE_NOW, MSG_LEARN, 0, r.group, 0, &learn, sizeof(learn), entries, at)
+    send(e, p, LANE_NOW, MSG_LEARN, 0, r.group, floor_of(r), &learn, sizeof(learn), entries, at)
+
+
+cdef void supply_one(Engine* e, Replica* r, Peer* p, u64 instance, Block* body) noexcept nogil:
+    cdef Block* out = entries_append(block_new(64 + body.size), instance, body.data,
+                                     <u32>body.size)
+    supply(e, r, p, instance, out.data, out.size)
+    block_unref(out)
 
 
 # The value that was accepted here is this very one: its record will do.
@@ -336,13 +365,26 @@ cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nby
         block_unref(slot.value)
         slot.value = block_copy(body, nbytes)
         slot.flags |= SLOT_CHOSEN
-        slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, 0, body, nbytes, NULL)
+        slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, floor_with(r, slot.value), body,
+                               nbytes, NULL)
     e.counters.learned_values += 1
     advance_chosen(e, r, instance)
 
 
-cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const u8* entries,
-                   u64 nbytes) noexcept nogil:
+cdef bint floor_told(Replica* r, u64 floor, const u8* body, u32 nbytes) noexcept nogil:
+    """Whoever tells of a value that changes members says a floor of its members with it."""
+    cdef Roster roster
+    if body[0] != BODY_MEMBERSHIP:
+        return True
+    if (not roster_read(&roster, body, nbytes) or floor < roster.ballot
+            or ballot_hostile(floor, r.highest_seen)):
+        return False
+    heard_floor(r, floor)
+    return True
+
+
+cdef void on_learn(Engine* e, Replica* r, Peer* p, u64 floor, const LearnBody* learn,
+                   const u8* entries, u64 nbytes) noexcept nogil:
     cdef SuppliedEntry entry
     cdef u64 at = 0, stride, before = r.chosen_through, known
     cdef bint asked = r.asked_us != 0 and p.node == r.asked_node
@@ -358,13 +400,14 @@ cdef void on_learn(Engine* e, Replica* r, Peer* p, const LearnBody* learn, const
             r.want_through = known
     for i in range(learn.entries):
         stride = entry_stride(entries + at, nbytes - at, sizeof(SuppliedEntry), 8)
-        if stride == 0 or e.poisoned or r.halted:
+        if stride == 0 or e.poisoned or r.halted or (r.members != NULL and r.members.due):
             break
         memcpy(&entry, entries + at, sizeof(entry))
         if entry.instance > r.chosen_through + 1:
             break
         if entry.instance == r.chosen_through + 1:
-            if not body_check(entries + at + sizeof(entry), entry.body_bytes):
+            if not body_check(entries + at + sizeof(entry), entry.body_bytes) or not floor_told(
+                    r, floor, entries + at + sizeof(entry), entry.body_bytes):
                 e.counters.hostile_messages += 1
                 break
             if e.pressure == PRESSURE_FULL and not holds(r, entry.instance,
@@ -419,6 +462,8 @@ cdef void jump(Engine* e, Replica* r, u64 through) noexcept nogil:
     learn_timer(e, r, 0)
     r.confirm_due = True
     touch(e, r)
+    if r.members != NULL:
+        members_advanced(e, r)
     advance_known(e, r)
     want(e, r, r.want_through, r.leader)
 

@@ -8,6 +8,7 @@ from libc.string cimport memcpy
 
 from phx._core.ballot cimport ballot_hostile, ballot_node
 from phx._core.effects cimport LANE_NOW, answer_room, send
+from phx._core.membership cimport floor_of, votes_in
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport (
@@ -212,15 +213,33 @@ cdef void claim_heard(Engine* e, Peer* p, u32 group, u64 ballot) noexcept nogil:
             r.claim = 0
         claim_set(&p.claims, group, 0)
         return
-    if (r == NULL or not config_has(r, p.slot) or ballot_node(ballot) != p.node
-            or ballot_hostile(ballot, r.highest_seen)):
+    if r == NULL or ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen):
         e.counters.hostile_messages += 1
         return
+    # (It may lead under members that are not known here yet: claims_recount.)
     claim_set(&p.claims, group, ballot)
+    if not has_vote(r, p.slot):
+        return
     if ballot > r.highest_seen:
         r.highest_seen = ballot
-    if ballot >= r.claim:
+    if ballot >= r.claim and ballot > floor_of(r):
         r.claim = ballot
+
+
+cdef void claims_recount(Engine* e, Replica* r) noexcept nogil:
+    cdef u64 left = r.config.voters
+    cdef u32 i
+    cdef size_t at
+    cdef vector[Claim]* claims
+    r.claim = 0
+    while left:
+        i = next_member(&left)
+        claims = &e.peers[i].claims
+        at = claim_find(claims, r.group)
+        if at < claims.size() and claims[0][at].group == r.group and (
+                claims[0][at].ballot > max(r.claim, floor_of(r))):
+            r.claim = claims[0][at].ballot
+    e.grants_version += 1
 
 
 cdef void claims_forget(Engine* e, Peer* p) noexcept nogil:
@@ -245,8 +264,9 @@ cdef void find_refused(Engine* e, Peer* p) noexcept nogil:
     p.refused.clear()
     for i in range(p.claims.size()):
         r = find_group(e, p.claims[i].group)
-        if r == NULL or r.halted or r.stopped or r.suspect \
-                or r.promised != p.claims[i].ballot:
+        if r == NULL or r.halted or r.stopped or r.suspect or not votes_in(e, r) \
+                or not has_vote(r, p.slot) or r.promised != p.claims[i].ballot \
+                or p.claims[i].ballot <= floor_of(r):
             p.refused.push_back(p.claims[i].group)
 
 

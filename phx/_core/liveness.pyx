@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from phx._core.effects cimport role_timer
 from phx._core.elections cimport (
     GIVEN_DOUBLINGS, live, may_take, preference, preferred_leader, put_off, refresh_leader,
-    schedule_campaign,
+    schedule_campaign, wish,
 )
 from phx._core.leases cimport claims_forget, heartbeats, lease_until, on_heartbeat, on_heartbeat_ack
 from phx._core.native cimport *
@@ -94,7 +94,7 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
     for i in range(ack.refused):
         memcpy(&group, refused + i * 4, 4)
         r = find_group(e, group)
-        if r != NULL and r.lead != NULL and config_has(r, p.slot):
+        if r != NULL and r.lead != NULL and has_vote(r, p.slot):
             r.lead.refusing |= bit
             republish(e, r)
             prepare_again(e, r, p)
@@ -139,7 +139,7 @@ cdef void watch_lease(Engine* e) noexcept nogil:
 cdef bint ready(Engine* e, Replica* r, u32 node, u32 doublings) noexcept nogil:
     """That member could lead at once, as far as this leader knows."""
     cdef int at = slot_of(e, node)
-    return (at >= 0 and config_has(r, at) and e.peers[at].alive and e.peers[at].connected
+    return (at >= 0 and has_vote(r, at) and e.peers[at].alive and e.peers[at].connected
             and r.lead.progress[at].confirmed + e.options.window // 4 >= r.chosen_through
             and may_take(e, r, at, doublings))
 
@@ -156,17 +156,17 @@ cdef u32 better_leader(Engine* e, Replica* r) noexcept nogil:
     the first that is there counts: a group would otherwise be moved twice while that one catches
     up."""
     cdef u32 order[MEMBERS_MAX]
-    cdef u32 i, own = e.priorities[e.own_slot]
+    cdef u32 i, own = wish(e, r, e.own_slot)
     cdef bint first = True
     preference(e, r, order)
     for i in range(r.config.n_voters):
         # (Nobody asked one of priority 0 to lead, and a node of priority 0 least of all: two that
         # drain are no better than each other.)
-        if order[i] == e.own_slot or e.priorities[order[i]] == 0:
+        if order[i] == e.own_slot or wish(e, r, order[i]) == 0:
             return 0
         if not live(e, order[i]):
             continue
-        if (first or e.priorities[order[i]] > own) and caught_up(e, r, order[i]):
+        if (first or wish(e, r, order[i]) > own) and caught_up(e, r, order[i]):
             return e.slot_node[order[i]]
         first = False
     return 0
@@ -246,7 +246,7 @@ cdef u32 next_leader(Engine* e, Replica* r, u32 least) noexcept nogil:
     cdef u32 i
     preference(e, r, order)
     for i in range(r.config.n_voters):
-        if (e.priorities[order[i]] >= least
+        if (wish(e, r, order[i]) >= least
                 and ready(e, r, e.slot_node[order[i]], ASKED_DOUBLINGS)):
             return e.slot_node[order[i]]
     return 0

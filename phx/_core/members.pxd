@@ -2,10 +2,10 @@
 
 It is alone in its instance. Body header (batch.pxd, 24 bytes) with kind BODY_MEMBERSHIP, `runs` the
 number of members, `values` 0, and `epoch` P: the ballot of the leader that packed it, which those
-of the new configuration are above. Nothing proposes one yet, and body_check refuses it. Then
+of the new configuration are above. Then
 
     offset  size  field
-    24      8     version   of the configuration that holds from the next instance on; at least 2
+    24      8     version   of the members from the next instance on; 2 to 2**32 - 1
     32      …     members, by ascending node id
 
 and each member

@@ -46,7 +46,7 @@ cdef bint roster_read(Roster* out, const u8* data, u64 count) noexcept nogil:
     out.time_us = header.time_us
     out.count = header.runs
     memcpy(&out.version, data + BODY_HEADER_BYTES, VERSION_BYTES)
-    if out.version < 2:
+    if out.version < 2 or out.version >> 32 != 0:
         return False
     for i in range(out.count):
         if count - at < sizeof(one):

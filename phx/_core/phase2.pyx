@@ -12,9 +12,11 @@ from phx._core.batch cimport (
     body_check, body_noop,
     items_fit,
 )
-from phx._core.effects cimport HALT_BAD_BODY, LANE_NOW, broadcast, halt_group, role_timer, send
+from phx._core.effects cimport HALT_BAD_BODY, LANE_NOW, cast, halt_group, role_timer, send
 from phx._core.learner cimport advance_chosen, tail_entry
-from phx._core.membership cimport by_slot
+from phx._core.membership cimport (
+    by_slot, change_dropped, is_change, membership_of, sources,
+)
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_entered, callers_low_water, pending_pop
 from phx._core.state cimport *
@@ -55,6 +57,7 @@ cdef void lead_free(Replica* r) noexcept nogil:
     """Whatever is pending must have been dropped."""
     if r.lead == NULL:
         return
+    change_dropped(r)
     phase1_free(r.lead)
     while not pending_empty(r.lead):
         block_unref(pending_first(r.lead).block)
@@ -84,8 +87,8 @@ cdef void send_accept(Engine* e, Replica* r, Peer* only, u64 instance, Block* bo
              body.data, body.size)
     else:
         r.lead.watermark_sent = r.chosen_through
-        broadcast(e, LANE_NOW, MSG_ACCEPT, flags, r.group, r.lead.ballot, &a, sizeof(a),
-                  body.data, body.size)
+        cast(e, r.config.voters, LANE_NOW, MSG_ACCEPT, flags, r.group, r.lead.ballot, &a,
+             sizeof(a), body.data, body.size)
 
 
 cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
@@ -93,6 +96,9 @@ cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
     if not body_check(body.data, body.size):
         halt_group(e, r, HALT_BAD_BODY)
         return
+    if is_change(body):
+        membership_of(r).change = r.lead.next
+        republish(e, r)
     vote.lsn_end = accept(e, r, r.lead.ballot, r.lead.next, body)
     vote.ballot = r.lead.ballot
     vote.instance = r.lead.next
@@ -201,6 +207,30 @@ cdef Block* pack(Engine* e, Replica* r) noexcept nogil:
     return out
 
 
+cdef bint may_go_on(Engine* e, Replica* r) noexcept nogil:
+    """Values may be proposed, as far as members go: none above one that changes these (M1, M2)."""
+    cdef Membership* m = r.members
+    cdef Lead* lead = r.lead
+    cdef Block* body
+    if m.change:
+        return False
+    if lead.phase1 != NULL or lead.next != r.chosen_through + 1:
+        return m.wanted == NULL
+    if m.wanted != NULL:
+        # All below is chosen, and of above this ballot has neither proposed nor heard anything.
+        body = m.wanted
+        m.wanted = NULL
+        propose(e, r, body)
+        block_unref(body)
+        return False
+    if m.value != NULL and lead.next == m.instance + 1 and pending_empty(lead):
+        # The first instance of these members says that they hold all below (M6).
+        body = body_noop(lead.ballot, e.wall_us)
+        propose(e, r, body)
+        block_unref(body)
+    return True
+
+
 cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
     cdef Lead* lead = r.lead
     cdef Block* body
@@ -214,7 +244,7 @@ cdef void propose_what_can_be(Engine* e, Replica* r) noexcept nogil:
         lead.durable_through = r.chosen_through
     if lead.phase1 != NULL:
         recover(e, r)
-    if e.pressure:
+    if e.pressure or (r.members != NULL and not may_go_on(e, r)):
         return
     while not pending_empty(lead) and lead.next > lead.recover_through and room(e,
                                  r) and not r.halted:
@@ -252,7 +282,8 @@ cdef void send_watermark(Engine* e, Replica* r, Peer* only) noexcept nogil:
     if only != NULL:
         send(e, only, LANE_NOW, MSG_CHOSEN, 0, r.group, r.lead.ballot, &body, sizeof(body), NULL, 0)
     else:
-        broadcast(e, LANE_NOW, MSG_CHOSEN, 0, r.group, r.lead.ballot, &body, sizeof(body), NULL, 0)
+        cast(e, sources(r), LANE_NOW, MSG_CHOSEN, 0, r.group, r.lead.ballot, &body, sizeof(body),
+             NULL, 0)
 
 
 cdef void tell_watermark(Engine* e, Replica* r) noexcept nogil:
@@ -269,7 +300,7 @@ cdef void resend_to(Engine* e, Replica* r, Peer* p, Progress* progress) noexcept
     cdef Slot* slot
     if progress.confirmed < r.chosen_through:
         send_watermark(e, r, p)
-    while instance < r.lead.next and sent < RESEND_BYTES:
+    while instance < r.lead.next and sent < RESEND_BYTES and has_vote(r, p.slot):
         slot = window_find(&r.window, instance)
         if slot == NULL:
             break
@@ -293,7 +324,8 @@ cdef void resend_what_is_missing(Engine* e, Replica* r) noexcept nogil:
         progress = &r.lead.progress[i]
         if i == e.own_slot or not e.peers[i].connected:
             continue
-        if progress.confirmed >= r.chosen_through and progress.through >= r.lead.next - 1:
+        if progress.confirmed >= r.chosen_through and (
+                progress.through >= r.lead.next - 1 or not has_vote(r, i)):
             continue
         if r.lead.next == r.chosen_through + 1 and progress.confirmed >= r.chosen_through:
             continue

@@ -9,6 +9,7 @@ from libc.string cimport memcpy
 from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport LANE_NOW, answer_room, send
 from phx._core.leases cimport group_lease_until
+from phx._core.membership cimport changing, votes_in
 from phx._core.native cimport *
 from phx._core.read_table cimport reads_leave, reads_of
 from phx._core.state cimport *
@@ -79,7 +80,9 @@ cdef Standing standing(Engine* e, Replica* r) noexcept nogil:
         return NOT_LEADING
     # What was chosen below its ballot is among what its phase 1 found, or was learned before.
     # (A suspect replica has heard of all of it as well; it is not asked before it is whole.)
-    if r.lead.phase1 != NULL or r.chosen_through < r.lead.recover_through or r.suspect:
+    # (A membership value that is open ends this leadership.)
+    if (r.lead.phase1 != NULL or r.chosen_through < r.lead.recover_through or r.suspect
+            or changing(r)):
         return UNFINISHED
     return CHECKED if group_lease_until(e, r) > e.now_us else UNCHECKED
 
@@ -189,7 +192,7 @@ cdef void points_asked(Engine* e, Replica* r, u32 at, u64 round) noexcept nogil:
 # --- members
 
 cdef bint may_vouch(Engine* e, Replica* r) noexcept nogil:
-    return has_vote(r, e.own_slot) and not r.suspect and not r.halted and not e.poisoned
+    return votes_in(e, r) and not r.suspect and not r.halted and not e.poisoned
 
 
 cdef u64 accepted_through(Replica* r) noexcept nogil:

@@ -11,7 +11,7 @@ from phx._core.batch cimport (
     ITEM_HEADER_BYTES, RunIterator, items_check, items_fit, items_prefix, run_begin, run_next,
 )
 from phx._core.effects cimport LANE_NOW, callers_timer, emit_event, send
-from phx._core.membership cimport by_slot
+from phx._core.membership cimport by_slot, is_removed
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport (
@@ -111,7 +111,7 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
     c.next_seq = first_seq + count
     if e.poisoned:
         return VERDICT_POISONED_REJECTED
-    if r.stopped or r.halted or e.resigned:
+    if r.stopped or r.halted or e.resigned or is_removed(r):
         return VERDICT_STOPPED_REJECTED
     run.block = block_ref(block)
     run.offset = offset

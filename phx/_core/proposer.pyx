@@ -10,7 +10,7 @@ from phx._core.acceptor cimport follow, promise, refuse, report
 from phx._core.ballot cimport ballot_hostile, ballot_node
 from phx._core.batch cimport body_check
 from phx._core.effects cimport (
-    HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, broadcast, emit_record, halt_group, role_timer, send,
+    HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, cast, emit_record, halt_group, role_timer, send,
     tell_leader,
 )
 from phx._core.elections cimport (
@@ -19,6 +19,7 @@ from phx._core.elections cimport (
 )
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
 from phx._core.learner cimport note_watermark, stranded, tail_entry, want
+from phx._core.membership cimport floor_of, is_change
 from phx._core.native cimport *
 from phx._core.phase2 cimport (
     compute_chosen, lead_free, lead_new, phase1_free, phase1_new, propose_what_can_be,
@@ -66,7 +67,8 @@ cdef void campaign(Engine* e, Replica* r) noexcept nogil:
         prepare(e, r, 0)
         return
     ask.chosen_through = r.chosen_through
-    broadcast(e, LANE_NOW, MSG_PREVOTE, 0, r.group, asked_ballot(e, r), &ask, sizeof(ask), NULL, 0)
+    cast(e, r.config.voters, LANE_NOW, MSG_PREVOTE, 0, r.group, asked_ballot(e, r), &ask,
+         sizeof(ask), NULL, 0)
     role_timer(e, r, e.now_us + 2 * e.options.election_us)
 
 
@@ -139,8 +141,7 @@ cdef void on_prevote_reply(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags,
 # --- phase 1
 
 cdef u32 hold_ranges(Engine* e, Replica* r, HoldRange* out) noexcept nogil:
-    """What this node has accepted, so that nobody sends it again: same (instance, ballot),
-            same value (U6)."""
+    """What this node has accepted, and nobody need send: same (instance, ballot), same value."""
     cdef u32 count = 0
     cdef u64 instance = r.chosen_through + 1
     cdef Slot* slot
@@ -176,8 +177,8 @@ cdef void send_prepare(Engine* e, Replica* r, Peer* only) noexcept nogil:
         send(e, only, LANE_LATER, MSG_PREPARE, 0, r.group, r.lead.ballot, &ask, sizeof(ask),
              holds, ask.holds * sizeof(HoldRange))
     else:
-        broadcast(e, LANE_LATER, MSG_PREPARE, 0, r.group, r.lead.ballot, &ask, sizeof(ask),
-                  holds, ask.holds * sizeof(HoldRange))
+        cast(e, r.config.voters, LANE_LATER, MSG_PREPARE, 0, r.group, r.lead.ballot, &ask,
+             sizeof(ask), holds, ask.holds * sizeof(HoldRange))
 
 
 cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
@@ -206,6 +207,7 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
     lead.phase1.released = released
     lead.phase1.promised[e.own_slot].chosen_through = r.chosen_through
     lead.ballot = ballot
+    lead.claim_version = 0
     lead.first = r.chosen_through + 1
     lead.next = lead.first
     lead.recover_through = 0
@@ -250,7 +252,7 @@ cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBo
         return
     if ballot > r.highest_seen:
         r.highest_seen = ballot
-    if ballot < r.promised:
+    if ballot < r.promised or ballot <= floor_of(r):
         refuse(e, r, p, ballot, REFUSE_BALLOT, r.leader)
         return
     if ballot > r.promised:
@@ -399,6 +401,7 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
     cdef u64 instance = r.chosen_through + 1
     cdef Slot* slot
     cdef size_t i
+    cdef bint ends = False
     while instance <= r.accepted_last:
         slot = window_find(&r.window, instance)
         if slot != NULL:
@@ -406,8 +409,11 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
                   slot.value)
         instance += 1
     for i in range(lead.phase1.reported.size()):
-        if lead.phase1.reported[i].value != NULL:
+        if (lead.phase1.reported[i].value != NULL and not ends
+                and lead.phase1.reported[i].instance > r.chosen_through):
             lead.recover_through = lead.phase1.reported[i].instance
+            # Nothing goes above it under these members (M2). What was told above was not chosen.
+            ends = is_change(lead.phase1.reported[i].value)
     lead.next = r.chosen_through + 1
     lead.durable_through = r.chosen_through
     lead.since_us = e.now_us
@@ -415,11 +421,15 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
         lead.progress[i].seen_us = e.now_us
     r.role = ROLE_LEADING
     r.failures = 0
-    claim_add(e, r, lead.ballot)
-    lead.claim_version = e.claim_version
     lead.refusing = 0
-    r.leader = e.options.node
-    tell_leader(e, r)
+    if ends:
+        # Its ballot may be above the floor. If its program heard of it the epoch would fall.
+        lead.claim_version = NO_CLAIM
+    else:
+        claim_add(e, r, lead.ballot)
+        lead.claim_version = e.claim_version
+        r.leader = e.options.node
+        tell_leader(e, r)
     # An adopted slot may hold somebody else's value in place of ours, so our callers' values are
     # handed out again; what is chosen twice is applied once.
     pending_drop_own(e, r)
@@ -438,7 +448,7 @@ cdef void on_accept(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const 
         return
     if ballot > r.highest_seen:
         r.highest_seen = ballot
-    if ballot < r.promised:
+    if ballot < r.promised or ballot <= floor_of(r):
         refuse(e, r, p, ballot, REFUSE_BALLOT, r.leader)
         return
     if e.poisoned:

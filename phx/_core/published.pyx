@@ -4,6 +4,7 @@
 # cython: initializedcheck=False, binding=False
 """Read points of groups that are led here; see published.pxd."""
 
+from phx._core.membership cimport changing
 from phx._core.native cimport *
 from phx._core.port cimport phx_now_us
 from phx._core.state cimport ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, next_member
@@ -38,7 +39,7 @@ cdef bint leads_and_ready(Replica* r) noexcept nogil:
     cdef Lead* lead = r.lead
     return (r.role == ROLE_LEADING and lead != NULL and lead.ballot == r.promised
             and lead.phase1 == NULL and r.chosen_through >= lead.recover_through
-            and not r.suspect and not r.halted)
+            and not r.suspect and not r.halted and not changing(r))
 
 
 cdef void publish_group(PublishedGroup* g, Replica* r) noexcept nogil:

@@ -9,3 +9,5 @@ cdef GroupReads* reads_of(Engine* e, Replica* r) noexcept nogil
 cdef void reads_leave(Engine* e, Replica* r) noexcept nogil
 # Then a question that was not answered is asked again.
 cdef u64 pause_us(Engine* e) noexcept nogil
+# The group has other members: every quorum read is asked again, of these (reads.md, section 5).
+cdef void reads_again(Engine* e, Replica* r) noexcept nogil

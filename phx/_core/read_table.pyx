@@ -34,5 +34,19 @@ cdef void reads_leave(Engine* e, Replica* r) noexcept nogil:
     r.reads = NULL
 
 
+cdef void reads_again(Engine* e, Replica* r) noexcept nogil:
+    cdef size_t i
+    cdef Asking* a
+    if r.reads == NULL:
+        return
+    a = &r.reads.quorum
+    for i in range(a.tickets.size()):
+        a.tickets[i].first = 0
+        a.tickets[i].told_us = 0
+    a.awaited = False
+    r.reads.told.clear()
+    reads_line(e, r)
+
+
 cdef u64 pause_us(Engine* e) noexcept nogil:
     return e.options.heartbeat_us // 2

@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 
 from phx._core.ballot cimport ballot_counter, ballot_make, ballot_next, ballot_node
 from phx._core.codec cimport RECORD_SUSPECT, RecordHeader
-from phx._core.effects cimport LANE_NOW, broadcast, emit_event, emit_record, random_below, send
+from phx._core.effects cimport LANE_NOW, cast, emit_event, emit_record, random_below, send
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport FLAG_LOW, MSG_PREVOTE, MSG_REJOIN, PrevoteBody, RejoinBody
@@ -86,7 +86,8 @@ cdef void rejoin_ask(Engine* e, Replica* r) noexcept nogil:
     e.rejoin_next_us = e.now_us + REJOIN_GAP_US
     r.rejoin_due = True
     ask.chosen_through = r.chosen_through
-    broadcast(e, LANE_NOW, MSG_PREVOTE, 0, r.group, asked_ballot(e, r), &ask, sizeof(ask), NULL, 0)
+    cast(e, r.config.voters, LANE_NOW, MSG_PREVOTE, 0, r.group, asked_ballot(e, r), &ask,
+         sizeof(ask), NULL, 0)
 
 
 cdef void rejoin_answered(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noexcept nogil:

@@ -7,8 +7,10 @@
 from libc.string cimport memcpy
 
 from phx._core.ballot cimport ballot_hostile, ballot_node
-from phx._core.learner cimport note_watermark, on_learn, on_learn_ask
+from phx._core.barrier cimport on_config, on_config_ask, other_version
+from phx._core.learner cimport note_watermark, on_learn, on_learn_ask, want
 from phx._core.liveness cimport on_beat, on_beat_ack, on_rejoin
+from phx._core.membership cimport is_removed, knows_below, votes_in
 from phx._core.native cimport *
 from phx._core.points cimport on_read_ask
 from phx._core.proposals cimport on_forward, on_forward_reply
@@ -39,6 +41,7 @@ cdef union Fixed:
     RejoinBody rejoin
     ReadAskBody read_ask
     ReadPointBody read_point
+    ConfigBody config
 
 
 cdef u64 rest_wanted(u8 kind, Fixed* f) noexcept nogil:
@@ -57,6 +60,8 @@ cdef u64 rest_wanted(u8 kind, Fixed* f) noexcept nogil:
         return <u64>f.read_ask.groups * sizeof(GroupAsked)
     if kind == MSG_READ_POINT:
         return <u64>f.read_point.points * sizeof(PointAnswer)
+    if kind == MSG_CONFIG:
+        return f.config.bytes
     return 0
 
 
@@ -103,8 +108,40 @@ cdef bint route_suspect(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed*
     return True
 
 
+cdef void route_accept_for_none(Engine* e, Replica* r, Peer* p, MessageHeader* h,
+                                Fixed* f) noexcept nogil:
+    """This node has no vote there, or does not know yet what is below it: it learns."""
+    if h.kind == MSG_ACCEPT and ballot_node(h.ballot) == p.node:
+        note_watermark(e, r, h.ballot, f.accept.watermark)
+    if not knows_below(r):
+        want(e, r, r.members.instance, p.node)
+
+
+cdef void route_member(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest,
+                       u64 left) noexcept nogil:
+    """What is said among members of one version (M3); a forward is of none."""
+    cdef u64 through = f.accept.watermark if h.kind == MSG_ACCEPT else 0
+    if (h.config != r.version or is_removed(r)) and not other_version(e, r, p, h, through):
+        return
+    # (The old leader of a disjoint change gives the group to one of members that it is none of.)
+    if not config_has(r, p.slot) and h.kind != MSG_TRANSFER:
+        e.counters.hostile_messages += 1
+    elif h.kind == MSG_FORWARD:
+        on_forward(e, r, p, &f.forward, rest)
+    elif h.kind == MSG_FORWARD_REPLY:
+        on_forward_reply(e, r, p, &f.forward_reply)
+    elif r.halted or e.poisoned:
+        return
+    elif (h.kind == MSG_PREVOTE or h.kind == MSG_PREPARE or h.kind == MSG_ACCEPT) and not votes_in(
+            e, r):
+        route_accept_for_none(e, r, p, h, f)
+    elif not (r.suspect and route_suspect(e, r, p, h, f)):
+        route_vote(e, r, p, h, f, rest, left)
+
+
 cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f, const u8* rest,
                       u64 left) noexcept nogil:
+    """What is chosen is told by anybody, to anybody: also to who is no member yet, or any more."""
     if h.kind == MSG_LEARN_ASK:
         # A halted group may hold what others know to be wrong: it supplies nothing.
         if not r.halted:
@@ -112,20 +149,22 @@ cdef void route_group(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f
     elif h.kind == MSG_LEARN:
         # A leader learns nothing from elsewhere: what it has proposed, it hears of by acceptances.
         if r.role != ROLE_LEADING:
-            on_learn(e, r, p, &f.learn, rest, left)
+            on_learn(e, r, p, h.ballot, &f.learn, rest, left)
     elif h.kind == MSG_CHOSEN:
         if ballot_node(h.ballot) != p.node:
             e.counters.hostile_messages += 1
-        elif r.role != ROLE_LEADING and not r.halted:
+        elif r.role != ROLE_LEADING and not r.halted and not is_removed(r):
+            if h.config > r.version:
+                other_version(e, r, p, h, f.chosen.through)
             note_watermark(e, r, h.ballot, f.chosen.through)
             r.confirm_due = True
             touch(e, r)
-    elif h.kind == MSG_FORWARD:
-        on_forward(e, r, p, &f.forward, rest)
-    elif h.kind == MSG_FORWARD_REPLY:
-        on_forward_reply(e, r, p, &f.forward_reply)
-    elif not r.halted and not e.poisoned and not (r.suspect and route_suspect(e, r, p, h, f)):
-        route_vote(e, r, p, h, f, rest, left)
+    elif h.kind == MSG_CONFIG:
+        on_config(e, r, p, h, &f.config, rest)
+    elif h.kind == MSG_CONFIG_ASK:
+        on_config_ask(e, r, p, h)
+    else:
+        route_member(e, r, p, h, f, rest, left)
 
 
 cdef void route(Engine* e, Peer* p, const u8* data, u32 length) noexcept nogil:
@@ -156,7 +195,7 @@ cdef void route(Engine* e, Peer* p, const u8* data, u32 length) noexcept nogil:
         on_read_point(e, p, h.flags, &f.read_point, rest)
         return
     r = find_group(e, h.group)
-    if r == NULL or h.space != 0 or h.config != 1 or not config_has(r, p.slot):
+    if r == NULL or h.space != 0 or h.config == 0:
         e.counters.hostile_messages += 1
         return
     route_group(e, r, p, &h, &f, rest, left)

@@ -2,7 +2,8 @@
 
 Structs only. Which module may change what:
 
-    membership Replica.config, Engine.configs, slots
+    membership Replica.config, members and version, Engine.configs, slots
+    barrier    a change of members, in messages and on its way
     peers      who is connected
     acceptor   promised, slots' accepted ballot and value, acknowledgements
     learner    chosen_through, tail, locations, catch-up
@@ -63,6 +64,13 @@ cdef struct GroupStatus:
     u64 accepted_last            # highest instance with an acceptance
     u32 waiting_values           # of this node's callers
 
+cdef struct GroupMembers:
+    u32 version                  # 1: as the node's options have them
+    u8 flags                     # MembersFlag
+    u64 instance                 # the value that made them
+    u64 floor
+    Block* value                 # it (members.pxd), or NULL; the caller takes its own reference
+
 cdef struct EngineCounters:
     u64 elections
     u64 adopted_values
@@ -85,6 +93,7 @@ cdef struct EngineCounters:
 
 cdef enum:
     NO_CEILING = 0xFFFFFFFFFFFFFFFF
+    NO_CLAIM = 0xFFFFFFFFFFFFFFFF
     PRIORITY_USUAL = 100
     PRIORITY_MAX = 255
 
@@ -121,6 +130,9 @@ cdef enum EventKind:
     # The ceiling should be raised to counter `first_seq`, durably (engine_ceiling); what would be
     # above it waits. Told once, and again after each time that it was raised.
     EVENT_CEILING = 6
+    # the group has other members since instance `first_seq`: version `count`; verdict: MembersFlag.
+    # Told when it is so here, when they are active, and by the start
+    EVENT_MEMBERS = 7
 
 cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_TIMED_OUT_REJECTED = 1   # never entered a record or an Accept
@@ -244,7 +256,7 @@ cdef struct Lead:            # exists from the start of phase 1 until stepping d
     u64 open_bytes
     u64 pending_bytes
     u64 since_us
-    u64 claim_version        # of our led set, when this claim entered it
+    u64 claim_version        # of our led set, when this claim entered it; NO_CLAIM: it never does
     u64 refusing             # members whose last acknowledgement did not grant this group, as bits
     bint kept                # somebody had it moved here: balance leaves it
     Phase1* phase1           # NULL once everything found by it has been proposed
@@ -341,6 +353,34 @@ cdef struct Given:           # a member that this group was given to, and that d
     u64 ballot               # that was given up the last time,
     u64 since_us             # and when
 
+cdef enum MembersFlag:       # also in RECORD_MEMBERS
+    MEMBERS_ACTIVE = 1       # the members before may be forgotten
+    MEMBERS_HELD = 2         # every value up to their instance is here
+    MEMBERS_LEFT = 4         # this node was a member, and is none of these
+
+cdef struct Membership:      # of a group whose members were ever changed, or may have been
+    u64 instance             # of the value that made them; 0: none did
+    u64 floor                # their ballots are above it
+    u64 lsn                  # of the record that says all this
+    Block* value             # NULL: they are those of the node's options
+    u8 flags                 # MembersFlag
+    bint due                 # a leader or candidate knows the next value: it ends, and then passes
+    bint fresh               # who leads, and when to try, is to be looked at anew
+    bint ended               # callers have heard that this node is no member any more
+    u64 before               # slots of the members before, until these are active
+    u64 heard_floor          # at least that of any membership value told so far
+    u64 gave                 # the ballot that this node led in when it left
+    # of a leader
+    Block* wanted            # the next value, until it is proposed
+    u64 change               # the instance where it is; 0: it is not
+    # of what is not known yet
+    u64 tellers              # slots of peers that know of newer members: they are asked for the log
+    u64 asked                # slots of peers that were asked for newer members,
+    u64 asked_us             # the last one then
+    u32 heard_version        # what was told unasked, and by whom
+    u32 heard_crc
+    u64 heard_by
+
 cdef struct Replica:
     u32 group
     u32 index                # in Engine.replicas
@@ -356,6 +396,7 @@ cdef struct Replica:
     bint rejoin_due          # its leader is to be asked when `followers` are enough
     u64 supplied             # members whose question about the log was answered in this turn
     Config* config           # whose votes count; shared with other groups
+    Membership* members      # NULL: as the node's options have them, and nobody has said otherwise
     # acceptor
     u64 promised
     u64 promise_lsn
@@ -391,6 +432,7 @@ cdef struct Replica:
     bint below_told          # EVENT_BELOW has been told since somebody was asked
     u64 below_floor          # that floor
     u32 failures             # attempts to lead since the last success
+    u32 version              # of its members; 1: those of the node's options
     vector[Given] given      # transfers that nobody has taken yet
     # who leads
     u64 claim                # highest ballot that a live node claims to lead with

@@ -12,6 +12,7 @@ from phx._core.native cimport *
 from phx._core.ballot cimport ballot_counter
 from phx._core.codec cimport (
     RECORD_ACCEPT, RECORD_CHOSEN, RECORD_FLOOR, RECORD_GROUP, RECORD_HEADER_BYTES, RECORD_MARK,
+    RECORD_MEMBERS,
     RECORD_NODE, RECORD_PEER, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
     record_check, record_salt)
 from phx._core.disk cimport DiskApi, disk_folder_look
@@ -64,7 +65,8 @@ cdef void tally_group(Tally* t, const RecordHeader* h) noexcept nogil:
 
 cdef void tally_counter(Tally* t, const RecordHeader* h, const u8* body) noexcept nogil:
     cdef u64 above = 0
-    if h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT or h.kind == RECORD_SUSPECT:
+    if (h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT or h.kind == RECORD_SUSPECT
+            or h.kind == RECORD_MEMBERS):
         t.counter = max(t.counter, ballot_counter(h.ballot))
     if h.kind == RECORD_SUSPECT and h.ballot == 0 and h.body_bytes == sizeof(above):
         # The ceiling of the journal that was lost.
@@ -88,6 +90,7 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
         pass
     elif h.group < GROUPS_MOST and (h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT
                                     or h.kind == RECORD_CHOSEN or h.kind == RECORD_GROUP
+                                    or h.kind == RECORD_MEMBERS
                                     or h.kind == RECORD_SETTLED or h.kind == RECORD_SUSPECT):
         tally_group(t, h)
         tally_counter(t, h, body)

@@ -67,6 +67,9 @@ cdef enum TraceKind:
     TRACE_PRIORITY = 41          # first: priority of this node
     TRACE_ADD_PEER = 42          # peer; body: its store id, if that is known; result
     TRACE_DROP_PEER = 43         # peer; result
+    TRACE_CHANGE_MEMBERS = 44    # group; body: membership value; result
+    # group, peer: 1: active, first: instance, second: floor; body: membership value; result
+    TRACE_CHANGE_KNOWN = 45
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events;
     # points
     TRACE_TURN = 48

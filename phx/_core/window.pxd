@@ -45,6 +45,10 @@ cdef void window_advance(Window* w) noexcept nogil
 # depends on the slots that there are, not on how far it goes.
 cdef void window_jump(Window* w, u64 base) noexcept nogil
 
+# Forget the slots above `instance` that were accepted in `ballot` or a lower one, and are not known
+# to be chosen. The highest instance that is left; 0: none is.
+cdef u64 window_cut(Window* w, u64 instance, u64 ballot) noexcept nogil
+
 cdef void ring_push(Ring* r, u64 item) noexcept nogil
 cdef u64 ring_pop(Ring* r) noexcept nogil
 cdef void ring_free(Ring* r) noexcept nogil

@@ -85,6 +85,22 @@ cdef void window_jump(Window* w, u64 base) noexcept nogil:
     w.base = base
 
 
+cdef u64 window_cut(Window* w, u64 instance, u64 ballot) noexcept nogil:
+    cdef u64 last = 0
+    cdef u32 i
+    cdef Slot* slot
+    for i in range(w.capacity):
+        slot = &w.slots[(w.head + i) & (w.capacity - 1)]
+        if slot.value == NULL:
+            continue
+        if w.base + i > instance and slot.ballot <= ballot and not slot.flags & SLOT_CHOSEN:
+            block_unref(slot.value)
+            memset(slot, 0, sizeof(Slot))
+        else:
+            last = w.base + i
+    return last
+
+
 cdef void ring_push(Ring* r, u64 item) noexcept nogil:
     cdef u64* items
     cdef u32 first

@@ -11,7 +11,7 @@ Message header (24 bytes):
     5       1     flags
     6       2     space    0
     8       4     group
-    12      4     config   configuration version of the group at the sender
+    12      4     config   configuration version of the group at the sender; 1: that of its options
     16      8     ballot
 
 What each message promises is said beside the function that sends it
@@ -45,12 +45,14 @@ cdef enum MessageKind:
     MSG_REJOIN = 17
     MSG_READ_ASK = 18
     MSG_READ_POINT = 19
+    MSG_CONFIG = 20
+    MSG_CONFIG_ASK = 21
 
 cdef enum RefuseReason:
     REFUSE_BALLOT = 1        # a higher ballot is promised: `promised`
     REFUSE_LEASED = 2        # a grant to `leader` still runs here
     REFUSE_STOPPED = 3       # answer to a Transfer: cannot lead this group
-    REFUSE_CONFIG = 4        # another configuration version is known here
+    REFUSE_CONFIG = 4        # a newer configuration is known here: the one in the header
 
 cdef enum PrevoteVerdict:
     PREVOTE_OK = 1
@@ -67,6 +69,7 @@ cdef enum MessageFlag:
     FLAG_MORE = 8            # Promise: last page of this reply, but there is more to be asked for
     # ReadAsk: whoever has votes is to answer, not the leader; ReadPoint: to such a question
     FLAG_QUORUM = 1
+    FLAG_ACTIVE = 1          # Config: the members before may be forgotten
 
 cdef enum PointVerdict:
     POINT_OK = 1
@@ -148,7 +151,8 @@ cdef packed struct LearnAskBody:
     u64 first
     u64 last
 
-# then `entries` × (SuppliedEntry, body, zeros to 8), contiguous from first
+# then `entries` × (SuppliedEntry, body, zeros to 8), contiguous from first; ballot: the floor of
+# the sender's members, at least that of any membership value among these (0: it knows of none)
 cdef packed struct LearnBody:
     u64 first
     u64 chosen_through
@@ -225,8 +229,14 @@ cdef packed struct PointAnswer:
     u64 instance                     # POINT_OK: what is chosen, or accepted, is at most this
     u64 ballot                       # of the leadership that answers, or that is known instead
 
+cdef packed struct ConfigBody:       # then the membership value; its version is `config`
+    u64 instance                     # that made them the members
+    u64 floor                        # their ballots are above it
+    u32 bytes
+    u32 pad
+
 # Append a message to `out`; returns `out`, which may have moved.
-cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,
+cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u32 config, u64 ballot,
                            const void* fixed, u32 fixed_bytes, const void* body,
                            u64 body_bytes) noexcept nogil
 # Bytes of the fixed part of a message of this kind; huge for a kind that does not exist.

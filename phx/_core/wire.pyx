@@ -51,10 +51,14 @@ cdef u32 message_fixed_bytes(u8 kind) noexcept nogil:
         return sizeof(ReadAskBody)
     if kind == MSG_READ_POINT:
         return sizeof(ReadPointBody)
+    if kind == MSG_CONFIG:
+        return sizeof(ConfigBody)
+    if kind == MSG_CONFIG_ASK:
+        return 0
     return UNKNOWN_KIND
 
 
-cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,
+cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u32 config, u64 ballot,
                            const void* fixed, u32 fixed_bytes, const void* body,
                            u64 body_bytes) noexcept nogil:
     cdef MessageHeader header
@@ -63,7 +67,7 @@ cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u64 ballot,
     header.flags = flags
     header.space = 0
     header.group = group
-    header.config = 1
+    header.config = config
     header.ballot = ballot
     out = block_reserve(out, header.length)
     out = block_append(out, &header, sizeof(header))

@@ -14,10 +14,10 @@ FRAME_HEADER_BYTES = 32
 RECORD_HEADER = struct.Struct("<IIBBHIQQ")
 MESSAGE_HEADER = struct.Struct("<IBBHIIQ")
 
-PROMISE, ACCEPT, CHOSEN, NODE, PEER, FLOOR, MARK, GROUP, SETTLED, SUSPECT = range(1, 11)
+PROMISE, ACCEPT, CHOSEN, NODE, PEER, FLOOR, MARK, GROUP, SETTLED, SUSPECT, MEMBERS = range(1, 12)
 RECORD_NAMES = [
     "?", "PROMISE", "ACCEPT", "CHOSEN", "NODE", "PEER", "FLOOR", "MARK", "GROUP", "SETTLED",
-    "SUSPECT",
+    "SUSPECT", "MEMBERS",
 ]  # fmt: skip
 
 FLAG_LAST, FLAG_WHOLE, FLAG_NEED_WHOLE, FLAG_TRANSFER = 1, 2, 4, 8
@@ -61,6 +61,8 @@ KINDS: dict[int, tuple[str, struct.Struct, list[str]]] = {
     17: ("Rejoin", struct.Struct("<Q"), ["chosen"]),
     18: ("ReadAsk", struct.Struct("<QII"), ["round", "count", "_"]),
     19: ("ReadPoint", struct.Struct("<QII"), ["round", "count", "_"]),
+    20: ("Config", struct.Struct("<QQII"), ["instance", "floor", "nbytes", "_"]),
+    21: ("ConfigAsk", struct.Struct("<"), []),
 }  # fmt: skip
 NUMBERS = {name: kind for kind, (name, _, _) in KINDS.items()}
 SHOWN = {
@@ -83,6 +85,8 @@ SHOWN = {
     "Rejoin": ["chosen"],
     "ReadAsk": [],
     "ReadPoint": [],
+    "Config": ["instance", "floor"],
+    "ConfigAsk": [],
 }
 
 
@@ -127,6 +131,7 @@ class Message:
     dest: int = 0
     after: int = 0  # leaves when the sender's journal is durable up to here
     sent_us: int = 0
+    config: int = 1  # version of the members that the sender knows
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> int:
@@ -177,6 +182,8 @@ class Message:
         parts = [f"{self.source}→{self.dest} {self.name}"]
         if self.name not in NODE_WIDE:
             parts.append(f"g{self.group}")
+        if self.config > 1:
+            parts.append(f"v{self.config}")
         if self.ballot:
             parts.append(f"b({ballot_text(self.ballot)})")
         for name in SHOWN[self.name]:
@@ -216,21 +223,21 @@ def decode(payload: bytes) -> Iterator[Message]:
     while at < len(payload):
         length, kind, flags, space, group, config, number = MESSAGE_HEADER.unpack_from(payload, at)
         assert space == 0
-        assert config == 1
         assert length % 8 == 0
         name, fixed, names = KINDS[kind]
         start = at + MESSAGE_HEADER.size
         values = dict(zip(names, fixed.unpack_from(payload, start), strict=True))
         yield Message(
             name, group, number, flags, values,
-            payload[start + fixed.size : at + length], payload[at : at + length],
+            payload[start + fixed.size : at + length], payload[at : at + length], config=config,
         )  # fmt: skip
         at += length
 
 
 def encode(
-    name: str, group: int, number: int, rest: bytes = b"", flags: int = 0, **fields: int
-) -> bytes:
+    name: str, group: int, number: int, rest: bytes = b"", flags: int = 0, config: int = 1,
+    **fields: int,
+) -> bytes:  # fmt: skip
     """The bytes of a message; fields that are not given are 0 (`start`: as `first`; `floor`: 1)."""
     kind = NUMBERS[name]
     _, fixed, names = KINDS[kind]
@@ -242,7 +249,7 @@ def encode(
     assert not unknown, unknown
     body = fixed.pack(*[fields.get(field_name, 0) for field_name in names]) + rest
     length = align8(MESSAGE_HEADER.size + len(body))
-    header = MESSAGE_HEADER.pack(length, kind, flags, 0, group, 1, number)
+    header = MESSAGE_HEADER.pack(length, kind, flags, 0, group, config, number)
     return (header + body).ljust(length, b"\0")
 
 
@@ -282,7 +289,7 @@ def records(data: bytes, lsn: int) -> Iterator[Record]:
     while at < len(data):
         _, nbytes, kind, _, space, group, index, number = RECORD_HEADER.unpack_from(data, at)
         assert space == 0
-        assert 1 <= kind <= SUSPECT, "a record of unknown kind"
+        assert 1 <= kind <= MEMBERS, "a record of unknown kind"
         end = at + align8(RECORD_HEADER.size + nbytes)
         body = data[at + RECORD_HEADER.size : at + RECORD_HEADER.size + nbytes]
         yield Record(lsn + at, kind, group, index, number, body, data[at:end])
@@ -301,12 +308,13 @@ class Run:
 
 
 def runs_of(body: bytes) -> list[Run]:
-    """The runs of a chosen value; [] for a no-op."""
+    """The runs of a chosen value; [] for a no-op, and for one that changes members."""
     kind, version, count, values, _, _ = struct.unpack_from("<BBHIQQ", body)
     assert version == 1
     if kind == 0:
         assert len(body) == 24
-        return []
+    if kind != 1:
+        return []  # a no-op, or other members
     found, at = [], 24
     for _ in range(count):
         node, incarnation, low, first, n, nbytes = struct.unpack_from("<IIQQII", body, at)

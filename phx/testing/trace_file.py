@@ -74,6 +74,8 @@ class Kind(IntEnum):
     PRIORITY = 41
     ADD_PEER = 42
     DROP_PEER = 43
+    CHANGE_MEMBERS = 44
+    CHANGE_KNOWN = 45
     TURN = 48
     SENDING = 64
     OPENED = 65

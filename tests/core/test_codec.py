@@ -25,9 +25,9 @@ RECORD = bytes.fromhex(
 )
 FRAME = bytes.fromhex(
     "50485831"          # magic: PHX1
-    "0400" "0200"       # version, kind ENGINE
+    "0500" "0200"       # version, kind ENGINE
     "05000000"          # payload_bytes
-    "06ebbb52"          # crc
+    "29c08208"          # crc
     "01000000"          # source
     "02000000"          # dest
     "6300000000000000"  # cluster 99
@@ -187,7 +187,7 @@ def test_frame_golden_bytes():
     assert crc32c_by_bits(unsealed) == int.from_bytes(FRAME[CRC_AT_FRAME], "little")
     assert check(FRAME) == "ok"
     fields = codec.frame_fields(FRAME)
-    assert fields[:4] == (0x31584850, 4, 2, 5)
+    assert fields[:4] == (0x31584850, 5, 2, 5)
     assert fields[5:] == (1, 2, 99)
 
 
@@ -200,7 +200,7 @@ def test_frame_round_trip(kind, source, dest, cluster, payload):
     assert frame[32:] == payload
     assert check(frame, **expected) == "ok"
     assert check(frame + b"and the next one", **expected) == "ok"
-    assert codec.frame_fields(frame)[1:4] == (4, kind, len(payload))
+    assert codec.frame_fields(frame)[1:4] == (5, kind, len(payload))
 
 
 @pytest.mark.parametrize("payload_bytes", [0, 1, 5, 33, 100])
@@ -229,8 +229,8 @@ def test_frame_payload_is_limited_to_the_byte_and_before_it_arrives():
     ("at", "byte", "verdict"),
     [
         pytest.param(0, 0x51, "bad magic", id="magic"),
-        pytest.param(4, 5, "bad version", id="newer version"),
-        pytest.param(4, 3, "bad version", id="older version"),
+        pytest.param(4, 6, "bad version", id="newer version"),
+        pytest.param(4, 4, "bad version", id="older version"),
         pytest.param(4, 0, "bad version", id="version 0"),
         pytest.param(32, 0x69, "bad crc", id="payload"),
         pytest.param(6, 3, "bad crc", id="kind"),

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from phx._core import members
+from phx._core import batch, members
 
 VOTER, WITNESS, LEARNER = 1, 2, 3
 TWO = [(1, VOTER, b"10.0.0.1:7000"), (70_000, LEARNER, b"b:1")]
@@ -31,6 +31,20 @@ def test_no_part_of_it_is_sound_and_nothing_may_follow() -> None:
     for length in range(len(GOLDEN)):
         assert members.read(GOLDEN[:length]) is None
     assert members.read(GOLDEN + b"\0") is None
+
+
+def test_it_is_a_value_of_an_instance_and_has_no_runs() -> None:
+    assert batch.check_body(GOLDEN)
+    assert batch.unpack_body(GOLDEN) == (2, 0x300001, 99, [])
+    for length in range(len(GOLDEN)):
+        assert not batch.check_body(GOLDEN[:length])
+    assert not batch.check_body(GOLDEN + b"\0")
+
+
+def test_a_version_fits_into_a_message() -> None:
+    row = [(1, VOTER, b"a:1")]
+    assert sound(row, version=(1 << 32) - 1)
+    assert not sound(row, version=1 << 32)
 
 
 def test_any_changed_byte_is_another_value_or_none() -> None:

@@ -7,6 +7,7 @@ from phx._core.ballot cimport ballot_counter, ballot_make, ballot_node
 from phx._core.batch cimport *
 from phx._core.codec cimport *
 from phx._core.engine cimport *
+from phx._core.members cimport Roster, roster_write
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.window cimport Slot, window_find
@@ -138,6 +139,26 @@ cdef Block* read_body(World* w, Script* s, Peer* p, u8 kind, u32 many, u8* fixed
     return body
 
 
+cdef Block* append_roster(Script* s, Block* out, u32 many) noexcept nogil:
+    """Some of the peers, in roles that need not be sound."""
+    cdef Roster roster
+    cdef Block* value
+    cdef u32 i
+    memset(&roster, 0, sizeof(roster))
+    roster.version = 2
+    roster.ballot = 1
+    roster.count = many + 1
+    for i in range(roster.count):
+        roster.members[i].node = i + 1
+        roster.members[i].role = take_u8(s) & 3
+        roster.members[i].address_bytes = 1
+        roster.members[i].address = <const u8*>b"x"
+    value = roster_write(&roster)
+    out = block_append(out, value.data, value.size)
+    block_unref(value)
+    return out
+
+
 cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* fixed,
                          Block* body) noexcept nogil:
     cdef u8 how = take_u8(s)
@@ -205,6 +226,9 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
             body = block_append(body, &at, 4)
     elif kind == MSG_READ_ASK or kind == MSG_READ_POINT:
         body = read_body(w, s, p, kind, many, fixed, body)
+    elif kind == MSG_CONFIG:
+        body = append_roster(s, body, many)
+        (<ConfigBody*>fixed).bytes = <u32>body.size
     if how & 0x80:               # a count that lies
         (<u32*>fixed)[take_u8(s) % max(message_fixed_bytes(kind) // 4, <u32>1)] += how & 7
     return body
@@ -270,7 +294,7 @@ cdef void message_fixed(World* w, Script* s, Replica* r, Peer* p, u8 kind,
 
 cdef void put_message(World* w, Script* s, Peer* p) noexcept nogil:
     cdef u8 which = take_u8(s)
-    cdef u8 kind = 1 + which % 17 if which < 221 else 18 + (which & 1)
+    cdef u8 kind = 1 + which % 17 if which < 221 else 18 + (which & 3)
     cdef u8 flags = take_u8(s)
     cdef u8 group = take_u8(s)
     cdef Replica* r = w.e.replicas[group & 3]
@@ -287,7 +311,7 @@ cdef void put_message(World* w, Script* s, Peer* p) noexcept nogil:
         message_fixed(w, s, r, p, kind, <u8*>fixed)
         body = message_body(w, s, r, p, kind, <u8*>fixed, body)
     w.payload = message_append(w.payload, kind, flags & 15, group & 7 if group & 64 else group & 3,
-                               ballot, fixed, nfixed, body.data, body.size)
+                               1 + (group >> 7), ballot, fixed, nfixed, body.data, body.size)
     block_unref(body)
     if flags >= 0xE0:            # and then something is wrong with it
         w.payload.data[start + take_word(s, 2) % (w.payload.size - start)] ^= take_u8(s)
@@ -314,7 +338,7 @@ cdef void advance(World* w, u64 by_us) noexcept nogil:
 
 
 cdef void answer(World* w, u8 kind, u8 flags, u32 group, u64 ballot, void* fixed) noexcept nogil:
-    w.payload = message_append(w.payload, kind, flags, group, ballot, fixed,
+    w.payload = message_append(w.payload, kind, flags, group, 1, ballot, fixed,
                                message_fixed_bytes(kind), NULL, 0)
 
 
