@@ -24,6 +24,8 @@ from phx._core.chunk_index import ChunkIndex
 from phx._core.codec import crc32c
 from phx.errors import Damaged, Foreign, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR, refuse_cut
+from phx.membership import Membership
+from phx.store_members import MembersRow, put
 
 FORMAT_VERSION = 1
 
@@ -139,12 +141,17 @@ def obtain_identity(
 
 
 def make_tables(
-    env: lmdb.Environment, meta: Any, identity: StoreIdentity, groups: bytes | None = None
+    env: lmdb.Environment,
+    meta: Any,
+    identity: StoreIdentity,
+    groups: bytes | None = None,
+    members: Mapping[int, MembersRow] | None = None,
 ) -> None:
     """Everything that an opened store must have, in one synced transaction.
 
     Args:
         groups: the table of groups; default: an empty one.
+        members: rows of groups whose members ever changed.
     """
     if groups is None:
         groups = ChunkIndex(identity.store_id).groups_packed()
@@ -152,11 +159,16 @@ def make_tables(
         env.open_db(b"chunks", txn=txn)
         env.open_db(b"indexes", txn=txn)
         txn.put(b"groups", groups, db=meta)
+        put(txn, meta, members or {})
         txn.put(b"identity", identity.pack(), db=meta)
 
 
 def remake(
-    folder: Path, map_bytes: int, identity: StoreIdentity, settled: Mapping[int, int]
+    folder: Path,
+    map_bytes: int,
+    identity: StoreIdentity,
+    settled: Mapping[int, int],
+    members: Mapping[int, Membership] | None = None,
 ) -> None:
     """Make a store in the place of one that is lost: with its identity, without any entry.
 
@@ -165,6 +177,7 @@ def remake(
 
     Args:
         settled: the last instance that counts as settled, of each group; nothing is kept of any.
+        members: of each group whose members ever changed, those that hold there, or later ones.
 
     Raises StoreError.
     """
@@ -176,7 +189,8 @@ def remake(
     try:
         env = open_env(folder, map_bytes, create=True)
         try:
-            make_tables(env, env.open_db(b"meta"), identity, groups)
+            rows = {group: MembersRow(told) for group, told in (members or {}).items()}
+            make_tables(env, env.open_db(b"meta"), identity, groups, rows)
         except lmdb.Error as error:
             raise StoreError(f"{folder}: {error}") from error
         finally:

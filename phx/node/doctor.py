@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from math import inf
 
 import lmdb
@@ -33,12 +34,13 @@ from phx._core.driver import Driver
 from phx._core.segment import parse_header
 from phx._core.segment_check import SegmentCheck
 from phx._core.survey import Survey
-from phx.checkpoint.catalog import ROOT, Catalog, put_aside
+from phx.checkpoint.catalog import ROOT, Catalog, look, put_aside
 from phx.checkpoint.files import OsFiles
-from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.manifest import Manifest, members_of
 from phx.config import Config
 from phx.errors import Damaged, Foreign, NotBootstrapped, StoreError
 from phx.lmdb_pages import page_findings
+from phx.membership import Membership, newer
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.mender import FetchedEntry, Mender, ask_each
@@ -91,6 +93,7 @@ class Doctor:
         try:
             self.journal = self.journal or whole_journal(self._folder, store.identity)
             self._raise_old_rows(store)
+            self._look_at_members(store)
             self._look_at_facts(store)
         except BaseException:
             store.close()
@@ -117,7 +120,7 @@ class Doctor:
         try:
             if path.is_dir() and any(path.iterdir()):
                 aside = f"; the old one is {put_aside(files, ROOT, path.name, path.name)}"
-            remake(path, MAP_BYTES, identity, settled)
+            remake(path, MAP_BYTES, identity, settled, self._members())
         except OSError as error:
             raise StoreError(f"{path}: a new store cannot be made: {error}") from why
         self.note(
@@ -133,12 +136,30 @@ class Doctor:
         old = {group: at for group, at in told.items() if at > rows.get(group, 0)}
         if not old:
             return
-        store.raise_floors({group: Floor(at + 1, at) for group, at in old.items()})
+        members = {group: told for group, told in self._members().items() if group in old}
+        store.raise_floors({group: Floor(at + 1, at) for group, at in old.items()}, members)
         group, at = next(iter(old.items()))
         self.note(
             f"the store is an older one: group {group} was settled through {at}, and the store "
             f"says {rows.get(group, 0)}; so with {len(old)} groups, which begin anew behind that"
         )
+
+    def _members(self) -> dict[int, Membership]:
+        """Of each group whose members ever changed, the latest that this folder knows of besides
+        its store."""
+        found: dict[int, Membership] = {}
+        manifests = look(OsFiles(self._folder.path), ROOT, self._config.cluster_id).groups
+        for manifest in chain.from_iterable(manifests.values()):
+            for group, told in members_of([manifest]).items():
+                if latest := newer(found.get(group), told):
+                    found[group] = latest
+        return found
+
+    def _look_at_members(self, store: Store) -> None:
+        """One copy is enough: both are written anew. (Without any the store did not open.)"""
+        for wrong in store.members_wrong():
+            self.note(f"{wrong}; the other one is whole, and both are written anew")
+        store.write_members()
 
     def _look_at_facts(self, store: Store) -> None:
         """One copy is enough: the next who writes them writes both. Where neither is whole, a

@@ -499,6 +499,9 @@ class Place:
             )  # fmt: skip
             self._machine = None
 
+    def know(self) -> None:
+        need_engine(self._manifest.group, self._manifest.membership)
+
     def tell(self) -> None:
         manifest = self._manifest
         self._owner.host.install(manifest.group, manifest.frontier, manifest.epoch)
