@@ -152,9 +152,7 @@ MAY_IMPORT = {
     "phx.lmdb_files": GROUND,
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},
-    "phx.store_folder": GROUND
-    | STORE
-    | {"phx.lmdb_files", "phx.membership", "phx.store_members"},
+    "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.membership", "phx.store_members"},
     "phx.store_members": GROUND | STORE | {"phx.membership"},
     "phx.store_trim": GROUND | STORE,
     "phx.store_stats": GROUND,

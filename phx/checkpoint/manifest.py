@@ -198,6 +198,11 @@ class Manifest:
         return self.content.hex()
 
     @property
+    def changed_members(self) -> tuple[int, ...]:
+        """Node ids, if they ever changed; (): those of the configuration."""
+        return self.members if self.membership is not None else ()
+
+    @property
     def light(self) -> bool:
         """The state of some machine is not in it, but in that machine's own files."""
         return any(machine.file < 0 for machine in self.machines)
@@ -220,9 +225,7 @@ def folder_name(manifest: Manifest) -> str:
 
 def members_of(manifests: Iterable[Manifest]) -> dict[int, Membership]:
     """By group, of those whose members ever changed, who they are by these; one of each group."""
-    return {
-        one.group: one.membership for one in manifests if one.membership is not None
-    }
+    return {one.group: one.membership for one in manifests if one.membership is not None}
 
 
 # --- what is allowed

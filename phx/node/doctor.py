@@ -146,13 +146,15 @@ class Doctor:
 
     def _members(self) -> dict[int, Membership]:
         """Of each group whose members ever changed, the latest that this folder knows of besides
-        its store."""
+        its store. Raises Damaged: it does not agree with itself."""
         found: dict[int, Membership] = {}
         manifests = look(OsFiles(self._folder.path), ROOT, self._config.cluster_id).groups
         for manifest in chain.from_iterable(manifests.values()):
             for group, told in members_of([manifest]).items():
-                if latest := newer(found.get(group), told):
-                    found[group] = latest
+                try:
+                    found[group] = newer(found.get(group), told) or told
+                except ValueError as error:
+                    raise Damaged(f"{self._folder.path}: group {group}: {error}") from error
         return found
 
     def _look_at_members(self, store: Store) -> None:

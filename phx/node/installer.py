@@ -220,6 +220,7 @@ class _Place:
         made = Replacement(
             frontier=self._manifest.frontier,
             table=self._manifest.sessions,
+            members=self._manifest.changed_members,
             chain=self._manifest.chain,
             machines=self._machines,
             durable={number: held.machine for number, held in self._held.items()},

@@ -1,12 +1,12 @@
 """Who the members of a node's groups are, by log, store and checkpoints; and telling the engine.
 
-    at a start      the rows of the store and the manifests of all checkpoints, the newest of each
-                    group: before the driver starts, so before the engine votes under anything older
-    installing      the manifest's: into the store with the floor, to the engine before it is told
-                    of the install
-    from the log    what the engine counted or was told of (`learned`): noted for the store, which
-                    writes it when it passes that instance
-    taking          those that hold at the frontier (`at`), which may be older than the newest
+at a start      the rows of the store and the manifests of all checkpoints, the newest of each
+                group: before the driver starts, so before the engine votes under anything older
+installing      the manifest's: into the store with the floor, to the engine before it is told
+                of the install
+from the log    what the engine counted or was told of (`learned`): noted for the store, which
+                writes it when it passes that instance
+taking          those that hold at the frontier (`at`), which may be older than the newest
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from phx.checkpoint.manifest import Manifest
-from phx.errors import CheckpointFailed
+from phx.errors import CheckpointFailed, Damaged
 from phx.membership import Membership, change_known, newer
 from phx.store import MembersRow
 
@@ -50,13 +50,15 @@ class Memberships:
 
         Raises:
             Foreign: this phx cannot serve them.
-            ValueError: store and checkpoints contradict each other.
+            Damaged: store and checkpoints contradict each other.
         """
-        for group, row in rows.items():
-            self._learn(group, row.membership)
-        for manifest in manifests:
-            if manifest.membership is not None:
-                self._learn(manifest.group, manifest.membership)
+        told = [(group, row.membership) for group, row in rows.items()]
+        told += [(one.group, one.membership) for one in manifests if one.membership is not None]
+        try:
+            for group, membership in told:
+                self._learn(group, membership)
+        except ValueError as error:
+            raise Damaged(f"group {group}: store and checkpoints do not agree: {error}") from error
         for group, known in sorted(self._known.items()):
             self._note(group, known[-1])
             self.hand_over(group, known[-1])

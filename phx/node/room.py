@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -200,7 +199,9 @@ class Room:
         self._addresses.begin(learned(store, doctor.note))
         lives = self._lives = Lives(config, self._keeper.ask)
         lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
-        lives.start(self._folder, create, self._bootstrap, partial(self._start, store, catalog, starts))
+        lives.start(
+            self._folder, create, self._bootstrap, partial(self._start, store, catalog, starts)
+        )
         self._folder.whole()
         self._promise_epochs(catalog, store)
         self.waiters = Waiters(

@@ -23,6 +23,7 @@ from phx.checkpoint.loading import Broken
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged, Foreign
 from phx.machine import StateMachine
+from phx.membership import need_engine
 from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Net, Pipe

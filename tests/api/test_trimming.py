@@ -233,9 +233,9 @@ def test_what_is_about_to_go_is_not_promised(lab):
     one = lab()
     raise_floors, pins = one.store.raise_floors, []
 
-    def pin_in_between(floors):
+    def pin_in_between(floors, *members):
         pins.append(one.floors.pin(7, 50).first)
-        return raise_floors(floors)
+        return raise_floors(floors, *members)
 
     one.store.raise_floors = pin_in_between
     assert one.takes(100) == 101
@@ -295,7 +295,7 @@ def test_what_failed_is_done_later(lab, monkeypatch):
     one.work()
     assert one.told == [101]  # the row was committed, and the engine did not know
 
-    def full(floors):
+    def full(floors, *members):
         raise phx.errors.StoreError("planted")
 
     raise_floors, one.store.raise_floors = one.store.raise_floors, full
