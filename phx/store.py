@@ -5,12 +5,13 @@ Guarantees. What `settle` has returned for is on the device, whole, and is serve
 raises `Damaged`. A crash at any moment leaves the state before a transaction or the one after it.
 For every group the settled instances are consecutive, from the lowest one kept up to
 `settled()[group]`; settling an instance again changes nothing. The lowest one kept is the group's
-*floor*: it only goes up (`raise_floors`), and nothing below it is served again. What is settled past
-a change of members goes with a row of the members (`note_members`, store_members.py).
+*floor*: it only goes up (`raise_floors`), and nothing below it is served again. Whoever is settled
+past a change of members has a row of the members (`note_members`, store_members.py).
 
 One thread writes (`settle`, `merge`, `raise_floors`, `trim`, `note`, `mend`, `remember`,
-`write_members`), which is asserted; any thread may read. All that costs time (building chunks, checksums, copying, LMDB's own
-work) runs with the GIL released; a chunk costs two puts, because every put takes the GIL again.
+`write_members`), which is asserted; any thread may read. All that costs time (building chunks,
+checksums, copying, LMDB's own work) runs with the GIL released; a chunk costs two puts, because
+every put takes the GIL again.
 
 Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
 
@@ -221,9 +222,9 @@ class Store(StoreFile):
 
         Raises:
             Damaged: an entry cannot be read from the journal as it was written.
-            StoreError: the plan leaves a gap, or goes past a change of members that nobody has noted
-                yet (`note_members`), or the store cannot be written. What earlier transactions of
-                this call have settled stays settled; `settled()` says how far.
+            StoreError: the plan leaves a gap, or goes past a change of members that nobody has
+                noted yet (`note_members`), or the store cannot be written. What earlier
+                transactions of this call have settled stays settled; `settled()` says how far.
         """
         self._check_writer()
         began = time.monotonic()
@@ -396,10 +397,11 @@ class Store(StoreFile):
     def note_members(self, group: int, told: Membership, *, removed: bool = False) -> None:
         """Who the members of a group are above an instance i, to be kept when i is passed.
 
-        Whoever has the engine counts or learn of such a value calls this before `settle` is asked to
-        pass i: the floor and whether they are active are not in the log. It is remembered in memory
-        until the transaction that passes i writes it; of an instance that is passed, and of a node
-        that is removed, when `write_members` is called. Older news changes nothing. Any thread.
+        Whoever hears from the engine that such a value is chosen calls this, before `settle` can
+        pass i: the floor, and whether they are active, are not in the log. It is remembered in
+        memory until the transaction that passes i writes it. What concerns an instance that is
+        passed, or a node that is removed, is written by `write_members`. Older news changes
+        nothing. Any thread.
 
         Args:
             removed: this node is none of them: a tombstone, which stays for ever.

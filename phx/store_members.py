@@ -17,14 +17,14 @@ group takes its place.
 A row is never ahead without need, but may be: who knows newer members than its log does refuses the
 old ones and asks (M3), and votes above i only when it knows i to be chosen (M4).
 
-*Removed.* A node that is no member any more keeps the row for ever, marked as removed (a tombstone):
-whoever comes back after a year and asks for votes is told who the members are. A later row of the
-group, in which this node is a member again, takes its place.
+*Removed.* A node that is no member any more keeps the row for ever, marked as removed (a
+tombstone): whoever comes back after a year and asks for votes is told who the members are. A later
+row of the group, in which this node is a member again, takes its place.
 
-Rows stand twice in the table ``meta``, under ``members:`` and ``members.copy:`` and the group's id (4
-bytes, big-endian), both written in one transaction. Of two that are whole and differ the later
-counts (`phx.membership.newer`); so any single byte may be wrong. Where neither is whole the store is
-damaged, and made anew from its journal (docs/design/store.md). Bytes of a row, little-endian:
+Rows stand twice in the table ``meta``, under ``members:`` and ``members.copy:`` and the group's id
+(4 bytes, big-endian), both written in one transaction. Of two that are whole and differ the later
+counts (`phx.membership.newer`); so any single byte may be wrong. Where neither is whole the store
+is damaged, and made anew from its journal (docs/design/store.md). Bytes of a row, little-endian:
 
     offset  size  field
     0       8     magic      PHXMBRS1

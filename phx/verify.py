@@ -269,8 +269,8 @@ def read_store(
     try:
         members = load(txn, meta, report.folder / STORE)
         report.rows = members.rows
-        for one in members.wrong:
-            report.find(where, one)
+        for said in members.wrong:
+            report.find(where, said)
     except Damaged as damage:
         report.find(where, damage)
     sound = read_tails(report, txn, chunks, indexes, index)

@@ -55,6 +55,7 @@ log = logging.getLogger("phx")
 ERROR_JOURNAL_DAMAGED = ERROR_JOURNAL + 2
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 COUNTER_BITS = 20  # of a ballot, below its counter
+LIVES_MAX = (1 << 32) - (1 << 16)  # a table that says more is somebody's invention
 
 
 class Lives:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 
 from phx.checkpoint.manifest import Manifest
 from phx.errors import CheckpointFailed, Damaged
@@ -107,6 +108,6 @@ class Memberships:
             assert both is not None
             known[told.instance] = both
             ascending = [known[instance] for instance in sorted(known)]
-            for low, high in zip(ascending, ascending[1:], strict=False):
+            for low, high in pairwise(ascending):
                 newer(low, high)  # versions grow with the instances
             self._known[group] = ascending

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -9,14 +10,20 @@ import pytest
 
 import phx
 from phx import errors, store_folder
+from phx._core.members import write
+from phx.blocking import Node
+from phx.checkpoint.catalog import ROOT, look, path_of
 from phx.checkpoint.files import OsFiles
+from phx.checkpoint.manifest import encode
 from phx.lmdb_files import LMDB_MAJOR
 from phx.machines import Counter
+from phx.membership import Membership
 from phx.node import doctor
 from phx.node.doctor import Doctor
 from phx.node.folder import Folder
 from phx.store import Floor, Store
 from phx.store_folder import read_identity
+from phx.store_members import keys_of
 
 from .cluster import all_applied, cluster, config_of, introduce, until
 
@@ -142,13 +149,89 @@ def lose(config: phx.Config, how: str) -> None:
             data.unlink()
         case "page":
             flip_in(data, 10)  # it does not say any more that it describes the file
-        case "identity" | "groups":
-            value = key_of(config, how.encode())
+        case "identity" | "groups" | "members":
+            value = key_of(config, keys_of(0)[0] if how == "members" else how.encode())
             content = data.read_bytes()
             at = content.find(value)
             while at >= 0:
                 flip_in(data, at + 9)
                 at = content.find(value, at + 1)
+
+
+TOLD = Membership(write(2, 1 << 20, 9, [(1, 1, b"a:1"), (4, 1, b"b:1")]), 3, 5 << 20)
+
+
+def move_members(config: phx.Config) -> None:
+    """As if the members of group 0 had changed at instance 3, before its checkpoint was taken."""
+    files = OsFiles(config.dir)
+    (manifest,) = look(files, ROOT).groups[0]
+    changed = replace(manifest, membership=TOLD, config=2, members=TOLD.nodes)
+    (config.dir / path_of(ROOT, manifest)).rename(config.dir / path_of(ROOT, changed))
+    (config.dir / path_of(ROOT, changed) / "manifest").write_bytes(encode(changed))
+    store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+    try:
+        store.note_members(0, TOLD)
+        assert store.write_members() == 1
+    finally:
+        store.close()
+
+
+def members_of(config: phx.Config) -> dict[int, Membership]:
+    store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+    try:
+        return {group: row.membership for group, row in store.members().items()}
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("how", ["folder", "groups", "members"])
+def test_a_store_that_is_made_anew_has_the_members(config, how):
+    """Its groups are settled past their change; and it is what a node that loses its journal next
+    would count by."""
+    move_members(config)
+    lose(config, how)
+    _, rows, said = opened(config)
+    assert len(said) == 1
+    assert "the store is lost" in said[0]
+    assert rows[0].settled_through >= TOLD.instance
+    assert members_of(config) == {0: TOLD}
+    assert opened(config)[2] == []
+
+
+def test_an_older_store_gets_the_members_with_the_rows(config):
+    shutil.copytree(config.dir / "store", config.dir / "older")
+    move_members(config)
+    shutil.rmtree(config.dir / "store")
+    (config.dir / "older").rename(config.dir / "store")
+    store_id, _, _ = opened(config)
+    (config.dir / "store" / "data.mdb").unlink()
+    made = store_folder.StoreIdentity(
+        config.cluster_id, config.node, store_id, store_folder.FORMAT_VERSION, (0, 9, 0)
+    )
+    store_folder.remake(config.dir / "store", 1 << 20, made, {})
+    _, rows, said = opened(config)
+    assert "the store is an older one" in said[0]
+    assert rows[0].settled_through >= TOLD.instance
+    assert members_of(config) == {0: TOLD}
+
+
+def test_a_damaged_copy_of_the_members_is_said_and_made_anew(config):
+    move_members(config)
+    data = config.dir / "store" / "data.mdb"
+    row = key_of(config, keys_of(0)[0])
+    flip_in(data, data.read_bytes().rfind(row) + 50)
+    _, _, said = opened(config)
+    assert len(said) == 1
+    assert "the other one is whole" in said[0]
+    assert members_of(config) == {0: TOLD}
+    assert opened(config)[2] == []
+
+
+def test_a_node_does_not_start_under_the_members_of_its_configuration_alone(config):
+    """This phx cannot count any others; and it must not count those."""
+    move_members(config)
+    with pytest.raises(errors.Foreign, match="group 0 has had the members of version 2"):
+        Node(config, Counter).open()
 
 
 @pytest.mark.parametrize("how", ["folder", "file", "page", "identity", "groups"])

@@ -1,4 +1,4 @@
-"""The members of groups in the store: with what is settled past their change, and never behind it."""
+"""The members of groups in the store: never older than what is settled."""
 
 import lmdb
 import pytest
@@ -38,9 +38,8 @@ def log_with(changes, groups=(1, 2), last=30, size=130):
 def values_of(path):
     """Keys and values of the table of the store, as they lie there."""
     env = lmdb.Environment(str(path), readonly=True, lock=False, max_dbs=3, lib_version=LMDB_MAJOR)
-    with env.begin() as txn:
-        with txn.cursor(env.open_db(b"meta", txn, create=False)) as cursor:
-            found = dict(cursor)
+    with env.begin() as txn, txn.cursor(env.open_db(b"meta", txn, create=False)) as cursor:
+        found = dict(cursor)
     env.close()
     return found
 
