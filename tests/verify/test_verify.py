@@ -389,10 +389,8 @@ def test_settled_behind_a_change_without_its_row_is_found(closed: Path) -> None:
     alter(closed, **{"": None, "_copy": None})
     (found,) = examine(closed, whole=True).findings
     assert found.path == "store"
-    assert (
-        f"its members are those of the configuration: a settled entry says that they changed at {at}"
-        in found.what
-    )
+    assert "its members are those of the configuration: a settled entry says" in found.what
+    assert found.what.endswith(f"that they changed at {at}")
 
 
 def test_a_row_that_is_older_than_what_is_settled_is_found(closed: Path) -> None:
