@@ -17,13 +17,13 @@ from itertools import pairwise
 
 from phx.checkpoint.manifest import Manifest
 from phx.errors import CheckpointFailed, Damaged
-from phx.membership import Membership, change_known, newer
+from phx.membership import Membership, newer
 from phx.store import MembersRow
 
 __all__ = ["ChangeKnown", "Memberships"]
 
 ChangeKnown = Callable[[int, int, bytes, int, int, bool], None]
-"""group, version, members (a roster), instance, floor, active: see `change_known`."""
+"""group, version, members (a roster), instance, floor, active: `phx.membership.change_known`."""
 FIRST = 2  # version of the first change
 
 
@@ -31,16 +31,12 @@ class Memberships:
     """The members of a node's groups, where they ever changed. Any thread.
 
     Args:
+        note: has the store keep them: `Store.note_members`.
         tell: the engine's input, the one way by which it hears of members that its own log has not
             brought.
-        note: has the store keep them: `Store.note_members`.
     """
 
-    def __init__(
-        self,
-        note: Callable[[int, Membership], None],
-        tell: ChangeKnown = change_known,
-    ) -> None:
+    def __init__(self, note: Callable[[int, Membership], None], tell: ChangeKnown) -> None:
         self._note = note
         self._tell = tell
         self._lock = threading.Lock()

@@ -54,6 +54,7 @@ from phx.errors import (
     Unknown,
 )
 from phx.machine import Machines, StateMachine, machines_of
+from phx.membership import change_known
 from phx.node import machine_files
 from phx.node.addresses import Addresses, learned
 from phx.node.commits import Commits
@@ -416,7 +417,7 @@ class Room:
             options=config.options(),
             **traced(config.node),
         )
-        members = self._memberships = Memberships(store.note_members)
+        members = self._memberships = Memberships(store.note_members, change_known)
         members.begin(store.members(), chain.from_iterable(catalog.groups().values()))
         self.driver.start()  # not before: it votes
 

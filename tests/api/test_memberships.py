@@ -1,13 +1,23 @@
 """Who the members of a node's groups are: from disk and log to the engine, and to checkpoints."""
 
+from dataclasses import replace
+
 import pytest
 
+import phx
+from phx.checkpoint.catalog import ROOT, look
+from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import MEMORY, MachineEntry, Manifest
 from phx.errors import CheckpointFailed, Damaged, Foreign
+from phx.machines import Counter
 from phx.membership import change_known, newer
 from phx.node.memberships import Memberships
 from phx.store import MembersRow
 from tests.checkpoint.checkpoint_lab import capture, membership, moved, table
+
+from .cluster import config_of
+
+QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
 
 
 class Lab:
@@ -80,7 +90,7 @@ def test_who_never_changed_members_has_nothing_to_hand_over():
 
 def test_this_phx_refuses_what_its_engine_cannot_count():
     """`members_of_the_file`: under its configuration it would count quorums of who left."""
-    made = Memberships(lambda group, told: None)
+    made = Memberships(lambda group, told: None, change_known)
     with pytest.raises(Foreign, match="group 7 has had the members of version 3 since instance 20"):
         made.begin({7: MembersRow(V3)}, [])
     with pytest.raises(Foreign, match="a later one is needed"):
@@ -140,3 +150,41 @@ def test_a_capture_cannot_forget_them():
             machines=(MachineEntry(0, MEMORY + 1, -1),),
             files=(),
         )
+
+
+# --- in a node
+
+
+def test_a_checkpoint_of_a_node_says_the_members_that_hold_there(run_once, tmp_path):
+    """Not those of the configuration any more, and not yet the newest that it knows."""
+    here, later = membership(3, 2, (1, 7), active=True), membership(1_000_000, 3, (1, 8))
+
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=QUIET)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            for _ in range(5):
+                await node.group(0).propose(b"1")
+            node._room._memberships.learned(0, here)
+            node._room._memberships.learned(0, later)
+            await node.group(0).checkpoint()
+        return config
+
+    config = run_once(main())
+    (manifest,) = look(OsFiles(config.dir), ROOT).groups[0]
+    assert manifest.membership == replace(here, active=False)
+    assert (manifest.config, manifest.members) == (2, (1, 7))
+    with pytest.raises(Foreign, match="group 0 has had the members of version 2"):
+        run_once(phx.Node(config, Counter).open())
+
+
+def test_a_checkpoint_is_not_taken_where_the_members_are_not_known(run_once, tmp_path):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=QUIET)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await node.group(0).propose(b"1")
+            node._room._memberships.learned(0, membership(1_000_000, 3, (1, 8)))
+            with pytest.raises(CheckpointFailed, match="from instance 1000000 on"):
+                await node.group(0).checkpoint()
+            await node.group(0).propose(b"1")  # it goes on
+
+    run_once(main())

@@ -380,4 +380,5 @@ def test_a_manifest_that_would_be_too_large_is_not_written(monkeypatch: pytest.M
 
 def test_fields_of_a_manifest_are_those_that_the_design_lists() -> None:
     fields = {one.name for one in dataclasses.fields(Manifest)}
-    assert fields | {"kind"} == module.KEYS
+    assert (fields - {"membership"}) | {"kind"} == module.KEYS
+    assert {"roster", "since", "floor"} == module.MEMBERS_KEYS

@@ -159,6 +159,7 @@ def test_the_members_of_an_imported_checkpoint_are_those_of_the_group(
     from checkpoint_lab import bundle_of, membership, moved
 
     told = membership()
+    (tmp_path / "source").mkdir()
     files = OsFiles(tmp_path / "source")
     manifest = made(tmp_path / "source", **moved(told))
     (tmp_path / "bundle").write_bytes(bundle_of(files, manifest))
