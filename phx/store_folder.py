@@ -24,7 +24,6 @@ from phx._core.chunk_index import ChunkIndex
 from phx._core.codec import crc32c
 from phx.errors import Damaged, Foreign, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR, refuse_cut
-from phx.membership import Membership
 from phx.store_members import MembersRow, put
 
 FORMAT_VERSION = 1
@@ -168,7 +167,7 @@ def remake(
     map_bytes: int,
     identity: StoreIdentity,
     settled: Mapping[int, int],
-    members: Mapping[int, Membership] | None = None,
+    members: Mapping[int, MembersRow] | None = None,
 ) -> None:
     """Make a store in the place of one that is lost: with its identity, without any entry.
 
@@ -189,8 +188,7 @@ def remake(
     try:
         env = open_env(folder, map_bytes, create=True)
         try:
-            rows = {group: MembersRow(told) for group, told in (members or {}).items()}
-            make_tables(env, env.open_db(b"meta"), identity, groups, rows)
+            make_tables(env, env.open_db(b"meta"), identity, groups, members)
         except lmdb.Error as error:
             raise StoreError(f"{folder}: {error}") from error
         finally:

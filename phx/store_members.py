@@ -51,12 +51,13 @@ from phx._core.codec import crc32c
 from phx.errors import Damaged
 from phx.membership import Membership, newer
 
-__all__ = ["KeptMembers", "MembersRow", "later", "load", "passing", "put"]
+__all__ = ["KeptMembers", "MembersRow", "later", "load", "of_journal", "passing", "put"]
 
 PREFIXES = (b"members:", b"members.copy:")
 MAGIC = b"PHXMBRS1"
 HEAD = struct.Struct("<8sIIQQI")
 ACTIVE, REMOVED = 1, 2
+JOURNAL_ACTIVE, JOURNAL_LEFT = 1, 4
 GROUP_BYTES = 4
 
 
@@ -104,6 +105,19 @@ def unpack(packed: bytes) -> tuple[int, MembersRow]:
         raise ValueError("a row of members cannot be")
     told = Membership(body[HEAD.size :], instance, floor, bool(flags & ACTIVE))
     return group, MembersRow(told, bool(flags & REMOVED))
+
+
+def of_journal(
+    members: Mapping[int, tuple[int, int, int, bytes]],
+) -> dict[int, MembersRow]:
+    """The rows that a journal says (`Survey.members`). Raises ValueError: they cannot be."""
+    return {
+        group: MembersRow(
+            Membership(roster, instance, floor, bool(flags & JOURNAL_ACTIVE)),
+            bool(flags & JOURNAL_LEFT),
+        )
+        for group, (instance, floor, flags, roster) in members.items()
+    }
 
 
 def later(before: MembersRow | None, told: MembersRow) -> MembersRow:

@@ -42,7 +42,7 @@ from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
 from phx.store_facts import NAMES, Facts, join
 from phx.store_folder import StoreIdentity, unpack_identity
-from phx.store_members import MembersRow, load
+from phx.store_members import MembersRow, load, of_journal
 from phx.store_mend import Holes
 
 __all__ = ["Finding", "GroupReport", "Report", "StoreReport", "examine"]
@@ -64,10 +64,10 @@ class GroupReport:
         kept_from, settled_through: of the store.
         holes: first and last instances that the store knows to be damaged.
         checkpoints: their frontiers, newest first.
-        members: node ids, of the store, or of the newest checkpoint if that knows of later ones.
+        members: node ids, by whoever of store, journal and newest checkpoint knows the latest.
         version, since: of these members, and the instance that they were chosen at; 0 where they
             never changed: they are those of a configuration.
-        removed: the store says that this node is none of them any more.
+        removed: store or journal say that this node is none of them any more.
     """
 
     group: int
@@ -110,6 +110,7 @@ class Report:
         lives: what the store knows of the node's lives; None: nothing that can be believed.
         checkpoints, checkpoint_bytes, quarantined: how many, of what size; names put aside.
         rows: who the members of groups are, by the store, where they ever changed.
+        journal_rows: and by the journal.
         rosters: the last change that a settled entry says, by group: its instance, and its bytes.
     """
 
@@ -125,6 +126,7 @@ class Report:
     machines: int = 0
     quarantined: list[str] = field(default_factory=list)
     rows: dict[int, MembersRow] = field(default_factory=dict)
+    journal_rows: dict[int, MembersRow] = field(default_factory=dict)
     rosters: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
     def find(self, path: str, what: object) -> None:
@@ -371,6 +373,10 @@ def look_at_journal(report: Report) -> None:
         report.find(at, f"{code}: {rest.lstrip(',: ') or text}")
     if survey.odd_records:
         report.find(JOURNAL, f"{survey.odd_records} records of a kind that is not known")
+    try:
+        report.journal_rows = of_journal(survey.members)
+    except ValueError as error:
+        report.find(JOURNAL, f"members that cannot be: {error}")
     for group, promise, records, size, accepted, learned, settled in survey.groups:
         one = report.group(group)
         one.promise = f"{counter_of(promise)}.{node_of(promise)}" if promise else None
@@ -507,13 +513,19 @@ def compare(report: Report) -> None:
 
 def compare_members(report: Report) -> None:
     """Who is settled past a change of members has a row of them, or of later ones."""
-    for number in sorted({*report.rows, *report.rosters, *report.groups}):
+    for number in sorted({*report.rows, *report.rosters, *report.journal_rows, *report.groups}):
         one, row = report.group(number), report.rows.get(number)
+        said = report.journal_rows.get(number)
+        journal = said.membership.instance if said is not None else 0
         through = one.settled_through or 0
         known = row.membership if row is not None else None
         kept = known.instance if known is not None else 0
         passed, roster = report.rosters.get(number, (0, b""))
-        for who, instance in (("a settled entry", passed), ("a checkpoint", one.since)):
+        for who, instance in (
+            ("a settled entry", passed),
+            ("a checkpoint", one.since),
+            ("the journal", journal),
+        ):
             if kept < instance <= through:
                 report.find(
                     STORE,
@@ -523,9 +535,11 @@ def compare_members(report: Report) -> None:
                 )
         if known is not None and passed == kept and roster != known.roster:
             report.find(STORE, f"group {number} has other members than the log says at {passed}")
-        if known is not None and kept >= one.since:
-            one.members, one.version, one.since = known.nodes, known.version, kept
-        one.removed = row is not None and row.removed
+        for source in (row, said):
+            if source is not None and source.membership.instance >= one.since:
+                told = source.membership
+                one.removed = source.removed or (one.removed and told.instance == one.since)
+                one.members, one.version, one.since = told.nodes, told.version, told.instance
 
 
 def compare_lives(report: Report) -> None:

@@ -36,11 +36,10 @@ from phx._core.segment_check import SegmentCheck
 from phx._core.survey import Survey
 from phx.checkpoint.catalog import ROOT, Catalog, look, put_aside
 from phx.checkpoint.files import OsFiles
-from phx.checkpoint.manifest import Manifest, members_of
+from phx.checkpoint.manifest import Manifest
 from phx.config import Config
 from phx.errors import Damaged, Foreign, NotBootstrapped, StoreError
 from phx.lmdb_pages import page_findings
-from phx.membership import Membership, newer
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.mender import FetchedEntry, Mender, ask_each
@@ -48,6 +47,7 @@ from phx.node.scrubber import Scrubber, Told
 from phx.store import MAP_BYTES, Floor, Store
 from phx.store_facts import NAMES, forget, join
 from phx.store_folder import FORMAT_VERSION, StoreIdentity, remake
+from phx.store_members import MembersRow, later, of_journal
 
 __all__ = ["Doctor"]
 
@@ -136,7 +136,10 @@ class Doctor:
         old = {group: at for group, at in told.items() if at > rows.get(group, 0)}
         if not old:
             return
-        members = {group: told for group, told in self._members().items() if group in old}
+        told = self._members()
+        for group in old.keys() & told.keys():
+            store.note_members(group, told[group].membership, removed=told[group].removed)
+        members = {group: row.membership for group, row in told.items() if group in old}
         store.raise_floors({group: Floor(at + 1, at) for group, at in old.items()}, members)
         group, at = next(iter(old.items()))
         self.note(
@@ -144,17 +147,18 @@ class Doctor:
             f"says {rows.get(group, 0)}; so with {len(old)} groups, which begin anew behind that"
         )
 
-    def _members(self) -> dict[int, Membership]:
+    def _members(self) -> dict[int, MembersRow]:
         """Of each group whose members ever changed, the latest that this folder knows of besides
         its store. Raises Damaged: it does not agree with itself."""
-        found: dict[int, Membership] = {}
         manifests = look(OsFiles(self._folder.path), ROOT, self._config.cluster_id).groups
-        for manifest in chain.from_iterable(manifests.values()):
-            for group, told in members_of([manifest]).items():
-                try:
-                    found[group] = newer(found.get(group), told) or told
-                except ValueError as error:
-                    raise Damaged(f"{self._folder.path}: group {group}: {error}") from error
+        try:
+            found = of_journal(self.journal.members) if self.journal is not None else {}
+            for manifest in chain.from_iterable(manifests.values()):
+                if manifest.membership is not None:
+                    told = MembersRow(manifest.membership)
+                    found[manifest.group] = later(found.get(manifest.group), told)
+        except ValueError as error:
+            raise Damaged(f"{self._folder.path}: who the members are: {error}") from error
         return found
 
     def _look_at_members(self, store: Store) -> None:

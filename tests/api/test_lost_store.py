@@ -10,6 +10,8 @@ import pytest
 
 import phx
 from phx import errors, store_folder
+from phx._core.codec import encode_record
+from phx._core.journal_door import Journal
 from phx._core.members import write
 from phx.blocking import Node
 from phx.checkpoint.catalog import ROOT, look, path_of
@@ -21,13 +23,15 @@ from phx.membership import Membership
 from phx.node import doctor
 from phx.node.doctor import Doctor
 from phx.node.folder import Folder
-from phx.store import Floor, Store
+from phx.store import Floor, MembersRow, Store
 from phx.store_folder import read_identity
 from phx.store_members import keys_of
+from phx.verify import examine
 
 from .cluster import all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+RECORD_MEMBERS = 11
 QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
 
 
@@ -176,12 +180,16 @@ def move_members(config: phx.Config) -> None:
         store.close()
 
 
-def members_of(config: phx.Config) -> dict[int, Membership]:
+def rows_of(config: phx.Config) -> dict[int, MembersRow]:
     store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
     try:
-        return {group: row.membership for group, row in store.members().items()}
+        return store.members()
     finally:
         store.close()
+
+
+def members_of(config: phx.Config) -> dict[int, Membership]:
+    return {group: row.membership for group, row in rows_of(config).items()}
 
 
 @pytest.mark.parametrize("how", ["folder", "groups", "members"])
@@ -213,6 +221,60 @@ def test_an_older_store_gets_the_members_with_the_rows(config):
     assert "the store is an older one" in said[0]
     assert rows[0].settled_through >= TOLD.instance
     assert members_of(config) == {0: TOLD}
+
+
+def tell_journal(config: phx.Config, told: Membership, flags: int = 0) -> None:
+    """A record of the members of group 0, as an engine writes it that counts them."""
+    owner = read_identity(config.dir / "store", 1 << 20)
+    journal = Journal(
+        config.dir / "journal",
+        cluster=owner.cluster,
+        node=owner.node,
+        store_id=owner.store_id,
+        segment_bytes=config.journal.segment_bytes,
+        journal_bytes_max=config.journal.journal_bytes_max,
+        body_bytes_max=1 << 20,
+    )
+    body = flags.to_bytes(8, "little") + told.roster
+    journal.append(encode_record(RECORD_MEMBERS, 0, told.instance, told.floor, body))
+    journal.sync()
+    journal.close()
+
+
+LATER = Membership(write(3, 2 << 20, 9, [(4, 1, b"b:1")]), 5, 8 << 20, active=True)
+
+
+@pytest.mark.parametrize("how", ["folder", "older"])
+@pytest.mark.parametrize("flags", [1, 1 | 4])
+def test_a_store_that_is_made_anew_has_the_members_that_the_journal_says(config, how, flags):
+    """They may be later ones than any checkpoint's: what is settled behind them is not judged by
+    those of before."""
+    move_members(config)
+    store_id, before, _ = opened(config)
+    assert before[0].settled_through >= LATER.instance
+    tell_journal(config, LATER, flags)
+    tell_journal(config, TOLD)  # whatever the order
+    shutil.rmtree(config.dir / "store")
+    if how == "older":
+        made = store_folder.StoreIdentity(
+            config.cluster_id, config.node, store_id, store_folder.FORMAT_VERSION, (0, 9, 0)
+        )
+        store_folder.remake(config.dir / "store", 1 << 20, made, {})
+    _, rows, said = opened(config)
+    assert len(said) == 1
+    assert rows[0].settled_through == before[0].settled_through
+    assert rows_of(config) == {0: MembersRow(LATER, removed=flags > 1)}
+    report = examine(config.dir, whole=True)
+    assert (report.groups[0].since, report.groups[0].removed) == (LATER.instance, flags > 1)
+
+
+def test_a_store_with_older_members_than_the_journal_is_found(config):
+    move_members(config)
+    opened(config)
+    assert examine(config.dir, whole=True).findings == []
+    tell_journal(config, LATER)
+    (found,) = examine(config.dir, whole=True).findings
+    assert "the journal says that they changed at 5" in found.what
 
 
 def test_a_damaged_copy_of_the_members_is_said_and_made_anew(config):

@@ -244,7 +244,7 @@ def test_trimming_leaves_the_row(tmp_path):
 
 def test_a_store_that_is_made_anew_has_them_from_the_start(tmp_path):
     identity = StoreIdentity(CLUSTER, NODE, bytes(16), 1, (0, 9, 31))
-    remake(tmp_path / "s", 1 << 20, identity, {1: 30}, {1: told()})
+    remake(tmp_path / "s", 1 << 20, identity, {1: 30}, {1: MembersRow(told())})
     with opened(tmp_path / "s") as store:
         assert store.members() == {1: MembersRow(told())}
         assert store.settled() == {1: 30}
