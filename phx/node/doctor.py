@@ -136,10 +136,10 @@ class Doctor:
         old = {group: at for group, at in told.items() if at > rows.get(group, 0)}
         if not old:
             return
-        told = self._members()
-        for group in old.keys() & told.keys():
-            store.note_members(group, told[group].membership, removed=told[group].removed)
-        members = {group: row.membership for group, row in told.items() if group in old}
+        known = self._members()
+        for group in old.keys() & known.keys():
+            store.note_members(group, known[group].membership, removed=known[group].removed)
+        members = {group: row.membership for group, row in known.items() if group in old}
         store.raise_floors({group: Floor(at + 1, at) for group, at in old.items()}, members)
         group, at = next(iter(old.items()))
         self.note(
