@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from phx._core.members import read
 from phx.errors import Foreign
+from phx.types import Member, Members, Role
 
 __all__ = ["Membership", "change_known", "need_engine", "newer"]
 
@@ -58,6 +59,13 @@ class Membership:
             raise ValueError("active must be True or False")
         object.__setattr__(self, "version", version)
         object.__setattr__(self, "nodes", tuple(node for node, _, _ in members))
+
+    def members(self) -> Members:
+        """As a caller is shown them."""
+        said = read(self.roster)
+        assert said is not None, "it was sound"
+        by_id = {node: Member(Role(role), where.decode()) for node, role, where in said[3]}
+        return Members(self.version, self.active, by_id)
 
 
 def newer(one: Membership | None, other: Membership | None) -> Membership | None:

@@ -418,24 +418,23 @@ class Store(StoreFile):
         """Write what was noted of instances that are passed, tombstones, and rows of which a copy
         was not whole; of how many groups. Durable on return. Raises StoreError."""
         self._check_writer()
-
-        def write() -> int:
-            with self._members_transaction() as (txn, members):
-                members.update(self._due(self.settled()))
-                with self._index_lock:
-                    members.update({n: row for n, row in self._noted.items() if row.removed})
-                if self._kept_members.wrong:
-                    for key in self._kept_members.odd:
-                        txn.delete(key, db=self._meta)
-                    members.update(self._kept_members.rows | members)
-                return len(members)
-
+        rows = self._due(self.settled()) if self._noted else {}
         with self._index_lock:
-            idle = not self._noted and not self._kept_members.wrong
-        written = 0 if idle else self._with_room(0, write)
-        self._kept_members.wrong.clear()
-        self._kept_members.odd.clear()
-        return written
+            rows |= {group: row for group, row in self._noted.items() if row.removed}
+        kept = self._kept_members
+        if kept.wrong:
+            rows = kept.rows | rows
+        if rows:
+            self._with_room(0, lambda: self._put_members(rows, kept.odd))
+            kept.wrong.clear()
+            kept.odd.clear()
+        return len(rows)
+
+    def _put_members(self, rows: Mapping[int, MembersRow], odd: Collection[bytes]) -> None:
+        with self._members_transaction() as (txn, members):
+            for key in odd:
+                txn.delete(key, db=self._meta)
+            members.update(rows)
 
     def members_wrong(self) -> list[str]:
         """What was not as it must be of the rows of members, at the open: of each one copy at least

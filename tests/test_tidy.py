@@ -148,7 +148,7 @@ MAY_IMPORT = {
     "phx.errors": GROUND,
     "phx.config": GROUND,
     "phx._version": set(),
-    "phx.membership": {"phx.errors", "phx._core.members"},
+    "phx.membership": GROUND | {"phx._core.members"},
     "phx.lmdb_files": GROUND,
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},

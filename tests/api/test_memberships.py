@@ -15,7 +15,7 @@ from phx.node.memberships import Memberships
 from phx.store import MembersRow
 from tests.checkpoint.checkpoint_lab import capture, membership, moved, table
 
-from .cluster import config_of
+from .cluster import config_of, until
 
 QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
 
@@ -186,5 +186,20 @@ def test_a_checkpoint_is_not_taken_where_the_members_are_not_known(run_once, tmp
             with pytest.raises(CheckpointFailed, match="from instance 1000000 on"):
                 await node.group(0).checkpoint()
             await node.group(0).propose(b"1")  # it goes on
+
+    run_once(main())
+
+
+def test_what_is_learned_of_a_passed_change_is_written_when_there_is_time(run_once, tmp_path):
+    """That they are active, or that this node is none of them, is heard of behind the change."""
+
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=QUIET)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            for _ in range(5):
+                await node.group(0).propose(b"1")
+            store, told = node._room._store, membership(3, 2, (1, 7), active=True)
+            node._room._memberships.learned(0, told)
+            await until(lambda: store.members() == {0: MembersRow(told)}, seconds=20)
 
     run_once(main())
