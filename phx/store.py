@@ -46,6 +46,7 @@ from phx.errors import Damaged, StoreError
 from phx.membership import Membership
 from phx.store_file import StoreFile, key_of
 from phx.store_folder import (
+    FORMAT_MEMBERS,
     FORMAT_VERSION,
     StoreIdentity,
     damage_named,
@@ -447,9 +448,14 @@ class Store(StoreFile):
     ) -> Iterator[tuple[lmdb.Transaction[Any], dict[int, MembersRow]]]:
         """A transaction, with the rows that are written in it; known as soon as it is committed."""
         rows: dict[int, MembersRow] = {}
+        identity = self.identity
         with self._transaction() as txn:
             yield txn, rows
             put(txn, self._meta, rows)
+            if rows and identity.format_version < FORMAT_MEMBERS:
+                identity = identity.with_members()
+                txn.put(b"identity", identity.pack(), db=self._meta)
+        self.identity = identity
         with self._index_lock:
             self._kept_members.rows.update(rows)
             for group, row in rows.items():

@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from phx.lmdb_files import LMDB_MAJOR, refuse_cut
 from phx.store_members import MembersRow, put
 
 FORMAT_VERSION = 1
+FORMAT_MEMBERS = 2
+"""Of a store in which the members of some group changed: a phx that knows of no such rows would go
+on under the members of its configuration, so it must not open it."""
 
 IDENTITY = struct.Struct("<8sIQI16sIII")
 IDENTITY_MAGIC = b"PHXSTORE"
@@ -43,7 +46,7 @@ DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentity:
-    """Whose store it is; written once, when it is made.
+    """Whose store it is; written when it is made, and once more when it gets rows of members.
 
     Attributes:
         cluster, node: ids of the cluster and of the node it was made for.
@@ -57,6 +60,10 @@ class StoreIdentity:
     store_id: bytes
     format_version: int
     lmdb_version: tuple[int, int, int]
+
+    def with_members(self) -> StoreIdentity:
+        """Of the store once it has rows of members."""
+        return replace(self, format_version=FORMAT_MEMBERS)
 
     def pack(self) -> bytes:
         body = IDENTITY.pack(
@@ -159,6 +166,8 @@ def make_tables(
         env.open_db(b"indexes", txn=txn)
         txn.put(b"groups", groups, db=meta)
         put(txn, meta, members or {})
+        if members:
+            identity = identity.with_members()
         txn.put(b"identity", identity.pack(), db=meta)
 
 
@@ -233,10 +242,10 @@ def unpack_identity(packed: bytes, folder: Path) -> StoreIdentity:
     if len(packed) < 16 or crc32c(body).to_bytes(4, "little") != crc or body[:8] != IDENTITY_MAGIC:
         raise Damaged(f"{folder}: the identity of the store is damaged")
     version = int.from_bytes(body[8:12], "little")
-    if version != FORMAT_VERSION or len(body) != IDENTITY.size:
+    if version not in (FORMAT_VERSION, FORMAT_MEMBERS) or len(body) != IDENTITY.size:
         raise Foreign(
-            f"{folder}: the store has format version {version}; this is phx for version "
-            f"{FORMAT_VERSION}"
+            f"{folder}: the store has format version {version}; this is phx for versions "
+            f"{FORMAT_VERSION} and {FORMAT_MEMBERS}"
         )
     _, _, cluster, node, store_id, *lmdb_version = IDENTITY.unpack(body)
     major, minor, patch = lmdb_version

@@ -1,6 +1,7 @@
 """The members of groups in the store: never older than what is settled."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import lmdb
 import pytest
@@ -13,7 +14,7 @@ from phx.errors import Damaged, StoreError
 from phx.lmdb_files import LMDB_MAJOR
 from phx.membership import Membership
 from phx.store import Floor, MembersRow
-from phx.store_folder import StoreIdentity, remake
+from phx.store_folder import StoreIdentity, read_identity, remake
 from phx.store_members import PREFIXES, keys_of, load, pack, unpack
 
 BALLOT = 5 << 20 | 1
@@ -248,6 +249,28 @@ def test_a_store_that_is_made_anew_has_them_from_the_start(tmp_path):
     with opened(tmp_path / "s") as store:
         assert store.members() == {1: MembersRow(told())}
         assert store.settled() == {1: 30}
+
+
+def test_with_the_first_row_the_store_is_of_another_format_version(tmp_path):
+    """A phx that knows of no rows refuses it by that."""
+    log = log_with({(1, 10): roster()})
+    with opened(tmp_path / "s", create=True) as store:
+        store.settle(log.plan([(1, n) for n in range(1, 10)]))
+        before = store.identity
+        assert before.format_version == 1
+        store.note_members(1, told())
+        store.settle(log.plan([(1, n) for n in range(10, 31)]))
+        after = store.identity
+    assert after == replace(before, format_version=2)
+    assert read_identity(tmp_path / "s", 1 << 20) == after
+    with opened(tmp_path / "s") as store:
+        assert store.identity == after
+        store.note_members(1, told(active=True))
+        store.write_members()
+    remake(tmp_path / "anew", 1 << 20, before, {1: 30}, {1: MembersRow(told())})
+    assert read_identity(tmp_path / "anew", 1 << 20) == after
+    remake(tmp_path / "none", 1 << 20, before, {1: 30})
+    assert read_identity(tmp_path / "none", 1 << 20) == before
 
 
 # --- what is known, and what is news
