@@ -9,7 +9,10 @@ At a start, in this order; a crash between any two steps leaves what is found an
    nothing kept
 4. a store that is whole, and knows of less than the journal says, is an older one: its rows become
    the same as those of a new one, for the groups where that is so
-5. of what the store knows of the node's lives one copy is enough; without any the journal says it
+5. with each row of 3 and 4 comes who the members are, in the same transaction: by journal or
+   checkpoints, whichever knows of the later change. Where the store says it itself, one copy of two
+   is enough
+6. of what the store knows of the node's lives one copy is enough; without any the journal says it
 
 All of it before the replay. The journal has all promises, and says what is known to be chosen, so
 the node votes at once; what its machines lack they get from checkpoints. Without a journal that can
@@ -165,7 +168,10 @@ class Doctor:
         """One copy is enough: both are written anew. (Without any the store did not open.)"""
         for wrong in store.members_wrong():
             self.note(f"{wrong}; the other one is whole, and both are written anew")
-        store.write_members()
+        try:
+            store.write_members()
+        except StoreError as error:  # for want of room, perhaps: the keeper tries again
+            log.error("%s", error)
 
     def _look_at_facts(self, store: Store) -> None:
         """One copy is enough: the next who writes them writes both. Where neither is whole, a

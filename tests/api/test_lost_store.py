@@ -289,6 +289,22 @@ def test_a_damaged_copy_of_the_members_is_said_and_made_anew(config):
     assert opened(config)[2] == []
 
 
+def test_members_of_which_a_copy_is_damaged_do_for_a_start_without_room(config, monkeypatch):
+    move_members(config)
+    data = config.dir / "store" / "data.mdb"
+    row = key_of(config, keys_of(0)[0])
+    flip_in(data, data.read_bytes().rfind(row) + 50)
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write_members", lambda store: full())
+        assert "the other one is whole" in opened(config)[2][0]
+    assert "the other one is whole" in opened(config)[2][0]
+    assert opened(config)[2] == []
+
+
+def full() -> int:
+    raise errors.StoreError("planted")
+
+
 def test_a_node_does_not_start_under_the_members_of_its_configuration_alone(config):
     """This phx cannot count any others; and it must not count those."""
     move_members(config)
