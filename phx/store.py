@@ -395,7 +395,7 @@ class Store(StoreFile):
         with self._index_lock:
             return dict(self._kept_members.rows)
 
-    def note_members(self, group: int, told: Membership, *, removed: bool = False) -> None:
+    def note_members(self, group: int, told: Membership, removed: bool = False) -> None:
         """Who the members of a group are above an instance i, to be kept when i is passed.
 
         Whoever hears from the engine that such a value is chosen calls this, before `settle` can

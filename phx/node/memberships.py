@@ -36,7 +36,7 @@ class Memberships:
             brought.
     """
 
-    def __init__(self, note: Callable[[int, Membership], None], tell: ChangeKnown) -> None:
+    def __init__(self, note: Callable[[int, Membership, bool], None], tell: ChangeKnown) -> None:
         self._note = note
         self._tell = tell
         self._lock = threading.Lock()
@@ -57,13 +57,17 @@ class Memberships:
         except ValueError as error:
             raise Damaged(f"group {group}: store and checkpoints do not agree: {error}") from error
         for group, known in sorted(self._known.items()):
-            self._note(group, known[-1])
+            self._note(group, known[-1], False)
             self.hand_over(group, known[-1])
 
-    def learned(self, group: int, told: Membership) -> None:
-        """From the engine, as soon as it knows the value to be chosen. Raises ValueError."""
+    def learned(self, group: int, told: Membership, removed: bool = False) -> None:
+        """From the engine, as soon as it knows the value to be chosen, and again when the members
+        are active; `removed`: this node was one, and is none of them. Raises ValueError.
+
+        Before anything above ``told.instance`` is applied: a checkpoint there asks `at`.
+        """
         self._learn(group, told)
-        self._note(group, told)
+        self._note(group, told, removed)
 
     def hand_over(self, group: int, told: Membership | None) -> None:
         """Let the engine know; None: the members never changed, and there is nothing to know.

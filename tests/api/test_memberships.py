@@ -24,7 +24,7 @@ class Lab:
     def __init__(self):
         self.noted, self.told = [], []
         self.made = Memberships(
-            lambda group, told: self.noted.append((group, told)),
+            lambda group, told, removed: self.noted.append((group, told, removed)),
             lambda *said: self.told.append(said),
         )
 
@@ -60,7 +60,7 @@ def test_the_newest_of_store_and_checkpoints_is_handed_over_once():
     lab.made.begin(rows, [manifest(V3), manifest(V2, group=8), manifest(None, group=6)])
     assert lab.told == [said(7, V3), said(8, V3), said(9, V2)]
     # The store gets to know what only a checkpoint says, before it passes that.
-    assert lab.noted == [(7, V3), (8, V3), (9, V2)]
+    assert lab.noted == [(7, V3, False), (8, V3, False), (9, V2, False)]
 
 
 def test_of_one_change_all_that_anybody_says_is_handed_over():
@@ -90,7 +90,7 @@ def test_who_never_changed_members_has_nothing_to_hand_over():
 
 def test_this_phx_refuses_what_its_engine_cannot_count():
     """`members_of_the_file`: under its configuration it would count quorums of who left."""
-    made = Memberships(lambda group, told: None, change_known)
+    made = Memberships(lambda group, told, removed: None, change_known)
     with pytest.raises(Foreign, match="group 7 has had the members of version 3 since instance 20"):
         made.begin({7: MembersRow(V3)}, [])
     with pytest.raises(Foreign, match="a later one is needed"):
@@ -101,7 +101,7 @@ def test_a_checkpoint_has_the_members_that_hold_at_its_frontier():
     lab = Lab()
     for told in (V2, V3, V4):
         lab.made.learned(7, told)
-    assert lab.noted == [(7, V2), (7, V3), (7, V4)]
+    assert lab.noted == [(7, V2, False), (7, V3, False), (7, V4, False)]
     assert lab.told == []  # it came from there
     assert lab.made.at(7, 9) is None  # those of the configuration
     assert [lab.made.at(7, at) for at in (10, 19, 20, 29, 30, 99)] == [V2, V2, V3, V3, V4, V4]
@@ -186,6 +186,19 @@ def test_a_checkpoint_is_not_taken_where_the_members_are_not_known(run_once, tmp
             with pytest.raises(CheckpointFailed, match="from instance 1000000 on"):
                 await node.group(0).checkpoint()
             await node.group(0).propose(b"1")  # it goes on
+
+    run_once(main())
+
+
+def test_a_node_that_hears_that_it_is_no_member_has_a_tombstone(run_once, tmp_path):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=QUIET)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await node.group(0).propose(b"1")
+            store, told = node._room._store, membership(1_000_000, 3, (7, 8))
+            node._room._memberships.learned(0, told, removed=True)
+            row = MembersRow(told, removed=True)
+            await until(lambda: store.members() == {0: row}, seconds=20)
 
     run_once(main())
 
