@@ -179,6 +179,7 @@ class Replacement:
     Attributes:
         frontier: they hold the state of the instances up to it.
         table: the session table of that instance.
+        members: ids of the members there, if they ever changed; else ().
         chain: and the chained checksum.
         machines: the new ones, all of the group.
         durable: those of them that are durable, and open.
@@ -188,6 +189,7 @@ class Replacement:
 
     frontier: int
     table: bytes
+    members: tuple[int, ...]
     chain: int
     machines: dict[int, StateMachine]
     durable: dict[int, DurableMachine]
@@ -368,7 +370,7 @@ class Applier:
             return False
         made.settle()
         self._drop(state.group, made.idle)
-        sessions.load(made.table)
+        sessions.load(made.table, made.members)
         self._retire(state)
         state.machines, state.durable, state.skip = made.machines, made.durable, {}
         state.committed = dict.fromkeys(made.durable, made.frontier)

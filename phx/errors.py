@@ -16,6 +16,9 @@ An error says one of three things in its class, and in ``outcome``:
     ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
     NotLeader           rejected   this node does not lead the group, so it has nothing to give away
     TransferFailed      rejected   the leadership did not go where it should
+    VersionConflict     rejected   the group's members are of another version than the caller knew
+    ChangeUnderWay      rejected   the group's members are being changed already
+    NotCaughtUp         rejected   no quorum of the new members has what the old ones have
     PrepareFailed       rejected   the machine's prepare raised: the value was not proposed
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
     NodeFailed          rejected   this node's journal failed: it takes part in nothing any more
@@ -50,7 +53,10 @@ An error says one of three things in its class, and in ``outcome``:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from phx.types import Members
 
 Outcome = Literal["rejected", "unknown", "applied"]
 
@@ -115,6 +121,59 @@ class TransferFailed(Rejected):
     """The leadership of a group did not go where it should: the text says why. Somebody leads, or
     will; nothing that was proposed is lost by it. Try again later.
     """
+
+
+class VersionConflict(Rejected):
+    """The group's members were changed meanwhile: nothing was proposed. Look at ``members``, and
+    decide again.
+
+    Attributes:
+        group: whose.
+        members: those there are.
+    """
+
+    def __init__(self, group: int, members: Members) -> None:
+        super().__init__(f"group {group} has the members of version {members.version}")
+        self.group = group
+        self.members = members
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group, self.members)
+
+
+class ChangeUnderWay(Rejected):
+    """Another change of the group's members is not active yet: nothing was proposed. Try again when
+    it is.
+
+    Attributes:
+        group: whose.
+    """
+
+    def __init__(self, group: int) -> None:
+        super().__init__(f"the members of group {group} are being changed")
+        self.group = group
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group,)
+
+
+class NotCaughtUp(Rejected):
+    """No quorum of the new voters is within reach of what is chosen, so the group would stand still
+    until one is: nothing was proposed. Add them as learners, and try again when they have come.
+
+    Attributes:
+        group: whose.
+        nodes: ids of the voters that lag, or are not there.
+    """
+
+    def __init__(self, group: int, nodes: Sequence[int]) -> None:
+        who = ", ".join(map(str, nodes))
+        super().__init__(f"group {group}: no quorum of the new members has caught up: {who} lag")
+        self.group = group
+        self.nodes = list(nodes)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group, self.nodes)
 
 
 class PrepareFailed(Rejected):

@@ -5,11 +5,13 @@ Guarantees. What `settle` has returned for is on the device, whole, and is serve
 raises `Damaged`. A crash at any moment leaves the state before a transaction or the one after it.
 For every group the settled instances are consecutive, from the lowest one kept up to
 `settled()[group]`; settling an instance again changes nothing. The lowest one kept is the group's
-*floor*: it only goes up (`raise_floors`), and nothing below it is served again.
+*floor*: it only goes up (`raise_floors`), and nothing below it is served again. Whoever is settled
+past a change of members has a row of the members (`note_members`, store_members.py).
 
-One thread writes (`settle`, `merge`, `raise_floors`, `trim`, `note`, `mend`, `remember`), which is
-asserted; any thread may read. All that costs time (building chunks, checksums, copying, LMDB's own
-work) runs with the GIL released; a chunk costs two puts, because every put takes the GIL again.
+One thread writes (`settle`, `merge`, `raise_floors`, `trim`, `note`, `mend`, `remember`,
+`write_members`), which is asserted; any thread may read. All that costs time (building chunks,
+checksums, copying, LMDB's own work) runs with the GIL released; a chunk costs two puts, because
+every put takes the GIL again.
 
 Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
 
@@ -18,6 +20,8 @@ Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
     meta     identity        IDENTITY below: format version, cluster, node, store id
     meta     groups          what is settled, by group: chunk_index.pxd
     meta     holes           what of it is damaged: store_mend.py; missing: nothing is
+    meta     members:GROUP   who its members are, if they ever changed; and under
+             members.copy:GROUP once more: store_members.py
     meta     NAME            what whoever uses the store wants to remember (`remember`)
     chunks   id, 8 bytes     a chunk: chunk.pxd
     indexes  id, 8 bytes     the tail of that chunk: its packed index
@@ -29,7 +33,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +43,10 @@ import lmdb
 from phx._core.chunk import ChunkDamage, Gather
 from phx._core.settler import SettleError, Settler
 from phx.errors import Damaged, StoreError
+from phx.membership import Membership
 from phx.store_file import StoreFile, key_of
 from phx.store_folder import (
+    FORMAT_MEMBERS,
     FORMAT_VERSION,
     StoreIdentity,
     damage_named,
@@ -48,6 +54,7 @@ from phx.store_folder import (
     open_env,
     take_lock,
 )
+from phx.store_members import KeptMembers, MembersRow, later, load, passing, put
 from phx.store_mend import Ailing, Hole, Holes, look_into, own_tail, patched
 from phx.store_stats import SettleStats, StoreStats
 from phx.store_trim import Floor, TrimStats, joined, next_step, stage_floors, trim_stats
@@ -60,6 +67,7 @@ __all__ = [
     "Ailing",
     "Floor",
     "Hole",
+    "MembersRow",
     "SettleStats",
     "Store",
     "StoreIdentity",
@@ -98,6 +106,8 @@ class Store(StoreFile):
         self.on_unreadable: Callable[[int, int], None] = lambda _group, _instance: None
         """Told what the journal cannot give `settle`, on the writing thread, before `Damaged`."""
         self._given: dict[tuple[int, int], bytes] = {}
+        self._kept_members = KeptMembers()
+        self._noted: dict[int, MembersRow] = {}  # under `_index_lock`, until it is written
         self._settled_entries = self._settled_bytes = 0
         self._merges = self._trims = self._reads = 0
 
@@ -165,6 +175,7 @@ class Store(StoreFile):
             self._index.seal(groups if groups is not None else b"")
             packed = txn.get(b"holes", db=self._meta)
             self._holes = Holes.unpack(bytes(packed) if packed is not None else None)
+            self._kept_members = load(txn, self._meta, self.path)
         for hole in self._holes.all():
             if place := self._index.find(hole.group, hole.first):
                 self._index.mark(place[0])
@@ -212,7 +223,8 @@ class Store(StoreFile):
 
         Raises:
             Damaged: an entry cannot be read from the journal as it was written.
-            StoreError: the plan leaves a gap, or the store cannot be written. What earlier
+            StoreError: the plan leaves a gap, or goes past a change of members that nobody has
+                noted yet (`note_members`), or the store cannot be written. What earlier
                 transactions of this call have settled stays settled; `settled()` says how far.
         """
         self._check_writer()
@@ -251,17 +263,20 @@ class Store(StoreFile):
             room = max(self._commit_bytes, len(made[1]))
             self._make_room(room)
             spent = 0
-            with self._transaction() as txn:
+            barriers: list[tuple[int, int, bytes]] = []
+            with self._members_transaction() as (txn, members):
                 while made is not None and spent + len(made[1]) <= room:
                     spent += len(made[1])
                     chunks += 1
                     self._put_chunk(txn, *made)
+                    barriers += settler.barriers()
                     with self._index_lock:
                         settler.stage()
                     made = settler.next_chunk()
                 with self._index_lock:
                     groups = self._index.groups_packed()
                 txn.put(b"groups", groups, db=self._meta)
+                members.update(self._passing(barriers))
             total += spent
             commits += 1
             self._leave_page_cache()
@@ -286,33 +301,48 @@ class Store(StoreFile):
         self._merges += 1
         return True
 
-    def raise_floors(self, floors: Mapping[int, Floor]) -> TrimStats:
+    def raise_floors(
+        self, floors: Mapping[int, Floor], members: Mapping[int, Membership] | None = None
+    ) -> TrimStats:
         """Keep less of these groups: one small transaction, durable on return.
 
         Both words of a floor become the greater of what they are and what is given. From here on
         nothing below is served, and `settle` leaves out what lies up to settled_through; `trim`
         gives the room back. The caller answers for it that the state of everything below is safe
-        elsewhere, and that all of it is chosen.
+        elsewhere, and that all of it is chosen; and for the members.
+
+        Args:
+            members: of each of these groups whose members have ever changed, as far as the caller
+                knows, those that hold at settled_through or later ones: what is passed without a
+                copy cannot be asked. They are written in the same transaction, as is what was
+                noted of instances that are passed.
 
         Raises:
             ValueError: an instance would be neither settled nor kept: settled_through may only go
-                beyond `settled()` when it ends just below kept_from. Nothing was changed.
+                beyond `settled()` when it ends just below kept_from; or the members contradict
+                those that are known. Nothing was changed.
             StoreError: the store cannot be written. Nothing was changed, or it will never be again.
         """
         self._check_writer()
         began = time.monotonic()
         with self._index_lock:
             before = {group: self._index.bounds(group) for group in floors}
-        groups = self._with_room(0, lambda: self._put_floors(floors))
+        for group, one in (members or {}).items():
+            self.note_members(group, one)
+        told = frozenset(members or ())
+        groups = self._with_room(0, lambda: self._put_floors(floors, told))
         self._holes = self._holes.above({one: floor.kept_from for one, floor in floors.items()})
         with self._index_lock:
             return trim_stats(groups, before, self._index, time.monotonic() - began)
 
-    def _put_floors(self, floors: Mapping[int, Floor]) -> int:
-        with self._transaction() as txn:
+    def _put_floors(self, floors: Mapping[int, Floor], told: Collection[int]) -> int:
+        """`told`: groups whose members are to be written wherever they changed."""
+        with self._members_transaction() as (txn, members):
             with self._index_lock:
                 groups = stage_floors(self._index, floors)
                 packed = self._index.groups_packed()
+            members.update(self._due({one: floor.settled_through for one, floor in floors.items()}))
+            members.update(self._due(dict.fromkeys(told, INSTANCE_MAX)))
             if groups:
                 txn.put(b"groups", packed, db=self._meta)
             if groups and self._holes:
@@ -357,6 +387,96 @@ class Store(StoreFile):
             self._delete_chunks(txn, ids)
             with self._index_lock:
                 merger.stage()
+
+    # ------------------------------------------------------------------------------------- members
+
+    def members(self) -> dict[int, MembersRow]:
+        """Of each group whose members have ever changed, who they are. Any thread."""
+        with self._index_lock:
+            return dict(self._kept_members.rows)
+
+    def note_members(self, group: int, told: Membership, removed: bool = False) -> None:
+        """Who the members of a group are above an instance i, to be kept when i is passed.
+
+        Whoever hears from the engine that such a value is chosen calls this, before `settle` can
+        pass i: the floor, and whether they are active, are not in the log. It is remembered in
+        memory until the transaction that passes i writes it. What concerns an instance that is
+        passed, or a node that is removed, is written by `write_members`. Older news changes
+        nothing. Any thread.
+
+        Args:
+            removed: this node is none of them: a tombstone, which stays for ever.
+
+        Raises ValueError if it contradicts what is known.
+        """
+        with self._index_lock:
+            kept = self._kept_members.rows.get(group)
+            row = later(kept, MembersRow(told, removed))
+            if row != kept:
+                self._noted[group] = later(self._noted.get(group), row)
+
+    def write_members(self) -> int:
+        """Write what was noted of instances that are passed, tombstones, and rows of which a copy
+        was not whole; of how many groups. Durable on return. Raises StoreError."""
+        self._check_writer()
+        rows = self._due(self.settled()) if self._noted else {}
+        with self._index_lock:
+            rows |= {group: row for group, row in self._noted.items() if row.removed}
+        kept = self._kept_members
+        if kept.wrong:
+            rows = kept.rows | rows
+        if rows:
+            self._with_room(0, lambda: self._put_members(rows, kept.odd))
+            kept.wrong.clear()
+            kept.odd.clear()
+        return len(rows)
+
+    def _put_members(self, rows: Mapping[int, MembersRow], odd: Collection[bytes]) -> None:
+        with self._members_transaction() as (txn, members):
+            for key in odd:
+                txn.delete(key, db=self._meta)
+            members.update(rows)
+
+    def members_wrong(self) -> list[str]:
+        """What was not as it must be of the rows of members, at the open: of each one copy at least
+        is whole, and `write_members` makes it two again."""
+        return list(self._kept_members.wrong)
+
+    @contextmanager
+    def _members_transaction(
+        self,
+    ) -> Iterator[tuple[lmdb.Transaction[Any], dict[int, MembersRow]]]:
+        """A transaction, with the rows that are written in it; known as soon as it is committed."""
+        rows: dict[int, MembersRow] = {}
+        identity = self.identity
+        with self._transaction() as txn:
+            yield txn, rows
+            put(txn, self._meta, rows)
+            if rows and identity.format_version < FORMAT_MEMBERS:
+                identity = identity.with_members()
+                txn.put(b"identity", identity.pack(), db=self._meta)
+        self.identity = identity
+        with self._index_lock:
+            self._kept_members.rows.update(rows)
+            for group, row in rows.items():
+                if self._noted.get(group) == row:
+                    del self._noted[group]
+
+    def _passing(self, barriers: list[tuple[int, int, bytes]]) -> dict[int, MembersRow]:
+        with self._index_lock:
+            try:
+                return passing(self._kept_members.rows, self._noted, barriers)
+            except ValueError as error:
+                raise StoreError(f"{self.path}: settling: {error}") from error
+
+    def _due(self, through: Mapping[int, int]) -> dict[int, MembersRow]:
+        """What is noted of instances up to these."""
+        with self._index_lock:
+            return {
+                group: row
+                for group, row in self._noted.items()
+                if row.membership.instance <= through.get(group, 0)
+            }
 
     # ------------------------------------------------------------------------------------- damage
 

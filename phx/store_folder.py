@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ from phx._core.chunk_index import ChunkIndex
 from phx._core.codec import crc32c
 from phx.errors import Damaged, Foreign, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR, refuse_cut
+from phx.store_members import MembersRow, put
 
 FORMAT_VERSION = 1
+FORMAT_MEMBERS = 2
+"""Of a store in which the members of some group changed: a phx that knows of no such rows would go
+on under the members of its configuration, so it must not open it."""
 
 IDENTITY = struct.Struct("<8sIQI16sIII")
 IDENTITY_MAGIC = b"PHXSTORE"
@@ -42,7 +46,7 @@ DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentity:
-    """Whose store it is; written once, when it is made.
+    """Whose store it is; written when it is made, and once more when it gets rows of members.
 
     Attributes:
         cluster, node: ids of the cluster and of the node it was made for.
@@ -56,6 +60,10 @@ class StoreIdentity:
     store_id: bytes
     format_version: int
     lmdb_version: tuple[int, int, int]
+
+    def with_members(self) -> StoreIdentity:
+        """Of the store once it has rows of members."""
+        return replace(self, format_version=FORMAT_MEMBERS)
 
     def pack(self) -> bytes:
         body = IDENTITY.pack(
@@ -139,12 +147,17 @@ def obtain_identity(
 
 
 def make_tables(
-    env: lmdb.Environment, meta: Any, identity: StoreIdentity, groups: bytes | None = None
+    env: lmdb.Environment,
+    meta: Any,
+    identity: StoreIdentity,
+    groups: bytes | None = None,
+    members: Mapping[int, MembersRow] | None = None,
 ) -> None:
     """Everything that an opened store must have, in one synced transaction.
 
     Args:
         groups: the table of groups; default: an empty one.
+        members: rows of groups whose members ever changed.
     """
     if groups is None:
         groups = ChunkIndex(identity.store_id).groups_packed()
@@ -152,11 +165,18 @@ def make_tables(
         env.open_db(b"chunks", txn=txn)
         env.open_db(b"indexes", txn=txn)
         txn.put(b"groups", groups, db=meta)
+        put(txn, meta, members or {})
+        if members:
+            identity = identity.with_members()
         txn.put(b"identity", identity.pack(), db=meta)
 
 
 def remake(
-    folder: Path, map_bytes: int, identity: StoreIdentity, settled: Mapping[int, int]
+    folder: Path,
+    map_bytes: int,
+    identity: StoreIdentity,
+    settled: Mapping[int, int],
+    members: Mapping[int, MembersRow] | None = None,
 ) -> None:
     """Make a store in the place of one that is lost: with its identity, without any entry.
 
@@ -165,6 +185,7 @@ def remake(
 
     Args:
         settled: the last instance that counts as settled, of each group; nothing is kept of any.
+        members: of each group whose members ever changed, those that hold there, or later ones.
 
     Raises StoreError.
     """
@@ -176,7 +197,7 @@ def remake(
     try:
         env = open_env(folder, map_bytes, create=True)
         try:
-            make_tables(env, env.open_db(b"meta"), identity, groups)
+            make_tables(env, env.open_db(b"meta"), identity, groups, members)
         except lmdb.Error as error:
             raise StoreError(f"{folder}: {error}") from error
         finally:
@@ -221,10 +242,10 @@ def unpack_identity(packed: bytes, folder: Path) -> StoreIdentity:
     if len(packed) < 16 or crc32c(body).to_bytes(4, "little") != crc or body[:8] != IDENTITY_MAGIC:
         raise Damaged(f"{folder}: the identity of the store is damaged")
     version = int.from_bytes(body[8:12], "little")
-    if version != FORMAT_VERSION or len(body) != IDENTITY.size:
+    if version not in (FORMAT_VERSION, FORMAT_MEMBERS) or len(body) != IDENTITY.size:
         raise Foreign(
-            f"{folder}: the store has format version {version}; this is phx for version "
-            f"{FORMAT_VERSION}"
+            f"{folder}: the store has format version {version}; this is phx for versions "
+            f"{FORMAT_VERSION} and {FORMAT_MEMBERS}"
         )
     _, _, cluster, node, store_id, *lmdb_version = IDENTITY.unpack(body)
     major, minor, patch = lmdb_version

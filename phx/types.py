@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from phx._core.entries import Entry
@@ -28,23 +30,108 @@ __all__ = [
     "Entry",
     "GroupStatus",
     "Leader",
+    "Member",
+    "Members",
     "Moved",
     "NodeStatus",
     "PeerStatus",
     "Read",
     "Result",
+    "Role",
+    "learner",
+    "voter",
+    "witness",
 ]
 
 NODE_ID_MAX = (1 << 20) - 1
 GROUP_ID_MAX = (1 << 20) - 1
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
+ADDRESS_MAX = 261  # a name of 255, a colon, a port
 PRIORITY_USUAL = 100
 PRIORITY_MAX = 255
 NEVER = 1 << 62
 """An instance that no group reaches."""
 AGREED_EVERY = 4096
 """Agreed instances are its multiples (AGREE in _core/sessions.pxd): a Batch ends there."""
+
+
+class Role(IntEnum):
+    """What a member of a group does. The numbers are those of the log (phx/_core/members.pxd)."""
+
+    VOTER = 1
+    """Votes, and has a machine."""
+    WITNESS = 2
+    """Votes, keeps log and promises, and has no machine."""
+    LEARNER = 3
+    """Has a machine, and no vote: it may be rebuilt from nothing at any time."""
+
+
+class Member(NamedTuple):
+    """One member of a group; made by `voter`, `witness` or `learner`.
+
+    Attributes:
+        role: what it does.
+        address: "host:port", where it is reached.
+    """
+
+    role: Role
+    address: str
+
+
+def voter(address: str) -> Member:
+    """A member that votes and has a machine, at "host:port"."""
+    return Member(Role.VOTER, address)
+
+
+def witness(address: str) -> Member:
+    """A member that votes and has no machine, at "host:port"."""
+    return Member(Role.WITNESS, address)
+
+
+def learner(address: str) -> Member:
+    """A member that has a machine and no vote, at "host:port"."""
+    return Member(Role.LEARNER, address)
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The members of a group, at one moment. It never changes. Raises ValueError for what cannot
+    be: no members, more than 15, a node id that is none, an address that cannot stand in the log,
+    and nobody who votes and has a machine.
+
+    Attributes:
+        version: of the configuration: 1 is that of the file, and each change adds 1.
+        active: a quorum of its voters holds everything up to where it begins, and something is
+            chosen behind that: those that are members no more may be switched off.
+        by_id: role and address, by ascending node id.
+    """
+
+    version: int
+    active: bool
+    by_id: Mapping[int, Member]
+
+    def __post_init__(self) -> None:
+        if type(self.version) is not int or not 1 <= self.version < 1 << 64:
+            raise ValueError(f"a version is from 1 on, not {self.version!r}")
+        if not 1 <= len(self.by_id) <= MEMBERS_MAX:
+            raise ValueError(f"1 .. {MEMBERS_MAX} members, not {len(self.by_id)}")
+        for node, (role, address) in self.by_id.items():
+            if type(node) is not int or not 1 <= node <= NODE_ID_MAX:
+                raise ValueError(f"a node id is 1 .. {NODE_ID_MAX}, not {node!r}")
+            Role(role)
+            if not 0 < len(address) <= ADDRESS_MAX or not all("!" <= one <= "~" for one in address):
+                raise ValueError(
+                    f"the address of node {node} must be 1 .. {ADDRESS_MAX} printable ASCII "
+                    f"characters without blanks, not {address!r}"
+                )
+        if all(one.role != Role.VOTER for one in self.by_id.values()):
+            raise ValueError("at least one member must vote and have a machine (a voter)")
+        ascending = MappingProxyType(dict(sorted(self.by_id.items())))
+        object.__setattr__(self, "by_id", ascending)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.version, self.active, dict(self.by_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ import lmdb
 
 from phx import store_peers
 from phx._core.ballot import counter_of, node_of
-from phx._core.chunk import ChunkDamage, verify_chunk
+from phx._core.chunk import ChunkDamage, rosters_of, verify_chunk
 from phx._core.chunk_index import ChunkIndex, floors_of
 from phx._core.segment import parse_header
 from phx._core.survey import Survey
@@ -42,6 +42,7 @@ from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
 from phx.store_facts import NAMES, Facts, join
 from phx.store_folder import StoreIdentity, unpack_identity
+from phx.store_members import MembersRow, load, of_journal
 from phx.store_mend import Holes
 
 __all__ = ["Finding", "GroupReport", "Report", "StoreReport", "examine"]
@@ -63,7 +64,10 @@ class GroupReport:
         kept_from, settled_through: of the store.
         holes: first and last instances that the store knows to be damaged.
         checkpoints: their frontiers, newest first.
-        members: node ids, of the newest checkpoint.
+        members: node ids, by whoever of store, journal and newest checkpoint knows the latest.
+        version, since: of these members, and the instance that they were chosen at; 0 where they
+            never changed: they are those of a configuration.
+        removed: store or journal say that this node is none of them any more.
     """
 
     group: int
@@ -78,6 +82,9 @@ class GroupReport:
     holes: list[tuple[int, int]] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
     members: tuple[int, ...] | None = None
+    version: int = 0
+    since: int = 0
+    removed: bool = False
 
 
 @dataclass(slots=True)
@@ -102,6 +109,9 @@ class Report:
         store: None: its pages are damaged.
         lives: what the store knows of the node's lives; None: nothing that can be believed.
         checkpoints, checkpoint_bytes, quarantined: how many, of what size; names put aside.
+        rows: who the members of groups are, by the store, where they ever changed.
+        journal_rows: and by the journal.
+        rosters: the last change that a settled entry says, by group: its instance, and its bytes.
     """
 
     folder: Path
@@ -115,6 +125,9 @@ class Report:
     checkpoint_bytes: int = 0
     machines: int = 0
     quarantined: list[str] = field(default_factory=list)
+    rows: dict[int, MembersRow] = field(default_factory=dict)
+    journal_rows: dict[int, MembersRow] = field(default_factory=dict)
+    rosters: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
     def find(self, path: str, what: object) -> None:
         self.findings.append(Finding(path, str(what)))
@@ -255,6 +268,13 @@ def read_store(
             store_peers.unpack(bytes(told), report.folder / STORE)
     except Damaged as damage:
         report.find(where, damage)
+    try:
+        members = load(txn, meta, report.folder / STORE)
+        report.rows = members.rows
+        for said in members.wrong:
+            report.find(where, said)
+    except Damaged as damage:
+        report.find(where, damage)
     sound = read_tails(report, txn, chunks, indexes, index)
     if whole:
         read_chunks(report, txn, chunks, indexes, identity.store_id)
@@ -319,6 +339,9 @@ def read_chunks(
                 continue
             try:
                 verify_chunk(number, value, store_id)
+                for group, instance, roster in rosters_of(number, value, store_id):
+                    before = report.rosters.get(group, (0, b""))
+                    report.rosters[group] = max(before, (instance, roster))
             except ChunkDamage as damage:
                 report.find(where, damage)
                 continue
@@ -350,6 +373,10 @@ def look_at_journal(report: Report) -> None:
         report.find(at, f"{code}: {rest.lstrip(',: ') or text}")
     if survey.odd_records:
         report.find(JOURNAL, f"{survey.odd_records} records of a kind that is not known")
+    try:
+        report.journal_rows = of_journal(survey.members)
+    except ValueError as error:
+        report.find(JOURNAL, f"members that cannot be: {error}")
     for group, promise, records, size, accepted, learned, settled in survey.groups:
         one = report.group(group)
         one.promise = f"{counter_of(promise)}.{node_of(promise)}" if promise else None
@@ -381,6 +408,8 @@ def look_at_checkpoints(report: Report, whole: bool) -> None:
         one = report.group(group)
         one.checkpoints = [manifest.frontier for manifest in found]
         one.members = found[0].members
+        if told := found[0].membership:
+            one.version, one.since = told.version, told.instance
         report.checkpoints += len(found)
         for manifest in found:
             report.checkpoint_bytes += manifest.size_bytes
@@ -464,6 +493,7 @@ def sqlite_findings(file: Path) -> Iterator[str]:
 def compare(report: Report) -> None:
     """What one part of the folder says of another."""
     compare_lives(report)
+    compare_members(report)
     read = not any(one.path.split("/")[0] == STORE for one in report.findings)
     for one in report.groups.values():
         if read and (one.settled_through or 0) < one.journal_settled:
@@ -479,6 +509,37 @@ def compare(report: Report) -> None:
                 f"group {one.group} begins with instance {kept}, and no checkpoint has what was "
                 "before it",
             )
+
+
+def compare_members(report: Report) -> None:
+    """Who is settled past a change of members has a row of them, or of later ones."""
+    for number in sorted({*report.rows, *report.rosters, *report.journal_rows, *report.groups}):
+        one, row = report.group(number), report.rows.get(number)
+        said = report.journal_rows.get(number)
+        journal = said.membership.instance if said is not None else 0
+        through = one.settled_through or 0
+        known = row.membership if row is not None else None
+        kept = known.instance if known is not None else 0
+        passed, roster = report.rosters.get(number, (0, b""))
+        for who, instance in (
+            ("a settled entry", passed),
+            ("a checkpoint", one.since),
+            ("the journal", journal),
+        ):
+            if kept < instance <= through:
+                report.find(
+                    STORE,
+                    f"group {number} is settled through {through}, and its members are those of "
+                    f"{f'instance {kept}' if kept else 'the configuration'}: {who} says that they "
+                    f"changed at {instance}",
+                )
+        if known is not None and passed == kept and roster != known.roster:
+            report.find(STORE, f"group {number} has other members than the log says at {passed}")
+        for source in (row, said):
+            if source is not None and source.membership.instance >= one.since:
+                told = source.membership
+                one.removed = source.removed or (one.removed and told.instance == one.since)
+                one.members, one.version, one.since = told.nodes, told.version, told.instance
 
 
 def compare_lives(report: Report) -> None:

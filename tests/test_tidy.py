@@ -149,24 +149,27 @@ MAY_IMPORT = {
     "phx.errors": GROUND,
     "phx.config": GROUND,
     "phx._version": set(),
+    "phx.membership": GROUND | {"phx._core.members"},
     "phx.lmdb_files": GROUND,
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},
-    "phx.store_folder": GROUND | STORE | {"phx.lmdb_files"},
+    "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.store_members"},
+    "phx.store_members": GROUND | STORE | {"phx.membership"},
     "phx.store_trim": GROUND | STORE,
     "phx.store_stats": GROUND,
     "phx.store_mend": GROUND | STORE,
     "phx.store_file": GROUND | STORE | {"phx.lmdb_files", "phx.store_folder"},
     "phx.store": GROUND
     | STORE
-    | {"phx.store_file", "phx.store_folder", "phx.store_mend", "phx.store_stats", "phx.store_trim"},
-    "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine"},
+    | {"phx.store_file", "phx.store_folder", "phx.store_mend", "phx.store_stats", "phx.store_trim"}
+    | {"phx.membership", "phx.store_members"},
+    "phx.checkpoint": GROUND | {"phx._core.codec", "phx.machine", "phx.membership"},
     "phx.lmdb_pages": set(),
     "phx.verify": GROUND
     | STORE
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
-    | {"phx.store_mend", "phx.store_peers"},
+    | {"phx.store_mend", "phx.store_members", "phx.store_peers"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
@@ -188,13 +191,13 @@ MAY_IMPORT = {
         "phx._core.segment_check",
         "phx._core.survey",
     }
-    | {"phx.lmdb_pages", "phx.store_folder"}
-    | {"phx.store_facts", "phx.store_mend", "phx.store_peers"},
+    | {"phx.lmdb_pages", "phx.membership", "phx.store_folder"}
+    | {"phx.store_facts", "phx.store_members", "phx.store_mend", "phx.store_peers"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
-    | {"phx.store_facts", "phx.store_mend", "phx.transfer"},
+    | {"phx.membership", "phx.store_facts", "phx.store_mend", "phx.transfer"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},

@@ -42,6 +42,12 @@ def damaged_entries(
     `tail`: a sound one, from the table of indexes or from the chunk; ChunkDamage if it is not.
     """
 
+def rosters_of(
+    chunk: int, value: bytes | memoryview, store_id: bytes
+) -> list[tuple[int, int, bytes]]:
+    """(group, instance, body) of the membership values of a chunk, in order. Raises ChunkDamage:
+    something of it is not what was written."""
+
 def chunk_rows(
     chunk: int, value: bytes | memoryview, store_id: bytes
 ) -> list[tuple[int, int, int, int, int]]:

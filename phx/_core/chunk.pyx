@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcmp, memcpy, memset
 
 from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, phx_crc32c, phx_crc32c_moved
+from phx._core.members cimport Roster, roster_read
 from phx._core.native cimport *
 
 ctypedef const u8[::1] Bytes
@@ -505,6 +506,35 @@ def verify_chunk(u64 chunk, Bytes value, bytes store_id not None):
     if verdict != CHUNK_OK:
         raise_damage(verdict, chunk, group, instance)
     return view.footer.entries
+
+
+def rosters_of(u64 chunk, Bytes value, bytes store_id not None):
+    cdef ChunkView view
+    cdef Roster roster
+    cdef const ChunkRow* row
+    cdef const u8* at
+    cdef const u8* end
+    cdef const u8* body
+    cdef u32 n, count = 0
+    cdef u64 k
+    cdef int verdict = chunk_open(&view, &value[0] if value.shape[0] else NULL, value.shape[0],
+                                  chunk, <const u8*>PyBytes_AS_STRING(store_id))
+    if verdict != CHUNK_OK:
+        raise_damage(verdict, chunk, 0, 0)
+    found = []
+    for n in range(view.n_rows):
+        row = &view.rows[n]
+        at = view.data + row.offset
+        end = at + row.bytes
+        for k in range(row.count):
+            body = chunk_entry(at, end, row.group, row.first + k, &count)
+            if body == NULL:
+                raise_damage(CHUNK_BAD_ENTRY, chunk, row.group, row.first + k)
+            if roster_read(&roster, body, count):
+                found.append((row.group, row.first + k,
+                              PyBytes_FromStringAndSize(<const char*>body, count)))
+            at += chunk_stride(count)
+    return found
 
 
 def chunk_rows(u64 chunk, Bytes value, bytes store_id not None):

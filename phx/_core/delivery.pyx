@@ -15,11 +15,12 @@ from phx._core.batch cimport (
 )
 from phx._core.codec cimport phx_crc32c
 from phx._core.entries cimport Entries, Passage, Stretch, entries_of_passage
+from phx._core.members cimport ROSTER_MAX, Roster, roster_read
 from phx._core.session_codec cimport TABLE_OK, table_decode, table_error, table_to_bytes
 from phx._core.sessions cimport (
     ADMIT_APPLY, ADMIT_BEYOND, ADMIT_DUPLICATE, ADMIT_STALE, AGREE, AGREED_MAX, WANTED_AGREED,
     WANTED_ANY, WANTED_NOT, SessionRow, SessionTable, session_admit, session_done, session_enter,
-    sessions_agree, sessions_free,
+    session_members, sessions_agree, sessions_free,
 )
 
 DUPLICATE = <int>ADMIT_DUPLICATE
@@ -132,7 +133,9 @@ cdef class Sessions:
         cdef RunIterator it
         cdef SessionRow* row = NULL
         cdef size_t i
-        if body == NULL or not body_check(body.data, body.size):
+        cdef Roster roster
+        if body == NULL or roster_read(&roster, body.data, body.size) \
+                or not body_check(body.data, body.size):
             return False
         for i in range(table.rows.size()):
             if table.rows[i].node == self.node and table.rows[i].incarnation == self.incarnation:
@@ -147,6 +150,7 @@ cdef class Sessions:
     cdef Batch _batch(self, SessionTable* table, Delivered* taken, u32* at):
         cdef Batch batch = empty_batch(taken.group, taken.first + at[0])
         cdef Passage passage = batch.entries.passage
+        cdef Roster roster
         cdef Block* body
         cdef bint agreed = False
         if table == NULL:
@@ -157,11 +161,14 @@ cdef class Sessions:
             if taken.first + at[0] != table.next:
                 batch.error = f"the log went on at {taken.first + at[0]} instead of {table.next}"
                 break
-            if body == NULL or not body_check(body.data, body.size):
+            if body != NULL and roster_read(&roster, body.data, body.size):
+                admit_roster(table, &roster, body)
+            elif body == NULL or not body_check(body.data, body.size):
                 batch.error = "a chosen value that is not the body of an instance"
                 break
-            passage.hold(body)
-            admit_body(self, table, batch, passage, body)
+            else:
+                passage.hold(body)
+                admit_body(self, table, batch, passage, body)
             batch.last = table.next
             batch.log_bytes += body.size
             table.next += 1
@@ -212,7 +219,7 @@ cdef class Sessions:
         """
         return table_to_bytes(self._hosted(group))
 
-    def load(self, bytes table not None):
+    def load(self, bytes table not None, members=()):
         """The group's table is `table` from now on, whatever it was; the group.
 
         Guarantee: from here on it admits what that table would admit where it was made. Bodies of
@@ -223,10 +230,20 @@ cdef class Sessions:
 
         Args:
             table: as `table` gave it, here or at another node; hostile until checked.
+            members: ids of the nodes that are members after its last instance; (): they are those
+                of the configuration, and never changed.
 
         Raises:
-            ValueError: no session table, or one of a group that this node does not host.
+            ValueError: no session table, or one of a group that this node does not host; or too
+                many members.
         """
+        cdef u32[ROSTER_MAX] nodes
+        cdef u32 n_nodes = 0
+        if len(members) > ROSTER_MAX:
+            raise ValueError(f"{len(members)} are more than {ROSTER_MAX} members")
+        for node in members:
+            nodes[n_nodes] = node
+            n_nodes += 1
         cdef SessionTable* made = phx_new[SessionTable]()
         cdef SessionTable* mine
         cdef int verdict
@@ -244,6 +261,7 @@ cdef class Sessions:
             mine.next = made.next
             mine.epoch = made.epoch
             mine.covered = made.next - 1
+            session_members(mine, nodes, n_nodes)
             if mine.covered and mine.covered % self.agreed_every == 0:
                 sessions_agree(mine, self.agreed_every)
             return mine.group
@@ -341,6 +359,19 @@ cdef int admit_body(Sessions sessions, SessionTable* table, Batch batch, Passage
             admit_run(table, row, batch, passage, stretch, &it, own)
         stretch.index += it.run.count
     return 0
+
+
+# The value at table.next changes the members: it has no entries, and ends the sessions of those who
+# are none any more. The digest covers all of it.
+cdef void admit_roster(SessionTable* table, const Roster* roster, const Block* body) noexcept:
+    cdef u32[ROSTER_MAX] nodes
+    cdef u32 i
+    for i in range(roster.count):
+        nodes[i] = roster.members[i].node
+    session_members(table, nodes, roster.count)
+    table.digest = phx_crc32c(table.digest, &table.next, 8)
+    table.digest = phx_crc32c(table.digest, body.data, body.size)
+    table.epoch = max(table.epoch, roster.ballot)
 
 
 # Every sequence of the run is done.

@@ -3,7 +3,8 @@
 It is part of the replicated state: what it answers depends on the log alone, never on time or on
 this node, so that every replica leaves out the same duplicates. Keeping only the highest sequence
 of a session would lose 5 when 7 was chosen first; forgetting the session that was used least
-recently would apply an old retry twice. Sessions end by log position: by a newer incarnation.
+recently would apply an old retry twice. Sessions end by log position: by a newer incarnation, and
+where the group's members change, by their node being none of them any more.
 """
 
 from phx._core.native cimport *
@@ -46,6 +47,7 @@ cdef struct SessionTable:
     u32* agreed                  # digests; of the n-th agreed one at n & 63. NULL: none
     u8 n_agreed                  # how many of the agreed instances before `next` it has
     u8 wanted                    # Wanted
+    u32* members                 # their number, then their ids; NULL: they never changed; owned
     vector[SessionRow] rows      # ascending nodes
 
 # Whether the ring says that `sequence` is done: base < sequence < base + capacity.
@@ -58,12 +60,18 @@ cdef void session_raise(SessionRow* row, u64 low_water) noexcept nogil
 # An Admission; ADMIT_APPLY marks the sequence as done.
 cdef int session_admit(SessionRow* row, u64 sequence) noexcept nogil
 # The row of the run's session, renewed for a newer incarnation, its base raised to low_water.
-# NULL: an older incarnation (*why = ADMIT_STALE) or no room for one more node (ADMIT_BEYOND).
+# NULL: an older incarnation, or no member (*why = ADMIT_STALE), or no room for one more node
+# (ADMIT_BEYOND).
 cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u64 low_water,
                                int* why) noexcept nogil
+
+# From the next instance on only these nodes are members, of whatever role: the rows of all others
+# end, and nothing of theirs is admitted any more (docs/design/membership.md, "Sessions"). All of
+# this follows from the log. count 0: the members never changed.
+cdef void session_members(SessionTable* table, const u32* nodes, u32 count) noexcept nogil
 
 # Remembers the digest of the instance before `next`, an agreed one: a multiple of `every`.
 cdef void sessions_agree(SessionTable* table, u64 every) noexcept nogil
 
-# Frees every row of a table, and what it remembers of agreed instances.
+# Frees every row of a table, what it remembers of agreed instances, and its members.
 cdef void sessions_free(SessionTable* table) noexcept nogil

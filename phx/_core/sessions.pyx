@@ -4,7 +4,7 @@
 # cython: initializedcheck=False, binding=False
 """The de-duplication table of a group. See sessions.pxd."""
 
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
 
@@ -85,12 +85,45 @@ cdef int session_admit(SessionRow* row, u64 sequence) noexcept nogil:
     return ADMIT_APPLY
 
 
+cdef bint member_of(const SessionTable* table, u32 node) noexcept nogil:
+    cdef u32 i
+    if table.members == NULL:
+        return True
+    for i in range(table.members[0]):
+        if table.members[1 + i] == node:
+            return True
+    return False
+
+
+cdef void session_members(SessionTable* table, const u32* nodes, u32 count) noexcept nogil:
+    cdef size_t i, kept = 0
+    phx_free(table.members)
+    table.members = NULL
+    if count == 0:
+        return
+    table.members = <u32*>phx_malloc((1 + <u64>count) * sizeof(u32))
+    if table.members == NULL:
+        phx_fatal("out of memory")
+    table.members[0] = count
+    memcpy(table.members + 1, nodes, count * sizeof(u32))
+    for i in range(table.rows.size()):
+        if member_of(table, table.rows[i].node):
+            table.rows[kept] = table.rows[i]
+            kept += 1
+        else:
+            phx_free(table.rows[i].bits)
+    table.rows.resize(kept)
+
+
 cdef SessionRow* session_enter(SessionTable* table, u32 node, u32 incarnation, u64 low_water,
                                int* why) noexcept nogil:
     cdef SessionRow* row
     cdef SessionRow fresh
     cdef size_t at = 0
     cdef size_t i
+    if not member_of(table, node):
+        why[0] = ADMIT_STALE
+        return NULL
     while at < table.rows.size() and table.rows[at].node < node:
         at += 1
     if at == table.rows.size() or table.rows[at].node != node:
@@ -137,3 +170,5 @@ cdef void sessions_free(SessionTable* table) noexcept nogil:
     phx_free(table.agreed)
     table.agreed = NULL
     table.n_agreed = 0
+    phx_free(table.members)
+    table.members = NULL

@@ -8,6 +8,9 @@ that every pass carries every group on without a gap, whatever the order of posi
 
 An entry whose record cannot be read may be *given*: its body is had from elsewhere, and looked at
 only then.
+
+Values that change the members of a group are named with the chunk that they go into: who passes one
+has to know the members (phx/store_members.py).
 """
 
 from phx._core.chunk cimport ChunkView, ChunkWriter
@@ -51,6 +54,7 @@ cdef class Settler:
     cdef vector[Block*] singles       # records read one by one
     cdef vector[Picked] picked        # of this pass, in order of the plan
     cdef vector[Given] given
+    cdef vector[size_t] rosters       # of picked: the membership values of the chunk built last
     cdef size_t at                    # next of picked
     cdef u64 left_bytes               # entries and rows that picked[at:] will take, at most
     cdef ChunkWriter writer

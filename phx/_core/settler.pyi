@@ -35,6 +35,8 @@ class Settler:
         """`given`: bodies by group and instance, for entries whose records cannot be read."""
     def next_chunk(self) -> tuple[int, memoryview, memoryview] | None:
         """(id, value, tail) of the next chunk, or None at the end; good until the next call."""
+    def barriers(self) -> list[tuple[int, int, bytes]]:
+        """(group, instance, body) of the membership values in the chunk that next_chunk gave."""
     def stage(self) -> None:
         """The chunk that next_chunk gave belongs to the open transaction."""
 

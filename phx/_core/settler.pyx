@@ -5,7 +5,7 @@
 """Settling and merging: see settler.pxd."""
 
 from cpython.buffer cimport PyBUF_READ
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 
 from phx._core.chunk cimport (
@@ -21,6 +21,7 @@ from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_GONE, JOURNAL_OK, journal_read_span,
 )
 from phx._core.journal_door cimport Journal as NativeDoor
+from phx._core.members cimport Roster, roster_read
 from phx._core.native cimport *
 from phx._core.plan cimport SettlePlan, hold_new
 from phx._core.state cimport SettleItem
@@ -258,7 +259,9 @@ cdef class Settler:
     cdef int build(self) noexcept nogil:
         cdef int verdict
         cdef Picked* p
+        cdef Roster roster
         cdef u64 value_bytes
+        self.rosters.clear()
         while self.at >= self.picked.size():
             verdict = self.next_pass()
             if verdict != SETTLE_OK:
@@ -280,6 +283,8 @@ cdef class Settler:
             self.entries += 1
             self.entry_bytes += p.bytes
             self.left_bytes -= min(self.left_bytes, chunk_stride(p.bytes))
+            if roster_read(&roster, <const u8*>p.record + RECORD_HEADER_BYTES, p.bytes):
+                self.rosters.push_back(self.at)
             self.at += 1
         chunk_end(&self.writer, self.index.sid)
         return SETTLE_OK
@@ -293,6 +298,17 @@ cdef class Settler:
             return None
         self.check(verdict)
         return chunk_views(&self.writer)
+
+    def barriers(self):
+        """[(group, instance, body)] of the membership values in the chunk that next_chunk gave."""
+        cdef size_t n
+        cdef const RecordHeader* header
+        found = []
+        for n in range(self.rosters.size()):
+            header = self.picked[self.rosters[n]].record
+            found.append((header.group, header.index, PyBytes_FromStringAndSize(
+                <const char*>header + RECORD_HEADER_BYTES, header.body_bytes)))
+        return found
 
     def stage(self):
         """The chunk that next_chunk gave belongs to the open transaction."""

@@ -21,6 +21,10 @@ cdef struct SurveyGroup:
     u64 learned_first          # of values learned as chosen
     u64 learned_last
     u64 settled                # highest instance that a record says is settled; 0: none does
+    u64 members_at             # of the last change of members that a record says: its instance,
+    u64 members_floor          # the floor of their ballots,
+    u32 members_flags          # what else is known of them,
+    Block* members             # and the value that says who they are; owned. NULL: none does
 
 ctypedef vector[SurveyGroup] SurveyGroups
 ctypedef vector[u32] Slots
@@ -40,6 +44,7 @@ cdef struct Tally:
 cdef class Survey:
     cdef readonly object verdict
     cdef readonly list segments, free, suspects, groups
+    cdef readonly dict members
     cdef readonly i64 cut_bytes
     cdef readonly u64 records, odd_records, floor_lsn, first_lsn, end_lsn
     cdef readonly u64 counter, incarnation, lease_bound_us

@@ -6,6 +6,7 @@
 
 import os
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcpy, memset
 
 from phx._core.native cimport *
@@ -26,6 +27,11 @@ cdef enum:
     GROUPS_MOST = 1 << 20      # ids are below it
     SEEN_ACCEPTED = 1
     SEEN_LEARNED = 2
+    # index: the instance that made these members of the group; ballot: the floor of their ballots;
+    # body: flags (u32: 1 active, 2 every value up to the instance stands before this record, 4 the
+    # node was a member and is none of these), zero (u32), then the membership value (members.pxd)
+    RECORD_MEMBERS = 11
+    MEMBERS_HEAD_BYTES = 8
 
 ctypedef const u8[::1] Bytes
 
@@ -63,6 +69,33 @@ cdef void tally_group(Tally* t, const RecordHeader* h) noexcept nogil:
         g.settled = max(g.settled, h.index)
 
 
+# The last change counts; of one change all that any record says: floors and flags only grow.
+cdef void tally_members(Tally* t, const RecordHeader* h, const u8* body) noexcept nogil:
+    cdef SurveyGroup* g
+    cdef u32 flags = 0
+    if h.kind != RECORD_MEMBERS or h.body_bytes < MEMBERS_HEAD_BYTES:
+        return
+    memcpy(&flags, body, sizeof(flags))
+    g = of_group(t, h.group)
+    if g.members == NULL or h.index > g.members_at:
+        block_unref(g.members)
+        g.members = block_copy(<const char*>body + MEMBERS_HEAD_BYTES,
+                               h.body_bytes - MEMBERS_HEAD_BYTES)
+        g.members_at = h.index
+        g.members_floor = h.ballot
+        g.members_flags = flags
+    elif h.index == g.members_at:
+        g.members_floor = max(g.members_floor, h.ballot)
+        g.members_flags |= flags
+
+
+cdef void groups_clear(SurveyGroups* groups) noexcept nogil:
+    cdef size_t at
+    for at in range(groups.size()):
+        block_unref(groups[0][at].members)
+    groups.clear()
+
+
 cdef void tally_counter(Tally* t, const RecordHeader* h, const u8* body) noexcept nogil:
     cdef u64 above = 0
     if (h.kind == RECORD_PROMISE or h.kind == RECORD_ACCEPT or h.kind == RECORD_SUSPECT
@@ -94,6 +127,7 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
                                     or h.kind == RECORD_SETTLED or h.kind == RECORD_SUSPECT):
         tally_group(t, h)
         tally_counter(t, h, body)
+        tally_members(t, h, body)
     else:
         t.odd += 1
     return 0
@@ -161,6 +195,19 @@ cdef list rows_of(SurveyGroups* groups):
     return sorted(rows)
 
 
+cdef dict members_of(SurveyGroups* groups):
+    cdef size_t at
+    cdef SurveyGroup* g
+    found = {}
+    for at in range(groups.size()):
+        g = &groups[0][at]
+        if g.members != NULL:
+            found[g.group] = (g.members_at, g.members_floor, g.members_flags,
+                              PyBytes_FromStringAndSize(<const char*>g.members.data,
+                                                        g.members.size))
+    return found
+
+
 cdef class Survey:
     def __init__(self, where, *, u64 cluster, u32 node, bytes store_id not None):
         cdef bytes path = os.fsencode(where)
@@ -193,6 +240,7 @@ cdef class Survey:
             self._take(j, &t, code)
         finally:
             journal_close(j)
+            groups_clear(t.groups)
             phx_delete(t.groups)
             phx_delete(t.slots)
 
@@ -216,6 +264,7 @@ cdef class Survey:
         self.incarnation = t.incarnation
         self.lease_bound_us = t.lease_bound_us
         self.groups = rows_of(t.groups)
+        self.members = members_of(t.groups)
 
     cdef void _forget(self, Tally* t) noexcept:
         """What was handed on before the damage was met is met again."""
@@ -224,7 +273,7 @@ cdef class Survey:
         cdef size_t at
         for at in range(groups.size()):
             slots[0][groups[0][at].group] = 0
-        groups.clear()
+        groups_clear(groups)
         memset(t, 0, sizeof(Tally))
         t.groups = groups
         t.slots = slots

@@ -5,6 +5,7 @@
     restored      the old state; beside it a checkpoint that nobody needs yet
     floored       the new one: the store's row says that the log goes on behind the checkpoint
     swapped       the same: only this process has learned of it
+    known         the same; perhaps the journal has the members, too
     told          the same
     dropped       the same, without the older checkpoints
 
@@ -13,6 +14,10 @@ start finds it: below "floored" it goes on from it too, and with the log that it
 
 The machines are swapped before the engine is told. While values up to the frontier are still on
 their way from there, they are passed over; the other way round there would be a gap.
+
+The members that the checkpoint says come with the floor into the store, and before "told" to the
+engine: once it goes on behind the checkpoint it votes there, and those it knew before may be no
+members there any more (docs/design/membership.md, section 4: "a checkpoint without members").
 """
 
 from __future__ import annotations
@@ -35,12 +40,17 @@ class Place(Protocol):
         ...
 
     def floor(self) -> None:
-        """Durably: the log begins behind the checkpoint, and is settled up to it."""
+        """Durably: the log begins behind the checkpoint, and is settled up to it, under its
+        members."""
         ...
 
     def swap(self) -> None:
         """The new machines, session table and applied instance are the group's; unless it has
         passed the checkpoint meanwhile."""
+        ...
+
+    def know(self) -> None:
+        """The engine knows the members that the checkpoint says."""
         ...
 
     def tell(self) -> None:
@@ -69,6 +79,8 @@ def install(place: Place) -> Iterator[str]:
         yield "floored"
         place.swap()
         yield "swapped"
+        place.know()
+        yield "known"
         place.tell()
         yield "told"
     finally:

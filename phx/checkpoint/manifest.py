@@ -4,19 +4,23 @@ Bytes, little-endian:
 
     offset  size  field
     0       8     magic     PHXCKPT1
-    8       4     version   1
+    8       4     version   1; 2 with members that changed
     12      4     body      bytes of the body, at most BODY_BYTES_MAX
     16      ...   the body
     ...     32    digest    BLAKE2b-32 of everything before it
 
 The body is a msgpack map with sorted keys, in the shortest encoding; a decoder takes no bytes that
 an encoder would not write. Keys: docs/design/checkpoints.md, section 4.
+
+A group whose members never changed has a manifest of version 1, byte by byte what it was before
+members could; any other has one of version 2, which a phx that knows of no members refuses.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -27,6 +31,7 @@ from phx._core.codec import crc32c
 from phx.checkpoint.compression import CODECS, PLAIN
 from phx.checkpoint.files import Files
 from phx.errors import Damaged, Foreign
+from phx.membership import Membership
 from phx.types import GROUP_ID_MAX, MACHINE_ID_MAX, MEMBERS_MAX, NODE_ID_MAX
 
 __all__ = [
@@ -42,6 +47,7 @@ __all__ = [
     "decode",
     "encode",
     "folder_name",
+    "members_of",
     "read_all",
     "read_manifest",
     "state_digest",
@@ -49,7 +55,8 @@ __all__ = [
 
 MANIFEST = "manifest"
 MAGIC = b"PHXCKPT1"
-VERSION = 1
+VERSION, VERSION_MEMBERS = 1, 2
+CONFIG_FIRST = 1  # version of the members that the configuration names
 HEAD = struct.Struct("<8sII")
 DIGEST_BYTES = 32
 BODY_BYTES_MAX = 4 << 20
@@ -79,6 +86,8 @@ SHARED_KEYS = {
     "members", "sessions",
 }  # fmt: skip
 KEYS = SHARED_KEYS | {"content", "phx", "taken_by", "taken_us"}
+MEMBERS_KEYS = {"floor", "roster", "since"}
+KEYS_OF = {VERSION: KEYS, VERSION_MEMBERS: KEYS | MEMBERS_KEYS}
 
 
 def block_bytes_of(size_bytes: int) -> int:
@@ -151,12 +160,15 @@ class Manifest:
         frontier: K: it is the state of exactly the instances 1 .. K; at least 1.
         epoch: the highest ballot in which a value of an instance <= K was first packed.
         config, members: version of the configuration, and node ids, at K.
+        membership: who they are by the log, from which instance on (at most K) and above which
+            ballot; None: they never changed, and are those of the configuration.
         sessions: the session table as of K, in bytes.
         chain: the group's chained checksum over the instances <= K.
         machines: by ascending ids.
         files: those that lie beside the manifest.
         taken_by, taken_us, phx: node, wall clock time in microseconds, version of phx: for people.
-        content: BLAKE2b-32 of all but those three. Equal on every node that wrote the same state.
+        content: BLAKE2b-32 of all but those three, and the floor of the membership, of which two
+            nodes may have been told differently. Equal on every node that wrote the same state.
     """
 
     cluster: int
@@ -169,6 +181,7 @@ class Manifest:
     chain: int
     machines: tuple[MachineEntry, ...]
     files: tuple[FileEntry, ...]
+    membership: Membership | None = None
     taken_by: int = 0
     taken_us: int = 0
     phx: str = ""
@@ -176,12 +189,18 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check(self)
-        content = blake2b(_pack(_shared(self)), digest_size=DIGEST_BYTES).digest()
+        shared = dict(sorted(_shared(self).items()))
+        content = blake2b(_pack(shared), digest_size=DIGEST_BYTES).digest()
         object.__setattr__(self, "content", content)
 
     @property
     def ident(self) -> str:
         return self.content.hex()
+
+    @property
+    def changed_members(self) -> tuple[int, ...]:
+        """Node ids, if they ever changed; (): those of the configuration."""
+        return self.members if self.membership is not None else ()
 
     @property
     def light(self) -> bool:
@@ -202,6 +221,11 @@ class Manifest:
 def folder_name(manifest: Manifest) -> str:
     """What the folder of a checkpoint is called, in that of its group."""
     return f"{manifest.frontier:020d}-{manifest.ident[:8]}"
+
+
+def members_of(manifests: Iterable[Manifest]) -> dict[int, Membership]:
+    """By group, of those whose members ever changed, who they are by these; one of each group."""
+    return {one.group: one.membership for one in manifests if one.membership is not None}
 
 
 # --- what is allowed
@@ -236,6 +260,7 @@ def _check(made: Manifest) -> None:
     for node in made.members:
         _number(node, 1, NODE_ID_MAX, "a member")
     _refuse_unless(list(made.members) == sorted(set(made.members)), "members must ascend")
+    _check_membership(made)
     _check_table(made)
     _refuse_unless(len(made.files) <= FILES_MAX, f"at most {FILES_MAX} files")
     for one in made.files:
@@ -245,6 +270,18 @@ def _check(made: Manifest) -> None:
     _refuse_unless(made.size_bytes <= I64_MAX, "the sizes add up to too much")
     _refuse_unless(made.raw_bytes <= I64_MAX, "the raw sizes add up to too much")
     _check_machines(made)
+
+
+def _check_membership(made: Manifest) -> None:
+    told = made.membership
+    if told is None:
+        # Whoever took it for one without would go on under members that are none any more.
+        _refuse_unless(made.config <= CONFIG_FIRST, f"without members of version {made.config}")
+        return
+    _refuse_unless(told.version == made.config, "its members are of another version")
+    _refuse_unless(told.nodes == made.members, "its members are others")
+    _refuse_unless(told.instance <= made.frontier, "its members changed above the frontier")
+    _refuse_unless(not told.active, "active is not in a manifest")
 
 
 def _check_file(one: FileEntry) -> None:
@@ -298,8 +335,10 @@ def _pack(body: dict[str, Any]) -> bytes:
 
 
 def _shared(made: Manifest) -> dict[str, Any]:
-    """What is the same on every node, with sorted keys."""
-    return {
+    """What is the same on every node."""
+    told = made.membership
+    changed = {} if told is None else {"roster": told.roster, "since": told.instance}
+    return changed | {
         "chain": made.chain,
         "cluster": made.cluster,
         "config": made.config,
@@ -336,9 +375,13 @@ def encode(manifest: Manifest) -> bytes:
         "taken_by": manifest.taken_by,
         "taken_us": manifest.taken_us,
     }
+    version = VERSION
+    if manifest.membership is not None:
+        version = VERSION_MEMBERS
+        body["floor"] = manifest.membership.floor
     packed = _pack(dict(sorted(body.items())))
     _refuse_unless(len(packed) <= BODY_BYTES_MAX, "the manifest is too large")
-    head = HEAD.pack(MAGIC, VERSION, len(packed))
+    head = HEAD.pack(MAGIC, version, len(packed))
     return head + packed + blake2b(head + packed, digest_size=DIGEST_BYTES).digest()
 
 
@@ -352,12 +395,14 @@ def decode(data: bytes) -> Manifest:
     if blake2b(data[:-DIGEST_BYTES], digest_size=DIGEST_BYTES).digest() != data[-DIGEST_BYTES:]:
         raise Damaged("the manifest's digest is wrong")
     _, version, body_bytes = HEAD.unpack_from(data)
-    if version != VERSION:
-        raise Foreign(f"the manifest has format version {version}; this is phx for {VERSION}")
+    if version not in KEYS_OF:
+        raise Foreign(
+            f"the manifest has format version {version}; this is phx for {VERSION_MEMBERS}"
+        )
     if HEAD.size + body_bytes + DIGEST_BYTES != len(data):
         raise Damaged("the manifest has another length than it says")
     try:
-        manifest = _manifest_of(data[HEAD.size : -DIGEST_BYTES])
+        manifest = _manifest_of(data[HEAD.size : -DIGEST_BYTES], KEYS_OF[version])
         canonical = encode(manifest) == data
     except (ValueError, TypeError) as error:
         raise Damaged(f"the manifest: {error}") from error
@@ -366,17 +411,17 @@ def decode(data: bytes) -> Manifest:
     return manifest
 
 
-def _manifest_of(packed: bytes) -> Manifest:
+def _manifest_of(packed: bytes, keys: set[str]) -> Manifest:
     body = _map(
         msgpack.unpackb(
             packed,
             raw=False,
             strict_map_key=True,
             max_array_len=FILES_MAX,
-            max_map_len=len(KEYS),
+            max_map_len=len(keys),
             max_ext_len=0,
         ),
-        KEYS,
+        keys,
     )
     frontier = body["frontier"]
     _bytes(frontier, (8,), "frontier")
@@ -394,6 +439,9 @@ def _manifest_of(packed: bytes) -> Manifest:
             for one in (_map(each, MACHINE_KEYS) for each in _list(body["machines"]))
         ),
         files=tuple(_file_of(_map(each, FILE_KEYS)) for each in _list(body["files"])),
+        membership=(
+            Membership(body["roster"], body["since"], body["floor"]) if "roster" in body else None
+        ),
         taken_by=body["taken_by"],
         taken_us=body["taken_us"],
         phx=body["phx"],

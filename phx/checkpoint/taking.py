@@ -43,6 +43,7 @@ from phx.checkpoint.manifest import (
     state_digest,
 )
 from phx.machine import Writer
+from phx.membership import Membership
 
 __all__ = ["Capture", "Part", "Steps", "discard", "publish", "run", "stage", "take"]
 
@@ -86,6 +87,7 @@ class Capture:
     sessions: bytes
     chain: int
     parts: tuple[Part, ...]
+    membership: Membership | None = None
     taken_by: int
     taken_us: int
 
@@ -158,6 +160,7 @@ def take(
             chain=capture.chain,
             machines=tuple(machines),
             files=tuple(entries),
+            membership=capture.membership,
             taken_by=capture.taken_by,
             taken_us=capture.taken_us,
             phx=__version__,

@@ -224,6 +224,7 @@ def import_command(source: Path, folder: Path, new: bool, as_json: bool) -> None
         here = held.get(made.group)
         if here is None or (new and here.kept_from > here.settled_through):
             begin_behind(store, owner, made)
+        # (Else the manifest says who the members are, and the next start takes them from there.)
     report(made, as_json)
 
 
@@ -233,14 +234,17 @@ def begin_behind(folder: Path, owner: StoreIdentity, manifest: Manifest) -> None
     What is in a checkpoint of this cluster was chosen, so the node may say so; if it did not, and
     no other member had the log either, the group would begin again with instance 1, and values at
     instances that the checkpoint covers would never be answered. After the checkpoint is durable,
-    so that nothing is passed over that is nowhere.
+    so that nothing is passed over that is nowhere. The members that the checkpoint says go into the
+    store in the same transaction: who settles through its frontier is judged by them.
     """
+    from phx.checkpoint.manifest import members_of
     from phx.store import Store
     from phx.store_trim import Floor
 
     store = Store.open(folder, cluster=owner.cluster, node=owner.node)
     try:
-        store.raise_floors({manifest.group: Floor(manifest.frontier + 1, manifest.frontier)})
+        floors = {manifest.group: Floor(manifest.frontier + 1, manifest.frontier)}
+        store.raise_floors(floors, members_of([manifest]))
     finally:
         store.close()
 

@@ -154,6 +154,9 @@ def group_facts(one: GroupReport) -> dict[str, Any]:
         "holes": one.holes,
         "checkpoints": one.checkpoints,
         "members": one.members,
+        "members_version": one.version,
+        "members_since": one.since,
+        "removed": one.removed,
     }
 
 
@@ -192,5 +195,12 @@ def cells(one: GroupReport) -> list[str]:
         *("-" if span is None else f"{span[0]}-{span[1]}" for span in (one.accepted, one.learned)),
         "-" if settled is None else f"{settled[0]}-{settled[1]}",
         ",".join(map(str, one.checkpoints)) or "-",
-        ",".join(map(str, one.members or ())) or "-",
+        members_of(one),
     ]
+
+
+def members_of(one: GroupReport) -> str:
+    """Node ids; behind a change of them its version and instance too."""
+    nodes = ",".join(map(str, one.members or ())) or "-"
+    changed = f" (v{one.version} from {one.since})" if one.since else ""
+    return nodes + changed + (", without this node" if one.removed else "")

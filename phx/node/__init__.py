@@ -12,6 +12,7 @@
     moves          all leaderships are moved off the node
     keeper         the store thread: the only one that writes to LMDB
     floors         how much of the log is kept
+    memberships    who the members of groups are, where they changed: to the engine, to checkpoints
 
     snapshots      the thread that writes checkpoints, and when they are due
     mirror         second machines, for those that give no view

@@ -9,7 +9,10 @@ At a start, in this order; a crash between any two steps leaves what is found an
    nothing kept
 4. a store that is whole, and knows of less than the journal says, is an older one: its rows become
    the same as those of a new one, for the groups where that is so
-5. of what the store knows of the node's lives one copy is enough; without any the journal says it
+5. with each row of 3 and 4 comes who the members are, in the same transaction: by journal or
+   checkpoints, whichever knows of the later change. Where the store says it itself, one copy of two
+   is enough
+6. of what the store knows of the node's lives one copy is enough; without any the journal says it
 
 All of it before the replay. The journal has all promises, and says what is known to be chosen, so
 the node votes at once; what its machines lack they get from checkpoints. Without a journal that can
@@ -25,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from math import inf
 
 import lmdb
@@ -33,7 +37,7 @@ from phx._core.driver import Driver
 from phx._core.segment import parse_header
 from phx._core.segment_check import SegmentCheck
 from phx._core.survey import Survey
-from phx.checkpoint.catalog import ROOT, Catalog, put_aside
+from phx.checkpoint.catalog import ROOT, Catalog, look, put_aside
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import Manifest
 from phx.config import Config
@@ -46,6 +50,7 @@ from phx.node.scrubber import Scrubber, Told
 from phx.store import MAP_BYTES, Floor, Store
 from phx.store_facts import NAMES, forget, join
 from phx.store_folder import FORMAT_VERSION, StoreIdentity, remake
+from phx.store_members import MembersRow, later, of_journal
 
 __all__ = ["Doctor"]
 
@@ -91,6 +96,7 @@ class Doctor:
         try:
             self.journal = self.journal or whole_journal(self._folder, store.identity)
             self._raise_old_rows(store)
+            self._look_at_members(store)
             self._look_at_facts(store)
         except BaseException:
             store.close()
@@ -117,7 +123,7 @@ class Doctor:
         try:
             if path.is_dir() and any(path.iterdir()):
                 aside = f"; the old one is {put_aside(files, ROOT, path.name, path.name)}"
-            remake(path, MAP_BYTES, identity, settled)
+            remake(path, MAP_BYTES, identity, settled, self._members())
         except OSError as error:
             raise StoreError(f"{path}: a new store cannot be made: {error}") from why
         self.note(
@@ -133,12 +139,39 @@ class Doctor:
         old = {group: at for group, at in told.items() if at > rows.get(group, 0)}
         if not old:
             return
-        store.raise_floors({group: Floor(at + 1, at) for group, at in old.items()})
+        known = self._members()
+        for group in old.keys() & known.keys():
+            store.note_members(group, known[group].membership, removed=known[group].removed)
+        members = {group: row.membership for group, row in known.items() if group in old}
+        store.raise_floors({group: Floor(at + 1, at) for group, at in old.items()}, members)
         group, at = next(iter(old.items()))
         self.note(
             f"the store is an older one: group {group} was settled through {at}, and the store "
             f"says {rows.get(group, 0)}; so with {len(old)} groups, which begin anew behind that"
         )
+
+    def _members(self) -> dict[int, MembersRow]:
+        """Of each group whose members ever changed, the latest that this folder knows of besides
+        its store. Raises Damaged: it does not agree with itself."""
+        manifests = look(OsFiles(self._folder.path), ROOT, self._config.cluster_id).groups
+        try:
+            found = of_journal(self.journal.members) if self.journal is not None else {}
+            for manifest in chain.from_iterable(manifests.values()):
+                if manifest.membership is not None:
+                    told = MembersRow(manifest.membership)
+                    found[manifest.group] = later(found.get(manifest.group), told)
+        except ValueError as error:
+            raise Damaged(f"{self._folder.path}: who the members are: {error}") from error
+        return found
+
+    def _look_at_members(self, store: Store) -> None:
+        """One copy is enough: both are written anew. (Without any the store did not open.)"""
+        for wrong in store.members_wrong():
+            self.note(f"{wrong}; the other one is whole, and both are written anew")
+        try:
+            store.write_members()
+        except StoreError as error:  # for want of room, perhaps: the keeper tries again
+            log.error("%s", error)
 
     def _look_at_facts(self, store: Store) -> None:
         """One copy is enough: the next who writes them writes both. Where neither is whole, a

@@ -3,7 +3,8 @@
     due       a checkpoint was taken or restored, what is held has become old, a pin was released
     wanted    from the cover: MIN over the machines, less what is held (phx.checkpoint.retention),
               never above a pin or what is known to be chosen
-    raised    on the store thread: one transaction for all groups that are due (``Store``)
+    raised    on the store thread: one transaction for all groups that are due (``Store``), with
+              the members of their covers: what is passed without a copy may have changed them
     told      to the engine, which says it to peers and settles nothing below
 
 A *pin* holds the log of one group from an instance on, as long as somebody reads it: a mirror. (Who
@@ -26,6 +27,7 @@ from typing import NamedTuple, Self
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog
+from phx.checkpoint.manifest import members_of
 from phx.checkpoint.retention import Retention
 from phx.config import Checkpoints
 from phx.node.keeper import Keeper
@@ -283,7 +285,8 @@ class Floors:
             if floor > wish.kept_from:
                 floors[group] = Floor(floor, floor - 1)
         if floors:
-            stats = store.raise_floors(floors)
+            covers = (self._catalog.cover(group, wanted[group].kept_from) for group in floors)
+            stats = store.raise_floors(floors, members_of(one for one in covers if one is not None))
             self.counters["floors_raised"] += stats.groups
             self.counters["entries_trimmed"] += stats.entries
             self.counters["entries_passed"] += stats.passed

@@ -17,11 +17,13 @@ from phx.applier import Applier, GroupState, Replacement
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.installing import install
 from phx.checkpoint.loading import Broken, load_machine, need_sound
-from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest
+from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest, members_of
 from phx.machine import DurableMachine, StateMachine
+from phx.membership import need_engine
 from phx.node.keeper import Keeper
 from phx.node.line import Ending
 from phx.node.machine_files import Held, begin, durable_in, sweep
+from phx.node.memberships import Memberships
 from phx.node.restorer import StoppableFiles, Unfit
 from phx.node.snapshots import Snapshots
 from phx.store import Floor
@@ -59,6 +61,7 @@ class Installer:
         keeper: Keeper,
         applier: Applier,
         snapshots: Snapshots,
+        memberships: Memberships,
         factory: Callable[[int], dict[int, StateMachine]],
         paused: set[int],
         closing: Callable[[], bool],
@@ -72,6 +75,7 @@ class Installer:
         self.keeper = keeper
         self.applier = applier
         self.snapshots = snapshots
+        self.memberships = memberships
         self.factory = factory
         self.paused = paused
         self.closing = closing
@@ -93,8 +97,10 @@ class Installer:
             Ending: the node closes.
             Broken, OSError: of the checkpoint.
             Unfit: the machines do not take it.
+            Foreign: it has members that this phx cannot serve; nothing was changed.
             StoreError, DriverError: whatever the store and the driver have against it.
         """
+        need_engine(manifest.group, manifest.membership)
         self.installing[manifest.group] = manifest.content
         try:
             for _ in install(_Place(self, manifest, verified)):
@@ -199,10 +205,11 @@ class _Place:
 
     def floor(self) -> None:
         group, frontier = self._manifest.group, self._manifest.frontier
-        floor = Floor(frontier + 1, frontier)
+        floors = {group: Floor(frontier + 1, frontier)}
+        members = members_of([self._manifest])
         owner = self._owner
         owner.catalog.add(self._manifest)
-        owner.wait(owner.keeper.ask(lambda store: store.raise_floors({group: floor})))
+        owner.wait(owner.keeper.ask(lambda store: store.raise_floors(floors, members)))
 
     def swap(self) -> None:
         if not self._machines:
@@ -213,6 +220,7 @@ class _Place:
         made = Replacement(
             frontier=self._manifest.frontier,
             table=self._manifest.sessions,
+            members=self._manifest.changed_members,
             chain=self._manifest.chain,
             machines=self._machines,
             durable={number: held.machine for number, held in self._held.items()},
@@ -259,6 +267,10 @@ class _Place:
             for number, held in self._held.items():
                 held.switch_back(before[number])
             raise
+
+    def know(self) -> None:
+        owner, manifest = self._owner, self._manifest
+        owner.command(lambda: owner.memberships.hand_over(manifest.group, manifest.membership))
 
     def tell(self) -> None:
         owner, manifest = self._owner, self._manifest

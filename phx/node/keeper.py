@@ -167,6 +167,7 @@ class Keeper(threading.Thread):
                 self._answer(store)
                 self._idle_us = 0  # it may have left something to trim
             case None:
+                self._guarded("writing members", store.write_members)
                 more = self._trim(store)
                 more = more or self._guarded("merging", store.merge)
                 self._idle_us = 0 if more else IDLE_US if self._long_idle() else RETRY_US

@@ -34,24 +34,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from phx._core.driver import ERROR_CLOSED, ERROR_JOURNAL, Driver, DriverError
+from phx._core.session_codec import table_incarnation
 from phx._core.survey import Survey
+from phx.checkpoint.catalog import Catalog
 from phx.config import Config
 from phx.errors import Damaged, StoreError
 from phx.node.folder import Folder
 from phx.store import Store
 from phx.store_facts import CEILING_STEP, SPARE_LIVES, Facts, read, write
 
-__all__ = ["Lives"]
+__all__ = ["Lives", "former_lives"]
 
 log = logging.getLogger("phx")
 
 ERROR_JOURNAL_DAMAGED = ERROR_JOURNAL + 2
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
 COUNTER_BITS = 20  # of a ballot, below its counter
+LIVES_MAX = (1 << 32) - (1 << 16)  # a table that says more is somebody's invention
 
 
 class Lives:
@@ -270,3 +274,17 @@ class Lives:
             spare=max(before.spare, life + SPARE_LIVES),
             peers=peers,
         )
+
+
+def former_lives(catalog: Catalog, node: int) -> int:
+    """The highest incarnation of a node that any checkpoint has seen; 0: none.
+
+    Its journal knows them all, unless a checkpoint was carried to a new folder: values of a life
+    that the session table takes for an old one would never be applied.
+    """
+    highest = 0
+    for found in catalog.groups().values():
+        for manifest in found:
+            with suppress(ValueError):  # whoever restores it says what is wrong with it
+                highest = max(highest, table_incarnation(manifest.sessions, node))
+    return highest if highest < LIVES_MAX else 0

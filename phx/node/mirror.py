@@ -265,7 +265,7 @@ class Mirrors:
             need_sound(files, manifest, path, [manifest.files[one.file] for one in of.values()])
             for machine, one in of.items():
                 load_machine(files, made[machine], one, manifest, path, self._config.dir.joinpath)
-        sessions.load(manifest.sessions)
+        sessions.load(manifest.sessions, manifest.changed_members)
         return Mirror(made, sessions, pin)
 
     def _made(self, group: int, machines: Collection[int]) -> dict[int, StateMachine]:

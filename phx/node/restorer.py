@@ -156,7 +156,7 @@ class Restorer:
         frontier = 0
         if manifest is not None:
             frontier = manifest.frontier
-            self._driver.sessions.load(manifest.sessions)
+            self._driver.sessions.load(manifest.sessions, manifest.changed_members)
             state.applied = state.digest_at = frontier
             state.digest = manifest.chain
         self._restored(state, frontier)

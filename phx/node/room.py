@@ -9,9 +9,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from phx._core.driver import (
 )
 from phx._core.peer_table import PeerTable
 from phx._core.read_tickets import ReadTickets
-from phx._core.session_codec import table_incarnation
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
 from phx.asking import Asked
@@ -55,6 +54,7 @@ from phx.errors import (
     Unknown,
 )
 from phx.machine import Machines, StateMachine, machines_of
+from phx.membership import change_known
 from phx.node import machine_files
 from phx.node.addresses import Addresses, learned
 from phx.node.commits import Commits
@@ -63,8 +63,9 @@ from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.keeper import Keeper
-from phx.node.lives import Lives
+from phx.node.lives import Lives, former_lives
 from phx.node.machine_files import durable_in
+from phx.node.memberships import Memberships
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
 from phx.node.peers import PeerList
@@ -85,21 +86,6 @@ TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
 DOUBT_S = 1.0
-LIVES_MAX = (1 << 32) - (1 << 16)  # a table that says more is somebody's invention
-
-
-def former_lives(catalog: Catalog, node: int) -> int:
-    """The highest incarnation of a node that any checkpoint has seen; 0: none.
-
-    Its journal knows them all, unless a checkpoint was carried to a new folder: values of a life
-    that the session table takes for an old one would never be applied.
-    """
-    highest = 0
-    for found in catalog.groups().values():
-        for manifest in found:
-            with suppress(ValueError):  # whoever restores it says what is wrong with it
-                highest = max(highest, table_incarnation(manifest.sessions, node))
-    return highest if highest < LIVES_MAX else 0
 
 
 class Room:
@@ -141,6 +127,7 @@ class Room:
         self.moves = Moves(config, self.states)
         self._marked: set[int] = set()  # groups that are made anew
         self._store: Store
+        self._memberships: Memberships
         self.driver: Driver
         self.waiters: Waiters
         self.applier: Applier
@@ -213,7 +200,9 @@ class Room:
         self._addresses.begin(learned(store, doctor.note))
         lives = self._lives = Lives(config, self._keeper.ask)
         lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
-        lives.start(self._folder, create, self._bootstrap, partial(self._start, store, starts))
+        lives.start(
+            self._folder, create, self._bootstrap, partial(self._start, store, catalog, starts)
+        )
         self._folder.whole()
         self._promise_epochs(catalog, store)
         self.waiters = Waiters(
@@ -292,6 +281,7 @@ class Room:
             self.driver.poke,
             applier.commits.all_of if applier.commits is not None else lambda _: None,
             self.floors,
+            self._memberships,
             self._doctor.step,
         )
         assert self._keeper is not None
@@ -332,6 +322,7 @@ class Room:
             self._store,
             applier,
             snapshots,
+            self._memberships,
             factory=self._made,
             paused=self._restorer.paused,
             addresses=self._addresses,
@@ -400,6 +391,7 @@ class Room:
     def _start(
         self,
         store: Store,
+        catalog: Catalog,
         starts: dict[int, int],
         create: bool,
         facts: Facts,
@@ -425,7 +417,9 @@ class Room:
             options=config.options(),
             **traced(config.node),
         )
-        self.driver.start()
+        members = self._memberships = Memberships(store.note_members, change_known)
+        members.begin(store.members(), chain.from_iterable(catalog.groups().values()))
+        self.driver.start()  # not before: it votes
 
     def _undo(self) -> None:
         """Take back a half-done opening."""

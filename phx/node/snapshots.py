@@ -24,7 +24,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from phx._core.delivery import Sessions
 from phx._core.session_codec import table_facts
@@ -32,7 +32,7 @@ from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.compression import PLAIN, ZSTD
 from phx.checkpoint.files import need_room
-from phx.checkpoint.manifest import DURABLE, MEMORY, Manifest
+from phx.checkpoint.manifest import CONFIG_FIRST, DURABLE, MEMORY, Manifest
 from phx.checkpoint.policy import ASK_NEVER, At, Policy
 from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
@@ -41,6 +41,7 @@ from phx.machine import DurableMachine, StateMachine, View, has_snapshots
 from phx.node.divergence import set_aside
 from phx.node.floors import Floors
 from phx.node.line import Ending
+from phx.node.memberships import Memberships
 from phx.node.mirror import Mirrors
 from phx.types import AGREED_EVERY, CheckpointInfo
 
@@ -58,7 +59,6 @@ RESTORING_S = 0.2
 BURST_S = 0.05
 LOOK_BYTES = 8 << 20  # written between two looks at the room that is left
 NO_VIEW = "gives no view (freeze, snapshot, restore)"
-CONFIGURATION = 1  # of every group, until members can change
 
 
 @dataclass
@@ -96,6 +96,7 @@ class Snapshots(threading.Thread):
         wake: makes the applying thread take a turn soon.
         commit: commits the durable machines of a group; on the applying thread.
         floors: is told what is covered.
+        memberships: knows who the members at an instance are.
         idle: something to do on this thread when no checkpoint is wanted; gives the seconds after
             which to do more of it.
     """
@@ -109,6 +110,7 @@ class Snapshots(threading.Thread):
         wake: Callable[[], None],
         commit: Callable[[GroupState], None],
         floors: Floors,
+        memberships: Memberships,
         idle: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__(name="phx-snapshot", daemon=True)
@@ -122,6 +124,7 @@ class Snapshots(threading.Thread):
         self._wake = wake
         self._commit = commit
         self._floors = floors
+        self._memberships = memberships
         floors.wake = self._look_again
         self._change = threading.Condition()
         self._line: deque[Wish] = deque()
@@ -293,17 +296,19 @@ class Snapshots(threading.Thread):
             assert frontier == state.applied, "the table is of another instance"
             taken.log_bytes = state.log_bytes
             taken.condemned = self._condemned[state.group]
+            told = self._memberships.at(state.group, frontier)
             parts = tuple(self._parts(state, taken, wish.full))
             taken.capture = Capture(
                 cluster=self._config.cluster_id,
                 group=state.group,
                 frontier=frontier,
                 epoch=epoch,
-                config=CONFIGURATION,
-                members=tuple(sorted(self._config.members)),
+                config=CONFIG_FIRST if told is None else told.version,
+                members=tuple(sorted(self._config.members)) if told is None else told.nodes,
                 sessions=table,
                 chain=chain,
                 parts=parts,
+                membership=told and replace(told, active=False),
                 taken_by=self._config.node,
                 taken_us=time.time_ns() // 1000,
             )

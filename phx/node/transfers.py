@@ -27,6 +27,7 @@ from phx.node.installer import Installer
 from phx.node.keeper import Keeper
 from phx.node.line import Ending
 from phx.node.machine_files import durable_in
+from phx.node.memberships import Memberships
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
 from phx.store import Store
@@ -59,6 +60,7 @@ class Transfers:
         store: Store,
         applier: Applier,
         snapshots: Snapshots,
+        memberships: Memberships,
         *,
         factory: Callable[[int], dict[int, StateMachine]],
         paused: set[int],
@@ -79,6 +81,7 @@ class Transfers:
             keeper,
             applier,
             snapshots,
+            memberships,
             factory,
             paused,
             closing,

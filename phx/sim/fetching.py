@@ -27,6 +27,7 @@ from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.rebuild import mark, unmark
 from phx.errors import Damaged, Foreign
 from phx.machine import StateMachine
+from phx.membership import need_engine
 from phx.sim.files import Crashed
 from phx.sim.host import Host
 from phx.sim.pipes import Net, Pipe
@@ -602,6 +603,9 @@ class Place:
         self._machine = None
         if self.anew:  # all else is of a state that is not to be believed
             self.victims = host.keeping.condemn(manifest.group, -1, manifest.content)
+
+    def know(self) -> None:
+        need_engine(self._manifest.group, self._manifest.membership)
 
     def tell(self) -> None:
         manifest = self._manifest

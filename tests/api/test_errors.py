@@ -9,12 +9,16 @@ import pytest
 import phx
 from phx import errors
 from phx.errors import PhxError, Rejected, Unknown, all_errors
+from phx.types import Members, voter
 
 MADE = {
     errors.GroupStopped: (7, 12, 0, "apply raised"),
     errors.NotLeader: (7, 2),
     errors.ConfigError: (["node: missing"],),
     errors.NotReady: ([1, 2],),
+    errors.VersionConflict: (7, Members(3, True, {1: voter("a:1")})),
+    errors.ChangeUnderWay: (7,),
+    errors.NotCaughtUp: (7, [4, 5]),
     errors.PartlyDone: ([errors.TimedOut("late")],),
 }
 
@@ -73,6 +77,14 @@ def test_a_stopped_group_names_group_instance_and_machine():
     assert "group 7" in str(error)
     assert "instance 12" in str(error)
     assert "machine 0" in str(error)
+
+
+def test_errors_of_a_change_of_members_say_what_there_is():
+    conflict = make(errors.VersionConflict)
+    assert (conflict.group, conflict.members.version) == (7, 3)
+    assert pickle.loads(pickle.dumps(conflict)).members == conflict.members
+    assert make(errors.ChangeUnderWay).group == 7
+    assert make(errors.NotCaughtUp).nodes == [4, 5]
 
 
 def test_the_package_hands_out_what_it_promises():

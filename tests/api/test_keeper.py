@@ -241,6 +241,9 @@ class ReadOnlyStore:
     def is_hole(self, group, first):
         return False
 
+    def write_members(self):
+        return 0
+
     def trim(self):
         return False
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -9,18 +10,28 @@ import pytest
 
 import phx
 from phx import errors, store_folder
+from phx._core.codec import encode_record
+from phx._core.journal_door import Journal
+from phx._core.members import write
+from phx.blocking import Node
+from phx.checkpoint.catalog import ROOT, look, path_of
 from phx.checkpoint.files import OsFiles
+from phx.checkpoint.manifest import encode
 from phx.lmdb_files import LMDB_MAJOR
 from phx.machines import Counter
+from phx.membership import Membership
 from phx.node import doctor
 from phx.node.doctor import Doctor
 from phx.node.folder import Folder
-from phx.store import Floor, Store
+from phx.store import Floor, MembersRow, Store
 from phx.store_folder import read_identity
+from phx.store_members import keys_of
+from phx.verify import examine
 
 from .cluster import all_applied, cluster, config_of, introduce, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+RECORD_MEMBERS = 11
 QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
 
 
@@ -142,13 +153,163 @@ def lose(config: phx.Config, how: str) -> None:
             data.unlink()
         case "page":
             flip_in(data, 10)  # it does not say any more that it describes the file
-        case "identity" | "groups":
-            value = key_of(config, how.encode())
+        case "identity" | "groups" | "members":
+            value = key_of(config, keys_of(0)[0] if how == "members" else how.encode())
             content = data.read_bytes()
             at = content.find(value)
             while at >= 0:
                 flip_in(data, at + 9)
                 at = content.find(value, at + 1)
+
+
+TOLD = Membership(write(2, 1 << 20, 9, [(1, 1, b"a:1"), (4, 1, b"b:1")]), 3, 5 << 20)
+
+
+def move_members(config: phx.Config) -> None:
+    """As if the members of group 0 had changed at instance 3, before its checkpoint was taken."""
+    files = OsFiles(config.dir)
+    (manifest,) = look(files, ROOT).groups[0]
+    changed = replace(manifest, membership=TOLD, config=2, members=TOLD.nodes)
+    (config.dir / path_of(ROOT, manifest)).rename(config.dir / path_of(ROOT, changed))
+    (config.dir / path_of(ROOT, changed) / "manifest").write_bytes(encode(changed))
+    store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+    try:
+        store.note_members(0, TOLD)
+        assert store.write_members() == 1
+    finally:
+        store.close()
+
+
+def rows_of(config: phx.Config) -> dict[int, MembersRow]:
+    store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+    try:
+        return store.members()
+    finally:
+        store.close()
+
+
+def members_of(config: phx.Config) -> dict[int, Membership]:
+    return {group: row.membership for group, row in rows_of(config).items()}
+
+
+@pytest.mark.parametrize("how", ["folder", "groups", "members"])
+def test_a_store_that_is_made_anew_has_the_members(config, how):
+    """Its groups are settled past their change; and it is what a node that loses its journal next
+    would count by."""
+    move_members(config)
+    lose(config, how)
+    _, rows, said = opened(config)
+    assert len(said) == 1
+    assert "the store is lost" in said[0]
+    assert rows[0].settled_through >= TOLD.instance
+    assert members_of(config) == {0: TOLD}
+    assert opened(config)[2] == []
+
+
+def test_an_older_store_gets_the_members_with_the_rows(config):
+    shutil.copytree(config.dir / "store", config.dir / "older")
+    move_members(config)
+    shutil.rmtree(config.dir / "store")
+    (config.dir / "older").rename(config.dir / "store")
+    store_id, _, _ = opened(config)
+    (config.dir / "store" / "data.mdb").unlink()
+    made = store_folder.StoreIdentity(
+        config.cluster_id, config.node, store_id, store_folder.FORMAT_VERSION, (0, 9, 0)
+    )
+    store_folder.remake(config.dir / "store", 1 << 20, made, {})
+    _, rows, said = opened(config)
+    assert "the store is an older one" in said[0]
+    assert rows[0].settled_through >= TOLD.instance
+    assert members_of(config) == {0: TOLD}
+
+
+def tell_journal(config: phx.Config, told: Membership, flags: int = 0) -> None:
+    """A record of the members of group 0, as an engine writes it that counts them."""
+    owner = read_identity(config.dir / "store", 1 << 20)
+    journal = Journal(
+        config.dir / "journal",
+        cluster=owner.cluster,
+        node=owner.node,
+        store_id=owner.store_id,
+        segment_bytes=config.journal.segment_bytes,
+        journal_bytes_max=config.journal.journal_bytes_max,
+        body_bytes_max=1 << 20,
+    )
+    body = flags.to_bytes(8, "little") + told.roster
+    journal.append(encode_record(RECORD_MEMBERS, 0, told.instance, told.floor, body))
+    journal.sync()
+    journal.close()
+
+
+LATER = Membership(write(3, 2 << 20, 9, [(4, 1, b"b:1")]), 5, 8 << 20, active=True)
+
+
+@pytest.mark.parametrize("how", ["folder", "older"])
+@pytest.mark.parametrize("flags", [1, 1 | 4])
+def test_a_store_that_is_made_anew_has_the_members_that_the_journal_says(config, how, flags):
+    """They may be later ones than any checkpoint's: what is settled behind them is not judged by
+    those of before."""
+    move_members(config)
+    store_id, before, _ = opened(config)
+    assert before[0].settled_through >= LATER.instance
+    tell_journal(config, LATER, flags)
+    tell_journal(config, TOLD)  # whatever the order
+    shutil.rmtree(config.dir / "store")
+    if how == "older":
+        made = store_folder.StoreIdentity(
+            config.cluster_id, config.node, store_id, store_folder.FORMAT_VERSION, (0, 9, 0)
+        )
+        store_folder.remake(config.dir / "store", 1 << 20, made, {})
+    _, rows, said = opened(config)
+    assert len(said) == 1
+    assert rows[0].settled_through == before[0].settled_through
+    assert rows_of(config) == {0: MembersRow(LATER, removed=flags > 1)}
+    report = examine(config.dir, whole=True)
+    assert (report.groups[0].since, report.groups[0].removed) == (LATER.instance, flags > 1)
+
+
+def test_a_store_with_older_members_than_the_journal_is_found(config):
+    move_members(config)
+    opened(config)
+    assert examine(config.dir, whole=True).findings == []
+    tell_journal(config, LATER)
+    (found,) = examine(config.dir, whole=True).findings
+    assert "the journal says that they changed at 5" in found.what
+
+
+def test_a_damaged_copy_of_the_members_is_said_and_made_anew(config):
+    move_members(config)
+    data = config.dir / "store" / "data.mdb"
+    row = key_of(config, keys_of(0)[0])
+    flip_in(data, data.read_bytes().rfind(row) + 50)
+    _, _, said = opened(config)
+    assert len(said) == 1
+    assert "the other one is whole" in said[0]
+    assert members_of(config) == {0: TOLD}
+    assert opened(config)[2] == []
+
+
+def test_members_of_which_a_copy_is_damaged_do_for_a_start_without_room(config, monkeypatch):
+    move_members(config)
+    data = config.dir / "store" / "data.mdb"
+    row = key_of(config, keys_of(0)[0])
+    flip_in(data, data.read_bytes().rfind(row) + 50)
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write_members", lambda store: full())
+        assert "the other one is whole" in opened(config)[2][0]
+    assert "the other one is whole" in opened(config)[2][0]
+    assert opened(config)[2] == []
+
+
+def full() -> int:
+    raise errors.StoreError("planted")
+
+
+def test_a_node_does_not_start_under_the_members_of_its_configuration_alone(config):
+    """This phx cannot count any others; and it must not count those."""
+    move_members(config)
+    with pytest.raises(errors.Foreign, match="group 0 has had the members of version 2"):
+        Node(config, Counter).open()
 
 
 @pytest.mark.parametrize("how", ["folder", "file", "page", "identity", "groups"])
@@ -232,6 +393,15 @@ def test_a_node_with_a_lost_store_votes_and_says_what_is_chosen(run_once, tmp_pa
     run_once(main())
 
 
+def assert_not_behind(config: phx.Config) -> None:
+    """A store that is settled past the change of members knows them (S1)."""
+    store = Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+    try:
+        assert store.settled().get(0, 0) < TOLD.instance or 0 in store.members()
+    finally:
+        store.close()
+
+
 class Crash(BaseException):
     """The process is gone."""
 
@@ -265,6 +435,7 @@ def steps_of(monkeypatch, die_at: int) -> list[str]:
 def test_a_repair_that_is_cut_short_anywhere_is_done_at_the_next_start(
     config, tmp_path, monkeypatch, how
 ):
+    move_members(config)
     store_id, floors, _ = opened(config)
     wanted = {group: floor.settled_through for group, floor in floors.items()}
     if how == "older":  # of the same store, before anything was settled
@@ -289,8 +460,11 @@ def test_a_repair_that_is_cut_short_anywhere_is_done_at_the_next_start(
                 died = True
             else:
                 died = False
+        if not died or how == "older":
+            assert_not_behind(again)
         found, rows, _ = opened(again)
         assert found == store_id, begun
+        assert members_of(again) == {0: TOLD}, begun
         assert {group: row.settled_through for group, row in rows.items()} == wanted, begun
         assert opened(again)[2] == [], begun
         if not died:

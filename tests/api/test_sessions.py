@@ -1,5 +1,6 @@
 """The replicated de-duplication table: exactly once, in log order, in bounded memory."""
 
+import gc
 from dataclasses import dataclass, field
 
 import pytest
@@ -7,9 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phx._core.batch import pack_body, pack_noop
-from phx._core.codec import blocks_live, crc32c
+from phx._core.codec import allocations_live, blocks_live, crc32c
 from phx._core.delivery import BEYOND, DUPLICATE, STALE, Sessions
 from phx._core.entries import entries_of
+from phx._core.members import write
+from phx._core.session_codec import table_facts
 from phx._core.waiters import IN_FLIGHT_MAX
 
 GROUP = 7
@@ -208,6 +211,104 @@ def test_values_in_order_need_no_bitmap():
     for first in range(1, 10_001, 100):
         assert len(log.offer((2, 1, first, first, 100)).entries) == 100
     assert log.table.table_bytes(GROUP) == 0
+
+
+# --- members that change
+
+
+def roster(*nodes, version=2, ballot=3 << 20):
+    return write(version, ballot, 9, [(node, 1, b"h%d:7000" % node) for node in nodes])
+
+
+def change(log, *nodes, **others):
+    (batch,) = log.table.offer(GROUP, log.instance, [roster(*nodes, **others)])
+    assert (batch.error, list(batch.entries), batch.dropped) == (None, [], [])
+    log.instance += 1
+    return batch
+
+
+def test_the_rows_of_who_is_no_member_any_more_end_at_the_change():
+    log = Log()
+    log.offer((1, 5, 1, 1, 3), (2, 5, 1, 7, 1), (3, 5, 1, 9, 2))
+    change(log, 1, 3, 4)
+    assert [row[0] for row in log.table.rows(GROUP)] == [1, 3]
+    assert log.table.rows(GROUP)[1] == (3, 5, 1, [9, 10])  # of who stays nothing is forgotten
+
+
+def test_nothing_of_who_left_is_applied_any_more():
+    log = Log()
+    assert log.applied((2, 5, 1, 1, 2)) == [(2, 1), (2, 2)]
+    change(log, 1, 3, 4)
+    assert log.applied((2, 5, 1, 3, 1), (3, 5, 1, 1, 1)) == [(3, 1)]
+    assert log.applied((2, 6, 1, 1, 1)) == []  # nor of a later life
+    assert [row[0] for row in log.table.rows(GROUP)] == [3]
+
+
+def test_a_caller_of_a_node_that_left_hears_that_its_value_was_not_applied():
+    log = Log()
+    change(log, 2, 3, 4)
+    batch = log.offer((ME, INCARNATION, 1, 5, 2))
+    assert (batch.own, batch.dropped) == (0, [(5, STALE), (6, STALE)])
+
+
+def test_who_comes_by_a_change_is_admitted_from_there_on():
+    log = Log()
+    change(log, 1, 2, 3)
+    assert log.applied((4, 1, 1, 1, 1)) == []
+    change(log, 2, 3, 4, version=3)
+    assert log.applied((4, 1, 1, 1, 1), (1, 5, 1, 1, 1)) == [(4, 1)]
+
+
+def test_a_change_of_members_is_in_the_digest_and_in_the_epoch():
+    def state(body):
+        table = sessions()
+        (batch,) = table.offer(GROUP, 1, [body])
+        return batch.digest, table_facts(table.table(GROUP))
+
+    digest, facts = state(roster(1, 2, 3))
+    assert facts == (GROUP, 1, digest, 3 << 20)
+    assert digest == chain((1).to_bytes(8, "little"), roster(1, 2, 3))
+    assert len({state(roster(*nodes))[0] for nodes in ((1, 2, 3), (1, 2, 4), (1, 2))}) == 3
+
+
+def test_a_loaded_table_goes_on_under_the_members_of_its_checkpoint():
+    log = Log()
+    log.offer((1, 5, 1, 1, 3), (2, 5, 1, 7, 1))
+    change(log, 1, 3, 4)
+    other = Sessions(3, [GROUP])
+    other.load(log.table.table(GROUP), (1, 3, 4))
+    after = [
+        pack_body([(2, 5, 1, 8, [(0, b"left")]), (4, 1, 1, 1, [(0, b"came")])]),
+        pack_body([(1, 5, 1, 4, [(0, b"stays")])]),
+    ]
+    (mine,), (its,) = (table.offer(GROUP, log.instance, after) for table in (log.table, other))
+    assert [entry.value for entry in its.entries] == [b"came", b"stays"]
+    assert mine.digest == its.digest
+    assert log.table.table(GROUP) == other.table(GROUP)
+
+
+def test_a_table_that_is_loaded_without_members_admits_everybody():
+    log = Log()
+    change(log, 1, 3, 4)
+    table = sessions()
+    table.offer(GROUP, 1, [pack_body([(2, 5, 1, 1, [(0, b"x")])])])
+    log.table.load(table.table(GROUP))
+    log.instance = 2
+    assert log.applied((2, 5, 1, 2, 1)) == [(2, 2)]
+    with pytest.raises(ValueError, match="16 are more than 15"):
+        log.table.load(table.table(GROUP), range(1, 17))
+
+
+def test_changes_of_members_leak_nothing():
+    before, others = blocks_live(), allocations_live()
+    log = Log()
+    for version in range(2, 40):
+        log.offer((1, 5, 1, 1000 + 70 * version, 1), (version, 5, 1, 90, 1))
+        change(log, 1, version, 50, version=version)
+    log.table.load(log.table.table(GROUP), (1, 39, 50))
+    del log
+    gc.collect()
+    assert (blocks_live(), allocations_live()) == (before, others)
 
 
 def test_more_nodes_than_rows_are_refused_alike_everywhere():

@@ -19,8 +19,9 @@ from phx.errors import NoLongerKept
 from phx.machines import Counter
 from phx.node import floors as floors_module
 from phx.node.floors import Floors
-from phx.store import Floor, Store
+from phx.store import Floor, MembersRow, Store
 from tests.api.cluster import cluster, config_of, introduce, until
+from tests.checkpoint.checkpoint_lab import membership
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -38,10 +39,12 @@ def folder_bytes(folder):
     return total
 
 
-def manifest(frontier, *machines, taken_us=0):
+def manifest(frontier, *machines, taken_us=0, membership=None):
     """What counts of one; machines are (id, what it is, file)."""
     machines = machines or ((0, MEMORY, 0),)
     return SimpleNamespace(
+        group=7,
+        membership=membership,
         frontier=frontier,
         taken_us=taken_us,
         machines=[MachineEntry(one, kind, file, b"") for one, kind, file in machines],
@@ -233,13 +236,25 @@ def test_what_is_about_to_go_is_not_promised(lab):
     one = lab()
     raise_floors, pins = one.store.raise_floors, []
 
-    def pin_in_between(floors):
+    def pin_in_between(floors, *members):
         pins.append(one.floors.pin(7, 50).first)
-        return raise_floors(floors)
+        return raise_floors(floors, *members)
 
     one.store.raise_floors = pin_in_between
     assert one.takes(100) == 101
     assert pins == [101]
+
+
+def test_the_members_of_the_cover_go_with_the_floor(lab):
+    """What is passed is not copied: nothing of the log will say that they changed."""
+    one = lab()
+    told = membership(instance=40)
+    one.state.applied = 100
+    one.kept = [manifest(100, membership=told)]
+    one.floors.covered(7, 100, time.monotonic())
+    one.work()
+    assert one.floor == 101
+    assert one.store.members() == {7: MembersRow(told)}
 
 
 def test_several_groups_go_in_one_transaction(lab):
@@ -295,7 +310,7 @@ def test_what_failed_is_done_later(lab, monkeypatch):
     one.work()
     assert one.told == [101]  # the row was committed, and the engine did not know
 
-    def full(floors):
+    def full(floors, *members):
         raise phx.errors.StoreError("planted")
 
     raise_floors, one.store.raise_floors = one.store.raise_floors, full

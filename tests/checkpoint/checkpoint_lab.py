@@ -5,13 +5,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from phx._core.codec import crc32c
+from phx._core.members import write
 from phx.checkpoint.bundle import export
 from phx.checkpoint.catalog import ROOT, path_of, verify
 from phx.checkpoint.files import Files
 from phx.checkpoint.manifest import MEMORY, Manifest, read_manifest
 from phx.checkpoint.taking import Capture, Part, run, take
+from phx.membership import Membership
 
 CLUSTER = 0xC1A5
+PACKED = 5 << 20 | 1
+"""Ballot of the leader that packed the rosters of these tests."""
 MIB = 1 << 20
 
 
@@ -31,6 +35,23 @@ def part(machine: int, pieces: Iterable[bytes], kind: int = MEMORY, digest: byte
             writer.write(piece)
 
     return Part(machine, kind, write, digest)
+
+
+def membership(
+    instance: int = 4000,
+    version: int = 3,
+    nodes: tuple[int, ...] = (1, 4, 5),
+    floor: int = 7 << 20 | 2,
+    active: bool = False,
+) -> Membership:
+    """Members that changed."""
+    roster = write(version, PACKED, 17, [(node, 1, b"10.0.0.%d:7000" % node) for node in nodes])
+    return Membership(roster, instance, floor, active)
+
+
+def moved(told: Membership) -> dict[str, Any]:
+    """What a capture or a manifest says of such members."""
+    return {"membership": told, "config": told.version, "members": told.nodes}
 
 
 def capture(

@@ -6,7 +6,7 @@ from random import Random
 
 import msgpack
 import pytest
-from checkpoint_lab import CLUSTER, MIB, bundle_of, made, part, whole
+from checkpoint_lab import CLUSTER, MIB, bundle_of, made, membership, moved, part, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +51,16 @@ def test_what_is_exported_is_imported(tmp_path) -> None:
     assert bundle_of(files, manifest) == data
     assert imported(files, data) == manifest, "a second time it is there already"
     assert len(Catalog.open(files, ROOT).of(7)) == 1
+
+
+def test_the_members_go_along() -> None:
+    source, files = MemoryFiles(), MemoryFiles()
+    told = membership()
+    data = bundle_of(source, made(source, **moved(told)))
+    assert imported(files, data).membership == told
+    ((kept,),) = Catalog.open(files, ROOT, cluster=CLUSTER).groups().values()
+    assert kept.membership == told
+    assert bundle_of(files, kept) == data
 
 
 def test_a_bundle_is_laid_out_as_its_page_says(small: bytes) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from phx.checkpoint.installing import install
 
-ORDER = ["restore", "floor", "swap", "tell", "abandon", "drop"]
+ORDER = ["restore", "floor", "swap", "know", "tell", "abandon", "drop"]
+STEPS = ["restored", "floored", "swapped", "known", "told", "dropped"]
 
 
 class Place:
@@ -30,6 +31,9 @@ class Place:
     def swap(self) -> None:
         self._call("swap")
 
+    def know(self) -> None:
+        self._call("know")
+
     def tell(self) -> None:
         self._call("tell")
 
@@ -42,17 +46,24 @@ class Place:
 
 def test_the_engine_is_told_last_and_the_floor_is_durable_before_the_machines_are_changed():
     place = Place()
-    assert list(install(place)) == ["restored", "floored", "swapped", "told", "dropped"]
+    assert list(install(place)) == STEPS
     assert place.calls == ORDER
+
+
+def test_the_engine_knows_the_members_before_it_goes_on_behind_the_checkpoint():
+    """Else it votes there under those it knew (`a checkpoint without members`)."""
+    place = Place()
+    list(install(place))
+    assert place.calls.index("floor") < place.calls.index("know") < place.calls.index("tell")
 
 
 def test_who_has_passed_it_only_raises_his_floor():
     place = Place(passed=True)
-    assert list(install(place)) == ["floored", "swapped", "told", "dropped"]
+    assert list(install(place)) == STEPS[1:]
     assert place.calls == ORDER[1:]
 
 
-@pytest.mark.parametrize("fails", ["restore", "floor", "swap", "tell"])
+@pytest.mark.parametrize("fails", ["restore", "floor", "swap", "know", "tell"])
 def test_what_fails_gives_back_what_was_restored_and_drops_nothing(fails):
     place = Place(fails=fails)
     with pytest.raises(OSError, match=fails):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from checkpoint_lab import CLUSTER, MIB, table
+from checkpoint_lab import CLUSTER, MIB, PACKED, membership, moved, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,8 +123,89 @@ def test_each_shortened_or_lengthened_one_is_found() -> None:
 
 
 def test_another_format_version_is_foreign_and_not_damaged() -> None:
-    with pytest.raises(Foreign, match="version 2"):
-        decode(sealed(b"whatever it will be", version=2))
+    with pytest.raises(Foreign, match="version 3"):
+        decode(sealed(b"whatever it will be", version=3))
+
+
+# --- members that changed
+
+
+def test_members_that_changed_are_in_it_with_where_and_above_which_ballot() -> None:
+    told = membership()
+    one = manifest(**moved(told))
+    packed = encode(one)
+    assert decode(packed) == one
+    assert decode(packed).membership == told
+    assert one.changed_members == (1, 4, 5)
+    assert int.from_bytes(packed[8:12], "little") == 2
+    body = body_of(one)
+    assert body["roster"] == told.roster
+    assert (body["config"], body["members"]) == (3, [1, 4, 5])
+    assert (body["since"], body["floor"]) == (told.instance, told.floor)
+
+
+def test_a_group_whose_members_never_changed_has_the_manifest_that_it_always_had() -> None:
+    """Its bytes, and so its ident, are what a phx without membership wrote and reads."""
+    one = manifest(config=1)
+    packed = encode(one)
+    assert int.from_bytes(packed[8:12], "little") == 1
+    assert set(body_of(one)) == module.KEYS
+    assert len(module.KEYS) == 15
+    assert one.changed_members == ()
+
+
+def test_the_ident_is_of_the_members_but_not_of_who_counted_them_when() -> None:
+    told = membership()
+    one = manifest(**moved(told))
+    assert one.content != manifest().content
+    assert manifest(**moved(membership(floor=told.floor + 1))).content == one.content
+    assert manifest(**moved(membership(instance=3999))).content != one.content
+    assert manifest(**moved(membership(version=4))).content != one.content
+
+
+def test_each_flipped_bit_of_one_with_members_is_found() -> None:
+    packed = encode(manifest(**moved(membership())))
+    for bit in range(len(packed) * 8):
+        spoilt = bytearray(packed)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Damaged):
+            decode(bytes(spoilt))
+
+
+@pytest.mark.parametrize(
+    ("version", "changes"),
+    [
+        (1, {"config": 2}),  # members that changed, and none of them are there
+        (1, {"roster": membership().roster, "since": 4000, "floor": PACKED}),
+        (2, {}),
+        (2, {"roster": b"", "since": 0, "floor": 0}),
+        (2, {"config": 3, "members": [1, 4, 5], "roster": membership().roster, "since": 4000}),
+    ],
+)
+def test_a_format_version_with_the_keys_of_another_is_damaged(
+    version: int, changes: dict[str, Any]
+) -> None:
+    body = dict(sorted((body_of(manifest()) | changes).items()))
+    with pytest.raises(Damaged):
+        decode(sealed(msgpack.packb(body, use_bin_type=True), version))
+
+
+BAD_MEMBERS: list[dict[str, Any]] = [
+    {"config": 2},  # a manifest that forgot them
+    {"config": 1 << 40},
+    moved(membership()) | {"config": 4},
+    moved(membership()) | {"config": 1},
+    moved(membership()) | {"members": (1, 2, 3)},
+    moved(membership()) | {"members": (1, 4)},
+    moved(membership(instance=4097)),  # above the frontier: these do not hold there yet
+    moved(membership(active=True)),
+]
+
+
+@pytest.mark.parametrize("changed", BAD_MEMBERS, ids=range(len(BAD_MEMBERS)))
+def test_members_that_cannot_be_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        manifest(**changed)
 
 
 BAD_FIELDS: list[tuple[str, Any]] = [
@@ -299,4 +380,5 @@ def test_a_manifest_that_would_be_too_large_is_not_written(monkeypatch: pytest.M
 
 def test_fields_of_a_manifest_are_those_that_the_design_lists() -> None:
     fields = {one.name for one in dataclasses.fields(Manifest)}
-    assert fields | {"kind"} == module.KEYS
+    assert (fields - {"membership"}) | {"kind"} == module.KEYS
+    assert {"roster", "since", "floor"} == module.MEMBERS_KEYS

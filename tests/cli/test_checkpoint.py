@@ -22,7 +22,9 @@ from phx.cli.commands import phx as command
 from phx.errors import NoLongerKept
 from phx.machines import Counter
 from phx.node.folder import Folder
-from phx.store import Floor, Store
+from phx.store import Floor, MembersRow, Store
+from phx.store_folder import read_identity
+from phx.verify import examine
 
 TESTS = Path(__file__).resolve().parent.parent
 CLUSTER = 0xC1A5
@@ -148,6 +150,29 @@ def test_a_checkpoint_goes_from_one_node_to_another(node: Path, bundle: Path) ->
     again = node / "again"
     assert called("export", node, 7, again).stdout == "group 7, frontier 4096, 724 bytes\n"
     assert again.read_bytes() == bundle.read_bytes()
+
+
+def test_the_members_of_an_imported_checkpoint_are_those_of_the_group(
+    node: Path, tmp_path: Path
+) -> None:
+    """Its log begins behind the checkpoint: nothing that is left there says who they are."""
+    from checkpoint_lab import bundle_of, membership, moved
+
+    told = membership()
+    (tmp_path / "source").mkdir()
+    files = OsFiles(tmp_path / "source")
+    manifest = made(tmp_path / "source", **moved(told))
+    (tmp_path / "bundle").write_bytes(bundle_of(files, manifest))
+    answer("import", tmp_path / "bundle", node, "--new")
+    owner = read_identity(node / "store", 1 << 20)
+    store = Store.open(node / "store", cluster=owner.cluster, node=owner.node)
+    try:
+        assert store.settled()[7] == manifest.frontier
+        assert store.members() == {7: MembersRow(told)}
+    finally:
+        store.close()
+    (report,) = (one for one in examine(node, whole=True).groups.values() if one.group == 7)
+    assert (report.members, report.version, report.since) == ((1, 4, 5), 3, told.instance)
 
 
 def test_import_needs_no_new_for_a_group_that_the_folder_holds(node: Path, bundle: Path) -> None:

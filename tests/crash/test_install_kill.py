@@ -12,10 +12,15 @@ import pytest
 from install_worker import config_of, machines
 
 import phx
+from phx._core.members import write
+from phx.membership import Membership
 from phx.store import Floor
 from phx.testing.processes import free_ports
 from phx.verify import examine
 
+CHANGED = Membership(
+    write(2, 1 << 20, 9, [(node, 1, b"127.0.0.1:1") for node in (1, 2, 3)]), 25, 3 << 20
+)
 WORKER = Path(__file__).with_name("install_worker.py")
 pytestmark = pytest.mark.processes
 
@@ -60,6 +65,8 @@ class Three:
         await asyncio.gather(*(node.open() for node in self.nodes))
         await asyncio.gather(*(node.wait_ready(timeout=20) for node in self.nodes))
         await self.add(20)
+        for node in self.nodes[:2]:  # (from a value that the third has never heard of)
+            node._room._memberships.learned(0, CHANGED)
         await self.nodes[2].group(0).checkpoint()  # its own is older
         await self.add(20)
         self.promised = self.nodes[2].group(0).status().promised
@@ -91,7 +98,9 @@ class Three:
         assert int(promised) >= self.promised
         self.promised = int(promised)
         assert digests == [said_of(self.nodes[0], machine) for machine in (0, 1)]
-        assert examine(self.folder, whole=True).findings == []
+        report = examine(self.folder, whole=True)
+        assert report.findings == []
+        assert (report.groups[0].version, report.groups[0].since) == (2, CHANGED.instance)
         return int(said["steps"])
 
     async def close(self):

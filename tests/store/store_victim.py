@@ -3,7 +3,8 @@
     store_victim.py FOLDER [--create] [--steps N] [--hold N]
 
 Prints "settled THROUGH" after each settle, "merged" after each merge, and "failed TEXT" for an
-error of the store, after which it tries that step once more. With --hold it raises all floors after
+error of the store, after which it tries that step once more. The members of MOVING change at every
+seventh instance: see change_at. With --hold it raises all floors after
 each settle, to floor_of, prints "floors THROUGH", and trims; a step of that is "removed" or
 "joined".
 """
@@ -16,15 +17,36 @@ sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
 
 from store_lab import CLUSTER, MIB, NODE, Log, body_of  # noqa: E402
 
+from phx._core.members import write  # noqa: E402
 from phx.errors import StoreError  # noqa: E402
+from phx.membership import Membership  # noqa: E402
 from phx.store import Floor, Store  # noqa: E402
 
 GROUPS = range(1, 8)
+MOVING, EACH = 3, 7
 SIZES = (30, 600, 100, 6000)
 
 
 def size_of(instance: int) -> int:
     return SIZES[instance % len(SIZES)]
+
+
+def change_at(instance: int) -> Membership | None:
+    """The last change of MOVING's members at or below an instance: every seventh is one."""
+    at = instance - instance % EACH
+    if not at:
+        return None
+    version = at // EACH + 1
+    roster = write(version, version << 20, at, [(1 + at, 1, b"a:1"), (2 + at, 1, b"b:1")])
+    return Membership(roster, at, (version << 20) + 5)
+
+
+def value_of(group: int, instance: int) -> bytes:
+    """What the log has there."""
+    told = change_at(instance) if group == MOVING else None
+    if told is not None and told.instance == instance:
+        return told.roster
+    return body_of(group, instance, size_of(instance))
 
 
 def floor_of(group: int, through: int, hold: int) -> int:
@@ -65,10 +87,12 @@ def main() -> None:
         log = Log(segment_bytes=4 * MIB)
         last = through + 1 + step % 40
         log.add(
-            (group, instance, body_of(group, instance, size_of(instance)))
+            (group, instance, value_of(group, instance))
             for instance in range(through + 1, last + 1)
             for group in GROUPS
         )
+        if told := change_at(last):
+            store.note_members(MOVING, told)
         for _ in range(2):
             try:
                 store.settle(log.plan())

@@ -31,7 +31,7 @@ from store_lab import (
 from phx import errors
 from phx._core.plan import SettlePlan
 from phx.store import FORMAT_VERSION, MAP_BYTES, Store
-from phx.store_folder import read_identity
+from phx.store_folder import FORMAT_MEMBERS, read_identity
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -91,8 +91,8 @@ def rewrite_identity(path, change):
 def test_another_format_version_is_refused(tmp_path):
     with opened(tmp_path / "s", create=True):
         pass
-    rewrite_identity(tmp_path / "s", lambda body: body.__setitem__(8, FORMAT_VERSION + 1))
-    with pytest.raises(errors.Foreign, match="format version 2; this is phx for version 1"):
+    rewrite_identity(tmp_path / "s", lambda body: body.__setitem__(8, FORMAT_MEMBERS + 1))
+    with pytest.raises(errors.Foreign, match="format version 3; this is phx for versions 1 and 2"):
         Store.open(tmp_path / "s", cluster=CLUSTER, node=NODE)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from store_lab import Log, body_of, entries_of, opened
-from store_victim import GROUPS, floor_of, size_of
+from store_victim import GROUPS, MOVING, change_at, floor_of, value_of
 
 from phx.errors import StoreError
 from phx.store import Floor
@@ -43,15 +43,28 @@ def finish(process, before=()):
     return lines, settled[-1] if settled else 0, err
 
 
+def check_members(store):
+    """They are never older than what is settled (S1), and both copies say so."""
+    assert store.members_wrong() == []
+    wanted = change_at(store.settled().get(MOVING, 0))
+    found = store.members().get(MOVING)
+    if wanted is None:
+        return
+    assert found is not None
+    assert found.membership == change_at(found.membership.instance)
+    assert found.membership.instance >= wanted.instance
+
+
 def check(folder, told):
     """Everything that was said to be settled is there, everything that is there is right."""
     with opened(folder) as store:
         settled = store.settled()
+        check_members(store)
         assert min((settled.get(group, 0) for group in GROUPS), default=0) >= told
         entries = 0
         for group, through in settled.items():
             found = entries_of(store.read(group, 1, 1 << 30))
-            assert found == [(i, body_of(group, i, size_of(i))) for i in range(1, through + 1)]
+            assert found == [(i, value_of(group, i)) for i in range(1, through + 1)]
             entries += through
         assert store.verify() == entries
         return min(settled.values(), default=0), store.stats()
@@ -121,6 +134,7 @@ def check_floors(folder, lines, told, hold):
     floors_told = [int(line.split()[1]) for line in lines if line.startswith("floors")]
     with opened(folder) as store:
         floors = store.floors()
+        check_members(store)
         through = min(
             (floors[group].settled_through for group in GROUPS if group in floors), default=0
         )
@@ -141,7 +155,7 @@ def check_floors(folder, lines, told, hold):
                 assert store.read(group, 1, 1 << 30, floor.kept_from - 1) == b""
                 assert store.entry(group, floor.kept_from - 1) is None
                 assert entries_of(store.read(group, floor.kept_from, 1 << 30)) == [
-                    (i, body_of(group, i, size_of(i)))
+                    (i, value_of(group, i))
                     for i in range(floor.kept_from, floor.settled_through + 1)
                 ]
                 kept += floor.settled_through + 1 - floor.kept_from

@@ -10,25 +10,32 @@ journal files are cut behind what they hold: what a segment lacks at its end rea
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import lmdb
 import pytest
 
 import phx
 from phx import errors
+from phx._core.members import write
 from phx._core.survey import Survey
 from phx.checkpoint.catalog import ROOT, Catalog, look, path_of
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import Broken, need_sound
+from phx.lmdb_files import LMDB_MAJOR
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
+from phx.membership import Membership
+from phx.node import room as room_module
 from phx.node.doctor import Doctor
 from phx.node.folder import Folder
-from phx.store import Floor
+from phx.store import Floor, MembersRow, Store
 from phx.store_folder import read_identity
+from phx.store_members import keys_of, pack
 from phx.verify import content_findings, examine
 from tests.api.cluster import config_of
 from tests.durable.durable_lab import KINDS, feed
@@ -37,6 +44,7 @@ STEP = int(os.environ.get("PHX_SWEEP_STEP", "0"))
 QUIET = {"interval_instances": 0, "interval_us": 0, "scrub_bytes_per_s": 0}
 HEADER = 4096
 LAST = 300  # instance of a durable machine
+CHANGED = Membership(write(2, 1 << 20, 9, [(1, 1, b"127.0.0.1:1")]), 2, 3 << 20)
 SPARE_BYTES = 512  # of zeros behind the last record, that are flipped as well
 
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(1000 if STEP else 120)]
@@ -66,8 +74,10 @@ class Small:
                 segment.unlink()  # a spare: nothing was ever in it
             else:
                 os.truncate(segment, len(content) + SPARE_BYTES)
+        self.write_members()
         self.store_id = read_identity(self.folder / "store", 1 << 20).store_id
-        self.entries, self.floors, found = self.start(self.folder)
+        self.entries, self.floors, self.members, found = self.start(self.folder)
+        assert self.members == {0: MembersRow(CHANGED)}
         assert found == 0
         assert examine(self.folder, whole=True).findings == []
         self.journal = self.survey(self.folder)
@@ -80,7 +90,20 @@ class Small:
                     for n in range(4):
                         value = b"%d.%d" % (life, n) * 10
                         await node.group(group).propose(encode_set(b"%d" % n, value))
+                if not life:
+                    node._room._memberships.learned(0, CHANGED)
                 await node.group(life).checkpoint()
+
+    def write_members(self) -> None:
+        """As if the members of group 0 had changed before its checkpoint (they are the same)."""
+        owner = read_identity(self.folder / "store", 1 << 20)
+        store = Store.open(self.folder / "store", cluster=owner.cluster, node=owner.node)
+        try:
+            store.note_members(0, CHANGED)
+            store.write_members()  # (perhaps it was, in idle time)
+            assert store.members() == {0: MembersRow(CHANGED)}
+        finally:
+            store.close()
 
     def survey(self, folder: Path) -> tuple[object, ...]:
         """What the replay of a journal would give."""
@@ -94,9 +117,9 @@ class Small:
 
     def start(
         self, folder: Path
-    ) -> tuple[dict[tuple[int, int], bytes | None], dict[int, Floor], int]:
-        """What the store of a start serves of each group (None: `Damaged`), its rows, and how often
-        something was said to be lost. Raises what the start does."""
+    ) -> tuple[dict[tuple[int, int], bytes | None], dict[int, Floor], dict[int, MembersRow], int]:
+        """What the store of a start serves of each group (None: `Damaged`), its rows, its members,
+        and how often something was said to be lost. Raises what the start does."""
         where = Folder(folder)
         where.lock(create=False)
         try:
@@ -112,7 +135,8 @@ class Small:
                             served[group, instance] = store.entry(group, instance)
                         except errors.Damaged:
                             served[group, instance] = None
-                return served, floors, doctor.count + len(store.damaged())
+                lost = doctor.count + len(store.damaged())
+                return served, floors, store.members(), lost
             finally:
                 store.close()
         finally:
@@ -121,7 +145,9 @@ class Small:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    return Small(tmp_path_factory.mktemp("sweep"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(room_module, "change_known", lambda *said: None)
+        return Small(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture
@@ -164,11 +190,12 @@ def test_each_byte_of_the_store(small: Small, room: Path, part: int) -> None:
         data.write_bytes(flipped(sound, at))
         named = examine(folder, whole=True).findings
         try:
-            served, floors, said = small.start(folder)
+            served, floors, members, said = small.start(folder)
         finally:
             if (folder / "quarantine").exists():  # it was moved, and made anew
                 folder = copy_of(small, room / "node")
             data.write_bytes(sound)
+        assert members == small.members, at
         for where, body in served.items():
             assert body is None or body == small.entries[where], (at, where)
         for group, floor in floors.items():
@@ -181,6 +208,47 @@ def test_each_byte_of_the_store(small: Small, room: Path, part: int) -> None:
             unused += 1
     assert found > 0
     assert unused > 0
+
+
+def test_each_byte_of_the_members(small: Small, room: Path) -> None:
+    """Of both copies of a row, and what LMDB has before them: node header and key."""
+    folder = copy_of(small, room / "node")
+    data = folder / "store" / "data.mdb"
+    sound, row = data.read_bytes(), pack(0, MembersRow(CHANGED))
+    live = values_of(folder)
+    assert [live[key] for key in keys_of(0)] == [row, row]
+    places = [found.start() for found in re.finditer(re.escape(row), sound)]
+    assert len(places) >= 2
+    found = 0
+    for place in places:
+        for at in range(place - 30, place + len(row), STEP or 3):
+            data.write_bytes(flipped(sound, at))
+            named = examine(folder, whole=True).findings
+            try:
+                _, floors, members, said = small.start(folder)
+            finally:
+                if (folder / "quarantine").exists():
+                    folder = copy_of(small, room / "node")
+                data.write_bytes(sound)
+            assert members == small.members, at
+            for group, floor in floors.items():
+                assert floor.settled_through == small.floors[group].settled_through, at
+            assert bool(named) == bool(said), at
+            found += bool(named)
+    print(f"{found} of {len(places)} places")
+    assert found > 2 * len(row) // 3 * 9 // 10
+
+
+def values_of(folder: Path) -> dict[bytes, bytes]:
+    """What the store's table ``meta`` holds."""
+    with (
+        lmdb.open(
+            str(folder / "store"), readonly=True, lock=False, max_dbs=3, lib_version=LMDB_MAJOR
+        ) as env,
+        env.begin(db=env.open_db(b"meta", create=False)) as txn,
+        txn.cursor() as cursor,
+    ):
+        return dict(cursor)
 
 
 def test_each_byte_of_the_journal(small: Small, room: Path) -> None:
@@ -275,9 +343,10 @@ def test_each_byte_of_the_files_of_a_durable_machine(kind: str, room: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["store", "journal", "checkpoints"])
 def test_a_node_that_starts_on_it_serves_what_was_written_or_nothing(
-    small: Small, room: Path, part: str
+    small: Small, room: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole node, so only some of the bytes, from all over the files."""
+    monkeypatch.setattr(room_module, "change_known", lambda *said: None)
 
     async def state(folder: Path) -> dict[int, list[object] | None]:
         config = replace(small.config, dir=folder)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,25 @@ from click.testing import CliRunner
 import phx
 from phx import errors
 from phx import verify as look
+from phx._core.members import write
 from phx._core.survey import Survey
 from phx.blocking import Node
+from phx.checkpoint.catalog import ROOT, path_of
+from phx.checkpoint.catalog import look as look_at
+from phx.checkpoint.files import OsFiles
+from phx.checkpoint.manifest import encode
 from phx.cli.commands import phx as command
 from phx.durable.generations import Generations
 from phx.durable.sqlite import SqliteMachine
 from phx.lmdb_files import LMDB_MAJOR
 from phx.machines import Counter
-from phx.store import Store
+from phx.membership import Membership
+from phx.store import MembersRow, Store
 from phx.store_folder import read_identity
+from phx.store_members import pack
 from phx.verify import examine
 from tests.api.cluster import config_of
+from tests.store.store_lab import Log
 
 VALUES = 40
 HEADER = 4096
@@ -311,6 +320,115 @@ def test_a_store_that_is_older_than_the_journal_is_found(tmp_path: Path) -> None
     (found,) = examine(config.dir, whole=True).findings
     assert found.path == "store"
     assert "older" in found.what
+
+
+ROSTER = write(2, 1 << 20, 9, [(1, 1, b"a:1"), (4, 1, b"b:1")])
+
+
+def open_store(folder: Path) -> Store:
+    owner = read_identity(folder / "store", 1 << 20)
+    return Store.open(folder / "store", cluster=owner.cluster, node=owner.node)
+
+
+def change_members(folder: Path) -> int:
+    """The members of group 0 change in the last instance that is settled; which that is."""
+    store = open_store(folder)
+    try:
+        at = store.settled()[0] + 1
+        log = Log()
+        log.add([(0, at, ROSTER)])
+        store.note_members(0, Membership(ROSTER, at, 5 << 20))
+        store.settle(log.plan())
+    finally:
+        store.close()
+    return at
+
+
+def alter(folder: Path, **rows: bytes | None) -> None:
+    """Put or delete values of the store, by a part of their key."""
+    with (
+        lmdb.open(str(folder / "store"), max_dbs=3, lib_version=LMDB_MAJOR) as env,
+        env.begin(write=True, db=env.open_db(b"meta", create=False)) as txn,
+    ):
+        for name, value in rows.items():
+            key = f"members{name}:".replace("_", ".").encode() + bytes(4)
+            if value is None:
+                assert txn.delete(key)
+            else:
+                txn.put(key, value)
+
+
+def test_members_that_changed_are_shown(closed: Path) -> None:
+    at = change_members(closed)
+    report = examine(closed, whole=True)
+    assert report.findings == []
+    one = report.groups[0]
+    assert (one.members, one.version, one.since, one.removed) == ((1, 4), 2, at, False)
+    assert report.groups[1].since == 0
+    assert f"1,4 (v2 from {at})" in CliRunner().invoke(command, ["inspect", str(closed)]).stdout
+    facts = json.loads(CliRunner().invoke(command, ["inspect", str(closed), "--json"]).stdout)
+    assert facts["groups"][0]["members_since"] == at
+    assert facts["groups"][0]["members_version"] == 2
+
+
+def test_a_tombstone_is_shown(closed: Path) -> None:
+    store = open_store(closed)
+    try:
+        store.note_members(0, Membership(ROSTER, 1000, 5 << 20), removed=True)
+        store.write_members()
+    finally:
+        store.close()
+    report = examine(closed, whole=True)
+    assert report.findings == []
+    assert report.groups[0].removed
+    assert "without this node" in CliRunner().invoke(command, ["inspect", str(closed)]).stdout
+
+
+def test_settled_behind_a_change_without_its_row_is_found(closed: Path) -> None:
+    at = change_members(closed)
+    alter(closed, **{"": None, "_copy": None})
+    (found,) = examine(closed, whole=True).findings
+    assert found.path == "store"
+    assert "its members are those of the configuration: a settled entry says" in found.what
+    assert found.what.endswith(f"that they changed at {at}")
+
+
+def test_a_row_that_is_older_than_what_is_settled_is_found(closed: Path) -> None:
+    at = change_members(closed)
+    older = pack(0, MembersRow(Membership(write(2, 1, 9, [(1, 1, b"a:1")]), at - 1, 5 << 20)))
+    alter(closed, **{"": older, "_copy": older})
+    (found,) = examine(closed, whole=True).findings
+    assert f"its members are those of instance {at - 1}: a settled entry" in found.what
+
+
+def test_a_row_with_other_members_than_the_log_is_found(closed: Path) -> None:
+    at = change_members(closed)
+    other = pack(0, MembersRow(Membership(write(2, 1, 9, [(1, 1, b"a:1")]), at, 5 << 20)))
+    alter(closed, **{"": other, "_copy": other})
+    (found,) = examine(closed, whole=True).findings
+    assert f"group 0 has other members than the log says at {at}" in found.what
+
+
+def test_a_row_that_is_older_than_a_checkpoint_says_is_found(closed: Path) -> None:
+    files = OsFiles(closed)
+    (manifest,) = look_at(files, ROOT).groups[0]
+    told = Membership(ROSTER, manifest.frontier, 5 << 20)
+    changed = replace(manifest, membership=told, config=2, members=told.nodes)
+    (closed / path_of(ROOT, manifest)).rename(closed / path_of(ROOT, changed))
+    (closed / path_of(ROOT, changed) / "manifest").write_bytes(encode(changed))
+    (found,) = examine(closed, whole=True).findings
+    assert "a checkpoint says that they changed" in found.what
+
+
+def test_a_damaged_copy_of_a_row_is_found_and_hides_nothing(closed: Path) -> None:
+    at = change_members(closed)
+    alter(closed, _copy=b"x" * 50)
+    report = examine(closed, whole=True)
+    (found,) = report.findings
+    assert "group 0: a row of members is damaged" in found.what
+    assert report.groups[0].since == at
+    alter(closed, **{"": b"x" * 50})
+    assert any("in every copy" in one.what for one in examine(closed, whole=True).findings)
 
 
 def test_a_store_that_cannot_be_read_is_not_called_an_old_one(

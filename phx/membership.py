@@ -1,0 +1,123 @@
+"""The members of a group, from one instance of its log on: what of it is kept and handed on.
+
+They are said by a value of the log itself, the *roster* (`phx._core.members`): version, nodes,
+roles, addresses, and the ballot of the leader that packed it. If it is chosen at instance i, the
+instances above i belong to it. What the value cannot say comes beside it: i, and the *floor*, the
+ballot in which a leader counted it as chosen, above which all ballots of these members are
+(docs/design/membership.md, M4 and "Epochs").
+
+A group whose members never changed has none of this: they are those of the configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from phx._core.members import read
+from phx.errors import Foreign
+from phx.types import Member, Members, Role
+
+__all__ = ["Membership", "change_known", "need_engine", "newer"]
+
+INSTANCE_MAX = (1 << 62) - 1
+U64_MAX = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who the members are above an instance. Raises ValueError for what cannot be.
+
+    Attributes:
+        roster: the value that says so, as it stands in the log.
+        instance: i, where it was chosen; from 1 on.
+        floor: no ballot of these members is at or below it; at least that of the packer.
+        active: a quorum of their voters holds everything up to i, and something is chosen above it:
+            those that are members no more may go. False: that is not known here.
+        version: of the configuration, by the roster; at least 2.
+        nodes: ids of all members, of whatever role, ascending.
+    """
+
+    roster: bytes = field(repr=False)
+    instance: int
+    floor: int
+    active: bool = False
+    version: int = field(init=False)
+    nodes: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        said = read(self.roster) if type(self.roster) is bytes else None
+        if said is None:
+            raise ValueError("that is no roster")
+        version, ballot, _, members = said
+        for what, value, low, high in (
+            ("the instance of a roster", self.instance, 1, INSTANCE_MAX),
+            ("the floor of a roster", self.floor, ballot, U64_MAX),
+        ):
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"{what} must be {low} .. {high}, not {value!r}")
+        if type(self.active) is not bool:
+            raise ValueError("active must be True or False")
+        object.__setattr__(self, "version", version)
+        object.__setattr__(self, "nodes", tuple(node for node, _, _ in members))
+
+    def members(self) -> Members:
+        """As a caller is shown them."""
+        said = read(self.roster)
+        assert said is not None, "it was sound"
+        by_id = {node: Member(Role(role), where.decode()) for node, role, where in said[3]}
+        return Members(self.version, self.active, by_id)
+
+
+def newer(one: Membership | None, other: Membership | None) -> Membership | None:
+    """The one of the later instance; of the same one all that either says: the higher floor (a
+    value may be counted in more than one ballot), and active if one of them is.
+
+    Both must be of one group. Raises ValueError if they contradict each other: then two nodes, or
+    two parts of one disk, do not agree on the log.
+    """
+    if one is None or other is None:
+        return one or other
+    low, high = sorted((one, other), key=lambda each: each.instance)
+    if low.instance < high.instance:
+        if low.version >= high.version:
+            raise ValueError(
+                f"version {low.version} from instance {low.instance} on, and version "
+                f"{high.version} from {high.instance} on"
+            )
+        return high
+    if low.roster != high.roster:
+        raise ValueError(f"two different rosters at instance {low.instance}")
+    return Membership(
+        low.roster, low.instance, max(low.floor, high.floor), low.active or high.active
+    )
+
+
+def need_engine(group: int, told: Membership | None) -> None:
+    """Raise Foreign if the engine of this phx cannot serve these members: for whoever has to know
+    before something is done that cannot be left half done."""
+    if told is not None:
+        change_known(group, told.version, told.roster, told.instance, told.floor, told.active)
+
+
+def change_known(
+    group: int, version: int, members: bytes, instance: int, floor: int, active: bool
+) -> None:
+    """Let the engine know who the members of a group are above an instance.
+
+    The engine of this phx counts the members of the configuration and no others: for any version
+    that a group has changed to this is an error, lest it counts quorums of those that are no
+    members any more (docs/design/membership.md, section 4: `members_of_the_file`). One that takes
+    them has an input of these arguments in this place.
+
+    Args:
+        version: 0: they never changed.
+        members: the roster.
+        instance, floor, active: as of `Membership`.
+
+    Raises Foreign.
+    """
+    if version:
+        raise Foreign(
+            f"group {group} has had the members of version {version} since instance {instance}, "
+            "and this phx knows those of its configuration alone: a later one is needed"
+        )

@@ -1,0 +1,113 @@
+"""Who the members of a node's groups are, by log, store and checkpoints; and telling the engine.
+
+at a start      the rows of the store and the manifests of all checkpoints, the newest of each
+                group: before the driver starts, so before the engine votes under anything older
+installing      the manifest's: into the store with the floor, to the engine before it is told
+                of the install
+from the log    what the engine counted or was told of (`learned`): noted for the store, which
+                writes it when it passes that instance
+taking          those that hold at the frontier (`at`), which may be older than the newest
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+
+from phx.checkpoint.manifest import Manifest
+from phx.errors import CheckpointFailed, Damaged
+from phx.membership import Membership, newer
+from phx.store import MembersRow
+
+__all__ = ["ChangeKnown", "Memberships"]
+
+ChangeKnown = Callable[[int, int, bytes, int, int, bool], None]
+"""group, version, members (a roster), instance, floor, active: `phx.membership.change_known`."""
+FIRST = 2  # version of the first change
+
+
+class Memberships:
+    """The members of a node's groups, where they ever changed. Any thread.
+
+    Args:
+        note: has the store keep them: `Store.note_members`.
+        tell: the engine's input, the one way by which it hears of members that its own log has not
+            brought.
+    """
+
+    def __init__(self, note: Callable[[int, Membership, bool], None], tell: ChangeKnown) -> None:
+        self._note = note
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._known: dict[int, list[Membership]] = {}  # ascending
+
+    def begin(self, rows: Mapping[int, MembersRow], manifests: Iterable[Manifest]) -> None:
+        """What the disk says, at a start: hands the newest of each group over.
+
+        Raises:
+            Foreign: this phx cannot serve them.
+            Damaged: store and checkpoints contradict each other.
+        """
+        told = [(group, row.membership) for group, row in rows.items()]
+        told += [(one.group, one.membership) for one in manifests if one.membership is not None]
+        try:
+            for group, membership in told:
+                self._learn(group, membership)
+        except ValueError as error:
+            raise Damaged(f"group {group}: store and checkpoints do not agree: {error}") from error
+        for group, known in sorted(self._known.items()):
+            self._note(group, known[-1], False)
+            self.hand_over(group, known[-1])
+
+    def learned(self, group: int, told: Membership, removed: bool = False) -> None:
+        """From the engine, as soon as it knows the value to be chosen, and again when the members
+        are active; `removed`: this node was one, and is none of them. Raises ValueError.
+
+        Before anything above ``told.instance`` is applied: a checkpoint there asks `at`.
+        """
+        self._learn(group, told)
+        self._note(group, told, removed)
+
+    def hand_over(self, group: int, told: Membership | None) -> None:
+        """Let the engine know; None: the members never changed, and there is nothing to know.
+
+        Must come before anything by which the engine comes to vote above ``told.instance``.
+        Idempotent. Raises Foreign, and what the driver has against it.
+        """
+        if told is None:
+            return
+        self._learn(group, told)
+        self._tell(group, told.version, told.roster, told.instance, told.floor, told.active)
+
+    def at(self, group: int, frontier: int) -> Membership | None:
+        """Those that hold above `frontier`, which does not fall; None: those of the configuration.
+
+        Raises CheckpointFailed: after a start nobody here knows, until the newest change is applied
+        (its row is all that the store keeps).
+        """
+        with self._lock:
+            known = self._known.get(group, [])
+            before = [one for one in known if one.instance <= frontier]
+            after = known[len(before) :]
+            version = before[-1].version if before else FIRST - 1
+            if after and after[0].version != version + 1:
+                raise CheckpointFailed(
+                    f"group {group}: who the members at instance {frontier} are is not known here; "
+                    f"it is from instance {after[-1].instance} on"
+                )
+            if not before:
+                return None
+            known[:] = [before[-1], *after]
+            return before[-1]
+
+    def _learn(self, group: int, told: Membership) -> None:
+        with self._lock:
+            known = {one.instance: one for one in self._known.get(group, [])}
+            both = newer(known.get(told.instance), told)
+            assert both is not None
+            known[told.instance] = both
+            ascending = [known[instance] for instance in sorted(known)]
+            for low, high in pairwise(ascending):
+                newer(low, high)  # versions grow with the instances
+            self._known[group] = ascending
