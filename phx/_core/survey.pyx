@@ -27,11 +27,7 @@ cdef enum:
     GROUPS_MOST = 1 << 20      # ids are below it
     SEEN_ACCEPTED = 1
     SEEN_LEARNED = 2
-    # index: the instance that made these members of the group; ballot: the floor of their ballots;
-    # body: flags (u32: 1 active, 2 every value up to the instance stands before this record, 4 the
-    # node was a member and is none of these), zero (u32), then the membership value (members.pxd)
-    RECORD_MEMBERS = 11
-    MEMBERS_HEAD_BYTES = 8
+    MEMBERS_HEAD_BYTES = 8     # of a RECORD_MEMBERS, before the value
 
 ctypedef const u8[::1] Bytes
 
