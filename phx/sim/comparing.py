@@ -17,16 +17,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from random import Random
+from typing import TYPE_CHECKING
 
 from phx.checkpoint.digests import Agreed, Comparison, Known, Verdict, state_of
 from phx.checkpoint.manifest import Manifest
 from phx.sim.fetching import Line
-from phx.sim.host import Host
 from phx.sim.oddness import missed, settled
 from phx.sim.pipes import Net
 from phx.sim.steps import run_steps
 from phx.transfer.messages import DIGESTS, Chain, Ends, Fetch, Greeting
 from phx.transfer.receiver import Asker
+
+if TYPE_CHECKING:
+    from phx.sim.host import Host
 
 __all__ = ["Comparing"]
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from phx.checkpoint.catalog import ROOT
 from phx.checkpoint.files import remove_tree
@@ -29,7 +29,6 @@ from phx.errors import Damaged, Foreign
 from phx.machine import StateMachine
 from phx.membership import need_engine
 from phx.sim.files import Crashed
-from phx.sim.host import Host
 from phx.sim.pipes import Net, Pipe
 from phx.sim.steps import BUSY_US, STEP_US_MAX, run_steps
 from phx.store_mend import Hole
@@ -53,6 +52,9 @@ from phx.transfer.messages import (
 )
 from phx.transfer.receiver import Asker, Receiver, Wish
 from phx.transfer.staging import Staged, waiting
+
+if TYPE_CHECKING:
+    from phx.sim.host import Host
 
 __all__ = ["Fetching"]
 

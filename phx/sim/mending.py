@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import TYPE_CHECKING
 
 from phx.sim.fetching import Line
-from phx.sim.host import Host
 from phx.sim.pipes import Net
 from phx.sim.storage import StoreDamaged, StoreFailed
 from phx.store_mend import Hole
 from phx.transfer.messages import ENTRIES_WANTED, Ends, Entry, Fetch, Greeting
 from phx.transfer.receiver import Asker
+
+if TYPE_CHECKING:
+    from phx.sim.host import Host
 
 __all__ = ["Mending"]
 

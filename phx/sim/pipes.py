@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from phx.sim.host import Host
+if TYPE_CHECKING:
+    from phx.sim.host import Host
 
 __all__ = ["End", "Net", "Pipe", "Wires"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from phx.checkpoint.catalog import ROOT, path_of
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged
 from phx.sim.files import Crashed
-from phx.sim.host import Host
 from phx.sim.pipes import Pipe
 from phx.transfer.choice import offered
 from phx.transfer.messages import (
@@ -24,6 +24,9 @@ from phx.transfer.messages import (
     unpack_entries,
 )
 from phx.transfer.sender import Bucket, Sender
+
+if TYPE_CHECKING:
+    from phx.sim.host import Host
 
 __all__ = ["Provider"]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import TYPE_CHECKING
 
 from phx.sim.files import Crashed
-from phx.sim.host import Host
+
+if TYPE_CHECKING:
+    from phx.sim.host import Host
 
 __all__ = ["BUSY_US", "STEP_US_MAX", "run_steps"]
 

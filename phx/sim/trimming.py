@@ -7,8 +7,10 @@ told, then the store trims: each step by itself, so that a crash may come betwee
 from __future__ import annotations
 
 from random import Random
+from typing import TYPE_CHECKING
 
-from phx.sim.host import Host
+if TYPE_CHECKING:
+    from phx.sim.host import Host
 
 __all__ = ["Trimming"]
 

@@ -159,6 +159,37 @@ cdef Block* append_roster(Script* s, Block* out, u32 many) noexcept nogil:
     return out
 
 
+# What a Promise reports, or a Learn supplies: so many as the lowest bits say.
+cdef Block* entries_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8 how,
+                         Block* body) noexcept nogil:
+    cdef u32 i
+    cdef u64 at
+    cdef ReportedEntry reported
+    cdef SuppliedEntry supplied
+    for i in range(how & 3):
+        memset(&reported, 0, sizeof(reported))
+        memset(&supplied, 0, sizeof(supplied))
+        reported.instance = number(s, r)
+        supplied.instance = r.chosen_through + 1 + i if how & 16 else reported.instance
+        reported.ballot = ballot_of(s, r, p.node)
+        reported.flags = take_u8(s) & 3
+        at = body.size
+        if kind == MSG_PROMISE:
+            body = block_append(body, &reported, sizeof(reported))
+        else:
+            body = block_append(body, &supplied, sizeof(supplied))
+        if kind == MSG_LEARN or not reported.flags & ENTRY_ELIDED:
+            body = append_body(w, s, r, body)
+        if kind == MSG_PROMISE:
+            reported.body_bytes = <u32>(body.size - at - sizeof(reported))
+            memcpy(body.data + at, &reported, sizeof(reported))
+        else:
+            supplied.body_bytes = <u32>(body.size - at - sizeof(supplied))
+            memcpy(body.data + at, &supplied, sizeof(supplied))
+        body = block_pad8(body)
+    return body
+
+
 cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* fixed,
                          Block* body) noexcept nogil:
     cdef u8 how = take_u8(s)
@@ -171,8 +202,6 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
     cdef ForwardBody* forward = <ForwardBody*>fixed
     cdef HeartbeatBody* beat = <HeartbeatBody*>fixed
     cdef HoldRange hold
-    cdef ReportedEntry reported
-    cdef SuppliedEntry supplied
     cdef ClaimChange change
     if kind == MSG_PREPARE:
         prepare.holds = many
@@ -185,27 +214,7 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
         body = append_body(w, s, r, body)
         accept.body_bytes = <u32>body.size
     elif kind == MSG_PROMISE or kind == MSG_LEARN:
-        for i in range(many):
-            memset(&reported, 0, sizeof(reported))
-            memset(&supplied, 0, sizeof(supplied))
-            reported.instance = number(s, r)
-            supplied.instance = r.chosen_through + 1 + i if how & 16 else reported.instance
-            reported.ballot = ballot_of(s, r, p.node)
-            reported.flags = take_u8(s) & 3
-            at = body.size
-            if kind == MSG_PROMISE:
-                body = block_append(body, &reported, sizeof(reported))
-            else:
-                body = block_append(body, &supplied, sizeof(supplied))
-            if kind == MSG_LEARN or not reported.flags & ENTRY_ELIDED:
-                body = append_body(w, s, r, body)
-            if kind == MSG_PROMISE:
-                reported.body_bytes = <u32>(body.size - at - sizeof(reported))
-                memcpy(body.data + at, &reported, sizeof(reported))
-            else:
-                supplied.body_bytes = <u32>(body.size - at - sizeof(supplied))
-                memcpy(body.data + at, &supplied, sizeof(supplied))
-            body = block_pad8(body)
+        body = entries_body(w, s, r, p, kind, how, body)
         if kind == MSG_PROMISE:
             promise.entries = many
         else:
