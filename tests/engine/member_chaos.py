@@ -152,6 +152,7 @@ class Chaos(Changing):
         self.read: dict[int, int] = defaultdict(int)  # records of its journal that were looked at
         self.below: dict[int, int] = {}  # nodes that need a checkpoint: from whom
         self.quiet = False
+        self.gone: set[int] = set()  # removed, switched off, and deleted
         self.counts: dict[str, int] = defaultdict(int)
         super().__init__(nodes, FIRST, window=32)
         self.lazy = set(self.nodes)
@@ -245,14 +246,22 @@ class Chaos(Changing):
 
     def fall(self) -> None:
         n = self.some(list(self.engines))
-        if len(self.engines) > len(self.nodes) - 3:
+        if len(self.engines) > len(self.nodes) - len(self.gone) - 3:
             self.crash(n, power=self.random.random() < 0.7)
             self.counts["crashes"] += 1
 
     def rise(self) -> None:
-        down = [n for n in self.nodes if n not in self.engines]
+        down = [n for n in self.nodes if n not in self.engines and n not in self.gone]
         if down:
             self.restart(self.some(down))
+
+    def delete(self) -> None:
+        """A call has returned: who is removed may be switched off, and its folder deleted."""
+        for n in list(self.engines):
+            if self.removed(n) and self.random.random() < 0.3 and len(self.engines) > 3:
+                self.crash(n)
+                self.gone.add(n)
+                self.counts["deleted"] += 1
 
     def cut(self) -> None:
         a, b = self.random.sample(sorted(self.engines), 2)
@@ -335,6 +344,7 @@ class Chaos(Changing):
             (self.deliver_some, 50), (self.sync_one, 30 - 8 * bad), (self.time, 14),
             (self.write, 3), (self.alter, 2), (self.fall, 0.1 + 0.2 * bad), (self.rise, 1),
             (self.cut, 0.1 + 0.2 * bad), (self.trim, 0.4), (self.catch_up, 1), (self.anything, 3),
+            (self.delete, 2),
         ]  # fmt: skip
         what, weights = zip(*acts, strict=True)
         try:
@@ -355,6 +365,8 @@ class Chaos(Changing):
                 self.connect(a, b)
         self.cuts = set()
         for n in self.nodes:
+            if n in self.gone:
+                continue
             if n not in self.engines:
                 self.restart(n)
             self.sync(n)
@@ -380,7 +392,10 @@ class Chaos(Changing):
     def all_have_it(self) -> bool:
         version = self.reference.version
         for n in self.nodes:
-            if n in self.latest():
+            if n in self.gone:
+                if n in self.latest():
+                    raise Violation(f"node {n} is a member, and took itself for removed")
+            elif n in self.latest():
                 if (self.status(n)["chosen_through"] < len(self.reference.log)
                         or self.version(n) != version):  # fmt: skip
                     return False
@@ -394,7 +409,7 @@ class Chaos(Changing):
 
     def where(self) -> str:
         lines = [f"version {self.reference.version} of {self.latest()}, {len(self.reference.log)}"]
-        for n in self.nodes:
+        for n in self.engines:
             s, m = self.status(n), self.membership(n)
             lines.append(
                 f"{n}: v{m['version']}@{m['instance']} active={m['active']} left={m['left']} "

@@ -139,7 +139,15 @@ cdef Block* read_body(World* w, Script* s, Peer* p, u8 kind, u32 many, u8* fixed
     return body
 
 
-cdef Block* append_roster(Script* s, Block* out, u32 many) noexcept nogil:
+cdef Block* append_groups(Script* s, Block* out, u32 many) noexcept nogil:
+    cdef u32 i, group
+    for i in range(many):
+        group = take_u8(s) & 7
+        out = block_append(out, &group, 4)
+    return out
+
+
+cdef Block* append_roster(Script* s, Block* out, u32 many, ConfigBody* fixed) noexcept nogil:
     """Some of the peers, in roles that need not be sound."""
     cdef Roster roster
     cdef Block* value
@@ -156,6 +164,7 @@ cdef Block* append_roster(Script* s, Block* out, u32 many) noexcept nogil:
     value = roster_write(&roster)
     out = block_append(out, value.data, value.size)
     block_unref(value)
+    fixed.bytes = <u32>out.size
     return out
 
 
@@ -230,14 +239,11 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
             body = block_append(body, &change, sizeof(change))
     elif kind == MSG_HEARTBEAT_ACK:
         (<HeartbeatAckBody*>fixed).refused = many
-        for i in range(many):
-            at = take_u8(s) & 7
-            body = block_append(body, &at, 4)
+        body = append_groups(s, body, many)
     elif kind == MSG_READ_ASK or kind == MSG_READ_POINT:
         body = read_body(w, s, p, kind, many, fixed, body)
     elif kind == MSG_CONFIG:
-        body = append_roster(s, body, many)
-        (<ConfigBody*>fixed).bytes = <u32>body.size
+        body = append_roster(s, body, many, <ConfigBody*>fixed)
     if how & 0x80:               # a count that lies
         (<u32*>fixed)[take_u8(s) % max(message_fixed_bytes(kind) // 4, <u32>1)] += how & 7
     return body
