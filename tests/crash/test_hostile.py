@@ -46,7 +46,7 @@ def hello(
     node: int,
     *,
     dest: int = VICTIM,
-    versions=(4, 4),
+    versions=(5, 5),
     store=b"?" * 16,
     of: int | None = None,
 ) -> bytes:

@@ -19,7 +19,7 @@ def join(
     *,
     dest: int = 0,
     cluster: int = 1,
-    versions: tuple[int, int] = (4, 4),
+    versions: tuple[int, int] = (5, 5),
     nbytes: int = 40,
     kind: int = JOIN,
 ) -> bytes:
@@ -84,7 +84,7 @@ def test_hostile_questions_close_the_connection_with_one_line(door, name):
 
 
 def test_a_question_after_the_handshake_has_no_place(door):
-    hello = encode_frame(HELLO, 1, 2, 1, struct.pack("<HHI16sQII", 4, 4, 1, b"s" * 16, 0, 0, 0))
+    hello = encode_frame(HELLO, 1, 2, 1, struct.pack("<HHI16sQII", 5, 5, 1, b"s" * 16, 0, 0, 0))
     talk(door, door.listen(), hello + join(1))
     assert door.changes() == [(1, True), (1, False)]
     assert door.handed() == []

@@ -26,7 +26,7 @@ def pair(make, port) -> tuple[TransportDoor, TransportDoor]:
     return one, two
 
 
-def hello(node: int, *, dest: int = 0, cluster: int = 1, versions=(4, 4), kind=HELLO) -> bytes:
+def hello(node: int, *, dest: int = 0, cluster: int = 1, versions=(5, 5), kind=HELLO) -> bytes:
     payload = struct.pack("<HHI16sQII", *versions, 1, b"s" * 16, 0, 0, 0)
     return encode_frame(kind, node, dest, cluster, payload)
 
