@@ -338,6 +338,7 @@ class Applier:
             "turns": self.turns,
             "batches": self.batches,
             "values": self.values,
+            "refused": self._waiters.refused,
             "apply_ns": self.apply_ns,
             "wake_ns": self.wake_ns,
             "backlog": len(self._backlog),

@@ -100,6 +100,9 @@ class Limits:
         group_values_max, group_bytes_max: values of this node's callers in flight in one group, and
             their bytes (1 .. 65,536; up to 4 GiB).
         node_values_max, node_bytes_max: the same over all groups (1 .. 16 M; up to 16 GiB).
+        queue_target_us: under overload, when more values come than leave, new ones are turned away
+            so that those let in stay so long, or twice as long as they do without overload if that
+            is more (Overloaded; up to 10 s); 0: they are not, and the limits above hold alone.
         pending_bytes_max: values that wait at a leader, forwarded ones included, over all groups.
         cache_bytes_max: chosen values kept in memory for peers that lag a little (up to 16 GiB).
         delivery_bytes_max: chosen values kept in memory for a machine that is slow; what is beyond
@@ -117,6 +120,7 @@ class Limits:
     group_bytes_max: int = _option(64 * MIB, 4 * KIB, 4 * GIB)
     node_values_max: int = _option(1_048_576, 1, 16 << 20)
     node_bytes_max: int = _option(256 * MIB, 4 * KIB, 16 * GIB)
+    queue_target_us: int = _option(20_000, 0, 10 * US)
     pending_bytes_max: int = _option(64 * MIB, 4 * KIB, 16 * GIB)
     cache_bytes_max: int = _option(64 * MIB, 4 * KIB, 16 * GIB)
     delivery_bytes_max: int = _option(64 * MIB, 4 * KIB, 16 * GIB)

@@ -90,7 +90,7 @@ class Door:
         self._add = waiters.add
         self._submit = driver.submit
         self._now_us = driver.now_us
-        waiters.connect(driver.submit, driver.now_us, limits.value_bytes_max)
+        waiters.connect(driver.submit, driver.now_us, limits.value_bytes_max, turned_away)
 
     def submit(
         self, state: GroupState, waiter: object, value: bytes, timeout: float | None, machine: int
@@ -106,9 +106,10 @@ class Door:
         size = len(value)
         if size > self._value_bytes_max:
             raise self._too_large(size)
-        due_us = self._now_us() + span_us(timeout)
+        now_us = self._now_us()
+        due_us = now_us + span_us(timeout)
         group = state.group
-        first = self._add(group, waiter, size)
+        first = self._add(group, waiter, size, now_us)
         if not first:
             raise self._overloaded(group, 1, size)
         try:
@@ -137,9 +138,10 @@ class Door:
         values = prepared(state.machines[machine], values)
         if (size := max(map(len, values))) > self._value_bytes_max:
             raise self._too_large(size)
-        due_us = self._now_us() + span_us(timeout)
+        now_us = self._now_us()
+        due_us = now_us + span_us(timeout)
         group = state.group
-        first = self.waiters.add_many(group, future, values)
+        first = self.waiters.add_many(group, future, values, now_us)
         if not first:
             raise self._overloaded(group, len(values), sum(map(len, values)))
         try:
@@ -339,6 +341,13 @@ def prepared(machine: StateMachine, values: list[bytes]) -> list[bytes]:
         raise
     except Exception as error:
         raise PrepareFailed(f"prepare raised {type(error).__name__}: {error}") from error
+
+
+def turned_away(group: int, retry_after_us: int) -> Overloaded:
+    """What a caller gets whose value a gate did not let in."""
+    return Overloaded(
+        f"group {group}: more comes than leaves, and what waits has waited too long", retry_after_us
+    )
 
 
 def _as_bytes(value: object) -> bytes:

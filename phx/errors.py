@@ -12,7 +12,8 @@ An error says one of three things in its class, and in ``outcome``:
     NotInCluster        rejected   this node does not host that group, or is no member
     UnknownMachine      rejected   no machine with that id in the group; nothing was applied
     NoQuorum            rejected   the deadline passed and no leader with a majority was to be found
-    Overloaded          rejected   a limit on values or bytes in flight is reached: wait, then retry
+    Overloaded          rejected   a limit on values or bytes in flight is reached, or too many wait
+                                   for too long: retry after ``retry_after_us``
     ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
     NotLeader           rejected   this node does not lead the group, so it has nothing to give away
     TransferFailed      rejected   the leadership did not go where it should
@@ -54,6 +55,9 @@ from typing import ClassVar, Literal
 
 Outcome = Literal["rejected", "unknown", "applied"]
 
+RETRY_AFTER_US = 50_000
+"""The hint where nothing better is known."""
+
 
 class PhxError(Exception):
     """Anything that phx raises. ``outcome`` says what became of the value."""
@@ -87,7 +91,19 @@ class NoQuorum(Rejected, TimeoutError):
 
 
 class Overloaded(Rejected):
-    """A limit on values or bytes in flight is reached. Await something, then retry."""
+    """A limit on values or bytes in flight is reached, or more comes than leaves and what waits has
+    waited too long (``limits.queue_target_us``). Await something, or a while, then retry.
+
+    Attributes:
+        retry_after_us: a hint: there may be room again after so long (1 us and up). Add jitter.
+    """
+
+    def __init__(self, why: str, retry_after_us: int = RETRY_AFTER_US) -> None:
+        super().__init__(why)
+        self.retry_after_us = retry_after_us
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (*self.args, self.retry_after_us)
 
 
 class ValueTooLarge(Rejected, ValueError):

@@ -29,6 +29,8 @@ class Waiters:
     def count(self) -> int: ...
     @property
     def held_bytes(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
     def __init__(
         self,
         groups: Sequence[int],
@@ -38,13 +40,15 @@ class Waiters:
         node_values_max: int,
         node_bytes_max: int,
         partly: Callable[[list[Any]], BaseException],
+        queue_target_us: int = 0,
     ) -> None: ...
-    def add(self, group: int, waiter: object, nbytes: int) -> int: ...
+    def add(self, group: int, waiter: object, nbytes: int, now_us: int = 0) -> int: ...
     def connect(
         self,
         submit: Callable[[int, int, list[bytes], int], int],
         now_us: Callable[[], int],
         value_bytes_max: int,
+        overloaded: Callable[[int, int], BaseException],
     ) -> None: ...
     def propose(
         self, group: int, machine: int, value: bytes, timeout: float | None, waiter: object
@@ -52,7 +56,9 @@ class Waiters:
     def propose_many(
         self, group: int, machine: int, values: list[bytes], timeout: float | None, future: object
     ) -> bool: ...
-    def add_many(self, group: int, future: object, values: list[Any]) -> int: ...
+    def add_many(
+        self, group: int, future: object, values: list[Any], now_us: int = 0
+    ) -> int: ...
     def revoke(self, group: int, first: int) -> None: ...
     def complete(
         self, group: int, entries: Sequence[Entry], results: list[Any], start: int = 0

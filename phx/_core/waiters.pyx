@@ -11,6 +11,7 @@ from libc.string cimport memset
 
 from phx._core.native cimport *
 from phx._core.entries cimport Entries, Entry, Passage, Stretch
+from phx._core.gate cimport Gate, gate_left, gate_limit, gate_retry_us, gate_turn
 from phx._core.sessions cimport SEQUENCES_MAX
 
 IN_FLIGHT_MAX = <int>SEQUENCES_MAX
@@ -100,17 +101,21 @@ cdef class Waiters:
         groups: the groups of the node.
         group_values_max, group_bytes_max: limits of what waits in one group.
         node_values_max, node_bytes_max: limits over all groups.
+        queue_target_us: how long values may stay before new ones are turned away under overload
+            (gate.pxd); 0: they never are.
         partly: partly(results and errors) makes the exception of a run of which a value failed.
     """
 
     def __cinit__(self, groups, *, u64 group_values_max, u64 group_bytes_max, u64 node_values_max,
-                  u64 node_bytes_max, partly):
+                  u64 node_bytes_max, partly, u64 queue_target_us=0):
         cdef WaiterRing ring
         self.group_values_max = min(group_values_max, <u64>SEQUENCES_MAX)
         self.group_bytes_max = group_bytes_max
         self.node_values_max = node_values_max
         self.node_bytes_max = node_bytes_max
+        self.queue_target_us = queue_target_us
         self.partly = partly
+        memset(&self.gate, 0, sizeof(Gate))
         memset(&ring, 0, sizeof(WaiterRing))
         ring.low = ring.next = 1
         for group in sorted(set(groups)):
@@ -178,7 +183,10 @@ cdef class Waiters:
             return None
         slot.waiter = NULL
         index[0] = slot.index
+        self.taken_us = slot.since_us
         ring.count -= 1
+        if ring.count == 0:
+            self.active -= 1
         ring.bytes -= slot.bytes
         self.count -= 1
         self.held_bytes -= slot.bytes
@@ -195,7 +203,42 @@ cdef class Waiters:
         Py_DECREF(taken)              # the ring's reference; `taken` holds its own
         return taken
 
-    cdef u64 enter(self, WaiterRing* ring, object waiter, u64 nbytes) except? 0:
+    # Whether a gate lets `count` more in: that of the group, and that of the node, which is open to
+    # a group that has less than its share. Raises what the caller is told if it does not.
+    cdef bint let_in(self, WaiterRing* ring, u64 count, u64 now_us) except -1:
+        cdef u64 target_us = self.queue_target_us
+        cdef u64 share
+        cdef u64 retry_us = 0
+        if target_us == 0:
+            return True
+        if now_us >= ring.gate.due_us:
+            gate_turn(&ring.gate, target_us, ring.count, now_us)
+        if now_us >= self.gate.due_us:
+            gate_turn(&self.gate, target_us, self.count, now_us)
+        if ring.gate.limit and ring.count >= ring.gate.limit:
+            ring.gate.refused += count
+            retry_us = gate_retry_us(&ring.gate, target_us, ring.count)
+        if self.gate.limit and self.count >= self.gate.limit:
+            share = self.gate.limit // max(self.active, <u64>1)
+            if ring.count >= share:
+                self.gate.refused += count
+                retry_us = max(retry_us, gate_retry_us(&self.gate, target_us, self.count))
+        if retry_us == 0:
+            return True
+        self.refused += count
+        raise self.overloaded(ring.group, retry_us)
+
+    # So many of a group were resolved, the youngest of them last.
+    cdef int left(self, WaiterRing* ring, u64 count) except -1:
+        cdef u64 stay_us
+        if self.queue_target_us == 0 or count == 0 or self.taken_us == 0:
+            return 0
+        stay_us = self.now_us() - self.taken_us
+        gate_left(&ring.gate, count, stay_us, ring.count)
+        gate_left(&self.gate, count, stay_us, self.count)
+        return 0
+
+    cdef u64 enter(self, WaiterRing* ring, object waiter, u64 nbytes, u64 now_us) except? 0:
         cdef WaiterSlot* slot
         if (ring.count + 1 > self.group_values_max or ring.bytes + nbytes > self.group_bytes_max
                 or self.count + 1 > self.node_values_max
@@ -206,6 +249,9 @@ cdef class Waiters:
         slot.waiter = <PyObject*>waiter
         slot.bytes = nbytes
         slot.index = 0
+        slot.since_us = now_us
+        if ring.count == 0:
+            self.active += 1
         ring.next += 1
         ring.count += 1
         ring.bytes += nbytes
@@ -213,15 +259,26 @@ cdef class Waiters:
         self.held_bytes += nbytes
         return ring.next - 1
 
-    def add(self, u32 group, waiter not None, u64 nbytes):
-        """The sequence under which `waiter` waits from now on; 0 when a limit is reached."""
-        return self.enter(self.find(group), waiter, nbytes)
+    def add(self, u32 group, waiter not None, u64 nbytes, u64 now_us=0):
+        """The sequence under which `waiter` waits from now on; 0 when a limit is reached.
 
-    def connect(self, submit not None, now_us not None, u64 value_bytes_max):
-        """What propose() needs of the driver, and the largest value that it takes."""
+        now_us: the driver's time; 0: no gate is asked. Raises what `overloaded` of connect() made.
+        """
+        cdef WaiterRing* ring = self.find(group)
+        if now_us:
+            self.let_in(ring, 1, now_us)
+        return self.enter(ring, waiter, nbytes, now_us)
+
+    def connect(self, submit not None, now_us not None, u64 value_bytes_max, overloaded not None):
+        """What propose() needs of the driver, and the largest value that it takes.
+
+        overloaded: overloaded(group, when to come again in us) makes the error of who is turned
+            away.
+        """
         self.submit = submit
         self.now_us = now_us
         self.value_bytes_max = value_bytes_max
+        self.overloaded = overloaded
 
     # When a timeout ends, on the driver's clock; 0: it is out of the ordinary.
     cdef u64 due(self, object timeout) except? 0:
@@ -231,7 +288,8 @@ cdef class Waiters:
         seconds = timeout
         if not 0 < seconds < 1e9:
             return 0
-        return self.now_us() + <u64>(seconds * 1e6)
+        self.clock_us = self.now_us()
+        return self.clock_us + <u64>(seconds * 1e6)
 
     # Submits what was entered from `first` on, or takes it back.
     cdef bint send(self, WaiterRing* ring, u64 first, u16 machine, list values,
@@ -249,7 +307,7 @@ cdef class Waiters:
         """The short way in: adds `waiter` and submits `value`, which is then on its way: True.
 
         False: something is out of the ordinary, nothing was done, and the long way (Door.submit)
-        says what it is.
+        says what it is. Raises what `overloaded` of connect() made: nothing was done either.
         """
         cdef WaiterRing* ring = self.find(group)
         cdef u64 first, due_us
@@ -258,10 +316,12 @@ cdef class Waiters:
         due_us = self.due(timeout)
         if due_us == 0:
             return False
-        first = self.enter(ring, waiter, PyBytes_GET_SIZE(value))
+        self.let_in(ring, 1, self.clock_us)
+        first = self.enter(ring, waiter, PyBytes_GET_SIZE(value), self.clock_us)
         return first != 0 and self.send(ring, first, machine, [value], due_us)
 
-    cdef u64 enter_run(self, WaiterRing* ring, object future, list values, u64 nbytes) except? 0:
+    cdef u64 enter_run(self, WaiterRing* ring, object future, list values, u64 nbytes,
+                       u64 now_us) except? 0:
         cdef WaiterSlot* slot
         cdef u64 count = len(values)
         cdef u64 i
@@ -276,6 +336,9 @@ cdef class Waiters:
             slot.waiter = <PyObject*>many
             slot.bytes = PyBytes_GET_SIZE(values[i])
             slot.index = i
+            slot.since_us = now_us
+        if ring.count == 0:
+            self.active += 1
         ring.next += count
         ring.count += count
         ring.bytes += nbytes
@@ -283,12 +346,17 @@ cdef class Waiters:
         self.held_bytes += nbytes
         return ring.next - count
 
-    def add_many(self, u32 group, future not None, list values not None):
-        """The first of the consecutive sequences for `values`, resolved together; 0 at a limit."""
+    def add_many(self, u32 group, future not None, list values not None, u64 now_us=0):
+        """The first of the consecutive sequences for `values`, resolved together; 0 at a limit.
+
+        now_us: as add()."""
+        cdef WaiterRing* ring = self.find(group)
         cdef u64 nbytes = 0
         for value in values:
             nbytes += len(<bytes?>value)
-        return self.enter_run(self.find(group), future, values, nbytes)
+        if now_us:
+            self.let_in(ring, len(values), now_us)
+        return self.enter_run(ring, future, values, nbytes, now_us)
 
     def propose_many(self, u32 group, u16 machine, list values not None, timeout,
                      future not None):
@@ -303,7 +371,8 @@ cdef class Waiters:
         due_us = self.due(timeout)
         if due_us == 0:
             return False
-        first = self.enter_run(ring, future, values, nbytes)
+        self.let_in(ring, len(values), self.clock_us)
+        first = self.enter_run(ring, future, values, nbytes, self.clock_us)
         return first != 0 and self.send(ring, first, machine, values, due_us)
 
     def revoke(self, u32 group, u64 first):
@@ -326,10 +395,13 @@ cdef class Waiters:
         if start < 0 or start + len(results) > len(entries):
             raise ValueError("more results than entries")
         if type(entries) is Entries:
-            return self.complete_passage(ring, entries, results, start)
+            n_resolved = self.complete_passage(ring, entries, results, start)
+            self.left(ring, n_resolved)
+            return n_resolved
         for k in range(len(results)):
             entry = <Entry?>entries[start + k]
             n_resolved += self.resolve(ring, entry.sequence, entry.instance, results[k])
+        self.left(ring, n_resolved)
         return n_resolved
 
     # Looks at the stretches instead of making the entries again.

@@ -222,6 +222,7 @@ class Room:
             group_bytes_max=limits.group_bytes_max,
             node_values_max=limits.node_values_max,
             node_bytes_max=limits.node_bytes_max,
+            queue_target_us=limits.queue_target_us,
             partly=partly_done,
         )
         self.applier = Applier(self.driver, self.waiters, self.states)
