@@ -15,10 +15,11 @@ cdef enum:
     GATE_FLOOR = 16              # so many may wait in any case
     SPANS_ABOVE = 3              # without a short stay, before anything is turned away
     RECORDS_MIN = 2              # and so often more waited than ever
-    SPANS_LEARNED = 50           # what is normal is not known before
+    LEARNED_US = 1000000         # with values on their way; what is normal is not known before
     SPANS_STEADY = 8             # without a record: what stays so long is normal
     SPANS_FORGOTTEN = 50         # records that are so old say nothing
     ROUND_SPANS = 4              # while some are turned away it is judged so often
+    RAISES_MAX = 8               # after so many rounds with a higher limit: was it of any use?
     SPAN_US_MIN = 5000
     SPAN_US_MAX = 100000
 
@@ -41,10 +42,12 @@ cdef struct Gate:
     u64 limit                    # 0: open
     double rate                  # values per us, while `limit` is set
     double best
+    double mark                  # rate when the limit was first raised
     u32 records
     u32 since                    # spans since the last record
     u32 above                    # spans in a row without a short stay
-    u32 seen                     # spans, up to SPANS_LEARNED
+    u32 raised                   # rounds in a row
+    u64 learned_us
 
 cdef void gate_left(Gate* g, u64 n, u64 stay_us, u64 waiting) noexcept nogil
 # Call it when `now_us` has reached due_us, before one more is let in. `waiting`: values now.

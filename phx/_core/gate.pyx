@@ -10,6 +10,7 @@ from phx._core.native cimport *
 
 cdef u64 GATE_OPEN = 0xFFFFFFFFFFFFFFFF
 cdef u64 NONE = 0xFFFFFFFFFFFFFFFF
+cdef u64 ROUND_STAY_US_MAX = 250000
 cdef u64 RETRY_US_MIN = 1000
 cdef u64 RETRY_US_MAX = 1000000
 
@@ -31,7 +32,11 @@ cdef void gate_left(Gate* g, u64 n, u64 stay_us, u64 waiting) noexcept nogil:
 
 cdef void begin(Gate* g, u64 target_us, u64 now_us) noexcept nogil:
     g.began_us = now_us
-    g.due_us = now_us + span_us(target_us) * (<u64>ROUND_SPANS if g.limit else 1)
+    g.due_us = now_us + span_us(target_us)
+    # Long enough for several batches, so that it does not matter whether one more has just left.
+    if g.limit:
+        g.due_us = now_us + max(span_us(target_us), min(g.normal_us, <u64>ROUND_STAY_US_MAX)) \
+            * ROUND_SPANS
     g.departed = 0
     g.refused = 0
     g.least_us = NONE
@@ -45,9 +50,8 @@ cdef void no_queue(Gate* g) noexcept nogil:
 
 
 cdef void open_up(Gate* g) noexcept nogil:
-    # What was held up turned out to be normal.
-    g.normal_us += g.slack_us // 2
     g.slack_us = 0
+    g.raised = 0
     g.limit = 0
     no_queue(g)
 
@@ -70,15 +74,14 @@ cdef void note_queue(Gate* g, u64 target_us) noexcept nogil:
 
 
 # Down slowly, so that a quiet moment is not the measure; up only while the queue does not grow.
-cdef void learn(Gate* g) noexcept nogil:
+cdef void learn(Gate* g, u64 elapsed_us) noexcept nogil:
     if g.normal_us == 0:
         g.normal_us = g.least_us
     elif g.least_us < g.normal_us:
         g.normal_us -= (g.normal_us - g.least_us) // 32
     elif g.peak == 0 or g.since >= SPANS_STEADY:
         g.normal_us += (g.least_us - g.normal_us) // 8
-    if g.seen < SPANS_LEARNED:
-        g.seen += 1
+    g.learned_us = min(g.learned_us + elapsed_us, <u64>LEARNED_US)
 
 
 cdef void watch(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
@@ -91,12 +94,12 @@ cdef void watch(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
     else:
         g.above = 0
         g.run_us = g.run_departed = 0
-    if (g.above >= SPANS_ABOVE and g.records >= RECORDS_MIN and g.seen >= SPANS_LEARNED
+    if (g.above >= SPANS_ABOVE and g.records >= RECORDS_MIN and g.learned_us >= LEARNED_US
             and g.low >= 2 * g.base and g.low > GATE_FLOOR):
         g.rate = g.best = <double>g.run_departed / <double>g.run_us
         g.limit = limit_of(g, target_us)
     else:
-        learn(g)
+        learn(g, elapsed_us)
 
 
 cdef u64 limit_of(const Gate* g, u64 target_us) noexcept nogil:
@@ -104,19 +107,32 @@ cdef u64 limit_of(const Gate* g, u64 target_us) noexcept nogil:
     return max(<u64>GATE_FLOOR, <u64>(g.rate * <double>gate_stay_us(g, target_us)))
 
 
+# If turning some away costs throughput it was no queue that they would have waited in: the disk has
+# become slower, say. So when less leaves than could, the limit goes up; if more leaves then, it
+# stays up, and if not, that is what can leave now.
+cdef void raise_limit(Gate* g, double rate, u64 stay_us) noexcept nogil:
+    if g.raised == 0:
+        g.mark = rate
+    g.raised += 1
+    g.slack_us += (stay_us + 7) // 8
+    if g.raised == RAISES_MAX:
+        if rate < g.mark * 1.25:
+            g.best = g.rate = rate
+        g.raised = 0
+
+
 cdef void hold(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
     """While some are turned away."""
     cdef double rate = <double>g.departed / <double>elapsed_us
-    cdef u64 stay_us = gate_stay_us(g, target_us)
     if g.refused == 0:
         open_up(g)
         return
-    g.rate = max(rate, g.rate - g.rate / 16)
     g.best = max(rate, g.best - g.best / 256)
-    # If turning some away costs throughput, it was no queue that they would have waited in.
-    if rate < g.best * 0.75:
-        g.slack_us = min(g.slack_us + stay_us // 8, 3 * (stay_us - g.slack_us))
+    if rate < g.best * 0.6:
+        raise_limit(g, rate, gate_stay_us(g, target_us))
     else:
+        g.raised = 0
+        g.rate = max(rate, g.rate - g.rate / 16)
         g.slack_us -= (g.slack_us + 3) // 4
     g.limit = limit_of(g, target_us)
 
@@ -129,7 +145,7 @@ cdef void gate_turn(Gate* g, u64 target_us, u64 waiting, u64 now_us) noexcept no
             open_up(g)
         no_queue(g)
         if g.departed:
-            learn(g)
+            learn(g, span_us(target_us))
         begin(g, target_us, now_us)
     elif g.departed == 0 or elapsed_us == 0:
         # Nothing leaves: an election, a long sync. That says nothing about how much is too much.

@@ -341,3 +341,83 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
         raise click.UsageError(f"{path}: not a result of phx bench --json")
     return found
+
+
+@command(bench, "overload")
+@option("--times", type=click.FloatRange(1, 100), default=5, help="The offer, in capacities.")
+@option("--seconds", type=click.FloatRange(1, 3600), default=60, help="Of overload.")
+@option("--groups", type=click.IntRange(1, GROUPS_MAX), default=20)
+@option("--nodes", type=click.IntRange(1, 15), default=3)
+@option("--value-bytes", type=click.IntRange(1, 1 << 20), default=100)
+@choice("--machine", ["tally", "dict", "slow"], "slow", "What the groups run; slow: 20 us a value.")
+@option(
+    "--inflight",
+    type=click.IntRange(1, 100_000),
+    default=1000,
+    help="Of the callers that wait, by which capacity is found.",
+)
+@click.option(
+    "--queue-target-us",
+    type=click.IntRange(0, 10_000_000),
+    help="limits.queue_target_us of the nodes; 0: nothing is turned away for the time it takes.",
+)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the nodes write. Default: a temporary folder.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Report on stdout as JSON.")
+def overload_command(as_json: bool, **settings: Any) -> None:
+    """Offer several times what a cluster can do: what is let in, how long it takes, who is told no.
+
+    Callers do not wait for their values. First capacity is found, then shares of it are offered:
+    nothing, or nearly, may be refused of these. Exits with 1 if a value was lost, or applied though
+    it was refused.
+    """
+    from phx.bench.overload import Overload, measure
+    from phx.cli.report import print_json, print_table
+
+    result = measure(Overload(**settings), Notes())
+    if as_json:
+        print_json(result)
+    else:
+        print_table(*overload_table(result))
+    if result["finding"]:
+        fail(result["finding"])
+
+
+class Notes:
+    """Progress as lines on stderr."""
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def update(self, text: str) -> None:
+        pass
+
+
+def overload_table(result: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    verdict = result["verdict"]
+    title = (
+        f"capacity {result['capacity_per_s']:,.0f} values/s; p99 under overload "
+        f"{verdict['p99_to_normal']:g} times normal"
+    )
+    heads = ["offered", "s", "offered/s", "admitted/s", "refused", "p50 us", "p99 us"]
+    heads += ["refused p99 us", "MB begin", "MB end"]
+    rows = [
+        [
+            f"{one['times']:g}x",
+            f"{one['seconds']:g}",
+            f"{one['offered_per_s']:,.0f}",
+            f"{one['admitted_per_s']:,.0f}",
+            f"{one['share_refused']:.3%}",
+            f"{one['p50_us']:,.0f}",
+            f"{one['p99_us']:,.0f}",
+            f"{one['refused_p99_us']:,.0f}",
+            f"{one['memory_begin_bytes'] / 1e6:,.0f}",
+            f"{one['memory_end_bytes'] / 1e6:,.0f}",
+        ]
+        for one in result["phases"]
+    ]
+    return title, heads, rows

