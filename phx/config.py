@@ -48,6 +48,15 @@ US = 1_000_000
 # What a batch needs beyond the bytes of one value: body, run and item headers, and a record's.
 OVERHEAD_BYTES = 4 * KIB
 
+# Of the limits, those that hold for callers, before the driver is told of a value.
+_OF_CALLERS = (
+    "group_values_max",
+    "group_bytes_max",
+    "node_values_max",
+    "node_bytes_max",
+    "queue_target_us",
+)
+
 TRANSFER_BYTES_PER_S_MIN = 26 * KIB
 """A transfer that is slower is cut (phx.transfer)."""
 
@@ -317,7 +326,7 @@ class Config:
     def options(self) -> dict[str, int]:
         """The driver's options by name."""
         limits = {one.name: getattr(self.limits, one.name) for one in fields(Limits)}
-        for name in ("group_values_max", "group_bytes_max", "node_values_max", "node_bytes_max"):
+        for name in _OF_CALLERS:
             del limits[name]  # kept on the Python side
         timing = {one.name: getattr(self.timing, one.name) for one in fields(Timing)}
         journal = {one.name: getattr(self.journal, one.name) for one in fields(Journal)}

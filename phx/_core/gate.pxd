@@ -13,13 +13,14 @@ from phx._core.native cimport *
 
 cdef enum:
     GATE_FLOOR = 16              # so many may wait in any case
-    SPANS_ABOVE = 3              # without a short stay, before anything is turned away
+    SPANS_ABOVE = 4              # without a short stay, before anything is turned away
+    SPANS_ABOVE_SLOW = 20        # the same, if less leaves than did: a machine that stood still
     RECORDS_MIN = 2              # and so often more waited than ever
     LEARNED_US = 1000000         # with values on their way; what is normal is not known before
     SPANS_STEADY = 8             # without a record: what stays so long is normal
     SPANS_FORGOTTEN = 50         # records that are so old say nothing
     ROUND_SPANS = 4              # while some are turned away it is judged so often
-    RAISES_MAX = 8               # after so many rounds with a higher limit: was it of any use?
+    RAISES_MAX = 16              # after so many rounds with a higher limit: was it of any use?
     SPAN_US_MIN = 5000
     SPAN_US_MAX = 100000
 
@@ -40,8 +41,9 @@ cdef struct Gate:
     u64 normal_us                # how long stays are while as much leaves as comes
     u64 slack_us                 # more than that, as the limit held work up
     u64 limit                    # 0: open
-    double rate                  # values per us, while `limit` is set
-    double best
+    double pace                  # values per us, over the last spans
+    double best                  # its highest, slowly forgotten
+    double rate                  # what the limit is made of
     double mark                  # rate when the limit was first raised
     u32 records
     u32 since                    # spans since the last record

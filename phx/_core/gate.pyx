@@ -84,9 +84,18 @@ cdef void learn(Gate* g, u64 elapsed_us) noexcept nogil:
     g.learned_us = min(g.learned_us + elapsed_us, <u64>LEARNED_US)
 
 
+cdef bint overloaded(const Gate* g) noexcept nogil:
+    """The queue stands and grows, though as much leaves as ever does; or has done so for long."""
+    cdef bint full = <double>g.run_departed >= 0.75 * g.best * <double>g.run_us
+    return (g.records >= RECORDS_MIN and g.low >= 2 * g.base and g.low > GATE_FLOOR
+            and g.learned_us >= LEARNED_US and (full or g.above >= SPANS_ABOVE_SLOW))
+
+
 cdef void watch(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
     """While everything is let in."""
     note_queue(g, target_us)
+    g.pace += (<double>g.departed / <double>elapsed_us - g.pace) / 8
+    g.best = max(g.pace, g.best - g.best / 256)
     if g.least_us > gate_stay_us(g, target_us):
         g.above += 1
         g.run_us += elapsed_us
@@ -94,9 +103,9 @@ cdef void watch(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
     else:
         g.above = 0
         g.run_us = g.run_departed = 0
-    if (g.above >= SPANS_ABOVE and g.records >= RECORDS_MIN and g.learned_us >= LEARNED_US
-            and g.low >= 2 * g.base and g.low > GATE_FLOOR):
-        g.rate = g.best = <double>g.run_departed / <double>g.run_us
+    if g.above >= SPANS_ABOVE and g.since == 0 and overloaded(g):
+        # Less than ever left if the machine stood still for a moment: that is not what it can do.
+        g.rate = g.best = max(g.best, <double>g.run_departed / <double>g.run_us)
         g.limit = limit_of(g, target_us)
     else:
         learn(g, elapsed_us)
@@ -110,29 +119,29 @@ cdef u64 limit_of(const Gate* g, u64 target_us) noexcept nogil:
 # If turning some away costs throughput it was no queue that they would have waited in: the disk has
 # become slower, say. So when less leaves than could, the limit goes up; if more leaves then, it
 # stays up, and if not, that is what can leave now.
-cdef void raise_limit(Gate* g, double rate, u64 stay_us) noexcept nogil:
+cdef void raise_limit(Gate* g, u64 stay_us) noexcept nogil:
     if g.raised == 0:
-        g.mark = rate
+        g.mark = g.pace
     g.raised += 1
     g.slack_us += (stay_us + 7) // 8
     if g.raised == RAISES_MAX:
-        if rate < g.mark * 1.25:
-            g.best = g.rate = rate
+        if g.pace < g.mark * 1.25:
+            g.best = g.rate = g.pace
         g.raised = 0
 
 
 cdef void hold(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
     """While some are turned away."""
-    cdef double rate = <double>g.departed / <double>elapsed_us
     if g.refused == 0:
         open_up(g)
         return
-    g.best = max(rate, g.best - g.best / 256)
-    if rate < g.best * 0.6:
-        raise_limit(g, rate, gate_stay_us(g, target_us))
+    g.pace += (<double>g.departed / <double>elapsed_us - g.pace) / 8
+    g.best = max(g.pace, g.best - g.best / 256)
+    if g.pace < g.best * 0.5:
+        raise_limit(g, gate_stay_us(g, target_us))
     else:
         g.raised = 0
-        g.rate = max(rate, g.rate - g.rate / 16)
+        g.rate = max(g.pace, g.rate - g.rate / 16)
         g.slack_us -= (g.slack_us + 3) // 4
     g.limit = limit_of(g, target_us)
 

@@ -525,6 +525,15 @@ cdef class Waiters:
             n_resolved += self.fail_group(self.rings[i].group, make)
         return n_resolved
 
+    def queue(self):
+        """(how many may wait in the node, 0: no gate is shut; groups whose gates are shut; how long
+        values stay without overload, in us)."""
+        cdef size_t i
+        cdef u64 shut = 0
+        for i in range(self.rings.size()):
+            shut += self.rings[i].gate.limit != 0
+        return self.gate.limit, shut, self.gate.normal_us
+
     def waiting(self, u32 group):
         """(values, bytes) in flight in a group."""
         cdef WaiterRing* ring = self.find(group)

@@ -44,7 +44,7 @@ class Overload:
     groups: int = 20
     nodes: int = 3
     value_bytes: int = 100
-    machine: str = "slow"
+    machine: str = "waits"
     inflight: int = 1000
     queue_target_us: int | None = None
     folder: Path | None = None
@@ -103,6 +103,7 @@ async def _measure(what: Overload, progress: Progress) -> dict[str, Any]:
         progress.note(f"capacity {capacity:,.0f} values/s")
         plan = [(share, what.phase_s) for share in SHARES]
         plan += [(what.times, what.seconds), (NORMAL, what.phase_s)]
+        await cluster.converged(CONVERGE_TIMEOUT_S)
         before = await cluster.call("applied")
         phases, acknowledged, unknown = [], 0, 0
         for times, seconds in plan:

@@ -349,7 +349,12 @@ def read(path: Path) -> dict[str, Any]:
 @option("--groups", type=click.IntRange(1, GROUPS_MAX), default=20)
 @option("--nodes", type=click.IntRange(1, 15), default=3)
 @option("--value-bytes", type=click.IntRange(1, 1 << 20), default=100)
-@choice("--machine", ["tally", "dict", "slow"], "slow", "What the groups run; slow: 20 us a value.")
+@choice(
+    "--machine",
+    ["tally", "dict", "slow", "waits"],
+    "waits",
+    "What the groups run; slow: computes for 20 us a value, waits: sleeps for 100 us.",
+)
 @option(
     "--inflight",
     type=click.IntRange(1, 100_000),

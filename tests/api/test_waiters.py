@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from phx._core.entries import Entry
 from phx._core.waiters import IN_FLIGHT_MAX, Refusal, Result, Waiters
-from phx.errors import Closed, NoQuorum, PartlyDone, ResultNotKept, TimedOutUnknown
+from phx.door import turned_away
+from phx.errors import Closed, NoQuorum, Overloaded, PartlyDone, ResultNotKept, TimedOutUnknown
 
 GROUP = 3
 
@@ -297,6 +298,7 @@ class Submit:
         self.calls = []
         self.error = None
         self.skip = 0
+        self.time_us = 1_000_000
 
     def __call__(self, group, machine, values, deadline_us):
         if self.error is not None:
@@ -305,12 +307,12 @@ class Submit:
         return len(self.calls) + self.skip
 
     def now_us(self):
-        return 1_000_000
+        return self.time_us
 
 
 def connected(**limits):
     made, submit = waiters(**limits), Submit()
-    made.connect(submit, submit.now_us, 100)
+    made.connect(submit, submit.now_us, 100, turned_away)
     return made, submit
 
 
@@ -463,3 +465,66 @@ def test_rows_resolve_exactly_what_they_count_as_done(data):
     assert all(found[i][0] + found[i][1] < found[i + 1][0] for i in range(len(found) - 1))
     for number, waiter in each.items():
         assert (type(waiter.error) is ResultNotKept) == (number in expected)
+
+
+def overloaded():
+    """Waiters that have been offered five times what leaves, until some are turned away."""
+    made, submit = connected(queue_target_us=20_000)
+    first = 1
+    for per_ms in [2] * 3_000 + [20] * 1_000:
+        submit.time_us += 1_000
+        for _ in range(per_ms):
+            try:
+                made.propose_many(GROUP, 0, [b"x"], 60.0, Waiter())
+            except Overloaded as error:
+                return made, submit, error
+        leaving = min(4, len(submit.calls) + 1 - first)
+        entries = [entry(first + i) for i in range(leaving)]
+        made.complete(GROUP, entries, [None] * leaving)
+        first += leaving
+    raise AssertionError("nobody was turned away")
+
+
+def test_who_is_turned_away_was_not_submitted_and_nobody_waits_for_it():
+    made, submit, error = overloaded()
+    assert error.outcome == "rejected"
+    assert 20_000 <= error.retry_after_us <= 1_000_000
+    assert made.refused == 1
+    calls, waiting, count = len(submit.calls), made.waiting(GROUP), made.count
+    caller = Waiter()
+    for take in (
+        lambda: made.propose(GROUP, 0, b"x", 1.0, caller),
+        lambda: made.propose_many(GROUP, 0, [b"x", b"y"], 1.0, caller),
+        lambda: made.add(GROUP, caller, 1, submit.time_us),
+        lambda: made.add_many(GROUP, caller, [b"x"], submit.time_us),
+    ):
+        with pytest.raises(Overloaded, match="more comes than leaves"):
+            take()
+    assert len(submit.calls) == calls
+    assert made.waiting(GROUP) == waiting and made.count == count
+    assert not caller.done()
+    assert made.refused == 6
+
+
+def test_a_group_with_less_than_its_share_is_let_in_meanwhile():
+    made, _, _ = overloaded()
+    assert made.queue()[0] > 0, "the node's gate is shut"
+    caller = Waiter()
+    assert made.propose(9, 0, b"x", 1.0, caller) is True
+    assert made.waiting(9) == (1, 1)
+
+
+def test_a_gate_opens_when_nobody_waits_any_more():
+    made, submit, _ = overloaded()
+    made.fail_all(lambda: Closed("closed"))
+    submit.time_us += 1_000_000
+    assert made.propose(GROUP, 0, b"x", 1.0, Waiter()) is True
+    assert made.queue()[:2] == (0, 0)
+
+
+def test_without_a_target_nobody_is_turned_away():
+    made, submit = connected()
+    for _ in range(5_000):
+        submit.time_us += 1_000
+        assert made.propose(GROUP, 0, b"x", 60.0, Waiter()) is True
+    assert made.refused == 0
