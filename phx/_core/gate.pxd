@@ -13,7 +13,7 @@ from phx._core.native cimport *
 
 cdef enum:
     GATE_FLOOR = 16              # so many may wait in any case
-    SPANS_ABOVE = 4              # without a short stay, before anything is turned away
+    SPANS_ABOVE = 3              # without a short stay, before anything is turned away
     SPANS_ABOVE_SLOW = 20        # the same, if less leaves than did: a machine that stood still
     RECORDS_MIN = 2              # and so often more waited than ever
     LEARNED_US = 1000000         # with values on their way; what is normal is not known before
@@ -44,10 +44,9 @@ cdef struct Gate:
     double pace                  # values per us, over the last spans
     double best                  # its highest, slowly forgotten
     double rate                  # what the limit is made of
-    double mark                  # rate when the limit was first raised
+    double mark                  # pace half-way through these rounds
     u32 records
     u32 since                    # spans since the last record
-    u32 above                    # spans in a row without a short stay
     u32 raised                   # rounds in a row
     u64 learned_us
 

@@ -45,7 +45,7 @@ cdef void begin(Gate* g, u64 target_us, u64 now_us) noexcept nogil:
 
 cdef void no_queue(Gate* g) noexcept nogil:
     g.base = g.peak = 0
-    g.records = g.since = g.above = 0
+    g.records = g.since = 0
     g.run_us = g.run_departed = 0
 
 
@@ -84,11 +84,11 @@ cdef void learn(Gate* g, u64 elapsed_us) noexcept nogil:
     g.learned_us = min(g.learned_us + elapsed_us, <u64>LEARNED_US)
 
 
-cdef bint overloaded(const Gate* g) noexcept nogil:
+cdef bint overloaded(const Gate* g, u64 target_us) noexcept nogil:
     """The queue stands and grows, though as much leaves as ever does; or has done so for long."""
     cdef bint full = <double>g.run_departed >= 0.75 * g.best * <double>g.run_us
     return (g.records >= RECORDS_MIN and g.low >= 2 * g.base and g.low > GATE_FLOOR
-            and g.learned_us >= LEARNED_US and (full or g.above >= SPANS_ABOVE_SLOW))
+            and g.learned_us >= LEARNED_US and (full or g.run_us >= SPANS_ABOVE_SLOW * span_us(target_us)))
 
 
 cdef void watch(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
@@ -97,13 +97,12 @@ cdef void watch(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
     g.pace += (<double>g.departed / <double>elapsed_us - g.pace) / 8
     g.best = max(g.pace, g.best - g.best / 256)
     if g.least_us > gate_stay_us(g, target_us):
-        g.above += 1
         g.run_us += elapsed_us
         g.run_departed += g.departed
     else:
-        g.above = 0
         g.run_us = g.run_departed = 0
-    if g.above >= SPANS_ABOVE and g.since == 0 and overloaded(g):
+    if (g.since == 0 and g.run_us >= SPANS_ABOVE * span_us(target_us)
+            and overloaded(g, target_us)):
         # Less than ever left if the machine stood still for a moment: that is not what it can do.
         g.rate = g.best = max(g.best, <double>g.run_departed / <double>g.run_us)
         g.limit = limit_of(g, target_us)
@@ -120,9 +119,9 @@ cdef u64 limit_of(const Gate* g, u64 target_us) noexcept nogil:
 # become slower, say. So when less leaves than could, the limit goes up; if more leaves then, it
 # stays up, and if not, that is what can leave now.
 cdef void raise_limit(Gate* g, u64 stay_us) noexcept nogil:
-    if g.raised == 0:
-        g.mark = g.pace
     g.raised += 1
+    if g.raised == RAISES_MAX // 2:  # before, the pace still says what was
+        g.mark = g.pace
     g.slack_us += (stay_us + 7) // 8
     if g.raised == RAISES_MAX:
         if g.pace < g.mark * 1.25:

@@ -167,7 +167,7 @@ def _phase(times: float, seconds: float, found: Sequence[dict[str, Any]]) -> Pha
 async def _differs(
     cluster: Cluster, before: dict[int, int], acknowledged: int, unknown: int
 ) -> str:
-    """"" when every node has applied what was acknowledged, and nothing else."""
+    """ "" when every node has applied what was acknowledged, and nothing else."""
     if not await cluster.converged(CONVERGE_TIMEOUT_S):
         return "nodes did not converge"
     for node, applied in (await cluster.call("applied")).items():
