@@ -20,7 +20,7 @@ cdef enum:
     SPANS_STEADY = 8             # without a record: what stays so long is normal
     SPANS_FORGOTTEN = 50         # records that are so old say nothing
     ROUND_SPANS = 4              # while some are turned away it is judged so often
-    RAISES_MAX = 16              # after so many rounds with a higher limit: was it of any use?
+    SLOW_ROUNDS = 8              # with less than half of the best: what is normal has changed
     SPAN_US_MIN = 5000
     SPAN_US_MAX = 100000
 
@@ -39,15 +39,13 @@ cdef struct Gate:
     u64 run_us                   # how long no stay was short,
     u64 run_departed             # and what left meanwhile
     u64 normal_us                # how long stays are while as much leaves as comes
-    u64 slack_us                 # more than that, as the limit held work up
     u64 limit                    # 0: open
     double pace                  # values per us, over the last spans
     double best                  # its highest, slowly forgotten
     double rate                  # what the limit is made of
-    double mark                  # pace half-way through these rounds
     u32 records
     u32 since                    # spans since the last record
-    u32 raised                   # rounds in a row
+    u32 slow                     # rounds in a row in which less than half of the best left
     u64 learned_us
 
 cdef void gate_left(Gate* g, u64 n, u64 stay_us, u64 waiting) noexcept nogil

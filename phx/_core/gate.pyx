@@ -21,7 +21,7 @@ cdef u64 span_us(u64 target_us) noexcept nogil:
 
 cdef u64 gate_stay_us(const Gate* g, u64 target_us) noexcept nogil:
     """How long values may stay: the target, or twice what is normal, whichever is more."""
-    return max(target_us, 2 * g.normal_us) + g.slack_us
+    return max(target_us, 2 * g.normal_us)
 
 
 cdef void gate_left(Gate* g, u64 n, u64 stay_us, u64 waiting) noexcept nogil:
@@ -50,8 +50,7 @@ cdef void no_queue(Gate* g) noexcept nogil:
 
 
 cdef void open_up(Gate* g) noexcept nogil:
-    g.slack_us = 0
-    g.raised = 0
+    g.slow = 0
     g.limit = 0
     no_queue(g)
 
@@ -115,20 +114,6 @@ cdef u64 limit_of(const Gate* g, u64 target_us) noexcept nogil:
     return max(<u64>GATE_FLOOR, <u64>(g.rate * <double>gate_stay_us(g, target_us)))
 
 
-# If turning some away costs throughput it was no queue that they would have waited in: the disk has
-# become slower, say. So when less leaves than could, the limit goes up; if more leaves then, it
-# stays up, and if not, that is what can leave now.
-cdef void raise_limit(Gate* g, u64 stay_us) noexcept nogil:
-    g.raised += 1
-    if g.raised == RAISES_MAX // 2:  # before, the pace still says what was
-        g.mark = g.pace
-    g.slack_us += (stay_us + 7) // 8
-    if g.raised == RAISES_MAX:
-        if g.pace < g.mark * 1.25:
-            g.best = g.rate = g.pace
-        g.raised = 0
-
-
 cdef void hold(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
     """While some are turned away."""
     if g.refused == 0:
@@ -136,12 +121,17 @@ cdef void hold(Gate* g, u64 target_us, u64 elapsed_us) noexcept nogil:
         return
     g.pace += (<double>g.departed / <double>elapsed_us - g.pace) / 8
     g.best = max(g.pace, g.best - g.best / 256)
-    if g.pace < g.best * 0.5:
-        raise_limit(g, gate_stay_us(g, target_us))
-    else:
-        g.raised = 0
+    if g.pace >= g.best * 0.5:
+        g.slow = 0
         g.rate = max(g.pace, g.rate - g.rate / 16)
-        g.slack_us -= (g.slack_us + 3) // 4
+    else:
+        g.slow += 1
+    # Turning some away must not cost throughput. If it does they would not have waited in a queue:
+    # the disk has become slower, say, and what stays so long is normal now.
+    if g.slow == SLOW_ROUNDS:
+        g.normal_us = max(g.normal_us, g.least_us)
+        g.best = g.pace
+        g.slow = 0
     g.limit = limit_of(g, target_us)
 
 
