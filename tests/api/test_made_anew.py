@@ -65,3 +65,31 @@ def test_what_cannot_be_put_aside_keeps_the_mark(run_once, tmp_path, monkeypatch
             await until(lambda: "rebuild" not in names(again))
 
     run_once(main())
+
+
+def test_repaired_twice_in_one_life_what_stays_keeps_the_mark(
+    run_once, tmp_path, monkeypatch, caplog
+):
+    """What could not be put aside the first time is not in the catalog the second time."""
+
+    def no_room(catalog, manifest):
+        catalog.forget(manifest)
+        raise OSError(errno.ENOSPC, "planted")
+
+    async def main():
+        async with cluster(tmp_path, Counter, checkpoints=QUIET) as nodes:
+            await spoilt(nodes, tmp_path)
+            three = await reopened(nodes, tmp_path, {"checkpoints": QUIET})
+            await three.wait_ready()
+            assert three.group(0).machine().total == 1100
+            old = {name for name in names(three) if name != "rebuild"}
+            with monkeypatch.context() as patched:
+                patched.setattr(Catalog, "put_aside", no_room)
+                await asyncio.wait_for(three.group(0).repair(), 20)
+                await until(lambda: "and stays marked" in caplog.text)
+            assert old <= set(names(three))
+            await asyncio.wait_for(three.group(0).repair(), 20)
+            await until(lambda: "rebuild" not in names(three))
+            assert not old & set(names(three))
+
+    run_once(main())
