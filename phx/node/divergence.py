@@ -24,6 +24,7 @@ from types import MappingProxyType
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.digests import Agreed, Comparison, Rings, Verdict, state_of
+from phx.checkpoint.files import exists
 from phx.checkpoint.manifest import Manifest
 from phx.errors import GroupStopped
 
@@ -179,11 +180,11 @@ def stopped_by(state: GroupState, verdict: Verdict) -> GroupStopped:
 
 def set_aside(
     catalog: Catalog, victims: Iterable[Manifest], installing: Mapping[int, bytes] = NONE
-) -> bool:
+) -> list[Manifest]:
     """Put checkpoints that `Snapshots.condemn` took out of the catalog to quarantine, but for those
-    that were fetched again since; whether all of them went there. On the thread that changes the
+    that were fetched again since; those that could not go there. On the thread that changes the
     folders of the group."""
-    all_went = True
+    left: list[Manifest] = []
     for one in victims:
         if installing.get(one.group) == one.content:
             continue
@@ -193,8 +194,9 @@ def set_aside(
         try:
             catalog.put_aside(one)
         except OSError as error:
-            all_went = False
+            if exists(catalog.files, path):
+                left.append(one)
             log.error("%s stays, and may not be what the log says: %s", path, error)
         else:
             log.error("%s is put aside: it may not be what the log says", path)
-    return all_went
+    return left

@@ -114,7 +114,8 @@ class Transfers:
         self._catalog = catalog
         self._anew: dict[int, list[Future[None]]] = {}  # marked; who waits for it
         self._marked: set[int] = set()  # by who found it odd
-        self._left: set[int] = set()  # of which a checkpoint stays that is not to be believed
+        # Those that are not to be believed, and could not be put aside. On the thread of snapshots.
+        self._left: dict[int, list[Manifest]] = {}
         self._swaps: Counter[int] = Counter()  # so often a group got another state
         self._lock = threading.Lock()
         self._connect(applier, snapshots)
@@ -169,7 +170,7 @@ class Transfers:
             installer.snapshots.between(lambda: tidy(victims, swaps))
 
         def tidy(victims: list[Manifest], swaps: int) -> None:
-            set_aside(self._catalog, victims, installer.installing)
+            self._set_aside(group, victims)
             # Its own files have the state, and a start would go on from them. Machines in memory
             # are made of what was equal, and of the log.
             if self._swaps[group] == swaps and durable_in(state.machines):
@@ -214,12 +215,13 @@ class Transfers:
         self.divergence.forget(group)
         if group in self._anew:  # all else is of a state that is not to be believed
             victims = snapshots.condemn(group, -1, manifest.content)
+            snapshots.between(lambda: self._set_aside(group, victims))
 
-            def aside() -> None:
-                if not set_aside(self._catalog, victims, self.installer.installing):
-                    self._left.add(group)
-
-            snapshots.between(aside)
+    def _set_aside(self, group: int, victims: list[Manifest]) -> None:
+        """These, and those that could not be put aside before: the catalog has them no more."""
+        victims = self._left.pop(group, []) + victims
+        if left := set_aside(self._catalog, victims, self.installer.installing):
+            self._left[group] = left
 
     def _doubted(self, group: int) -> bool:
         """Whether no checkpoint that is here of a group is for others. Any thread."""
@@ -236,7 +238,6 @@ class Transfers:
         def tidy() -> None:
             catalog = self._catalog
             if group in self._left:  # a start would take the newest of them
-                self._left.discard(group)
                 log.error("group %d was made anew, and stays marked: a start does it again", group)
                 return
             for _ in unmark(catalog.files, catalog.root, group):

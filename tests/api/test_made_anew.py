@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from phx.checkpoint.catalog import Catalog
-from phx.checkpoint.digests import Agreed
+from phx.checkpoint.digests import Agreed, Verdict
 from phx.cli.repair import repair
 from phx.machines import Counter
 from phx.types import AGREED_EVERY
 from tests.api.catch_up import QUIET
-from tests.api.cluster import cluster, until
+from tests.api.cluster import all_applied, cluster, until
 from tests.api.test_divergence import counted, names, reopened, spoilt
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -91,5 +91,39 @@ def test_repaired_twice_in_one_life_what_stays_keeps_the_mark(
             await asyncio.wait_for(three.group(0).repair(), 20)
             await until(lambda: "rebuild" not in names(three))
             assert not old & set(names(three))
+
+    run_once(main())
+
+
+def test_what_stays_when_the_odd_one_stops_is_put_aside_at_the_repair(
+    run_once, tmp_path, monkeypatch, caplog
+):
+    """It was condemned before the repair: the mark must not go as long as it lies there."""
+
+    def no_room(catalog, manifest):
+        catalog.forget(manifest)
+        raise OSError(errno.ENOSPC, "planted")
+
+    async def main():
+        async with cluster(tmp_path, Counter, checkpoints=QUIET) as nodes:
+            await nodes[0].group(0).propose_many([b"1"] * 50)
+            await all_applied(nodes)
+            three = nodes[2]
+            three.group(0).machine().total += 1000
+            await three.group(0).checkpoint()
+            old = set(names(three))
+            assert old
+            transfers = three._room._transfers
+            verdict = Verdict("odd", "state", 0, AGREED_EVERY, (1, 2))
+            transfers.divergence._known._said[0] = verdict
+            with monkeypatch.context() as patched:
+                patched.setattr(Catalog, "put_aside", no_room)
+                transfers._odd(0, verdict)
+                await until(lambda: "may not be what the log says" in caplog.text)
+            assert old <= set(names(three))
+            await asyncio.wait_for(three.group(0).repair(), 20)
+            await until(lambda: "rebuild" not in names(three))
+            assert not old & set(names(three))
+            assert three.group(0).machine().total == 50
 
     run_once(main())
