@@ -32,6 +32,8 @@ __all__ = [
 KEPT = 64
 STATE_BYTES = 8
 
+Kind = Literal["odd", "others", "split"]
+KINDS: tuple[Kind, ...] = ("odd", "others", "split")  # what counts most first
 What = Literal["log", "state"]
 Rings = Iterable[tuple[int, int, bytes]]
 
@@ -124,29 +126,23 @@ def compare(
     """
     own = {one.instance: one for one in mine}
     rings = {node: {one[0]: Agreed(*one) for one in ring} for node, ring in others.items()}
-    found: dict[str, Verdict] = {}
+    found: dict[Kind, tuple[int, What, list[int]]] = {}
     for instance in sorted(own):
         there = {node: ring[instance] for node, ring in rings.items() if instance in ring}
         for what in ("log", "state"):
-            verdict = _judge(own, rings, there, instance, what, members)
-            if verdict is not None:
-                found.setdefault(verdict.kind, verdict)
-    for kind in ("odd", "others", "split"):
-        if kind in found:
-            return found[kind]
+            if judged := _judge(own[instance], there, what, members):
+                kind, nodes = judged
+                found.setdefault(kind, (instance, what, nodes))
+    for kind in KINDS:
+        if kind in found:  # (since when is looked for once: it takes a while)
+            return _since(kind, own, rings, *found[kind], members)
     return Verdict("equal")
 
 
 def _judge(
-    own: Mapping[int, Agreed],
-    rings: Mapping[int, Mapping[int, Agreed]],
-    there: Mapping[int, Agreed],
-    instance: int,
-    what: What,
-    members: int,
-) -> Verdict | None:
-    """Of one instance; None: nothing differs there. Since when, those say from whom it differs."""
-    mine = own[instance]
+    mine: Agreed, there: Mapping[int, Agreed], what: What, members: int
+) -> tuple[Kind, list[int]] | None:
+    """Of one instance: the kind of it, and the nodes that say since when; None: nothing differs."""
     if what == "state":
         there = {node: one for node, one in there.items() if one.state and mine.state}
     differ = [node for node, one in there.items() if not _alike(one, mine, what)]
@@ -156,18 +152,27 @@ def _judge(
     values[_value(mine, what)] += 1
     value, count = values.most_common(1)[0]
     if count <= members // 2:
-        return Verdict(
-            "split", what, *_interval(own, rings, differ, instance, members), _ids(differ)
-        )
+        return "split", differ
     if value == _value(mine, what):
-        return Verdict(
-            "others", what, *_interval(own, rings, differ, instance, members), _ids(differ)
-        )
-    right = [node for node in differ if _value(there[node], what) == value]
-    equal, differs = _interval(own, rings, right, instance, members)
-    first = [rings[node][differs] for node in right if differs in rings[node]]
-    alike = all(_alike(one, own[differs], "log") for one in first)
-    return Verdict("odd", "state" if alike else "log", equal, differs, _ids(right))
+        return "others", differ
+    return "odd", [node for node in differ if _value(there[node], what) == value]
+
+
+def _since(
+    kind: Kind,
+    own: Mapping[int, Agreed],
+    rings: Mapping[int, Mapping[int, Agreed]],
+    instance: int,
+    what: What,
+    nodes: list[int],
+    members: int,
+) -> Verdict:
+    """The verdict, with the interval."""
+    equal, differs = _interval(own, rings, nodes, instance, members)
+    if kind == "odd":
+        first = [rings[node][differs] for node in nodes if differs in rings[node]]
+        what = "state" if all(_alike(one, own[differs], "log") for one in first) else "log"
+    return Verdict(kind, what, equal, differs, _ids(nodes))
 
 
 def _interval(

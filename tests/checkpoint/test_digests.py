@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from phx._core.batch import pack_noop
 from phx._core.delivery import Sessions
+from phx.checkpoint import digests
 from phx.checkpoint.digests import Agreed, Ring, compare, doubtful, state_of
 from phx.machines import Counter, KeyValue
 from phx.transfer.messages import Chain
@@ -176,3 +177,14 @@ def test_an_agreed_instance_is_where_batches_end():
     assert sessions.agreed(7) == []
     batches = sessions.offer(7, 1, [pack_noop(1, 2)] * (AGREE + 5))
     assert [batch.last for batch in batches] == [AGREE, AGREE + 5]
+
+
+def test_since_when_is_looked_for_once(monkeypatch):
+    """Of 64 instances that differ: it looks at all of them, while values are applied."""
+    calls = []
+    real = digests._interval
+    monkeypatch.setattr(digests, "_interval", lambda *given: calls.append(1) or real(*given))
+    mine = [Agreed(8 * number, number, b"right") for number in range(1, 65)]
+    odd = [Agreed(8 * number, number + (number > 32), b"right") for number in range(1, 65)]
+    assert compare(mine, {2: odd, 3: mine}, 3) == ("others", "log", 256, 264, (2,))
+    assert len(calls) == 1
