@@ -281,8 +281,7 @@ cdef void cross(Engine* e, Replica* r) noexcept nogil:
         return
     body = block_ref(slot.value)
     if led:
-        # It has counted the value in this ballot: the floor. Members before hear it in this ballot.
-        membership_of(r).heard_floor = max(r.members.heard_floor, led)
+        # It has counted the value in this ballot: members before hear it in this ballot.
         through.through = instance
         cast(e, r.config.members | voters | learners, LANE_NOW, MSG_CHOSEN, 0, r.group, led,
              &through, sizeof(through), NULL, 0)

@@ -242,6 +242,9 @@ cdef int passing(Engine* e, Replica* r, u64 instance, Block* body) noexcept nogi
         slot = window_find(&r.window, instance)
         slot.flags |= SLOT_CHOSEN
         membership_of(r).due = True
+        if r.role == ROLE_LEADING:
+            # It has counted the value in this ballot: the floor, however this leadership ends.
+            r.members.heard_floor = max(r.members.heard_floor, r.lead.ballot)
         touch(e, r)
         return PASS_NOT
     if not roster_slots(e, &roster, &voters, &witnesses, &learners):

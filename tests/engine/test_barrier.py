@@ -535,3 +535,59 @@ def test_a_restart_without_slots_stops_the_group_and_one_with_them_goes_on() -> 
     s.restart(3)
     assert not s.status(3)["halted"]
     assert s.version(3) == 2
+
+
+# --- who has counted a change, and leads no more when the turn ends
+
+
+def counted(s: Changing) -> tuple[int, int]:
+    """Node 1 has proposed members 1 and 2, and hears that it is chosen, in a turn that still runs.
+    Its ballot, and the instance."""
+    number, at = s.status(1)["ballot"], chosen(s, 1) + 1
+    assert s.change(1, (1, 2)) == UNDER_WAY
+    s.deliver("1→2", "Accept")
+    (answer,) = s.pick("2→1", "Accepted")
+    s.drop()
+    s.engines[1].receive(2, answer.raw)
+    assert chosen(s, 1) == at - 1, "it is passed at the end of the turn"
+    return number, at
+
+
+def passed(s: Changing, number: int, at: int) -> None:
+    s.turn(1)
+    assert not s.status(1)["halted"]
+    assert s.version(1) == 2
+    assert chosen(s, 1) == at
+    assert s.membership(1)["floor"] == number
+    s.pass_time(3_000_000)
+    assert {s.version(n) for n in (1, 2)} == {2}
+    s.submit(s.leader(), b"after")
+    s.flow()
+    assert [b"after"] in s.values(1)
+    s.logs_agree()
+
+
+def test_who_gives_the_group_away_with_a_counted_change_goes_on() -> None:
+    s = led()
+    number, at = counted(s)
+    s.engines[1].transfer(0, 2)
+    passed(s, number, at)
+
+
+def test_who_prepares_again_with_a_counted_change_goes_on() -> None:
+    """3 has promised more, to somebody who does not lead."""
+    s = led()
+    number, at = counted(s)
+    higher = ((number >> 20) + 5) << 20 | 3
+    s.engines[1].receive(3, encode("Refuse", 0, number, promised=higher, reason=1))
+    assert s.status(1)["promised"] > higher
+    passed(s, number, at)
+
+
+def test_who_stops_with_a_counted_change_goes_on() -> None:
+    s = led()
+    number, at = counted(s)
+    s.engines[1].stop_group(0)
+    s.turn(1)
+    assert not s.status(1)["halted"]
+    assert (s.version(1), chosen(s, 1), s.membership(1)["floor"]) == (2, at, number)
