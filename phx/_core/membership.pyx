@@ -358,7 +358,8 @@ cdef void members_told(Replica* r, const Roster* roster, Block* value, u64 insta
         return
     if roster.version == r.version and m.value != NULL:
         m.flags |= flags
-        m.floor = max(m.floor, floor)
+        if m.lsn == 0:
+            m.floor = max(m.floor, floor)
     else:
         r.version = <u32>roster.version
         block_ref(value)
@@ -413,6 +414,10 @@ cdef int replay_members(Engine* e, Replica* r, const RecordHeader* header, const
                  <u8>head.flags)
     block_unref(value)
     if roster.version == r.version:
+        if r.members.lsn == 0:
+            # This node's votes were above its own floor. Whatever else was told of these members
+            # may say a higher one (members_begin would drop votes between the two).
+            r.members.floor = floor
         r.members.lsn = lsn
     return 0
 

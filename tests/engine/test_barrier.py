@@ -591,3 +591,38 @@ def test_who_stops_with_a_counted_change_goes_on() -> None:
     s.turn(1)
     assert not s.status(1)["halted"]
     assert (s.version(1), chosen(s, 1), s.membership(1)["floor"]) == (2, at, number)
+
+
+class Stored(Changing):
+    """A store tells a node that starts what it knows of the members."""
+
+    known: tuple[int, bytes, int, int, bool] | None = None
+
+    def remember(self, n: int, engine: Engine) -> None:
+        super().remember(n, engine)
+        if self.known is not None:
+            assert engine.change_known(0, *self.known) == 0
+
+
+def test_a_floor_told_by_a_store_drops_no_vote_of_the_new_members() -> None:
+    """Floors differ by who tells them. One member has passed the change in a lower one than another
+    who counted it later; it has voted in a ballot between the two; its store says the higher."""
+    s = Stored(3)
+    s.elect(1)
+    assert s.change(1, (1, 2, 3)) == UNDER_WAY
+    s.pass_time(2_000_000)
+    leader = s.leader()
+    n = next(x for x in (2, 3) if x != leader)
+    member = s.membership(n)
+    s.submit(leader, b"x")
+    at = s.status(leader)["accepted_last"]
+    s.deliver(f"{leader}→{n}", "Accept", instance=at)
+    assert s.status(n)["accepted_last"] == at
+    assert chosen(s, n) < at
+    s.drop()
+    other = ((s.status(leader)["ballot"] >> 20) + 1) << 20 | 3
+    s.known = (member["version"], member["value"], member["instance"], other, True)
+    for _ in range(2):
+        s.restart(n)
+        assert s.version(n) == 2
+        assert s.status(n)["accepted_last"] == at, "its vote may be the one that made x chosen"
