@@ -10,8 +10,7 @@ from phx._core.acceptor cimport follow, promise, refuse, report
 from phx._core.ballot cimport ballot_hostile, ballot_node
 from phx._core.batch cimport body_check
 from phx._core.effects cimport (
-    HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, cast, emit_record, halt_group, role_timer, send,
-    tell_leader,
+    HALT_NEXT_BALLOT, LANE_LATER, LANE_NOW, cast, halt_group, role_timer, send, tell_leader,
 )
 from phx._core.elections cimport (
     backoff_us, can_lead, not_taken, note_given, preferred_taker, refresh_leader,
@@ -36,7 +35,7 @@ from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
     ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_KEPT, FLAG_LAST, FLAG_LOW, FLAG_MORE, HOLDS_MAX,
-    MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_REFUSE, MSG_TRANSFER, PREVOTE_BEHIND,
+    MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_TRANSFER, PREVOTE_BEHIND,
     PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED, REFUSE_STOPPED,
     AcceptBody, AcceptedBody, HoldRange, PrepareBody, PrevoteBody, PrevoteReplyBody, PromiseBody,
     RefuseBody, ReportedEntry, entry_stride,
@@ -214,6 +213,8 @@ cdef void prepare(Engine* e, Replica* r, u64 released) noexcept nogil:
     lead.durable_through = r.chosen_through
     lead.watermark_sent = 0
     lead.open_bytes = 0
+    if r.members != NULL:
+        r.members.change = 0  # phase 1 finds what was open again, or another value
     memset(lead.progress, 0, r.config.width * sizeof(Progress))
     r.role = ROLE_PREPARING
     e.counters.elections += 1

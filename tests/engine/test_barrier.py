@@ -1,5 +1,7 @@
 """The runs of docs/design/membership.md, section 4; and what the rules M1 to M6 say."""
 
+import struct
+
 import pytest
 from member_lab import (
     NOT_CAUGHT_UP,
@@ -141,8 +143,6 @@ def test_who_adopts_a_change_proposes_nothing_above_it_and_drops_what_was_told_a
 
 def stalled_with_report(s: Changing, instance: int, number: int, body: bytes) -> None:
     """2 leads; the Promise of 3 tells of one acceptance more than 3 has."""
-    import struct
-
     entry = struct.pack("<QQII", instance, number, len(body), 0) + body
     entry = entry.ljust((len(entry) + 7) & ~7, b"\0")
     for n in (2, 3):
@@ -591,6 +591,40 @@ def test_who_stops_with_a_counted_change_goes_on() -> None:
     s.turn(1)
     assert not s.status(1)["halted"]
     assert (s.version(1), chosen(s, 1), s.membership(1)["floor"]) == (2, at, number)
+
+
+def test_a_leader_whose_change_loses_against_another_value_goes_on() -> None:
+    """1 proposes m at i. 2 has led above it since, unheard, and 3 accepted x at i of it. 1 prepares
+    again above both, as nobody leads there, and adopts x: of m nothing is left."""
+    s = led()
+    body = s.engines[1].entry(0, chosen(s, 1))
+    assert body is not None
+    at = chosen(s, 1) + 1
+    assert s.change(1, (1, 2)) == UNDER_WAY
+    s.drop("Accept")
+    number = s.status(1)["ballot"]
+    higher = ((number >> 20) + 1) << 20 | 2
+    s.put(3, 1, encode("Refuse", 0, number, promised=higher, reason=1))
+    again = s.status(1)["ballot"]
+    assert again > higher
+    s.drop("Prepare", "1→2")
+    s.deliver("Prepare", "1→3")
+    (m,) = s.pick("Promise", "3→1")
+    s.drop("Promise")
+    entry = struct.pack("<QQII", at, higher, len(body), 0) + body
+    entry = entry.ljust((len(entry) + 7) & ~7, b"\0")
+    fields = {k: v for k, v in m.fixed.items() if k != "_"} | {"count": m.count + 1}
+    s.put(3, 1, encode("Promise", 0, again, m.rest + entry, flags=m.flags, **fields))
+    s.flow()
+    assert s.find(1, 0, at) == body
+    assert s.version(1) == 1
+    s.submit(1, b"after")
+    s.pass_time(1_000_000)
+    assert [b"after"] in s.values(1)
+    assert s.change(1, (1, 2)) == UNDER_WAY
+    s.pass_time(1_000_000)
+    assert s.version(1) == 2
+    s.logs_agree()
 
 
 class Stored(Changing):
