@@ -12,7 +12,7 @@ from phx._core.effects cimport (
 )
 from phx._core.elections cimport can_lead, leaves, refresh_leader, schedule_campaign
 from phx._core.learner cimport advance_known, supply_one, want
-from phx._core.leases cimport hears_leader
+from phx._core.leases cimport group_lease_until, hears_leader
 from phx._core.members cimport Roster, roster_read, roster_write
 from phx._core.membership cimport (
     is_change, is_removed, knows_below, left_flag, members_active, members_advanced, members_set,
@@ -142,6 +142,10 @@ cdef bint other_version(Engine* e, Replica* r, Peer* p, const MessageHeader* h,
                         u64 through) noexcept nogil:
     if h.config > r.version:
         newer(e, r, p)
+        # Its change was counted in another ballot, if that is so: it leads nothing, and a leader
+        # would never learn. While a majority grants this one it is not so.
+        if r.role == ROLE_LEADING and group_lease_until(e, r) <= e.now_us:
+            step_down(e, r)
         if r.role != ROLE_LEADING:
             want(e, r, through, p.node)
         return False

@@ -627,6 +627,39 @@ def test_a_leader_whose_change_loses_against_another_value_goes_on() -> None:
     s.logs_agree()
 
 
+def test_who_leads_only_to_end_a_change_learns_that_others_have_ended_it() -> None:
+    """1 proposes m, and 2 accepts it. 2 leads, or 3, and adopts m, unheard; then the third of them
+    has it chosen with 1, and both are of the new members. Nobody refuses that ballot any more."""
+    s = led(3)
+    assert s.change(1, (1, 2, 3)) == UNDER_WAY
+    s.deliver("1→2", "Accept")
+    s.drop()
+    for n in (2, 3):
+        s.disconnect(1, n)
+    for _ in range(400):
+        s.advance(10_000, 2, 3)
+        s.flow(lambda m: m.name == "Accept")
+        if any(s.status(n)["leading"] for n in (2, 3)):
+            break
+    (first,) = [n for n in (2, 3) if s.status(n)["leading"]]
+    third = 5 - first
+    s.disconnect(2, 3)
+    s.connect(1, third)
+    for _ in range(400):
+        s.advance(10_000, 1, third)
+        s.flow()
+        if s.version(1) == s.version(third) == 2:
+            break
+    assert s.versions() == {1: 2, first: 1, third: 2}
+    assert s.status(first)["leading"]
+    s.connect(1, first)
+    s.connect(2, 3)
+    s.pass_time(5_000_000)
+    assert s.versions() == {1: 2, 2: 2, 3: 2}
+    assert {chosen(s, n) for n in s.nodes} == {chosen(s, s.leader())}
+    s.logs_agree()
+
+
 class Stored(Changing):
     """A store tells a node that starts what it knows of the members."""
 
