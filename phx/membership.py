@@ -93,7 +93,7 @@ def newer(one: Membership | None, other: Membership | None) -> Membership | None
 
 
 def need_engine(group: int, told: Membership | None) -> None:
-    """Raise Foreign if the engine of this phx cannot serve these members: for whoever has to know
+    """Raise Foreign if a node of this phx cannot serve these members: for whoever has to know
     before something is done that cannot be left half done."""
     if told is not None:
         change_known(group, told.version, told.roster, told.instance, told.floor, told.active)
@@ -104,10 +104,10 @@ def change_known(
 ) -> None:
     """Let the engine know who the members of a group are above an instance.
 
-    The engine of this phx counts the members of the configuration and no others: for any version
-    that a group has changed to this is an error, lest it counts quorums of those that are no
-    members any more (docs/design/membership.md, section 4: `members_of_the_file`). One that takes
-    them has an input of these arguments in this place.
+    A node of this phx has no way yet to tell its engine (`engine_change_known`, of these arguments),
+    which so counts the members of the configuration and no others: for any version that a group has
+    changed to this is an error, lest it counts quorums of those that are no members any more
+    (docs/design/membership.md, section 4: `members_of_the_file`).
 
     Args:
         version: 0: they never changed.
