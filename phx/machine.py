@@ -60,6 +60,7 @@ __all__ = [
     "Writer",
     "has_prepare",
     "has_snapshots",
+    "has_views",
     "machines_of",
 ]
 
@@ -338,6 +339,11 @@ def has_snapshots(machine: StateMachine) -> bool:
         and kind.restore is not StateMachine.restore
         and kind.restore is not DurableMachine.restore
     )
+
+
+def has_views(machine: StateMachine) -> bool:
+    """Whether a checkpoint of it is written from a view (``freeze``), while it goes on."""
+    return type(machine).freeze is not StateMachine.freeze and has_snapshots(machine)
 
 
 Made = StateMachine | Mapping[int, StateMachine]

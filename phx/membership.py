@@ -104,9 +104,9 @@ def change_known(
 ) -> None:
     """Let the engine know who the members of a group are above an instance.
 
-    A node of this phx has no way yet to tell its engine (`engine_change_known`, of these arguments),
-    which so counts the members of the configuration and no others: for any version that a group has
-    changed to this is an error, lest it counts quorums of those that are no members any more
+    A node of this phx has no way yet to tell its engine (`engine_change_known`), which so counts
+    the members of the configuration and no others: for any version that a group has changed to this
+    is an error, lest it counts quorums of those that are no members any more
     (docs/design/membership.md, section 4: `members_of_the_file`).
 
     Args:

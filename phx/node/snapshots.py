@@ -37,7 +37,7 @@ from phx.checkpoint.policy import ASK_NEVER, At, Policy
 from phx.checkpoint.taking import Capture, Part, run, take
 from phx.config import Config
 from phx.errors import CheckpointFailed
-from phx.machine import DurableMachine, StateMachine, View, has_snapshots
+from phx.machine import DurableMachine, StateMachine, View, has_snapshots, has_views
 from phx.node.divergence import set_aside
 from phx.node.floors import Floors
 from phx.node.line import Ending
@@ -339,7 +339,7 @@ class Snapshots(threading.Thread):
         light = not full and all_durable(state)
         for machine, one in state.machines.items():
             kind = DURABLE if isinstance(one, DurableMachine) else MEMORY
-            view = one.freeze() if has_view(one) and not light else None
+            view = one.freeze() if has_views(one) and not light else None
             if view is not None:
                 taken.views.append(view)
             elif not light and self._may_mirror(one):
@@ -355,7 +355,7 @@ class Snapshots(threading.Thread):
     def _may_come(self, state: GroupState) -> bool:
         """Whether the group can have checkpoints without being asked."""
         return all_durable(state) or all(
-            has_view(one) or self._may_mirror(one) for one in state.machines.values()
+            has_views(one) or self._may_mirror(one) for one in state.machines.values()
         )
 
     def _hand(self, taken: Taken) -> None:
@@ -593,16 +593,12 @@ class Snapshots(threading.Thread):
         self._line.clear()
 
 
-def has_view(machine: StateMachine) -> bool:
-    return type(machine).freeze is not StateMachine.freeze and has_snapshots(machine)
-
-
 def _blind(state: GroupState) -> str:
     """The machine for want of whose view there are no checkpoints."""
     return next(
         f"machine {machine} {NO_VIEW}"
         for machine, one in state.machines.items()
-        if not has_view(one)
+        if not has_views(one)
     )
 
 
