@@ -135,15 +135,13 @@ def take_members() -> None:
     room.change_known = lambda *said: None
 
 
-if __name__ == "__main__":
+def begin(words: list[str]) -> None:
+    folder, ports, target, last, *when = words
     take_members()
     logging.basicConfig(level=logging.INFO)
-    asyncio.run(
-        main(
-            Path(sys.argv[1]),
-            [int(port) for port in sys.argv[2].split(",")],
-            int(sys.argv[3]),
-            int(sys.argv[4]),
-            sys.argv[5] if len(sys.argv) > 5 else "before",
-        )
-    )
+    numbers = [int(port) for port in ports.split(",")]
+    asyncio.run(main(Path(folder), numbers, int(target), int(last), *when or ["before"]))
+
+
+if __name__ == "__main__":
+    begin(sys.argv[1:])
