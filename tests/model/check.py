@@ -1,7 +1,7 @@
 """Run TLC over the model in docs/design/model: the rules as they are, and every broken variant.
 
     python tests/model/check.py            everything: about seventeen minutes of one core
-    python tests/model/check.py --quick    what is marked quick: about two minutes of one core
+    python tests/model/check.py --quick    what is marked quick: a minute and a half of one core
     python tests/model/check.py NAME ...   only these configurations
 
 The rules as they are must pass, and the runs together must reach every situation that MC*.tla name
