@@ -34,7 +34,7 @@ from dying import arm
 
 PLACES = ((0, 0), (1, 0), (2, 0), (2, 1))  # group, machine
 HELD = 5
-LIFE_S = 3.0
+LIFE_S = 20.0
 """Of a node that never comes to the step."""
 
 
