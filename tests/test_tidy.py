@@ -79,6 +79,7 @@ STOREYS = [
         "read_table",
         "reads",
         "rejoin",
+        "reports",
         "routing",
     },
     {"engine"},
