@@ -251,6 +251,8 @@ class Applier:
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
         self.on_agreed: Callable[[GroupState], None] | None = None  # at an agreed instance
+        # After each look at the driver, and before what was taken is applied.
+        self.on_taken: Callable[[], None] | None = None
         self.on_turn: Callable[[], None] | None = None  # at the end of each
         self.on_below: Callable[[int, int, int], None] | None = None  # group, who, its floor
         self.on_ceiling: Callable[[int], None] | None = None
@@ -272,6 +274,8 @@ class Applier:
         while self._calls:
             self._calls.popleft()()
         self.tell()
+        if self.on_taken is not None:
+            self.on_taken()  # also where nothing is applied any more
         more = self._slice()
         if self.reads is not None:
             more = self.reads.turn() or more
@@ -314,6 +318,8 @@ class Applier:
                 if not taken:
                     return False
                 backlog.extend(taken)
+                if self.on_taken is not None:
+                    self.on_taken()
             while backlog:
                 if self._apply(backlog[0], until):
                     backlog.popleft()

@@ -46,7 +46,7 @@ from phx.errors import (
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
 from phx.reading import Reading, Waiter, Wanted, span_us
-from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader
+from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader, Members
 
 __all__ = ["Archive", "Door", "prepared"]
 
@@ -82,6 +82,7 @@ class Door:
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
         self.node = 0
         self.members: Collection[int] = ()
+        self.members_of: Callable[[int], Members] | None = None  # raises DriverError
         self.soon: Soon = _nowhere  # has callbacks called, off the applying path
         self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
@@ -234,6 +235,14 @@ class Door:
             digest=state.digest,
             digest_at=state.digest_at,
         )
+
+    def members_now(self, state: GroupState) -> Members:
+        self.open_driver()
+        assert self.members_of is not None
+        try:
+            return self.members_of(state.group)
+        except DriverError as error:
+            raise self.error_of(error) from error
 
     def watch(self, state: GroupState, call: LeaderCallback) -> Watcher:
         self.open_driver()

@@ -13,7 +13,7 @@ from phx.errors import TimedOut, UnknownMachine
 from phx.leaders import LeaderCallback
 from phx.machine import StateMachine
 from phx.reading import span_us
-from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader, Read
+from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader, Members, Read
 
 if TYPE_CHECKING:
     from phx.machines.lease import Lease, Leases
@@ -49,6 +49,22 @@ class GroupView:
     def status(self) -> GroupStatus:
         """The group as this node sees it."""
         return self._door.status(self._state)
+
+    def members(self) -> Members:
+        """Who the members of the group are, as this node knows: version, roles, addresses.
+
+        Guarantee: the newest configuration that this node counts quorums of, or, where it is no
+        member any more, that it was told; the version never goes back. It may lag behind what other
+        nodes know, and never be ahead of what is chosen. Version 1 is that of the configuration
+        file; it is active.
+
+        The addresses are those that were chosen with the version. Where nodes are dialled now may
+        differ: ``node.status().peers``.
+
+        Raises:
+            Closed, ForkedError, Overloaded.
+        """
+        return self._door.members_now(self._state)
 
     def leader(self) -> Leader | None:
         """Who leads, as this node was told last; None: it knows of nobody. Costs nothing.

@@ -14,10 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from phx._core.members import read
-from phx.errors import Foreign
 from phx.types import Member, Members, Role
 
-__all__ = ["Membership", "change_known", "need_engine", "newer"]
+__all__ = ["Membership", "newer"]
 
 INSTANCE_MAX = (1 << 62) - 1
 U64_MAX = (1 << 64) - 1
@@ -90,34 +89,3 @@ def newer(one: Membership | None, other: Membership | None) -> Membership | None
     return Membership(
         low.roster, low.instance, max(low.floor, high.floor), low.active or high.active
     )
-
-
-def need_engine(group: int, told: Membership | None) -> None:
-    """Raise Foreign if a node of this phx cannot serve these members: for whoever has to know
-    before something is done that cannot be left half done."""
-    if told is not None:
-        change_known(group, told.version, told.roster, told.instance, told.floor, told.active)
-
-
-def change_known(
-    group: int, version: int, members: bytes, instance: int, floor: int, active: bool
-) -> None:
-    """Let the engine know who the members of a group are above an instance.
-
-    A node of this phx has no way yet to tell its engine (`engine_change_known`), which so counts
-    the members of the configuration and no others: for any version that a group has changed to this
-    is an error, lest it counts quorums of those that are no members any more
-    (docs/design/membership.md, section 4: `members_of_the_file`).
-
-    Args:
-        version: 0: they never changed.
-        members: the roster.
-        instance, floor, active: as of `Membership`.
-
-    Raises Foreign.
-    """
-    if version:
-        raise Foreign(
-            f"group {group} has had the members of version {version} since instance {instance}, "
-            "and this phx knows those of its configuration alone: a later one is needed"
-        )

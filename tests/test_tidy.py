@@ -94,6 +94,7 @@ STOREYS = [
         "inputs",
         "life",
         "lookups",
+        "member_table",
         "options",
         "peer_table",
         "poller",
@@ -118,9 +119,9 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "options",
-    "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport", "upkeep",
-    "writer",
+    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "member_table",
+    "options", "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport",
+    "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
@@ -185,7 +186,9 @@ MAY_IMPORT = {
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
     | {
         "phx._core.codec",
+        "phx._core.member_table",
         "phx._core.peer_table",
+        "phx._core.plan",
         "phx._core.read_tickets",
         "phx._core.segment",
         "phx._core.segment_check",

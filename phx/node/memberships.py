@@ -4,8 +4,10 @@ at a start      the rows of the store and the manifests of all checkpoints, the 
                 group: before the driver starts, so before the engine votes under anything older
 installing      the manifest's: into the store with the floor, to the engine before it is told
                 of the install
-from the log    what the engine counted or was told of (`learned`): noted for the store, which
-                writes it when it passes that instance
+from the log    what the engine counted or was told of (`hear`): noted for the store, which writes
+                it when it passes that instance. Who applies and who settles hear the engine before
+                each piece of work, whatever has become of the group's machine: a checkpoint above i
+                asks `at`, and the store does not go past an i that is not noted
 taking          those that hold at the frontier (`at`), which may be older than the newest
 """
 
@@ -15,15 +17,18 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
+from phx._core.driver import Driver
+from phx._core.member_table import MemberTable
 from phx.checkpoint.manifest import Manifest
 from phx.errors import CheckpointFailed, Damaged
 from phx.membership import Membership, newer
-from phx.store import MembersRow
+from phx.store import MembersRow, Store
+from phx.types import Members, voter
 
-__all__ = ["ChangeKnown", "Memberships"]
+__all__ = ["ChangeKnown", "Memberships", "members_of_node"]
 
 ChangeKnown = Callable[[int, int, bytes, int, int, bool], None]
-"""group, version, members (a roster), instance, floor, active: `phx.membership.change_known`."""
+"""group, version, members (a roster), instance, floor, active: `MemberTable.known`."""
 FIRST = 2  # version of the first change
 
 
@@ -34,11 +39,24 @@ class Memberships:
         note: has the store keep them: `Store.note_members`.
         tell: the engine's input, the one way by which it hears of members that its own log has not
             brought.
+        engine: what it says itself.
+        first: the members of the configuration, and where they are; all of them vote.
     """
 
-    def __init__(self, note: Callable[[int, Membership, bool], None], tell: ChangeKnown) -> None:
+    def __init__(
+        self,
+        note: Callable[[int, Membership, bool], None],
+        tell: ChangeKnown,
+        engine: MemberTable | None = None,
+        first: Mapping[int, str] | None = None,
+    ) -> None:
         self._note = note
         self._tell = tell
+        self._engine = engine
+        self._first = first or {}
+        self._hearing = threading.Lock()
+        self._heard = 0
+        self._wrong: list[tuple[int, ValueError]] = []
         self._lock = threading.Lock()
         self._known: dict[int, list[Membership]] = {}  # ascending
 
@@ -46,7 +64,7 @@ class Memberships:
         """What the disk says, at a start: hands the newest of each group over.
 
         Raises:
-            Foreign: this phx cannot serve them.
+            DriverError: the engine takes no such members.
             Damaged: store and checkpoints contradict each other.
         """
         told = [(group, row.membership) for group, row in rows.items()]
@@ -59,6 +77,37 @@ class Memberships:
         for group, known in sorted(self._known.items()):
             self._note(group, known[-1], False)
             self.hand_over(group, known[-1])
+
+    def hear(self) -> None:
+        """Learn what the engine has said since. Any thread; when it returns all is noted, whoever
+        heard it. What contradicts what is known is kept for `contradictions`."""
+        engine = self._engine
+        if engine is None or engine.told() == self._heard:
+            return
+        with self._hearing:
+            for group, roster, instance, floor, active, left in engine.take():
+                try:
+                    self.learned(group, Membership(roster, instance, floor, active), left)
+                except ValueError as error:
+                    self._wrong.append((group, error))
+                self._heard += 1
+
+    def contradictions(self) -> list[tuple[int, ValueError]]:
+        """Groups whose members are not what disk or log said, since the last call: nothing more of
+        them may be applied. On the applying thread."""
+        if not self._wrong:
+            return []
+        with self._hearing:
+            wrong, self._wrong = self._wrong, []
+        return wrong
+
+    def now(self, group: int) -> Members:
+        """The newest members that the engine knows. Raises DriverError."""
+        assert self._engine is not None
+        said = self._engine.of(group)
+        if said is None:
+            return Members(1, True, {node: voter(where) for node, where in self._first.items()})
+        return Membership(*said[:4]).members()
 
     def learned(self, group: int, told: Membership, removed: bool = False) -> None:
         """From the engine, as soon as it knows the value to be chosen, and again when the members
@@ -73,7 +122,7 @@ class Memberships:
         """Let the engine know; None: the members never changed, and there is nothing to know.
 
         Must come before anything by which the engine comes to vote above ``told.instance``.
-        Idempotent. Raises Foreign, and what the driver has against it.
+        Idempotent. Raises DriverError.
         """
         if told is None:
             return
@@ -111,3 +160,9 @@ class Memberships:
             for low, high in pairwise(ascending):
                 newer(low, high)  # versions grow with the instances
             self._known[group] = ascending
+
+
+def members_of_node(driver: Driver, store: Store, first: Mapping[int, str]) -> Memberships:
+    """Of a node whose driver is not started yet; `first`: those of its configuration."""
+    table = MemberTable(driver)
+    return Memberships(store.note_members, table.known, table, first)

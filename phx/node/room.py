@@ -54,7 +54,6 @@ from phx.errors import (
     Unknown,
 )
 from phx.machine import Machines, StateMachine, machines_of
-from phx.membership import change_known
 from phx.node import machine_files
 from phx.node.addresses import Addresses, learned
 from phx.node.commits import Commits
@@ -65,7 +64,7 @@ from phx.node.folder import Folder
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
 from phx.node.machine_files import durable_in
-from phx.node.memberships import Memberships
+from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
 from phx.node.peers import PeerList
@@ -226,15 +225,16 @@ class Room:
         if any(durable_in(state.machines) for state in self.states.values()):
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
-        self._keeper.serve(self.driver)
         self._meet(lives)
-        self.applier.on_ceiling = lives.wanted
+        self._keeper.serve(self.driver)
+        self.applier.on_ceiling, self.applier.on_taken = lives.wanted, self._hear
         self._keep_checkpoints(catalog, list(starts))
 
     def _meet(self, lives: Lives) -> None:
         """The other nodes: those that are known, and those that come."""
         assert self._keeper is not None
         addresses, error_of = self._addresses, self.door.error_of
+        self._keeper.hear, self.door.members_of = self._memberships.hear, self._memberships.now
         lives.serve(self.driver)
         addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
         self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
@@ -363,6 +363,15 @@ class Room:
         else:
             self._halt_unrestored(state, error)
 
+    def _hear(self) -> None:
+        """The news of members, before anything above is applied."""
+        self._memberships.hear()
+        for group, error in self._memberships.contradictions():
+            state = self.states[group]
+            if state.stopped is None:
+                why = GroupStopped(group, state.applied + 1, None, f"its members: {error}")
+                self.applier.halt(state, why, error)
+
     def _halt_unrestored(self, state: GroupState, error: BaseException) -> None:
         why = f"it could not be restored: {type(error).__name__}: {error}"
         stopped = GroupStopped(state.group, state.applied + 1, None, why)
@@ -417,8 +426,9 @@ class Room:
             options=config.options(),
             **traced(config.node),
         )
-        members = self._memberships = Memberships(store.note_members, change_known)
-        members.begin(store.members(), chain.from_iterable(catalog.groups().values()))
+        members = self._memberships = members_of_node(self.driver, store, config.members)
+        found = chain.from_iterable(catalog.groups().values())
+        members.begin(store.members(), [one for one in found if one.group in self.states])
         self.driver.start()  # not before: it votes
 
     def _undo(self) -> None:
