@@ -345,3 +345,22 @@ def test_members_of_a_node_that_is_closed(run, tmp_path):
             group.members()
 
     run(main())
+
+
+def test_where_log_and_disk_do_not_agree_the_group_stops_before_it_applies_more(run, tmp_path):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, checkpoints=QUIET)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await node.wait_ready()
+            await node.group(0).propose(b"1")
+            # Version 2 far above where the log is going to have it.
+            node._room._memberships.learned(0, membership(1_000_000, 2, (1,)))
+            await change([node], write(2, 1, 0, [(1, 1, b"node1:7000")]))
+            await until(lambda: node.group(0).status().stopped)
+            assert node.group(0).members().version == 2
+            with pytest.raises(phx.errors.GroupStopped, match="its members: version 2 from"):
+                await node.group(0).propose(b"1")
+            assert not node.group(1).status().stopped
+            await node.group(1).propose(b"1")
+
+    run(main())
