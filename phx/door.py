@@ -46,9 +46,18 @@ from phx.errors import (
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
 from phx.reading import Reading, Waiter, Wanted, span_us
-from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader, Members
+from phx.types import (
+    CheckpointInfo,
+    Consistency,
+    Entry,
+    GroupStatus,
+    Leader,
+    Member,
+    Members,
+    Role,
+)
 
-__all__ = ["Archive", "Door", "prepared"]
+__all__ = ["Archive", "Changing", "Door", "prepared"]
 
 READ_NOT_CHOSEN = 0
 READ_SETTLED = 1
@@ -58,6 +67,21 @@ class Archive(Protocol):
     """What reading needs of the store."""
 
     def entry(self, group: int, instance: int) -> bytes | None: ...
+
+
+class Changing(Protocol):
+    """What changes members (phx.node.changes). All raise what is known at once."""
+
+    def set_members(
+        self, group: int, members: Mapping[int, Member], version: int | None, timeout: float
+    ) -> Future[Members]: ...
+    def add(
+        self, group: int, node: int, address: str, role: Role, timeout: float
+    ) -> Future[Members]: ...
+    def remove(self, group: int, node: int, timeout: float) -> Future[Members]: ...
+    def replace(
+        self, group: int, node: int, by: int, address: str, timeout: float
+    ) -> Future[Members]: ...
 
 
 class Door:
@@ -83,6 +107,7 @@ class Door:
         self.node = 0
         self.members: Collection[int] = ()
         self.members_of: Callable[[int], Members] | None = None  # raises DriverError
+        self.changing: Changing
         self.soon: Soon = _nowhere  # has callbacks called, off the applying path
         self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False

@@ -11,12 +11,13 @@ A group whose members never changed has none of this: they are those of the conf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from phx._core.members import read
+from phx._core.members import read, write
 from phx.types import Member, Members, Role
 
-__all__ = ["Membership", "newer"]
+__all__ = ["Membership", "newer", "roster_of"]
 
 INSTANCE_MAX = (1 << 62) - 1
 U64_MAX = (1 << 64) - 1
@@ -65,6 +66,16 @@ class Membership:
         assert said is not None, "it was sound"
         by_id = {node: Member(Role(role), where.decode()) for node, role, where in said[3]}
         return Members(self.version, self.active, by_id)
+
+
+def roster_of(version: int, by_id: Mapping[int, Member]) -> bytes:
+    """The value by which these are proposed; whoever leads puts its ballot and its time in. Raises
+    ValueError for what cannot be."""
+    made = Members(version, False, by_id)
+    if not 2 <= version < 1 << 32:
+        raise ValueError(f"a change makes a version from 2 to 2**32 - 1, not {version}")
+    rows = [(node, int(one.role), one.address.encode()) for node, one in made.by_id.items()]
+    return write(version, 1, 0, rows)
 
 
 def newer(one: Membership | None, other: Membership | None) -> Membership | None:

@@ -25,6 +25,7 @@ __all__ = [
     "MEMBERS_MAX",
     "NEVER",
     "NODE_ID_MAX",
+    "Changed",
     "CheckpointInfo",
     "Consistency",
     "Entry",
@@ -177,6 +178,19 @@ class Moved:
     """
 
     moved: dict[int, Leader]
+    failed: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a change of the members of all groups of a node did.
+
+    Attributes:
+        done: group to its members, active.
+        failed: group to why not. Their members may still change where the reason is an Unknown.
+    """
+
+    done: dict[int, Members]
     failed: dict[int, str]
 
 

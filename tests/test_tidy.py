@@ -171,7 +171,7 @@ MAY_IMPORT = {
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
     | {"phx.store_mend", "phx.store_members", "phx.store_peers"},
-    "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
+    "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint", "phx.membership"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
     "phx.leaders": GROUND,

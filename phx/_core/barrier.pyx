@@ -35,13 +35,17 @@ cdef u64 INSTANCE_MAX = <u64>1 << 62
 # --- asked for
 
 cdef u64 near(Engine* e, Replica* r) noexcept nogil:
-    """Members that have confirmed being within a quarter of a window (M5), this leader too."""
-    cdef u64 left = r.config.members, found = 0
+    """Members that are there and have confirmed being within a quarter of a window (M5), this
+    leader too. (Of a young log that quarter is all: who never confirmed anything is not near.)"""
+    cdef u64 left = r.config.members, found = 0, confirmed
     cdef u32 i
     while left:
         i = next_member(&left)
+        confirmed = r.lead.progress[i].confirmed
         if i == e.own_slot or (
-                r.lead.progress[i].confirmed + e.options.window // 4 >= r.chosen_through):
+                e.peers[i].connected
+                and (confirmed != 0 or r.chosen_through == 0 or has_vote(r, i))
+                and confirmed + e.options.window // 4 >= r.chosen_through):
             found |= <u64>1 << i
     return found
 

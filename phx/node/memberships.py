@@ -9,11 +9,14 @@ from the log    what the engine counted or was told of (`hear`): noted for the s
                 each piece of work, whatever has become of the group's machine: a checkpoint above i
                 asks `at`, and the store does not go past an i that is not noted
 taking          those that hold at the frontier (`at`), which may be older than the newest
+changing        whoever waits for a change (`wait`), or connects with those who are members now
+                (`on_news`), is told as soon as it is heard
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
@@ -30,6 +33,7 @@ __all__ = ["ChangeKnown", "Memberships", "members_of_node"]
 ChangeKnown = Callable[[int, int, bytes, int, int, bool], None]
 """group, version, members (a roster), instance, floor, active: `MemberTable.known`."""
 FIRST = 2  # version of the first change
+VERSIONS_KEPT = 16  # of a group, for who waits to hear of one
 
 
 class Memberships:
@@ -58,7 +62,14 @@ class Memberships:
         self._heard = 0
         self._wrong: list[tuple[int, ValueError]] = []
         self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)
+        self._heard_of = 0
         self._known: dict[int, list[Membership]] = {}  # ascending
+        self._versions: dict[int, dict[int, Membership]] = {}  # the same, and those before
+        self._left: dict[int, set[int]] = {}
+        self.removed: set[int] = set()
+        """Groups that this node was a member of: an active version is without it."""
+        self.on_news: Callable[[int, Membership], None] = lambda group, told: None
 
     def begin(self, rows: Mapping[int, MembersRow], manifests: Iterable[Manifest]) -> None:
         """What the disk says, at a start: hands the newest of each group over.
@@ -74,6 +85,11 @@ class Memberships:
                 self._learn(group, membership)
         except ValueError as error:
             raise Damaged(f"group {group}: store and checkpoints do not agree: {error}") from error
+        self.removed |= {
+            group
+            for group, row in rows.items()
+            if row.removed and self._known[group][-1] == row.membership
+        }
         for group, known in sorted(self._known.items()):
             self._note(group, known[-1], False)
             self.hand_over(group, known[-1])
@@ -117,6 +133,55 @@ class Memberships:
         """
         self._learn(group, told)
         self._note(group, told, removed)
+        if removed and told.active:
+            self.removed.add(group)
+        self.on_news(group, told)
+
+    # --- looking
+
+    def newest(self, group: int) -> Membership | None:
+        """The newest that was heard of; None: the members never changed. Any thread."""
+        with self._lock:
+            known = self._known.get(group)
+            return known[-1] if known else None
+
+    def of_version(self, group: int, version: int) -> Membership | None:
+        """One that was heard of in this life, or is the newest that the disk knew. Any thread."""
+        with self._lock:
+            return self._versions.get(group, {}).get(version)
+
+    def from_group(self, first: int) -> list[tuple[int, Membership]]:
+        """The newest of each group from this one on whose members changed. Any thread."""
+        with self._lock:
+            groups = sorted(group for group in self._known if group >= first)
+            return [(group, self._known[group][-1]) for group in groups]
+
+    def wait(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+        """Until `holds`, which is asked whenever something was heard. Not on the applying thread,
+        which is one of those that hear."""
+        until_s = time.monotonic() + timeout_s
+        while True:
+            with self._news:
+                count = self._heard_of
+            if holds():
+                return True
+            with self._news:
+                while count == self._heard_of:
+                    left_s = until_s - time.monotonic()
+                    if left_s <= 0:
+                        return False
+                    self._news.wait(left_s)
+
+    def stir(self) -> None:
+        """Whoever waits looks again. Any thread."""
+        with self._news:
+            self._heard_of += 1
+            self._news.notify_all()
+
+    def left(self, group: int) -> set[int]:
+        """Nodes that were members of it and are none: they never are again. Any thread."""
+        with self._lock:
+            return set(self._left.get(group, ()))
 
     def hand_over(self, group: int, told: Membership | None) -> None:
         """Let the engine know; None: the members never changed, and there is nothing to know.
@@ -159,7 +224,18 @@ class Memberships:
             ascending = [known[instance] for instance in sorted(known)]
             for low, high in pairwise(ascending):
                 newer(low, high)  # versions grow with the instances
+                gone = set(low.nodes) - set(high.nodes)
+                if gone:
+                    self._left.setdefault(group, set()).update(gone)
+            if ascending[0].version == FIRST and (gone := self._first.keys() - ascending[0].nodes):
+                self._left.setdefault(group, set()).update(gone)
             self._known[group] = ascending
+            versions = self._versions.setdefault(group, {})
+            versions[told.version] = both
+            while len(versions) > VERSIONS_KEPT:
+                del versions[min(versions)]
+            self._heard_of += 1
+            self._news.notify_all()
 
 
 def members_of_node(driver: Driver, store: Store, first: Mapping[int, str]) -> Memberships:

@@ -15,16 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from phx._core.driver import (
-    ERROR_BIND,
-    ERROR_JOURNAL,
-    ERROR_OPTION,
-    ERROR_START,
-    ERROR_SYSTEM,
-    ERROR_TIMED_OUT,
-    Driver,
-    DriverError,
-)
+from phx._core.driver import ERROR_START, ERROR_TIMED_OUT, Driver, DriverError
 from phx._core.peer_table import PeerTable
 from phx._core.read_tickets import ReadTickets
 from phx._core.waiters import Waiters
@@ -43,19 +34,17 @@ from phx.errors import (
     ClosedUnknown,
     ConfigError,
     Damaged,
-    Foreign,
     ForkedError,
     GroupStopped,
     NotInCluster,
     PartlyDone,
     PhxError,
-    StoreError,
-    SystemFailure,
     Unknown,
 )
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.addresses import Addresses, learned
+from phx.node.changes import Changes
 from phx.node.commits import Commits
 from phx.node.control import Control
 from phx.node.doctor import Doctor
@@ -67,7 +56,8 @@ from phx.node.machine_files import durable_in
 from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
-from phx.node.peers import PeerList
+from phx.node.opening import opening_error, traced
+from phx.node.peers import Introducer, PeerList
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
@@ -81,7 +71,6 @@ log = logging.getLogger("phx")
 
 STOP_US = 10_000_000
 ABANDON_S = 1.0
-TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
 DOUBT_S = 1.0
@@ -120,6 +109,8 @@ class Room:
         self._restorer: Restorer | None = None
         self._lives: Lives | None = None
         self._peers: PeerList | None = None
+        self._introducer: Introducer | None = None
+        self._changes: Changes | None = None
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
@@ -152,10 +143,12 @@ class Room:
             self._undo()
             self._state = "closed"
             if isinstance(error, DriverError):
-                raise _opening_error(error) from error
+                raise opening_error(error) from error
             raise
         self._state = "open"
         _rooms.add(self)
+        if self._introducer is not None:
+            self._introducer.begin()
         if self._join:
             self.peers.join(self._join, self._store.identity.store_id)
 
@@ -238,6 +231,7 @@ class Room:
         lives.serve(self.driver)
         addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
         self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
+        self._introducer = Introducer(self.config, self._peers, self._memberships)
 
     def _open_reads(self) -> None:
         driver = self.driver
@@ -330,6 +324,17 @@ class Room:
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
+        assert self._introducer is not None
+        assert self._peers is not None
+        self._changes = self.door.changing = Changes(
+            self.door,
+            self.states,
+            self._memberships,
+            self._peers,
+            self._introducer,
+            transfers.peers,
+        )
+        transfers.provide_members(self._memberships, self._changes)
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
         self.door.reading.restoring = transfers.restoring
         self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
@@ -382,7 +387,7 @@ class Room:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
         parts = (
             self._transfers, self._restorer, self._snapshots, self._control, self._doctor,
-            self.moves, self._peers,
+            self.moves, self._changes, self._introducer, self._peers,
         )  # fmt: skip
         there = [one for one in parts if one is not None]
         if wait_s is not None:
@@ -459,6 +464,13 @@ class Room:
         self.opened()
         assert self._peers is not None
         return self._peers
+
+    @property
+    def changes(self) -> Changes:
+        """Of members. Raises Closed or ForkedError unless the node is open."""
+        self.opened()
+        assert self._changes is not None
+        return self._changes
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
         """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
@@ -637,7 +649,7 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
-        for one in (self._control, self._transfers, self._peers):
+        for one in (self._control, self._transfers, self._changes, self._peers):
             if one is not None:
                 one.forget()
         self.driver.after_fork_in_child()
@@ -662,18 +674,6 @@ def is_alive(ident: int) -> bool:
     return any(thread.ident == ident for thread in threading.enumerate())
 
 
-def traced(node: int) -> dict[str, Any]:
-    """The driver's arguments for a trace in PHX_TRACE_DIR (docs/design/trace.md), if it is set."""
-    folder = os.environ.get("PHX_TRACE_DIR")
-    if not folder:
-        return {}
-    mib = os.environ.get("PHX_TRACE_MIB", "")
-    return {
-        "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
-        "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
-    }
-
-
 def partly_done(results: list[Any]) -> PhxError:
     """The error of a run of which at least one value failed."""
     first = results[0]
@@ -681,20 +681,3 @@ def partly_done(results: list[Any]) -> PhxError:
     if alike and isinstance(first, PhxError) and not isinstance(first, Unknown):
         return first
     return PartlyDone(results)
-
-
-def _opening_error(error: DriverError) -> PhxError:
-    match error.code - ERROR_JOURNAL:
-        case 2 | 8 | 9:
-            return Damaged(error.message)
-        case 3 | 4:
-            return Foreign(error.message)
-        case code if code > 0:
-            return StoreError(error.message)
-    if error.code == ERROR_OPTION:
-        return ConfigError([error.message])
-    if error.code == ERROR_START:
-        return Damaged(error.message)
-    if error.code in (ERROR_BIND, ERROR_SYSTEM):
-        return SystemFailure(error.message)
-    return SystemFailure(f"{error.message} (driver error {error.code})")

@@ -21,6 +21,7 @@ from phx.config import Config
 from phx.errors import CheckpointFailed, Closed
 from phx.machine import StateMachine
 from phx.node.addresses import Addresses
+from phx.node.changes import Changes
 from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
 from phx.node.installer import Installer
@@ -31,6 +32,7 @@ from phx.node.memberships import Memberships
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
 from phx.store import Store
+from phx.transfer.changing import pack_members
 from phx.transfer.messages import Ends, Greeting
 
 __all__ = ["Transfers"]
@@ -87,7 +89,7 @@ class Transfers:
             closing,
             threads=options.restore_threads,
         )
-        peers = self._peers(config, store, addresses)
+        peers = self.peers = self._peers(config, store, addresses)
         self.fetcher = Fetcher(
             self.installer,
             peers,
@@ -149,6 +151,11 @@ class Transfers:
             connected=self._connected,
             timeout_us=config.timing.connect_timeout_us,
         )
+
+    def provide_members(self, memberships: Memberships, changes: Changes) -> None:
+        """Others may ask for the members of groups, and for changes of them."""
+        self.provider.page = lambda group: pack_members(memberships.from_group(group))
+        self.provider.change = changes.propose
 
     def _connected(self) -> set[int]:
         peers: Any = self._driver.status()["peers"]

@@ -216,10 +216,13 @@ def test_a_checkpoint_of_a_node_says_the_members_that_hold_there(run_once, tmp_p
     assert (manifest.config, manifest.members) == (2, (1, 7))
 
     async def again():
-        """It knows who they are, and not all of them: it does not guess who votes."""
+        """It knows who they are, and where: it looks for them, and leads nothing without them."""
         async with phx.Node(config, Counter) as node:
             assert node.group(0).members().version == 2
-            assert node.group(0).status().halted
+            assert not node.group(0).status().halted
+            await until(lambda: 7 in node.status().peers)
+            assert node.status().peers[7].address == "10.0.0.7:7000"
+            assert node.group(0).leader() is None
 
     run_once(again())
 

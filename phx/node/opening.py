@@ -1,0 +1,51 @@
+"""What the opening of a node needs beside the room: the driver's trace, and typed errors."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from phx._core.driver import (
+    ERROR_BIND,
+    ERROR_JOURNAL,
+    ERROR_OPTION,
+    ERROR_START,
+    ERROR_SYSTEM,
+    DriverError,
+)
+from phx.errors import ConfigError, Damaged, Foreign, PhxError, StoreError, SystemFailure
+
+__all__ = ["opening_error", "traced"]
+
+TRACE_MIB_MAX = 1024
+
+
+def traced(node: int) -> dict[str, Any]:
+    """The driver's arguments for a trace in PHX_TRACE_DIR (docs/design/trace.md), if it is set."""
+    folder = os.environ.get("PHX_TRACE_DIR")
+    if not folder:
+        return {}
+    mib = os.environ.get("PHX_TRACE_MIB", "")
+    return {
+        "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
+        "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
+    }
+
+
+def opening_error(error: DriverError) -> PhxError:
+    """The typed error for one of the driver's, at an open."""
+    match error.code - ERROR_JOURNAL:
+        case 2 | 8 | 9:
+            return Damaged(error.message)
+        case 3 | 4:
+            return Foreign(error.message)
+        case code if code > 0:
+            return StoreError(error.message)
+    if error.code == ERROR_OPTION:
+        return ConfigError([error.message])
+    if error.code == ERROR_START:
+        return Damaged(error.message)
+    if error.code in (ERROR_BIND, ERROR_SYSTEM):
+        return SystemFailure(error.message)
+    return SystemFailure(f"{error.message} (driver error {error.code})")

@@ -1,0 +1,155 @@
+"""Members of groups change: the calls, on real nodes in one process."""
+
+import asyncio
+
+import pytest
+
+from phx import errors
+from phx.machines import Counter
+from phx.types import Role, learner, voter
+
+from .cluster import cluster, until
+
+
+def addresses(nodes):
+    return {node.config.node: f"127.0.0.1:{node.port}" for node in nodes}
+
+
+def voters(nodes):
+    return {n: voter(at) for n, at in addresses(nodes).items()}
+
+
+def leader_of(nodes, group=0):
+    return next(node for node in nodes if node.group(group).is_leader)
+
+
+def counters(group):
+    return Counter()
+
+
+# --- one change
+
+
+def test_a_change_is_active_when_the_call_returns_at_whatever_node(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            led = leader_of(nodes)
+            other = next(node for node in nodes if node is not led)
+            members = voters(nodes)
+            for version, node in ((2, led), (3, other), (4, led), (5, other)):
+                now = await node.group(0).set_members(members, version - 1)
+                assert (now.version, now.active, dict(now.by_id)) == (version, True, members)
+                # Active, and here, whatever the others have heard.
+                assert node.group(0).members() == now
+                await node.group(0).propose(b"1")
+            assert nodes[0].group(1).members().version == 1
+
+    run(main())
+
+
+def test_a_change_of_another_version_is_refused_with_the_members_there_are(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            members = voters(nodes)
+            await nodes[0].group(0).set_members(members, 1)
+            for node in nodes:
+                with pytest.raises(errors.VersionConflict) as refused:
+                    await node.group(0).set_members({1: members[1]}, 1)
+                assert refused.value.members.version == 2
+                assert dict(refused.value.members.by_id) == members
+            with pytest.raises(errors.VersionConflict) as refused:
+                await nodes[1].group(0).set_members(members, 7)
+            assert refused.value.members.version == 2
+
+    run(main())
+
+
+def test_of_two_calls_for_one_version_one_succeeds(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            members = voters(nodes)
+            wishes = [
+                {n: one for n, one in members.items() if n != 3},
+                {**members, 3: learner(members[3].address)},
+                {**members, 2: learner(members[2].address)},
+            ]
+            found = await asyncio.gather(
+                *(
+                    node.group(0).set_members(wish, 1)
+                    for node, wish in zip(nodes, wishes, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            done = [one for one in found if not isinstance(one, BaseException)]
+            refused = [one for one in found if isinstance(one, BaseException)]
+            assert len(done) == 1
+            assert done[0].version == 2
+            assert {type(one) for one in refused} == {errors.VersionConflict}
+            for one in refused:
+                assert one.members.by_id == done[0].by_id
+
+    run(main())
+
+
+def test_who_has_not_caught_up_does_not_come_to_vote(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            members = voters(nodes)
+            new = {n: voter(f"127.0.0.1:{n}") for n in (4, 5, 6)}
+            with pytest.raises(errors.NotCaughtUp) as refused:
+                await nodes[0].group(0).set_members(new)
+            assert refused.value.nodes == [4, 5, 6]
+            # As learners they come at once, though nobody is there.
+            with_learners = {**members, **{n: learner(one.address) for n, one in new.items()}}
+            now = await nodes[1].group(0).set_members(with_learners)
+            assert now.version == 2
+            with pytest.raises(errors.NotCaughtUp):
+                await nodes[2].group(0).set_members(new, 2, timeout=0.5)
+            assert (await nodes[0].group(0).set_members(members)).version == 3
+            await nodes[0].group(0).propose(b"1")
+
+    run(main())
+
+
+def test_what_cannot_be_is_refused_at_once(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            group, members = nodes[0].group(0), voters(nodes)
+            for bad in ({}, {1: learner("a:1")}, {0: voter("a:1")}, {1: voter("no blank:1")}):
+                with pytest.raises(ValueError, match=r"members, not|must vote|node id is|address"):
+                    await group.set_members(bad)
+            with pytest.raises(errors.NotInCluster, match="node 9"):
+                await group.replace_member(9, 4, "127.0.0.1:1")
+            await group.set_members({**members, 2: learner("a:2"), 3: learner("a:3")})
+            with pytest.raises(ValueError, match="at least one member must vote"):
+                await group.remove_member(1)
+            assert group.members().version == 2
+
+    run_once(main())
+
+
+def test_what_is_so_already_is_not_changed(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            group, at = nodes[0].group(0), addresses(nodes)
+            first = await group.set_members(voters(nodes))
+            assert await group.add_member(3, at[3]) == first
+            assert await group.remove_member(7) == first
+            assert (await group.add_member(3, at[3], role=Role.LEARNER)).version == 3
+            assert (await group.add_member(3, at[3])).version == 4
+
+    run_once(main())
+
+
+def test_without_a_leader_nothing_is_done(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            for node in nodes[1:]:
+                await node.close()
+            one = nodes[0]
+            await until(lambda: one.group(0).leader() is None)
+            with pytest.raises(errors.NoQuorum):
+                await one.group(0).set_members(voters([one]), timeout=0.3)
+            assert one.group(0).members().version == 1
+
+    run_once(main())
