@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from threading import Lock
 from typing import Any, Protocol
@@ -105,7 +105,7 @@ class Door:
         self.checkpoint_error: Callable[[int], str | None] = lambda group: None
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
         self.node = 0
-        self.members: Collection[int] = ()
+        self.known: Callable[[int], bool] = lambda node: False  # a node of the cluster
         self.members_of: Callable[[int], Members] | None = None  # raises DriverError
         self.changing: Changing
         self.soon: Soon = _nowhere  # has callbacks called, off the applying path
@@ -285,7 +285,7 @@ class Door:
     def give(self, state: GroupState, to: int) -> int:
         """Begin a transfer; the epoch that this node led in. Raises as transfer_leadership."""
         driver = self.open_driver()
-        if to and to not in self.members:
+        if to and to not in self.members_now(state).by_id:
             raise NotInCluster(f"node {to} is no member")
         verdict, epoch = driver.transfer(state.group, to)
         if verdict == TRANSFER_NOT_LEADING:

@@ -431,6 +431,19 @@ class Store(StoreFile):
             kept.odd.clear()
         return len(rows)
 
+    def keep_members(self, told: Mapping[int, MembersRow]) -> None:
+        """Write who the members of these groups are, whatever is passed: a node that joins must
+        not forget it before it has the log. Durable on return.
+
+        Raises ValueError if it contradicts what is known, StoreError.
+        """
+        self._check_writer()
+        with self._index_lock:
+            kept = self._kept_members.rows
+            rows = {group: later(kept.get(group), row) for group, row in told.items()}
+        if rows:
+            self._with_room(0, lambda: self._put_members(rows, ()))
+
     def _put_members(self, rows: Mapping[int, MembersRow], odd: Collection[bytes]) -> None:
         with self._members_transaction() as (txn, members):
             for key in odd:

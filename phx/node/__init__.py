@@ -116,6 +116,7 @@ class Node:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
             # The thread goes on: whatever it opens is given back.
+            room.give_up()
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
         self._loop = loop

@@ -81,6 +81,21 @@ class Addresses:
         self._texts = {node: text for node, text in file.items() if node != self._config.node}
         self._texts |= {node: one.address for node, one in self._learned.items()}
 
+    def meet(self, peers: Mapping[int, str]) -> None:
+        """Those that others know, before the start. Where the configuration says an address, that
+        counts."""
+        for node, address in peers.items():
+            file = self._config.members.get(node, "")
+            if node != self._config.node and (not file or file.endswith(":0")):
+                self._texts[node] = address
+                self._learned[node] = Learned(address, file)
+                self._dirty = True
+
+    def alone(self) -> bool:
+        """No other node is known."""
+        with self._lock:
+            return not self._texts
+
     def members(self) -> list[Place]:
         """Those of the configuration, this node among them."""
         return [self._place(node) for node in sorted(self._config.members)]

@@ -172,6 +172,11 @@ class Memberships:
                         return False
                     self._news.wait(left_s)
 
+    def most(self) -> int:
+        """How many members the group has that has the most, as far as is known. Any thread."""
+        with self._lock:
+            return max(len(self._first), *(len(one[-1].nodes) for one in self._known.values()), 1)
+
     def stir(self) -> None:
         """Whoever waits looks again. Any thread."""
         with self._news:

@@ -14,9 +14,18 @@ from phx._core.driver import (
     ERROR_SYSTEM,
     DriverError,
 )
-from phx.errors import ConfigError, Damaged, Foreign, PhxError, StoreError, SystemFailure
+from phx.errors import (
+    ConfigError,
+    Damaged,
+    Foreign,
+    PartlyDone,
+    PhxError,
+    StoreError,
+    SystemFailure,
+    Unknown,
+)
 
-__all__ = ["opening_error", "traced"]
+__all__ = ["opening_error", "partly_done", "traced"]
 
 TRACE_MIB_MAX = 1024
 
@@ -49,3 +58,12 @@ def opening_error(error: DriverError) -> PhxError:
     if error.code in (ERROR_BIND, ERROR_SYSTEM):
         return SystemFailure(error.message)
     return SystemFailure(f"{error.message} (driver error {error.code})")
+
+
+def partly_done(results: list[Any]) -> PhxError:
+    """The error of a run of which at least one value failed."""
+    first = results[0]
+    alike = all(type(one) is type(first) for one in results)
+    if alike and isinstance(first, PhxError) and not isinstance(first, Unknown):
+        return first
+    return PartlyDone(results)

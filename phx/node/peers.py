@@ -22,6 +22,7 @@ from phx.node.addresses import Addresses
 from phx.node.joining import Joiner, welcome
 from phx.node.lives import Lives
 from phx.node.memberships import Memberships
+from phx.transfer.changing import pack_members
 from phx.transfer.messages import Ends, Greeting
 from phx.types import PeerStatus
 
@@ -72,6 +73,7 @@ class PeerList:
         self._opened = opened
         self._error_of = error_of
         self._joiner: Joiner | None = None
+        self.page: Callable[[int], bytes] = lambda group: pack_members([])
         self._line = threading.Lock()  # who comes and who goes, one at a time
 
     def move(self, node: int, address: str) -> None:
@@ -160,7 +162,8 @@ class PeerList:
 
     def welcome(self, said: bytes, ends: Ends) -> bytes:
         """What a node is answered that asks who is there."""
-        return welcome(said, ends, self._lives.store_of, self._addresses.texts())
+        texts = self._addresses.texts()
+        return welcome(said, ends, self._lives.store_of, texts, self.page)
 
     # --- the end
 

@@ -37,9 +37,7 @@ from phx.errors import (
     ForkedError,
     GroupStopped,
     NotInCluster,
-    PartlyDone,
     PhxError,
-    Unknown,
 )
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
@@ -50,20 +48,22 @@ from phx.node.control import Control
 from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
+from phx.node.joining import Admission
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
 from phx.node.machine_files import durable_in
 from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
-from phx.node.opening import opening_error, traced
+from phx.node.opening import opening_error, partly_done, traced
 from phx.node.peers import Introducer, PeerList
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
 from phx.reading import Reading
-from phx.store import Store
+from phx.store import MembersRow, Store
 from phx.store_facts import Facts
+from phx.transfer.changing import pack_members
 from phx.transfer.staging import kept
 from phx.types import NodeStatus
 
@@ -111,6 +111,8 @@ class Room:
         self._peers: PeerList | None = None
         self._introducer: Introducer | None = None
         self._changes: Changes | None = None
+        self._admission: Admission | None = None
+        self._given_up = False
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
@@ -163,6 +165,7 @@ class Room:
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
+        self._addresses.begin(learned(store, doctor.note))
         catalog = self._look()
         if create and catalog.groups():
             # Of another life: its log would stand where the new one begins.
@@ -189,9 +192,10 @@ class Room:
             # Without a checkpoint that reaches its log the group stops, and not the node.
             if starts.get(group, 0) + 1 < floor.kept_from:
                 starts[group] = floor.kept_from - 1
-        self._addresses.begin(learned(store, doctor.note))
         lives = self._lives = Lives(config, self._keeper.ask)
         lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
+        if config.join and create:
+            self._wait_admitted(store, lives)
         lives.start(
             self._folder, create, self._bootstrap, partial(self._start, store, catalog, starts)
         )
@@ -210,7 +214,7 @@ class Room:
         self.moves.begin(self.door)
         self.door.archive = store
         self._open_reads()
-        self.door.node, self.door.members = config.node, frozenset(config.members)
+        self.door.node, self.door.known = config.node, self._addresses.is_peer
         self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
@@ -223,6 +227,25 @@ class Room:
         self.applier.on_ceiling, self.applier.on_taken = lives.wanted, self._hear
         self._keep_checkpoints(catalog, list(starts))
 
+    def _wait_admitted(self, store: Store, lives: Lives) -> None:
+        """A node that joins is a member of its groups, and knows it, before it votes."""
+        assert self._keeper is not None
+        store_id = store.identity.store_id
+        admission = Admission(self.config, self._ids, lives.incarnation, store_id)
+        self._admission = admission
+        if self._given_up:
+            admission.end()
+        admission.wait()
+        rows = {group: MembersRow(one) for group, one in admission.members.items()}
+        self._keeper.ask(lambda store: store.keep_members(rows)).result()
+        self._addresses.meet(admission.peers)
+
+    def give_up(self) -> None:
+        """Do not wait to be a member: the opening fails. Any thread."""
+        self._given_up = True
+        if self._admission is not None:
+            self._admission.end()
+
     def _meet(self, lives: Lives) -> None:
         """The other nodes: those that are known, and those that come."""
         assert self._keeper is not None
@@ -231,7 +254,9 @@ class Room:
         lives.serve(self.driver)
         addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
         self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
-        self._introducer = Introducer(self.config, self._peers, self._memberships)
+        memberships, peers = self._memberships, self._peers
+        peers.page = lambda group: pack_members(memberships.from_group(group))
+        self._introducer = Introducer(self.config, peers, memberships)
 
     def _open_reads(self) -> None:
         driver = self.driver
@@ -249,7 +274,7 @@ class Room:
     def _find_marked(self, catalog: Catalog) -> set[int]:
         """The groups that are to be made anew."""
         found = {group for group in self.states if is_marked(catalog.files, catalog.root, group)}
-        if found and len(self.config.members) == 1:
+        if found and self._addresses.alone():
             log.error("groups %s are to be made anew, and no other node has them", sorted(found))
             found = set()
         self._marked = found
@@ -324,17 +349,13 @@ class Room:
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
-        assert self._introducer is not None
-        assert self._peers is not None
+        peers, introducer = self._peers, self._introducer
+        assert peers is not None
+        assert introducer is not None
         self._changes = self.door.changing = Changes(
-            self.door,
-            self.states,
-            self._memberships,
-            self._peers,
-            self._introducer,
-            transfers.peers,
+            self.door, self.states, self._memberships, peers, introducer, transfers.peers
         )
-        transfers.provide_members(self._memberships, self._changes)
+        transfers.provider.page, transfers.provider.change = peers.page, self._changes.propose
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
         self.door.reading.restoring = transfers.restoring
         self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
@@ -350,7 +371,7 @@ class Room:
     def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
         self.opened()
-        if len(self.config.members) == 1:
+        if self._addresses.alone():
             raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
         assert self._restorer is not None
@@ -362,7 +383,7 @@ class Room:
         """A group that could not be restored. Without a checkpoint that its log goes on from it
         needs one of another node; else it stops, like one whose apply failed."""
         below = isinstance(error, DriverError) and error.code == ERROR_START
-        if below and len(self.config.members) > 1 and self._transfers is not None:
+        if below and not self._addresses.alone() and self._transfers is not None:
             log.warning("group %d: no checkpoint goes with its log: one is fetched", state.group)
             self._transfers.fetcher.anew(state.group)
         else:
@@ -672,12 +693,3 @@ os.register_at_fork(after_in_child=_forget_rooms)
 
 def is_alive(ident: int) -> bool:
     return any(thread.ident == ident for thread in threading.enumerate())
-
-
-def partly_done(results: list[Any]) -> PhxError:
-    """The error of a run of which at least one value failed."""
-    first = results[0]
-    alike = all(type(one) is type(first) for one in results)
-    if alike and isinstance(first, PhxError) and not isinstance(first, Unknown):
-        return first
-    return PartlyDone(results)

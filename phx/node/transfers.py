@@ -21,7 +21,6 @@ from phx.config import Config
 from phx.errors import CheckpointFailed, Closed
 from phx.machine import StateMachine
 from phx.node.addresses import Addresses
-from phx.node.changes import Changes
 from phx.node.divergence import Divergence, set_aside, stopped_by
 from phx.node.fetcher import Fetcher, Peers
 from phx.node.installer import Installer
@@ -32,7 +31,6 @@ from phx.node.memberships import Memberships
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
 from phx.store import Store
-from phx.transfer.changing import pack_members
 from phx.transfer.messages import Ends, Greeting
 
 __all__ = ["Transfers"]
@@ -89,7 +87,7 @@ class Transfers:
             closing,
             threads=options.restore_threads,
         )
-        peers = self.peers = self._peers(config, store, addresses)
+        peers = self.peers = self._peers(config, store, addresses, memberships.most)
         self.fetcher = Fetcher(
             self.installer,
             peers,
@@ -98,7 +96,7 @@ class Transfers:
             reserve_bytes=options.reserve_bytes,
         )
         self.divergence = Divergence(
-            len(config.members), peers=peers.known, ask=self.fetcher.digests, odd=self._odd
+            memberships.most, peers=peers.known, ask=self.fetcher.digests, odd=self._odd
         )
         self.provider = Provider(
             catalog,
@@ -135,11 +133,13 @@ class Transfers:
         self.installer.on_swapped = self._swapped
         self.installer.on_told = self._installed
 
-    def _peers(self, config: Config, store: Store, addresses: Addresses) -> Peers:
+    def _peers(
+        self, config: Config, store: Store, addresses: Addresses, most: Callable[[], int]
+    ) -> Peers:
         return Peers(
             cluster=config.cluster_id,
             node=config.node,
-            members=len(config.members),
+            members=most,
             greeting=Greeting(
                 incarnation=self._driver.incarnation,
                 store_id=store.identity.store_id,
@@ -151,11 +151,6 @@ class Transfers:
             connected=self._connected,
             timeout_us=config.timing.connect_timeout_us,
         )
-
-    def provide_members(self, memberships: Memberships, changes: Changes) -> None:
-        """Others may ask for the members of groups, and for changes of them."""
-        self.provider.page = lambda group: pack_members(memberships.from_group(group))
-        self.provider.change = changes.propose
 
     def _connected(self) -> set[int]:
         peers: Any = self._driver.status()["peers"]

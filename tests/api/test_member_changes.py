@@ -1,14 +1,18 @@
 """Members of groups change: the calls, on real nodes in one process."""
 
 import asyncio
+import shutil
+import socket
+from contextlib import asynccontextmanager
 
 import pytest
 
+import phx
 from phx import errors
 from phx.machines import Counter
 from phx.types import Role, learner, voter
 
-from .cluster import cluster, until
+from .cluster import all_applied, cluster, config_of, until
 
 
 def addresses(nodes):
@@ -25,6 +29,13 @@ def leader_of(nodes, group=0):
 
 def counters(group):
     return Counter()
+
+
+def kill(node):
+    """It says goodbye to nobody, and settles nothing."""
+    node._finalizer.detach()
+    node._finalizer = None
+    node._room.abandon()
 
 
 # --- one change
@@ -153,3 +164,146 @@ def test_without_a_leader_nothing_is_done(run_once, tmp_path):
             assert one.group(0).members().version == 1
 
     run_once(main())
+
+
+# --- nodes that join
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Joining:
+    """A node that starts as a member as soon as it is one; its address is known before."""
+
+    def __init__(self, folder, number, nodes, groups=2, machines=counters):
+        self.number, self.at = number, f"127.0.0.1:{free_port()}"
+        config = config_of(
+            folder,
+            number,
+            members={number: self.at},
+            join=list(addresses(nodes).values()),
+            groups=groups,
+        )
+        self.node = phx.Node(config, machines, bootstrap=True)
+        self.opening = asyncio.ensure_future(self.node.open())
+
+    async def opened(self):
+        await self.opening
+        return self.node
+
+    async def close(self):
+        if not self.opening.done():
+            self.opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await self.opening
+        await self.node.close()
+
+
+@asynccontextmanager
+async def joining(folder, numbers, nodes, **changes):
+    made = [Joining(folder, number, nodes, **changes) for number in numbers]
+    try:
+        yield made
+    finally:
+        await asyncio.gather(*(one.close() for one in made))
+
+
+def test_a_node_that_is_added_catches_up_and_votes(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            for _ in range(20):
+                await nodes[0].group(0).propose(b"1")
+            async with joining(tmp_path, [4], nodes) as (four,):
+                changed = await nodes[1].add_member(4, four.at)
+                assert changed.failed == {}
+                assert set(changed.done) == {0, 1}
+                node = await four.opened()
+                for members in changed.done.values():
+                    assert (members.version, members.active) == (3, True)
+                    assert members.by_id[4] == voter(four.at)
+                await all_applied([*nodes, node])
+                assert node.group(0).machine().total == 20
+                await node.group(0).propose(b"5")
+                # It votes: without one of the others, and it, there are not three of four.
+                await nodes[2].close()
+                await asyncio.gather(
+                    *(one.wait_ready(timeout=20) for one in (nodes[0], nodes[1], node))
+                )
+                assert (await nodes[0].group(0).propose(b"1")).value == 26
+
+    run(main())
+
+
+def test_one_node_is_replaced_by_another(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            await nodes[0].group(0).propose(b"1")
+            await nodes[2].close()  # it is dead
+            async with joining(tmp_path, [4], nodes[:2]) as (four,):
+                changed = await nodes[0].replace_member(3, 4, four.at)
+                assert changed.failed == {}
+                node = await four.opened()
+                await node.group(0).propose(b"1")
+                await until(lambda: set(node.group(1).members().by_id) == {1, 2, 4})
+                again = await nodes[1].replace_member(3, 4, four.at)
+                assert again.done == changed.done
+
+    run(main())
+
+
+def test_a_node_that_joins_waits_until_all_its_groups_have_it(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes, joining(tmp_path, [4], nodes) as (four,):
+            adding = asyncio.ensure_future(nodes[0].group(0).add_member(4, four.at))
+            await until(lambda: 4 in nodes[0].group(0).members().by_id)
+            await asyncio.sleep(0.5)
+            assert not four.opening.done()
+            both = await asyncio.gather(adding, nodes[0].group(1).add_member(4, four.at))
+            await four.opened()
+            assert all(4 in one.by_id for one in both)
+
+    run_once(main())
+
+
+def test_who_gives_up_waiting_to_be_a_member_leaves_nothing(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            four = Joining(tmp_path, 4, nodes)
+            await asyncio.sleep(0.3)
+            await four.close()
+            async with joining(tmp_path, [4], nodes) as (four,):  # its folder is not locked
+                assert (await nodes[0].add_member(4, four.at)).failed == {}
+
+    run_once(main())
+
+
+def test_a_cluster_moves_to_other_machines_and_the_old_ones_are_thrown_away(run, tmp_path):
+    """{1, 2, 3} -> {4, 5, 6}: the folders of the old nodes are deleted the moment the call returns,
+    and everything that was acknowledged is there."""
+
+    async def main():
+        old, acknowledged = tmp_path / "old", 0
+        async with (
+            cluster(old, counters) as nodes,
+            joining(tmp_path, [4, 5, 6], nodes) as made,
+        ):
+            for _ in range(30):
+                await nodes[0].group(0).propose(b"1")
+                acknowledged += 1
+            changed = await nodes[0].set_members({one.number: voter(one.at) for one in made})
+            for node in nodes:
+                kill(node)
+            shutil.rmtree(old)
+            assert changed.failed == {}
+            new = [await one.opened() for one in made]
+            await asyncio.gather(*(one.wait_ready(timeout=20) for one in new))
+            for one in new:
+                assert set(one.group(1).members().by_id) == {4, 5, 6}
+                await one.group(0).barrier()
+                assert one.group(0).machine().total == acknowledged
+            assert (await new[0].group(0).propose(b"1")).value == acknowledged + 1
+
+    run(main())
