@@ -22,7 +22,7 @@ from phx._core.driver import (
 )
 from phx._core.entries import entries_of
 from phx._core.waiters import IN_FLIGHT_MAX, Waiters
-from phx.applier import GroupState, same_stop
+from phx.applier import GroupState, Removed, same_stop
 from phx.config import Limits
 from phx.errors import (
     CheckpointFailed,
@@ -243,6 +243,7 @@ class Door:
             leader=int(found["leader"]) or None,
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
+            removed=isinstance(state.stopped, Removed),
             halted=bool(found["halted"]),
             suspect=bool(found["suspect"]),
             restoring=self.restoring(state.group),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from phx._core.waiters import Result
-from phx.applier import GroupState
+from phx.applier import GroupState, Removed, same_stop
 from phx.door import Door
 from phx.errors import TimedOut, UnknownMachine
 from phx.leaders import LeaderCallback
@@ -53,6 +53,8 @@ class GroupView:
 
     def machine(self, machine: int = 0) -> StateMachine:
         """This node's machine with that id: its state here and now, which may lag behind others."""
+        if isinstance(self._state.stopped, Removed):
+            raise same_stop(self._state.stopped)
         try:
             return self._state.machines[machine]
         except KeyError:

@@ -9,6 +9,7 @@
     peers          the other nodes, as they come and go
     joining        a node that is no member yet: who is there?
     changes        members of groups change: the calls, and who leads proposes
+    removal        groups that go on without this node: what is here of them goes
     opening        what the opening of a node needs beside the room
     control        the socket in the folder, for commands to a running node
     moves          all leaderships are moved off the node

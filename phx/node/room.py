@@ -57,6 +57,7 @@ from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
 from phx.node.opening import opening_error, partly_done, traced
 from phx.node.peers import Introducer, PeerList
+from phx.node.removal import Removal, mark_removed
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
@@ -112,6 +113,7 @@ class Room:
         self._introducer: Introducer | None = None
         self._changes: Changes | None = None
         self._admission: Admission | None = None
+        self._removal: Removal | None = None
         self._given_up = False
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
@@ -178,20 +180,7 @@ class Room:
             else:
                 log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
-        starts = {
-            group: found[0].frontier
-            for group, found in catalog.groups().items()
-            if group in self.states
-        }
-        for group, state in self.states.items():
-            if durable_in(state.machines):
-                starts.setdefault(group, 0)  # paused until they are open
-        for group in self._find_marked(catalog):
-            starts.setdefault(group, 0)
-        for group, floor in store.floors().items():
-            # Without a checkpoint that reaches its log the group stops, and not the node.
-            if starts.get(group, 0) + 1 < floor.kept_from:
-                starts[group] = floor.kept_from - 1
+        starts = self._starts(catalog, store)
         lives = self._lives = Lives(config, self._keeper.ask)
         lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
         if config.join and create:
@@ -225,7 +214,26 @@ class Room:
         self._meet(lives)
         self._keeper.serve(self.driver)
         self.applier.on_ceiling, self.applier.on_taken = lives.wanted, self._hear
-        self._keep_checkpoints(catalog, list(starts))
+        gone = mark_removed(self.states, self._memberships, config.node)
+        self._keep_checkpoints(catalog, [group for group in starts if group not in gone], gone)
+
+    def _starts(self, catalog: Catalog, store: Store) -> dict[int, int]:
+        """Groups that go on from what was kept of them, and its instance; paused until then."""
+        starts = {
+            group: found[0].frontier
+            for group, found in catalog.groups().items()
+            if group in self.states
+        }
+        for group, state in self.states.items():
+            if durable_in(state.machines):
+                starts.setdefault(group, 0)  # until they are open
+        for group in self._find_marked(catalog):
+            starts.setdefault(group, 0)
+        for group, floor in store.floors().items():
+            # Without a checkpoint that reaches its log the group stops, and not the node.
+            if starts.get(group, 0) + 1 < floor.kept_from:
+                starts[group] = floor.kept_from - 1
+        return starts
 
     def _wait_admitted(self, store: Store, lives: Lives) -> None:
         """A node that joins is a member of its groups, and knows it, before it votes."""
@@ -289,7 +297,7 @@ class Room:
                 if (floor.kept_from, floor.settled_through) == (through + 1, through):
                     self.driver.install(group, through, newest.epoch)
 
-    def _keep_checkpoints(self, catalog: Catalog, paused: list[int]) -> None:
+    def _keep_checkpoints(self, catalog: Catalog, paused: list[int], gone: frozenset[int]) -> None:
         """Take them from now on, and bring the paused groups back from theirs."""
         applier = self.applier
         snapshots = self._snapshots = Snapshots(
@@ -319,7 +327,7 @@ class Room:
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
         self.door.checkpoint_error = snapshots.error_of
-        for group in self.states.keys() - set(paused):
+        for group in self.states.keys() - set(paused) - gone:
             snapshots.schedule(self.states[group], 0)
         self._restorer = Restorer(
             catalog,
@@ -332,6 +340,27 @@ class Room:
         )
         snapshots.paused = self._restorer.paused
         assert self._keeper is not None
+        transfers = self._exchange(catalog, snapshots, self._restorer.paused)
+        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        self.door.reading.restoring = transfers.restoring
+        self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
+        self._restorer.paused |= self._marked
+        mine = [group for group in paused if group not in self._marked]
+        self._restorer.start(mine, self.config.checkpoints.restore_threads)
+        transfers.rebuild_marked(self._marked)
+        self._removal = Removal(
+            self.config, self.states, self._memberships, applier, self.driver, self._keeper,
+            catalog, snapshots,
+        )  # fmt: skip
+        self._removal.begin(gone)
+        snapshots.start()  # they are known to be paused before anybody can ask for one
+        folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
+        self._control = Control(folder, self.states, take, moves, lambda: self.peers)
+        self._control.listen()
+
+    def _exchange(self, catalog: Catalog, snapshots: Snapshots, paused: set[int]) -> Transfers:
+        """What comes and goes between the nodes besides the protocol; changes of members, too."""
+        assert self._keeper is not None
         transfers = self._transfers = Transfers(
             self.config,
             catalog,
@@ -339,11 +368,11 @@ class Room:
             self.driver,
             self._keeper,
             self._store,
-            applier,
+            self.applier,
             snapshots,
             self._memberships,
             factory=self._made,
-            paused=self._restorer.paused,
+            paused=paused,
             addresses=self._addresses,
             welcome=lambda said, ends: self.peers.welcome(said, ends),
             closing=lambda: self.door.refusal is not None,
@@ -356,17 +385,7 @@ class Room:
             self.door, self.states, self._memberships, peers, introducer, transfers.peers
         )
         transfers.provider.page, transfers.provider.change = peers.page, self._changes.propose
-        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
-        self.door.reading.restoring = transfers.restoring
-        self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
-        self._restorer.paused |= self._marked
-        mine = [group for group in paused if group not in self._marked]
-        self._restorer.start(mine, self.config.checkpoints.restore_threads)
-        transfers.rebuild_marked(self._marked)
-        snapshots.start()  # they are known to be paused before anybody can ask for one
-        folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
-        self._control = Control(folder, self.states, take, moves, lambda: self.peers)
-        self._control.listen()
+        return transfers
 
     def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
@@ -397,6 +416,8 @@ class Room:
             if state.stopped is None:
                 why = GroupStopped(group, state.applied + 1, None, f"its members: {error}")
                 self.applier.halt(state, why, error)
+        if self._removal is not None:
+            self._removal.look()
 
     def _halt_unrestored(self, state: GroupState, error: BaseException) -> None:
         why = f"it could not be restored: {type(error).__name__}: {error}"
@@ -539,6 +560,7 @@ class Room:
             groups=len(self.states),
             leading=found["leading"],
             stopped=tuple(sorted(self.applier.stopped)),
+            removed=tuple(sorted(self._memberships.removed)),
             waiting_values=self.waiters.count,
             waiting_bytes=self.waiters.held_bytes,
             poisoned=bool(found["journal"]["poisoned"]),

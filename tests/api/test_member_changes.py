@@ -307,3 +307,120 @@ def test_a_cluster_moves_to_other_machines_and_the_old_ones_are_thrown_away(run,
             assert (await new[0].group(0).propose(b"1")).value == acknowledged + 1
 
     run(main())
+
+
+# --- nodes that are removed
+
+
+def test_a_removed_node_says_so_to_its_callers_and_keeps_nothing_but_a_tombstone(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            one, two, three = nodes
+            for _ in range(5):
+                await three.group(0).propose(b"1")
+            await three.group(0).checkpoint()
+            assert list((tmp_path / "node3" / "checkpoints" / "0").iterdir())
+            waiting = three.group(0)
+            now = await one.group(0).remove_member(3)
+            assert set(now.by_id) == {1, 2}
+            await until(lambda: three.group(0).status().removed)
+            assert three.status().removed == (0,)
+            assert three.group(0).members().by_id == now.by_id
+            for call in (
+                lambda: waiting.propose(b"1"),
+                lambda: waiting.read(None),
+                lambda: waiting.set_members(voters(nodes)),
+            ):
+                with pytest.raises(errors.NotInCluster, match="no member of it any more"):
+                    await call()
+            with pytest.raises(errors.NotInCluster):
+                waiting.machine()
+            with pytest.raises(errors.ConfigError, match="never a member again"):
+                await one.group(0).add_member(3, f"127.0.0.1:{three.port}")
+            # The other groups go on, and so does this one, elsewhere.
+            await three.group(1).propose(b"1")
+            assert (await two.group(0).propose(b"1")).value == 6
+            folder = tmp_path / "node3" / "checkpoints" / "0"
+            await until(lambda: not folder.exists() or not list(folder.iterdir()))
+            await until(lambda: three._room._store.members()[0].removed)
+        config = three.config
+        async with phx.Node(config, counters) as three:
+            assert three.status().removed == (0,)
+            with pytest.raises(errors.NotInCluster):
+                await three.group(0).propose(b"1")
+            assert three.group(0).status().stopped
+
+    run(main())
+
+
+def test_callers_of_a_node_that_is_removed_are_all_told(run_once, tmp_path):
+    """Whatever they wait for when it happens: applied, rejected, or not known."""
+
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            three = nodes[2]
+            stop, told = False, []
+
+            async def load():
+                while not stop:
+                    try:
+                        told.append(await three.group(0).propose(b"1"))
+                    except errors.PhxError as error:
+                        told.append(error)
+                        if isinstance(error, errors.NotInCluster):
+                            return
+
+            callers = [asyncio.ensure_future(load()) for _ in range(20)]
+            await until(lambda: len(told) > 50)
+            await nodes[0].group(0).remove_member(3)
+            async with asyncio.timeout(20):
+                await asyncio.gather(*callers)
+            stop = True
+            assert {type(one) for one in told if isinstance(one, errors.Rejected)} <= {
+                errors.NotInCluster
+            }
+            done = sum(not isinstance(one, errors.PhxError) for one in told)
+            unknown = sum(isinstance(one, errors.Unknown) for one in told)
+            await nodes[0].group(0).barrier()
+            assert done <= nodes[0].group(0).machine().total <= done + unknown
+
+    run_once(main())
+
+
+def test_a_restart_with_the_old_file_counts_the_new_members(run, tmp_path):
+    """{1, 2, 3} -> {1, 2, 4}; then all start again, and 3 is of no use to anybody."""
+
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            await nodes[0].group(0).propose(b"1")
+            async with joining(tmp_path, [4], nodes) as (four,):
+                assert (await nodes[0].replace_member(3, 4, four.at)).failed == {}
+                await four.opened()
+                await asyncio.gather(
+                    *(
+                        until(
+                            lambda node=node: all(
+                                node.group(g).members().version == 3 for g in (0, 1)
+                            )
+                        )
+                        for node in nodes
+                    )
+                )
+        configs = [node.config for node in nodes] + [four.node.config]
+        assert set(configs[0].members) == {1, 2, 3}
+        one, three = (phx.Node(configs[at], counters) for at in (0, 2))
+        async with one, three:
+            # Two of the three of the file: no quorum of the members.
+            for node in (one, three):
+                await until(lambda node=node: 4 in node.status().peers)
+            with pytest.raises(errors.NoQuorum):
+                await one.group(0).propose(b"1", timeout=1.5)
+            async with phx.Node(configs[3], counters) as four:
+                for node in (one, three):
+                    node.set_address(4, f"127.0.0.1:{four.port}")
+                await asyncio.gather(one.wait_ready(timeout=20), four.wait_ready(timeout=20))
+                assert (await four.group(0).propose(b"1")).value == 2
+                with pytest.raises(errors.NotInCluster):
+                    await three.group(0).propose(b"1")
+
+    run(main())
