@@ -273,7 +273,9 @@ class Introducer:
             if not self._peers.is_peer(node):
                 self._add(node, address)
             elif news and were.get(node, address) != address:
-                self._move(node, address)
+                # (Where it was not known before, whoever told this node since knows better.)
+                if not were[node].endswith(":0") or self._peers.address(node).endswith(":0"):
+                    self._move(node, address)
         if told.active:
             for node in were:
                 if node not in said:

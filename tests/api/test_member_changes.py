@@ -424,3 +424,118 @@ def test_a_restart_with_the_old_file_counts_the_new_members(run, tmp_path):
                     await three.group(0).propose(b"1")
 
     run(main())
+
+
+# --- while values are proposed
+
+
+class Load:
+    """Callers of whoever is there, for as long as it runs; what was acknowledged, and what was not
+    known to be."""
+
+    def __init__(self, nodes, group=0):
+        self.nodes, self.group = nodes, group
+        self.done = self.unknown = 0
+        self.stop = False
+        self.callers = [asyncio.ensure_future(self._run(n)) for n in range(4)]
+
+    async def _run(self, number):
+        while not self.stop:
+            node = self.nodes[number % len(self.nodes)]
+            try:
+                await node.group(self.group).propose(b"1", timeout=5)
+                self.done += 1
+            except errors.Unknown:
+                self.unknown += 1
+            except errors.Rejected:
+                await asyncio.sleep(0.02)
+
+    async def end(self):
+        self.stop = True
+        await asyncio.gather(*self.callers)
+
+
+def test_every_node_is_replaced_one_by_one_under_load(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters, groups=1) as nodes:
+            there = {node.config.node: node for node in nodes}
+            living = list(nodes)
+            load = Load(living)
+            made = []
+            try:
+                for old, new in ((1, 4), (2, 5), (3, 6)):
+                    before = load.done
+                    await until(lambda before=before: load.done > before + 20, seconds=20)
+                    one = Joining(tmp_path, new, living, groups=1)
+                    made.append(one)
+                    asked = next(node for node in living if node is not there[old])
+                    now = await asked.group(0).replace_member(old, new, one.at)
+                    assert set(now.by_id) == (set(there) - {old}) | {new}
+                    living.append(await one.opened())
+                    living.remove(there[old])
+                    await there.pop(old).close()
+                    shutil.rmtree(tmp_path / f"node{old}")
+                    there[new] = one.node
+                before = load.done
+                await until(lambda: load.done > before + 20, seconds=20)
+                await load.end()
+                for node in living:
+                    await node.group(0).barrier()
+                    total = node.group(0).machine().total
+                    assert load.done <= total <= load.done + load.unknown
+                    assert node.group(0).members().version == 7
+            finally:
+                load.stop = True
+                await asyncio.gather(*(one.close() for one in made))
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("when", [0.0, 0.002, 0.01, 0.05])
+def test_a_leader_that_dies_in_the_middle_of_a_change(run_once, tmp_path, when):
+    """The call ends, and members() says what came of it: it is so, or it is not."""
+
+    async def main():
+        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3)}
+        async with cluster(tmp_path, counters, groups=1, members=at) as nodes:
+            led = leader_of(nodes)
+            others = [node for node in nodes if node is not led]
+            first = voters(nodes)
+            wanted = {n: one for n, one in first.items() if n != others[1].config.node}
+            wanted |= {others[1].config.node: learner(first[others[1].config.node].address)}
+            call = asyncio.ensure_future(others[0].group(0).set_members(wanted, 1, timeout=20))
+            await asyncio.sleep(when)
+            kill(led)
+            # Two are left: a quorum of the first ones. Of the two that are to vote one is dead; so
+            # it becomes so and stays inactive until that comes back, or it does not become so.
+            async with phx.Node(led.config, counters) as again:
+                now = await call
+                assert dict(now.by_id) == wanted
+                for node in (again, *others):
+                    await until(lambda node=node: node.group(0).members().active, seconds=20)
+                    assert node.group(0).members().by_id == now.by_id
+                await others[0].group(0).propose(b"1", timeout=20)
+
+    run_once(main())
+
+
+def test_a_change_that_cannot_become_active_ends_with_unknown(run_once, tmp_path):
+    """{1, 2, 3} -> {1, 2}: 2 is asked for its vote and never answers."""
+
+    async def main():
+        async with cluster(tmp_path, counters, groups=1) as nodes:
+            led = leader_of(nodes)
+            others = [node for node in nodes if node is not led]
+            members, dead = voters(nodes), others[0].config.node
+            # 3 makes the quorum of the first ones; of the next ones 2 is missing.
+            wanted = {n: one for n, one in members.items() if n != others[1].config.node}
+            asked = led.group(0).set_members(wanted, 1, timeout=3)
+            call = asyncio.ensure_future(asked)
+            kill(others[0])
+            (found,) = await asyncio.gather(call, return_exceptions=True)
+            assert isinstance(found, errors.TimedOutUnknown | errors.NotCaughtUp)
+            now = led.group(0).members()
+            assert not now.active or now.version == 1
+            assert dead in now.by_id
+
+    run_once(main())
