@@ -395,7 +395,9 @@ class Store(StoreFile):
         with self._index_lock:
             return dict(self._kept_members.rows)
 
-    def note_members(self, group: int, told: Membership, removed: bool = False) -> None:
+    def note_members(
+        self, group: int, told: Membership, removed: bool = False, left: Collection[int] = ()
+    ) -> None:
         """Who the members of a group are above an instance i, to be kept when i is passed.
 
         Whoever hears from the engine that such a value is chosen calls this, before `settle` can
@@ -406,13 +408,15 @@ class Store(StoreFile):
 
         Args:
             removed: this node is none of them: a tombstone, which stays for ever.
+            left: nodes that were members before, beside those that rows before say.
 
         Raises ValueError if it contradicts what is known.
         """
         with self._index_lock:
             kept = self._kept_members.rows.get(group)
-            row = later(kept, MembersRow(told, removed))
-            if row != kept:
+            gone = tuple(sorted(set(left) - set(told.nodes)))
+            row = later(kept, MembersRow(told, removed, gone))
+            if kept is None or (row, row.left) != (kept, kept.left):
                 self._noted[group] = later(self._noted.get(group), row)
 
     def write_members(self) -> int:
@@ -432,11 +436,8 @@ class Store(StoreFile):
         return len(rows)
 
     def keep_members(self, told: Mapping[int, MembersRow]) -> None:
-        """Write who the members of these groups are, whatever is passed: a node that joins must
-        not forget it before it has the log. Durable on return.
-
-        Raises ValueError if it contradicts what is known, StoreError.
-        """
+        """Write who the members are, whatever is passed, for a node that joins. Durable on return.
+        Raises ValueError if it contradicts what is known, StoreError."""
         self._check_writer()
         with self._index_lock:
             kept = self._kept_members.rows

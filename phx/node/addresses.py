@@ -141,6 +141,8 @@ class Addresses:
     ) -> None:
         """The driver runs, and listens there."""
         self._table, self._port, self._ask = table, port, ask
+        if self._dirty:
+            self._changed()
         self._start_names()
 
     def texts(self) -> dict[int, str]:

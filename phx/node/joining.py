@@ -27,6 +27,7 @@ from phx.errors import Closed, ConfigError, ForkedError, PhxError
 from phx.membership import Membership, newer
 from phx.node.addresses import resolve
 from phx.node.line import Ending, Lines, Side, now_us
+from phx.store import MembersRow
 from phx.transfer.changing import Asking, ask_join, pack_members, unpack_members
 from phx.transfer.messages import (
     JOIN,
@@ -106,6 +107,7 @@ class Admission:
         self.peers: dict[int, str] = {}
         self.members: dict[int, Membership] = {}
         self._newest: dict[int, Membership] = {}
+        self._left: dict[int, set[int]] = {}
         self._groups = frozenset(groups)
         self._ends = Ends(config.cluster_id, config.node, 0)
         now_us, window = time.time_ns() // 1000, config.limits.window
@@ -131,6 +133,13 @@ class Admission:
             if self._lines.ending.wait(pause):
                 raise Closed("the node is closed")
             pause = min(1.5 * pause, ADMIT_MAX_S)
+
+    def rows(self) -> dict[int, MembersRow]:
+        """What the store is to keep."""
+        return {
+            group: MembersRow(told, left=tuple(sorted(self._left[group] - set(told.nodes))))
+            for group, told in self.members.items()
+        }
 
     def end(self) -> None:
         """Any thread."""
@@ -170,6 +179,7 @@ class Admission:
             asking = ask_join(self._ends, self._greeting, first, now_us())
             page = unpack_members(self._answer(host, port, asking))
             for group in page.members.keys() & self._groups:
+                self._left.setdefault(group, set()).update(page.left.get(group, ()))
                 self._take(group, page.members[group])
             first = page.next
 

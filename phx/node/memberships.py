@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import pairwise
 
 from phx._core.driver import Driver
@@ -26,6 +26,7 @@ from phx.checkpoint.manifest import Manifest
 from phx.errors import CheckpointFailed, Damaged
 from phx.membership import Membership, newer
 from phx.store import MembersRow, Store
+from phx.transfer.changing import pack_members
 from phx.types import Members, voter
 
 __all__ = ["ChangeKnown", "Memberships", "members_of_node"]
@@ -49,7 +50,7 @@ class Memberships:
 
     def __init__(
         self,
-        note: Callable[[int, Membership, bool], None],
+        note: Callable[[int, Membership, bool, Collection[int]], None],
         tell: ChangeKnown,
         engine: MemberTable | None = None,
         first: Mapping[int, str] | None = None,
@@ -85,13 +86,15 @@ class Memberships:
                 self._learn(group, membership)
         except ValueError as error:
             raise Damaged(f"group {group}: store and checkpoints do not agree: {error}") from error
+        for group, row in rows.items():
+            self._left.setdefault(group, set()).update(row.left)
         self.removed |= {
             group
             for group, row in rows.items()
             if row.removed and self._known[group][-1] == row.membership
         }
         for group, known in sorted(self._known.items()):
-            self._note(group, known[-1], False)
+            self._note(group, known[-1], False, self.left(group))
             self.hand_over(group, known[-1])
 
     def hear(self) -> None:
@@ -132,7 +135,7 @@ class Memberships:
         Before anything above ``told.instance`` is applied: a checkpoint there asks `at`.
         """
         self._learn(group, told)
-        self._note(group, told, removed)
+        self._note(group, told, removed, self.left(group))
         if removed and told.active:
             self.removed.add(group)
         self.on_news(group, told)
@@ -155,6 +158,12 @@ class Memberships:
         with self._lock:
             groups = sorted(group for group in self._known if group >= first)
             return [(group, self._known[group][-1]) for group in groups]
+
+    def page(self, first: int) -> bytes:
+        """The same, and who left, as MEMBERS has them."""
+        return pack_members(
+            (group, told, self.left(group)) for group, told in self.from_group(first)
+        )
 
     def wait(self, holds: Callable[[], bool], timeout_s: float) -> bool:
         """Until `holds`, which is asked whenever something was heard. Not on the applying thread,

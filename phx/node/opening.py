@@ -1,9 +1,11 @@
-"""What the opening of a node needs beside the room: the driver's trace, and typed errors."""
+"""What the opening of a node needs beside the room: where groups begin, the driver's trace, and
+typed errors."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from phx._core.driver import (
@@ -14,6 +16,8 @@ from phx._core.driver import (
     ERROR_SYSTEM,
     DriverError,
 )
+from phx.applier import GroupState
+from phx.checkpoint.catalog import Catalog
 from phx.errors import (
     ConfigError,
     Damaged,
@@ -24,10 +28,38 @@ from phx.errors import (
     SystemFailure,
     Unknown,
 )
+from phx.node.machine_files import durable_in
+from phx.store import Store
 
-__all__ = ["opening_error", "partly_done", "traced"]
+__all__ = ["opening_error", "partly_done", "starts_of", "traced"]
 
 TRACE_MIB_MAX = 1024
+
+
+def starts_of(
+    states: Mapping[int, GroupState], catalog: Catalog, marked: Iterable[int], store: Store
+) -> dict[int, int]:
+    """Groups that go on from what was kept of them, and its instance; paused until then.
+
+    Args:
+        marked: those that are to be made anew.
+    """
+    starts = {
+        group: found[0].frontier for group, found in catalog.groups().items() if group in states
+    }
+    for group, state in states.items():
+        if durable_in(state.machines):
+            starts.setdefault(group, 0)  # until they are open
+    for group in marked:
+        starts.setdefault(group, 0)
+    for group, row in store.members().items():
+        if row.removed and group in states:
+            starts.setdefault(group, 0)  # for good
+    for group, floor in store.floors().items():
+        # Without a checkpoint that reaches its log the group stops, and not the node.
+        if starts.get(group, 0) + 1 < floor.kept_from:
+            starts[group] = floor.kept_from - 1
+    return starts
 
 
 def traced(node: int) -> dict[str, Any]:

@@ -272,14 +272,18 @@ class Introducer:
             self._gone.pop(node, None)
             if not self._peers.is_peer(node):
                 self._add(node, address)
-            elif news and were.get(node, address) != address:
-                # (Where it was not known before, whoever told this node since knows better.)
-                if not were[node].endswith(":0") or self._peers.address(node).endswith(":0"):
-                    self._move(node, address)
+            elif news and self._moved(node, were.get(node, address), address):
+                self._move(node, address)
         if told.active:
             for node in were:
                 if node not in said:
                     self._gone.setdefault(node, time.monotonic())
+
+    def _moved(self, node: int, before: str, address: str) -> bool:
+        """Whether its address is news. Where it was not known before ("port 0"), who told this node
+        since knows better."""
+        known = not before.endswith(":0") or self._peers.address(node).endswith(":0")
+        return before != address and known
 
     def _add(self, node: int, address: str) -> None:
         try:

@@ -55,16 +55,15 @@ from phx.node.machine_files import durable_in
 from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
-from phx.node.opening import opening_error, partly_done, traced
+from phx.node.opening import opening_error, partly_done, starts_of, traced
 from phx.node.peers import Introducer, PeerList
 from phx.node.removal import Removal, mark_removed
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
 from phx.reading import Reading
-from phx.store import MembersRow, Store
+from phx.store import Store
 from phx.store_facts import Facts
-from phx.transfer.changing import pack_members
 from phx.transfer.staging import kept
 from phx.types import NodeStatus
 
@@ -180,7 +179,7 @@ class Room:
             else:
                 log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
-        starts = self._starts(catalog, store)
+        starts = starts_of(self.states, catalog, self._find_marked(catalog), store)
         lives = self._lives = Lives(config, self._keeper.ask)
         lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
         if config.join and create:
@@ -217,24 +216,6 @@ class Room:
         gone = mark_removed(self.states, self._memberships, config.node)
         self._keep_checkpoints(catalog, [group for group in starts if group not in gone], gone)
 
-    def _starts(self, catalog: Catalog, store: Store) -> dict[int, int]:
-        """Groups that go on from what was kept of them, and its instance; paused until then."""
-        starts = {
-            group: found[0].frontier
-            for group, found in catalog.groups().items()
-            if group in self.states
-        }
-        for group, state in self.states.items():
-            if durable_in(state.machines):
-                starts.setdefault(group, 0)  # until they are open
-        for group in self._find_marked(catalog):
-            starts.setdefault(group, 0)
-        for group, floor in store.floors().items():
-            # Without a checkpoint that reaches its log the group stops, and not the node.
-            if starts.get(group, 0) + 1 < floor.kept_from:
-                starts[group] = floor.kept_from - 1
-        return starts
-
     def _wait_admitted(self, store: Store, lives: Lives) -> None:
         """A node that joins is a member of its groups, and knows it, before it votes."""
         assert self._keeper is not None
@@ -244,7 +225,7 @@ class Room:
         if self._given_up:
             admission.end()
         admission.wait()
-        rows = {group: MembersRow(one) for group, one in admission.members.items()}
+        rows = admission.rows()
         self._keeper.ask(lambda store: store.keep_members(rows)).result()
         self._addresses.meet(admission.peers)
 
@@ -262,9 +243,8 @@ class Room:
         lives.serve(self.driver)
         addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
         self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
-        memberships, peers = self._memberships, self._peers
-        peers.page = lambda group: pack_members(memberships.from_group(group))
-        self._introducer = Introducer(self.config, peers, memberships)
+        self._peers.page = self._memberships.page
+        self._introducer = Introducer(self.config, self._peers, self._memberships)
 
     def _open_reads(self) -> None:
         driver = self.driver

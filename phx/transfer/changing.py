@@ -14,7 +14,9 @@ and each row
     8       8     instance   i
     16      8     floor
     24      4     bytes      of the roster
-    28      …     roster     phx/_core/members.pxd
+    28      4     left       how many ids follow it
+    32      …     roster     phx/_core/members.pxd
+    …       …     left       nodes that were members before, ascending, 4 bytes each
 
 CHANGE: the group (4 bytes), then the roster. CHANGED: verdict u32, and who leads as that node
 believes, u32 (0: nobody is known).
@@ -23,7 +25,7 @@ believes, u32 (0: nobody is known).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from phx._core.codec import frame_fields
@@ -70,7 +72,7 @@ __all__ = [
 ]
 
 HEAD = struct.Struct("<II")
-ROW = struct.Struct("<IIQQI")
+ROW = struct.Struct("<IIQQII")
 GROUP = struct.Struct("<I")
 LAST = (1 << 32) - 1
 ACTIVE = 1
@@ -82,10 +84,12 @@ class Page(NamedTuple):
 
     Attributes:
         members: of those groups whose members ever changed.
+        left: nodes that were members of them before, as far as that node knows.
         next: from where on there are more; None: that was all.
     """
 
     members: dict[int, Membership]
+    left: dict[int, tuple[int, ...]]
     next: int | None
 
 
@@ -97,16 +101,19 @@ class Answer(NamedTuple):
     leader: int
 
 
-def pack_members(members: Iterable[tuple[int, Membership]]) -> bytes:
-    """As many as there is room for, by ascending group."""
+def pack_members(members: Iterable[tuple[int, Membership, Collection[int]]]) -> bytes:
+    """As many as there is room for: group, members, who left; by ascending group."""
     packed = bytearray(HEAD.size)
     going_on = LAST
-    for group, one in members:
-        if len(packed) + ROW.size + len(one.roster) > LIMITS[MEMBERS]:
+    for group, one, left in members:
+        row = ROW.pack(
+            group, ACTIVE * one.active, one.instance, one.floor, len(one.roster), len(left)
+        )
+        row += one.roster + struct.pack(f"<{len(left)}I", *sorted(left))
+        if len(packed) + len(row) > LIMITS[MEMBERS]:
             going_on = group
             break
-        flags = ACTIVE if one.active else 0
-        packed += ROW.pack(group, flags, one.instance, one.floor, len(one.roster)) + one.roster
+        packed += row
     packed[: HEAD.size] = HEAD.pack(going_on, 0)
     return bytes(packed)
 
@@ -118,23 +125,25 @@ def unpack_members(payload: bytes) -> Page:
     going_on, pad = HEAD.unpack_from(payload)
     at, before = HEAD.size, -1
     found: dict[int, Membership] = {}
+    gone: dict[int, tuple[int, ...]] = {}
     while at < len(payload):
         if len(payload) - at < ROW.size:
             raise Hostile("MEMBERS that end inside a row")
-        group, flags, instance, floor, nbytes = ROW.unpack_from(payload, at)
+        group, flags, instance, floor, nbytes, n_left = ROW.unpack_from(payload, at)
         at += ROW.size
-        roster = payload[at : at + nbytes]
-        at += nbytes
+        roster, left = payload[at : at + nbytes], payload[at + nbytes :][: 4 * n_left]
+        at += nbytes + 4 * n_left
         if flags > ACTIVE or not before < group <= GROUP_ID_MAX or at > len(payload):
             raise Hostile("MEMBERS with a row that cannot be")
         try:
             found[group] = Membership(roster, instance, floor, bool(flags))
+            gone[group] = struct.unpack(f"<{n_left}I", left)
         except ValueError as error:
             raise Hostile(f"MEMBERS of group {group}: {error}") from error
         before = group
     if pad or not before < going_on or (going_on != LAST and going_on > GROUP_ID_MAX):
         raise Hostile("MEMBERS that go on nowhere")
-    return Page(found, None if going_on == LAST else going_on)
+    return Page(found, gone, None if going_on == LAST else going_on)
 
 
 def pack_change(group: int, roster: bytes) -> bytes:

@@ -391,7 +391,8 @@ def test_a_restart_with_the_old_file_counts_the_new_members(run, tmp_path):
     """{1, 2, 3} -> {1, 2, 4}; then all start again, and 3 is of no use to anybody."""
 
     async def main():
-        async with cluster(tmp_path, counters) as nodes:
+        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3)}
+        async with cluster(tmp_path, counters, members=at) as nodes:
             await nodes[0].group(0).propose(b"1")
             async with joining(tmp_path, [4], nodes) as (four,):
                 assert (await nodes[0].replace_member(3, 4, four.at)).failed == {}
@@ -416,10 +417,11 @@ def test_a_restart_with_the_old_file_counts_the_new_members(run, tmp_path):
             with pytest.raises(errors.NoQuorum):
                 await one.group(0).propose(b"1", timeout=1.5)
             async with phx.Node(configs[3], counters) as four:
-                for node in (one, three):
-                    node.set_address(4, f"127.0.0.1:{four.port}")
                 await asyncio.gather(one.wait_ready(timeout=20), four.wait_ready(timeout=20))
                 assert (await four.group(0).propose(b"1")).value == 2
+                for node in (one, four):  # one has seen it, the other was told when it joined
+                    with pytest.raises(errors.ConfigError, match="never a member again"):
+                        await node.group(0).add_member(3, "127.0.0.1:1")
                 with pytest.raises(errors.NotInCluster):
                     await three.group(0).propose(b"1")
 

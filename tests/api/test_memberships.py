@@ -28,7 +28,7 @@ class Lab:
     def __init__(self):
         self.noted, self.told = [], []
         self.made = Memberships(
-            lambda group, told, removed: self.noted.append((group, told, removed)),
+            lambda group, told, removed, left: self.noted.append((group, told, removed)),
             lambda *said: self.told.append(said),
         )
 
