@@ -399,18 +399,16 @@ class Store(StoreFile):
         self, group: int, told: Membership, removed: bool = False, left: Collection[int] = ()
     ) -> None:
         """Who the members of a group are above an instance i, to be kept when i is passed.
-
         Whoever hears from the engine that such a value is chosen calls this, before `settle` can
-        pass i: the floor, and whether they are active, are not in the log. It is remembered in
-        memory until the transaction that passes i writes it. What concerns an instance that is
-        passed, or a node that is removed, is written by `write_members`. Older news changes
-        nothing. Any thread.
+        pass i: floor, and whether they are active, are not in the log. It is remembered in memory
+        until the transaction that passes i writes it. What concerns an instance that is passed, or
+        a node that is removed, is written by `write_members`. Older news changes nothing.
 
         Args:
             removed: this node is none of them: a tombstone, which stays for ever.
             left: nodes that were members before, beside those that rows before say.
 
-        Raises ValueError if it contradicts what is known.
+        Any thread. Raises ValueError if it contradicts what is known.
         """
         with self._index_lock:
             kept = self._kept_members.rows.get(group)

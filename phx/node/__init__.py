@@ -12,6 +12,7 @@
     removal        groups that go on without this node: what is here of them goes
     opening        what the opening of a node needs beside the room
     control        the socket in the folder, for commands to a running node
+    orders         what is asked for there that concerns members
     moves          all leaderships are moved off the node
     keeper         the store thread: the only one that writes to LMDB
     floors         how much of the log is kept

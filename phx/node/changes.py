@@ -89,6 +89,7 @@ CHANGE_UNREACHED = 33
 AT_ONCE = 16
 """So many groups of a node are changed at a time."""
 AGAIN_S = 0.02
+LAG_S = 0.1
 AGAIN_MAX_S = 0.25
 """Between two times that a change is asked for, at first and at most."""
 
@@ -134,6 +135,7 @@ class Changes:
         self._peers = peers
         self._introducer = introducer
         self._at = at
+        self._window = at.greeting.window
         self._lines = Lines()
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
@@ -161,6 +163,17 @@ class Changes:
             for node in added:
                 self._introducer.unwanted(node)
         return Answer(verdict, leader)
+
+    def page(self, first: int) -> bytes:
+        """Who the members are of groups from this one on, and how far this node is in it. Raises
+        DriverError."""
+        return self._memberships.page(first, self._chosen(first))
+
+    def _chosen(self, group: int) -> int:
+        """Through here all is known to be chosen, here; 0 for a group that is not hosted."""
+        if group not in self._states:
+            return 0
+        return int(self._door.driver.group_status(group)["chosen_through"])
 
     # --- calls
 
@@ -190,11 +203,21 @@ class Changes:
         """See Group.replace_member."""
         return self._toward(group, replacing(node, by, address), timeout)
 
-    def all_to(self, goal: Goal, timeout: float) -> Future[Changed]:
-        """The same of all groups that this node is a member of."""
+    def members(self, group: int | None) -> dict[int, Members]:
+        """As this node knows them: of a group, or of all. Raises NotInCluster, Closed."""
+        if group is not None and group not in self._states:
+            raise NotInCluster(f"group {group} is not hosted by this node")
+        groups = self._states if group is None else [group]
+        return {one: self._door.members_now(self._states[one]) for one in groups}
+
+    def all_to(self, goal: Goal, timeout: float, group: int | None = None) -> Future[Changed]:
+        """The same of all groups that this node is a member of, or of this one."""
         until_s = time.monotonic() + timeout
         self._door.open_driver()
         mine = [group for group in self._states if group not in self._memberships.removed]
+        if group is not None:
+            self._check(group)
+            mine = [group]
         return self._begin(lambda: self._reach_all(mine, goal, until_s))
 
     def _toward(self, group: int, goal: Goal, timeout: float) -> Future[Members]:
@@ -206,6 +229,8 @@ class Changes:
 
     def _check(self, group: int) -> None:
         self._door.open_driver()
+        if group not in self._states:
+            raise NotInCluster(f"group {group} is not hosted by this node")
         if group in self._memberships.removed:
             raise removed(group, self._door.node)
 
@@ -300,6 +325,10 @@ class Changes:
                 return self._active(group, now, until_s)
             step = with_learners(now.by_id, target)
             last = step == now.by_id
+            if last and (lag := self._far(group, now, target)):
+                if time.monotonic() >= until_s or not self._rest(LAG_S):
+                    raise NotCaughtUp(group, lag)
+                continue
             try:
                 made = self._set(group, target if last else step, now.version, until_s)
             except VersionConflict:  # somebody was quicker: from there, then
@@ -308,6 +337,22 @@ class Changes:
                 if last:
                     return made
             self._due(until_s)
+
+    def _far(self, group: int, now: Members, target: Mapping[int, Member]) -> list[int]:
+        """Learners that are to vote, and are not near yet by what they say themselves. (Whoever
+        leads only makes sure of a quorum.)"""
+        chosen, far = self._chosen(group), []
+        for node, one in sorted(target.items()):
+            if not votes(one) or node == self._door.node:
+                continue
+            if node not in now.by_id or votes(now.by_id[node]):
+                continue
+            there = 0
+            with suppress(KeyError, OSError, Cut, Ending):
+                there = self._page_of(node, group).chosen
+            if there + self._window // 4 < chosen or (chosen and not there):
+                far.append(node)
+        return far
 
     def _active(self, group: int, now: Members, until_s: float) -> Members:
         """They are the members already; maybe not for long enough."""
@@ -472,12 +517,12 @@ class Changes:
         if led is None or led.node == self._door.node:
             return newest
         with suppress(KeyError, OSError, Cut, Ending):
-            told = self.page(led.node, group).members.get(group)
+            told = self._page_of(led.node, group).members.get(group)
             if told is not None and told.version > newest.version:
                 return told.members()
         return newest
 
-    def page(self, node: int, first: int) -> Page:
+    def _page_of(self, node: int, first: int) -> Page:
         """What a peer knows of groups from this one on. Raises KeyError, OSError, Cut, Ending."""
         ends = Ends(self._at.cluster, self._at.node, node)
         question = ask_members(ends, self._at.greeting, first, now_us())

@@ -159,11 +159,10 @@ class Memberships:
             groups = sorted(group for group in self._known if group >= first)
             return [(group, self._known[group][-1]) for group in groups]
 
-    def page(self, first: int) -> bytes:
+    def page(self, first: int, chosen: int = 0) -> bytes:
         """The same, and who left, as MEMBERS has them."""
-        return pack_members(
-            (group, told, self.left(group)) for group, told in self.from_group(first)
-        )
+        rows = ((group, told, self.left(group)) for group, told in self.from_group(first))
+        return pack_members(rows, chosen)
 
     def wait(self, holds: Callable[[], bool], timeout_s: float) -> bool:
         """Until `holds`, which is asked whenever something was heard. Not on the applying thread,

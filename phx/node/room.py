@@ -56,6 +56,7 @@ from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
 from phx.node.opening import opening_error, partly_done, starts_of, traced
+from phx.node.orders import Orders
 from phx.node.peers import Introducer, PeerList
 from phx.node.removal import Removal, mark_removed
 from phx.node.restorer import Restorer
@@ -335,7 +336,8 @@ class Room:
         self._removal.begin(gone)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
-        self._control = Control(folder, self.states, take, moves, lambda: self.peers)
+        orders = Orders(lambda: self.changes, moves, self.config.node)
+        self._control = Control(folder, self.states, take, moves, lambda: self.peers, orders)
         self._control.listen()
 
     def _exchange(self, catalog: Catalog, snapshots: Snapshots, paused: set[int]) -> Transfers:
@@ -364,7 +366,8 @@ class Room:
         self._changes = self.door.changing = Changes(
             self.door, self.states, self._memberships, peers, introducer, transfers.peers
         )
-        transfers.provider.page, transfers.provider.change = peers.page, self._changes.propose
+        provider, changes = transfers.provider, self._changes
+        provider.page, provider.change = changes.page, changes.propose
         return transfers
 
     def rebuild(self, group: int) -> Future[None]:

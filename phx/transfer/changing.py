@@ -5,7 +5,9 @@ MEMBERS: groups in ascending order, and from where on there are more. Little-end
     offset  size  field
     0       4     next       the group to go on from; 2**32 - 1: that was all
     4       4     pad        0
-    8       …     rows
+    8       8     chosen     through here that node knows all to be chosen in the group that was
+                             asked for; 0: it has nothing of it
+    16      …     rows
 
 and each row
 
@@ -72,6 +74,7 @@ __all__ = [
 ]
 
 HEAD = struct.Struct("<II")
+PAGE = struct.Struct("<IIQ")
 ROW = struct.Struct("<IIQQII")
 GROUP = struct.Struct("<I")
 LAST = (1 << 32) - 1
@@ -86,11 +89,13 @@ class Page(NamedTuple):
         members: of those groups whose members ever changed.
         left: nodes that were members of them before, as far as that node knows.
         next: from where on there are more; None: that was all.
+        chosen: through here all is known to be chosen there, in the group that was asked for.
     """
 
     members: dict[int, Membership]
     left: dict[int, tuple[int, ...]]
     next: int | None
+    chosen: int
 
 
 class Answer(NamedTuple):
@@ -101,9 +106,11 @@ class Answer(NamedTuple):
     leader: int
 
 
-def pack_members(members: Iterable[tuple[int, Membership, Collection[int]]]) -> bytes:
+def pack_members(
+    members: Iterable[tuple[int, Membership, Collection[int]]], chosen: int = 0
+) -> bytes:
     """As many as there is room for: group, members, who left; by ascending group."""
-    packed = bytearray(HEAD.size)
+    packed = bytearray(PAGE.size)
     going_on = LAST
     for group, one, left in members:
         row = ROW.pack(
@@ -114,16 +121,16 @@ def pack_members(members: Iterable[tuple[int, Membership, Collection[int]]]) -> 
             going_on = group
             break
         packed += row
-    packed[: HEAD.size] = HEAD.pack(going_on, 0)
+    packed[: PAGE.size] = PAGE.pack(going_on, 0, chosen)
     return bytes(packed)
 
 
 def unpack_members(payload: bytes) -> Page:
     """Raises Hostile."""
-    if len(payload) < HEAD.size:
+    if len(payload) < PAGE.size:
         raise Hostile("MEMBERS that are too short")
-    going_on, pad = HEAD.unpack_from(payload)
-    at, before = HEAD.size, -1
+    going_on, pad, chosen = PAGE.unpack_from(payload)
+    at, before = PAGE.size, -1
     found: dict[int, Membership] = {}
     gone: dict[int, tuple[int, ...]] = {}
     while at < len(payload):
@@ -143,7 +150,7 @@ def unpack_members(payload: bytes) -> Page:
         before = group
     if pad or not before < going_on or (going_on != LAST and going_on > GROUP_ID_MAX):
         raise Hostile("MEMBERS that go on nowhere")
-    return Page(found, gone, None if going_on == LAST else going_on)
+    return Page(found, gone, None if going_on == LAST else going_on, chosen)
 
 
 def pack_change(group: int, roster: bytes) -> bytes:

@@ -1,15 +1,19 @@
 """Members of groups change: the calls, on real nodes in one process."""
 
 import asyncio
+import json
 import shutil
 import socket
 from contextlib import asynccontextmanager
 
 import pytest
+from click.testing import CliRunner
 
 import phx
 from phx import errors
+from phx.cli.commands import phx as phx_command
 from phx.machines import Counter
+from phx.node import control
 from phx.types import Role, learner, voter
 
 from .cluster import all_applied, cluster, config_of, until
@@ -252,6 +256,25 @@ def test_one_node_is_replaced_by_another(run, tmp_path):
                 assert again.done == changed.done
 
     run(main())
+
+
+def test_a_new_member_does_not_vote_before_it_has_caught_up(run_once, tmp_path):
+    """Though the others are a quorum of the new ones without it."""
+
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            await nodes[0].group(0).propose(b"1")
+            at = f"127.0.0.1:{free_port()}"
+            with pytest.raises(errors.NotCaughtUp) as refused:
+                await nodes[0].group(0).add_member(4, at, timeout=0.5)
+            assert refused.value.nodes == [4]
+            now = nodes[0].group(0).members()
+            assert (now.version, now.by_id[4]) == (2, learner(at))
+            # Who means it may have it.
+            now = await nodes[0].group(0).set_members({**now.by_id, 4: voter(at)}, 2)
+            assert now.version == 3
+
+    run_once(main())
 
 
 def test_a_node_that_joins_waits_until_all_its_groups_have_it(run_once, tmp_path):
@@ -539,5 +562,83 @@ def test_a_change_that_cannot_become_active_ends_with_unknown(run_once, tmp_path
             now = led.group(0).members()
             assert not now.active or now.version == 1
             assert dead in now.by_id
+
+    run_once(main())
+
+
+# --- commands
+
+
+async def command(*words):
+    return await asyncio.to_thread(CliRunner().invoke, phx_command, [str(one) for one in words])
+
+
+def test_members_are_shown_and_changed_by_commands(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters, groups=3) as nodes:
+            folders, at = [node.config.dir for node in nodes], addresses(nodes)
+            shown = await command("member", "list", folders[0])
+            assert shown.exit_code == 0, shown.output
+            assert shown.output.startswith("groups 0 to 2: version 1: 1 at 127.0.0.1:0, 2 at")
+            done = await command("member", "remove", folders[1], 3, "--group", 1, "--json")
+            assert done.exit_code == 0, done.output
+            answer = json.loads(done.stdout)
+            assert [one["group"] for one in answer["groups"]] == [1]
+            assert {one["node"] for one in answer["groups"][0]["members"]} == {1, 2}
+            assert {one["role"] for one in answer["groups"][0]["members"]} == {"voter"}
+            async with joining(tmp_path, [4], nodes, groups=3) as (four,):
+                done = await command("member", "add", folders[0], 4, four.at)
+                assert done.exit_code == 0, done.output
+                await four.opened()
+                done = await command("member", "replace", folders[0], 3, 5, at[3], "--timeout", 1)
+                assert done.exit_code == 1
+                assert "group 0: NotCaughtUp" in done.stderr
+                assert "5 lag" in done.stderr
+                assert "group 1: NotInCluster: node 3 is no member" in done.stderr
+                done = await command("member", "remove", folders[0], 5)
+                assert done.exit_code == 0, done.output
+                done = await command("decommission", folders[2])
+                assert done.exit_code == 0, done.output
+                await until(lambda: nodes[2].status().removed == (0, 1, 2))
+                done = await command("member", "list", four.node.config.dir, "--json")
+                for one in json.loads(done.stdout)["groups"]:
+                    assert {each["node"] for each in one["members"]} == {1, 2, 4}
+                whole = [f"{n}={a}" for n, a in at.items() if n != 3]
+                done = await command("member", "set", folders[1], *whole)
+                assert done.exit_code == 0, done.output
+                assert done.output.count("version") == 2  # group 1 was changed once more
+                await until(lambda: four.node.status().removed == (0, 1, 2))
+
+    run_once(main())
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        ({"do": "members", "group": 9}, "group 9 is not hosted"),
+        ({"do": "members", "group": True}, "a group is a number"),
+        ({"do": "change", "how": "turn"}, "is one of add, remove, replace, set"),
+        ({"do": "change", "how": "add", "group": None, "timeout": 1}, "a change by 'add' says"),
+        ({"do": "change", "how": "remove", "group": 7, "node": 1, "timeout": 1}, "group 7 is not"),
+        ({"do": "change", "how": "remove", "group": 0, "node": "1", "timeout": 1}, "is a number"),
+        ({"do": "change", "how": "remove", "group": 0, "node": 1, "timeout": 0}, "a timeout is"),
+        (
+            {"do": "change", "how": "set", "group": 0, "members": [[1, "king", "a:1"]],
+             "timeout": 1},
+            "a role is one of",
+        ),
+        (
+            {"do": "change", "how": "set", "group": 0, "members": [[1, "voter"]], "timeout": 1},
+            "a member is",
+        ),
+        ({"do": "decommission", "timeout": None}, "a timeout is"),
+    ],
+)  # fmt: skip
+def test_orders_that_are_not_understood(run_once, tmp_path, request_, why):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1)
+        async with phx.Node(config, counters, bootstrap=True):
+            answer = await asyncio.to_thread(control.ask, config.dir, request_)
+            assert why in answer["error"]
 
     run_once(main())

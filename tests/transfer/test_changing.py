@@ -49,7 +49,8 @@ def test_what_is_said_of_groups_is_what_is_heard():
     assert page.members == {group: told for group, told, _ in ROWS}
     assert page.left == {group: left for group, _, left in ROWS}
     assert page.next is None
-    assert unpack_members(pack_members([])).members == {}
+    assert unpack_members(pack_members([], 77)).members == {}
+    assert unpack_members(pack_members(ROWS, 77)).chosen == 77
 
 
 def test_what_does_not_fit_is_gone_on_with():
@@ -77,7 +78,7 @@ def test_members_that_no_node_says():
         pack_members(ROWS[::-1]),
         pack_members([ROWS[0], ROWS[0]]),
         whole + b"x",
-        b"\0" * 8 + whole[8:],
+        b"\0" * 16 + whole[16:],
         whole[:4] + b"\1" + whole[5:],
     ):
         with pytest.raises(Hostile):
