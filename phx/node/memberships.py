@@ -148,6 +148,11 @@ class Memberships:
             known = self._known.get(group)
             return known[-1] if known else None
 
+    def version(self, group: int) -> int:
+        """Of the newest that was heard of. Any thread."""
+        newest = self.newest(group)
+        return FIRST - 1 if newest is None else newest.version
+
     def of_version(self, group: int, version: int) -> Membership | None:
         """One that was heard of in this life, or is the newest that the disk knew. Any thread."""
         with self._lock:

@@ -320,10 +320,10 @@ class Room:
             self._stuck,
         )
         snapshots.paused = self._restorer.paused
-        assert self._keeper is not None
         transfers = self._exchange(catalog, snapshots, self._restorer.paused)
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
-        self.door.reading.restoring = transfers.restoring
+        reading, memberships = self.door.reading, self._memberships
+        reading.restoring, reading.version_of = transfers.restoring, memberships.version
         self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
