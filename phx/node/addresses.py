@@ -91,10 +91,14 @@ class Addresses:
                 self._learned[node] = Learned(address, file)
                 self._dirty = True
 
+    def known_nodes(self) -> list[int]:
+        """All other nodes that are known, wherever they are."""
+        with self._lock:
+            return sorted(self._texts)
+
     def alone(self) -> bool:
         """No other node is known."""
-        with self._lock:
-            return not self._texts
+        return not self.known_nodes()
 
     def members(self) -> list[Place]:
         """Those of the configuration, this node among them."""

@@ -62,6 +62,7 @@ from phx.transfer.changing import (
     Page,
     ask_change,
     ask_members,
+    pack_members,
     unpack_answer,
     unpack_members,
 )
@@ -164,10 +165,11 @@ class Changes:
                 self._introducer.unwanted(node)
         return Answer(verdict, leader)
 
-    def page(self, first: int) -> bytes:
-        """Who the members are of groups from this one on, and how far this node is in it. Raises
-        DriverError."""
-        return self._memberships.page(first, self._chosen(first))
+    def tell(self, group: int) -> bytes:
+        """Who the members of a group are, and how far this node is in it. Raises DriverError."""
+        newest = self._memberships.newest(group)
+        rows = [] if newest is None else [(group, newest, self._memberships.left(group))]
+        return pack_members(rows, self._chosen(group))
 
     def _chosen(self, group: int) -> int:
         """Through here all is known to be chosen, here; 0 for a group that is not hosted."""
@@ -349,7 +351,7 @@ class Changes:
                 continue
             there = 0
             with suppress(KeyError, OSError, Cut, Ending):
-                there = self._page_of(node, group).chosen
+                there = self._told_by(node, group).chosen
             if there + self._window // 4 < chosen or (chosen and not there):
                 far.append(node)
         return far
@@ -517,15 +519,15 @@ class Changes:
         if led is None or led.node == self._door.node:
             return newest
         with suppress(KeyError, OSError, Cut, Ending):
-            told = self._page_of(led.node, group).members.get(group)
+            told = self._told_by(led.node, group).members.get(group)
             if told is not None and told.version > newest.version:
                 return told.members()
         return newest
 
-    def _page_of(self, node: int, first: int) -> Page:
-        """What a peer knows of groups from this one on. Raises KeyError, OSError, Cut, Ending."""
+    def _told_by(self, node: int, group: int) -> Page:
+        """What a peer knows of a group. Raises KeyError, OSError, Cut, Ending."""
         ends = Ends(self._at.cluster, self._at.node, node)
-        question = ask_members(ends, self._at.greeting, first, now_us())
+        question = ask_members(ends, self._at.greeting, group, now_us())
         one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
         return unpack_members(self._talk(one, question))
 

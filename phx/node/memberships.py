@@ -164,10 +164,11 @@ class Memberships:
             groups = sorted(group for group in self._known if group >= first)
             return [(group, self._known[group][-1]) for group in groups]
 
-    def page(self, first: int, chosen: int = 0) -> bytes:
-        """The same, and who left, as MEMBERS has them."""
-        rows = ((group, told, self.left(group)) for group, told in self.from_group(first))
-        return pack_members(rows, chosen)
+    def page(self, first: int) -> bytes:
+        """The same, and who left, as MEMBERS has them; as many as there is room for."""
+        return pack_members(
+            (group, told, self.left(group)) for group, told in self.from_group(first)
+        )
 
     def wait(self, holds: Callable[[], bool], timeout_s: float) -> bool:
         """Until `holds`, which is asked whenever something was heard. Not on the applying thread,

@@ -171,7 +171,7 @@ class Provider:
     Attributes:
         doubted: whether no checkpoint of a group is for others.
         welcome: the answer to a JOIN; b"": none.
-        page, change: see `Telling`.
+        members, change: see `Telling`.
         counters: since the start; "providing": now.
     """
 
@@ -192,7 +192,7 @@ class Provider:
         self.catalog = catalog
         self.doubted: Callable[[int], bool] = lambda group: False
         self.welcome: Callable[[bytes, Ends], bytes] = lambda said, ends: b""
-        self.page: Callable[[int], bytes]
+        self.members: Callable[[int], bytes]
         self.change: Callable[[int, bytes], Answer]
         self.pins = Pins(catalog)
         self._states = states
@@ -283,7 +283,7 @@ class Provider:
             self._introduce(one, ends, said)
             return
         if wants(said) in (MEMBERS_WANTED, CHANGE_WANTED):
-            self._tell(one, Telling(ends, self.page, self.change), said)
+            self._tell(one, Telling(ends, self.members, self.change), said)
             return
         talk = _Talk(self, node)
         sender = Sender(self.catalog.files, ends, talk, self._bucket, now_us())

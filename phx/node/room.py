@@ -226,8 +226,7 @@ class Room:
         if self._given_up:
             admission.end()
         admission.wait()
-        rows = admission.rows()
-        self._keeper.ask(lambda store: store.keep_members(rows)).result()
+        self._keeper.ask(lambda store: store.keep_members(admission.rows())).result()
         self._addresses.meet(admission.peers)
 
     def give_up(self) -> None:
@@ -324,7 +323,8 @@ class Room:
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
         reading, memberships = self.door.reading, self._memberships
         reading.restoring, reading.version_of = transfers.restoring, memberships.version
-        self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
+        fetcher, others = transfers.fetcher, self._addresses.known_nodes
+        self._doctor.fetch_by(fetcher.entries, fetcher.lost, others)
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
@@ -367,7 +367,7 @@ class Room:
             self.door, self.states, self._memberships, peers, introducer, transfers.peers
         )
         provider, changes = transfers.provider, self._changes
-        provider.page, provider.change = changes.page, changes.propose
+        provider.members, provider.change = changes.tell, changes.propose
         return transfers
 
     def rebuild(self, group: int) -> Future[None]:

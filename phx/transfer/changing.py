@@ -208,7 +208,7 @@ class Telling:
     """The other side: who asks for members, or for a change of them. One answer, and the end.
 
     Args:
-        page: group -> the payload of MEMBERS from that one on.
+        members: group -> the payload of MEMBERS, of that one alone.
         change: group, roster -> what became of it.
 
     Attributes:
@@ -218,13 +218,13 @@ class Telling:
     def __init__(
         self,
         ends: Ends,
-        page: Callable[[int], bytes],
+        members: Callable[[int], bytes],
         change: Callable[[int, bytes], Answer],
         now_us: int = 0,
     ) -> None:
         self.ends = ends
         self.done = False
-        self._page = page
+        self._members = members
         self._change = change
         self._group = -1  # of the change that is to follow
         self._frames = Frames(ends, {FETCH})
@@ -247,7 +247,7 @@ class Telling:
             fetch = unpack_fetch(payload)
             if fetch.what == MEMBERS_WANTED:
                 self.done = True
-                return self.ends.frame(MEMBERS, self._page(fetch.group))
+                return self.ends.frame(MEMBERS, self._members(fetch.group))
             self._group = fetch.group
             self._frames.kinds = {CHANGE}
         self._patience.check(now_us, "nothing was asked for")
@@ -264,13 +264,13 @@ def wants(said: bytes) -> str:
 
 
 def ask_members(ends: Ends, greeting: Greeting, group: int, now_us: int) -> Asking:
-    """As a peer: who are the members of groups, from this one on? The answer: `unpack_members`."""
+    """As a peer: who are the members of this group? The answer: `unpack_members`."""
     hello = ends.frame(FETCH, pack_fetch(greeting, Fetch(MEMBERS_WANTED, group)))
     return Asking(ends, MEMBERS, hello, now_us)
 
 
 def ask_join(ends: Ends, greeting: Greeting, group: int, now_us: int) -> Asking:
-    """The same of a node that is no peer there."""
+    """As anybody: who are the members of groups, from this one on? The answer is a `Page`, too."""
     return Asking(ends, MEMBERS, ends.frame(JOIN, pack_join(greeting, group)), now_us)
 
 

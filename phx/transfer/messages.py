@@ -16,8 +16,8 @@ are little-endian. Who fetches sends FETCH, once, and then ACKs; who provides se
     11    JOIN      HELLO's 40 bytes; of more the first 4, see MEMBERS. Instead of FETCH, and from
                     anybody
     12    PEERS     the answer: a msgpack map: peers, a list of [node, "host:port"]; the end
-    13    MEMBERS   the answer to FETCH "members", and to a JOIN with 4 bytes more, a group: who the
-                    members of groups are from that one on (phx/transfer/changing.py); the end
+    13    MEMBERS   the answer to FETCH "members", of one group, and to a JOIN with 4 bytes more, a
+                    group: of all from that one on (phx/transfer/changing.py); the end
     14    CHANGE    after a FETCH "change": a group and its next members
     15    CHANGED   the answer: what became of it; the end
 
