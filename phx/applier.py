@@ -283,8 +283,6 @@ class Applier:
         """One slice of work; True when there may be more to do at once."""
         self._driver.clear_wake()
         self.turns += 1
-        if self.on_taken is not None:
-            self.on_taken()  # whoever fails now is told why
         while self._calls:
             self._calls.popleft()()
         self.tell()
@@ -344,7 +342,10 @@ class Applier:
         """Pass on what the native side reports: failed proposals, leaders, log lines."""
         for level, text in self._driver.messages():
             log.log(level, "%s", text)
-        for event in self._driver.events():
+        events = self._driver.events()
+        if events and self.on_taken is not None:
+            self.on_taken()  # whoever fails because this node was removed is told so
+        for event in events:
             try:
                 self._event(*event)
             except Exception:  # the others are told all the same
