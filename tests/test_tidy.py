@@ -95,6 +95,7 @@ STOREYS = [
         "inputs",
         "life",
         "lookups",
+        "member_table",
         "options",
         "peer_table",
         "poller",
@@ -119,9 +120,9 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "options",
-    "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport", "upkeep",
-    "writer",
+    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "member_table",
+    "options", "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport",
+    "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
@@ -171,7 +172,7 @@ MAY_IMPORT = {
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
     | {"phx.store_mend", "phx.store_members", "phx.store_peers"},
-    "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
+    "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint", "phx.membership"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
     "phx.leaders": GROUND,
@@ -186,7 +187,9 @@ MAY_IMPORT = {
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
     | {
         "phx._core.codec",
+        "phx._core.member_table",
         "phx._core.peer_table",
+        "phx._core.plan",
         "phx._core.read_tickets",
         "phx._core.segment",
         "phx._core.segment_check",

@@ -35,15 +35,27 @@ cdef u64 INSTANCE_MAX = <u64>1 << 62
 # --- asked for
 
 cdef u64 near(Engine* e, Replica* r) noexcept nogil:
-    """Members that have confirmed being within a quarter of a window (M5), this leader too."""
-    cdef u64 left = r.config.members, found = 0
+    """Members that are there and have confirmed being within a quarter of a window (M5), this
+    leader too. (Of a young log that quarter is all: who never confirmed anything is not near.)"""
+    cdef u64 left = r.config.members, found = 0, confirmed
     cdef u32 i
     while left:
         i = next_member(&left)
+        confirmed = r.lead.progress[i].confirmed
         if i == e.own_slot or (
-                r.lead.progress[i].confirmed + e.options.window // 4 >= r.chosen_through):
+                e.peers[i].connected
+                and (confirmed != 0 or r.chosen_through == 0 or has_vote(r, i))
+                and confirmed + e.options.window // 4 >= r.chosen_through):
             found |= <u64>1 << i
     return found
+
+
+cdef bint all_known(Engine* e, const Roster* roster) noexcept nogil:
+    cdef u32 i
+    for i in range(roster.count):
+        if slot_of(e, roster.members[i].node) < 0:
+            return False
+    return True
 
 
 cdef int change_members(Engine* e, Replica* r, const u8* members, u64 nbytes) noexcept nogil:
@@ -60,7 +72,8 @@ cdef int change_members(Engine* e, Replica* r, const u8* members, u64 nbytes) no
                               or (r.members.value != NULL
                                   and not r.members.flags & MEMBERS_ACTIVE)):
         return CHANGE_BUSY
-    if not roster_slots(e, &roster, &voters, &witnesses, &learners):
+    # (Not taken here: a change that is refused leaves nothing behind.)
+    if not all_known(e, &roster) or not roster_slots(e, &roster, &voters, &witnesses, &learners):
         return CHANGE_NO_SLOT
     if 2 * ones(voters & near(e, r)) <= ones(voters):
         return CHANGE_NOT_CAUGHT_UP
@@ -94,7 +107,8 @@ cdef int change_known(Engine* e, Replica* r, u64 version, const u8* members, u64
     roster_read(&roster, value.data, value.size)
     if not e.started:
         members_told(r, &roster, value, instance, floor, flags)
-    elif not roster_slots(e, &roster, &voters, &witnesses, &learners):
+    elif (flags & (MEMBERS_ACTIVE | MEMBERS_LEFT) != MEMBERS_ACTIVE | MEMBERS_LEFT
+            and not roster_slots(e, &roster, &voters, &witnesses, &learners)):
         halt_group(e, r, HALT_SLOTS)
     else:
         step_down(e, r)

@@ -27,7 +27,6 @@ from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.rebuild import mark, unmark
 from phx.errors import Damaged, Foreign
 from phx.machine import StateMachine
-from phx.membership import need_engine
 from phx.sim.files import Crashed
 from phx.sim.pipes import Net, Pipe
 from phx.sim.steps import BUSY_US, STEP_US_MAX, run_steps
@@ -607,7 +606,7 @@ class Place:
             self.victims = host.keeping.condemn(manifest.group, -1, manifest.content)
 
     def know(self) -> None:
-        need_engine(self._manifest.group, self._manifest.membership)
+        assert self._manifest.membership is None, "no host changes members"
 
     def tell(self) -> None:
         manifest = self._manifest
