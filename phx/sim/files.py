@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from phx.checkpoint.files import FILE, FOLDER, Data, Found, split
@@ -27,6 +28,9 @@ __all__ = ["UNLIMITED_BYTES", "Crashed", "MemoryFiles"]
 SECTOR_BYTES = 512
 UNLIMITED_BYTES = 1 << 40
 CHANGES_MAX = 1 << 20
+
+names_of = lru_cache(1024)(split)
+"""`split`, of which the caller changes nothing: the same paths come again and again."""
 
 
 class Crashed(BaseException):
@@ -188,7 +192,7 @@ class MemoryFiles:
             Found(name, FOLDER, 0)
             if isinstance(node, _Folder)
             else Found(name, FILE, len(node.data))
-            for name, node in sorted(self._folder(split(path)).names.items())
+            for name, node in sorted(self._folder(names_of(path)).names.items())
         ]
 
     def make_folder(self, path: str) -> None:
@@ -237,7 +241,7 @@ class MemoryFiles:
         self._unname(folder, name)
 
     def sync(self, path: str) -> None:
-        folder = self._folder(split(path))
+        folder = self._folder(names_of(path))
         self.effect()
         # What is synced needs what came before it under the same names.
         keys: set[tuple[int, str]] = set()
@@ -251,7 +255,7 @@ class MemoryFiles:
                     change = _Change(gone, None)
                 keys |= change.keys
                 needed.append(change)
-            elif folder in change.folders or change.keys & keys:
+            elif folder in change.folders or not keys.isdisjoint(change.keys):
                 keys |= change.keys
                 needed.append(change)
             else:
@@ -310,7 +314,7 @@ class MemoryFiles:
         return node
 
     def _find(self, path: str) -> tuple[_Folder, str, Node]:
-        *names, name = split(path)
+        *names, name = names_of(path)
         folder = self._folder(names)
         if name not in folder.names:
             raise _error(errno.ENOENT, path)
@@ -323,7 +327,7 @@ class MemoryFiles:
         return node
 
     def _vacant(self, path: str) -> tuple[_Folder, str]:
-        *names, name = split(path)
+        *names, name = names_of(path)
         folder = self._folder(names)
         if name in folder.names:
             raise _error(errno.EEXIST, path)

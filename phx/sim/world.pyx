@@ -64,11 +64,12 @@ cdef dict merged(dict base, dict changes, str what):
 # Is what the host's store does not keep in a checkpoint, or in the whole log, of another one?
 cdef bint elsewhere(World world, Host host, group):
     cdef Host other
-    floor = host.store.floors()[group].kept_from if group in host.store.floors() else 1
+    row = host.store.floor(group)
+    floor = row.kept_from if row is not None else 1
     if floor == 1:
         return True
     for other in world.hosts:
-        row = other.store.floors().get(group)
+        row = other.store.floor(group)
         if other is host or row is None or other.node in world.damaged_nodes \
                 or other.store.ailing():
             continue
