@@ -132,6 +132,21 @@ cdef Py_ssize_t label(u32 number, char[16] text) noexcept nogil:
             return at
 
 
+# All nodes apply the same keys: one object for each, which a dictionary knows at a glance.
+cdef enum:
+    KEYS = 1024
+cdef u32[KEYS] key_numbers
+cdef list key_objects = [0] * KEYS
+
+
+cdef inline object key_object(u32 number):
+    cdef size_t at = (number ^ number >> 4 ^ number >> 14) & (KEYS - 1)
+    if key_numbers[at] != number:
+        key_numbers[at] = number
+        key_objects[at] = number
+    return key_objects[at]
+
+
 class SimMachine(StateMachine):
     """A replica of one group's registers. `items` is its state, `spoilt` makes it fail."""
 
@@ -191,7 +206,7 @@ class SimMachine(StateMachine):
                 raise ValueError("no command")
             chain = phx_crc32c(chain, data, PyBytes_GET_SIZE(command))
             memcpy(&number, data + 1, 4)
-            key = number
+            key = key_object(number)
             if data[0] == b"p":
                 items[key] = cut(command, 5, PyBytes_GET_SIZE(command))
                 results.append(None)
