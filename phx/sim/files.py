@@ -248,18 +248,18 @@ class MemoryFiles:
         needed: list[_Change] = []
         left: list[_Change] = []
         for change in reversed(self._changes):
-            gone, come = change.gone, change.come
-            if gone and come and gone[0] is folder and come[0] is not folder:
-                if not {(id(come[0]), come[1])} & keys:
-                    left.append(_Change(None, come))
-                    change = _Change(gone, None)
-                keys |= change.keys
-                needed.append(change)
-            elif folder in change.folders or not keys.isdisjoint(change.keys):
-                keys |= change.keys
-                needed.append(change)
-            else:
+            if folder not in change.folders and (not keys or keys.isdisjoint(change.keys)):
                 left.append(change)
+                continue
+            gone, come = change.gone, change.come
+            if (
+                gone and come and gone[0] is folder and come[0] is not folder
+                and (id(come[0]), come[1]) not in keys
+            ):  # fmt: skip
+                left.append(_Change(None, come))
+                change = _Change(gone, None)
+            keys |= change.keys
+            needed.append(change)
         for change in reversed(needed):
             change.settle()
         self._changes = left[::-1]
@@ -288,12 +288,13 @@ class MemoryFiles:
 
     def effect(self) -> None:
         """Before each effect."""
-        self.alive(self.life)
+        if self._dead:
+            raise Crashed
         self.effects += 1
         if self.effects == self.crash_at:
             self._dead = True
             raise Crashed
-        if number := self.errors.pop(self.effects, 0):
+        if self.errors and (number := self.errors.pop(self.effects, 0)):
             raise _error(number, "planned")
 
     def _used(self, folder: _Folder) -> int:
