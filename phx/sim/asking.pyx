@@ -83,8 +83,9 @@ cdef bint answer_now(Host h, _Reading one):
     return True
 
 
-cdef void reads_turn(Host h, Effects* out):
+cdef int reads_turn(Host h, Effects* out) except -1:
     if not out.points.empty():
         take_points(h, out)
     if h.answering:
         h.answering = [one for one in h.answering if not answer_now(h, <_Reading>one)]
+    return 0

@@ -64,11 +64,9 @@ class AskingLoad(Workload):
     def __init__(self, world: World, plan: Plan) -> None:
         self.reading = plan.profile in READING
         super().__init__(world, plan, Reader if self.reading else Client)
+        self.plain = not self.reading
 
     def hand_in(self, client: Client, node: int, calls: list[Any], timeout_us: int) -> None:
-        if not self.reading:
-            super().hand_in(client, node, calls, timeout_us)
-            return
         reads = [call for call in calls if isinstance(call, ReadCall)]
         others = [call for call in calls if not isinstance(call, ReadCall)]
         if others:

@@ -40,7 +40,7 @@ cdef void rows_open(Host h, dict settled, dict floors):
 
 
 cdef void row_changed(Host h, u32 group):
-    row = h.store.floors().get(group)
+    row = h.store.floor(group)
     if row is not None:
         watch_row(h.watch, h.node, group, row.kept_from, row.settled_through)
 
@@ -87,8 +87,9 @@ cdef dict facts_of(Host h, u32 group):
     cdef GroupStatus status
     cdef LogFlow* flow = find_flow(h, group)
     engine_group_status(h.engine, group, &status)
+    row = h.store.floor(group)
     return {
-        "floor": h.store.floors()[group].kept_from if group in h.store.floors() else 1,
+        "floor": row.kept_from if row is not None else 1,
         "chosen_through": status.chosen_through, "applied": flow.applied,
         "leading": status.leading, "stopped": flow.stopped,
         "restoring": flow.paused and not flow.lost, "lost": flow.lost, "anew": flow.anew,
@@ -120,12 +121,12 @@ cdef bint raise_row(Host h, u32 group, u64 kept_from, u64 settled):
     row_changed(h, group)
     if group not in h.keep_excused:
         watch_cover(h.watch, h.node, group,
-                    h.keeping.cover(group, h.store.floors()[group].kept_from))
+                    h.keeping.cover(group, h.store.floor(group).kept_from))
     return True
 
 
 cdef void tell_floor_of(Host h, u32 group):
-    engine_floor(h.engine, group, h.store.floors()[group].kept_from)
+    engine_floor(h.engine, group, h.store.floor(group).kept_from)
     floored(h, group)
 
 

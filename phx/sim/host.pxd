@@ -232,11 +232,11 @@ cdef class Host:
     cdef void poke(self) noexcept
     cdef void apply_soon(self, u64 after_us)
     # poll thread
-    cdef void turn(self)
-    cdef void wake(self, u64 at_us)
-    cdef void take_records(self, Effects* out)
-    cdef void take_event(self, const Event* event)
-    cdef void take_frame(self, const Outgoing* out)
+    cdef int turn(self) except -1
+    cdef void wake(self, u64 at_us) noexcept
+    cdef int take_records(self, Effects* out) except -1
+    cdef int take_event(self, const Event* event) except -1
+    cdef void take_frame(self, const Outgoing* out) noexcept
     cdef void release(self) noexcept
     # journal thread
     cdef void write(self, bint inline_)

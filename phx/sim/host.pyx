@@ -289,7 +289,7 @@ cdef class Host:
 
     # --- the turn of the poll thread
 
-    cdef void turn(self):
+    cdef int turn(self) except -1:
         cdef Effects* out
         cdef size_t i
         cdef bint inline_ = False
@@ -327,8 +327,9 @@ cdef class Host:
             inline_ = chance_ppm(&self.chance, self.pace.inline_ppm)
             self.write(inline_)
         upkeep(self)
+        return 0
 
-    cdef void wake(self, u64 at_us):
+    cdef void wake(self, u64 at_us) noexcept:
         cdef u64 at = clock_reaches(&self.clock, at_us, self.agenda.now_us)
         self.wake_token += 1
         if at <= self.agenda.now_us:
@@ -342,7 +343,7 @@ cdef class Host:
         if at < (<u64>1 << 62):
             self.agenda.push(at, AT_WAKE, self.index, self.life, self.wake_token, 0, NULL)
 
-    cdef void take_records(self, Effects* out):
+    cdef int take_records(self, Effects* out) except -1:
         cdef Queued item
         watch_emitted(self.watch, self.node, out.records.data, out.records.size, out.lsn_first)
         self.note(phx_crc32c(0, out.records.data, out.records.size))
@@ -356,8 +357,9 @@ cdef class Host:
         item.urgent = self.pressure == PRESSURE_FULL or out.floor_lsn != 0
         out.records = NULL
         self.queue.push_back(item)
+        return 0
 
-    cdef void take_event(self, const Event* event):
+    cdef int take_event(self, const Event* event) except -1:
         if event.kind == EVENT_FAILED:
             self.note(event.first_seq ^ (<u64>event.verdict << 56))
             self.failed.append((event.group, event.first_seq, event.count, event.verdict))
@@ -369,8 +371,9 @@ cdef class Host:
             below(self, event)
         elif event.kind == EVENT_CEILING:
             ceiling_wanted(self, event.first_seq)
+        return 0
 
-    cdef void take_frame(self, const Outgoing* out):
+    cdef void take_frame(self, const Outgoing* out) noexcept:
         cdef Held item
         cdef int peer
         item.after = out.after

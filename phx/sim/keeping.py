@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,6 +30,7 @@ from phx.checkpoint.taking import Capture, Part, take
 from phx.machine import Reader, StateMachine, View, Writer
 from phx.sim.files import UNLIMITED_BYTES, Crashed, MemoryFiles
 from phx.sim.oddness import Oddness
+from phx.sim.reference import bytes_hash
 from phx.transfer.staging import kept
 
 __all__ = ["Keeping"]
@@ -49,22 +49,22 @@ class Seen:
 
     def __init__(self, other: Writer | Reader) -> None:
         self._other = other
-        self._hash = blake2b(digest_size=8)
+        self._pieces: list[bytes] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._other, name)
 
     def write(self, data: bytes | bytearray | memoryview, /) -> object:
-        self._hash.update(data)
+        self._pieces.append(bytes(data))
         return self._other.write(data)  # type: ignore[union-attr]
 
     def read(self, bytes_max: int, /) -> bytes:
         data = self._other.read(bytes_max)  # type: ignore[union-attr]
-        self._hash.update(data)
+        self._pieces.append(data)
         return data
 
     def hash(self) -> int:
-        return int.from_bytes(self._hash.digest(), "little")
+        return bytes_hash(b"".join(self._pieces))
 
 
 class Restored:

@@ -4,6 +4,7 @@
 # cython: initializedcheck=False, binding=False
 """Bodies, votes, decisions, and the log as the rules say it is applied; see reference.pxd."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport (
@@ -37,6 +38,10 @@ cdef u64 hash_bytes(const u8* data, u64 count) noexcept nogil:
         one = (one ^ word[0]) * <u64>0xBF58476D1CE4E5B9
         other = (other ^ word[1]) * <u64>0x94D049BB133111EB
     return chance_mix(one) ^ chance_mix(other + 1)
+
+
+def bytes_hash(bytes data not None):
+    return hash_bytes(<const u8*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
 cdef Reference* reference_new(u32 nodes, u32 groups) noexcept nogil:

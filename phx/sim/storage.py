@@ -137,6 +137,11 @@ class SettledStore:
         """As `phx.store.Store.floors`."""
         return {group: Floor(*bounds) for group, bounds in self.index.floors().items()}
 
+    def floor(self, group: int) -> Floor | None:
+        """That of one group, as in `floors`; None: nothing of it is settled."""
+        kept_from, through = self.index.bounds(group)
+        return Floor(kept_from, through) if through else None
+
     def raise_floors(self, floors: Mapping[int, Floor]) -> int:
         """As `phx.store.Store.raise_floors`, in one transaction; how many groups it changed.
 
