@@ -71,10 +71,12 @@ class AskingLoad(Workload):
         super().__init__(world, plan, Reader if self.reading else Client)
 
     def submit(self, client: Client, node: int, calls: list[Any], timeout_us: int) -> None:
-        """Where members change, mostly at one of them."""
+        """Where members change, mostly at one of them; in the end at no other node, which waits for
+        a leader as long as it is allowed to."""
         if self.changing:
             roles = members(self.world, client.group)["roles"]
-            if node not in roles and self.stray.random() >= STRAYS:
+            late = self.world.now_us >= self.plan.faults_end_us
+            if node not in roles and (late or self.stray.random() >= STRAYS):
                 node = list(roles)[node % len(roles)]
         super().submit(client, node, calls, timeout_us)
 

@@ -96,7 +96,7 @@ cdef class Host:
             return False
         self.failing_start = self.disk.state.fail_after != 0
         life_begins(self)
-        code = self.open(settled, floors, starts, self.life == 1)
+        code = self.open(settled, floors, starts, self.incarnation == 0)
         lost = life_lost(self, code)
         if lost:
             life_without(self)

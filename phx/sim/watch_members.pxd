@@ -11,7 +11,7 @@ U3 say of every version that nobody else has decided anything in it. Beside them
     M6  active: something is decided above i, and a quorum of the new voters holds everything up to
         i, durably
         whoever ended stays so, neither votes nor leads, and is no member by what is decided
-        whoever leads has a vote, and is no witness, unless it only ends a change
+        whoever leads has a vote
         an epoch of newer members is above all of older ones
     S1  a store that is settled through j knows the members that hold above j
 

@@ -6,9 +6,10 @@
 
 from libc.string cimport memcpy
 
+from phx._core.ballot cimport ballot_node
 from phx._core.codec cimport RECORD_MEMBERS, RECORD_PROMISE, RecordHeader
 from phx._core.members cimport Roster, roster_read
-from phx._core.membership cimport is_removed, only_ends
+from phx._core.membership cimport is_removed
 from phx._core.native cimport *
 from phx._core.state cimport (
     MEMBERS_ACTIVE, MEMBERS_LEFT, ROLE_FOLLOWER, ROLE_LEADING, Replica, find_group,
@@ -51,7 +52,7 @@ cdef void count_change(Watch* w, Log* log, u64 ballot, Vote* proposed) noexcept 
     w.members.disjoint += before.who.voters & next.who.voters == 0
     w.members.promoted += learners & next.who.voters != 0
     w.members.removed += bits_in(before.who.members & ~next.who.members)
-    w.members.leaders_left += not next.who.voters >> ((ballot & 0xFFFFF) - 1) & 1
+    w.members.leaders_left += not next.who.voters >> (ballot_node(ballot) - 1) & 1
 
 
 cdef Vote* lowest(Cell* cell, u32 value) noexcept nogil:
@@ -191,6 +192,18 @@ cdef void members_durable(NodeWatch* n, const Written* one) noexcept nogil:
 
 # --- a node
 
+# What it was about to use in the life before, and had not promised durably, it may use in another
+# version: nobody has heard of it.
+cdef void ballots_gone(Watch* w, u32 node, u32 group, u64 promised) noexcept nogil:
+    cdef Log* log = &w.ref.logs[group]
+    cdef size_t i, kept = 0
+    for i in range(log.fates.size()):
+        if ballot_node(log.fates[i].ballot) != node or log.fates[i].ballot <= promised:
+            log.fates[kept] = log.fates[i]
+            kept += 1
+    log.fates.resize(kept)
+
+
 cdef void members_started(Watch* w, NodeWatch* n) noexcept nogil:
     cdef Seat* seat
     cdef Replica* r
@@ -198,6 +211,7 @@ cdef void members_started(Watch* w, NodeWatch* n) noexcept nogil:
     for group in range(w.groups):
         seat = &n.seats[group]
         r = find_group(n.engine, group)
+        ballots_gone(w, n.node, group, r.promised)
         if r.version < seat.version:
             fail_at(w, b"U10", n.node, group, r.version, 0, b"members are forgotten over a restart")
         if seat.ended_durably and not is_removed(r):
@@ -289,8 +303,6 @@ cdef void members_step(Watch* w, NodeWatch* n, Replica* r) noexcept nogil:
         check_ended(w, n, r, members)
     if r.role == ROLE_LEADING and not members.who.voters & bit_of(n.node):
         fail_at(w, b"U10", n.node, r.group, r.version, r.lead.ballot, b"leads without a vote")
-    if r.role == ROLE_LEADING and members.who.witnesses & bit_of(n.node) and not only_ends(r):
-        fail_at(w, b"U10", n.node, r.group, r.version, r.lead.ballot, b"a witness leads")
 
 
 cdef u64 members_kept(Watch* w, NodeWatch* n, Replica* r, u64 instance) noexcept nogil:

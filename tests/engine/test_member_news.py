@@ -302,3 +302,33 @@ def test_a_peer_that_a_change_counts_is_not_let_go_of() -> None:
     s.pass_time(5_000_000)
     assert s.engines[4].drop_peer(3) == 0
     assert s.engines[4].drop_peer(5) == 2
+
+
+def test_who_ended_learns_nothing_more_and_stays_so() -> None:
+    """It was told of two versions, and of the second that it is not active yet; it learned the log
+    up to there, and was to leave once more (simulator, profile members, seed 69)."""
+    s = Changing()
+    s.elect(1)
+    alone(s, 3)
+    assert s.change(1, (1, 2)) == UNDER_WAY
+    s.flow()
+    s.pass_time(1_000_000)
+    leader = s.leader()
+    other = 3 - leader
+    assert s.membership(other)["active"]
+    # Of the next version the leader alone knows that it is chosen.
+    assert s.change(leader, (1, 2), (4,)) == UNDER_WAY
+    s.flow(lambda m: (m.source, m.dest) == (leader, other) and (m.config > 2 or m.name == "Chosen"))
+    s.disconnect(1, 2)
+    assert (s.version(leader), s.version(other)) == (3, 2)
+    assert not s.membership(leader)["active"]
+    for n in (1, 2):
+        s.connect(3, n)
+    had = s.status(3)["chosen_through"]
+    s.pass_time(3_000_000, lambda m: (m.source, m.dest, m.name) == (leader, 3, "Config"))
+    assert s.removed(3)
+    s.flow()
+    s.pass_time(3_000_000)
+    assert s.removed(3)
+    assert s.status(3)["chosen_through"] == had
+    assert s.status(leader)["chosen_through"] > had
