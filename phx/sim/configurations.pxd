@@ -9,9 +9,10 @@ finds other members at i and drops w, although a majority holds it; counted an i
 w would be decided.
 
 So instances are decided in order here. Of a group whose members cannot change (`may_change`)
-nothing of this is asked: there every instance is decided by itself, at once, beyond gaps too. That claims
-more, and rightly, for the leader of any later ballot finds w at j, whatever it finds at i, and
-proposes it again; only M2 lets one drop it. So runs without changes are checked as they ever were.
+nothing of this is asked: there every instance is decided by itself, at once, beyond gaps too. That
+claims more, and rightly, for the leader of any later ballot finds w at j, whatever it finds at i,
+and proposes it again; only M2 lets one drop it. So runs without changes are checked as they ever
+were.
 """
 
 from phx._core.native cimport *

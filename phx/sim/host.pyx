@@ -16,8 +16,8 @@ from phx._core.engine cimport (
     engine_poison, engine_replay, engine_restoring, engine_start, engine_turn,
 )
 from phx._core.journal cimport (
-    JOURNAL_FULL, JournalCounters, journal_append, journal_close, journal_counters, journal_new,
-    journal_next_lsn, journal_open, journal_replay, journal_sync,
+    JOURNAL_FULL, JOURNAL_MISSING, JournalCounters, journal_append, journal_close,
+    journal_counters, journal_new, journal_next_lsn, journal_open, journal_replay, journal_sync,
 )
 from phx._core.memdisk cimport (
     MemoryDisk, memory_disk_api, memory_power_loss, memory_process_crash,
@@ -26,7 +26,8 @@ from phx._core.native cimport *
 from phx._core.published cimport publish, published_new, published_unref
 from phx._core.state cimport (
     ChosenRange, EVENT_BELOW, EVENT_CEILING, EVENT_FAILED, EVENT_HALTED, EVENT_LEADER,
-    EVENT_MEMBERS, EVENT_PEER_REFUSED, Effects, Engine, EngineCounters, Event, Outgoing, PRESSURE_FULL,
+    EVENT_MEMBERS, EVENT_PEER_REFUSED, Effects, Engine, EngineCounters, Event, Outgoing,
+    PRESSURE_FULL,
 )
 from phx.sim.agenda cimport AT_APPLY, AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
 from phx.sim.asking cimport reads_begin, reads_end, reads_turn
@@ -96,7 +97,10 @@ cdef class Host:
             return False
         self.failing_start = self.disk.state.fail_after != 0
         life_begins(self)
-        code = self.open(settled, floors, starts, self.incarnation == 0)
+        code = self.open(settled, floors, starts, self.life == 1)
+        if code == JOURNAL_MISSING and self.incarnation == 0 and not self.disk.state.dead:
+            self.close()              # its first start was cut short
+            code = self.open(settled, floors, starts, True)
         lost = life_lost(self, code)
         if lost:
             life_without(self)

@@ -40,7 +40,7 @@ cdef void life_begins(Host h):
 
 
 cdef bint life_lost(Host h, int code):
-    if not h.rejoins or h.incarnation == 0 or h.disk.state.dead:
+    if not h.rejoins or h.life == 1 or h.disk.state.dead:
         return False
     if code == 0 and h.engine.incarnation >= h.store.facts.lost:
         h.losing = False

@@ -206,9 +206,7 @@ class Killing:
         power: not only the process.
     """
 
-    def __init__(
-        self, stage: Stage, at: int, after_us: int, down_us: int, power: bool
-    ) -> None:
+    def __init__(self, stage: Stage, at: int, after_us: int, down_us: int, power: bool) -> None:
         self.stage = stage
         self.at = at % len(STAGES)
         self.after_us = after_us

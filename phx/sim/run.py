@@ -19,10 +19,10 @@ from phx.sim.altering import can_change, counts, members
 from phx.sim.asking_load import AskingLoad
 from phx.sim.history import Operation
 from phx.sim.machine import SimMachine
+from phx.sim.operating import standings
 from phx.sim.plan import SECOND, STILL_US, Plan
 from phx.sim.profiles import plan_of
 from phx.sim.readers import Readers
-from phx.sim.operating import standings
 from phx.sim.stage import Stage
 from phx.sim.straying import astray, rebuild, unfound
 from phx.sim.verdicts import Broken, Probe, Replica

@@ -4,7 +4,8 @@ Decided is what a quorum of the configuration of that very instance has accepted
 that configuration, together with all that the ballot proposed below (configurations.pxd); so U1 and
 U3 say of every version that nobody else has decided anything in it. Beside them:
 
-    M1  other members are proposed when all below is decided, by a ballot that proposed nothing above
+    M1  other members are proposed when all below is decided, by a ballot that has proposed nothing
+        above
     M2  and nothing is proposed above them in that ballot, by whoever proposes or adopts them
     M3  a ballot is one of one version; who votes in it has a vote there
     M4  what leaves about a version above the first: its sender knows that version durably

@@ -8,7 +8,7 @@ from read_lab import QUORUM
 
 from phx._core.codec import encode_record
 from phx._core.engine_door import Engine
-from phx.sim.wire_text import GROUP, MEMBERS, encode
+from phx.sim.wire_text import GROUP, MEMBERS, Message, encode
 
 MANY = 99
 
@@ -332,3 +332,30 @@ def test_who_ended_learns_nothing_more_and_stays_so() -> None:
     assert s.removed(3)
     assert s.status(3)["chosen_through"] == had
     assert s.status(leader)["chosen_through"] > had
+
+
+def test_a_new_voter_that_has_not_passed_the_change_vouches_for_nothing_below_it() -> None:
+    """{1, 2, 3} → {3}, decided by 1 and 2: they have y, and 3 has heard of neither. It has a vote
+    among the new members, and says what it knows; that is less than what was chosen before them,
+    and 2 may have passed the change and not applied y yet (simulator, profile members, seed 138).
+    """
+    s = Changing()
+    s.elect(1)
+    s.pass_time(500_000)
+
+    def held(m: Message) -> bool:
+        return m.dest == 3 and m.name != "ReadAsk"
+
+    s.submit(1, b"y")
+    s.flow(held)
+    assert s.change(1, (3,), (1, 2)) == UNDER_WAY
+    s.flow(held)
+    assert (s.version(2), s.version(3)) == (2, 1)
+    at = s.membership(2)["instance"]
+    assert s.status(3)["chosen_through"] < at - 1
+    assert s.engines[2].read(0, 7, s.now + 60_000_000, QUORUM) == 0
+    s.turn(2)
+    s.pass_time(500_000, held)
+    ((_, verdict, ticket, told_point),) = s.points[2]
+    assert (verdict, ticket) == (0, 7)
+    assert told_point >= at
