@@ -104,6 +104,8 @@ cdef struct MemberCounts:        # what happened to members, over all groups
     u64 leaders_left             # whoever had it decided is no voter any more
     u64 active
     u64 ended                    # replicas that heard that they are none any more
+    u64 told_late                # of which: had not passed the change
+    u64 tombstones               # answers of who ended
     u64 wiped                    # nodes
 
 cdef struct Watch:

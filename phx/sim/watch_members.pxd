@@ -33,7 +33,7 @@ cdef void watch_members(Watch* w, u32 voters) noexcept nogil
 cdef void members_accepted(Watch* w, u32 node, u32 group, u64 instance, u64 ballot) noexcept nogil
 # Somebody writes, sends or holds the value of a ballot.
 cdef void members_proposed(Watch* w, u32 node, u32 group, u64 instance, Vote* vote) noexcept nogil
-# A record; `vote`: of an acceptance that is new in this life, else NULL.
+# A record, and what is kept of it. And: an acceptance that is new in this life.
 cdef void members_emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* body,
                           Written* out) noexcept nogil
 cdef void members_votes(Watch* w, NodeWatch* n, const RecordHeader* header) noexcept nogil
@@ -41,8 +41,8 @@ cdef void members_durable(NodeWatch* n, const Written* one) noexcept nogil
 cdef void members_started(Watch* w, NodeWatch* n) noexcept nogil
 cdef void members_sent(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept nogil
 cdef void members_step(Watch* w, NodeWatch* n, Replica* r) noexcept nogil
-# The highest ballot in which the node must still hold its acceptance; 0: in none. Those above the
-# value by which its members became others are dropped.
+# The highest ballot in which the node must still hold its acceptance; 0: in none. Above the value
+# by which its members became others, those in ballots of the members before are dropped.
 cdef u64 members_kept(Watch* w, NodeWatch* n, Replica* r, u64 instance) noexcept nogil
 # A node's program hears that it leads, in this epoch.
 cdef void watch_leads(Watch* w, u32 node, u32 group, u64 epoch) noexcept nogil

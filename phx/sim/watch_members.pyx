@@ -15,7 +15,7 @@ from phx._core.state cimport (
     MEMBERS_ACTIVE, MEMBERS_LEFT, ROLE_FOLLOWER, ROLE_LEADING, Replica, find_group,
 )
 from phx._core.wire cimport (
-    MSG_ACCEPT, MSG_ACCEPTED, MSG_PREPARE, MSG_PREVOTE, MSG_PROMISE, MessageHeader,
+    MSG_ACCEPT, MSG_ACCEPTED, MSG_CONFIG, MSG_PREPARE, MSG_PREVOTE, MSG_PROMISE, MessageHeader,
 )
 from phx.sim.configurations cimport (
     bits_in, configuration_at, configuration_of, configurations_begin, fate_of, fits_below,
@@ -211,7 +211,7 @@ cdef void members_started(Watch* w, NodeWatch* n) noexcept nogil:
     for group in range(w.groups):
         seat = &n.seats[group]
         r = find_group(n.engine, group)
-        ballots_gone(w, n.node, group, r.promised)
+        ballots_gone(w, n.node, group, max(r.promised, max(seat.before, seat.exposed)))
         if r.version < seat.version:
             fail_at(w, b"U10", n.node, group, r.version, 0, b"members are forgotten over a restart")
         if seat.ended_durably and not is_removed(r):
@@ -225,6 +225,8 @@ cdef void members_sent(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept 
     cdef bint answers = m.kind == MSG_PROMISE or m.kind == MSG_ACCEPTED
     if seat.ended and n.made > seat.ended and (owns or answers or m.kind == MSG_PREVOTE):
         fail_at(w, b"U10", n.node, m.group, m.config, m.ballot, b"ended, and takes part")
+    if seat.ended and m.kind == MSG_CONFIG:
+        w.members.tombstones += 1
     if not owns and not answers:
         return
     if m.config > max(seat.version, <u64>1):
@@ -280,6 +282,7 @@ cdef void check_ended(Watch* w, NodeWatch* n, Replica* r,
     if not seat.ended:
         seat.ended = max(n.turn, <u64>1)
         w.members.ended += 1
+        w.members.told_late += r.chosen_through < members.instance
     if members.who.members & bit_of(n.node):
         fail_at(w, b"U10", n.node, r.group, r.version, 0, b"ends, and is a member")
     if r.role != ROLE_FOLLOWER:
