@@ -341,8 +341,9 @@ cdef void ask_all(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef void wake_others(Engine* e, Replica* r) noexcept nogil:
-    """Maybe only those that are members no more know who is now."""
-    cdef u64 left = r.config.voters
+    """Maybe only those that are members no more know who is now; or a learner of then is all that
+    is left of those whom this node knows."""
+    cdef u64 left = r.config.members
     cdef u32 to
     while left:
         send_config(e, r, &e.peers[next_member(&left)])

@@ -48,10 +48,14 @@ def change(World world, node, u32 group, version, roles):
 
 
 def members(World world, u32 group):
-    cdef Log* log = &world.watch.ref.logs[group]
-    cdef const Configuration* last = &log.configurations.back()
+    cdef Log* log
+    cdef const Configuration* last
     cdef u32 all_of_them = 0
     cdef size_t i
+    if not world.watch.changing or group >= len(world.groups):
+        raise KeyError(group)
+    log = &world.watch.ref.logs[group]
+    last = &log.configurations.back()
     for i in range(log.configurations.size()):
         all_of_them |= log.configurations[i].who.members
     roles = {}
@@ -72,7 +76,10 @@ cdef object roster_of(const GroupMembers* found):
 def known(World world, node, u32 group):
     cdef Host h = world.host_of(node)
     cdef GroupMembers found
-    cdef Replica* r = find_group(h.engine, group)
+    cdef Replica* r
+    if h.engine == NULL or group >= len(world.groups):
+        raise KeyError((node, group))
+    r = find_group(h.engine, group)
     engine_membership(h.engine, group, &found)
     roles = None
     if found.value != NULL:
@@ -84,6 +91,8 @@ def known(World world, node, u32 group):
 
 def ended(World world, node, u32 group):
     cdef Host h = world.host_of(node)
+    if h.engine == NULL or group >= len(world.groups):
+        raise KeyError((node, group))
     return bool(is_removed(find_group(h.engine, group)))
 
 
@@ -91,7 +100,7 @@ def tell(World world, node, u32 group, source):
     cdef Host h = world.host_of(node)
     cdef Host other = world.host_of(source)
     cdef GroupMembers found
-    if other.engine == NULL:
+    if other.engine == NULL or group >= len(world.groups):
         return False
     engine_membership(other.engine, group, &found)
     if found.value == NULL:

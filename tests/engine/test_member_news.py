@@ -359,3 +359,27 @@ def test_a_new_voter_that_has_not_passed_the_change_vouches_for_nothing_below_it
     ((_, verdict, ticket, told_point),) = s.points[2]
     assert (verdict, ticket) == (0, 7)
     assert told_point >= at
+
+
+def test_who_leaves_asks_learners_too() -> None:
+    """All who voted when it left are gone, and nobody told it that it may end; a learner of then is
+    all of the group now (simulator, profile members, seed 332)."""
+    s = Changing()
+    s.elect(1)
+    s.learners(1, 4)
+    assert s.change(s.leader(), (1, 2), (4,)) == UNDER_WAY
+    s.flow(lambda m: m.dest == 3 and m.name == "Config")
+    for n in (1, 2, 4, 5):
+        s.disconnect(3, n)
+    assert s.version(3) == 3
+    assert not s.removed(3)
+    s.pass_time(1_000_000)
+    assert s.change(s.leader(), (4,)) == UNDER_WAY
+    s.pass_time(2_000_000)
+    assert s.leader() == 4
+    assert s.membership(4)["active"]
+    s.crash(1)
+    s.crash(2)
+    s.connect(3, 4)
+    s.pass_time(3_000_000)
+    assert s.removed(3)

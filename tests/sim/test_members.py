@@ -41,7 +41,6 @@ def test_members_change_in_other_profiles_where_a_limit_says_so() -> None:
     mixed = replace(
         plan,
         nodes=8,
-        groups=2,
         limits=(*plan.limits, ("members", 3)),
         acts=tuple(sorted([*plan.acts, *acts])),
     )
