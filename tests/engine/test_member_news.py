@@ -383,3 +383,24 @@ def test_who_leaves_asks_learners_too() -> None:
     s.connect(3, 4)
     s.pass_time(3_000_000)
     assert s.removed(3)
+
+
+def test_a_voter_that_hears_no_leader_asks_learners_who_the_members_are() -> None:
+    """It asks for votes those alone who are gone by now; a learner of then is all of the group
+    (simulator, profile members, seed 410)."""
+    s = Changing()
+    s.elect(1)
+    s.learners(1, 4)
+    s.pass_time(1_000_000)
+    assert s.membership(3)["active"]
+    for n in (1, 2, 4, 5):
+        s.disconnect(3, n)
+    assert s.change(s.leader(), (4,)) == UNDER_WAY
+    s.pass_time(2_000_000)
+    assert s.leader() == 4
+    assert s.membership(4)["active"]
+    s.crash(1)
+    s.crash(2)
+    s.connect(3, 4)
+    s.pass_time(3_000_000)
+    assert s.removed(3)
