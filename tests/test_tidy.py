@@ -110,13 +110,24 @@ STOREYS = [
 SIM_STOREYS = [
     {"agenda", "chance", "clock", "history", "machine"},
     {"reference", "watch_frames", "watch_records", "workload"},
+    {"configurations"},
     {"invariants"},
-    {"watch_kept", "watch_lost", "watch_odd", "watch_reads"},
+    {"watch_callers", "watch_kept", "watch_lost", "watch_members", "watch_odd", "watch_reads"},
     {"host"},
-    {"asking", "catchup", "damage", "diverging", "doctoring", "handing", "saving", "upkeep"},
+    {
+        "asking",
+        "catchup",
+        "changing",
+        "damage",
+        "diverging",
+        "doctoring",
+        "handing",
+        "saving",
+        "upkeep",
+    },
     {"equip", "lives"},
     {"world"},
-    {"looking", "network", "straying"},
+    {"altering", "looking", "network", "straying"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
@@ -128,7 +139,8 @@ NOT_SIMULATED = {
 SIM_BACK = {
     ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "diverging"),
     ("host", "doctoring"), ("host", "handing"), ("host", "lives"), ("host", "saving"),
-    ("host", "upkeep"), ("invariants", "watch_lost"), ("world", "network"),
+    ("host", "upkeep"), ("host", "changing"), ("invariants", "watch_lost"),
+    ("invariants", "watch_members"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
@@ -201,7 +213,8 @@ MAY_IMPORT = {
     "phx.sim": GROUND
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
-    | {"phx.membership", "phx.store_facts", "phx.store_mend", "phx.transfer"},
+    | {"phx.membership", "phx.store_facts", "phx.store_members", "phx.store_mend", "phx.transfer"}
+    | {"phx._core.members"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},

@@ -345,18 +345,23 @@ cdef void barrier_turn(Engine* e, Replica* r) noexcept nogil:
         schedule_campaign(e, r, 0)
 
 
-cdef void ask_all(Engine* e, Replica* r) noexcept nogil:
-    """Nobody leads, as far as is heard here: others may lead whom this node has not heard of."""
-    cdef u64 left = r.config.members & ~(<u64>1 << e.own_slot)
+cdef void ask_those(Engine* e, Replica* r, u64 left) noexcept nogil:
+    left &= ~(<u64>1 << e.own_slot)
     while left:
         config_ask(e, r, &e.peers[next_member(&left)])
+
+
+cdef void ask_all(Engine* e, Replica* r) noexcept nogil:
+    """Nobody leads, as far as is heard here: others may lead whom this node has not heard of."""
+    ask_those(e, r, r.config.members)
     if not knows_below(r):
         want(e, r, r.members.instance, 0)
 
 
 cdef void wake_others(Engine* e, Replica* r) noexcept nogil:
-    """Maybe only those that are members no more know who is now."""
-    cdef u64 left = r.config.voters
+    """Maybe only those that are members no more know who is now; or a learner of then is all that
+    is left of those whom this node knows."""
+    cdef u64 left = r.config.members
     cdef u32 to
     while left:
         send_config(e, r, &e.peers[next_member(&left)])
@@ -369,6 +374,10 @@ cdef void wake_others(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef bint barrier_tick(Engine* e, Replica* r) noexcept nogil:
+    if r.role == ROLE_FOLLOWER and votes_in(e, r) and not hears_leader(e, r):
+        # Voters say so when they are asked for votes. Learners are not asked, and may be all that
+        # is left.
+        ask_those(e, r, r.config.learners)
     if r.role != ROLE_FOLLOWER or votes_in(e, r):
         return False
     if r.halted or e.poisoned or is_removed(r):

@@ -15,6 +15,7 @@ from phx._core.plan cimport SettlePlan, hold_new
 from phx._core.state cimport Effects, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY
 from phx.sim.agenda cimport AT_COMMIT, AT_SETTLED, AT_SPARE
 from phx.sim.chance cimport chance_between
+from phx.sim.changing cimport members_row
 from phx.sim.host cimport Floor, Host
 from phx.sim.watch_kept cimport watch_row
 
@@ -128,6 +129,7 @@ cdef void rows_changed(Host h):
     for group in h.plan.through():
         row = floors[group]
         watch_row(h.watch, h.node, group, row.kept_from, row.settled_through)
+        members_row(h, group, row.settled_through)
 
 
 cdef void commit(Host h):

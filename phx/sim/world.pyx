@@ -26,7 +26,6 @@ from phx.sim.handing cimport answer, apply, fail_calls, stop
 from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
-    watch_submitted, watch_submitting,
 )
 from phx.sim.lives cimport is_losing, lose
 from phx.sim.network cimport (
@@ -34,6 +33,7 @@ from phx.sim.network cimport (
 )
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
+from phx.sim.watch_callers cimport watch_submitted, watch_submitting
 from phx.sim.watch_kept cimport watch_store
 
 from phx.sim.comparing import Comparing
