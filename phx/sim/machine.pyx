@@ -23,7 +23,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_Next
 from cpython.ref cimport PyObject
 from libc.string cimport memcpy
-from libcpp.algorithm cimport sort
 
 from phx._core.codec cimport phx_crc32c
 from phx._core.entries cimport Entry
@@ -97,6 +96,10 @@ cdef bint swap(dict items, key, bytes command) except -1:
     return True
 
 
+cdef extern from "<algorithm>" namespace "std" nogil:
+    void sort[Place, Order](Place first, Place last, Order order)
+
+
 cdef struct Register:
     u32 key
     PyObject* value                # bytes, a reference of the dictionary's
@@ -107,8 +110,7 @@ cdef bint lower(const Register& one, const Register& other) noexcept nogil:
 
 
 # By ascending keys; good until the dictionary changes.
-cdef vector[Register] in_order(dict items):
-    cdef vector[Register] found
+cdef int in_order(dict items, vector[Register]* found) except -1:
     cdef Register one
     cdef PyObject* key
     cdef Py_ssize_t at = 0
@@ -117,7 +119,7 @@ cdef vector[Register] in_order(dict items):
         one.key = <u32><object>key
         found.push_back(one)
     sort(found.data(), found.data() + found.size(), lower)
-    return found
+    return 0
 
 
 # The number in decimal and a colon, at the end of `text`; where it begins.
@@ -227,12 +229,13 @@ class SimMachine(StateMachine):
         return self.items.get(query)
 
     def digest(self) -> bytes:
-        cdef vector[Register] found = in_order(self.items)
+        cdef vector[Register] found
         cdef u32 state = 0
         cdef char[16] text
         cdef bytes value
         cdef Py_ssize_t start
         cdef size_t i
+        in_order(self.items, &found)
         for i in range(found.size()):
             start = label(found[i].key, text)
             value = <bytes>found[i].value
@@ -247,13 +250,14 @@ class SimMachine(StateMachine):
         return CopyView(frozen)
 
     def snapshot(self, writer) -> None:
-        cdef vector[Register] found = in_order(self.items)
+        cdef vector[Register] found
         cdef u32 head[2]                 # key, bytes of the value
         cdef u32 chain = self.chain
         cdef Py_ssize_t size = 4
         cdef size_t i
         cdef bytes made
         cdef char* at
+        in_order(self.items, &found)
         for i in range(found.size()):
             size += 8 + PyBytes_GET_SIZE(<bytes>found[i].value)
         made = PyBytes_FromStringAndSize(NULL, size)

@@ -28,9 +28,7 @@ from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
 )
 from phx.sim.lives cimport is_losing, lose
-from phx.sim.network cimport (
-    arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us,
-)
+from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 from phx.sim.watch_callers cimport watch_submitted, watch_submitting
