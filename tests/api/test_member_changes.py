@@ -297,8 +297,17 @@ def test_who_gives_up_waiting_to_be_a_member_leaves_nothing(run_once, tmp_path):
             four = Joining(tmp_path, 4, nodes)
             await asyncio.sleep(0.3)
             await four.close()
-            async with joining(tmp_path, [4], nodes) as (four,):  # its folder is not locked
+            for _ in range(100):  # its folder is let go of, a moment later
+                four = Joining(tmp_path, 4, nodes)
+                await asyncio.sleep(0.2)
+                if not four.opening.done():
+                    break
+                assert isinstance(four.opening.exception(), errors.Locked)
+            try:
                 assert (await nodes[0].add_member(4, four.at)).failed == {}
+                await four.opened()
+            finally:
+                await four.close()
 
     run_once(main())
 
