@@ -55,13 +55,15 @@ cdef int slot_take(Engine* e, u32 node) noexcept nogil:
 
 
 cdef bint slot_used(Engine* e, u32 slot) noexcept nogil:
+    cdef Replica* r
     cdef size_t i
     for i in range(e.configs.size()):
         if e.configs[i].members >> slot & 1:
             return True
     # (Asked when a peer is dropped, and never in between.)
     for i in range(e.replicas.size()):
-        if e.replicas[i].members != NULL and e.replicas[i].members.before >> slot & 1:
+        r = e.replicas[i]
+        if r != NULL and r.members != NULL and r.members.before >> slot & 1:
             return True
     return False
 
@@ -72,6 +74,8 @@ cdef void slot_free(Engine* e, u32 slot) noexcept nogil:
     cdef Replica* r
     for i in range(e.replicas.size()):
         r = e.replicas[i]
+        if r == NULL:
+            continue
         r.supplied &= others
         r.followers &= others
         r.below &= others

@@ -138,7 +138,7 @@ cdef void count_answer(Question* q, Asking* a) noexcept nogil:
 cdef Block* asked_append(Block* out, Replica* r, u64 ballot) noexcept nogil:
     cdef GroupAsked one
     one.group = r.group
-    one.pad = 0
+    one.generation = r.generation
     one.ballot = ballot
     return block_append(out, &one, sizeof(one))
 
@@ -369,7 +369,9 @@ cdef void on_read_point(Engine* e, Peer* p, u8 flags, const ReadPointBody* told,
     for i in range(told.points):
         memcpy(&one, points + i * sizeof(one), sizeof(one))
         r = find_group(e, one.group)
-        if r == NULL or not config_has(r, p.slot) or one.instance > INSTANCE_MAX:
+        if r == NULL or one.generation != r.generation:
+            e.counters.refused_messages += 1
+        elif not config_has(r, p.slot) or one.instance > INSTANCE_MAX:
             e.counters.hostile_messages += 1
         elif not flags & FLAG_QUORUM:
             heard_leader(e, r, p, told.round, &one)
@@ -450,6 +452,46 @@ cdef void reads_lost(Engine* e, Peer* p) noexcept nogil:
         if a.node == p.node:
             a.awaited = False
         reads_line(e, e.replicas[e.reads.active[i]])
+
+
+cdef void index_purge(vector[u32]* line, u32 index) noexcept nogil:
+    cdef size_t i, kept = 0
+    for i in range(line.size()):
+        if line[0][i] != index:
+            line[0][kept] = line[0][i]
+            kept += 1
+    line.resize(kept)
+
+
+cdef void waiting_drop(Engine* e, Replica* r) noexcept nogil:
+    cdef GroupReads* g = r.reads
+    cdef int at = slot_of(e, g.leader.node) if g.leader.awaited else -1
+    if at >= 0 and at != <int>e.own_slot:
+        count_answer(&e.peers[at].reads.question, &g.leader)
+    if g.quorum.awaited:
+        count_answer(&e.reads.question, &g.quorum)
+    fail(e, r, &g.leader, VERDICT_STOPPED_REJECTED)
+    fail(e, r, &g.quorum, VERDICT_STOPPED_REJECTED)
+    while not g.askers.empty():
+        points_drop(e, r, g.askers[0].at)
+    index_purge(&e.reads.line, r.index)
+    g.lined = False
+    reads_leave(e, r)
+
+
+cdef void reads_drop(Engine* e, Replica* r) noexcept nogil:
+    cdef size_t i, kept = 0
+    cdef u32 k
+    for i in range(e.reads.asks.size()):
+        if e.reads.asks[i].index != r.index:
+            e.reads.asks[kept] = e.reads.asks[i]
+            kept += 1
+    e.reads.asks.resize(kept)
+    for k in range(e.n_slots):
+        index_purge(&e.peers[k].reads.question.next, r.index)
+    index_purge(&e.reads.question.next, r.index)
+    if r.reads != NULL:
+        waiting_drop(e, r)
 
 
 cdef void reads_turn(Engine* e) noexcept nogil:

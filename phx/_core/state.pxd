@@ -7,6 +7,7 @@ Structs only. Which module may change what:
     peers      who is connected
     acceptor   promised, slots' accepted ballot and value, acknowledgements
     learner    chosen_through, tail, locations, catch-up
+    groups     replicas, by_group, holes, gone: which groups there are
     proposer   role, ballot, phase 1, window, batches, progress of followers
     sessions   runs of this node's callers, forwarding, deadlines
     liveness   peers, heartbeats, claims, grants, elections' timing
@@ -24,6 +25,8 @@ cdef extern from * nogil:
     int ones "__builtin_popcountll" (unsigned long long word)
 
 cdef enum:
+    GROUP_MAX = 1048575          # the highest id: of the directory (docs/design/membership.md)
+    GENERATION_MAX = 65535       # of one id
     MEMBERS_MAX = 15             # of a group
     SLOTS_MAX = 64               # peers of a node, itself included: bits of a u64 mean slots
 
@@ -48,6 +51,7 @@ cdef struct EngineOptions:
     bint balance                 # leaderships move back to their preferred node
 
 cdef struct GroupStatus:
+    u32 generation
     u32 leader                   # 0: none known
     bint leading
     bint stopped                 # apply failed here
@@ -133,6 +137,10 @@ cdef enum EventKind:
     # the group has other members since instance `first_seq`: version `count`; verdict: MembersFlag.
     # Told when it is so here, when they are active, and by the start
     EVENT_MEMBERS = 7
+
+# Others are of the node: in `group` stands a node then, or nothing.
+cdef inline bint event_of_group(u8 kind) noexcept nogil:
+    return kind != EVENT_PEER_REFUSED and kind != EVENT_CEILING and kind < 64
 
 cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_TIMED_OUT_REJECTED = 1   # never entered a record or an Accept
@@ -384,6 +392,7 @@ cdef struct Membership:      # of a group whose members were ever changed, or ma
 cdef struct Replica:
     u32 group
     u32 index                # in Engine.replicas
+    u16 generation           # of its id: how often that was used before (groups.pxd)
     u8 role
     bint dirty               # in Engine.dirty: has something to flush at the end of the turn
     bint ack_due
@@ -469,12 +478,14 @@ cdef enum:
 
 cdef struct Claim:
     u32 group
+    u32 generation
     u64 ballot
 
 cdef struct ClaimLog:
     u64 members              # who is told, as bits
     u64 ballot
     u32 group
+    u32 generation
 
 cdef struct Question:        # read points, asked in one message
     vector[u32] next         # replicas, for the one after it
@@ -550,6 +561,10 @@ cdef struct Vote:
     u64 instance                # 0: the promise itself
     u32 index
 
+cdef struct Gone:            # a group that is hosted no more
+    u32 group
+    u32 generation           # this one and all before it
+
 cdef struct Engine:
     EngineOptions options
     u32 n_slots
@@ -587,8 +602,12 @@ cdef struct Engine:
     bint stray                  # a replayed vote is of a group that is not hosted,
     u32 stray_group             # this one
     # groups and peers
-    vector[Replica*] replicas
+    vector[Replica*] replicas   # by index; NULL: a hole, for the next one that comes
     vector[Replica*] by_group   # direct table; NULL where there is none
+    Replica* highest            # group GROUP_MAX: up to there the table would be 8 MiB of holes
+    vector[u32] holes           # in `replicas`
+    vector[Gone] gone
+    bint generations            # some group has one that is not 0
     vector[Config*] configs     # each that some group has, once
     u64 lease_version           # grows when lease_until_us of a peer changes
     Peer peers[SLOTS_MAX]       # by slot; the own one is idle
@@ -626,7 +645,7 @@ cdef struct Engine:
 
 cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:
     if group >= e.by_group.size():
-        return NULL
+        return e.highest if group == GROUP_MAX else NULL
     return e.by_group[group]
 
 cdef inline void touch(Engine* e, Replica* r) noexcept nogil:

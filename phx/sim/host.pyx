@@ -113,7 +113,7 @@ cdef class Host:
         cdef int code
         self.engine = engine_new(&self.engine_options)
         for group in self.groups:
-            engine_add_group(self.engine, group, settled.get(group, 0))
+            engine_add_group(self.engine, group, 0, settled.get(group, 0))
         rows_open(self, settled, floors)
         for group in starts:
             engine_restoring(self.engine, group, True)

@@ -109,7 +109,6 @@ class Replay:
         self.node = self.cluster = 0
         self.members: list[int] = []
         self.options: dict[str, int] = {}
-        self.settled: dict[int, int] = {}
         self._engine: Engine | None = None
 
     @property
@@ -118,9 +117,8 @@ class Replay:
             self._engine = Engine(
                 self.node,
                 self.members,
-                list(self.settled),
+                (),
                 cluster=self.cluster,
-                settled=self.settled,
                 **self.options,
             )
         return self._engine
@@ -134,7 +132,11 @@ class Replay:
         """The engine's answer, where it gives one."""
         match kind:
             case Kind.GROUP:
-                self.settled[t.group] = t.first
+                return self.engine.add_group(t.group, t.peer, t.first)
+            case Kind.GONE:
+                self.engine.gone(t.group, t.peer)
+            case Kind.DROP_GROUP:
+                self.engine.drop_group(t.group)
             case Kind.REPLAYED:
                 try:
                     self.engine.replay(t.body + bytes(-len(t.body) % 8), t.first)
@@ -305,7 +307,10 @@ class Check:
             self.report.incarnation = told.result
             self.journal.start(told.first)
         elif kind == Kind.GROUP:
-            self.exposure.chosen[told.group] = told.first
+            if told.result == 0:
+                self.exposure.chosen[told.group] = told.first
+        elif kind == Kind.DROP_GROUP:
+            self.replayed.pop(told.group, None)
         elif kind == Kind.FLOOR:
             self.exposure.known(told.group, told.first - 1)
         elif kind == Kind.INSTALL and told.result == 0:
@@ -326,7 +331,7 @@ class Check:
                 f"the engine is told that {told.first} is durable; the disk has synced"
                 f" everything up to {self.journal.durable}",
             )
-        if self._replaying or kind == Kind.GROUP:
+        if self._replaying:
             self.replay.tell(kind, told)
 
     def _receive(self, told: Input) -> None:
