@@ -68,7 +68,7 @@ GROUP_BYTES = {
     "queues": 2 * sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
     "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
-    "waiters": sizeof(WaiterRing),
+    "waiters": sizeof(WaiterRing) + sizeof(void*),
     "led": sizeof(Lead) + 2 * sizeof(Claim),
     "led, per member": sizeof(Progress),
     "callers": sizeof(Callers) + sizeof(OwnRun),

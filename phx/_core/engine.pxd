@@ -81,7 +81,8 @@ cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept 
 # The group is to have other members: `members` is the value (members.pxd), of which the version is
 # the one after that of the members there are; ballot and time are put in here. Returns a
 # ChangeVerdict (barrier.pxd). With CHANGE_UNDER_WAY it is proposed when all that is open is chosen,
-# unless this node leads no longer then; what became of it is told by EVENT_MEMBERS.
+# unless this node leads no longer then; what became of it is told by EVENT_MEMBERS. A value without
+# members ends the group (members.pxd).
 cdef int engine_change_members(Engine* e, u32 group, const u8* members, u64 nbytes) noexcept nogil
 # What a store's row, a checkpoint's manifest or another node's answer says of the group's members:
 # the value at `instance` (0: none, they were the first) made them, it was counted as chosen in

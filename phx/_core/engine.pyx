@@ -27,7 +27,7 @@ from phx._core.learner cimport (
 from phx._core.leases cimport GRANT_MARGIN, heartbeats
 from phx._core.liveness cimport give_to, hand_over, successor, watch, watch_at
 from phx._core.membership cimport (
-    carry_members, floor_with, members_begin, members_status, replay_members, slots_begin,
+    carry_members, floor_with, is_ended, members_begin, members_status, replay_members, slots_begin,
 )
 from phx._core.native cimport *
 from phx._core.peers cimport peer_add, peer_drop, peer_lost, peer_met
@@ -641,6 +641,7 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     out.halted = r.halted
     out.restoring = r.restoring
     out.suspect = r.suspect
+    out.ended = is_ended(r)
     out.promised = r.promised
     out.highest_seen = max(r.highest_seen, r.promised)
     out.ballot = r.lead.ballot if r.lead != NULL else 0

@@ -29,7 +29,7 @@ from phx._core.membership cimport config_set
 from phx._core.native cimport *
 from phx._core.state cimport (
     Config, Effects, EngineCounters, EngineOptions, Event, GroupMembers, GroupStatus,
-    MEMBERS_ACTIVE, MEMBERS_LEFT, MEMBERS_MAX, SettleItem, find_group, slot_of,
+    MEMBERS_ACTIVE, MEMBERS_ENDED, MEMBERS_LEFT, MEMBERS_MAX, SettleItem, find_group, slot_of,
 )
 
 DEFAULTS = {
@@ -226,6 +226,7 @@ cdef class Engine:
         return {
             "version": found.version, "instance": found.instance, "floor": found.floor,
             "active": bool(found.flags & MEMBERS_ACTIVE), "left": bool(found.flags & MEMBERS_LEFT),
+            "ended": bool(found.flags & MEMBERS_ENDED),
             "value": None if found.value == NULL else PyBytes_FromStringAndSize(
                 <char*>found.value.data, found.value.size),
         }

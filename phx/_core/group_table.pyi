@@ -1,5 +1,11 @@
 from collections.abc import Sequence
+from typing import Final
+
 from phx._core.driver import Driver
+
+END_UNDER_WAY: Final = 0
+END_NOT_LEADING: Final = 1
+END_BUSY: Final = 3
 
 class GroupTable:
     """The groups of a driver that runs, as they come and go. One thread at a time.
@@ -35,7 +41,8 @@ class GroupTable:
 
         Raises:
             DriverError: ERROR_OPTION: it is there, or was, in that generation or a later one, or
-                the numbers cannot be. Nothing was done.
+                the numbers cannot be. Nothing was done; (where the members cannot be, that
+                generation is used up).
         """
     def drop(self, group: int) -> None:
         """Host a group no longer. On the thread that applies.
@@ -44,6 +51,18 @@ class GroupTable:
         memory is given back, and another group may have its id under a later generation. Whoever
         waits for one of its values is told nothing here; reads of it are refused. Its votes and
         values are forgotten: that they are needed no more has to be known, durably.
+
+        Raises:
+            DriverError: ERROR_UNKNOWN_GROUP: there is no such group.
+        """
+    def end(self, group: int) -> int:
+        """Give a group that this node leads its last value: nothing comes after it, on any node.
+
+        Returns:
+            END_UNDER_WAY: when it is chosen, the group's status says ``ended``, here and wherever
+            it is known; unless this node leads no longer before, which is to be asked again then.
+            END_NOT_LEADING: this node does not lead it, or it has ended. END_BUSY: its members are
+            being changed, or this was said already.
 
         Raises:
             DriverError: ERROR_UNKNOWN_GROUP: there is no such group.

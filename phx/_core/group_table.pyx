@@ -7,13 +7,19 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memset
 
+from phx._core.barrier cimport CHANGE_BUSY, CHANGE_NOT_LEADING, CHANGE_UNDER_WAY
 from phx._core.driver cimport Driver
 from phx._core.driver_state cimport GroupWanted, Opening
 from phx._core.native cimport *
-from phx._core.queues cimport ASK_ADD_GROUP, ASK_DROP_GROUP, Question
+from phx._core.queues cimport ASK_ADD_GROUP, ASK_DROP_GROUP, ASK_END_GROUP, Question
 
 from phx._core import driver as errors
 from phx._core.options import DriverError
+
+# what end() says
+END_UNDER_WAY = <int>CHANGE_UNDER_WAY
+END_NOT_LEADING = <int>CHANGE_NOT_LEADING
+END_BUSY = <int>CHANGE_BUSY
 
 
 cdef class GroupTable:
@@ -91,6 +97,14 @@ cdef class GroupTable:
         question.group = group
         d.ask(&question)
         d.sessions.drop_group(group)
+
+    def end(self, u32 group):
+        cdef Question question
+        self.driver.hosted(group)
+        question.kind = ASK_END_GROUP
+        question.group = group
+        self.driver.ask(&question)
+        return question.verdict
 
     def groups(self):
         return sorted(self.driver.index_of)

@@ -19,6 +19,8 @@ cdef int hosting_begin(DriverState* s, u32 group, const Opening* opening) noexce
 cdef int hosting_add(DriverState* s, u32 group, GroupWanted* wanted) noexcept nogil
 # One less, if it is there. Whoever waits for a value of it is told nothing by this.
 cdef void hosting_drop(DriverState* s, u32 group) noexcept nogil
+# The group, led from here, is to have its last value (members.pxd); a ChangeVerdict.
+cdef int hosting_end(DriverState* s, u32 group) noexcept nogil
 
 cdef enum:
     GROUP_NOT = 1

@@ -4,16 +4,20 @@
 # cython: initializedcheck=False, binding=False
 """Groups of a driver that come and go; see hosting.pxd."""
 
+from libc.string cimport memset
+
+from phx._core.barrier cimport CHANGE_NOT_LEADING
 from phx._core.driver_state cimport DriverState, GroupWanted, Opening
 from phx._core.flow cimport flow_add, flow_drop
 from phx._core.inputs cimport (
-    input_change_known, input_drop_group, input_floor, input_group,
+    input_change_known, input_change_members, input_drop_group, input_floor, input_group,
     input_restoring,
 )
+from phx._core.members cimport Roster, roster_write
 from phx._core.native cimport *
 from phx._core.published cimport published_blank
 from phx._core.queues cimport inbox_blank, outbox_blank, submissions_forget
-from phx._core.state cimport find_group
+from phx._core.state cimport Replica, find_group
 
 
 cdef void opened(DriverState* s, u32 group, const Opening* opening) noexcept nogil:
@@ -53,6 +57,23 @@ cdef int hosting_add(DriverState* s, u32 group, GroupWanted* wanted) noexcept no
         return GROUP_NOT
     s.again = True
     return 0
+
+
+cdef int hosting_end(DriverState* s, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(s.engine, group)
+    cdef Roster nobody
+    cdef Block* value
+    cdef int verdict
+    if r == NULL:
+        return CHANGE_NOT_LEADING
+    memset(&nobody, 0, sizeof(Roster))
+    nobody.version = <u64>r.version + 1
+    nobody.ballot = 1  # (The engine puts its own in.)
+    value = roster_write(&nobody)
+    verdict = input_change_members(s, group, value.data, value.size)
+    block_unref(value)
+    s.again = True
+    return verdict
 
 
 cdef void settling_forget(DriverState* s, u32 group) noexcept nogil:

@@ -11,7 +11,7 @@ from phx._core.driver_state cimport *
 from phx._core.engine cimport engine_counters, engine_group_status, engine_leading
 from phx._core.flow cimport *
 from phx._core.handover cimport handover_push
-from phx._core.hosting cimport hosting_add, hosting_drop
+from phx._core.hosting cimport hosting_add, hosting_drop, hosting_end
 from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.lookups cimport lookups_close, lookups_want
@@ -403,6 +403,8 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
         question.verdict = hosting_add(s, question.group, <GroupWanted*>question.status)
     elif question.kind == ASK_DROP_GROUP:
         hosting_drop(s, question.group)
+    elif question.kind == ASK_END_GROUP:
+        question.verdict = hosting_end(s, question.group)
     else:
         flow_read(s, question)
     inbox_answer(&s.inbox, question)

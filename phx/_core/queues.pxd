@@ -74,9 +74,10 @@ cdef enum QuestionKind:
     ASK_ADD_PEER = 8
     ASK_DROP_PEER = 9
     ASK_MOVE_PEER = 10           # another address for one that there is
-    # verdict: 0, or -2: it cannot be; status: a GroupWanted
+    # verdict: 0, or GROUP_NOT (hosting.pxd); status: a GroupWanted
     ASK_ADD_GROUP = 11
     ASK_DROP_GROUP = 12
+    ASK_END_GROUP = 13           # verdict: a ChangeVerdict (barrier.pxd)
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport LANE_NOW, send
 from phx._core.learner cimport want
-from phx._core.membership cimport is_removed, voters_connected
+from phx._core.membership cimport is_ended, is_removed, voters_connected
 from phx._core.native cimport *
 from phx._core.points cimport (
     accepted_through, beat_for_checks, may_vouch, points_asked, points_drop, points_lost,
@@ -35,6 +35,8 @@ cdef int read_take(Engine* e, Replica* r, u64 ticket, u32 flags, u64 deadline_us
     cdef Asking* a
     if e.poisoned:
         return VERDICT_POISONED_REJECTED
+    if is_ended(r):
+        return VERDICT_ENDED_REJECTED
     if r.halted or is_removed(r):
         return VERDICT_STOPPED_REJECTED
     if e.reads.tickets >= READS_MAX:
@@ -385,6 +387,8 @@ cdef void look(Engine* e, Replica* r) noexcept nogil:
     """Answer who asked, ask for who is not answered."""
     cdef GroupReads* g = r.reads
     cdef u32 verdict = VERDICT_POISONED_REJECTED if e.poisoned else VERDICT_STOPPED_REJECTED
+    if is_ended(r) and not e.poisoned:
+        verdict = VERDICT_ENDED_REJECTED
     if r.halted or e.poisoned or is_removed(r):
         fail(e, r, &g.leader, verdict)
         fail(e, r, &g.quorum, verdict)

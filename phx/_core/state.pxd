@@ -58,6 +58,7 @@ cdef struct GroupStatus:
     bint halted                  # a protocol invariant broke here
     bint restoring               # its machine is not there yet: this node does not lead
     bint suspect                 # votes were lost: it does not vote before it has rejoined
+    bint ended                   # its last value is chosen: there never will be another one
     u64 promised
     u64 highest_seen             # of all ballots; at least `promised`
     u64 ballot
@@ -152,6 +153,8 @@ cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_NO_QUORUM = 7            # rejected: deadline passed with no leader to be found
     VERDICT_POISONED_REJECTED = 8    # this node's journal failed
     VERDICT_POISONED_UNKNOWN = 9
+    VERDICT_ENDED_REJECTED = 10      # the group has its last value, and this one is not below it
+    VERDICT_ENDED_UNKNOWN = 11
 
 cdef struct Event:
     u8 kind
@@ -291,6 +294,7 @@ cdef struct Callers:
     size_t head
     u64 next_seq
     u32 attempts             # numbers given to attempts
+    u64 unsure               # those below may have been chosen unseen: a checkpoint took its place
     bint unsent              # some run may have to be handed out
     u32 values
 
@@ -365,6 +369,7 @@ cdef enum MembersFlag:       # also in RECORD_MEMBERS
     MEMBERS_ACTIVE = 1       # the members before may be forgotten
     MEMBERS_HELD = 2         # every value up to their instance is here
     MEMBERS_LEFT = 4         # this node was a member, and is none of these
+    MEMBERS_ENDED = 8        # there are none: the group has ended (members.pxd)
 
 cdef struct Membership:      # of a group whose members were ever changed, or may have been
     u64 instance             # of the value that made them; 0: none did

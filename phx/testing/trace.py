@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from phx._core import members
 from phx._core.codec import crc32c, encode_frame
 from phx._core.engine_door import Engine
 from phx.sim.wire_text import ACCEPT, PROMISE, SETTLED, ballot_text, records
@@ -133,6 +134,14 @@ class Replay:
         match kind:
             case Kind.GROUP:
                 return self.engine.add_group(t.group, t.peer, t.first)
+            case Kind.CHANGE_MEMBERS:
+                return self.engine.change_members(t.group, t.body)
+            case Kind.CHANGE_KNOWN:
+                said = members.read(t.body)
+                version = said[0] if said else 0
+                return self.engine.change_known(
+                    t.group, version, t.body, t.first, t.second, t.peer != 0
+                )
             case Kind.GONE:
                 self.engine.gone(t.group, t.peer)
             case Kind.DROP_GROUP:

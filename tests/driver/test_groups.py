@@ -8,13 +8,13 @@ from driver_lab import US, Lab, Member
 
 from phx._core.codec import allocations_live, blocks_live
 from phx._core.driver import ERROR_OPTION, ERROR_UNKNOWN_GROUP, Driver, DriverError
-from phx._core.group_table import GroupTable
+from phx._core.group_table import END_NOT_LEADING, END_UNDER_WAY, GroupTable
 from phx.sim.wire_text import value
 from phx.testing.trace import check
 
 UNSETTLED = {"settle_idle_us": 60 * US}
 HIGHEST = 1_048_575
-STOPPED = 5
+FAILED, ENDED_REJECTED = 1, 10
 
 
 def add(member: Member, group: int, generation: int = 1, **said: Any) -> GroupTable:
@@ -254,6 +254,40 @@ def test_after_a_restart_it_is_what_the_list_of_groups_says(lab):
             without.stop(10 * US)
 
 
+def test_a_group_gets_its_last_value_and_the_next_of_that_id_knows_nothing_of_it(lab):
+    three = lab(3)
+    three.start()
+    three.wait_led()
+    everywhere(three, 9)
+    three.commit([b"a"], 2, 9)
+    leader = three.led(9)
+    for member in three.running():
+        if member.node != leader:
+            assert GroupTable(member.driver).end(9) == END_NOT_LEADING
+    assert GroupTable(three.members[leader].driver).end(9) == END_UNDER_WAY
+    three.until(lambda: all(one.driver.group_status(9)["ended"] for one in three.running()))
+    last = {one.driver.group_status(9)["chosen_through"] for one in three.running()}
+    assert len(last) == 1
+    for member in three.running():
+        member.events.clear()
+        member.submit([b"late"], 9)
+    three.until(
+        lambda: all(
+            [e[1] for e in one.events if e[0] == FAILED and e[2] == 9] == [ENDED_REJECTED]
+            for one in three.running()
+        )
+    )
+    three.until(
+        lambda: {one.driver.group_status(9)["applied_through"] for one in three.running()} == last
+    )
+    assert all(one.values[9] == [b"a"] for one in three.running())
+    for member in three.running():
+        drop(member, 9)
+    everywhere(three, 9, 2)
+    three.commit([b"b"], 1, 9)
+    assert all(one.values[9] == [b"b"] for one in three.running())
+
+
 def test_a_trace_of_it_replays(lab, tmp_path):
     one = lab(1, **UNSETTLED)
     member = one.members[1]
@@ -263,6 +297,8 @@ def test_a_trace_of_it_replays(lab, tmp_path):
     for generation in (1, 2, 3):
         add(member, 9, generation)
         one.commit([b"x"], 1, 9)
+        assert GroupTable(member.driver).end(9) == END_UNDER_WAY
+        one.until(lambda: bool(member.driver.group_status(9)["ended"]))
         drop(member, 9)
     one.stop(1)
     report = check(tmp_path / "trace")
