@@ -26,7 +26,8 @@ from phx._core.native cimport *
 from phx._core.queues cimport Question
 from phx._core.state cimport ChosenRange, Fetch
 
-# The flow of a group that the engine has. What is settled beyond opening.start is to be handed over first.
+# The flow of a group that the engine has. What is settled beyond opening.start is to be handed over
+# first.
 cdef void flow_add(DriverState* s, u32 group, const Opening* opening) noexcept nogil
 # The engine has it no longer after this: nothing of it is handed over or loaded any more.
 cdef void flow_drop(DriverState* s, u32 group) noexcept nogil

@@ -17,6 +17,13 @@ from phx._core.codec cimport RecordHeader
 from phx._core.native cimport *
 from phx._core.state cimport *
 
+cdef enum:
+    GENERATION_MAX = 65535       # of one id
+
+# Other events are of the node: in `group` stands a node then, or nothing.
+cdef inline bint event_of_group(u8 kind) noexcept nogil:
+    return kind != EVENT_PEER_REFUSED and kind != EVENT_CEILING and kind < 64
+
 # 0; or -1: there is one of that id, or there was one of that generation or a later one, or the
 # numbers cannot be. Also in an engine that runs.
 cdef int group_add(Engine* e, u32 group, u32 generation, u64 settled_through) noexcept nogil

@@ -6,8 +6,8 @@ theorem that keeps the members before from choosing there (U10), and nothing els
 group: who proposes it, adopts it or hears of it does what it would with any other (M1 to M4).
 
 It is alone in its instance. Body header (batch.pxd, 24 bytes) with kind BODY_MEMBERSHIP, `runs` the
-number of members (0: the group ends), `values` 0, and `epoch` P: the ballot of the leader that packed it, which those
-of the new configuration are above. Then
+number of members (0: the group ends), `values` 0, and `epoch` P: the ballot of the leader that
+packed it, which those of the new configuration are above. Then
 
     offset  size  field
     24      8     version   of the members from the next instance on; 2 to 2**32 - 1

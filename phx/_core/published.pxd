@@ -40,7 +40,7 @@ cdef struct PublishedGroup:
     i64 quorum                   # and how many
 
 cdef enum:
-    LATER_FIRST = 64             # groups in the first of these pieces; each has twice as many
+    LATER_BITS = 6               # 2**6 groups in the first of these pieces; each has twice as many
     LATER_MAX = 16
 
 cdef struct Published:
@@ -56,8 +56,8 @@ cdef inline PublishedGroup* published_at(Published* p, u32 index) noexcept nogil
     if index < p.count:
         return &p.groups[index]
     index -= p.count
-    piece = 63 - <u32>leading_zeros(<u64>index // LATER_FIRST + 1)
-    return &p.later[piece][index - ((1 << piece) - 1) * LATER_FIRST]
+    piece = 63 - <u32>leading_zeros((<u64>index >> LATER_BITS) + 1)
+    return &p.later[piece][index - (((<u32>1 << piece) - 1) << LATER_BITS)]
 
 # With one reference. Nothing is led before the first publish.
 cdef Published* published_new(u32 groups) noexcept nogil

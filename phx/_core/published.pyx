@@ -7,7 +7,9 @@
 from phx._core.membership cimport changing
 from phx._core.native cimport *
 from phx._core.port cimport phx_now_us
-from phx._core.state cimport ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, leading_zeros, next_member
+from phx._core.state cimport (
+    ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, leading_zeros, next_member,
+)
 
 cdef enum:
     LOOKS_MAX = 100
@@ -41,10 +43,10 @@ cdef void published_blank(Published* p, u32 index) noexcept nogil:
     cdef PublishedGroup* g
     cdef u32 piece
     if index >= p.count:
-        piece = 63 - <u32>leading_zeros(<u64>(index - p.count) // LATER_FIRST + 1)
+        piece = 63 - <u32>leading_zeros((<u64>(index - p.count) >> LATER_BITS) + 1)
         if p.later[piece] == NULL:
             p.later[piece] = <PublishedGroup*>phx_calloc(
-                <size_t>LATER_FIRST << piece, sizeof(PublishedGroup))
+                <size_t>1 << (LATER_BITS + piece), sizeof(PublishedGroup))
             if p.later[piece] == NULL:
                 phx_fatal("out of memory")
     g = published_at(p, index)

@@ -7,6 +7,7 @@
 from libc.string cimport memcpy, memset, strncpy
 
 from phx._core.delivery cimport Delivered, delivered_free
+from phx._core.groups cimport event_of_group
 from phx._core.native cimport *
 from phx._core.port cimport (
     phx_cond_init, phx_cond_wait_us, phx_fence, phx_span_ns, phx_waker_signal,
@@ -16,7 +17,6 @@ from phx._core.port cimport (
 from phx._core.reads cimport READS_MAX
 from phx._core.state cimport (
     EVENT_BELOW, EVENT_FAILED, EVENT_LEADER, EVENT_PEER_REFUSED, Event, ReadPoint, SettleItem,
-    event_of_group,
 )
 
 cdef enum:

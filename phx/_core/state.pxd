@@ -7,7 +7,6 @@ Structs only. Which module may change what:
     peers      who is connected
     acceptor   promised, slots' accepted ballot and value, acknowledgements
     learner    chosen_through, tail, locations, catch-up
-    groups     replicas, by_group, holes, gone: which groups there are
     proposer   role, ballot, phase 1, window, batches, progress of followers
     sessions   runs of this node's callers, forwarding, deadlines
     liveness   peers, heartbeats, claims, grants, elections' timing
@@ -26,7 +25,6 @@ cdef extern from * nogil:
 
 cdef enum:
     GROUP_MAX = 1048575          # the highest id: of the directory (docs/design/membership.md)
-    GENERATION_MAX = 65535       # of one id
     MEMBERS_MAX = 15             # of a group
     SLOTS_MAX = 64               # peers of a node, itself included: bits of a u64 mean slots
 
@@ -138,10 +136,6 @@ cdef enum EventKind:
     # the group has other members since instance `first_seq`: version `count`; verdict: MembersFlag.
     # Told when it is so here, when they are active, and by the start
     EVENT_MEMBERS = 7
-
-# Others are of the node: in `group` stands a node then, or nothing.
-cdef inline bint event_of_group(u8 kind) noexcept nogil:
-    return kind != EVENT_PEER_REFUSED and kind != EVENT_CEILING and kind < 64
 
 cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_TIMED_OUT_REJECTED = 1   # never entered a record or an Accept
@@ -569,7 +563,6 @@ cdef struct Vote:
 cdef struct Gone:            # a group that is hosted no more
     u32 group
     u32 generation           # this one and all before it
-
 cdef struct Engine:
     EngineOptions options
     u32 n_slots

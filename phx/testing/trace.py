@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from phx._core import members
 from phx._core.codec import crc32c, encode_frame
 from phx._core.engine_door import Engine
 from phx.sim.wire_text import ACCEPT, PROMISE, SETTLED, ballot_text, records
@@ -132,20 +131,8 @@ class Replay:
     def _tell(self, kind: Kind, t: Input) -> int | None:
         """The engine's answer, where it gives one."""
         match kind:
-            case Kind.GROUP:
-                return self.engine.add_group(t.group, t.peer, t.first)
-            case Kind.CHANGE_MEMBERS:
-                return self.engine.change_members(t.group, t.body)
-            case Kind.CHANGE_KNOWN:
-                said = members.read(t.body)
-                version = said[0] if said else 0
-                return self.engine.change_known(
-                    t.group, version, t.body, t.first, t.second, t.peer != 0
-                )
-            case Kind.GONE:
-                self.engine.gone(t.group, t.peer)
-            case Kind.DROP_GROUP:
-                self.engine.drop_group(t.group)
+            case Kind.GROUP | Kind.GONE | Kind.DROP_GROUP | Kind.CHANGE_MEMBERS | Kind.CHANGE_KNOWN:
+                return self._tell_groups(kind, t)
             case Kind.REPLAYED:
                 try:
                     self.engine.replay(t.body + bytes(-len(t.body) % 8), t.first)
@@ -206,6 +193,24 @@ class Replay:
                 self.engine.resign()
             case _:
                 raise AssertionError(kind)
+        return None
+
+    def _tell_groups(self, kind: Kind, t: Input) -> int | None:
+        """Which groups there are, and who their members are."""
+        match kind:
+            case Kind.GROUP:
+                return self.engine.add_group(t.group, t.peer, t.first)
+            case Kind.CHANGE_MEMBERS:
+                return self.engine.change_members(t.group, t.body)
+            case Kind.CHANGE_KNOWN:
+                version = int.from_bytes(t.body[24:32], "little")  # members.pxd
+                return self.engine.change_known(
+                    t.group, version, t.body, t.first, t.second, t.peer != 0
+                )
+            case Kind.GONE:
+                self.engine.gone(t.group, t.peer)
+            case Kind.DROP_GROUP:
+                self.engine.drop_group(t.group)
         return None
 
     def turn(self, data: bytes) -> None:
