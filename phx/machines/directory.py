@@ -147,7 +147,8 @@ class Directory(StateMachine):
     def apply(self, entry: Entry) -> Answer:
         try:
             name, *rest = msgpack.unpackb(entry.value)
-            return self._commands[name](self, *rest)
+            answer: Answer = self._commands[name](self, *rest)
+            return answer
         except (ValueError, TypeError, KeyError, msgpack.UnpackException):
             return Answer(False, None)
 

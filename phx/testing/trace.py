@@ -119,6 +119,7 @@ class Replay:
                 self.members,
                 (),
                 cluster=self.cluster,
+                settled=None,
                 **self.options,
             )
         return self._engine
