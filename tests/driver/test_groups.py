@@ -152,6 +152,31 @@ def test_what_waits_of_it_goes_and_what_is_of_others_stays(lab):
     assert member.values[9] == [b"of the next"]
 
 
+def test_read_points_of_as_many_as_come_are_published(lab):
+    """More than the first two pieces hold (published.pxd), and of each its own."""
+    one = lab(1, **UNSETTLED)
+    one.start()
+    one.wait_led()
+    member = one.members[1]
+    points = member.driver.points
+    groups = range(1, 201)
+    for group in groups:
+        add(member, group)
+    one.until(lambda: all(one.led(group) == 1 for group in (1, 64, 65, 192, 193, 200)))
+    for group in (1, 64, 65, 192, 193, 200):
+        for number in range(group % 7):
+            one.commit([b"%d" % number], 1, group)
+        chosen = member.driver.group_status(group)["chosen_through"]
+        assert points.known(group) == chosen
+        assert points.leased(group) == chosen
+    drop(member, 65)
+    with pytest.raises(KeyError):
+        points.leased(65)
+    add(member, 65, 2)
+    assert points.known(65) <= 1
+    one.until(lambda: points.leased(65) == 1)
+
+
 class Slow:
     """A driver whose store answers late."""
 
