@@ -39,6 +39,7 @@ from phx.errors import (
     NodeFailedUnknown,
     NoQuorum,
     NotApplied,
+    NotInCluster,
     Overloaded,
     PhxError,
     ResultNotKept,
@@ -223,8 +224,19 @@ def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
     return TimedOutUnknown(f"the engine gave the value up, verdict {verdict}")
 
 
-def same_stop(stopped: GroupStopped) -> GroupStopped:
+class Removed(GroupStopped):
+    """The group goes on without this node: it was a member, and is none any more. Callers are told
+    NotInCluster."""
+
+    def __init__(self, group: int, instance: int, node: int, version: int) -> None:
+        why = f"node {node} is no member of it any more: version {version} is without it"
+        super().__init__(group, instance, None, why)
+
+
+def same_stop(stopped: GroupStopped) -> PhxError:
     """A copy for one more caller: each raises its own, with its own traceback."""
+    if isinstance(stopped, Removed):
+        return NotInCluster(f"group {stopped.group}: {stopped.why}")
     copy = GroupStopped(stopped.group, stopped.instance, stopped.machine, stopped.why)
     copy.__cause__ = stopped.__cause__
     return copy
@@ -251,6 +263,8 @@ class Applier:
         self.on_due: Callable[[GroupState], None] | None = None
         self.on_table: Callable[[GroupState, bytes], None] | None = None
         self.on_agreed: Callable[[GroupState], None] | None = None  # at an agreed instance
+        # After each look at the driver, and before what was taken is applied.
+        self.on_taken: Callable[[], None] | None = None
         self.on_turn: Callable[[], None] | None = None  # at the end of each
         self.on_below: Callable[[int, int, int], None] | None = None  # group, who, its floor
         self.on_ceiling: Callable[[int], None] | None = None
@@ -272,6 +286,8 @@ class Applier:
         while self._calls:
             self._calls.popleft()()
         self.tell()
+        if self.on_taken is not None:
+            self.on_taken()  # also where nothing is applied any more
         more = self._slice()
         if self.reads is not None:
             more = self.reads.turn() or more
@@ -314,6 +330,8 @@ class Applier:
                 if not taken:
                     return False
                 backlog.extend(taken)
+                if self.on_taken is not None:
+                    self.on_taken()
             while backlog:
                 if self._apply(backlog[0], until):
                     backlog.popleft()
@@ -324,7 +342,10 @@ class Applier:
         """Pass on what the native side reports: failed proposals, leaders, log lines."""
         for level, text in self._driver.messages():
             log.log(level, "%s", text)
-        for event in self._driver.events():
+        events = self._driver.events()
+        if events and self.on_taken is not None:
+            self.on_taken()  # whoever fails because this node was removed is told so
+        for event in events:
             try:
                 self._event(*event)
             except Exception:  # the others are told all the same
@@ -364,6 +385,8 @@ class Applier:
         """
         self.tell()  # what the driver has given up fails as such
         sessions = self._driver.sessions
+        if isinstance(state.stopped, Removed):
+            return False
         if not made.idle and (
             state.stopped is not None or sessions.next_instance(state.group)[0] > made.frontier
         ):
@@ -590,6 +613,24 @@ class Applier:
             span = f" in a batch of instances {first.instance} to {last.instance}"
         why = f"apply raised {type(error).__name__}: {error}{span}"
         self.halt(state, GroupStopped(state.group, first.instance, machine, why), error)
+
+    def remove(self, state: GroupState, removed: Removed) -> None:
+        """This node is no member of the group any more: nothing of it is applied or proposed here,
+        and its machines are retired, and let go of. On the applying thread."""
+        if state.group in self.stopped:
+            self.stopped.remove(state.group)
+        state.stopped = removed
+        state.taking = {}
+        self._retire(state)
+        state.machines, state.skip = {}, {}
+
+        # (Those that the engine knows to be rejected are told that first.)
+        def fail() -> None:
+            self._waiters.fail_group(state.group, lambda: _unknown_stop(removed))
+
+        self.soon(fail)
+        if state.reads and self.reads is not None:
+            self.reads.reached(state)
 
     def halt(self, state: GroupState, stopped: GroupStopped, error: BaseException | None) -> None:
         """Nothing more is applied or proposed in the group on this node; all else goes on."""

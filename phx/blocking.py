@@ -16,26 +16,31 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady, TimedOut
-from phx.group import TIMEOUT_S, GroupView
+from phx.group import CHANGE_S, TIMEOUT_S, GroupView
 from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
+from phx.node.changes import adding, exactly, removing, replacing
 from phx.node.room import Room
 from phx.types import (
+    Changed,
     CheckpointInfo,
     Consistency,
     Entry,
     Leader,
+    Member,
+    Members,
     Moved,
     NodeStatus,
     Read,
     Result,
+    Role,
 )
 
 if TYPE_CHECKING:
@@ -192,6 +197,32 @@ class Group(GroupView):
         if not found:
             door.open_driver()
         return door.given(state, to, found[0] if found else None)
+
+    def set_members(
+        self,
+        members: Mapping[int, Member],
+        version: int | None = None,
+        *,
+        timeout: float = TIMEOUT_S,
+    ) -> Members:
+        """Have exactly these members; blocks until they are active. See ``phx.Group``."""
+        return self._door.changing.set_members(self.id, members, version, timeout).result()
+
+    def add_member(
+        self, node: int, address: str, *, role: Role = Role.VOTER, timeout: float = CHANGE_S
+    ) -> Members:
+        """Have one member more. See ``phx.Group.add_member``."""
+        return self._door.changing.add(self.id, node, address, role, timeout).result()
+
+    def remove_member(self, node: int, *, timeout: float = CHANGE_S) -> Members:
+        """Have one member less. See ``phx.Group.remove_member``."""
+        return self._door.changing.remove(self.id, node, timeout).result()
+
+    def replace_member(
+        self, node: int, by: int, address: str, *, timeout: float = CHANGE_S
+    ) -> Members:
+        """Have one node in the place of another. See ``phx.Group.replace_member``."""
+        return self._door.changing.replace(self.id, node, by, address, timeout).result()
 
     def lease(
         self,
@@ -393,6 +424,26 @@ class Node:
     def resign_all(self, to: int | None = None, *, timeout: float = TIMEOUT_S) -> Moved:
         """Give every leadership of this node away; see ``phx.Node.resign_all``. Blocks."""
         return self._room.moves.resign_all(to, timeout).result()
+
+    def set_members(self, members: Mapping[int, Member], *, timeout: float = CHANGE_S) -> Changed:
+        """Have these members in all groups of this node. See ``phx.Node.set_members``."""
+        return self._room.changes.all_to(exactly(members), timeout).result()
+
+    def add_member(
+        self, node: int, address: str, *, role: Role = Role.VOTER, timeout: float = CHANGE_S
+    ) -> Changed:
+        """Have one member more in all of them. See ``phx.Node.add_member``."""
+        return self._room.changes.all_to(adding(node, address, role), timeout).result()
+
+    def remove_member(self, node: int, *, timeout: float = CHANGE_S) -> Changed:
+        """Have one member less in all of them. See ``phx.Node.remove_member``."""
+        return self._room.changes.all_to(removing(node), timeout).result()
+
+    def replace_member(
+        self, node: int, by: int, address: str, *, timeout: float = CHANGE_S
+    ) -> Changed:
+        """Have one node in the place of another. See ``phx.Node.replace_member``."""
+        return self._room.changes.all_to(replacing(node, by, address), timeout).result()
 
     def pause_checkpoints(self) -> None:
         """See ``phx.Node.pause_checkpoints``."""

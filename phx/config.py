@@ -218,6 +218,10 @@ class Config:
             not known yet, see ``Node.set_address``.
         dir: folder of the node's journal and store.
         groups: how many groups (ids from 0), or their ids (0 .. 1,048,575).
+        join: "host:port" of nodes of a running cluster that this node is to join: they say who is
+            there. ``members`` then need be no more than this node itself. It opens once all of its
+            groups have it for a member (``Node.add_member``), and waits for that; later starts need
+            nobody. Not at a node that the cluster began with.
         bind: "host:port" to listen at; default: the own member address. Port 0: any free port.
         balance: leaderships return to the node that a group prefers, so that load stays even; those
             that somebody moved stay until they end.
@@ -237,6 +241,7 @@ class Config:
     members: Mapping[int, str]
     dir: Path
     groups: int | Sequence[int] = 1
+    join: Sequence[str] = ()
     bind: str | None = None
     balance: bool = True
     priority: int = PRIORITY_USUAL
@@ -255,6 +260,8 @@ class Config:
             object.__setattr__(self, "dir", Path(self.dir))
         if isinstance(self.members, Mapping):
             object.__setattr__(self, "members", dict(self.members))
+        if isinstance(self.join, Sequence) and not isinstance(self.join, str):
+            object.__setattr__(self, "join", tuple(self.join))
         if isinstance(self.groups, Sequence) and not isinstance(self.groups, str):
             object.__setattr__(self, "groups", tuple(self.groups))
         problems += _identity_problems(self)
@@ -381,6 +388,11 @@ def _identity_problems(config: Config) -> Iterator[str]:
         yield f"seed: must be 0 .. 2**63 - 1, not {config.seed!r}"
     if config.bind is not None:
         yield from _address_problem("bind", config.bind)
+    if not isinstance(config.join, tuple):
+        yield f'join: must be a list of "host:port", not {config.join!r}'
+    else:
+        for at, address in enumerate(config.join):
+            yield from _address_problem(f"join[{at}]", address)
     yield from _member_problems(config)
     yield from _group_problems(config.groups)
 

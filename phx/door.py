@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from threading import Lock
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from phx._core.driver import (
 )
 from phx._core.entries import entries_of
 from phx._core.waiters import IN_FLIGHT_MAX, Waiters
-from phx.applier import GroupState, same_stop
+from phx.applier import GroupState, Removed, same_stop
 from phx.config import Limits
 from phx.errors import (
     CheckpointFailed,
@@ -46,9 +46,18 @@ from phx.errors import (
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
 from phx.reading import Reading, Waiter, Wanted, span_us
-from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader
+from phx.types import (
+    CheckpointInfo,
+    Consistency,
+    Entry,
+    GroupStatus,
+    Leader,
+    Member,
+    Members,
+    Role,
+)
 
-__all__ = ["Archive", "Door", "prepared"]
+__all__ = ["Archive", "Changing", "Door", "prepared"]
 
 READ_NOT_CHOSEN = 0
 READ_SETTLED = 1
@@ -58,6 +67,21 @@ class Archive(Protocol):
     """What reading needs of the store."""
 
     def entry(self, group: int, instance: int) -> bytes | None: ...
+
+
+class Changing(Protocol):
+    """What changes members (phx.node.changes). All raise what is known at once."""
+
+    def set_members(
+        self, group: int, members: Mapping[int, Member], version: int | None, timeout: float
+    ) -> Future[Members]: ...
+    def add(
+        self, group: int, node: int, address: str, role: Role, timeout: float
+    ) -> Future[Members]: ...
+    def remove(self, group: int, node: int, timeout: float) -> Future[Members]: ...
+    def replace(
+        self, group: int, node: int, by: int, address: str, timeout: float
+    ) -> Future[Members]: ...
 
 
 class Door:
@@ -81,7 +105,9 @@ class Door:
         self.checkpoint_error: Callable[[int], str | None] = lambda group: None
         self.checkpoint: Callable[[int], Future[CheckpointInfo]] | None = None
         self.node = 0
-        self.members: Collection[int] = ()
+        self.known: Callable[[int], bool] = lambda node: False  # a node of the cluster
+        self.members_of: Callable[[int], Members] | None = None  # raises DriverError
+        self.changing: Changing
         self.soon: Soon = _nowhere  # has callbacks called, off the applying path
         self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
@@ -217,6 +243,7 @@ class Door:
             leader=int(found["leader"]) or None,
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
+            removed=isinstance(state.stopped, Removed),
             halted=bool(found["halted"]),
             suspect=bool(found["suspect"]),
             restoring=self.restoring(state.group),
@@ -235,6 +262,14 @@ class Door:
             digest_at=state.digest_at,
         )
 
+    def members_now(self, state: GroupState) -> Members:
+        self.open_driver()
+        assert self.members_of is not None
+        try:
+            return self.members_of(state.group)
+        except DriverError as error:
+            raise self.error_of(error) from error
+
     def watch(self, state: GroupState, call: LeaderCallback) -> Watcher:
         self.open_driver()
         watcher = Watcher(state, call, self.soon)
@@ -251,7 +286,7 @@ class Door:
     def give(self, state: GroupState, to: int) -> int:
         """Begin a transfer; the epoch that this node led in. Raises as transfer_leadership."""
         driver = self.open_driver()
-        if to and to not in self.members:
+        if to and to not in self.members_now(state).by_id:
             raise NotInCluster(f"node {to} is no member")
         verdict, epoch = driver.transfer(state.group, to)
         if verdict == TRANSFER_NOT_LEADING:

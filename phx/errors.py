@@ -371,8 +371,9 @@ class SystemFailure(Rejected, OSError):
 
 
 def all_errors() -> list[type[PhxError]]:
-    """Every error class, base classes first."""
+    """Every error class that a caller may get, base classes first."""
     found: list[type[PhxError]] = [PhxError]
     for kind in found:
-        found += [sub for sub in kind.__subclasses__() if sub not in found]
+        own = [one for one in kind.__subclasses__() if one.__module__ == __name__]
+        found += [one for one in own if one not in found]
     return found

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from phx._core.waiters import Result
-from phx.applier import GroupState
+from phx.applier import GroupState, Removed, same_stop
 from phx.door import Door
 from phx.errors import TimedOut, UnknownMachine
 from phx.leaders import LeaderCallback
 from phx.machine import StateMachine
 from phx.reading import span_us
-from phx.types import CheckpointInfo, Consistency, Entry, GroupStatus, Leader, Read
+from phx.types import (
+    CheckpointInfo,
+    Consistency,
+    Entry,
+    GroupStatus,
+    Leader,
+    Member,
+    Members,
+    Read,
+    Role,
+)
 
 if TYPE_CHECKING:
     from phx.machines.lease import Lease, Leases
 
-__all__ = ["TIMEOUT_S", "Group"]
+__all__ = ["CHANGE_S", "TIMEOUT_S", "Group"]
 
 TIMEOUT_S = 10.0
 """How long ``propose`` tries unless it is told otherwise."""
+CHANGE_S = 60.0
+"""How long a new member has to catch up, unless it is told otherwise."""
 
 
 class GroupView:
@@ -41,6 +53,8 @@ class GroupView:
 
     def machine(self, machine: int = 0) -> StateMachine:
         """This node's machine with that id: its state here and now, which may lag behind others."""
+        if isinstance(self._state.stopped, Removed):
+            raise same_stop(self._state.stopped)
         try:
             return self._state.machines[machine]
         except KeyError:
@@ -49,6 +63,22 @@ class GroupView:
     def status(self) -> GroupStatus:
         """The group as this node sees it."""
         return self._door.status(self._state)
+
+    def members(self) -> Members:
+        """Who the members of the group are, as this node knows: version, roles, addresses.
+
+        Guarantee: the newest configuration that this node counts quorums of, or, where it is no
+        member any more, that it was told; the version never goes back. It may lag behind what other
+        nodes know, and never be ahead of what is chosen. Version 1 is that of the configuration
+        file; it is active.
+
+        The addresses are those that were chosen with the version. Where nodes are dialled now may
+        differ: ``node.status().peers``.
+
+        Raises:
+            Closed, ForkedError, Overloaded.
+        """
+        return self._door.members_now(self._state)
 
     def leader(self) -> Leader | None:
         """Who leads, as this node was told last; None: it knows of nobody. Costs nothing.
@@ -220,6 +250,81 @@ class Group(GroupView):
         finally:
             stop()
         return door.given(state, to, leader)
+
+    async def set_members(
+        self,
+        members: Mapping[int, Member],
+        version: int | None = None,
+        *,
+        timeout: float = TIMEOUT_S,
+    ) -> Members:
+        """Have exactly these members from now on, whoever there were; those there are, when they
+        are active. One change, from any set to any other; may be called at any member.
+
+        Guarantee: once it returns, the members that are none any more may be switched off, and
+        their folders deleted: a quorum of the new ones holds everything durably. New values wait
+        for about one round trip; none of them fails. Of two calls for the same version one at most
+        succeeds. Who stops waiting (cancels) stops nothing.
+
+        Whoever is to vote has to have caught up, most of them at least, so that the group does not
+        stand still: make new ones learners first (``add_member``, ``replace_member`` do). It is
+        waited for those that are members already. A node whose id was a member before, and left, is
+        never one again: give a new machine a new id.
+
+        Args:
+            members: role and address by node id: ``phx.types.voter("10.0.0.4:7000")``.
+            version: of the members that are to be changed; default: those known here now.
+            timeout: seconds.
+
+        Raises:
+            VersionConflict: there are others by now (``members``); nothing was done.
+            NotCaughtUp: no quorum of the new voters has; nothing was done.
+            ChangeUnderWay: another change was not active in time; nothing was done.
+            ConfigError: an id that was used before, or more nodes than a node can have to do with.
+            ValueError: these cannot be the members of anything.
+            NoQuorum: nobody led in time; nothing was done.
+            TimedOutUnknown, ClosedUnknown: it may still become so; ``members()`` tells.
+            NotInCluster: this node is no member any more.
+            Closed, ForkedError.
+        """
+        found = self._door.changing.set_members(self.id, members, version, timeout)
+        return await asyncio.wrap_future(found)
+
+    async def add_member(
+        self, node: int, address: str, *, role: Role = Role.VOTER, timeout: float = CHANGE_S
+    ) -> Members:
+        """Have one member more: a learner at first, and what it is to be once it has caught up.
+
+        As ``set_members``, without a version: what others change meanwhile stays changed. What is
+        so already is not changed: it may be called again after a failure, and goes on.
+
+        Args:
+            node: an id that was never used before.
+            address: "host:port", where it is reached.
+            role: ``Role.LEARNER``: it stays one.
+            timeout: seconds; it has to start and catch up in that time.
+
+        Raises: as ``set_members``. With NotCaughtUp it is a learner, and stays one.
+        """
+        return await asyncio.wrap_future(
+            self._door.changing.add(self.id, node, address, role, timeout)
+        )
+
+    async def remove_member(self, node: int, *, timeout: float = CHANGE_S) -> Members:
+        """Have one member less. As ``add_member``."""
+        return await asyncio.wrap_future(self._door.changing.remove(self.id, node, timeout))
+
+    async def replace_member(
+        self, node: int, by: int, address: str, *, timeout: float = CHANGE_S
+    ) -> Members:
+        """Have the node `by`, at this address, in the place of `node`, which may be dead.
+
+        As ``add_member``: the new one is a learner until it has caught up; then one change takes it
+        in and the other out.
+        """
+        return await asyncio.wrap_future(
+            self._door.changing.replace(self.id, node, by, address, timeout)
+        )
 
     async def lease(
         self,

@@ -11,13 +11,13 @@ A group whose members never changed has none of this: they are those of the conf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from phx._core.members import read
-from phx.errors import Foreign
+from phx._core.members import read, write
 from phx.types import Member, Members, Role
 
-__all__ = ["Membership", "change_known", "need_engine", "newer"]
+__all__ = ["Membership", "newer", "roster_of"]
 
 INSTANCE_MAX = (1 << 62) - 1
 U64_MAX = (1 << 64) - 1
@@ -68,6 +68,16 @@ class Membership:
         return Members(self.version, self.active, by_id)
 
 
+def roster_of(version: int, by_id: Mapping[int, Member]) -> bytes:
+    """The value by which these are proposed; whoever leads puts its ballot and its time in. Raises
+    ValueError for what cannot be."""
+    made = Members(version, False, by_id)
+    if not 2 <= version < 1 << 32:
+        raise ValueError(f"a change makes a version from 2 to 2**32 - 1, not {version}")
+    rows = [(node, int(one.role), one.address.encode()) for node, one in made.by_id.items()]
+    return write(version, 1, 0, rows)
+
+
 def newer(one: Membership | None, other: Membership | None) -> Membership | None:
     """The one of the later instance; of the same one all that either says: the higher floor (a
     value may be counted in more than one ballot), and active if one of them is.
@@ -90,34 +100,3 @@ def newer(one: Membership | None, other: Membership | None) -> Membership | None
     return Membership(
         low.roster, low.instance, max(low.floor, high.floor), low.active or high.active
     )
-
-
-def need_engine(group: int, told: Membership | None) -> None:
-    """Raise Foreign if a node of this phx cannot serve these members: for whoever has to know
-    before something is done that cannot be left half done."""
-    if told is not None:
-        change_known(group, told.version, told.roster, told.instance, told.floor, told.active)
-
-
-def change_known(
-    group: int, version: int, members: bytes, instance: int, floor: int, active: bool
-) -> None:
-    """Let the engine know who the members of a group are above an instance.
-
-    A node of this phx has no way yet to tell its engine (`engine_change_known`), which so counts
-    the members of the configuration and no others: for any version that a group has changed to this
-    is an error, lest it counts quorums of those that are no members any more
-    (docs/design/membership.md, section 4: `members_of_the_file`).
-
-    Args:
-        version: 0: they never changed.
-        members: the roster.
-        instance, floor, active: as of `Membership`.
-
-    Raises Foreign.
-    """
-    if version:
-        raise Foreign(
-            f"group {group} has had the members of version {version} since instance {instance}, "
-            "and this phx knows those of its configuration alone: a later one is needed"
-        )

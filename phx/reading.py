@@ -107,7 +107,7 @@ class Wanted:
 
     __slots__ = (
         "answers", "consistency", "counted", "dropped", "due_us", "heaped", "machine", "point",
-        "queries", "state", "waiter",
+        "queries", "state", "version", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -130,6 +130,7 @@ class Wanted:
         self.counted = False  # among those that wait
         self.heaped = False  # in the heap of its group, and not forgotten
         self.point = 0  # its state has applied that much
+        self.version = 0  # of the members whose majority was asked; 0: none was
 
     def fail(self, error: BaseException) -> None:
         if not self.over():
@@ -183,6 +184,8 @@ class Reading:
         self.restoring: Callable[[int], bool] = lambda _: False
         self.soon: Callable[[Callable[[], None]], object] | None = None  # of the event loop
         self.asking: Asking | None = None
+        # Of the members of a group, as was heard here; it never lags behind what is applied.
+        self.version_of: Callable[[int], int] = lambda _: 1
         self.new_future: Callable[[], Future[Read]]
         self._line: dict[GroupState, deque[Lined]] = {}  # by group: their state was there
         self._queued = 0  # of these
@@ -413,6 +416,8 @@ class Reading:
             self._found(wanted, point)
             return
         assert self.asking is not None
+        if wanted.consistency == "quorum":
+            wanted.version = self.version_of(state.group)
         self.asking.ask(
             state.group,
             wanted.due_us,
@@ -483,6 +488,13 @@ class Reading:
             query = self._machine(state, wanted.machine).query
             if state.applied < wanted.point:  # it was set back since
                 self._wait(wanted)
+                return True
+            if wanted.version and not answers and wanted.version != self.version_of(state.group):
+                # Those who were asked are not who decides now: what others have chosen since, and
+                # was complete before this read began, they need not have heard of
+                # (docs/design/membership.md, "Quorum reads").
+                wanted.version = 0
+                self._take(wanted)
                 return True
             instance = holds(state, wanted.machine)
             lag_us = self._lag_us(state) if wanted.consistency == "stale" else 0

@@ -395,24 +395,26 @@ class Store(StoreFile):
         with self._index_lock:
             return dict(self._kept_members.rows)
 
-    def note_members(self, group: int, told: Membership, removed: bool = False) -> None:
+    def note_members(
+        self, group: int, told: Membership, removed: bool = False, left: Collection[int] = ()
+    ) -> None:
         """Who the members of a group are above an instance i, to be kept when i is passed.
-
         Whoever hears from the engine that such a value is chosen calls this, before `settle` can
-        pass i: the floor, and whether they are active, are not in the log. It is remembered in
-        memory until the transaction that passes i writes it. What concerns an instance that is
-        passed, or a node that is removed, is written by `write_members`. Older news changes
-        nothing. Any thread.
+        pass i: floor, and whether they are active, are not in the log. It is remembered in memory
+        until the transaction that passes i writes it. What concerns an instance that is passed, or
+        a node that is removed, is written by `write_members`. Older news changes nothing.
 
         Args:
             removed: this node is none of them: a tombstone, which stays for ever.
+            left: nodes that were members before, beside those that rows before say.
 
-        Raises ValueError if it contradicts what is known.
+        Any thread. Raises ValueError if it contradicts what is known.
         """
         with self._index_lock:
             kept = self._kept_members.rows.get(group)
-            row = later(kept, MembersRow(told, removed))
-            if row != kept:
+            gone = tuple(sorted(set(left) - set(told.nodes)))
+            row = later(kept, MembersRow(told, removed, gone))
+            if kept is None or (row, row.left) != (kept, kept.left):
                 self._noted[group] = later(self._noted.get(group), row)
 
     def write_members(self) -> int:
@@ -430,6 +432,16 @@ class Store(StoreFile):
             kept.wrong.clear()
             kept.odd.clear()
         return len(rows)
+
+    def keep_members(self, told: Mapping[int, MembersRow]) -> None:
+        """Write who the members are, whatever is passed, for a node that joins. Durable on return.
+        Raises ValueError if it contradicts what is known, StoreError."""
+        self._check_writer()
+        with self._index_lock:
+            kept = self._kept_members.rows
+            rows = {group: later(kept.get(group), row) for group, row in told.items()}
+        if rows:
+            self._with_room(0, lambda: self._put_members(rows, ()))
 
     def _put_members(self, rows: Mapping[int, MembersRow], odd: Collection[bytes]) -> None:
         with self._members_transaction() as (txn, members):

@@ -34,6 +34,7 @@ is damaged, and made anew from its journal (docs/design/store.md). Bytes of a ro
     24      8     floor
     32      4     bytes      of the roster
     36      …     roster     phx/_core/members.pxd
+    …       …     left       ids of nodes that were members before, 4 bytes each, ascending
     -4      4     crc        CRC-32C of all before
 """
 
@@ -63,10 +64,16 @@ GROUP_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class MembersRow:
-    """Who the members of a group are, and whether this node is none of them any more."""
+    """Who the members of a group are, and whether this node is none of them any more.
+
+    Attributes:
+        left: nodes that were members before, ascending, as far as this node knows. Their ids are
+            never used again.
+    """
 
     membership: Membership
     removed: bool = False
+    left: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,7 @@ def pack(group: int, row: MembersRow) -> bytes:
     told = row.membership
     flags = ACTIVE * told.active | REMOVED * row.removed
     body = HEAD.pack(MAGIC, group, flags, told.instance, told.floor, len(told.roster)) + told.roster
+    body += struct.pack(f"<{len(row.left)}I", *row.left)
     return body + crc32c(body).to_bytes(4, "little")
 
 
@@ -101,10 +109,14 @@ def unpack(packed: bytes) -> tuple[int, MembersRow]:
     if len(body) < HEAD.size or crc32c(body).to_bytes(4, "little") != crc:
         raise ValueError("a row of members is damaged")
     magic, group, flags, instance, floor, count = HEAD.unpack_from(body)
-    if magic != MAGIC or flags > (ACTIVE | REMOVED) or len(body) != HEAD.size + count:
+    end = HEAD.size + count
+    if magic != MAGIC or flags > (ACTIVE | REMOVED) or len(body) < end or (len(body) - end) % 4:
         raise ValueError("a row of members cannot be")
-    told = Membership(body[HEAD.size :], instance, floor, bool(flags & ACTIVE))
-    return group, MembersRow(told, bool(flags & REMOVED))
+    told = Membership(body[HEAD.size : end], instance, floor, bool(flags & ACTIVE))
+    left = struct.unpack_from(f"<{(len(body) - end) // 4}I", body, end)
+    if list(left) != sorted(set(left) - set(told.nodes)):
+        raise ValueError("a row of members cannot be: of those who left")
+    return group, MembersRow(told, bool(flags & REMOVED), left)
 
 
 def of_journal(
@@ -128,7 +140,11 @@ def later(before: MembersRow | None, told: MembersRow) -> MembersRow:
     both = newer(before.membership, told.membership)
     assert both is not None
     of = [one for one in (before, told) if one.membership.instance == both.instance]
-    return MembersRow(both, any(one.removed for one in of))
+    left = {*before.left, *told.left} - set(both.nodes)
+    for one in (before.membership, told.membership):
+        if one.version < both.version:
+            left.update(set(one.nodes) - set(both.nodes))
+    return MembersRow(both, any(one.removed for one in of), tuple(sorted(left)))
 
 
 def load(txn: lmdb.Transaction[Any], meta: Any, folder: Path) -> KeptMembers:

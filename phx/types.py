@@ -25,6 +25,7 @@ __all__ = [
     "MEMBERS_MAX",
     "NEVER",
     "NODE_ID_MAX",
+    "Changed",
     "CheckpointInfo",
     "Consistency",
     "Entry",
@@ -180,6 +181,19 @@ class Moved:
     failed: dict[int, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a change of the members of all groups of a node did.
+
+    Attributes:
+        done: group to its members, active.
+        failed: group to why not. Their members may still change where the reason is an Unknown.
+    """
+
+    done: dict[int, Members]
+    failed: dict[int, str]
+
+
 Consistency = Literal["linearizable", "lease", "quorum", "stale"]
 CONSISTENCIES: tuple[Consistency, ...] = ("linearizable", "lease", "quorum", "stale")
 
@@ -207,7 +221,8 @@ class GroupStatus:
         leader: node id of the leader; None: none known.
         leading: this node leads.
         stopped: apply failed here, or the state diverged: nothing is applied or proposed here any
-            more.
+            more; or the node was removed.
+        removed: this node was a member of the group, and is none any more.
         suspect: the node lost its journal: it does not vote in the group before it has rejoined.
         halted: a protocol invariant broke here: this node does not vote in the group any more.
         restoring: the group's machines wait for a checkpoint: for one of this node to be read, or
@@ -232,6 +247,7 @@ class GroupStatus:
     leader: int | None
     leading: bool
     stopped: bool
+    removed: bool
     halted: bool
     suspect: bool
     restoring: bool
@@ -283,6 +299,7 @@ class NodeStatus:
         port: the port that it listens at.
         groups, leading: how many groups it hosts, and leads.
         stopped: the groups whose apply failed here, or whose state diverged.
+        removed: the groups that this node was a member of, and is none of any more.
         waiting_values, waiting_bytes: of its callers, not resolved yet.
         poisoned: a write or sync of the journal failed: the node votes no more, until it is opened
             again.
@@ -314,6 +331,7 @@ class NodeStatus:
     groups: int
     leading: int
     stopped: tuple[int, ...]
+    removed: tuple[int, ...]
     waiting_values: int
     waiting_bytes: int
     poisoned: bool

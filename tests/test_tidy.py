@@ -79,6 +79,7 @@ STOREYS = [
         "read_table",
         "reads",
         "rejoin",
+        "reports",
         "routing",
     },
     {"engine"},
@@ -94,6 +95,7 @@ STOREYS = [
         "inputs",
         "life",
         "lookups",
+        "member_table",
         "options",
         "peer_table",
         "poller",
@@ -108,25 +110,37 @@ STOREYS = [
 SIM_STOREYS = [
     {"agenda", "chance", "clock", "history", "machine"},
     {"reference", "watch_frames", "watch_records", "workload"},
+    {"configurations"},
     {"invariants"},
-    {"watch_kept", "watch_lost", "watch_odd", "watch_reads"},
+    {"watch_callers", "watch_kept", "watch_lost", "watch_members", "watch_odd", "watch_reads"},
     {"host"},
-    {"asking", "catchup", "damage", "diverging", "doctoring", "handing", "saving", "upkeep"},
+    {
+        "asking",
+        "catchup",
+        "changing",
+        "damage",
+        "diverging",
+        "doctoring",
+        "handing",
+        "saving",
+        "upkeep",
+    },
     {"equip", "lives"},
     {"world"},
-    {"looking", "network", "straying"},
+    {"altering", "looking", "network", "straying"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "options",
-    "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport", "upkeep",
-    "writer",
+    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "member_table",
+    "options", "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport",
+    "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
     ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "diverging"),
     ("host", "doctoring"), ("host", "handing"), ("host", "lives"), ("host", "saving"),
-    ("host", "upkeep"), ("invariants", "watch_lost"), ("world", "network"),
+    ("host", "upkeep"), ("host", "changing"), ("invariants", "watch_lost"),
+    ("invariants", "watch_members"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
@@ -170,7 +184,7 @@ MAY_IMPORT = {
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
     | {"phx.store_mend", "phx.store_members", "phx.store_peers"},
-    "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint"},
+    "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint", "phx.membership"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
     "phx.leaders": GROUND,
@@ -185,7 +199,9 @@ MAY_IMPORT = {
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
     | {
         "phx._core.codec",
+        "phx._core.member_table",
         "phx._core.peer_table",
+        "phx._core.plan",
         "phx._core.read_tickets",
         "phx._core.segment",
         "phx._core.segment_check",
@@ -197,7 +213,8 @@ MAY_IMPORT = {
     "phx.sim": GROUND
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
-    | {"phx.membership", "phx.store_facts", "phx.store_mend", "phx.transfer"},
+    | {"phx.membership", "phx.store_facts", "phx.store_members", "phx.store_mend", "phx.transfer"}
+    | {"phx._core.members"},
     "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},

@@ -35,15 +35,27 @@ cdef u64 INSTANCE_MAX = <u64>1 << 62
 # --- asked for
 
 cdef u64 near(Engine* e, Replica* r) noexcept nogil:
-    """Members that have confirmed being within a quarter of a window (M5), this leader too."""
-    cdef u64 left = r.config.members, found = 0
+    """Members that are there and have confirmed being within a quarter of a window (M5), this
+    leader too. (Of a young log that quarter is all: who never confirmed anything is not near.)"""
+    cdef u64 left = r.config.members, found = 0, confirmed
     cdef u32 i
     while left:
         i = next_member(&left)
+        confirmed = r.lead.progress[i].confirmed
         if i == e.own_slot or (
-                r.lead.progress[i].confirmed + e.options.window // 4 >= r.chosen_through):
+                e.peers[i].connected
+                and (confirmed != 0 or r.chosen_through == 0 or has_vote(r, i))
+                and confirmed + e.options.window // 4 >= r.chosen_through):
             found |= <u64>1 << i
     return found
+
+
+cdef bint all_known(Engine* e, const Roster* roster) noexcept nogil:
+    cdef u32 i
+    for i in range(roster.count):
+        if slot_of(e, roster.members[i].node) < 0:
+            return False
+    return True
 
 
 cdef int change_members(Engine* e, Replica* r, const u8* members, u64 nbytes) noexcept nogil:
@@ -60,7 +72,8 @@ cdef int change_members(Engine* e, Replica* r, const u8* members, u64 nbytes) no
                               or (r.members.value != NULL
                                   and not r.members.flags & MEMBERS_ACTIVE)):
         return CHANGE_BUSY
-    if not roster_slots(e, &roster, &voters, &witnesses, &learners):
+    # (Not taken here: a change that is refused leaves nothing behind.)
+    if not all_known(e, &roster) or not roster_slots(e, &roster, &voters, &witnesses, &learners):
         return CHANGE_NO_SLOT
     if 2 * ones(voters & near(e, r)) <= ones(voters):
         return CHANGE_NOT_CAUGHT_UP
@@ -94,7 +107,8 @@ cdef int change_known(Engine* e, Replica* r, u64 version, const u8* members, u64
     roster_read(&roster, value.data, value.size)
     if not e.started:
         members_told(r, &roster, value, instance, floor, flags)
-    elif not roster_slots(e, &roster, &voters, &witnesses, &learners):
+    elif (flags & (MEMBERS_ACTIVE | MEMBERS_LEFT) != MEMBERS_ACTIVE | MEMBERS_LEFT
+            and not roster_slots(e, &roster, &voters, &witnesses, &learners)):
         halt_group(e, r, HALT_SLOTS)
     else:
         step_down(e, r)
@@ -331,18 +345,23 @@ cdef void barrier_turn(Engine* e, Replica* r) noexcept nogil:
         schedule_campaign(e, r, 0)
 
 
-cdef void ask_all(Engine* e, Replica* r) noexcept nogil:
-    """Nobody leads, as far as is heard here: others may lead whom this node has not heard of."""
-    cdef u64 left = r.config.members & ~(<u64>1 << e.own_slot)
+cdef void ask_those(Engine* e, Replica* r, u64 left) noexcept nogil:
+    left &= ~(<u64>1 << e.own_slot)
     while left:
         config_ask(e, r, &e.peers[next_member(&left)])
+
+
+cdef void ask_all(Engine* e, Replica* r) noexcept nogil:
+    """Nobody leads, as far as is heard here: others may lead whom this node has not heard of."""
+    ask_those(e, r, r.config.members)
     if not knows_below(r):
         want(e, r, r.members.instance, 0)
 
 
 cdef void wake_others(Engine* e, Replica* r) noexcept nogil:
-    """Maybe only those that are members no more know who is now."""
-    cdef u64 left = r.config.voters
+    """Maybe only those that are members no more know who is now; or a learner of then is all that
+    is left of those whom this node knows."""
+    cdef u64 left = r.config.members
     cdef u32 to
     while left:
         send_config(e, r, &e.peers[next_member(&left)])
@@ -355,6 +374,10 @@ cdef void wake_others(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef bint barrier_tick(Engine* e, Replica* r) noexcept nogil:
+    if r.role == ROLE_FOLLOWER and votes_in(e, r) and not hears_leader(e, r):
+        # Voters say so when they are asked for votes. Learners are not asked, and may be all that
+        # is left.
+        ask_those(e, r, r.config.learners)
     if r.role != ROLE_FOLLOWER or votes_in(e, r):
         return False
     if r.halted or e.poisoned or is_removed(r):

@@ -14,7 +14,9 @@ from phx._core.native cimport *
 from phx._core.plan cimport JournalHold
 from phx._core.port cimport PhxAddress, PhxFds, pollfd, pthread_t
 from phx._core.published cimport Published
-from phx._core.queues cimport Chores, Command, Inbox, Outbox, ReadWanted, Submission
+from phx._core.queues cimport (
+    Chores, Command, Inbox, KnownMembers, Outbox, ReadWanted, Submission,
+)
 from phx._core.state cimport Engine, EngineCounters, EngineOptions, Fetch, ReadPoint
 from phx._core.trace cimport Trace
 from phx._core.transport cimport PEERS_MAX, Transport, TransportOptions
@@ -134,6 +136,7 @@ cdef struct DriverState:
     Chores chores
     Lookups lookups
     Published* published         # for reads at this node
+    vector[KnownMembers] known   # of groups, told before the start; their references
     # --- made by start, freed by stop
     Trace* trace                 # NULL: nobody wants to know
     Engine* engine

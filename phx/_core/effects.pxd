@@ -58,4 +58,4 @@ cdef enum HaltReason:
     HALT_CHOSEN_DIFFERS = 2      # two values chosen for one instance
     HALT_CHOSEN_EMPTY = 3        # an instance was counted as chosen that has no value here
     HALT_BAD_BODY = 4            # a chosen value that cannot be read, or cannot be chosen there
-    HALT_SLOTS = 5               # members of which the node knows no peer: engine_add_peer first
+    HALT_SLOTS = 5               # members for whom no slot is left: engine_drop_peer of others

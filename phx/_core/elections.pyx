@@ -12,6 +12,7 @@ from phx._core.membership cimport is_removed, only_ends, votes_in
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_requeue
 from phx._core.rejoin cimport may_rejoin, rejoin_at
+from phx._core.reports cimport may_be_told
 from phx._core.state cimport *
 
 cdef enum:
@@ -26,8 +27,8 @@ cdef bint can_lead(Engine* e, Replica* r) noexcept nogil:
     return (e.started and not e.poisoned and not e.resigned and e.pressure < PRESSURE_FULL
             and not r.stopped and not r.halted and not r.restoring and votes_in(e, r)
             and e.now_us >= e.quiet_until_us and (not r.suspect or may_rejoin(e, r))
-            # (It would have to learn first, and cannot.)
-            and not stranded(e, r))
+            # (It would have to learn first, and cannot; unless a quorum may say what it accepted.)
+            and (not stranded(e, r) or may_be_told(e, r)))
 
 
 cdef bint live(Engine* e, u32 slot) noexcept nogil:

@@ -82,9 +82,9 @@ cdef int engine_change_members(Engine* e, u32 group, const u8* members, u64 nbyt
 # `floor` or a lower ballot, and (`active`) those before may be forgotten. After engine_add_group
 # and before the start; or in a node that runs, before engine_install of a checkpoint that reaches
 # that instance: a node that goes on from there with the members it had would choose an instance
-# twice. Older members than are known change nothing. All of them must have slots
-# (engine_add_peer), or the group halts (HALT_SLOTS), here or at the start. -1: there is no such
-# group, or the bytes are not sound; nothing was done.
+# twice. Older members than are known change nothing. Who has no slot is given one; where none is
+# left, the group halts (HALT_SLOTS), here or at the start. -1: there is no such group, or the bytes
+# are not sound; nothing was done.
 cdef int engine_change_known(Engine* e, u32 group, u64 version, const u8* members, u64 nbytes,
                              u64 instance, u64 floor, bint active) noexcept nogil
 # Values of this node's callers that the machine has applied, as a checkpoint's session table says:

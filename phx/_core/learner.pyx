@@ -15,8 +15,8 @@ from phx._core.effects cimport (
 )
 from phx._core.members cimport Roster, roster_read
 from phx._core.membership cimport (
-    PASS_NEXT, PASS_NOT, PASS_PLAIN, floor_of, floor_with, is_change, members_advanced,
-    members_pass, membership_of, passing, sources,
+    PASS_NEXT, PASS_NOT, PASS_PLAIN, floor_of, floor_with, is_change, is_removed,
+    members_advanced, members_pass, membership_of, passing, sources,
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_chosen
@@ -133,8 +133,8 @@ cdef void note_watermark(Engine* e, Replica* r, u64 ballot, u64 through) noexcep
 
 
 cdef bint may_learn(Engine* e, Replica* r) noexcept nogil:
-    """With a full journal only what may stand in it already."""
-    if e.poisoned or r.halted:
+    """With a full journal only what may stand in it already. Who ended learns nothing more."""
+    if e.poisoned or r.halted or is_removed(r):
         return False
     return e.pressure < PRESSURE_FULL or window_find(&r.window, r.chosen_through + 1) != NULL
 
@@ -389,6 +389,8 @@ cdef void on_learn(Engine* e, Replica* r, Peer* p, u64 floor, const LearnBody* l
     cdef u64 at = 0, stride, before = r.chosen_through, known
     cdef bint asked = r.asked_us != 0 and p.node == r.asked_node
     cdef u32 i
+    if is_removed(r):
+        return
     if p.node == r.asked_node:
         r.asked_us = 0
         # What was said to be chosen is no more than hearsay: whoever answers knows better. But what

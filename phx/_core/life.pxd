@@ -14,9 +14,10 @@ cdef enum LifeError:             # also codes of DriverError
     LIFE_OPTION = 5
     LIFE_BIND = 6
     LIFE_SYSTEM = 7
+    LIFE_START = 10
     LIFE_JOURNAL = 100           # minus the JournalError
 
-# The queues work from here on; everything else is made by life_start.
+# The queues work from here on, and s.known may be filled; everything else is made by life_start.
 cdef DriverState* life_new(const DriverOptions* options, vector[u32]* groups) noexcept nogil
 # Opens and replays the journal, listens, starts the threads. 0, or a LifeError with `text`.
 # `openings`: one for each group. Paused ones are led by others until they are resumed.

@@ -16,8 +16,8 @@ from phx._core.engine cimport engine_free, engine_new
 from phx._core.flow cimport flow_add
 from phx._core.handover cimport handover_close, handover_destroy, handover_init
 from phx._core.inputs cimport (
-    input_add_peer, input_ceiling, input_floor, input_group, input_priority, input_replay,
-    input_restoring, input_start, input_suspect,
+    input_add_peer, input_ceiling, input_change_known, input_floor, input_group, input_priority,
+    input_replay, input_restoring, input_start, input_suspect,
 )
 from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn,
@@ -31,8 +31,8 @@ from phx._core.poller cimport poller_durable, poller_hooks, poller_run
 from phx._core.port cimport *
 from phx._core.published cimport published_unref
 from phx._core.queues cimport (
-    chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init, inbox_wake,
-    outbox_destroy, outbox_drop, outbox_init,
+    KnownMembers, chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init,
+    inbox_wake, outbox_destroy, outbox_drop, outbox_init,
 )
 from phx._core.state cimport NO_CEILING, PRIORITY_USUAL, slot_of
 from phx._core.trace cimport trace_disk, trace_end, trace_open, trace_unref
@@ -205,6 +205,27 @@ cdef void former_lives(DriverState* s, vector[u32]* groups,
             input_suspect(s, groups[0][i])
 
 
+# All peers have slots by now; and the replay, which may know newer ones, comes after.
+cdef int tell_members(DriverState* s, char* text) noexcept nogil:
+    cdef KnownMembers* one
+    cdef size_t i
+    for i in range(s.known.size()):
+        one = &s.known[i]
+        if input_change_known(s, one.group, one.version, one.value.data, one.value.size,
+                              one.instance, one.floor, one.active) != 0:
+            snprintf(text, LIFE_TEXT_BYTES, "group %u: its members of version %llu cannot be",
+                     one.group, <unsigned long long>one.version)
+            return LIFE_START
+    return LIFE_OK
+
+
+cdef void drop_known(DriverState* s) noexcept nogil:
+    cdef size_t i
+    for i in range(s.known.size()):
+        block_unref(s.known[i].value)
+    s.known.clear()
+
+
 cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
                     vector[Opening]* openings, const char* trace_path, char* text) noexcept nogil:
     cdef int code = open_trace(s, trace_path, text)
@@ -216,6 +237,9 @@ cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector
     for i in range(s.options.n_peers):
         if slot_of(s.engine, s.options.peers[i]) < 0:
             input_add_peer(s, s.options.peers[i], NULL)
+    if code == LIFE_OK:
+        code = tell_members(s, text)
+    drop_known(s)
     if code == LIFE_OK:
         code = open_journal(s, journal_dir, create, text)
     if code == LIFE_OK:
@@ -259,6 +283,7 @@ cdef void life_release(DriverState* s) noexcept nogil:
     if s.running:
         pthread_join(s.thread, NULL)
         s.running = False
+    drop_known(s)
     inbox_close(&s.inbox)
     chores_close(&s.chores)
     lookups_close(&s.lookups)

@@ -71,7 +71,8 @@ cdef void membership_free(Replica* r) noexcept nogil
 cdef void change_dropped(Replica* r) noexcept nogil
 # MEMBERS_LEFT if this node was a member and is none of these, else 0.
 cdef u8 left_flag(Engine* e, Replica* r, const Roster* roster) noexcept nogil
-# The slots of these members. False: there is none for some of them.
+# The slots of these members; who has none is given one: who votes is known from now on, and whoever
+# hears of it connects with them (EVENT_MEMBERS). False: there are none left for some of them.
 cdef bint roster_slots(Engine* e, const Roster* roster, u64* voters, u64* witnesses,
                        u64* learners) noexcept nogil
 

@@ -182,7 +182,7 @@ cdef bint roster_slots(Engine* e, const Roster* roster, u64* voters, u64* witnes
     cdef u64 bit
     voters[0] = witnesses[0] = learners[0] = 0
     for i in range(roster.count):
-        at = slot_of(e, roster.members[i].node)
+        at = slot_take(e, roster.members[i].node)
         if at < 0:
             return False
         bit = <u64>1 << at

@@ -8,7 +8,9 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy, memset, strerror
 
 from phx._core.driver_state cimport *
-from phx._core.engine cimport engine_counters, engine_group_status, engine_leading
+from phx._core.engine cimport (
+    engine_counters, engine_group_status, engine_leading, engine_membership,
+)
 from phx._core.flow cimport *
 from phx._core.handover cimport handover_push
 from phx._core.inputs cimport *
@@ -22,8 +24,8 @@ from phx._core.queues cimport *
 from phx._core.sending cimport transport_release, transport_send
 from phx._core.state cimport (
     PRESSURE_FULL,
-    ChosenRange, EVENT_FAILED, Effects, Engine, Event, Fetch, GroupStatus, Outgoing, ReadPoint,
-    slot_of,
+    ChosenRange, EVENT_FAILED, EVENT_MEMBERS, Effects, Engine, Event, Fetch, GroupMembers,
+    GroupStatus, Outgoing, ReadPoint, slot_of,
 )
 from phx._core.trace cimport trace_failed
 from phx._core.transport cimport *
@@ -370,6 +372,17 @@ cdef int move_peer(DriverState* s, u32 node, const PeerWanted* wanted) noexcept 
     return PEER_DONE
 
 
+cdef void members_of(DriverState* s, u32 group, GroupMembers* out) noexcept nogil:
+    memset(out, 0, sizeof(GroupMembers))
+    if engine_membership(s.engine, group, out) and out.value != NULL:
+        block_ref(out.value)
+
+
+cdef int members_known(DriverState* s, const KnownMembers* told) noexcept nogil:
+    return input_change_known(s, told.group, told.version, told.value.data, told.value.size,
+                              told.instance, told.floor, told.active) != 0
+
+
 cdef void answer(DriverState* s, Question* question) noexcept nogil:
     cdef GroupStatus status
     cdef size_t i
@@ -397,6 +410,13 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
         question.verdict = drop_peer(s, question.peer, <PeerWanted*>question.status)
     elif question.kind == ASK_MOVE_PEER:
         question.verdict = move_peer(s, question.peer, <PeerWanted*>question.status)
+    elif question.kind == ASK_MEMBERS:
+        members_of(s, question.group, <GroupMembers*>question.status)
+    elif question.kind == ASK_CHANGE_MEMBERS:
+        question.verdict = input_change_members(s, question.group, question.body.data,
+                                                question.body.size)
+    elif question.kind == ASK_CHANGE_KNOWN:
+        question.verdict = members_known(s, <KnownMembers*>question.status)
     else:
         flow_read(s, question)
     inbox_answer(&s.inbox, question)
@@ -444,13 +464,28 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
     transport_flush(s.transport, s.now_us)
 
 
+# Before anything above is handed over: who applies has to know them first. (Of two changes in one
+# turn the newer is told twice.)
+cdef void tell_members(DriverState* s, const Effects* effects) noexcept nogil:
+    cdef GroupMembers said
+    cdef size_t i
+    for i in range(effects.events.size()):
+        if effects.events[i].kind == EVENT_MEMBERS \
+                and engine_membership(s.engine, effects.events[i].group, &said) \
+                and said.instance != 0:
+            outbox_members(&s.outbox, effects.events[i].group, &said)
+
+
 cdef void deliver(DriverState* s, const Effects* effects) noexcept nogil:
     cdef size_t i
     cdef Flow* flow
+    tell_members(s, effects)
     for i in range(effects.chosen.size()):
         flow_chosen(s, &effects.chosen[i])
     flow_feed(s)
     for i in range(effects.events.size()):
+        if effects.events[i].kind == EVENT_MEMBERS:
+            continue
         flow = find_flow(s, effects.events[i].group)
         outbox_event(&s.outbox, flow_index(s, flow) if flow != NULL else <u32>s.flows.size(),
                      &effects.events[i])

@@ -17,7 +17,7 @@ from phx._core.elections cimport (
     schedule_campaign, step_us,
 )
 from phx._core.leases cimport claim_add, claim_drop, grant_runs, group_lease_until, hears_leader
-from phx._core.learner cimport note_watermark, stranded, tail_entry, want
+from phx._core.learner cimport note_watermark, tail_entry, want
 from phx._core.membership cimport floor_of, is_change
 from phx._core.native cimport *
 from phx._core.phase2 cimport (
@@ -30,6 +30,9 @@ from phx._core.rejoin cimport (
 )
 from phx._core.proposals cimport (
     callers_flush, callers_requeue, callers_stop, pending_drop, pending_drop_own,
+)
+from phx._core.reports cimport (
+    AFTER_LEAD, AFTER_WAIT, AfterPhase1, after_phase1, reported_at, weigh,
 )
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
@@ -268,38 +271,6 @@ cdef void on_prepare(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBo
     report(e, r, p, ballot, ask, holds)
 
 
-cdef Reported* reported_at(Phase1* phase1, u64 instance) noexcept nogil:
-    cdef Reported empty
-    cdef size_t low = 0, high = phase1.reported.size(), middle, at
-    while low < high:
-        middle = (low + high) // 2
-        if phase1.reported[middle].instance < instance:
-            low = middle + 1
-        else:
-            high = middle
-    if low == phase1.reported.size() or phase1.reported[low].instance != instance:
-        # Members report in ascending order and mostly the same instances, so this is the end.
-        memset(&empty, 0, sizeof(empty))
-        empty.instance = instance
-        phase1.reported.push_back(empty)
-        at = phase1.reported.size() - 1
-        while at > low:
-            phase1.reported[at] = phase1.reported[at - 1]
-            at -= 1
-        phase1.reported[low] = empty
-    return &phase1.reported[low]
-
-
-cdef void weigh(Reported* best, u64 ballot, bint chosen, Block* value) noexcept nogil:
-    """P2c: the value of the highest ballot; a chosen one beats any. Takes its own reference."""
-    if best.chosen or (not chosen and best.value != NULL and ballot <= best.ballot):
-        return
-    block_unref(best.value)
-    best.value = block_ref(value)
-    best.ballot = ballot
-    best.chosen = chosen
-
-
 cdef bint take_reported(Engine* e, Replica* r, Promised* promised, const ReportedEntry* entry,
                         const u8* body) noexcept nogil:
     """One entry of a Promise. Ascending, and never further apart than a window allows: so what is
@@ -336,7 +307,9 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
     if head.floor == 0:
         e.counters.hostile_messages += 1
         return
-    if r.role != ROLE_PREPARING or r.lead.ballot != ballot or head.first != r.lead.phase1.first:
+    # (Of one that comes after the quorum, too: it may report what another only knows chosen.)
+    if (r.role != ROLE_PREPARING and r.role != ROLE_LEARNING or r.lead.ballot != ballot
+            or head.first != r.lead.phase1.first):
         return
     promised = &r.lead.phase1.promised[p.slot]
     if promised.whole or head.start != (promised.start if promised.start else head.first):
@@ -367,7 +340,8 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
         # itself.
         promised.start = promised.last + 1
         send_prepare(e, r, p)
-        role_timer(e, r, e.now_us + 4 * step_us(e) + backoff_us(e, r))
+        if r.role == ROLE_PREPARING:
+            role_timer(e, r, e.now_us + 4 * step_us(e) + backoff_us(e, r))
 
 
 cdef void count_promises(Engine* e, Replica* r) noexcept nogil:
@@ -375,6 +349,9 @@ cdef void count_promises(Engine* e, Replica* r) noexcept nogil:
     cdef Phase1* phase1 = r.lead.phase1
     cdef u64 left = r.config.voters, whole = 0
     cdef u32 i
+    if r.role == ROLE_LEARNING:
+        touch(e, r)
+        return
     while left:
         i = next_member(&left)
         if phase1.promised[i].whole:
@@ -588,17 +565,19 @@ cdef void yield_when_done(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef void pump(Engine* e, Replica* r) noexcept nogil:
+    cdef AfterPhase1 after
     if r.halted:
         # Here, and not where it broke: whoever found it still holds pointers into the leadership.
         if r.lead != NULL:
             step_down(e, r)
         callers_stop(e, r)
         return
-    if r.role == ROLE_LEARNING and (
-            r.chosen_through >= r.lead.phase1.max_chosen or stranded(e, r)):
-        if can_lead(e, r):
+    if r.role == ROLE_LEARNING:
+        after = after_phase1(e, r)
+        if after == AFTER_LEAD and can_lead(e, r):
             lead_begin(e, r)
-        else:
+        elif after != AFTER_WAIT:
+            r.failures += after != AFTER_LEAD
             step_down(e, r)
     callers_flush(e, r)
     if r.role == ROLE_LEADING:

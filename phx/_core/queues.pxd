@@ -12,7 +12,7 @@ if it sleeps, Python only if it has cleared its descriptor.
 from phx._core.delivery cimport Delivered
 from phx._core.native cimport *
 from phx._core.port cimport PhxWaker, pthread_cond_t, pthread_mutex_t
-from phx._core.state cimport Event, GroupStatus, ReadPoint, SettleItem
+from phx._core.state cimport Event, GroupMembers, GroupStatus, ReadPoint, SettleItem
 
 cdef enum:
     MESSAGES_MAX = 256           # log lines that wait for Python
@@ -73,6 +73,9 @@ cdef enum QuestionKind:
     ASK_ADD_PEER = 8
     ASK_DROP_PEER = 9
     ASK_MOVE_PEER = 10           # another address for one that there is
+    ASK_MEMBERS = 11             # status: a GroupMembers, its value a reference
+    ASK_CHANGE_MEMBERS = 12      # body: the value (the asker's); verdict: a ChangeVerdict
+    ASK_CHANGE_KNOWN = 13        # status: a KnownMembers; verdict: 1: it cannot be
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0
@@ -93,10 +96,18 @@ cdef struct Question:
     u32 peer
     u64 instance
     bint done
-    int verdict
+    int verdict                  # below 0: nobody answers any more
     Block* body
     vector[GroupRow] rows
     void* status                 # ASK_STATUS: where the answer goes (driver_state.pxd, NodeStatus)
+
+cdef struct KnownMembers:        # of a group, as disk or checkpoint says (engine_change_known)
+    u32 group
+    bint active
+    u64 version
+    u64 instance
+    u64 floor
+    Block* value                 # a reference
 
 cdef struct ReadWanted:          # a read that wants its point (engine_read)
     u32 group
@@ -152,6 +163,10 @@ cdef struct Handed:
     u32 index                    # of the group
     u64 bytes
 
+cdef struct MembersNote:         # who the members of a group are now
+    u32 group
+    GroupMembers said            # its value a reference
+
 cdef struct Message:
     int level
     char text[MESSAGE_BYTES]
@@ -163,6 +178,8 @@ cdef struct Outbox:
     i64 starved                  # the poll thread has more as soon as some of it is taken
     vector[Event] events
     vector[ReadPoint] points     # never more than reads are open
+    vector[MembersNote] members  # a few per change of a group
+    i64 members_told             # of those, ever (read without the lock)
     vector[u32] leaders          # by group index: last leader told, and its epoch
     vector[u64] epochs
     vector[u32] groups           # ids, ascending
@@ -188,6 +205,8 @@ cdef void outbox_hand(Outbox* q, Handed* item) noexcept nogil
 # outstanding.
 cdef void outbox_event(Outbox* q, u32 index, const Event* event) noexcept nogil
 cdef void outbox_points(Outbox* q, const vector[ReadPoint]* points) noexcept nogil
+# Before the entries above said.instance are handed over. Takes a reference of its own.
+cdef void outbox_members(Outbox* q, u32 group, const GroupMembers* said) noexcept nogil
 cdef void outbox_log(Outbox* q, int level, const char* text) noexcept nogil
 # Wake Python if anything was added (end of a turn).
 cdef void outbox_signal(Outbox* q) noexcept nogil
@@ -196,6 +215,8 @@ cdef void outbox_signal(Outbox* q) noexcept nogil
 cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil
 cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil
 cdef void outbox_take_points(Outbox* q, Inbox* inbox, vector[ReadPoint]* out) noexcept nogil
+# With their references.
+cdef void outbox_take_members(Outbox* q, vector[MembersNote]* out) noexcept nogil
 cdef void outbox_messages(Outbox* q, vector[Message]* out, u64* lost) noexcept nogil
 
 # ----------------------------------------------------------------------- poll thread → store thread

@@ -226,6 +226,9 @@ cdef void outbox_drop(Outbox* q) noexcept nogil:
         delivered_free(&q.handed[i].entries)
     q.handed.clear()
     phx_store(&q.handed_bytes, 0)
+    for i in range(q.members.size()):
+        block_unref(q.members[i].said.value)
+    q.members.clear()
     pthread_mutex_unlock(&q.lock)
 
 
@@ -300,6 +303,18 @@ cdef void outbox_points(Outbox* q, const vector[ReadPoint]* points) noexcept nog
         point = points[0][i]
         q.points.push_back(point)
     pthread_mutex_unlock(&q.lock)
+    q.signal = True
+
+
+cdef void outbox_members(Outbox* q, u32 group, const GroupMembers* said) noexcept nogil:
+    cdef MembersNote note
+    note.group = group
+    note.said = said[0]
+    block_ref(note.said.value)
+    pthread_mutex_lock(&q.lock)
+    q.members.push_back(note)
+    pthread_mutex_unlock(&q.lock)
+    phx_add(&q.members_told, 1)
     q.signal = True
 
 
@@ -401,6 +416,12 @@ cdef void outbox_take_points(Outbox* q, Inbox* inbox, vector[ReadPoint]* out) no
         pthread_mutex_lock(&inbox.lock)
         inbox.reads_open -= <i64>out.size()
         pthread_mutex_unlock(&inbox.lock)
+
+
+cdef void outbox_take_members(Outbox* q, vector[MembersNote]* out) noexcept nogil:
+    pthread_mutex_lock(&q.lock)
+    q.members.swap(out[0])
+    pthread_mutex_unlock(&q.lock)
 
 
 cdef void outbox_messages(Outbox* q, vector[Message]* out, u64* lost) noexcept nogil:

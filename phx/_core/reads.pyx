@@ -251,6 +251,11 @@ cdef void ask_leader(Engine* e, Replica* r) noexcept nogil:
 
 # --- of a majority
 
+cdef u64 members_since(Replica* r) noexcept nogil:
+    """The instance of the value that made its members; 0: they are the first ones."""
+    return r.members.instance if r.members != NULL else 0
+
+
 cdef u32 told_by(Replica* r, u64 round, u64* point) noexcept nogil:
     """How many voters have answered that question or a later one. If they are a majority, `point`
     is one: of any majority that answered the largest will do, so the least of these largest."""
@@ -268,7 +273,9 @@ cdef u32 told_by(Replica* r, u64 round, u64* point) noexcept nogil:
             j -= 1
         points[j] = g.told[i].point
     if n >= r.config.quorum:
-        point[0] = points[r.config.quorum - 1]
+        # A voter that has not passed the value that made it one need not have accepted what the
+        # members before have chosen. (Who has accepted above that value has passed it: M4.)
+        point[0] = max(points[r.config.quorum - 1], members_since(r))
     return n
 
 

@@ -267,12 +267,12 @@ class Comparison:
     nothing, and reads no clock.
 
     Args:
-        members: how many the cluster has.
+        members: how many the group with the most members has; may be set anew.
         agreed_every: agreed instances are the multiples of this.
     """
 
     def __init__(self, members: int, agreed_every: int = AGREED_EVERY) -> None:
-        self._members = members
+        self.members = members
         self._far = KEPT * agreed_every
         self._mine: dict[int, Ring] = {}
         self._theirs: dict[int, dict[int, Ring]] = {}
@@ -328,7 +328,7 @@ class Comparison:
 
     def judge(self, known: Known) -> Verdict:
         """It looks at nothing but what is known, and takes a while: nobody need wait for it."""
-        return compare(known.mine, known.others, self._members)
+        return compare(known.mine, known.others, self.members)
 
     def news_is(self, group: int, known: Known, verdict: Verdict) -> bool:
         """Whether this is to be told: it is not what was told last, and of the state that the group

@@ -12,6 +12,7 @@ from phx.cli.bench import bench
 from phx.cli.checkpoint import checkpoint
 from phx.cli.drain import drain
 from phx.cli.look import inspect, verify
+from phx.cli.member import decommission, member
 from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
 from phx.cli.peers import peers
 from phx.cli.repair import repair
@@ -28,7 +29,9 @@ def phx() -> None:
 
 phx.add_command(bench)
 phx.add_command(checkpoint)
+phx.add_command(decommission)
 phx.add_command(drain)
+phx.add_command(member)
 phx.add_command(inspect)
 phx.add_command(peers)
 phx.add_command(repair)

@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,17 @@ async def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    async with phx.Node(config, factory, bootstrap=bootstrap) as node:
+    node = phx.Node(config, factory, bootstrap=bootstrap)
+    # (One that joins may wait for long.)
+    opening, waiting = asyncio.ensure_future(node.open()), asyncio.ensure_future(ended.wait())
+    await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():
+        opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await opening
+        return
+    await opening
+    try:
         status = node.status()
         print(
             f"node {status.node} of {status.cluster!r} at port {status.port}: "
@@ -70,6 +81,8 @@ async def run(
             )
         await ended.wait()
         print(f"node {status.node} is closing", file=sys.stderr)
+    finally:
+        await node.close()
     if as_json:
         report({"event": "closed", "node": status.node})
 

@@ -8,7 +8,11 @@
     addresses      where the other nodes are, now
     peers          the other nodes, as they come and go
     joining        a node that is no member yet: who is there?
+    changes        members of groups change: the calls, and who leads proposes
+    removal        groups that go on without this node: what is here of them goes
+    opening        what the opening of a node needs beside the room
     control        the socket in the folder, for commands to a running node
+    orders         what is asked for there that concerns members
     moves          all leaderships are moved off the node
     keeper         the store thread: the only one that writes to LMDB
     floors         how much of the log is kept
@@ -49,16 +53,17 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
-from phx.group import TIMEOUT_S, Group
+from phx.group import CHANGE_S, TIMEOUT_S, Group
 from phx.machine import Machines
+from phx.node.changes import adding, exactly, removing, replacing
 from phx.node.room import Room
-from phx.types import Moved, NodeStatus
+from phx.types import Changed, Member, Moved, NodeStatus, Role
 
 __all__ = ["CLOSE_S", "READY_S", "Node"]
 
@@ -113,6 +118,7 @@ class Node:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
             # The thread goes on: whatever it opens is given back.
+            room.give_up()
             opening.add_done_callback(lambda done: _take_back(done, room))
             raise
         self._loop = loop
@@ -249,6 +255,47 @@ class Node:
             Closed: the node is not open, or closes.
         """
         return await asyncio.wrap_future(self._room.moves.resign_all(to, timeout))
+
+    async def set_members(
+        self, members: Mapping[int, Member], *, timeout: float = CHANGE_S
+    ) -> Changed:
+        """Have exactly these members in every group that this node is a member of.
+
+        As ``Group.set_members``, some groups at a time, and without a version: those who are new
+        are learners first, in all groups, and vote where they have caught up. So a cluster moves to
+        other machines in one call: {1, 2, 3} -> {4, 5, 6}. What is so already is not changed: it
+        may be called again after a failure, and goes on. Who stops waiting (cancels) stops nothing.
+
+        Args:
+            members: role and address by node id.
+            timeout: seconds; new ones have to start and catch up in that time.
+
+        Returns:
+            The members of each group where they are active, and why the others failed.
+
+        Raises ValueError: they cannot be the members of anything; Closed, ForkedError.
+        """
+        return await asyncio.wrap_future(self._room.changes.all_to(exactly(members), timeout))
+
+    async def add_member(
+        self, node: int, address: str, *, role: Role = Role.VOTER, timeout: float = CHANGE_S
+    ) -> Changed:
+        """Have one member more in every group of this node. As ``set_members``; what others change
+        meanwhile stays changed. See ``Group.add_member``."""
+        goal = adding(node, address, role)
+        return await asyncio.wrap_future(self._room.changes.all_to(goal, timeout))
+
+    async def remove_member(self, node: int, *, timeout: float = CHANGE_S) -> Changed:
+        """Have one member less in every group of this node. See ``Group.remove_member``."""
+        return await asyncio.wrap_future(self._room.changes.all_to(removing(node), timeout))
+
+    async def replace_member(
+        self, node: int, by: int, address: str, *, timeout: float = CHANGE_S
+    ) -> Changed:
+        """Have the node `by` in the place of `node` in every group of this node that has it. See
+        ``Group.replace_member``."""
+        goal = replacing(node, by, address)
+        return await asyncio.wrap_future(self._room.changes.all_to(goal, timeout))
 
     def pause_checkpoints(self) -> None:
         """Take no checkpoints but those that are asked for, until ``resume_checkpoints``.

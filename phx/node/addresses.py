@@ -81,6 +81,25 @@ class Addresses:
         self._texts = {node: text for node, text in file.items() if node != self._config.node}
         self._texts |= {node: one.address for node, one in self._learned.items()}
 
+    def meet(self, peers: Mapping[int, str]) -> None:
+        """Those that others know, before the start. Where the configuration says an address, that
+        counts."""
+        for node, address in peers.items():
+            file = self._config.members.get(node, "")
+            if node != self._config.node and (not file or file.endswith(":0")):
+                self._texts[node] = address
+                self._learned[node] = Learned(address, file)
+                self._dirty = True
+
+    def known_nodes(self) -> list[int]:
+        """All other nodes that are known, wherever they are."""
+        with self._lock:
+            return sorted(self._texts)
+
+    def alone(self) -> bool:
+        """No other node is known."""
+        return not self.known_nodes()
+
     def members(self) -> list[Place]:
         """Those of the configuration, this node among them."""
         return [self._place(node) for node in sorted(self._config.members)]
@@ -126,6 +145,8 @@ class Addresses:
     ) -> None:
         """The driver runs, and listens there."""
         self._table, self._port, self._ask = table, port, ask
+        if self._dirty:
+            self._changed()
         self._start_names()
 
     def texts(self) -> dict[int, str]:

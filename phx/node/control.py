@@ -20,6 +20,8 @@ A connection carries one request and one answer, each a line of JSON:
     {"do": "move", "node": 2, "address": "10.0.0.9:7000"}      as `Node.set_address`
     {"peers": …}
 
+and what concerns members: `phx.node.orders`.
+
 The file has mode 0600 before anybody can connect: so it is this user (or root) who does.
 """
 
@@ -46,8 +48,9 @@ from typing import Any
 from phx.applier import GroupState
 from phx.errors import NotInCluster, PhxError, SystemFailure
 from phx.node.moves import Moves
+from phx.node.orders import Orders, changed
 from phx.node.peers import PeerList
-from phx.types import CheckpointInfo, Moved
+from phx.types import Changed, CheckpointInfo, Moved
 
 __all__ = ["NAME", "Control", "ask"]
 
@@ -99,6 +102,7 @@ class Control(threading.Thread):
             for when the one before is done, so that nobody's request fills the line.
         moves: gives leaderships away.
         peers: the other nodes; raises what a call on a node gets that is not open.
+        orders: what concerns members.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Control(threading.Thread):
         take: Take,
         moves: Moves,
         peers: Callable[[], PeerList],
+        orders: Orders | None = None,
     ) -> None:
         super().__init__(name="phx-control", daemon=True)
         self._folder = folder
@@ -115,6 +120,7 @@ class Control(threading.Thread):
         self._take = take
         self._moves = moves
         self._peers = peers
+        self._orders = orders
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = os.pipe()
@@ -250,10 +256,18 @@ class Control(threading.Thread):
                 return iter([])
             case {"do": "move", "node": node, "address": address, **more} if not more:
                 return self._move(caller, node, address)
+            case {"do": "members", "group": group, **more} if not more and self._orders:
+                caller.answer = self._orders.members(group)
+                return iter([])
+            case {"do": "change"} if self._orders:
+                return changing(caller, self._orders.change(asked))
+            case {"do": "decommission", "timeout": timeout, **more} if not more and self._orders:
+                return changing(caller, self._orders.decommission(timeout))
         raise ValueError(
             'what can be asked for: {"do": "checkpoint", "group": …}, '
             '{"do": "drain", "to": …, "timeout": …}, {"do": "undrain"}, {"do": "peers"}, '
-            '{"do": "move", "node": …, "address": …}'
+            '{"do": "move", "node": …, "address": …}, {"do": "members", "group": …}, '
+            '{"do": "change", "how": …}, {"do": "decommission", "timeout": …}'
         )
 
     def _checkpoints(self, caller: Caller, group: object) -> Iterator[Step]:
@@ -360,6 +374,13 @@ class Control(threading.Thread):
         self._selector.close()
         self._pipe = threading.RLock()  # the parent's may have been held when it forked
         self._close_pipe()
+
+
+def changing(caller: Caller, future: Future[Changed]) -> Iterator[Step]:
+    def noted(done: Future[Any]) -> None:
+        caller.answer = changed(done)
+
+    return iter([(lambda: future, noted)])
 
 
 def peers_of(peers: PeerList) -> dict[str, Any]:

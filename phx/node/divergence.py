@@ -43,7 +43,7 @@ class Divergence(threading.Thread):
     an agreed instance and this node is not. What is not known is no difference.
 
     Args:
-        members: how many the cluster has.
+        members: how many the group with the most members has now.
         peers: those that can be asked now.
         ask: (node, group, above) -> what that node noted beyond an instance; None: no answer.
         odd: told of a group whose replica here is odd. On the thread.
@@ -54,7 +54,7 @@ class Divergence(threading.Thread):
 
     def __init__(
         self,
-        members: int,
+        members: Callable[[], int],
         *,
         peers: Callable[[], Iterable[int]],
         ask: Callable[[int, int, int], Rings | None],
@@ -67,7 +67,7 @@ class Divergence(threading.Thread):
         self._odd = odd
         self._change = threading.Condition()  # of all that follows
         self._ending = False
-        self._known = Comparison(members)
+        self._known = Comparison(members())
         self.counters = {"digests_noted": 0, "digests_compared": 0, "diverged": 0}
 
     def note(self, state: GroupState) -> None:
@@ -81,7 +81,7 @@ class Divergence(threading.Thread):
         with self._change:
             self._known.note(state.group, Agreed(state.applied, state.digest, found))
             self.counters["digests_noted"] += 1
-            if not self._ending and self.ident is None and self._members > 1:
+            if not self._ending and self.ident is None and self._members() > 1:
                 self.start()
 
     def forget(self, group: int) -> None:
@@ -136,6 +136,7 @@ class Divergence(threading.Thread):
         for group in groups:
             with self._change:
                 known = self._known.known(group)
+            self._known.members = self._members()
             verdict = self._known.judge(known)  # while values are applied
             with self._change:
                 self.counters["digests_compared"] += 1

@@ -250,11 +250,11 @@ class Doctor:
         self,
         entries: Callable[[int, int, int, int], Sequence[FetchedEntry]],
         lost: Callable[[int, int, int], None],
+        others: Callable[[], list[int]],
     ) -> None:
         """How values are had from a peer, from now on: see `ask_each`; and who is told of those
         that nobody has: see `Mender.lost`."""
-        others = [node for node in self._config.members if node != self._config.node]
-        if self.mender is not None and others:
+        if self.mender is not None and others():
             self.mender.lost = lost
             self.mender.fetch = ask_each(entries, others)
             self.mender.wake()

@@ -75,7 +75,7 @@ class Peers:
 
     Attributes:
         cluster, node: this one.
-        members: how many the cluster has.
+        members: how many the group with the most members has now.
         greeting: as in this node's HELLO.
         addresses: (numeric host, port) of every other member whose address is known.
         connected: those that there is a connection with.
@@ -85,7 +85,7 @@ class Peers:
 
     cluster: int
     node: int
-    members: int
+    members: Callable[[], int]
     greeting: Greeting
     addresses: Callable[[], Mapping[int, tuple[str, int]]]
     connected: Callable[[], set[int]]
@@ -460,7 +460,7 @@ class Fetcher:
         said = {node: self.digests(node, want.group, 0) or () for node in offers}
         if not want.anew:
             said[self._peers.node] = [Chain(*one) for one in self.noted(want.group, 0)]
-        return believed(offers, said, self._peers.members, anew=want.anew)
+        return believed(offers, said, self._peers.members(), anew=want.anew)
 
     def digests(self, node: int, group: int, above: int) -> Sequence[Chain] | None:
         """What that peer noted of a group beyond an instance; None: it gave no answer. Blocks.

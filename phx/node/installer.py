@@ -19,7 +19,6 @@ from phx.checkpoint.installing import install
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import DURABLE, MEMORY, MachineEntry, Manifest, members_of
 from phx.machine import DurableMachine, StateMachine
-from phx.membership import need_engine
 from phx.node.keeper import Keeper
 from phx.node.line import Ending
 from phx.node.machine_files import Held, begin, durable_in, sweep
@@ -97,10 +96,8 @@ class Installer:
             Ending: the node closes.
             Broken, OSError: of the checkpoint.
             Unfit: the machines do not take it.
-            Foreign: it has members that this phx cannot serve; nothing was changed.
             StoreError, DriverError: whatever the store and the driver have against it.
         """
-        need_engine(manifest.group, manifest.membership)
         self.installing[manifest.group] = manifest.content
         try:
             for _ in install(_Place(self, manifest, verified)):

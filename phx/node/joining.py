@@ -1,9 +1,15 @@
-"""A node that is no member of anything yet: it learns who is there, and waits.
+"""A node that joins: who is there, and of which groups is it a member?
 
-It knows the cluster's name and addresses of some nodes. Of one that answers it learns which nodes
-there are and where, and takes them for peers. They refuse its handshake until one of them, or its
-user, adds it as a peer there; from then on both are connected. Nothing of this makes it a member:
-that is the groups' decision.
+It opens as a member of its groups, or not at all (`Admission`): it waits until all of them have it
+for one, by the newest configuration that anybody says, and takes that down, durably, before its
+driver starts. Without it, it would count quorums of the members in its own configuration file.
+
+A node may be connected without being a member of anything (`Joiner`), too.
+
+Either knows the cluster's name and addresses of some nodes. Of one that answers it learns which
+nodes there are and where, and takes them for peers. They refuse its handshake until a group of them
+has it for a member, or somebody adds it as a peer there; from then on both are connected. Nothing
+of this makes it a member: that is the groups' decision.
 
 Both sides are here. Who is asked answers natively checked requests (`phx._core.handover`) from a
 thread of the provider's, with the addresses that it knows itself.
@@ -13,14 +19,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from phx.config import split_address
+from phx.config import Config, split_address
 from phx.errors import Closed, ConfigError, ForkedError, PhxError
+from phx.membership import Membership, newer
 from phx.node.addresses import resolve
-from phx.node.line import Ending, Lines, now_us
+from phx.node.line import Ending, Lines, Side, now_us
+from phx.store import MembersRow
+from phx.transfer.changing import Asking, ask_join, pack_members, unpack_members
 from phx.transfer.messages import (
     JOIN,
+    MEMBERS,
     PEERS,
     REFUSED,
     REFUSED_STORE,
@@ -29,6 +40,7 @@ from phx.transfer.messages import (
     Frames,
     Greeting,
     Patience,
+    join_group,
     join_store,
     pack_join,
     pack_peers,
@@ -37,19 +49,25 @@ from phx.transfer.messages import (
     unpack_refused,
 )
 
-__all__ = ["Joiner", "welcome"]
+__all__ = ["Admission", "Joiner", "welcome"]
 
 log = logging.getLogger("phx")
 
 AGAIN_S = 0.5
 """Between two rounds of questions, at first; twice as long each time, up to AGAIN_MAX_S."""
 AGAIN_MAX_S = 10.0
+ADMIT_S = 0.1
+ADMIT_MAX_S = 1.0
 END_S = 2.0
 """The resolver may take longer; whoever closes a node does not wait for it."""
 
 
 def welcome(
-    said: bytes, ends: Ends, store_of: Callable[[int], bytes | None], peers: Mapping[int, str]
+    said: bytes,
+    ends: Ends,
+    store_of: Callable[[int], bytes | None],
+    peers: Mapping[int, str],
+    page: Callable[[int], bytes] = lambda group: pack_members([]),
 ) -> bytes:
     """The answer to a JOIN: the frame to be sent, after which the connection is closed.
 
@@ -57,12 +75,144 @@ def welcome(
         said: that frame, which the transport has checked.
         store_of: the store that was ever seen behind a node id; None: none was.
         peers: "host:port" of each node that the asker may want to know, this one among them.
+        page: the members of groups, from one on, as MEMBERS has them.
     """
     before = store_of(ends.peer)
     if before is not None and before != join_store(said):
         text = "this node id was used with another store"
         return ends.frame(REFUSED, pack_refused(REFUSED_STORE, text))
+    group = join_group(said)
+    if group is not None:
+        return ends.frame(MEMBERS, page(group))
     return ends.frame(PEERS, pack_peers(peers))
+
+
+class Admission:
+    """Waits until a node that joins is a member of its groups. Before its driver starts.
+
+    Those in ``config.join`` are asked, and those that they name.
+
+    Args:
+        groups: of which nothing is known here.
+        incarnation: of the life that is to come.
+
+    Attributes:
+        peers: "host:port" of the others, as they said.
+        members: of the groups, by group: all that name this node.
+    """
+
+    def __init__(
+        self, config: Config, groups: Iterable[int], incarnation: int, store_id: bytes
+    ) -> None:
+        self.peers: dict[int, str] = {}
+        self.members: dict[int, Membership] = {}
+        self._newest: dict[int, Membership] = {}
+        self._left: dict[int, set[int]] = {}
+        self._groups = frozenset(groups)
+        self._ends = Ends(config.cluster_id, config.node, 0)
+        now_us, window = time.time_ns() // 1000, config.limits.window
+        self._greeting = Greeting(incarnation, store_id, now_us, window)
+        self._addresses = list(dict.fromkeys(config.join))
+        self._timeout_us = config.timing.connect_timeout_us
+        self._lines = Lines()
+        self._told = ""
+
+    def wait(self) -> None:
+        """Until all groups have this node for a member. Raises Closed: it was ended."""
+        pause = ADMIT_S
+        while self._groups:
+            for address in list(self._addresses):
+                self._ask(address)
+            missing = self._groups - self.members.keys()
+            if not missing:
+                return
+            self._say(
+                f"group {min(missing)}, and {len(missing)} altogether, do not have node "
+                f"{self._ends.me} for a member yet: it waits (Node.add_member)"
+            )
+            if self._lines.ending.wait(pause):
+                raise Closed("the node is closed")
+            pause = min(1.5 * pause, ADMIT_MAX_S)
+
+    def rows(self) -> dict[int, MembersRow]:
+        """What the store is to keep."""
+        return {
+            group: MembersRow(told, left=tuple(sorted(self._left[group] - set(told.nodes))))
+            for group, told in self.members.items()
+        }
+
+    def end(self) -> None:
+        """Any thread."""
+        self._lines.ending.set()
+
+    def _say(self, what: str) -> None:
+        if what != self._told:
+            log.info(what)
+            self._told = what
+
+    def _ask(self, address: str) -> None:
+        host, port = split_address(address)
+        try:
+            for numeric in resolve(host):
+                self._ask_at(numeric, port)
+        except Ending:
+            raise Closed("the node is closed") from None
+        except (Cut, OSError, ValueError) as error:
+            log.debug("nobody at %s says who the members are: %s", address, error)
+
+    def _ask_at(self, host: str, port: int) -> None:
+        """Raises Cut, OSError, Ending; ValueError: two nodes contradict each other."""
+        who = Question(self._ends)
+        hello = self._ends.frame(JOIN, pack_join(self._greeting))
+
+        def over() -> bool:
+            return who.peers is not None
+
+        talk(self._lines, (host, port), self._timeout_us, who, over, hello)
+        for node, address in (who.peers or {}).items():
+            if node != self._ends.me:
+                self.peers[node] = address
+            if address not in self._addresses and node != self._ends.me:
+                self._addresses.append(address)
+        first: int | None = 0
+        while first is not None:
+            asking = ask_join(self._ends, self._greeting, first, now_us())
+            page = unpack_members(self._answer(host, port, asking))
+            for group in page.members.keys() & self._groups:
+                self._left.setdefault(group, set()).update(page.left.get(group, ()))
+                self._take(group, page.members[group])
+            first = page.next
+
+    def _take(self, group: int, told: Membership) -> None:
+        newest = self._newest[group] = newer(self._newest.get(group), told) or told
+        if self._ends.me in newest.nodes:
+            self.members[group] = newest
+        else:
+            self.members.pop(group, None)
+
+    def _answer(self, host: str, port: int, asking: Asking) -> bytes:
+        def over() -> bool:
+            return asking.answer is not None
+
+        talk(self._lines, (host, port), self._timeout_us, asking, over, asking.hello)
+        assert asking.answer is not None
+        return asking.answer
+
+
+def talk(
+    lines: Lines,
+    at: tuple[str, int],
+    timeout_us: int,
+    side: Side,
+    over: Callable[[], bool],
+    hello: bytes,
+) -> None:
+    """Over a connection of its own. Raises Cut, OSError, Ending, and what the side raises."""
+    one = lines.dial(*at, timeout_us)
+    try:
+        lines.run(one, side, over, hello)
+    finally:
+        lines.close(one)
 
 
 class Joiner(threading.Thread):
@@ -160,12 +310,12 @@ class Joiner(threading.Thread):
     def _ask(self, host: str, port: int) -> dict[int, str]:
         """Raises Cut, OSError, Ending."""
         question = Question(self._ends)
-        one = self._lines.dial(host, port, self._timeout_us)
-        try:
-            hello = self._ends.frame(JOIN, pack_join(self._greeting))
-            self._lines.run(one, question, lambda: question.peers is not None, hello)
-        finally:
-            self._lines.close(one)
+        hello = self._ends.frame(JOIN, pack_join(self._greeting))
+
+        def over() -> bool:
+            return question.peers is not None
+
+        talk(self._lines, (host, port), self._timeout_us, question, over, hello)
         return question.peers or {}
 
 

@@ -19,6 +19,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, Driver, DriverError
+from phx._core.plan import SettlePlan
 from phx.errors import Closed, Damaged
 from phx.store import Store
 
@@ -46,6 +47,7 @@ class Keeper(threading.Thread):
 
     Attributes:
         error: why the store cannot settle at the moment; None: it can.
+        hear: called before it settles, which goes past no change of members that is not noted.
     """
 
     def __init__(self, opening: Callable[[], Store], *, idle: Callable[[], bool]) -> None:
@@ -62,6 +64,7 @@ class Keeper(threading.Thread):
         self._called = threading.Event()  # somebody asked, or there is a driver
         self._trim_s = 0.0  # when a step of trimming has waited for long enough
         self.error: str | None = None
+        self.hear: Callable[[], None] = lambda: None
 
     def open(self) -> Store:
         """Start the thread; the store, once it is open. It belongs to the thread."""
@@ -172,7 +175,7 @@ class Keeper(threading.Thread):
                 more = more or self._guarded("merging", store.merge)
                 self._idle_us = 0 if more else IDLE_US if self._long_idle() else RETRY_US
             case ("settle", plan, upto_lsn):
-                if self._guarded("settling", lambda: store.settle(plan)):
+                if self._guarded("settling", partial(self._settle, store, plan)):
                     self.error = None
                     self._idle_us = RETRY_US
                     self._tell(partial(driver.settled, plan, upto_lsn))
@@ -188,6 +191,10 @@ class Keeper(threading.Thread):
             case ("closing",):
                 return False
         return True
+
+    def _settle(self, store: Store, plan: SettlePlan) -> None:
+        self.hear()
+        store.settle(plan)
 
     def _tell(self, tell: Callable[[], None]) -> None:
         """Until the driver takes it: its queue is full while its poll thread is behind, and it

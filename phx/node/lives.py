@@ -170,7 +170,7 @@ class Lives:
         facts, config = self._facts, self._config
         if facts is None:
             raise Damaged(f"{config.dir}: {why}: its promises are lost")
-        if len(config.members) == 1:
+        if len(config.members) == 1 and not config.join:
             raise Damaged(
                 f"{config.dir}: {why}: its promises are lost, and there is no other member that "
                 "knows what was chosen"
@@ -184,6 +184,11 @@ class Lives:
         self._ask(lambda store: write(store, after)).result()
         self._facts = after
         return after
+
+    @property
+    def incarnation(self) -> int:
+        """Of the life that is about to start."""
+        return self._told.incarnation
 
     def serve(self, driver: Driver) -> None:
         """The driver runs: what the journal knew goes into the store, too.

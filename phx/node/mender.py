@@ -295,18 +295,19 @@ def text_of(hole: Hole) -> str:
 
 
 def ask_each(
-    entries: Callable[[int, int, int, int], Sequence[FetchedEntry]], nodes: Iterable[int]
+    entries: Callable[[int, int, int, int], Sequence[FetchedEntry]],
+    nodes: Callable[[], Iterable[int]],
 ) -> Fetch:
-    """A Fetch that asks these nodes, one after the other, until one gives something.
+    """A Fetch that asks the nodes that there are then, one after the other, until one gives
+    something.
 
     Args:
         entries: (node, group, first, last): what that node gives; nothing if it has none, or is
             not to be reached. Blocks.
     """
-    all_nodes = tuple(nodes)
 
     def fetch(group: int, first: int, last: int) -> Sequence[FetchedEntry]:
-        for node in all_nodes:
+        for node in nodes():
             if found := entries(node, group, first, last):
                 return found
         raise LookupError(f"no peer gives instance {first} of group {group}")

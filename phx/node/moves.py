@@ -73,7 +73,7 @@ class Moves:
     def resign_all(self, to: int | None, timeout: float) -> Future[Moved]:
         """See Node.resign_all."""
         door = self._open()
-        if to is not None and to not in door.members:
+        if to is not None and to != door.node and not door.known(to):
             raise NotInCluster(f"node {to} is no member")
         if to == door.node:
             raise ValueError("a node cannot give its leaderships to itself")

@@ -30,11 +30,14 @@ from phx.errors import Damaged, PhxError, StoreError
 from phx.node.line import Ending, Lines, now_us
 from phx.node.threads import join_all
 from phx.store import Store
+from phx.transfer.changing import Answer, Telling, wants
 from phx.transfer.choice import offered
 from phx.transfer.messages import (
+    CHANGE_WANTED,
     CHECKPOINT,
     DIGESTS,
     JOIN,
+    MEMBERS_WANTED,
     OFFER_WANTED,
     Chain,
     Cut,
@@ -168,6 +171,7 @@ class Provider:
     Attributes:
         doubted: whether no checkpoint of a group is for others.
         welcome: the answer to a JOIN; b"": none.
+        members, change: see `Telling`.
         counters: since the start; "providing": now.
     """
 
@@ -188,6 +192,8 @@ class Provider:
         self.catalog = catalog
         self.doubted: Callable[[int], bool] = lambda group: False
         self.welcome: Callable[[bytes, Ends], bytes] = lambda said, ends: b""
+        self.members: Callable[[int], bytes]
+        self.change: Callable[[int, bytes], Answer]
         self.pins = Pins(catalog)
         self._states = states
         self._driver = driver
@@ -276,6 +282,9 @@ class Provider:
         if kind_of(said) == JOIN:
             self._introduce(one, ends, said)
             return
+        if wants(said) in (MEMBERS_WANTED, CHANGE_WANTED):
+            self._tell(one, Telling(ends, self.members, self.change), said)
+            return
         talk = _Talk(self, node)
         sender = Sender(self.catalog.files, ends, talk, self._bucket, now_us())
         try:
@@ -301,6 +310,18 @@ class Provider:
             pass
         except (Cut, OSError, PhxError) as error:
             log.debug("node %d, which asked who is there: %s", ends.peer, error)
+        finally:
+            self._lines.close(one)
+
+    def _tell(self, one: socket.socket, telling: Telling, said: bytes) -> None:
+        """Of members: an answer, and no more."""
+        try:
+            out = telling.feed(said, now_us())
+            self._lines.run(one, telling, lambda: telling.done, out)
+        except Ending:
+            pass
+        except (Cut, OSError, DriverError, PhxError, ValueError) as error:
+            log.debug("node %d, which asked for members: %s", telling.ends.peer, error)
         finally:
             self._lines.close(one)
 

@@ -15,16 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from phx._core.driver import (
-    ERROR_BIND,
-    ERROR_JOURNAL,
-    ERROR_OPTION,
-    ERROR_START,
-    ERROR_SYSTEM,
-    ERROR_TIMED_OUT,
-    Driver,
-    DriverError,
-)
+from phx._core.driver import ERROR_START, ERROR_TIMED_OUT, Driver, DriverError
 from phx._core.peer_table import PeerTable
 from phx._core.read_tickets import ReadTickets
 from phx._core.waiters import Waiters
@@ -43,32 +34,31 @@ from phx.errors import (
     ClosedUnknown,
     ConfigError,
     Damaged,
-    Foreign,
     ForkedError,
     GroupStopped,
     NotInCluster,
-    PartlyDone,
     PhxError,
-    StoreError,
-    SystemFailure,
-    Unknown,
 )
 from phx.machine import Machines, StateMachine, machines_of
-from phx.membership import change_known
 from phx.node import machine_files
 from phx.node.addresses import Addresses, learned
+from phx.node.changes import Changes
 from phx.node.commits import Commits
 from phx.node.control import Control
 from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
+from phx.node.joining import Admission
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
 from phx.node.machine_files import durable_in
-from phx.node.memberships import Memberships
+from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
-from phx.node.peers import PeerList
+from phx.node.opening import opening_error, partly_done, starts_of, traced
+from phx.node.orders import Orders
+from phx.node.peers import Introducer, PeerList
+from phx.node.removal import Removal, mark_removed
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
@@ -82,7 +72,6 @@ log = logging.getLogger("phx")
 
 STOP_US = 10_000_000
 ABANDON_S = 1.0
-TRACE_MIB_MAX = 1024
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
 DOUBT_S = 1.0
@@ -121,6 +110,11 @@ class Room:
         self._restorer: Restorer | None = None
         self._lives: Lives | None = None
         self._peers: PeerList | None = None
+        self._introducer: Introducer | None = None
+        self._changes: Changes | None = None
+        self._admission: Admission | None = None
+        self._removal: Removal | None = None
+        self._given_up = False
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
@@ -153,10 +147,12 @@ class Room:
             self._undo()
             self._state = "closed"
             if isinstance(error, DriverError):
-                raise _opening_error(error) from error
+                raise opening_error(error) from error
             raise
         self._state = "open"
         _rooms.add(self)
+        if self._introducer is not None:
+            self._introducer.begin()
         if self._join:
             self.peers.join(self._join, self._store.identity.store_id)
 
@@ -171,6 +167,7 @@ class Room:
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
+        self._addresses.begin(learned(store, doctor.note))
         catalog = self._look()
         if create and catalog.groups():
             # Of another life: its log would stand where the new one begins.
@@ -183,23 +180,11 @@ class Room:
             else:
                 log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
-        starts = {
-            group: found[0].frontier
-            for group, found in catalog.groups().items()
-            if group in self.states
-        }
-        for group, state in self.states.items():
-            if durable_in(state.machines):
-                starts.setdefault(group, 0)  # paused until they are open
-        for group in self._find_marked(catalog):
-            starts.setdefault(group, 0)
-        for group, floor in store.floors().items():
-            # Without a checkpoint that reaches its log the group stops, and not the node.
-            if starts.get(group, 0) + 1 < floor.kept_from:
-                starts[group] = floor.kept_from - 1
-        self._addresses.begin(learned(store, doctor.note))
+        starts = starts_of(self.states, catalog, self._find_marked(catalog), store)
         lives = self._lives = Lives(config, self._keeper.ask)
         lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
+        if config.join and create:
+            self._wait_admitted(store, lives)
         lives.start(
             self._folder, create, self._bootstrap, partial(self._start, store, catalog, starts)
         )
@@ -218,7 +203,7 @@ class Room:
         self.moves.begin(self.door)
         self.door.archive = store
         self._open_reads()
-        self.door.node, self.door.members = config.node, frozenset(config.members)
+        self.door.node, self.door.known = config.node, self._addresses.is_peer
         self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
@@ -226,18 +211,40 @@ class Room:
         if any(durable_in(state.machines) for state in self.states.values()):
             every_us = config.checkpoints.machine_commit_us
             self.applier.commits = Commits(every_us, self.applier.halt)
-        self._keeper.serve(self.driver)
         self._meet(lives)
-        self.applier.on_ceiling = lives.wanted
-        self._keep_checkpoints(catalog, list(starts))
+        self._keeper.serve(self.driver)
+        self.applier.on_ceiling, self.applier.on_taken = lives.wanted, self._hear
+        gone = mark_removed(self.states, self._memberships, config.node)
+        self._keep_checkpoints(catalog, [group for group in starts if group not in gone], gone)
+
+    def _wait_admitted(self, store: Store, lives: Lives) -> None:
+        """A node that joins is a member of its groups, and knows it, before it votes."""
+        assert self._keeper is not None
+        store_id = store.identity.store_id
+        admission = Admission(self.config, self._ids, lives.incarnation, store_id)
+        self._admission = admission
+        if self._given_up:
+            admission.end()
+        admission.wait()
+        self._keeper.ask(lambda store: store.keep_members(admission.rows())).result()
+        self._addresses.meet(admission.peers)
+
+    def give_up(self) -> None:
+        """Do not wait to be a member: the opening fails. Any thread."""
+        self._given_up = True
+        if self._admission is not None:
+            self._admission.end()
 
     def _meet(self, lives: Lives) -> None:
         """The other nodes: those that are known, and those that come."""
         assert self._keeper is not None
         addresses, error_of = self._addresses, self.door.error_of
+        self._keeper.hear, self.door.members_of = self._memberships.hear, self._memberships.now
         lives.serve(self.driver)
         addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
         self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
+        self._peers.page = self._memberships.page
+        self._introducer = Introducer(self.config, self._peers, self._memberships)
 
     def _open_reads(self) -> None:
         driver = self.driver
@@ -255,7 +262,7 @@ class Room:
     def _find_marked(self, catalog: Catalog) -> set[int]:
         """The groups that are to be made anew."""
         found = {group for group in self.states if is_marked(catalog.files, catalog.root, group)}
-        if found and len(self.config.members) == 1:
+        if found and self._addresses.alone():
             log.error("groups %s are to be made anew, and no other node has them", sorted(found))
             found = set()
         self._marked = found
@@ -270,7 +277,7 @@ class Room:
                 if (floor.kept_from, floor.settled_through) == (through + 1, through):
                     self.driver.install(group, through, newest.epoch)
 
-    def _keep_checkpoints(self, catalog: Catalog, paused: list[int]) -> None:
+    def _keep_checkpoints(self, catalog: Catalog, paused: list[int], gone: frozenset[int]) -> None:
         """Take them from now on, and bring the paused groups back from theirs."""
         applier = self.applier
         snapshots = self._snapshots = Snapshots(
@@ -300,7 +307,7 @@ class Room:
         applier.on_due, applier.on_table = snapshots.due, snapshots.table
         applier.on_turn, self.door.checkpoint = snapshots.turned, snapshots.ask
         self.door.checkpoint_error = snapshots.error_of
-        for group in self.states.keys() - set(paused):
+        for group in self.states.keys() - set(paused) - gone:
             snapshots.schedule(self.states[group], 0)
         self._restorer = Restorer(
             catalog,
@@ -312,6 +319,29 @@ class Room:
             self._stuck,
         )
         snapshots.paused = self._restorer.paused
+        transfers = self._exchange(catalog, snapshots, self._restorer.paused)
+        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
+        reading, memberships = self.door.reading, self._memberships
+        reading.restoring, reading.version_of = transfers.restoring, memberships.version
+        fetcher, others = transfers.fetcher, self._addresses.known_nodes
+        self._doctor.fetch_by(fetcher.entries, fetcher.lost, others)
+        self._restorer.paused |= self._marked
+        mine = [group for group in paused if group not in self._marked]
+        self._restorer.start(mine, self.config.checkpoints.restore_threads)
+        transfers.rebuild_marked(self._marked)
+        self._removal = Removal(
+            self.config, self.states, self._memberships, applier, self.driver, self._keeper,
+            catalog, snapshots,
+        )  # fmt: skip
+        self._removal.begin(gone)
+        snapshots.start()  # they are known to be paused before anybody can ask for one
+        folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
+        orders = Orders(lambda: self.changes, moves, self.config.node)
+        self._control = Control(folder, self.states, take, moves, lambda: self.peers, orders)
+        self._control.listen()
+
+    def _exchange(self, catalog: Catalog, snapshots: Snapshots, paused: set[int]) -> Transfers:
+        """What comes and goes between the nodes besides the protocol; changes of members, too."""
         assert self._keeper is not None
         transfers = self._transfers = Transfers(
             self.config,
@@ -320,32 +350,30 @@ class Room:
             self.driver,
             self._keeper,
             self._store,
-            applier,
+            self.applier,
             snapshots,
             self._memberships,
             factory=self._made,
-            paused=self._restorer.paused,
+            paused=paused,
             addresses=self._addresses,
             welcome=lambda said, ends: self.peers.welcome(said, ends),
             closing=lambda: self.door.refusal is not None,
             halt=self._halt_unrestored,
         )
-        self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
-        self.door.reading.restoring = transfers.restoring
-        self._doctor.fetch_by(transfers.fetcher.entries, transfers.fetcher.lost)
-        self._restorer.paused |= self._marked
-        mine = [group for group in paused if group not in self._marked]
-        self._restorer.start(mine, self.config.checkpoints.restore_threads)
-        transfers.rebuild_marked(self._marked)
-        snapshots.start()  # they are known to be paused before anybody can ask for one
-        folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
-        self._control = Control(folder, self.states, take, moves, lambda: self.peers)
-        self._control.listen()
+        peers, introducer = self._peers, self._introducer
+        assert peers is not None
+        assert introducer is not None
+        self._changes = self.door.changing = Changes(
+            self.door, self.states, self._memberships, peers, introducer, transfers.peers
+        )
+        provider, changes = transfers.provider, self._changes
+        provider.members, provider.change = changes.tell, changes.propose
+        return transfers
 
     def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
         self.opened()
-        if len(self.config.members) == 1:
+        if self._addresses.alone():
             raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
         assert self._restorer is not None
@@ -357,11 +385,22 @@ class Room:
         """A group that could not be restored. Without a checkpoint that its log goes on from it
         needs one of another node; else it stops, like one whose apply failed."""
         below = isinstance(error, DriverError) and error.code == ERROR_START
-        if below and len(self.config.members) > 1 and self._transfers is not None:
+        if below and not self._addresses.alone() and self._transfers is not None:
             log.warning("group %d: no checkpoint goes with its log: one is fetched", state.group)
             self._transfers.fetcher.anew(state.group)
         else:
             self._halt_unrestored(state, error)
+
+    def _hear(self) -> None:
+        """The news of members, before anything above is applied."""
+        self._memberships.hear()
+        for group, error in self._memberships.contradictions():
+            state = self.states[group]
+            if state.stopped is None:
+                why = GroupStopped(group, state.applied + 1, None, f"its members: {error}")
+                self.applier.halt(state, why, error)
+        if self._removal is not None:
+            self._removal.look()
 
     def _halt_unrestored(self, state: GroupState, error: BaseException) -> None:
         why = f"it could not be restored: {type(error).__name__}: {error}"
@@ -373,7 +412,7 @@ class Room:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
         parts = (
             self._transfers, self._restorer, self._snapshots, self._control, self._doctor,
-            self.moves, self._peers,
+            self.moves, self._changes, self._introducer, self._peers,
         )  # fmt: skip
         there = [one for one in parts if one is not None]
         if wait_s is not None:
@@ -417,8 +456,9 @@ class Room:
             options=config.options(),
             **traced(config.node),
         )
-        members = self._memberships = Memberships(store.note_members, change_known)
-        members.begin(store.members(), chain.from_iterable(catalog.groups().values()))
+        members = self._memberships = members_of_node(self.driver, store, config.members)
+        found = chain.from_iterable(catalog.groups().values())
+        members.begin(store.members(), [one for one in found if one.group in self.states])
         self.driver.start()  # not before: it votes
 
     def _undo(self) -> None:
@@ -449,6 +489,13 @@ class Room:
         self.opened()
         assert self._peers is not None
         return self._peers
+
+    @property
+    def changes(self) -> Changes:
+        """Of members. Raises Closed or ForkedError unless the node is open."""
+        self.opened()
+        assert self._changes is not None
+        return self._changes
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
         """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
@@ -496,6 +543,7 @@ class Room:
             groups=len(self.states),
             leading=found["leading"],
             stopped=tuple(sorted(self.applier.stopped)),
+            removed=tuple(sorted(self._memberships.removed)),
             waiting_values=self.waiters.count,
             waiting_bytes=self.waiters.held_bytes,
             poisoned=bool(found["journal"]["poisoned"]),
@@ -627,7 +675,7 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
-        for one in (self._control, self._transfers, self._peers):
+        for one in (self._control, self._transfers, self._changes, self._peers):
             if one is not None:
                 one.forget()
         self.driver.after_fork_in_child()
@@ -650,41 +698,3 @@ os.register_at_fork(after_in_child=_forget_rooms)
 
 def is_alive(ident: int) -> bool:
     return any(thread.ident == ident for thread in threading.enumerate())
-
-
-def traced(node: int) -> dict[str, Any]:
-    """The driver's arguments for a trace in PHX_TRACE_DIR (docs/design/trace.md), if it is set."""
-    folder = os.environ.get("PHX_TRACE_DIR")
-    if not folder:
-        return {}
-    mib = os.environ.get("PHX_TRACE_MIB", "")
-    return {
-        "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
-        "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
-    }
-
-
-def partly_done(results: list[Any]) -> PhxError:
-    """The error of a run of which at least one value failed."""
-    first = results[0]
-    alike = all(type(one) is type(first) for one in results)
-    if alike and isinstance(first, PhxError) and not isinstance(first, Unknown):
-        return first
-    return PartlyDone(results)
-
-
-def _opening_error(error: DriverError) -> PhxError:
-    match error.code - ERROR_JOURNAL:
-        case 2 | 8 | 9:
-            return Damaged(error.message)
-        case 3 | 4:
-            return Foreign(error.message)
-        case code if code > 0:
-            return StoreError(error.message)
-    if error.code == ERROR_OPTION:
-        return ConfigError([error.message])
-    if error.code == ERROR_START:
-        return Damaged(error.message)
-    if error.code in (ERROR_BIND, ERROR_SYSTEM):
-        return SystemFailure(error.message)
-    return SystemFailure(f"{error.message} (driver error {error.code})")

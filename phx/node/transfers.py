@@ -87,7 +87,7 @@ class Transfers:
             closing,
             threads=options.restore_threads,
         )
-        peers = self._peers(config, store, addresses)
+        peers = self.peers = self._peers(config, store, addresses, memberships.most)
         self.fetcher = Fetcher(
             self.installer,
             peers,
@@ -96,7 +96,7 @@ class Transfers:
             reserve_bytes=options.reserve_bytes,
         )
         self.divergence = Divergence(
-            len(config.members), peers=peers.known, ask=self.fetcher.digests, odd=self._odd
+            memberships.most, peers=peers.known, ask=self.fetcher.digests, odd=self._odd
         )
         self.provider = Provider(
             catalog,
@@ -133,11 +133,13 @@ class Transfers:
         self.installer.on_swapped = self._swapped
         self.installer.on_told = self._installed
 
-    def _peers(self, config: Config, store: Store, addresses: Addresses) -> Peers:
+    def _peers(
+        self, config: Config, store: Store, addresses: Addresses, most: Callable[[], int]
+    ) -> Peers:
         return Peers(
             cluster=config.cluster_id,
             node=config.node,
-            members=len(config.members),
+            members=most,
             greeting=Greeting(
                 incarnation=self._driver.incarnation,
                 store_id=store.identity.store_id,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
 from phx.sim.acts_keep import KEEP_ACTS
 from phx.sim.acts_lost import LOST_ACTS
+from phx.sim.acts_members import MEMBER_ACTS
 from phx.sim.acts_odd import ODD_ACTS
 from phx.sim.acts_store import STORE_ACTS
 from phx.sim.plan import SECOND, Act
@@ -622,6 +623,7 @@ ACTS: dict[str, ActKind] = {
     **LOST_ACTS,
     **STORE_ACTS,
     **ODD_ACTS,
+    **MEMBER_ACTS,
 }
 """What can happen to a cluster, by name."""
 

@@ -7,4 +7,4 @@ from phx.sim.host cimport Host
 cdef void reads_begin(Host h)
 cdef void reads_end(Host h)
 # What came of tickets in this turn; then whatever may be answered by now, or is too late.
-cdef void reads_turn(Host h, Effects* out)
+cdef int reads_turn(Host h, Effects* out) except -1

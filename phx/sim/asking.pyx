@@ -43,6 +43,7 @@ def read(World world, node, u32 group, bint quorum, u64 timeout_us, call):
 cdef void reads_begin(Host h):
     h.asking = {}
     h.answering = []
+    h.changed = []
 
 
 cdef void reads_end(Host h):
@@ -62,8 +63,32 @@ cdef void take_points(Host h, Effects* out):
             one.call.failed(h.agenda.now_us, out.points[i].verdict)
             continue
         one.point = out.points[i].instance
-        watch_asked_point(h.watch, h.node, one.group, one.known, one.point, one.quorum)
+        # (Where members change it may be asked again yet.)
+        if not one.quorum or not h.first_members:
+            watch_asked_point(h.watch, h.node, one.group, one.known, one.point, one.quorum)
         h.answering.append(one)
+
+
+# The members before said what they knew. What those after have chosen, they need not have accepted:
+# a point that is not below the value by which they changed is asked for again.
+cdef void ask_again(Host h):
+    cdef _Reading one
+    cdef list left = []
+    cdef int verdict
+    changed, h.changed = h.changed, []
+    for one in h.answering:
+        if not one.quorum or not any(one.group == group and one.point >= instance
+                                     for group, instance in changed):
+            left.append(one)
+            continue
+        h.tickets += 1
+        verdict = engine_read(h.engine, one.group, h.tickets, READ_QUORUM, one.until_us)
+        if verdict:
+            one.call.failed(h.agenda.now_us, verdict)
+        else:
+            h.asking[h.tickets] = one
+            h.poke()
+    h.answering = left
 
 
 # True: it is over.
@@ -75,6 +100,8 @@ cdef bint answer_now(Host h, _Reading one):
         if watch_answers(h.watch, h.node, one.group):
             one.call.lost(h.agenda.now_us)
             return True
+        if one.quorum and h.first_members:
+            watch_asked_point(h.watch, h.node, one.group, one.known, one.point, True)
         one.call.done(h.agenda.now_us, h.machine[one.group].items.get(one.call.key))
     elif h.shows() >= one.until_us:
         one.call.failed(h.agenda.now_us, VERDICT_TIMED_OUT_REJECTED)
@@ -83,8 +110,11 @@ cdef bint answer_now(Host h, _Reading one):
     return True
 
 
-cdef void reads_turn(Host h, Effects* out):
+cdef int reads_turn(Host h, Effects* out) except -1:
     if not out.points.empty():
         take_points(h, out)
+    if h.changed:
+        ask_again(h)
     if h.answering:
         h.answering = [one for one in h.answering if not answer_now(h, <_Reading>one)]
+    return 0

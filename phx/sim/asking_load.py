@@ -9,6 +9,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any, Final
 
+from phx.sim.altering import can_change, members
 from phx.sim.asking import read
 from phx.sim.client_kinds import ClientKind
 from phx.sim.plan import Plan
@@ -17,9 +18,11 @@ from phx.sim.world import World
 
 __all__ = ["READING", "AskingLoad"]
 
-READING: Final = frozenset({"reads", "far-reads", "divergence"})
+READING: Final = frozenset({"reads", "far-reads", "divergence", "members"})
 SHARE = 0.85
 """Of gets; the others go through the log."""
+STRAYS = 0.1
+"""Of requests that would go to a node that is no member."""
 QUORUM = 0.3
 """Of reads: a majority is asked, and not the leader."""
 
@@ -63,12 +66,22 @@ class AskingLoad(Workload):
 
     def __init__(self, world: World, plan: Plan) -> None:
         self.reading = plan.profile in READING
+        self.changing = can_change(world)
+        self.stray = Random(plan.seed << 20 | 0xFFFFD)
         super().__init__(world, plan, Reader if self.reading else Client)
+        self.plain = not self.reading
+
+    def submit(self, client: Client, node: int, calls: list[Any], timeout_us: int) -> None:
+        """Where members change, mostly at one of them; in the end at no other node, which waits for
+        a leader as long as it is allowed to."""
+        if self.changing:
+            roles = members(self.world, client.group)["roles"]
+            late = self.world.now_us >= self.plan.faults_end_us
+            if node not in roles and (late or self.stray.random() >= STRAYS):
+                node = list(roles)[node % len(roles)]
+        super().submit(client, node, calls, timeout_us)
 
     def hand_in(self, client: Client, node: int, calls: list[Any], timeout_us: int) -> None:
-        if not self.reading:
-            super().hand_in(client, node, calls, timeout_us)
-            return
         reads = [call for call in calls if isinstance(call, ReadCall)]
         others = [call for call in calls if not isinstance(call, ReadCall)]
         if others:

@@ -24,6 +24,6 @@ cdef bint make_busy(Host h, u32 group, bint on)
 cdef bint raise_row(Host h, u32 group, u64 kept_from, u64 settled)
 cdef void tell_floor_of(Host h, u32 group)
 cdef bint swap_in(Host h, u32 group, machine, bytes table, u64 frontier, u64 read, bint odd,
-                  bint own)
+                  bint own, members)
 cdef void install_at(Host h, u32 group, u64 through, u64 ballot)
 cdef bint trim_once(Host h)

@@ -13,9 +13,10 @@ from phx._core.engine cimport (
 from phx._core.native cimport *
 from phx._core.state cimport Event, GroupStatus
 from phx.sim.agenda cimport AT_TASK
+from phx.sim.changing cimport members_covered, members_row
 from phx.sim.host cimport Host, KEEP_IDLE, LogFlow, find_flow
-from phx.sim.invariants cimport watch_acked
 from phx.sim.reference cimport hash_bytes
+from phx.sim.watch_callers cimport watch_acked
 from phx.sim.watch_kept cimport (
     watch_cover, watch_floored, watch_installed, watch_installing, watch_loaded, watch_row,
     watch_swapped,
@@ -40,9 +41,10 @@ cdef void rows_open(Host h, dict settled, dict floors):
 
 
 cdef void row_changed(Host h, u32 group):
-    row = h.store.floors().get(group)
+    row = h.store.floor(group)
     if row is not None:
         watch_row(h.watch, h.node, group, row.kept_from, row.settled_through)
+        members_row(h, group, row.settled_through)
 
 
 # Frames that are made in the next turn may still be of before.
@@ -87,8 +89,9 @@ cdef dict facts_of(Host h, u32 group):
     cdef GroupStatus status
     cdef LogFlow* flow = find_flow(h, group)
     engine_group_status(h.engine, group, &status)
+    row = h.store.floor(group)
     return {
-        "floor": h.store.floors()[group].kept_from if group in h.store.floors() else 1,
+        "floor": row.kept_from if row is not None else 1,
         "chosen_through": status.chosen_through, "applied": flow.applied,
         "leading": status.leading, "stopped": flow.stopped,
         "restoring": flow.paused and not flow.lost, "lost": flow.lost, "anew": flow.anew,
@@ -110,6 +113,7 @@ cdef bint make_busy(Host h, u32 group, bint on):
 
 
 cdef bint raise_row(Host h, u32 group, u64 kept_from, u64 settled):
+    members_covered(h, group)
     try:
         h.store.raise_floors({group: Floor(kept_from, settled)})
     except StoreFailed:
@@ -120,12 +124,12 @@ cdef bint raise_row(Host h, u32 group, u64 kept_from, u64 settled):
     row_changed(h, group)
     if group not in h.keep_excused:
         watch_cover(h.watch, h.node, group,
-                    h.keeping.cover(group, h.store.floors()[group].kept_from))
+                    h.keeping.cover(group, h.store.floor(group).kept_from))
     return True
 
 
 cdef void tell_floor_of(Host h, u32 group):
-    engine_floor(h.engine, group, h.store.floors()[group].kept_from)
+    engine_floor(h.engine, group, h.store.floor(group).kept_from)
     floored(h, group)
 
 
@@ -160,12 +164,12 @@ cdef void settle_callers(Host h, u32 group):
 
 # False: it has passed the checkpoint meanwhile, or its machine failed.
 cdef bint swap_in(Host h, u32 group, machine, bytes table, u64 frontier, u64 read, bint odd,
-                  bint own):
+                  bint own, members):
     cdef LogFlow* flow = find_flow(h, group)
     if (flow.stopped and not flow.anew) or (flow.applied >= frontier and not flow.lost):
         return False
     h.machine[group] = machine
-    h.sessions.load(table)
+    h.sessions.load(table, members)
     table = h.sessions.table(group)
     digest = <bytes>machine.digest()
     watch_loaded(h.watch, h.node, group, read)

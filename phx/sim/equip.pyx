@@ -13,6 +13,7 @@ from phx._core.memdisk cimport MemoryDisk
 from phx._core.native cimport *
 from phx.sim.chance cimport chance_between, chance_of
 from phx.sim.host cimport Host, Pace
+from phx.sim.watch_members cimport watch_members
 
 from phx.sim.keeping import Keeping
 from phx.sim.settings import PACE
@@ -71,6 +72,10 @@ cdef void equip(Host host, u64 seed, u32 nodes, dict limits, machines) except *:
     host.keep_excused = set()
     host.rejoins = limits["rejoin"]
     host.agreed_every = limits["agreed_every"]
+    host.joining = {}
+    host.first_members = limits["members"]
+    if host.first_members and host.index == 0:
+        watch_members(host.watch, (<u32>1 << host.first_members) - 1)
     host.clock.rate_ppm = 1000000
     host.clock.shown_us = chance_between(&host.chance, 1, 10000000)
     host.watch.node[host.index].clock = &host.clock

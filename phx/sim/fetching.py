@@ -27,7 +27,6 @@ from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.rebuild import mark, unmark
 from phx.errors import Damaged, Foreign
 from phx.machine import StateMachine
-from phx.membership import need_engine
 from phx.sim.files import Crashed
 from phx.sim.pipes import Net, Pipe
 from phx.sim.steps import BUSY_US, STEP_US_MAX, run_steps
@@ -590,6 +589,8 @@ class Place:
     def floor(self) -> None:
         host, frontier = self._owner.host, self._manifest.frontier
         host.keeping.catalog.add(self._manifest)
+        if self._manifest.membership is not None:
+            host.store.note_members(self._manifest.group, self._manifest.membership)
         if not host.raise_floor(self._manifest.group, frontier + 1, frontier):
             raise StoreBusy
 
@@ -600,14 +601,14 @@ class Place:
         self.anew = bool(host.facts(manifest.group)["anew"])
         self.swapped = host.swap(
             manifest.group, self._machine, manifest.sessions, manifest.frontier, self._read,
-            host.keeping.is_odd(manifest), not self._verified,
+            host.keeping.is_odd(manifest), not self._verified, manifest.changed_members,
         )  # fmt: skip
         self._machine = None
         if self.anew:  # all else is of a state that is not to be believed
             self.victims = host.keeping.condemn(manifest.group, -1, manifest.content)
 
     def know(self) -> None:
-        need_engine(self._manifest.group, self._manifest.membership)
+        self._owner.host.know(self._manifest.group, self._manifest.membership)
 
     def tell(self) -> None:
         manifest = self._manifest

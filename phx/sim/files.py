@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from phx.checkpoint.files import FILE, FOLDER, Data, Found, split
@@ -27,6 +28,9 @@ __all__ = ["UNLIMITED_BYTES", "Crashed", "MemoryFiles"]
 SECTOR_BYTES = 512
 UNLIMITED_BYTES = 1 << 40
 CHANGES_MAX = 1 << 20
+
+names_of = lru_cache(1024)(split)
+"""`split`, of which the caller changes nothing: the same paths come again and again."""
 
 
 class Crashed(BaseException):
@@ -188,7 +192,7 @@ class MemoryFiles:
             Found(name, FOLDER, 0)
             if isinstance(node, _Folder)
             else Found(name, FILE, len(node.data))
-            for name, node in sorted(self._folder(split(path)).names.items())
+            for name, node in sorted(self._folder(names_of(path)).names.items())
         ]
 
     def make_folder(self, path: str) -> None:
@@ -237,25 +241,25 @@ class MemoryFiles:
         self._unname(folder, name)
 
     def sync(self, path: str) -> None:
-        folder = self._folder(split(path))
+        folder = self._folder(names_of(path))
         self.effect()
         # What is synced needs what came before it under the same names.
         keys: set[tuple[int, str]] = set()
         needed: list[_Change] = []
         left: list[_Change] = []
         for change in reversed(self._changes):
-            gone, come = change.gone, change.come
-            if gone and come and gone[0] is folder and come[0] is not folder:
-                if not {(id(come[0]), come[1])} & keys:
-                    left.append(_Change(None, come))
-                    change = _Change(gone, None)
-                keys |= change.keys
-                needed.append(change)
-            elif folder in change.folders or change.keys & keys:
-                keys |= change.keys
-                needed.append(change)
-            else:
+            if folder not in change.folders and (not keys or keys.isdisjoint(change.keys)):
                 left.append(change)
+                continue
+            gone, come = change.gone, change.come
+            if (
+                gone and come and gone[0] is folder and come[0] is not folder
+                and (id(come[0]), come[1]) not in keys
+            ):  # fmt: skip
+                left.append(_Change(None, come))
+                change = _Change(gone, None)
+            keys |= change.keys
+            needed.append(change)
         for change in reversed(needed):
             change.settle()
         self._changes = left[::-1]
@@ -284,12 +288,13 @@ class MemoryFiles:
 
     def effect(self) -> None:
         """Before each effect."""
-        self.alive(self.life)
+        if self._dead:
+            raise Crashed
         self.effects += 1
         if self.effects == self.crash_at:
             self._dead = True
             raise Crashed
-        if number := self.errors.pop(self.effects, 0):
+        if self.errors and (number := self.errors.pop(self.effects, 0)):
             raise _error(number, "planned")
 
     def _used(self, folder: _Folder) -> int:
@@ -310,7 +315,7 @@ class MemoryFiles:
         return node
 
     def _find(self, path: str) -> tuple[_Folder, str, Node]:
-        *names, name = split(path)
+        *names, name = names_of(path)
         folder = self._folder(names)
         if name not in folder.names:
             raise _error(errno.ENOENT, path)
@@ -323,7 +328,7 @@ class MemoryFiles:
         return node
 
     def _vacant(self, path: str) -> tuple[_Folder, str]:
-        *names, name = split(path)
+        *names, name = names_of(path)
         folder = self._folder(names)
         if name in folder.names:
             raise _error(errno.EEXIST, path)

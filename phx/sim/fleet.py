@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from phx.sim.acts_members import MEMBER_ACTS
 from phx.sim.plan import Plan
 from phx.sim.profiles import PROFILES, plan_of
 from phx.sim.run import Outcome, run_seed
@@ -357,6 +358,23 @@ RARE = {
     "odd_asked": "after which somebody had the odd one made anew",
     "marks": "groups marked, to be made anew",
     "made_anew": "of which made anew",
+    "members_changes": "changes of members decided",
+    "members_adopted": "of which by another leader than the one that packed it",
+    "members_disjoint": "of which to others altogether",
+    "members_promoted": "of which made voters of learners",
+    "members_leaders_left": "of which by a leader that is no voter after it",
+    "members_active": "changes active",
+    "members_removed": "members removed",
+    "members_ended": "replicas that ended, for they are none any more",
+    "members_told_late": "of which had not passed the change",
+    "members_tombstones": "answers of who ended",
+    "members_wiped": "nodes deleted when their last change was active",
+    "change_under_way": "changes of members that a leader took",
+    "change_conflict": "changes refused: another version",
+    "change_busy": "changes refused: one is under way, or not active yet",
+    "change_not_caught_up": "changes refused: no quorum of the new voters is near",
+    "change_not_leading": "changes asked of who does not lead",
+    "change_killed": "leaders killed at some stage of a change",
     "settled_calls": "callers told by an install",
     "lease_reads": "reads answered under a lease",
 }
@@ -367,11 +385,17 @@ OF_ODD_MACHINES = frozenset(
 )
 """Rows that only a profile with the act `odd-machine` can bring about."""
 
+OF_MEMBERS = frozenset(name for name in RARE if name.startswith(("members_", "change_")))
+"""Rows that only a profile in which members of groups change can bring about."""
+
 
 def rare_events(profile: str) -> dict[str, str]:
     """What should happen now and then in runs of that profile: counter and text."""
-    odd = profile in PROFILES and "odd-machine" in PROFILES[profile].weights
-    return {name: text for name, text in RARE.items() if odd or name not in OF_ODD_MACHINES}
+    weights = PROFILES[profile].weights if profile in PROFILES else {}
+    none: frozenset[str] = frozenset()
+    left = none if "odd-machine" in weights else OF_ODD_MACHINES
+    left |= none if MEMBER_ACTS.keys() & weights.keys() else OF_MEMBERS
+    return {name: text for name, text in RARE.items() if name not in left}
 
 
 def coverage(counters: dict[str, int]) -> dict[str, int]:

@@ -19,13 +19,12 @@ from phx._core.state cimport ChosenRange, Fetch, find_group
 from phx._core.wire cimport SuppliedEntry
 from phx.sim.agenda cimport AT_FETCH
 from phx.sim.chance cimport chance_between, chance_ppm
+from phx.sim.changing cimport left_out
 from phx.sim.diverging cimport note_agreed, stray_machine, stray_tables
 from phx.sim.host cimport Asked, Host, LogFlow, find_flow
-from phx.sim.invariants cimport (
-    watch_acked, watch_applied, watch_chain, watch_chosen, watch_dropped, watch_fail,
-    watch_verdict,
-)
+from phx.sim.invariants cimport watch_applied, watch_chain, watch_chosen, watch_fail
 from phx.sim.saving cimport keep_table, keep_wants
+from phx.sim.watch_callers cimport watch_acked, watch_dropped, watch_verdict
 from phx.sim.watch_odd cimport watch_answers
 from phx.sim.watch_reads cimport watch_announced
 
@@ -236,7 +235,10 @@ cdef void wake(Host h, Batch batch, list entries, results):
                 call.done(h.agenda.now_us, results[i])
     for sequence, _ in batch.dropped:
         call = h.waiting.pop(<u64>batch.group << 48 | <u64>sequence, None)
-        if call is not None:
+        if call is not None and h.first_members and left_out(h, batch.group, call.op):
+            watch_verdict(h.watch, call.op, False)
+            call.failed(h.agenda.now_us, STOPPED_UNKNOWN)
+        elif call is not None:
             watch_dropped(h.watch, h.node, batch.group, call.op)
             call.lost(h.agenda.now_us)
 

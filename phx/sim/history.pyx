@@ -77,6 +77,17 @@ cdef object register_step(object state, Operation one):
     raise ValueError(f"an operation that the model does not know: {kind!r}")
 
 
+# As `KeyValueModel.waits`; `growing`: there are none but `get` and `append`.
+cdef bint register_waits(object state, Operation one, bint growing) except -1:
+    cdef str kind = one.kind
+    if kind == "put":
+        return False
+    if one.result is not unseen and growing and kind in GROWING:
+        # A value that only grows never becomes one that it is no beginning of.
+        return one.result is not None and one.result.startswith(state or b"")
+    return True
+
+
 cdef class KeyValueModel:
     """See history.pyi."""
 
@@ -89,13 +100,7 @@ cdef class KeyValueModel:
         return operation.kind != "get"
 
     def waits(self, state, Operation operation not None, kinds):
-        kind, result = operation.kind, operation.result
-        if kind == "put":
-            return False
-        if result is not unseen and kinds <= GROWING and kind in GROWING:
-            # A value that only grows never becomes one that it is no beginning of.
-            return result is not None and result.startswith(state or b"")
-        return True
+        return register_waits(state, operation, kinds <= GROWING)
 
 
 cdef object GROWING = {"get", "append"}
@@ -228,6 +233,11 @@ cdef class _Search:
             return register_step(state, operation)
         return self.model_step(state, operation)
 
+    cdef bint waits(self, state, Operation operation, kinds, bint growing) except -1:
+        if self.registers:
+            return register_waits(state, operation, growing)
+        return self.model.waits(state, operation, kinds)
+
     cdef bint changes(self, Operation operation) except -1:
         if self.registers:
             return operation.kind != "get"
@@ -302,12 +312,16 @@ cdef class _Search:
     # Let open calls take effect, in every order, until `operation` does.
     cdef int extend(self, list todo, _Least done, Operation operation) except -1:
         cdef _Least seen = _Least(self.unknown_mask)
-        cdef bint helps
+        cdef bint asks = bool(self.unknown)     # whether they help: else there are none
+        cdef bint growing = False, helps = False
+        kinds = set()
         for mask, state in todo:
             seen.add(mask, state)
         todo = seen.all()
-        kinds = {(<Operation>one).kind
-                 for calls in (self.open, self.unknown) for one in calls.values()}
+        if asks:
+            kinds = {(<Operation>one).kind
+                     for calls in (self.open, self.unknown) for one in calls.values()}
+            growing = kinds <= GROWING
         while todo:
             mask, state = todo.pop()
             if not seen.has(mask, state):
@@ -316,11 +330,11 @@ cdef class _Search:
             made = self.step(state, operation)
             if made is not impossible:
                 done.add(mask, made)
-            helps = self.model.waits(state, operation, kinds)
+            helps = asks and self.waits(state, operation, kinds, growing)
             for bit, other in self.open.items():
                 if mask & bit:
                     continue
-                helps = helps or self.model.waits(state, other, kinds)
+                helps = helps or (asks and self.waits(state, <Operation>other, kinds, growing))
                 made = self.step(state, <Operation>other)
                 if made is not impossible and seen.add(mask | bit, made):
                     todo.append((mask | bit, made))

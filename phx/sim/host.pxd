@@ -140,6 +140,8 @@ cdef class Host:
     cdef u64 keep_every_us               # about that often a checkpoint is taken; 0: never
     cdef Chance keep_chance
     cdef bint rejoins                    # its store keeps facts, and it lives without its journal
+    cdef u32 first_members               # nodes 1 to so many; 0: members never change
+    cdef object joining                  # by group: the members that it was told of beforehand
     cdef bint losing                     # the journal may be lost: on purpose, or it is a new one
     cdef bint store_changed              # its store is another one than the journal knows
     cdef object store_copy               # of an earlier time, or None
@@ -207,6 +209,8 @@ cdef class Host:
     cdef vector[u32] touched             # groups, since the last turn
     # --- reads (asking)
     cdef u64 tickets                     # over all lives
+    cdef readonly object memberships     # memberships.Memberships
+    cdef list changed                    # (group, instance): other members, in this turn
     cdef dict asking                     # by ticket: whoever waits for a read point
     cdef list answering                  # and whoever has one
 
@@ -232,11 +236,11 @@ cdef class Host:
     cdef void poke(self) noexcept
     cdef void apply_soon(self, u64 after_us)
     # poll thread
-    cdef void turn(self)
-    cdef void wake(self, u64 at_us)
-    cdef void take_records(self, Effects* out)
-    cdef void take_event(self, const Event* event)
-    cdef void take_frame(self, const Outgoing* out)
+    cdef int turn(self) except -1
+    cdef void wake(self, u64 at_us) noexcept
+    cdef int take_records(self, Effects* out) except -1
+    cdef int take_event(self, const Event* event) except -1
+    cdef void take_frame(self, const Outgoing* out) noexcept
     cdef void release(self) noexcept
     # journal thread
     cdef void write(self, bint inline_)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phx.machine import StateMachine
+from phx.membership import Membership
 from phx.sim.keeping import Keeping
 
 class Host:
@@ -36,6 +37,8 @@ class Host:
     @property
     def trimming(self) -> Any: ...
     @property
+    def memberships(self) -> Any: ...
+    @property
     def comparing(self) -> Any: ...
     @property
     def now_us(self) -> int: ...
@@ -64,10 +67,15 @@ class Host:
         read: int,
         odd: bool,
         own: bool,
+        members: tuple[int, ...],
     ) -> bool:
         """Another machine, with the session table and the instance that it is of; `read`: hash of
-        the bytes that it was made of; `odd`: who took them was odd, `own`: they were not fetched.
+        the bytes that it was made of; `odd`: who took them was odd, `own`: they were not fetched;
+        `members`: those of that instance, if they ever changed.
         False: the group is beyond that, or has stopped and is not made anew."""
+    def know(self, group: int, told: Membership | None) -> None:
+        """The engine knows the members that a checkpoint says. Raises Foreign where members never
+        change."""
     def install(self, group: int, through: int, ballot: int) -> None:
         """The engine is told of it, and what is handed to the machine begins behind it."""
     def pause_anew(self, group: int) -> None:

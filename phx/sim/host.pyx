@@ -16,8 +16,8 @@ from phx._core.engine cimport (
     engine_poison, engine_replay, engine_restoring, engine_start, engine_turn,
 )
 from phx._core.journal cimport (
-    JOURNAL_FULL, JournalCounters, journal_append, journal_close, journal_counters, journal_new,
-    journal_next_lsn, journal_open, journal_replay, journal_sync,
+    JOURNAL_FULL, JOURNAL_MISSING, JournalCounters, journal_append, journal_close,
+    journal_counters, journal_new, journal_next_lsn, journal_open, journal_replay, journal_sync,
 )
 from phx._core.memdisk cimport (
     MemoryDisk, memory_disk_api, memory_power_loss, memory_process_crash,
@@ -25,8 +25,9 @@ from phx._core.memdisk cimport (
 from phx._core.native cimport *
 from phx._core.published cimport publish, published_new, published_unref
 from phx._core.state cimport (
-    ChosenRange, EVENT_BELOW, EVENT_CEILING, EVENT_FAILED, EVENT_HALTED, EVENT_PEER_REFUSED,
-    Effects, Engine, EngineCounters, Event, Outgoing, PRESSURE_FULL,
+    ChosenRange, EVENT_BELOW, EVENT_CEILING, EVENT_FAILED, EVENT_HALTED, EVENT_LEADER,
+    EVENT_MEMBERS, EVENT_PEER_REFUSED, Effects, Engine, EngineCounters, Event, Outgoing,
+    PRESSURE_FULL,
 )
 from phx.sim.agenda cimport AT_APPLY, AT_RETRY, AT_SYNC, AT_TURN, AT_WAKE, AT_WRITE
 from phx.sim.asking cimport reads_begin, reads_end, reads_turn
@@ -34,6 +35,7 @@ from phx.sim.catchup cimport (
     below, connected_to, facts_of, floors_open, forget_tasks, install_at, make_busy, raise_row,
     rows_open, soon, swap_in, tell_floor_of, trim_once,
 )
+from phx.sim.changing cimport members_changed, members_known, members_open
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
 from phx.sim.diverging cimport halt_odd, pause_anew
@@ -47,6 +49,7 @@ from phx.sim.lives cimport ceiling_wanted, life_begins, life_lost, life_told, li
 from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
 from phx.sim.watch_kept cimport watch_mended, watch_wrote
+from phx.sim.watch_members cimport watch_leads
 from phx.sim.watch_odd cimport (
     odd_found, odd_marked, odd_since, watch_gives, watch_marked, watch_odd_life,
 )
@@ -95,6 +98,9 @@ cdef class Host:
         self.failing_start = self.disk.state.fail_after != 0
         life_begins(self)
         code = self.open(settled, floors, starts, self.life == 1)
+        if code == JOURNAL_MISSING and self.incarnation == 0 and not self.disk.state.dead:
+            self.close()              # its first start was cut short
+            code = self.open(settled, floors, starts, True)
         lost = life_lost(self, code)
         if lost:
             life_without(self)
@@ -114,6 +120,8 @@ cdef class Host:
         self.engine = engine_new(&self.engine_options)
         for group in self.groups:
             engine_add_group(self.engine, group, settled.get(group, 0))
+        if self.first_members:
+            members_open(self)
         rows_open(self, settled, floors)
         for group in starts:
             engine_restoring(self.engine, group, True)
@@ -289,7 +297,7 @@ cdef class Host:
 
     # --- the turn of the poll thread
 
-    cdef void turn(self):
+    cdef int turn(self) except -1:
         cdef Effects* out
         cdef size_t i
         cdef bint inline_ = False
@@ -317,6 +325,7 @@ cdef class Host:
         for i in range(out.fetches.size()):
             question(self, &out.fetches[i])
         reads_turn(self, out)
+        self.watch.node[self.index].turn = self.turns
         for i in range(self.touched.size()):
             watch_step(self.watch, self.node, self.touched[i])
         self.touched.clear()
@@ -327,8 +336,9 @@ cdef class Host:
             inline_ = chance_ppm(&self.chance, self.pace.inline_ppm)
             self.write(inline_)
         upkeep(self)
+        return 0
 
-    cdef void wake(self, u64 at_us):
+    cdef void wake(self, u64 at_us) noexcept:
         cdef u64 at = clock_reaches(&self.clock, at_us, self.agenda.now_us)
         self.wake_token += 1
         if at <= self.agenda.now_us:
@@ -342,7 +352,7 @@ cdef class Host:
         if at < (<u64>1 << 62):
             self.agenda.push(at, AT_WAKE, self.index, self.life, self.wake_token, 0, NULL)
 
-    cdef void take_records(self, Effects* out):
+    cdef int take_records(self, Effects* out) except -1:
         cdef Queued item
         watch_emitted(self.watch, self.node, out.records.data, out.records.size, out.lsn_first)
         self.note(phx_crc32c(0, out.records.data, out.records.size))
@@ -356,8 +366,9 @@ cdef class Host:
         item.urgent = self.pressure == PRESSURE_FULL or out.floor_lsn != 0
         out.records = NULL
         self.queue.push_back(item)
+        return 0
 
-    cdef void take_event(self, const Event* event):
+    cdef int take_event(self, const Event* event) except -1:
         if event.kind == EVENT_FAILED:
             self.note(event.first_seq ^ (<u64>event.verdict << 56))
             self.failed.append((event.group, event.first_seq, event.count, event.verdict))
@@ -369,8 +380,13 @@ cdef class Host:
             below(self, event)
         elif event.kind == EVENT_CEILING:
             ceiling_wanted(self, event.first_seq)
+        elif event.kind == EVENT_MEMBERS:
+            members_changed(self, event)
+        elif event.kind == EVENT_LEADER and self.first_members and event.leader == self.node:
+            watch_leads(self.watch, self.node, event.group, event.first_seq)
+        return 0
 
-    cdef void take_frame(self, const Outgoing* out):
+    cdef void take_frame(self, const Outgoing* out) noexcept:
         cdef Held item
         cdef int peer
         item.after = out.after
@@ -523,8 +539,12 @@ cdef class Host:
     def tell_floor(self, u32 group):
         tell_floor_of(self, group)
 
-    def swap(self, u32 group, machine, bytes table, u64 frontier, u64 read, bint odd, bint own):
-        return swap_in(self, group, machine, table, frontier, read, odd, own)
+    def swap(self, u32 group, machine, bytes table, u64 frontier, u64 read, bint odd, bint own,
+             members):
+        return swap_in(self, group, machine, table, frontier, read, odd, own, members)
+
+    def know(self, u32 group, told):
+        members_known(self, group, told)
 
     def install(self, u32 group, u64 through, u64 ballot):
         install_at(self, group, through, ballot)

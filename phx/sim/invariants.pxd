@@ -27,19 +27,20 @@ every few hundred steps. The first one that does not hold ends the run.
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
     U10r who lost its journal is counted by nobody before it has led once, above all that it can
         have promised, with promises of enough others (watch_lost)
+    U10 decided by the members of its instance, in their ballots, and all else of watch_members
     U11 nobody decides while somebody else holds the lease; nobody else holds it
     U14 a read point covers what anybody knew to be chosen when its read began; what a node
         publishes is what its engine believes (watch_reads)
     bounded   rings, caches and queues keep to their limits
 
-(U10 comes with membership; U12 is checked at the end of a run.)
+(U12 is checked at the end of a run.)
 """
 
 from phx._core.codec cimport RecordHeader
 from phx._core.native cimport *
 from phx._core.state cimport Engine, Replica
 from phx.sim.clock cimport Clock
-from phx.sim.reference cimport Reference
+from phx.sim.reference cimport Cell, Reference, Vote
 from phx.sim.watch_frames cimport Ballot
 from phx.sim.watch_records cimport Records, Written
 
@@ -70,6 +71,9 @@ cdef struct Seat:                # one node in one group
     bint found                   # and a comparison has said so in this life
     bint marked                  # it is to be made anew, durably
     bint renewed                 # and has another state since
+    u64 version                  # of members that it knows durably; 0: it knows the first
+    bint ended_durably           # it is none of them, and says so
+    u64 ended                    # since this turn it says so in this life; 0: not
 
 cdef struct Kept:                # an acceptance, before an install
     u64 instance
@@ -85,10 +89,24 @@ cdef struct NodeWatch:
     Clock* clock
     Records records              # in all lives
     u64 made                     # in which turn the frame was that leaves
+    u64 turn                     # the last one, where members may change
     u64 ceiling                  # of its promises' counters, as its store has it
     u64 above                    # the same when this life began
     vector[Seat] seats
     vector[vector[Ballot]] ballots   # by group
+
+cdef struct MemberCounts:        # what happened to members, over all groups
+    u64 changes                  # decided
+    u64 adopted                  # by another leader than the one that packed it
+    u64 disjoint                 # no voter before is one after
+    u64 promoted                 # learners became voters
+    u64 removed                  # members
+    u64 leaders_left             # whoever had it decided is no voter any more
+    u64 active
+    u64 ended                    # replicas that heard that they are none any more
+    u64 told_late                # of which: had not passed the change
+    u64 tombstones               # answers of who ended
+    u64 wiped                    # nodes
 
 cdef struct Watch:
     Reference* ref
@@ -105,6 +123,8 @@ cdef struct Watch:
     u64 rejoin_asks
     u64 promised                 # before the install under way
     vector[Kept] held            # likewise, above its frontier
+    bint changing                # members of groups may change: see watch_members
+    MemberCounts members
     # the first violation
     bint failed
     char kind[WATCH_KIND_BYTES]
@@ -117,6 +137,10 @@ cdef void fail_at(Watch* w, const char* kind, u32 node, u32 group, u64 instance,
                   const char* text) noexcept nogil
 cdef inline NodeWatch* of(Watch* w, u32 node) noexcept nogil:
     return &w.node[node - 1]
+
+# An instance is decided: the vote's value, in its ballot.
+cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
+                 Vote* vote) noexcept nogil
 
 # --- a node's life
 cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u8* body,
@@ -137,17 +161,10 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil
 cdef void watch_full(Watch* w) noexcept nogil
 cdef void watch_leases(Watch* w) noexcept nogil
 
-# --- machines and callers
+# --- machines
 cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
                        u64 count) noexcept nogil
 cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, u64 op, u64 epoch,
                         u64 time_us) noexcept nogil
 # The chained checksum after an instance.
 cdef void watch_chain(Watch* w, u32 node, u32 group, u64 instance, u32 chain) noexcept nogil
-# The number of a new value.
-cdef u64 watch_submitting(Watch* w) noexcept nogil
-cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,
-                          u64 count) noexcept nogil
-cdef void watch_acked(Watch* w, u32 node, u32 group, u64 op) noexcept nogil
-cdef void watch_dropped(Watch* w, u32 node, u32 group, u64 op) noexcept nogil
-cdef void watch_verdict(Watch* w, u64 op, bint rejected) noexcept nogil

@@ -13,6 +13,7 @@ from phx._core.codec cimport (
     RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
 )
 from phx._core.leases cimport group_lease_until
+from phx._core.membership cimport changing
 from phx._core.native cimport *
 from phx._core.state cimport Engine, ROLE_LEADING, Replica, find_group
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
@@ -24,15 +25,18 @@ from phx._core.wire cimport (
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
-    Applied, Cell, Log, OP_OPEN, OP_REJECTED, OP_UNKNOWN, Op, Reference, Value, Vote,
-    cell_synced_ballot, cell_synced_in, cell_vote, reference_cell, reference_chain,
-    reference_decide, reference_forget, reference_free, reference_named, reference_new,
-    reference_op, reference_value, vote_synced,
+    Applied, Cell, Log, Reference, Value, Vote, cell_synced_ballot, cell_synced_in, cell_vote,
+    reference_cell, reference_chain, reference_decide, reference_forget, reference_free,
+    reference_new, reference_value, vote_synced,
 )
 from phx.sim.watch_frames cimport Ballot, Entries, Entry, ballot_used, next_reported, next_supplied
 from phx.sim.watch_lost cimport (
     lost_answers, lost_prevotes, lost_promised, lost_promises, lost_started, lost_step,
     lost_takes_part, lost_whole,
+)
+from phx.sim.watch_members cimport (
+    members_accepted, members_durable, members_emitted, members_kept, members_proposed,
+    members_sent, members_started, members_step, members_votes,
 )
 from phx.sim.watch_records cimport (
     Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
@@ -92,6 +96,8 @@ cdef u64 holds_lease(Watch* w, NodeWatch* n, u32 group) noexcept nogil:
     if n.engine == NULL or n.engine.poisoned:
         return 0
     r = find_group(n.engine, group)
+    if w.changing and changing(r):
+        return 0                      # it answers no reads any more
     if r == NULL or r.role != ROLE_LEADING or r.lead == NULL or r.lead.ballot != r.promised:
         return 0
     if group_lease_until(n.engine, r) <= clock_shows(n.clock, w.now_us):
@@ -154,7 +160,9 @@ cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
 cdef void accepted_durably(Watch* w, u32 node, u32 group, u64 instance, u64 ballot) noexcept nogil:
     cdef Cell* cell = reference_cell(w.ref, group, instance)
     cdef Vote* vote = cell_vote(cell, ballot, 0)
-    if vote_synced(w.ref, vote, node):
+    if w.changing:
+        members_accepted(w, node, group, instance, ballot)
+    elif vote_synced(w.ref, vote, node):
         decide(w, node, group, instance, cell, vote)
 
 
@@ -181,6 +189,8 @@ cdef Vote* proposal(Watch* w, u32 node, u32 group, u64 instance, u64 ballot, con
     if vote.value != value:
         fail_at(w, b"U6", node, group, instance, ballot, b"two values in one ballot")
         return NULL
+    if w.changing:
+        members_proposed(w, node, group, instance, vote)
     return vote
 
 
@@ -212,6 +222,8 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
     cdef u32 bit = <u32>1 << (n.node - 1)
     cdef Seat* seat
     cdef Vote* vote
+    if w.changing:
+        members_emitted(w, n, header, body, out)
     if header.kind == RECORD_MARK:
         if header.index > n.durable:
             fail_at(w, b"U5", n.node, 0, header.index, 0, b"a mark says durable what is not")
@@ -247,6 +259,8 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
                     + n.engine.options.window:
                 fail_at(w, b"bounded", n.node, header.group, header.index, header.ballot,
                         b"accepts beyond its window")
+            if w.changing:
+                members_votes(w, n, header)
         vote.held |= bit
         lost_promises(w, n, header)
         seat.promised = max(seat.promised, header.ballot)
@@ -272,6 +286,8 @@ cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) 
 
 cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept nogil:
     cdef Seat* seat
+    if one.version:
+        members_durable(n, one)
     if one.kind not in (RECORD_PROMISE, RECORD_ACCEPT, RECORD_CHOSEN, RECORD_SUSPECT):
         return
     if one.group >= w.groups:
@@ -329,7 +345,8 @@ cdef void check_kept(Watch* w, NodeWatch* n, u32 group, u64 settled) noexcept no
         fail_at(w, b"U3", n.node, group, settled, 0, b"the store holds what is not decided")
         return
     for instance in range(r.chosen_through + 1, log.cells.size()):
-        ballot = cell_synced_ballot(&log.cells[instance], n.node)
+        ballot = members_kept(w, n, r, instance) if w.changing \
+            else cell_synced_ballot(&log.cells[instance], n.node)
         if ballot == 0:
             continue
         slot = window_find(&r.window, instance)
@@ -365,6 +382,8 @@ cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
         if r.floor < seat.kept:
             fail_at(w, b"U9b", node, group, r.floor, 0, b"begins with less than its floor")
     lost_started(w, n)
+    if w.changing:
+        members_started(w, n)
 
 
 cdef void watch_died(Watch* w, u32 node) noexcept nogil:
@@ -515,6 +534,8 @@ cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogi
     memcpy(&m, data, sizeof(m))
     if m.group >= w.groups:
         return
+    if w.changing:
+        members_sent(w, n, &m)
     if m.kind == MSG_ACCEPT:
         sent_accept(w, n, &m, fixed)
     elif m.kind == MSG_ACCEPTED:
@@ -604,6 +625,8 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
         if r.lead == NULL or ballot_node(r.lead.ballot) != node or r.lead.ballot > r.promised:
             fail_at(w, b"U4", node, group, 0, r.promised, b"leads in a ballot it did not promise")
     lost_step(w, n, group)
+    if w.changing:
+        members_step(w, n, r)
 
 
 cdef void watch_full(Watch* w) noexcept nogil:
@@ -632,7 +655,7 @@ cdef void watch_chain(Watch* w, u32 node, u32 group, u64 instance, u32 chain) no
                 b"another chained checksum than another replica had")
 
 
-# --- machines and callers (U7, U8)
+# --- machines (U7)
 
 cdef void watch_chosen(Watch* w, u32 node, u32 group, u64 instance, const u8* body,
                        u64 count) noexcept nogil:
@@ -663,37 +686,3 @@ cdef void watch_applied(Watch* w, u32 node, u32 group, u64 instance, u32 index, 
     if value.epoch != epoch or value.time_us != time_us:
         fail_at(w, b"U7", node, group, instance, epoch,
                 b"apply sees another epoch or time than was packed")
-
-
-cdef u64 watch_submitting(Watch* w) noexcept nogil:
-    return reference_op(w.ref)
-
-
-cdef void watch_submitted(Watch* w, u32 node, u32 group, u64 sequence, const u8* value,
-                          u64 count) noexcept nogil:
-    reference_named(w.ref, node, of(w, node).incarnation, group, sequence, value, count)
-
-
-cdef void watch_acked(Watch* w, u32 node, u32 group, u64 op) noexcept nogil:
-    cdef Op* told = &w.ref.ops[op]
-    if told.acked or told.verdict != OP_OPEN:
-        fail_at(w, b"U8", node, group, told.sequence, 0, b"a caller is told twice")
-    if not told.applied or told.node != node or told.group != group:
-        fail_at(w, b"U8", node, group, told.sequence, 0,
-                b"acknowledged, and the log does not apply it")
-    told.acked = True
-
-
-cdef void watch_dropped(Watch* w, u32 node, u32 group, u64 op) noexcept nogil:
-    if not w.ref.ops[op].applied:
-        fail_at(w, b"U7", node, group, w.ref.ops[op].sequence, 0,
-                b"chosen, waited for, and left out although it was never applied")
-
-
-cdef void watch_verdict(Watch* w, u64 op, bint rejected) noexcept nogil:
-    cdef Op* told = &w.ref.ops[op]
-    if told.acked or told.verdict != OP_OPEN:
-        fail_at(w, b"U8", told.node, told.group, told.sequence, 0, b"a caller is told twice")
-    told.verdict = OP_REJECTED if rejected else OP_UNKNOWN
-    if rejected and told.decided:
-        fail_at(w, b"U8", told.node, told.group, told.sequence, 0, b"rejected, and it is chosen")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
-from hashlib import blake2b
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,8 +29,10 @@ from phx.checkpoint.manifest import (
 from phx.checkpoint.rebuild import is_marked
 from phx.checkpoint.taking import Capture, Part, take
 from phx.machine import Reader, StateMachine, View, Writer
+from phx.membership import Membership
 from phx.sim.files import UNLIMITED_BYTES, Crashed, MemoryFiles
 from phx.sim.oddness import Oddness
+from phx.sim.reference import bytes_hash
 from phx.transfer.staging import kept
 
 __all__ = ["Keeping"]
@@ -49,22 +51,22 @@ class Seen:
 
     def __init__(self, other: Writer | Reader) -> None:
         self._other = other
-        self._hash = blake2b(digest_size=8)
+        self._pieces: list[bytes] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._other, name)
 
     def write(self, data: bytes | bytearray | memoryview, /) -> object:
-        self._hash.update(data)
+        self._pieces.append(bytes(data))
         return self._other.write(data)  # type: ignore[union-attr]
 
     def read(self, bytes_max: int, /) -> bytes:
         data = self._other.read(bytes_max)  # type: ignore[union-attr]
-        self._hash.update(data)
+        self._pieces.append(data)
         return data
 
     def hash(self) -> int:
-        return int.from_bytes(self._hash.digest(), "little")
+        return bytes_hash(b"".join(self._pieces))
 
 
 class Restored:
@@ -208,13 +210,20 @@ class Keeping:
         return oldest.frontier if oldest else 0
 
     def begin(
-        self, table: bytes, view: View, digest: bytes, now_us: int, odd: bool = False
+        self,
+        table: bytes,
+        view: View,
+        digest: bytes,
+        now_us: int,
+        odd: bool = False,
+        told: Membership | None = None,
     ) -> None:
         """What was captured, at the instance of the table, will be written by `step`.
 
         Args:
             digest: the machine's, then; b"": it offers none that is cheap.
             odd: what was captured is not what was decided, and nobody here knows it.
+            told: the members at that instance; None: they never changed.
         """
         group, frontier, chain, epoch = table_facts(table)
         if odd and self.oddness is not None:
@@ -224,11 +233,12 @@ class Keeping:
             group=group,
             frontier=frontier,
             epoch=epoch,
-            config=CONFIGURATION,
-            members=self._members,
+            config=CONFIGURATION if told is None else told.version,
+            members=self._members if told is None else told.nodes,
             sessions=table,
             chain=chain,
             parts=(Part(0, MEMORY, self._noting(group, view), digest),),
+            membership=told and replace(told, active=False),
             taken_by=self._node,
             taken_us=now_us,
         )

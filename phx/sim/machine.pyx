@@ -20,11 +20,13 @@ which applied another order differ even when they ended in the same state.
 from functools import partial
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Next
+from cpython.ref cimport PyObject
 from libc.string cimport memcpy
 
 from phx._core.codec cimport phx_crc32c
 from phx._core.entries cimport Entry
-from phx._core.native cimport i64, u32, u8
+from phx._core.native cimport i64, u32, u8, vector
 
 from phx.errors import Damaged
 from phx.machine import CopyView, StateMachine
@@ -94,6 +96,59 @@ cdef bint swap(dict items, key, bytes command) except -1:
     return True
 
 
+cdef extern from "<algorithm>" namespace "std" nogil:
+    void sort[Place, Order](Place first, Place last, Order order)
+
+
+cdef struct Register:
+    u32 key
+    PyObject* value                # bytes, a reference of the dictionary's
+
+
+cdef bint lower(const Register& one, const Register& other) noexcept nogil:
+    return one.key < other.key
+
+
+# By ascending keys; good until the dictionary changes.
+cdef int in_order(dict items, vector[Register]* found) except -1:
+    cdef Register one
+    cdef PyObject* key
+    cdef Py_ssize_t at = 0
+    found.reserve(len(items))
+    while PyDict_Next(items, &at, &key, &one.value):
+        one.key = <u32><object>key
+        found.push_back(one)
+    sort(found.data(), found.data() + found.size(), lower)
+    return 0
+
+
+# The number in decimal and a colon, at the end of `text`; where it begins.
+cdef Py_ssize_t label(u32 number, char[16] text) noexcept nogil:
+    cdef Py_ssize_t at = 15
+    text[at] = b":"
+    while True:
+        at -= 1
+        text[at] = <char>(48 + number % 10)
+        number //= 10
+        if number == 0:
+            return at
+
+
+# All nodes apply the same keys: one object for each, which a dictionary knows at a glance.
+cdef enum:
+    KEYS = 1024
+cdef u32[KEYS] key_numbers
+cdef list key_objects = [0] * KEYS
+
+
+cdef inline object key_object(u32 number):
+    cdef size_t at = (number ^ number >> 4 ^ number >> 14) & (KEYS - 1)
+    if key_numbers[at] != number:
+        key_numbers[at] = number
+        key_objects[at] = number
+    return key_objects[at]
+
+
 class SimMachine(StateMachine):
     """A replica of one group's registers. `items` is its state, `spoilt` makes it fail."""
 
@@ -153,7 +208,7 @@ class SimMachine(StateMachine):
                 raise ValueError("no command")
             chain = phx_crc32c(chain, data, PyBytes_GET_SIZE(command))
             memcpy(&number, data + 1, 4)
-            key = number
+            key = key_object(number)
             if data[0] == b"p":
                 items[key] = cut(command, 5, PyBytes_GET_SIZE(command))
                 results.append(None)
@@ -174,11 +229,18 @@ class SimMachine(StateMachine):
         return self.items.get(query)
 
     def digest(self) -> bytes:
+        cdef vector[Register] found
         cdef u32 state = 0
-        cdef bytes part
-        for key in sorted(self.items):
-            for part in (b"%d:" % key, self.items[key]):
-                state = phx_crc32c(state, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        cdef char[16] text
+        cdef bytes value
+        cdef Py_ssize_t start
+        cdef size_t i
+        in_order(self.items, &found)
+        for i in range(found.size()):
+            start = label(found[i].key, text)
+            value = <bytes>found[i].value
+            state = phx_crc32c(state, text + start, 16 - start)
+            state = phx_crc32c(state, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
         return b"%08x%08x" % (self.chain, state)
 
     def freeze(self) -> CopyView:
@@ -188,13 +250,27 @@ class SimMachine(StateMachine):
         return CopyView(frozen)
 
     def snapshot(self, writer) -> None:
-        cdef bytes value
-        parts = [self.chain.to_bytes(4, "little")]
-        for key in sorted(self.items):
-            value = self.items[key]
-            parts.append(b"%b%b%b" % (key.to_bytes(4, "little"), len(value).to_bytes(4, "little"),
-                                      value))
-        writer.write(b"".join(parts))
+        cdef vector[Register] found
+        cdef u32 head[2]                 # key, bytes of the value
+        cdef u32 chain = self.chain
+        cdef Py_ssize_t size = 4
+        cdef size_t i
+        cdef bytes made
+        cdef char* at
+        in_order(self.items, &found)
+        for i in range(found.size()):
+            size += 8 + PyBytes_GET_SIZE(<bytes>found[i].value)
+        made = PyBytes_FromStringAndSize(NULL, size)
+        at = PyBytes_AS_STRING(made)
+        memcpy(at, &chain, 4)
+        at += 4
+        for i in range(found.size()):
+            head[0] = found[i].key
+            head[1] = <u32>PyBytes_GET_SIZE(<bytes>found[i].value)
+            memcpy(at, head, 8)
+            memcpy(at + 8, PyBytes_AS_STRING(<bytes>found[i].value), head[1])
+            at += 8 + head[1]
+        writer.write(made)
 
     def restore(self, reader) -> None:
         """Raises Damaged for what no snapshot can be."""

@@ -12,8 +12,8 @@ from phx.sim.host cimport Held, Host
 from phx.sim.world cimport Link, World
 
 cdef void link_set(Link* link, dict values)
-cdef void transmit(World w, Host sender, Held* item, u32 dest)
-cdef void arrive(World w, Happening* what)               # AT_ARRIVE
+cdef int transmit(World w, Host sender, Held* item, u32 dest) except -1
+cdef int arrive(World w, Happening* what) except -1      # AT_ARRIVE
 cdef void dial(World w, u32 a, u32 b)                    # AT_DIAL
 cdef void dial_soon(World w, u32 a, u32 b, u64 after_us)
 # A new connection of a pair; what either end still had is over.

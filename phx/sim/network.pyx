@@ -33,7 +33,7 @@ cdef void link_set(Link* link, dict values):
     link.blocked = values["blocked"]
 
 
-cdef void transmit(World w, Host sender, Held* item, u32 dest):
+cdef int transmit(World w, Host sender, Held* item, u32 dest) except -1:
     cdef Link* link = link_of(w, sender.index, dest)
     cdef u64 now = w.agenda.now_us
     cdef u64 connection = item.connections[dest]
@@ -41,17 +41,17 @@ cdef void transmit(World w, Host sender, Held* item, u32 dest):
     cdef Block* block = item.frame
     if connection == 0 or sender.connections[dest] != connection:
         w.counts.dropped_frames += 1
-        return
+        return 0
     w.counts.frames += 1
     if w.tracing:
         w.events.append((now, "send", sender.node, dest + 1, item.after,
                             (<char*>block.data)[:block.size]))
     if link.blocked or chance_ppm(&link.chance, link.loss_ppm):
         w.counts.lost_frames += 1
-        return
+        return 0
     if link.queued_bytes + block.size > link.queue_bytes_max:
         w.counts.dropped_frames += 1
-        return
+        return 0
     at = now + chance_between(&link.chance, link.delay_us_min, link.delay_us_max)
     if chance_ppm(&link.chance, link.late_ppm):
         w.counts.late_frames += 1
@@ -75,6 +75,7 @@ cdef void transmit(World w, Host sender, Held* item, u32 dest):
         link.queued_bytes += block.size
         w.agenda.push(at + chance_below(&link.chance, link.late_us), AT_ARRIVE, dest, 0,
                          sender.index * w.n + dest, connection, block_ref(block))
+    return 0
 
 
 cdef i64 wire_us(World w, Host source, Host dest, u64 nbytes):
@@ -92,7 +93,7 @@ cdef i64 wire_us(World w, Host source, Host dest, u64 nbytes):
     return took + WIRE_FLIPPED if chance_ppm(&link.chance, link.flip_ppm) else took
 
 
-cdef void arrive(World w, Happening* what):
+cdef int arrive(World w, Happening* what) except -1:
     cdef Host host = <Host>(<list>w.hosts)[what.host]
     cdef u32 source = <u32>(what.a // w.n)
     cdef Link* link = &w.links[what.a]
@@ -100,7 +101,7 @@ cdef void arrive(World w, Happening* what):
     link.queued_bytes -= what.block.size
     if host.engine == NULL or host.connections[source] != what.b:
         block_unref(what.block)
-        return
+        return 0
     link.heard_us = w.agenda.now_us
     if frame_check(what.block.data, what.block.size, host.engine_options.frame_bytes_max * 4
                    + (1 << 22), CLUSTER, host.node, source + 1) != FRAME_OK:
@@ -119,6 +120,7 @@ cdef void arrive(World w, Happening* what):
         if host.heard_bytes > host.journal_options.segment_bytes // 4:
             host.turn()
     block_unref(what.block)
+    return 0
 
 
 cdef void dial_soon(World w, u32 a, u32 b, u64 after_us):

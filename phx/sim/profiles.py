@@ -218,6 +218,27 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "journal_bytes_max": 6 << 16}, 1),
         ],
     ),
+    "members": Profile(
+        "members of groups change, and nodes join and are deleted, while links and nodes fail",
+        {
+            "join": 5, "leave": 4, "replace": 6, "reshape": 4, "retire": 3, "rivals": 4,
+            "cut-change": 7, "long-away": 2.5, "transfer": 1.5, "crash": 2, "power": 2,
+            "power-operation": 1, "blackout": 0.4, "last-words": 1.5, "late-votes": 1.5,
+            "loss": 1.5, "reorder": 1.5, "duplicate": 1, "delay": 1, "one-way": 1.5, "apart": 2,
+            "silent": 1.5, "chain": 1, "bridge": 1, "reset": 1, "pause": 1.5, "slow-disk": 1,
+            "drift": 1, "two-behind": 1, "checkpoint": 1.5, "settle": 1, "resign": 0.7,
+            "burst": 1, "block": 0.7, "fail-sync": 0.5, "crash-starting": 0.7,
+        },
+        nodes=(7, 8, 9), groups=2, clients=4, acts=(20, 36), seconds=40,
+        limits=[
+            ({**USUAL, "members": 3}, 3),
+            ({**USUAL, "members": 5}, 1),
+            ({**USUAL, "members": 1}, 0.5),
+            ({**USUAL, "members": 3, "checkpoint_us": 600_000, "hold_instances": 0}, 1.5),
+            ({**USUAL, "members": 3, "window": 8, "batch_bytes_max": 512}, 1),
+            ({**USUAL, "members": 3, "journal_bytes_max": 6 << 16}, 1),
+        ],
+    ),
     "transfers": Profile(
         "leaderships are moved to and fro, while links and nodes fail",
         {

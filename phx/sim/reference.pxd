@@ -2,7 +2,9 @@
 
 It is built from what the nodes write and send, never from what they believe: an instance is
 decided as soon as a quorum of journals holds an acceptance of one value in one ballot, whether or
-not any node knows. The invariants (invariants.pxd) compare the nodes with it.
+not any node knows. The invariants (invariants.pxd) compare the nodes with it. (Where the members
+of groups change, who makes a quorum depends on the instance, and more is asked of a ballot:
+configurations.pxd.)
 """
 
 from phx._core.native cimport *
@@ -44,6 +46,7 @@ cdef struct Value:               # a body
     u64 time_us
     size_t items                 # in Reference.items
     u32 count
+    u32 change                   # in Reference.changes; 0: it changes no members
 
 cdef struct Vote:                # one ballot of an instance
     u64 ballot
@@ -70,12 +73,35 @@ cdef struct Applied:             # what a machine must see, in this order
     u64 op
     u32 index
 
+cdef struct Change:              # a body that changes the members; nodes as bits
+    u64 version
+    u32 voters
+    u32 witnesses                # of the voters
+    u32 members                  # of any role
+
+cdef struct Configuration:       # who decides above an instance
+    u64 instance                 # of the value that made them; 0: they are the first
+    Change who
+    bint active                  # it was found to be
+    u64 lowest_epoch             # of those that programs heard of; 0: none
+    u64 highest_epoch
+
+cdef struct Fate:                # of a ballot, where members may change
+    u64 ballot
+    u64 version                  # of the members whose leader uses it; 0: not known
+    u64 differs                  # the first instance at which it proposed another value than is
+                                 # decided; 0: none
+    u64 change                   # the instance at which it proposed other members; 0: none
+
 cdef struct Log:                 # of one group
     vector[Cell] cells           # by instance
     vector[Applied] applied
     vector[Row] rows             # by node index
     u64 end                      # everything up to here is decided
     u64 decided                  # instances, also beyond a gap
+    u32 members                  # whose entries are applied from here on, as bits
+    vector[Configuration] configurations  # by version; none: the members cannot change
+    vector[Fate] fates
 
 cdef struct Reference:
     u32 nodes
@@ -84,6 +110,7 @@ cdef struct Reference:
     vector[Op] ops
     vector[Item] items
     vector[Value] values         # [0] stands for none
+    vector[Change] changes       # likewise
     vector[u32] by_hash          # numbers of values, in a table whose size is a power of two
     unordered_map[u64, u64] states   # by group and instance: a machine's digest, as first seen
     unordered_map[u64, u64] tables   # the same: hash of a session table that was found right

@@ -4,12 +4,14 @@
 # cython: initializedcheck=False, binding=False
 """Bodies, votes, decisions, and the log as the rules say it is applied; see reference.pxd."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
 
 from phx._core.batch cimport (
-    BODY_HEADER_BYTES, BODY_NOOP, BodyHeader, ITEM_HEADER_BYTES, ItemHeader, RunIterator,
-    body_check, run_begin, run_next,
+    BODY_HEADER_BYTES, BODY_MEMBERSHIP, BODY_NOOP, BodyHeader, ITEM_HEADER_BYTES, ItemHeader,
+    RunIterator, body_check, run_begin, run_next,
 )
+from phx._core.members cimport MEMBER_LEARNER, MEMBER_WITNESS, Roster, roster_read
 from phx._core.native cimport *
 from phx._core.session_codec cimport TABLE_OK, table_decode
 from phx._core.sessions cimport SessionRow, SessionTable, session_done, sessions_free
@@ -39,6 +41,10 @@ cdef u64 hash_bytes(const u8* data, u64 count) noexcept nogil:
     return chance_mix(one) ^ chance_mix(other + 1)
 
 
+def bytes_hash(bytes data not None):
+    return hash_bytes(<const u8*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
 cdef Reference* reference_new(u32 nodes, u32 groups) noexcept nogil:
     cdef Reference* ref = phx_new[Reference]()
     cdef Op op
@@ -51,9 +57,11 @@ cdef Reference* reference_new(u32 nodes, u32 groups) noexcept nogil:
     ref.logs.resize(groups)
     for group in range(groups):
         ref.logs[group].rows.resize(nodes)
+        ref.logs[group].members = ~<u32>0
         ref.logs[group].cells.reserve(1024)
     ref.ops.push_back(op)
     ref.values.push_back(none)
+    ref.changes.resize(1)
     ref.by_hash.resize(PLACES_AT_FIRST)
     return ref
 
@@ -118,6 +126,27 @@ cdef void value_note(Reference* ref, u32 number) noexcept nogil:
     ref.by_hash[place_by_hash(ref, ref.values[number].hash)] = number
 
 
+# What a sound body says of members: its number.
+cdef u32 take_change(Reference* ref, const u8* data, u64 count) noexcept nogil:
+    cdef Roster roster
+    cdef Change change
+    cdef u32 i, bit
+    memset(&change, 0, sizeof(change))
+    roster_read(&roster, data, count)
+    change.version = roster.version
+    for i in range(roster.count):
+        bit = 0
+        if 1 <= roster.members[i].node <= 32:
+            bit = <u32>1 << (roster.members[i].node - 1)
+        change.members |= bit
+        if roster.members[i].role != MEMBER_LEARNER:
+            change.voters |= bit
+        if roster.members[i].role == MEMBER_WITNESS:
+            change.witnesses |= bit
+    ref.changes.push_back(change)
+    return <u32>(ref.changes.size() - 1)
+
+
 cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
                          const char** why) noexcept nogil:
     cdef u64 h = chance_mix(hash_bytes(data, count) ^ group)
@@ -136,6 +165,7 @@ cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
     value.epoch = header.epoch
     value.time_us = header.time_us
     value.items = ref.items.size()
+    value.change = take_change(ref, data, count) if header.kind == BODY_MEMBERSHIP else 0
     run_begin(&it, data, count)
     while run_next(&it):
         why[0] = take_run(ref, group, &it)
@@ -268,6 +298,16 @@ cdef bint admit(Row* row, const Item* item) noexcept nogil:
     return True
 
 
+# The sessions of who is no member any more end, in log order.
+cdef void rows_left(vector[Row]* rows, u32 members) noexcept nogil:
+    cdef u32 i
+    for i in range(rows.size()):
+        if not members >> i & 1:
+            rows[0][i].incarnation = 0
+            rows[0][i].base = 0
+            rows[0][i].done.clear()
+
+
 cdef const char* extend(Reference* ref, Log* log, u64 instance) noexcept nogil:
     cdef const Value* value = &ref.values[log.cells[instance].decided]
     cdef const Item* item
@@ -280,6 +320,8 @@ cdef const char* extend(Reference* ref, Log* log, u64 instance) noexcept nogil:
         op.decided = True
         if op.verdict == OP_REJECTED:
             return b"a value is chosen that was rejected"
+        if not log.members >> (item.node - 1) & 1:
+            continue
         if not admit(&log.rows[item.node - 1], item):
             ref.duplicates += 1
             continue
@@ -291,7 +333,10 @@ cdef const char* extend(Reference* ref, Log* log, u64 instance) noexcept nogil:
         applied.index = i
         log.applied.push_back(applied)
         ref.values_decided += 1
-    if value.count == 0:
+    if value.change:
+        log.members = ref.changes[value.change].members
+        rows_left(&log.rows, log.members)
+    elif value.count == 0:
         ref.noops_decided += 1
     return NULL
 
@@ -365,14 +410,19 @@ cdef const char* same_rows(Reference* ref, u32 group, u64 through,
     cdef const char* why = NULL
     cdef vector[Row] rows
     cdef u64 instance, epoch = 0
+    cdef u32 members = ~<u32>0
     cdef size_t i, met = 0
     rows.resize(ref.nodes)
     for instance in range(1, through + 1):
         value = &ref.values[log.cells[instance].decided]
         epoch = max(epoch, value.epoch)
+        if value.change:
+            members = ref.changes[value.change].members
+            rows_left(&rows, members)
         for i in range(value.count):
             item = &ref.items[value.items + i]
-            admit(&rows[item.node - 1], item)
+            if members >> (item.node - 1) & 1:
+                admit(&rows[item.node - 1], item)
     if table.epoch != epoch:
         return b"another epoch than that of the log"
     for i in range(ref.nodes):

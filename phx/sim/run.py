@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 from phx.machine import StateMachine
 from phx.sim import verdicts
+from phx.sim.altering import can_change, counts, members
 from phx.sim.asking_load import AskingLoad
 from phx.sim.history import Operation
 from phx.sim.machine import SimMachine
+from phx.sim.operating import standings
 from phx.sim.plan import SECOND, STILL_US, Plan
 from phx.sim.profiles import plan_of
 from phx.sim.readers import Readers
@@ -138,8 +140,9 @@ class Probing:
         if self.done_us is not None:
             return
         world = self.run.world
-        for node in self.run.nodes:
-            node = 1 + (node + first) % len(self.run.nodes)
+        nodes = self.run.members(self.group)
+        for number in range(1, len(nodes) + 1):
+            node = nodes[(number + first) % len(nodes)]
             if world.alive(node) and not world.damaged(node):
                 value = self.run.load.probe()
                 attempt = Attempt(self, first)
@@ -203,6 +206,7 @@ class Run:
         self.readers = Readers(self.world, plan)
         self.stage = Stage(self.world, plan, self.load, self.load.spoil)
         self.probes: list[Probing] = []
+        self.changing = can_change(self.world)
         self.repairs_before = 0
 
     def go(self) -> None:
@@ -229,7 +233,9 @@ class Run:
         probes = [self.seen(one) for one in self.probes if one.group not in waiting]
         # (Who stops may have led; who is made anew may die for it.)
         late = self.repairs() > self.repairs_before
-        self.judge(verdicts.decides(probes, self.bound_us() * (3 if late else 1)))
+        # (A change may have been under way: its leader is elected anew.)
+        times = 3 if late else 2 if self.changing else 1
+        self.judge(verdicts.decides(probes, self.bound_us() * times))
         replicas = [one for one in self.replicas() if (one.node, one.group) not in odd]
         decided = {group: world.decided_through(group) for group in range(plan.groups)}
         whole = [
@@ -240,6 +246,9 @@ class Run:
         sure = [one for one in whole if one.group not in waiting]
         self.judge(verdicts.caught_up(sure, decided))
         self.judge(verdicts.equal_digests(replicas))
+        if self.changing:
+            away = self.stage.gone | self.stage.asleep
+            self.judge(verdicts.changed(standings(world, plan, away)))
         # (Its first ballot is above all that it can have promised: far above.)
         after = {group: top for group, top in self.rounds().items() if group not in rejoining}
         # (Who goes on from another state campaigns, and catches up.)
@@ -313,7 +322,12 @@ class Run:
             for node in self.nodes
             if world.running(node)
             for group in range(self.plan.groups)
+            if node in self.members(group)
         ]
+
+    def members(self, group: int) -> list[int]:
+        """By what is decided now."""
+        return list(members(self.world, group)["roles"]) if self.changing else list(self.nodes)
 
     def suspects(self) -> list[tuple[int, int]]:
         world = self.world
@@ -383,6 +397,8 @@ def play(
             outcome.trace = world.trace()
     outcome.counters = {
         **world.counters(),
+        **counts(world),
+        **{name.replace(" ", "_"): value for name, value in run.stage.asked.items()},
         "lease_reads": len(run.readers.answered),
         "lease_reads_asked": run.readers.asked,
     }

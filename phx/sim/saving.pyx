@@ -9,6 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from phx._core.engine cimport engine_applied, engine_restoring
 from phx._core.native cimport *
 from phx.sim.agenda cimport AT_KEEP, AT_RESTORE
+from phx.sim.changing cimport members_at
 from phx.sim.chance cimport chance_below, chance_between, chance_next, chance_ppm
 from phx.sim.host cimport Host, KEEP_IDLE, KEEP_WANTED, KEEP_WRITING, LogFlow, find_flow
 from phx.sim.invariants cimport watch_fail
@@ -84,6 +85,11 @@ cdef bint worth(Host h, const LogFlow* flow):
 
 cdef void capture(Host h, LogFlow* flow, bytes table):
     machine = h.machine[flow.group]
+    cdef bint known
+    known, told = members_at(h, flow)
+    if not known:
+        keep_idle(h)
+        return
     try:
         view = machine.freeze()
     except Exception as error:
@@ -97,7 +103,7 @@ cdef void capture(Host h, LogFlow* flow, bytes table):
     watch_checkpoint(h.watch, h.node, flow.group, flow.applied,
                      <const u8*>PyBytes_AS_STRING(table), PyBytes_GET_SIZE(table), hash_of(digest))
     h.keeping.begin(table, view, digest if machine.digest_cheap else b"", h.agenda.now_us,
-                    odd_since(h.watch, h.node, flow.group) != 0)
+                    odd_since(h.watch, h.node, flow.group) != 0, told)
     h.note(hash_of(table) ^ hash_of(digest))
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "captures", h.node, f"g{flow.group}", flow.applied))
@@ -199,7 +205,7 @@ cdef void restore(Host h, u32 group):
         return
     if manifest is not None:
         frontier = manifest.frontier
-        h.sessions.load(manifest.sessions)
+        h.sessions.load(manifest.sessions, manifest.changed_members)
         table = h.sessions.table(group)
         watch_loaded(h.watch, h.node, group, read)
         watch_made_of(h.watch, h.node, group, frontier, h.keeping.is_odd(manifest), True)

@@ -26,6 +26,7 @@ LIMITS: dict[str, int] = {
     "rejoin": 0,
     "agreed_every": 4096,
     "compare_us": 0,
+    "members": 0,
 }
 
 PACE: dict[str, int] = {

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from phx.sim.act_kind import Bursting
 from phx.sim.acts import ACTS, RIGHT_PPM
+from phx.sim.operating import ASKED
 from phx.sim.plan import Act, Plan
 from phx.sim.world import World
 
@@ -79,6 +80,12 @@ class Stage:
         self.resigned: set[int] = set()
         self.failed: set[int] = set()
         """Nodes of which a machine stays failed, to the end, unless they die of something else."""
+        self.asleep: set[int] = set()
+        """Nodes that are to join, and were never started."""
+        self.gone: set[int] = set()
+        """Nodes that were deleted: they never start again."""
+        self.asked = dict.fromkeys((*ASKED, "change killed"), 0)
+        """Changes of members that were asked for, by what was answered."""
         self.parted: dict[tuple[int, int], list[Act]] = {}
         self.begun = 0
         self.over = False
@@ -98,12 +105,16 @@ class Stage:
         """Settings of the plan, all nodes started, all acts on the agenda."""
         world, plan = self.world, self.plan
         pace, link = dict(plan.pace), dict(plan.link)
+        first_members = dict(plan.limits).get("members", 0)
         for node in self.nodes:
             world.pace(node, **pace)
             for other in self.nodes:
                 if other != node:
                     world.link(node, other, **link)
-            world.start(node)
+            if 0 < first_members < node:
+                self.asleep.add(node)
+            else:
+                world.start(node)
         for act in plan.acts:
             kind = ACTS[act.kind]
             world.call_at(act.at_us, self.beginning(kind.begin, act))
@@ -168,6 +179,8 @@ class Stage:
         """Start what is down and may be up; replace the process of what is poisoned."""
         now, world = self.world.now_us, self.world
         for node in self.nodes:
+            if node in self.asleep or node in self.gone:
+                continue
             if world.running(node):
                 if world.alive(node) or self.sick_until[node] > now:
                     continue

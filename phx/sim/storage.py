@@ -11,7 +11,9 @@ from phx._core.chunk import ChunkDamage, Gather
 from phx._core.chunk_index import ChunkIndex
 from phx._core.plan import SettlePlan
 from phx._core.settler import SettleError, Settler
+from phx.membership import Membership
 from phx.store_facts import Facts
+from phx.store_members import MembersRow, later, passing
 from phx.store_mend import Ailing, Hole, Holes, look_into, patched
 from phx.store_trim import Floor, joined, next_step, stage_floors
 
@@ -19,7 +21,7 @@ PASS_BYTES = 1 << 20
 MERGE_CHUNKS_MAX = 8
 ALL_CHUNKS = 1 << 30
 
-Kept = tuple[dict[int, tuple[bytes, bytes]], bytes, Holes]
+Kept = tuple[dict[int, tuple[bytes, bytes]], bytes, Holes, dict[int, MembersRow]]
 
 
 class StoreDamaged(Exception):
@@ -44,6 +46,8 @@ class SettledStore:
         self.refused: dict[tuple[int, int, int, int], str] = {}
         """Reads that met damage, and what was said: until the chunks change, so will they again."""
         self.holes = Holes()
+        self.members: dict[int, MembersRow] = {}
+        """Of each group whose members ever changed: rows."""
         self.flipped: set[int] = set()
         """Chunks of which a bit flipped, and that were not written anew since."""
         self.on_damage: Callable[[int], None] = lambda chunk: None
@@ -53,6 +57,7 @@ class SettledStore:
     def reopen(self) -> None:
         """Rebuild the index from what the transactions left, as at a start."""
         self.refused.clear()
+        self.noted: dict[int, MembersRow] = {}
         self.index = ChunkIndex(self.store_id)
         for chunk in sorted(self.chunks):
             self.index.load(chunk, self.chunks[chunk][1])
@@ -63,13 +68,14 @@ class SettledStore:
 
     def copy(self) -> Kept:
         """All that is in it, for `put_back`."""
-        return dict(self.chunks), self.groups, self.holes
+        return dict(self.chunks), self.groups, self.holes, dict(self.members)
 
     def put_back(self, copy: Kept | None) -> None:
         """It has what it had then; None: it is a new one, of the same id."""
-        new: Kept = {}, ChunkIndex(self.store_id).groups_packed(), Holes()
-        chunks, self.groups, self.holes = copy or new
+        new: Kept = {}, ChunkIndex(self.store_id).groups_packed(), Holes(), {}
+        chunks, self.groups, self.holes, members = copy or new
         self.chunks = dict(chunks)
+        self.members = dict(members)
         self.reopen()
 
     def power_loss(self) -> None:
@@ -83,12 +89,15 @@ class SettledStore:
         """Copy the entries of a plan out of the journal, in one transaction; how many."""
         self._begin()
         made = []
+        barriers = []
         try:
             settler = Settler(self.index, plan, PASS_BYTES)
             while (chunk := settler.next_chunk()) is not None:
                 number, value, tail = chunk
                 made.append((number, bytes(value), bytes(tail)))
+                barriers += settler.barriers()
                 settler.stage()
+            rows = passing(self.members, self.noted, barriers)
         except SettleError as error:
             self.index.rollback()
             raise StoreFailed(str(error)) from error
@@ -96,6 +105,7 @@ class SettledStore:
         for number, kept, packed in made:
             self.chunks[number] = kept, packed
         self.index.commit()
+        self.members.update(rows)
         if len(self.chunks) > MERGE_CHUNKS_MAX:
             self.merge()
         return settler.entries
@@ -110,6 +120,21 @@ class SettledStore:
         """In one transaction. Raises StoreFailed."""
         self._begin()
         self.facts = facts
+
+    def note_members(self, group: int, told: Membership, removed: bool = False) -> None:
+        """As `phx.store.Store.note_members`. (With a floor more is written than that asks for.)"""
+        kept = self.members.get(group)
+        row = later(kept, MembersRow(told, removed))
+        if row != kept:
+            self.noted[group] = later(self.noted.get(group), row)
+
+    def write_members(self) -> None:
+        """As `phx.store.Store.write_members`, in one transaction. Raises StoreFailed."""
+        self._begin()
+        settled = self.index.settled()
+        for group, row in list(self.noted.items()):
+            if row.removed or row.membership.instance <= settled.get(group, 0):
+                self.members[group] = self.noted.pop(group)
 
     def merge(self) -> None:
         """Join small chunks into a larger one."""
@@ -137,6 +162,11 @@ class SettledStore:
         """As `phx.store.Store.floors`."""
         return {group: Floor(*bounds) for group, bounds in self.index.floors().items()}
 
+    def floor(self, group: int) -> Floor | None:
+        """That of one group, as in `floors`; None: nothing of it is settled."""
+        kept_from, through = self.index.bounds(group)
+        return Floor(kept_from, through) if through else None
+
     def raise_floors(self, floors: Mapping[int, Floor]) -> int:
         """As `phx.store.Store.raise_floors`, in one transaction; how many groups it changed.
 
@@ -150,6 +180,7 @@ class SettledStore:
             raise
         self.groups = self.index.groups_packed()
         self.index.commit()
+        self.members.update({one: self.noted[one] for one in floors if one in self.noted})
         self.holes = self.holes.above({one: floor.kept_from for one, floor in floors.items()})
         return groups
 

@@ -14,13 +14,13 @@ from phx.sim.world cimport World
 # then it would be lost: docs/design/checkpoints.md, section 8.)
 cdef bint elsewhere(World world, Host h, u32 group):
     cdef Host other
-    rows = [other.store.floors().get(group) for other in world.hosts]
+    rows = [other.store.floor(group) for other in world.hosts]
     floor = max([row.kept_from for row in rows if row is not None], default=1)
     for other in world.hosts:
         if other is h or odd_since(other.watch, other.node, group) \
                 or odd_marked(other.watch, other.node, group) or group in other.keep_excused:
             continue
-        row = other.store.floors().get(group)
+        row = other.store.floor(group)
         if floor == 1 or other.keeping.cover(group, floor):
             return True
         if row is not None and row.kept_from == 1 and row.settled_through + 1 >= floor:

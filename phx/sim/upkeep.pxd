@@ -7,11 +7,11 @@ settle plan, the chunks and the index of the store are the production code.
 from phx._core.state cimport Effects
 from phx.sim.host cimport Host
 
-cdef void note_floor(Host h, const Effects* effects)
+cdef void note_floor(Host h, const Effects* effects) noexcept
 # Floors that have become durable: whole segments below them are free.
-cdef void recycle(Host h)
+cdef int recycle(Host h) except -1
 # At the end of each turn.
-cdef void upkeep(Host h)
+cdef int upkeep(Host h) except -1
 # A settle of everything that is chosen and durable, now.
 cdef void settle_all(Host h)
 cdef void commit(Host h)         # AT_COMMIT

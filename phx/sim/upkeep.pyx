@@ -8,13 +8,14 @@ from phx._core.engine cimport (
     engine_pressure, engine_retire, engine_settle_plan, engine_settled,
 )
 from phx._core.journal cimport (
-    Journal, journal_prepare_spare, journal_pressure, journal_recycle, journal_wants_spare,
+    Journal, journal_prepare_spare, journal_recycle, journal_wants_spare,
 )
 from phx._core.native cimport *
 from phx._core.plan cimport SettlePlan, hold_new
 from phx._core.state cimport Effects, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY
 from phx.sim.agenda cimport AT_COMMIT, AT_SETTLED, AT_SPARE
 from phx.sim.chance cimport chance_between
+from phx.sim.changing cimport members_row
 from phx.sim.host cimport Floor, Host
 from phx.sim.watch_kept cimport watch_row
 
@@ -25,7 +26,7 @@ cdef u64 CARRY_US = 5000000
 cdef u64 CARRY_PRESSED_US = 250000
 
 
-cdef void note_floor(Host h, const Effects* effects):
+cdef void note_floor(Host h, const Effects* effects) noexcept:
     cdef Floor floor
     if effects.floor_lsn <= h.floor_lsn:
         return
@@ -36,7 +37,7 @@ cdef void note_floor(Host h, const Effects* effects):
     h.floors.push_back(floor)
 
 
-cdef void recycle(Host h):
+cdef int recycle(Host h) except -1:
     cdef bint moved = False
     while not h.floors.empty() and h.floors.front().after <= h.durable_lsn:
         h.floor_lsn = h.floors.front().lsn
@@ -45,17 +46,19 @@ cdef void recycle(Host h):
     if moved:
         h.counts.recycled_segments += journal_recycle(h.journal, h.floor_lsn)
         h.retry()
+    return 0
 
 
-cdef void watch_pressure(Host h):
-    cdef u64 live = 0, budget = 0
+# (Nobody else is at the journal: there are no threads here.)
+cdef int watch_pressure(Host h) except -1:
+    cdef u64 live = h.journal.live_bytes
+    cdef u64 budget = h.journal.options.journal_bytes_max
     cdef u64 segment = h.journal_options.segment_bytes
     cdef u64 full = 2 * segment + segment // 4 + h.engine_options.frame_bytes_max \
         + 4 * h.engine_options.batch_bytes_max + h.engine_options.value_bytes_max
     cdef u64 margin = full + max(segment, h.engine_options.pending_bytes_max)
     cdef int level = PRESSURE_FULL if h.stuck else PRESSURE_NONE
     cdef size_t i
-    journal_pressure(h.journal, &live, &budget)
     for i in range(h.queue.size()):
         live += h.queue[i].block.size
     if live + min(full, max(2 * segment, budget * 3 // 8)) > budget:
@@ -63,7 +66,7 @@ cdef void watch_pressure(Host h):
     if level == 0 and live + min(margin, budget // 2) + (h.pressure != 0) * segment > budget:
         level = PRESSURE_OLD_ONLY
     if level == h.pressure:
-        return
+        return 0
     h.counts.pressures += h.pressure == 0
     if level > h.pressure:
         h.settle_after_us = min(h.settle_after_us, h.agenda.now_us + CARRY_PRESSED_US)
@@ -72,6 +75,7 @@ cdef void watch_pressure(Host h):
         h.tracing.append((h.agenda.now_us, "pressure", h.node, level, live))
     engine_pressure(h.engine, level)
     h.poke()
+    return 0
 
 
 # End of the oldest segments that are to be freed, about two of them.
@@ -125,6 +129,7 @@ cdef void rows_changed(Host h):
     for group in h.plan.through():
         row = floors[group]
         watch_row(h.watch, h.node, group, row.kept_from, row.settled_through)
+        members_row(h, group, row.settled_through)
 
 
 cdef void commit(Host h):
@@ -153,18 +158,19 @@ cdef void settled(Host h):
         start_plan(h, h.settle_upto_lsn)
 
 
-cdef void settle(Host h):
+cdef int settle(Host h) except -1:
     cdef u64 end
     if h.settling or h.poisoned or h.agenda.now_us < h.settle_after_us:
-        return
+        return 0
     if (h.lsn_end - h.floor_lsn > h.pace.settle_bytes or h.pressure) and h.floors.empty():
         end = old_segments_end(h)
         if end > h.floor_lsn:
             start_plan(h, end)
-            return
+            return 0
     if h.unsettled and h.agenda.now_us >= h.chosen_us + h.pace.settle_idle_us \
             and h.pressure == 0 and h.queue.empty() and not h.writing:
         settle_all(h)
+    return 0
 
 
 cdef void make_spare(Host h):
@@ -182,7 +188,7 @@ cdef void watch_retired(Host h) noexcept:
     h.retire_bytes = 0
 
 
-cdef void upkeep(Host h):
+cdef int upkeep(Host h) except -1:
     watch_retired(h)
     recycle(h)
     watch_pressure(h)
@@ -191,3 +197,4 @@ cdef void upkeep(Host h):
         h.spare_due = True
         h.agenda.push(h.agenda.now_us + chance_between(&h.chance, 100, 20000), AT_SPARE, h.index,
                       h.life, 0, 0, NULL)
+    return 0

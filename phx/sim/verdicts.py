@@ -15,8 +15,10 @@ __all__ = [
     "Broken",
     "Probe",
     "Replica",
+    "Standing",
     "bounded",
     "caught_up",
+    "changed",
     "decides",
     "equal_digests",
     "exactly_once",
@@ -140,6 +142,40 @@ def rejoined(suspects: Sequence[tuple[int, int]]) -> Broken | None:
     if not suspects:
         return None
     return "liveness", f"{len(suspects)} replicas never voted again, the first: {suspects[0]}"
+
+
+class Standing(NamedTuple):
+    """What a node that runs knows of the members of a group, at the end.
+
+    version, decided: of the members that it knows, and of those that there are.
+    active: it knows that they are.
+    member, believes: whether it is one, and takes itself for one.
+    ended: it is none any more, and has ended.
+    heard: somebody of those that it would ask still exists.
+    """
+
+    node: int
+    group: int
+    version: int
+    decided: int
+    active: bool
+    member: bool
+    believes: bool
+    ended: bool
+    heard: bool
+
+
+def changed(standings: Iterable[Standing]) -> Broken | None:
+    """U12, U10: who is a member knows it, and that they are active; who is none any more ends."""
+    for one in standings:
+        where = f"node {one.node}, group {one.group}, version {one.version} of {one.decided}"
+        if one.member and one.ended:
+            return "U10", f"a member has ended: {where}"
+        if one.member and (one.version < one.decided or not one.active):
+            return "liveness", f"a member does not know that the newest members are active: {where}"
+        if not one.member and one.believes and one.heard:
+            return "liveness", f"who is no member any more was never told: {where}"
+    return None
 
 
 def mended(holes: Mapping[int, Sequence[tuple[int, int, int]]]) -> Broken | None:

@@ -86,6 +86,27 @@ class WatchDoor:
         """The engine holds this acceptance."""
     def spoil_lead(self, node: int, group: int, ballot: int, lease_us: int) -> None:
         """The engine leads in this ballot; everybody has granted it a lease until then."""
+    def members(self, first: Iterable[int]) -> None:
+        """Members may change; these nodes are the first voters of every group."""
+    def know_members(
+        self,
+        node: int,
+        group: int,
+        version: int,
+        roster: bytes,
+        instance: int,
+        floor: int,
+        active: bool,
+    ) -> None:
+        """The engine knows these, as a store's row or a checkpoint says."""
+    def leads(self, node: int, group: int, epoch: int) -> None:
+        """The node's program hears that it leads."""
+    def members_row(self, node: int, group: int, settled: int, version: int) -> None:
+        """The store is settled up to there, and its row has the members of that version."""
+    def wiped(self, node: int) -> None:
+        """A node is deleted."""
+    def turn(self, node: int, number: int) -> None:
+        """What the engine is seen to know from now on it learned in this turn."""
     def announced(self, group: int, through: int) -> None:
         """Some node hands on what is chosen."""
     def read_began(self, group: int) -> int:

@@ -11,8 +11,8 @@ from phx._core.codec cimport (
     FRAME_ENGINE, RECORD_HEADER_BYTES, RecordHeader, frame_begin, frame_seal, record_stride,
 )
 from phx._core.engine cimport (
-    engine_add_group, engine_floor, engine_free, engine_install, engine_new, engine_replay,
-    engine_start, engine_suspect,
+    engine_add_group, engine_change_known, engine_floor, engine_free, engine_install, engine_new,
+    engine_replay, engine_start, engine_suspect,
 )
 from phx._core.native cimport *
 from phx._core.published cimport (
@@ -23,8 +23,12 @@ from phx._core.state cimport (
 )
 from phx._core.window cimport Slot, window_slot
 from phx.sim.invariants cimport *
+from phx.sim.watch_callers cimport *
 from phx.sim.watch_kept cimport *
 from phx.sim.watch_lost cimport watch_ceiling, watch_lost
+from phx.sim.watch_members cimport (
+    watch_leads, watch_members, watch_members_row, watch_wiped,
+)
 from phx.sim.watch_odd cimport (
     watch_answers, watch_found, watch_gives, watch_made_of, watch_marked, watch_odd,
     watch_odd_life,
@@ -314,6 +318,33 @@ cdef class WatchDoor:
         for i in range(e.n_slots):
             e.peers[i].lease_until_us = lease_us
         e.lease_version += 1
+
+    # --- members
+
+    def members(self, first):
+        cdef u32 bits = 0
+        for node in first:
+            bits |= <u32>1 << (<u32>node - 1)
+        watch_members(self.watch, bits)
+
+    def know_members(self, u32 node, u32 group, u64 version, bytes roster, u64 instance, u64 floor,
+                     bint active):
+        if engine_change_known(self.engine_of(node), group, version,
+                               <const u8*>PyBytes_AS_STRING(roster), PyBytes_GET_SIZE(roster),
+                               instance, floor, active) != 0:
+            raise ValueError("the engine refuses them")
+
+    def leads(self, u32 node, u32 group, u64 epoch):
+        watch_leads(self.watch, node, group, epoch)
+
+    def members_row(self, u32 node, u32 group, u64 settled, u64 version):
+        watch_members_row(self.watch, node, group, settled, version)
+
+    def wiped(self, u32 node):
+        watch_wiped(self.watch, node)
+
+    def turn(self, u32 node, u64 number):
+        self.watch.node[node - 1].turn = number
 
     # --- read points
 

@@ -9,6 +9,7 @@ from phx._core.codec cimport RECORD_ACCEPT, RecordHeader
 from phx._core.native cimport *
 from phx._core.state cimport find_group
 from phx._core.wire cimport MessageHeader
+from phx.sim.configurations cimport bits_in, configuration_of
 from phx.sim.invariants cimport NodeWatch, Seat, Watch, fail_at, of
 from phx.sim.reference cimport Cell, Log, cell_synced_in, reference_lost
 from phx.sim.watch_frames cimport Ballot, ballot_used
@@ -81,6 +82,14 @@ cdef u32 others_of(NodeWatch* n, u32 group, u64 ballot) noexcept nogil:
     return count
 
 
+cdef u32 others_needed(Watch* w, NodeWatch* n, u32 group) noexcept nogil:
+    cdef u32 voters = w.nodes
+    if w.changing:
+        voters = bits_in(configuration_of(&w.ref.logs[group],
+                                          find_group(n.engine, group).version).who.voters)
+    return voters - voters // 2
+
+
 cdef void lost_whole(Watch* w, NodeWatch* n, const RecordHeader* header) noexcept nogil:
     cdef Seat* seat = &n.seats[header.group]
     cdef Log* log = &w.ref.logs[header.group]
@@ -94,7 +103,7 @@ cdef void lost_whole(Watch* w, NodeWatch* n, const RecordHeader* header) noexcep
         fail_at(w, b"U10r", n.node, header.group, 0, header.ballot,
                 b"becomes whole in a ballot that is not above its ceiling at the start")
         return
-    if others_of(n, header.group, header.ballot) < w.nodes - w.ref.quorum + 1:
+    if others_of(n, header.group, header.ballot) < others_needed(w, n, header.group):
         fail_at(w, b"U10r", n.node, header.group, 0, header.ballot,
                 b"becomes whole with promises of too few others")
         return

@@ -5,6 +5,7 @@
 """U14; see watch_reads.pxd."""
 
 from phx._core.leases cimport group_lease_until
+from phx._core.membership cimport changing
 from phx._core.native cimport *
 from phx._core.published cimport POINT_NOT_LED, Published, published_look
 from phx._core.state cimport ROLE_LEADING, Replica, find_group
@@ -40,7 +41,10 @@ cdef void watch_published(Watch* w, u32 node, Published* published, u32 group) n
     cdef u64 point = 0, until_us = 0
     if published_look(published, group, &point, &until_us) == POINT_NOT_LED:
         return
-    if r.role != ROLE_LEADING or r.lead.ballot != r.promised:
+    if w.changing and changing(r):
+        fail_at(w, b"U14", node, group, point, r.lead.ballot,
+                b"published as led while it has proposed other members")
+    elif r.role != ROLE_LEADING or r.lead.ballot != r.promised:
         fail_at(w, b"U14", node, group, point, 0, b"published as led, and it is not")
     elif r.lead.phase1 != NULL or r.lead.recover_through > r.chosen_through:
         fail_at(w, b"U14", node, group, point, r.lead.ballot,

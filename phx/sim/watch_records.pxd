@@ -14,6 +14,8 @@ cdef struct Written:             # a record as emitted
     u32 crc
     u32 group
     u32 value
+    u32 version                  # of members, that it says
+    bint ended                   # and that its node is none of them, and they do without it
     u8 kind
 
 cdef struct Records:             # of one node, in all lives

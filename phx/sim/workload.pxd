@@ -64,9 +64,11 @@ cdef class Workload:
     cdef public list clients
     cdef public u64 bursts
     cdef list sleeping               # a heap of (when, number, client)
+    cdef public bint plain           # `hand_in` is that of this class
     cdef i64 duration_us
     cdef i64 nodes
     cdef i64 groups
     cdef int wake(self, Client client, i64 at_us) except -1
     cpdef submit(self, Client client, node, list calls, i64 timeout_us)
     cpdef hand_in(self, Client client, node, list calls, i64 timeout_us)
+    cdef int pass_on(self, Client client, node, list calls, i64 timeout_us) except -1

@@ -101,6 +101,8 @@ class Workload:
     end_us: int
     value_bytes_max: int
     behind: bool
+    plain: bool
+    """Set by a subclass whose `hand_in` would do what that of this class does: it is passed by."""
     clients: list[Client]
     bursts: int
     """The number of the next client that is made for a burst."""

@@ -60,9 +60,9 @@ cdef class World:
     cdef object net              # pipes.Net
     cdef object oddness          # oddness.Oddness
 
-    cdef void dispatch(self, Happening* what)
-    cdef void host_event(self, Host host, Happening* what)
-    cdef void serve(self, Host host)
+    cdef int dispatch(self, Happening* what) except -1
+    cdef int host_event(self, Host host, Happening* what) except -1
+    cdef int serve(self, Host host) except -1
     cdef void count_torn(self, Host host)
     cdef bint bring_up(self, Host host) except -1
     cdef void bring_down(self, Host host, bint power)

@@ -26,14 +26,12 @@ from phx.sim.handing cimport answer, apply, fail_calls, stop
 from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
-    watch_submitted, watch_submitting,
 )
 from phx.sim.lives cimport is_losing, lose
-from phx.sim.network cimport (
-    arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us,
-)
+from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
+from phx.sim.watch_callers cimport watch_submitted, watch_submitting
 from phx.sim.watch_kept cimport watch_store
 
 from phx.sim.comparing import Comparing
@@ -64,11 +62,12 @@ cdef dict merged(dict base, dict changes, str what):
 # Is what the host's store does not keep in a checkpoint, or in the whole log, of another one?
 cdef bint elsewhere(World world, Host host, group):
     cdef Host other
-    floor = host.store.floors()[group].kept_from if group in host.store.floors() else 1
+    row = host.store.floor(group)
+    floor = row.kept_from if row is not None else 1
     if floor == 1:
         return True
     for other in world.hosts:
-        row = other.store.floors().get(group)
+        row = other.store.floor(group)
         if other is host or row is None or other.node in world.damaged_nodes \
                 or other.store.ailing():
             continue
@@ -199,19 +198,19 @@ cdef class World:
 
     # --- what happens
 
-    cdef void dispatch(self, Happening* what):
+    cdef int dispatch(self, Happening* what) except -1:
         cdef Host host
         if what.kind == AT_CALL:
             self.calls.pop(what.a)()
-            return
+            return 0
         if what.kind == AT_DIAL:
             self.links[what.a].dialing = False
             dial(self, <u32>(what.a // self.n), <u32>(what.a % self.n))
-            return
+            return 0
         host = <Host>(<list>self.hosts)[what.host]
         if host.engine != NULL and self.agenda.now_us < host.paused_until_us:
             self.agenda.postpone(what, host.paused_until_us)
-            return
+            return 0
         if what.kind == AT_ARRIVE:
             arrive(self, what)
         elif what.kind == AT_RESET:
@@ -222,8 +221,9 @@ cdef class World:
         elif host.engine != NULL and host.life == what.life:
             self.host_event(host, what)
         self.serve(host)
+        return 0
 
-    cdef void host_event(self, Host host, Happening* what):
+    cdef int host_event(self, Host host, Happening* what) except -1:
         if what.kind == AT_TURN:
             host.turn()
         elif what.kind == AT_WAKE:
@@ -251,30 +251,32 @@ cdef class World:
             restore(host, <u32>what.a)
         elif what.kind == AT_TASK:
             task(host, what.a)
+        return 0
 
     # Whatever a step of the host has left to be done.
-    cdef void serve(self, Host host):
+    cdef int serve(self, Host host) except -1:
         cdef size_t i, peer
-        cdef Held item
+        cdef Held* item
         if host.engine == NULL:
-            return
+            return 0
         if host.disk.state.dead or host.keep_dead:
             self.count_torn(host)
             self.bring_down(host, self.power_next.pop(host.index, True))
-            return
+            return 0
         for i in range(host.ready.size()):
-            item = host.ready[i]
+            item = &host.ready[i]
             watch_sent(self.watch, host.node, item.frame.data, item.frame.size, item.turn)
             if item.dest != HELD_ALL:
-                transmit(self, host, &item, item.dest)
+                transmit(self, host, item, item.dest)
             else:
                 for peer in range(self.n):
                     if peer != host.index:
-                        transmit(self, host, &item, <u32>peer)
+                        transmit(self, host, item, <u32>peer)
             block_unref(item.frame)
         host.ready.clear()
         if host.failed or host.halted:
             fail_calls(host)
+        return 0
 
     # --- life and death
 

@@ -48,6 +48,7 @@ from phx.testing.trace_file import (
 )
 
 FRAME_ENGINE = 2
+ROSTER_VERSION = slice(24, 32)  # in a membership value (phx/_core/members.pxd)
 CONTEXT_EVENTS = 12
 LINES_MAX = 40
 
@@ -175,6 +176,10 @@ class Replay:
                 self.engine.floor(t.group, t.first)
             case Kind.INSTALL:
                 return self.engine.install(t.group, t.first, t.second)
+            case Kind.CHANGE_MEMBERS:
+                return self.engine.change_members(t.group, t.body)
+            case Kind.CHANGE_KNOWN:
+                return self.engine.change_known(t.group, *known_of(t))
             case Kind.DONE:
                 self.engine.done(t.group, t.first, t.peer)
             case Kind.CEILING:
@@ -201,6 +206,11 @@ class Replay:
         now = pack_turn(self.engine.turn())
         if now != data[: len(now)] or any(data[len(now) :]):
             raise Broken("replay", difference(turn_of(data), turn_of(now)))
+
+
+def known_of(t: Input) -> tuple[int, bytes, int, int, bool]:
+    version = int.from_bytes(t.body[ROSTER_VERSION], "little")
+    return version, t.body, t.first, t.second, t.peer != 0
 
 
 def difference(then: Turn, now: Turn) -> str:

@@ -13,8 +13,13 @@ are little-endian. Who fetches sends FETCH, once, and then ACKs; who provides se
     8     ACK       file u32, pad u32, offset u64: so much of it is written
     9     END       nothing
     10    ENTRIES   per entry: instance u64, body_bytes u32, pad u32, body, zeros to 8
-    11    JOIN      HELLO's 40 bytes; more are ignored. Instead of FETCH, and from anybody
+    11    JOIN      HELLO's 40 bytes; of more the first 4, see MEMBERS. Instead of FETCH, and from
+                    anybody
     12    PEERS     the answer: a msgpack map: peers, a list of [node, "host:port"]; the end
+    13    MEMBERS   the answer to FETCH "members", of one group, and to a JOIN with 4 bytes more, a
+                    group: of all from that one on (phx/transfer/changing.py); the end
+    14    CHANGE    after a FETCH "change": a group and its next members
+    15    CHANGED   the answer: what became of it; the end
 
 HELLO's bytes in a FETCH or JOIN:
 
@@ -44,6 +49,9 @@ from phx.types import GROUP_ID_MAX, NODE_ID_MAX
 
 __all__ = [
     "ACK",
+    "CHANGE",
+    "CHANGED",
+    "CHANGE_WANTED",
     "CHECKPOINT",
     "CHUNK",
     "CHUNK_BYTES_MAX",
@@ -56,6 +64,8 @@ __all__ = [
     "JOIN",
     "LIMITS",
     "MANIFEST",
+    "MEMBERS",
+    "MEMBERS_WANTED",
     "OFFER",
     "OFFER_WANTED",
     "PEERS",
@@ -76,6 +86,7 @@ __all__ = [
     "Offer",
     "Patience",
     "Stalled",
+    "join_group",
     "join_store",
     "kind_of",
     "pack_ack",
@@ -97,10 +108,12 @@ __all__ = [
 ]
 
 REFUSED, FETCH, OFFER, MANIFEST, CHUNK, ACK, END, ENTRIES, JOIN, PEERS = range(3, 13)
+MEMBERS, CHANGE, CHANGED = range(13, 16)
 REFUSED_STORE = 3
 
 OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS = "offer", "checkpoint", "entries", "digests"
-WHAT = (OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS)
+MEMBERS_WANTED, CHANGE_WANTED = "members", "change"
+WHAT = (OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS, MEMBERS_WANTED, CHANGE_WANTED)
 
 HEADER_BYTES = 32
 GREETING = struct.Struct("<HHI16sQII")
@@ -121,6 +134,9 @@ CHAINS_MAX = 64
 PEERS_MAX = 64
 ADDRESS_BYTES_MAX = 261
 """A name of 255, a colon, a port."""
+MEMBERS_BYTES_MAX = 256 << 10
+CHANGE_BYTES_MAX = 8 << 10
+"""A roster of 15 with the longest addresses there are, and more."""
 IDENT_BYTES = 32
 U32_MAX, U64_MAX = (1 << 32) - 1, (1 << 64) - 1
 
@@ -135,6 +151,9 @@ LIMITS: Mapping[int, int] = {
     ENTRIES: ENTRIES_BYTES_MAX,
     JOIN: FETCH_BYTES_MAX,
     PEERS: PEERS_MAX * (ADDRESS_BYTES_MAX + 16) + 64,
+    MEMBERS: MEMBERS_BYTES_MAX,
+    CHANGE: CHANGE_BYTES_MAX,
+    CHANGED: 64,
 }
 """The longest payload of each kind of frame."""
 
@@ -262,7 +281,7 @@ class Fetch:
     """What is asked for.
 
     Attributes:
-        what: OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED or DIGESTS.
+        what: OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS, MEMBERS_WANTED or CHANGE_WANTED.
         group: of which group.
         above: only what is beyond this instance is of use.
         through: ENTRIES_WANTED: the last instance wanted; else 0.
@@ -279,8 +298,14 @@ class Fetch:
     have: tuple[tuple[int, int], ...] = ()
 
 
-def pack_join(greeting: Greeting) -> bytes:
-    """The payload of a JOIN, and what a FETCH begins with."""
+def pack_join(greeting: Greeting, group: int | None = None) -> bytes:
+    """The payload of a JOIN, and what a FETCH begins with. `group`: the members of groups are asked
+    for, from this one on; None: who is there."""
+    more = b"" if group is None else group.to_bytes(4, "little")
+    return _greeted(greeting) + more
+
+
+def _greeted(greeting: Greeting) -> bytes:
     return GREETING.pack(
         PROTOCOL_VERSION,
         PROTOCOL_VERSION,
@@ -443,6 +468,12 @@ def join_store(said: bytes) -> bytes:
     """The store id in such a frame; the transport has looked at its length."""
     found: bytes = GREETING.unpack_from(said, HEADER_BYTES)[3]
     return found
+
+
+def join_group(said: bytes) -> int | None:
+    """The first group of those whose members are asked for; None: it asks who is there."""
+    more = said[HEADER_BYTES + GREETING.size :][:4]
+    return int.from_bytes(more, "little") if len(more) == 4 else None
 
 
 def pack_peers(peers: Mapping[int, str]) -> bytes:

@@ -56,7 +56,7 @@ def noting(members=3, said=None, odd=None):
         return None if found is None else [one for one in found if one.instance > above]
 
     made = Divergence(
-        members,
+        lambda: members,
         peers=lambda: sorted(said or {}),
         ask=ask,
         odd=lambda group, verdict: odd.append((group, verdict)) if odd is not None else None,

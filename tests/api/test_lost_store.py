@@ -13,7 +13,6 @@ from phx import errors, store_folder
 from phx._core.codec import encode_record
 from phx._core.journal_door import Journal
 from phx._core.members import write
-from phx.blocking import Node
 from phx.checkpoint.catalog import ROOT, look, path_of
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import encode
@@ -303,13 +302,6 @@ def test_members_of_which_a_copy_is_damaged_do_for_a_start_without_room(config, 
 
 def full() -> int:
     raise errors.StoreError("planted")
-
-
-def test_a_node_does_not_start_under_the_members_of_its_configuration_alone(config):
-    """This phx cannot count any others; and it must not count those."""
-    move_members(config)
-    with pytest.raises(errors.Foreign, match="group 0 has had the members of version 2"):
-        Node(config, Counter).open()
 
 
 @pytest.mark.parametrize("how", ["folder", "file", "page", "identity", "groups"])

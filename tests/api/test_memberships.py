@@ -1,21 +1,25 @@
 """Who the members of a node's groups are: from disk and log to the engine, and to checkpoints."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 import phx
+from phx._core.member_table import CHANGE_UNDER_WAY
+from phx._core.members import write
 from phx.checkpoint.catalog import ROOT, look
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import MEMORY, MachineEntry, Manifest
-from phx.errors import CheckpointFailed, Damaged, Foreign
+from phx.errors import CheckpointFailed, Closed, Damaged
 from phx.machines import Counter
-from phx.membership import change_known, newer
+from phx.membership import newer
 from phx.node.memberships import Memberships
 from phx.store import MembersRow
+from phx.types import voter
 from tests.checkpoint.checkpoint_lab import capture, membership, moved, table
 
-from .cluster import config_of, until
+from .cluster import cluster, config_of, until
 
 QUIET = {"interval_instances": 0, "interval_us": 0, "interval_bytes": 0}
 
@@ -24,7 +28,7 @@ class Lab:
     def __init__(self):
         self.noted, self.told = [], []
         self.made = Memberships(
-            lambda group, told, removed: self.noted.append((group, told, removed)),
+            lambda group, told, removed, left: self.noted.append((group, told, removed)),
             lambda *said: self.told.append(said),
         )
 
@@ -85,16 +89,53 @@ def test_who_never_changed_members_has_nothing_to_hand_over():
     lab.made.hand_over(7, None)
     assert lab.told == lab.noted == []
     assert lab.made.at(7, 4096) is None
-    change_known(7, 0, b"", 0, 0, False)
 
 
-def test_this_phx_refuses_what_its_engine_cannot_count():
-    """`members_of_the_file`: under its configuration it would count quorums of who left."""
-    made = Memberships(lambda group, told, removed: None, change_known)
-    with pytest.raises(Foreign, match="group 7 has had the members of version 3 since instance 20"):
-        made.begin({7: MembersRow(V3)}, [])
-    with pytest.raises(Foreign, match="a later one is needed"):
-        made.hand_over(7, V3)
+class Engine:
+    """Says what a test has it say."""
+
+    def __init__(self):
+        self.count, self.notes = 0, []
+
+    def say(self, group, told, left=False):
+        self.notes.append((group, told.roster, told.instance, told.floor, told.active, left))
+        self.count += 1
+
+    def told(self):
+        return self.count
+
+    def take(self):
+        taken, self.notes = self.notes, []
+        return taken
+
+
+def test_what_the_engine_says_is_noted_and_holds_for_checkpoints():
+    lab, engine = Lab(), Engine()
+    made = Memberships(lab.made._note, lab.made._tell, engine)
+    made.hear()
+    engine.say(7, V2)
+    engine.say(8, V3, left=True)
+    made.hear()
+    assert lab.noted == [(7, V2, False), (8, V3, True)]
+    assert made.at(7, 10) == V2
+    engine.say(7, replace(V2, active=True))
+    made.hear()
+    assert made.at(7, 10).active
+    assert made.contradictions() == []
+    assert lab.told == []
+
+
+def test_what_the_engine_says_against_the_disk_is_kept_for_who_applies():
+    lab, engine = Lab(), Engine()
+    made = Memberships(lab.made._note, lab.made._tell, engine)
+    made.learned(7, V2)
+    engine.say(7, membership(10, 2, (1, 2, 5)))
+    engine.say(8, V3)
+    made.hear()
+    ((group, error),) = made.contradictions()
+    assert (group, str(error)) == (7, "two different rosters at instance 10")
+    assert made.contradictions() == []
+    assert made.at(8, 20) == V3  # the others are heard all the same
 
 
 def test_a_checkpoint_has_the_members_that_hold_at_its_frontier():
@@ -173,8 +214,17 @@ def test_a_checkpoint_of_a_node_says_the_members_that_hold_there(run_once, tmp_p
     (manifest,) = look(OsFiles(config.dir), ROOT).groups[0]
     assert manifest.membership == replace(here, active=False)
     assert (manifest.config, manifest.members) == (2, (1, 7))
-    with pytest.raises(Foreign, match="group 0 has had the members of version 2"):
-        run_once(phx.Node(config, Counter).open())
+
+    async def again():
+        """It knows who they are, and where: it looks for them, and leads nothing without them."""
+        async with phx.Node(config, Counter) as node:
+            assert node.group(0).members().version == 2
+            assert not node.group(0).status().halted
+            await until(lambda: 7 in node.status().peers)
+            assert node.status().peers[7].address == "10.0.0.7:7000"
+            assert node.group(0).leader() is None
+
+    run_once(again())
 
 
 def test_a_checkpoint_is_not_taken_where_the_members_are_not_known(run_once, tmp_path):
@@ -216,3 +266,104 @@ def test_what_is_learned_of_a_passed_change_is_written_when_there_is_time(run_on
             await until(lambda: store.members() == {0: MembersRow(told)}, seconds=20)
 
     run_once(main())
+
+
+async def change(nodes, roster, group=0):
+    """Have whoever leads propose it, until it is under way."""
+
+    def asked():
+        leading = [node for node in nodes if node.group(group).is_leader]
+        if not leading:
+            return False
+        table = leading[0]._room._memberships._engine
+        return table.change(group, roster) == CHANGE_UNDER_WAY
+
+    await until(asked)
+
+
+def test_a_change_reaches_callers_store_and_checkpoints(run, tmp_path):
+    """The same nodes under version 2; and a node that starts again goes on under it."""
+
+    async def main():
+        async with cluster(tmp_path, lambda group: Counter()) as nodes:
+            group = nodes[0].group(0)
+            first = group.members()
+            assert (first.version, first.active, set(first.by_id)) == (1, True, {1, 2, 3})
+            assert first.by_id[1] == voter("127.0.0.1:0")
+            for _ in range(5):
+                await group.propose(b"1")
+            roster = write(2, 1, 0, [(n, 1, b"node%d:7000" % n) for n in (1, 2, 3)])
+            await change(nodes, roster)
+            await until(lambda: all(one.group(0).members().active for one in nodes))
+            await until(lambda: all(one.group(0).members().version == 2 for one in nodes))
+            now = nodes[2].group(0).members()
+            assert dict(now.by_id) == {n: voter(f"node{n}:7000") for n in (1, 2, 3)}
+            assert nodes[2].group(1).members().version == 1
+            for _ in range(5):
+                await nodes[1].group(0).propose(b"1")
+            info = await nodes[2].group(0).checkpoint()
+            for one in nodes:
+                one._room.driver.settle_now()
+            stores = [one._room._store for one in nodes]
+            await until(lambda: all(0 in one.members() for one in stores))
+            assert {one.members()[0].membership.version for one in stores} == {2}
+            assert not any(one.members()[0].removed for one in stores)
+            assert all(one.status().store_error is None for one in nodes)
+        config = nodes[2].config
+        (found,) = look(OsFiles(config.dir), ROOT, cluster=config.cluster_id).groups[0][:1]
+        assert found.frontier == info.frontier
+        assert (found.membership.version, found.membership.nodes) == (2, (1, 2, 3))
+        async with phx.Node(config, lambda group: Counter()) as node:
+            assert node.group(0).members().version == 2
+            assert node.group(1).members().version == 1
+
+    run(main())
+
+
+def test_the_note_comes_though_the_machine_has_failed(run, tmp_path):
+    """Settling would be held up for all groups else."""
+
+    async def main():
+        async with cluster(tmp_path) as nodes:
+            for one in nodes[:1]:
+                one.group(0).machine().raises = True
+            with suppress(phx.PhxError):
+                await nodes[1].group(0).propose(b"raise")
+            await until(lambda: nodes[0].group(0).status().stopped)
+            await change(nodes[1:], write(2, 1, 0, [(n, 1, b"node%d:7000" % n) for n in (1, 2, 3)]))
+            await until(lambda: nodes[0].group(0).members().version == 2)
+            await nodes[1].group(0).propose(b"after it")
+            nodes[0]._room.driver.settle_now()
+            await until(lambda: 0 in nodes[0]._room._store.members())
+            assert nodes[0].status().store_error is None
+
+    run(main())
+
+
+def test_members_of_a_node_that_is_closed(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path) as nodes:
+            group = nodes[0].group(0)
+        with pytest.raises(Closed):
+            group.members()
+
+    run(main())
+
+
+def test_where_log_and_disk_do_not_agree_the_group_stops_before_it_applies_more(run, tmp_path):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, checkpoints=QUIET)
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await node.wait_ready()
+            await node.group(0).propose(b"1")
+            # Version 2 far above where the log is going to have it.
+            node._room._memberships.learned(0, membership(1_000_000, 2, (1,)))
+            await change([node], write(2, 1, 0, [(1, 1, b"node1:7000")]))
+            await until(lambda: node.group(0).status().stopped)
+            assert node.group(0).members().version == 2
+            with pytest.raises(phx.errors.GroupStopped, match="its members: version 2 from"):
+                await node.group(0).propose(b"1")
+            assert not node.group(1).status().stopped
+            await node.group(1).propose(b"1")
+
+    run(main())

@@ -116,7 +116,7 @@ def test_an_applier_waits_for_a_damaged_entry_in_its_group_alone(run_once, tmp_p
             (entry,) = await node.group(0).entry(bad[1] + 1)
             assert key(8) in entry.value
             mender = node._room._doctor.mender
-            mender.fetch = ask_each(peer.ask, (2, 3))
+            mender.fetch = ask_each(peer.ask, lambda: (2, 3))
             mender.wake()
             await until(lambda: peer.asked)
             peer.gives.set()
@@ -154,7 +154,7 @@ def test_holes_of_an_earlier_life_are_fetched_too(run_once, tmp_path):
         peer.gives.set()
         async with phx.Node(config, KeyValue) as node:
             assert node.status().damage["holes"] == 1
-            node._room._doctor.mender.fetch = ask_each(peer.ask, (3,))
+            node._room._doctor.mender.fetch = ask_each(peer.ask, lambda: (3,))
             node._room._doctor.mender.wake()
             await node.wait_ready(timeout=20)
             assert node.status().damage["holes"] == 0
@@ -251,7 +251,7 @@ def see_to(config: phx.Config, peer: Peer) -> None:
         for chunk in store.chunks():
             if store.check(chunk)[0] is not None and chunk not in store.damaged():
                 mender.suspect(chunk)
-        mender.fetch = ask_each(peer.ask, (3,))
+        mender.fetch = ask_each(peer.ask, lambda: (3,))
         for chunk in store.damaged():
             assert mender._heal(chunk)
         mender.end()
@@ -314,7 +314,7 @@ def test_it_is_told_of_each_hole_that_no_peer_gives(tmp_path):
     told = []
     mender = Mender(store, OsFiles(tmp_path), Now, lambda _: None, 0)
     mender.lost = lambda *hole: told.append(hole)
-    mender.fetch = ask_each(lambda node, group, first, last: [], (2, 3))
+    mender.fetch = ask_each(lambda node, group, first, last: [], lambda: (2, 3))
     assert [mender._heal(chunk) for chunk in (1, 2)] == [False, False]
     assert told == [(1, 5, 7), (2, 6, 6)]
 

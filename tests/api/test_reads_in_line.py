@@ -267,3 +267,65 @@ def test_who_led_once_vouches_for_nothing():
     assert reading.at_once(state, 0, "stale", 0).lag_us == 3_600_000_000
     state.led = Leader(1, state.epoch)
     assert reading.at_once(state, 0, "stale", 0).lag_us == 20_000
+
+
+class Quorum(Told):
+    """Counts who is asked; the points are those of its list."""
+
+    def __init__(self, *points):
+        super().__init__(0)
+        self.points, self.count = list(points), 0
+
+    def ask(self, group, due_us, told, quorum=False):
+        assert quorum
+        self.count += 1
+        super().ask(group, due_us, told, quorum)
+
+    def turn(self):
+        asked, self.asked = self.asked, []
+        for told in asked:
+            told(self.points.pop(0))
+
+
+def test_a_point_of_members_before_is_asked_for_again():
+    """{1, 2, 3} -> {4, 5, 6} at 12: 2 and 3 say 12, and a write at 15 was complete before."""
+
+    async def main():
+        reading, state = a_reading(), a_state(0, applied=10)
+        version, asking = [1], Quorum(12, 15)
+        reading.asking, reading.version_of = asking, lambda group: version[0]
+        _, future = begun(reading, state, [lambda machine: state.applied], "quorum")
+        reading.turn()
+        reading.turn()
+        assert (asking.count, future.done()) == (1, False)
+        version[0] = 2  # heard before anything of 12 is applied
+        state.applied = 12
+        reading.reached(state)
+        await turns(reading, 3)
+        assert (asking.count, future.done()) == (2, False)
+        state.applied = 15
+        reading.reached(state)
+        await turns(reading, 2)
+        assert (await future)[0].value == 15
+        assert asking.count == 2
+        # Where this node leads under a lease by then, nobody is asked.
+        asking.points.append(16)
+        _, future = begun(reading, state, [1], "quorum")
+        await turns(reading, 2)
+        assert not future.done()
+        version[0], reading._points.by_group[0], state.applied = 3, 16, 16
+        reading.reached(state)
+        await turns(reading, 3)
+        assert (await future)[0].value == 1
+        assert asking.count == 3
+        del reading._points.by_group[0]
+        asking.count = 2
+        asking.points.clear()
+        # Of those who decide now one answer is enough; and a leader's point stays good.
+        asking.points.append(15)
+        _, future = begun(reading, state, [0], "quorum")
+        await turns(reading, 3)
+        assert (await future)[0].value == 0
+        assert asking.count == 3
+
+    asyncio.run(main())

@@ -207,6 +207,32 @@ def test_node_runs_until_it_is_told_to_stop_and_remembers(
             assert process.wait(20) == 0, process.stderr.read()
 
 
+def test_node_that_waits_to_be_a_member_can_be_told_to_stop(
+    mark: dict[str, str], tmp_path: Path
+) -> None:
+    port, nobody = free_ports(2)
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'cluster = "t"\nnode = 4\ndir = "data"\ngroups = 4\njoin = ["127.0.0.1:{nobody}"]\n'
+        f'[members]\n4 = "127.0.0.1:{port}"\n'
+    )
+    words = [sys.executable, "-m", "phx.cli", "node", "--config", str(config), "--json"]
+    with subprocess.Popen(
+        [*words, "--bootstrap"],
+        env=mark,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert any("do not have node 4 for a member yet" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == ""
+        assert process.wait(20) == 0
+
+
 def test_ports_are_below_those_of_outgoing_connections() -> None:
     path = Path("/proc/sys/net/ipv4/ip_local_port_range")
     lowest = int(path.read_text().split()[0]) if path.exists() else 32_768

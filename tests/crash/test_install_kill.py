@@ -12,15 +12,14 @@ import pytest
 from install_worker import config_of, machines
 
 import phx
+from phx._core.member_table import CHANGE_UNDER_WAY, MemberTable
 from phx._core.members import write
-from phx.membership import Membership
 from phx.store import Floor
 from phx.testing.processes import free_ports
 from phx.verify import examine
+from tests.api.cluster import until
 
-CHANGED = Membership(
-    write(2, 1 << 20, 9, [(node, 1, b"127.0.0.1:1") for node in (1, 2, 3)]), 25, 3 << 20
-)
+ROSTER = write(2, 1, 0, [(node, 1, b"127.0.0.1:1") for node in (1, 2, 3)])
 WORKER = Path(__file__).with_name("install_worker.py")
 pytestmark = pytest.mark.processes
 
@@ -57,17 +56,31 @@ class Three:
                       for n in (1, 2, 3)]  # fmt: skip
         self.count = 0
         self.promised = 0
+        self.instance = 0  # where the members of version 2 begin
 
     async def begin(self):
         await asyncio.gather(*(node.open() for node in self.nodes))
         await asyncio.gather(*(node.wait_ready(timeout=20) for node in self.nodes))
         await self.add(20)
-        for node in self.nodes[:2]:  # (from a value that the third has never heard of)
-            node._room._memberships.learned(0, CHANGED)
         await self.nodes[2].group(0).checkpoint()  # its own is older
         await self.add(20)
         self.promised = self.nodes[2].group(0).status().promised
         await self.nodes[2].close()
+        await self.change()
+
+    async def change(self):
+        """By a value that the third has never heard of; the members are the same."""
+        two = [node.group(0) for node in self.nodes[:2]]
+        tables = [MemberTable(node._room.driver) for node in self.nodes[:2]]
+
+        def asked():
+            return any(table.change(0, ROSTER) == CHANGE_UNDER_WAY for table in tables)
+
+        await until(asked)
+        await until(lambda: all(one.members().version == 2 and one.members().active for one in two))
+        said = tables[0].of(0)
+        assert said is not None
+        self.instance = said[1]
 
     async def add(self, count):
         await add(self.nodes[0], self.count, count)
@@ -97,7 +110,7 @@ class Three:
         assert digests == [said_of(self.nodes[0], machine) for machine in (0, 1)]
         report = examine(self.folder, whole=True)
         assert report.findings == []
-        assert (report.groups[0].version, report.groups[0].since) == (2, CHANGED.instance)
+        assert (report.groups[0].version, report.groups[0].since) == (2, self.instance)
         return int(said["steps"])
 
     async def close(self):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
+from phx._core.member_table import MemberTable
 from phx._core.peer_table import PeerTable
 
 US = 1_000_000
@@ -103,10 +104,13 @@ class Member:
         self.kept: dict[int, list[bytes]] = {}
         self.starts: dict[int, int] = {}
         self.floors: dict[int, int] = {}
+        self.known: list[tuple[int, int, bytes, int, int, bool]] = []  # of its store
+        self.others: Sequence[int] = ()  # peers from the start on, beside the nodes
         self.trace_path: str | None = None
         self.created = False
         self.driver: Driver
         self.peers: PeerTable
+        self.table: MemberTable
         self.store: Store
         self.lines: list[str] = []
         self.of_store: Callable[[Driver], Any] = lambda driver: driver  # what the store sees of it
@@ -116,11 +120,15 @@ class Member:
         self.instances: dict[int, list[int]] = {group: [] for group in self.groups}
         self.own: dict[int, set[int]] = {group: set() for group in self.groups}
         self.events: list[tuple[int, int, int, int, int, int]] = []
+        self.notes: list[tuple[int, bytes, int, int, bool, bool]] = []
+        # Of each batch: group, last instance, where the newest members of the group began.
+        self.told_at: list[tuple[int, int, int]] = []
         self.driver = Driver(
             cluster=self.cluster,
             node=self.node,
             store_id=self.store_id,
             members=[(node, "127.0.0.1", 0) for node in self.nodes],
+            peers=[(node, "127.0.0.1", 0) for node in self.others],
             bind=("127.0.0.1", self.port),
             groups=self.groups,
             settled={group: len(bodies) for group, bodies in self.kept.items()},
@@ -131,6 +139,9 @@ class Member:
             floors=self.floors,
             trace_path=self.trace_path,
         )
+        self.table = MemberTable(self.driver)
+        for said in self.known:
+            self.table.known(*said)
         self.driver.start()
         self.peers = PeerTable(self.driver)
         self.created = True
@@ -161,12 +172,18 @@ class Member:
     def submit(self, values: Sequence[bytes], group: int = 0, timeout_s: float = 10) -> int:
         return self.driver.submit(group, 1, values, Driver.now_us() + int(timeout_s * US))
 
+    def hear(self) -> None:
+        self.notes += self.table.take()
+
     def pump(self, wait_s: float = 0.0, bytes_max: int = 1 << 22) -> None:
         """Take whatever there is; wait for something for at most so long."""
         select.select([self.driver.fileno()], [], [], wait_s)
         self.driver.clear_wake()
         while batches := self.driver.take(bytes_max):
+            self.hear()
             for batch in batches:
+                told = max((one[2] for one in self.notes if one[0] == batch.group), default=0)
+                self.told_at.append((batch.group, batch.last, told))
                 assert batch.error is None, batch.error
                 for entry in batch.entries:
                     self.values[batch.group].append(entry.value)
@@ -174,6 +191,7 @@ class Member:
                     if entry.sequence:
                         self.own[batch.group].add(entry.sequence)
                 self.driver.applied(batch.group, batch.last)
+        self.hear()
         self.events += self.driver.events()
         self.lines += [text for _, text in self.driver.messages()]
 

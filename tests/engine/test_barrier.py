@@ -8,7 +8,6 @@ from member_lab import (
     UNDER_WAY,
     Changing,
     named,
-    roster,
 )  # fmt: skip
 
 from phx._core.engine_door import Engine
@@ -496,45 +495,6 @@ def test_who_installs_a_checkpoint_is_of_the_members_that_it_says() -> None:
     s.pass_time(1_000_000)
     assert chosen(s, 2) > through, "it votes, as one of two of three"
     s.logs_agree()
-
-
-def test_members_without_slots_stop_the_group() -> None:
-    """To guess who votes would be worse."""
-    s = led(4)
-    value = roster(2, (1, 2, 9))
-    assert s.engines[3].change_known(0, 2, value, 5, 1 << 20, True) == 0
-    s.turn(3)
-    assert [e[1] for e in s.events[3] if e[0] == 3] == [5]
-    assert s.status(3)["halted"]
-    s.crash(3)
-    s.pass_time(100_000)
-
-
-class Told(Changing):
-    """The store of 3 says who its members are; 9 is one of them."""
-
-    row = b""
-    with_slot = False
-
-    def remember(self, n: int, engine: Engine) -> None:
-        super().remember(n, engine)
-        if n == 3 and self.row:
-            assert engine.change_known(0, 2, self.row, 5, 1 << 20, True) == 0
-        if self.with_slot:
-            assert engine.add_peer(9) == 0
-
-
-def test_a_restart_without_slots_stops_the_group_and_one_with_them_goes_on() -> None:
-    s = Told(4)
-    s.elect(1)
-    value = roster(2, (1, 2, 3, 9))
-    s.row = value
-    s.restart(3)
-    assert s.status(3)["halted"]
-    s.with_slot = True
-    s.restart(3)
-    assert not s.status(3)["halted"]
-    assert s.version(3) == 2
 
 
 # --- who has counted a change, and leads no more when the turn ends

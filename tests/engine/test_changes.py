@@ -129,6 +129,24 @@ def test_a_quorum_of_the_new_members_has_to_be_near() -> None:
     assert s.change(1, (1, 2)) == UNDER_WAY
 
 
+def test_a_learner_that_was_never_there_is_not_near_however_short_the_log() -> None:
+    """A quarter of the window is all of a young log."""
+    s = Changing(4, (1,), window=1024)
+    s.elect(1)
+    s.disconnect(1, 4)
+    s.submit(1, b"a")
+    s.flow()
+    assert s.change(1, (1,), (2, 4)) == UNDER_WAY
+    s.pass_time(1_000_000)
+    assert s.change(1, (1, 4)) == NOT_CAUGHT_UP
+    assert s.change(1, (4,)) == NOT_CAUGHT_UP
+    s.connect(1, 4)
+    s.pass_time(1_000_000)
+    s.disconnect(1, 4)
+    assert s.change(1, (1, 4)) == NOT_CAUGHT_UP, "it was there, and is not any more"
+    assert s.change(1, (1, 2)) == UNDER_WAY
+
+
 def test_values_wait_for_a_change_and_go_on_after_it() -> None:
     s = Changing()
     s.elect(1)

@@ -8,7 +8,7 @@ from read_lab import QUORUM
 
 from phx._core.codec import encode_record
 from phx._core.engine_door import Engine
-from phx.sim.wire_text import GROUP, MEMBERS, encode
+from phx.sim.wire_text import GROUP, MEMBERS, Message, encode
 
 MANY = 99
 
@@ -302,3 +302,105 @@ def test_a_peer_that_a_change_counts_is_not_let_go_of() -> None:
     s.pass_time(5_000_000)
     assert s.engines[4].drop_peer(3) == 0
     assert s.engines[4].drop_peer(5) == 2
+
+
+def test_who_ended_learns_nothing_more_and_stays_so() -> None:
+    """It was told of two versions, and of the second that it is not active yet; it learned the log
+    up to there, and was to leave once more (simulator, profile members, seed 69)."""
+    s = Changing()
+    s.elect(1)
+    alone(s, 3)
+    assert s.change(1, (1, 2)) == UNDER_WAY
+    s.flow()
+    s.pass_time(1_000_000)
+    leader = s.leader()
+    other = 3 - leader
+    assert s.membership(other)["active"]
+    # Of the next version the leader alone knows that it is chosen.
+    assert s.change(leader, (1, 2), (4,)) == UNDER_WAY
+    s.flow(lambda m: (m.source, m.dest) == (leader, other) and (m.config > 2 or m.name == "Chosen"))
+    s.disconnect(1, 2)
+    assert (s.version(leader), s.version(other)) == (3, 2)
+    assert not s.membership(leader)["active"]
+    for n in (1, 2):
+        s.connect(3, n)
+    had = s.status(3)["chosen_through"]
+    s.pass_time(3_000_000, lambda m: (m.source, m.dest, m.name) == (leader, 3, "Config"))
+    assert s.removed(3)
+    s.flow()
+    s.pass_time(3_000_000)
+    assert s.removed(3)
+    assert s.status(3)["chosen_through"] == had
+    assert s.status(leader)["chosen_through"] > had
+
+
+def test_a_new_voter_that_has_not_passed_the_change_vouches_for_nothing_below_it() -> None:
+    """{1, 2, 3} → {3}, decided by 1 and 2: they have y, and 3 has heard of neither. It has a vote
+    among the new members, and says what it knows; that is less than what was chosen before them,
+    and 2 may have passed the change and not applied y yet (simulator, profile members, seed 138).
+    """
+    s = Changing()
+    s.elect(1)
+    s.pass_time(500_000)
+
+    def held(m: Message) -> bool:
+        return m.dest == 3 and m.name != "ReadAsk"
+
+    s.submit(1, b"y")
+    s.flow(held)
+    assert s.change(1, (3,), (1, 2)) == UNDER_WAY
+    s.flow(held)
+    assert (s.version(2), s.version(3)) == (2, 1)
+    at = s.membership(2)["instance"]
+    assert s.status(3)["chosen_through"] < at - 1
+    assert s.engines[2].read(0, 7, s.now + 60_000_000, QUORUM) == 0
+    s.turn(2)
+    s.pass_time(500_000, held)
+    ((_, verdict, ticket, told_point),) = s.points[2]
+    assert (verdict, ticket) == (0, 7)
+    assert told_point >= at
+
+
+def test_who_leaves_asks_learners_too() -> None:
+    """All who voted when it left are gone, and nobody told it that it may end; a learner of then is
+    all of the group now (simulator, profile members, seed 332)."""
+    s = Changing()
+    s.elect(1)
+    s.learners(1, 4)
+    assert s.change(s.leader(), (1, 2), (4,)) == UNDER_WAY
+    s.flow(lambda m: m.dest == 3 and m.name == "Config")
+    for n in (1, 2, 4, 5):
+        s.disconnect(3, n)
+    assert s.version(3) == 3
+    assert not s.removed(3)
+    s.pass_time(1_000_000)
+    assert s.change(s.leader(), (4,)) == UNDER_WAY
+    s.pass_time(2_000_000)
+    assert s.leader() == 4
+    assert s.membership(4)["active"]
+    s.crash(1)
+    s.crash(2)
+    s.connect(3, 4)
+    s.pass_time(3_000_000)
+    assert s.removed(3)
+
+
+def test_a_voter_that_hears_no_leader_asks_learners_who_the_members_are() -> None:
+    """It asks for votes those alone who are gone by now; a learner of then is all of the group
+    (simulator, profile members, seed 410)."""
+    s = Changing()
+    s.elect(1)
+    s.learners(1, 4)
+    s.pass_time(1_000_000)
+    assert s.membership(3)["active"]
+    for n in (1, 2, 4, 5):
+        s.disconnect(3, n)
+    assert s.change(s.leader(), (4,)) == UNDER_WAY
+    s.pass_time(2_000_000)
+    assert s.leader() == 4
+    assert s.membership(4)["active"]
+    s.crash(1)
+    s.crash(2)
+    s.connect(3, 4)
+    s.pass_time(3_000_000)
+    assert s.removed(3)

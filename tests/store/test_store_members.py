@@ -448,3 +448,19 @@ def test_what_no_members_can_be(what, bad):
 
 def test_the_prefixes_are_those_of_no_other_name():
     assert not PREFIXES[1].startswith(PREFIXES[0])
+
+
+def test_who_left_is_remembered_with_the_row(tmp_path):
+    """Whoever is not in the row that follows, and whoever is said to have left before."""
+    with opened(tmp_path / "s", create=True) as store:
+        first = MembersRow(told(10, 2, nodes=(1, 4, 5)), left=(2, 3))
+        store.keep_members({1: first})
+        assert store.members()[1].left == (2, 3)
+        store.note_members(1, told(20, 3, nodes=(1, 5, 6)), left=(2, 3, 5))  # 5 is there
+        store.keep_members({1: MembersRow(told(30, 4, nodes=(1, 6, 7)))})
+        assert store.members()[1].left == (2, 3, 4, 5)
+    with opened(tmp_path / "s") as store:
+        assert store.members()[1].left == (2, 3, 4, 5)
+    for left in ((3, 2), (2, 2), (1,)):
+        with pytest.raises(ValueError, match="of those who left"):
+            unpack(pack(1, MembersRow(told(30, 4, nodes=(1, 6)), left=left)))

@@ -30,7 +30,6 @@ from phx.lmdb_files import LMDB_MAJOR
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
 from phx.membership import Membership
-from phx.node import room as room_module
 from phx.node.doctor import Doctor
 from phx.node.folder import Folder
 from phx.store import Floor, MembersRow, Store
@@ -44,7 +43,7 @@ STEP = int(os.environ.get("PHX_SWEEP_STEP", "0"))
 QUIET = {"interval_instances": 0, "interval_us": 0, "scrub_bytes_per_s": 0}
 HEADER = 4096
 LAST = 300  # instance of a durable machine
-CHANGED = Membership(write(2, 1 << 20, 9, [(1, 1, b"127.0.0.1:1")]), 2, 3 << 20)
+CHANGED = Membership(write(2, 1 << 20, 9, [(1, 1, b"127.0.0.1:1")]), 2, 1 << 20, True)
 SPARE_BYTES = 512  # of zeros behind the last record, that are flipped as well
 
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(1000 if STEP else 120)]
@@ -145,9 +144,7 @@ class Small:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(room_module, "change_known", lambda *said: None)
-        return Small(tmp_path_factory.mktemp("sweep"))
+    return Small(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture
@@ -343,10 +340,9 @@ def test_each_byte_of_the_files_of_a_durable_machine(kind: str, room: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["store", "journal", "checkpoints"])
 def test_a_node_that_starts_on_it_serves_what_was_written_or_nothing(
-    small: Small, room: Path, part: str, monkeypatch: pytest.MonkeyPatch
+    small: Small, room: Path, part: str
 ) -> None:
     """The whole node, so only some of the bytes, from all over the files."""
-    monkeypatch.setattr(room_module, "change_known", lambda *said: None)
 
     async def state(folder: Path) -> dict[int, list[object] | None]:
         config = replace(small.config, dir=folder)

@@ -1,0 +1,1 @@
+"""Nothing for other native modules: see member_table.pyi."""

@@ -1,0 +1,604 @@
+"""Members of groups change: the calls, at any node.
+
+one change     compare-and-set on the version. Who leads proposes it (`Changes.propose`); any other
+               node asks the one that leads to (CHANGE, phx/transfer/changing.py), and looks in its
+               own news, and in that node's answers, for what came of it
+a goal         "4 in the place of 1": first those who are new become learners, which changes no
+               quorum, then the members are what they are to be, as soon as a quorum of them has
+               caught up (docs/design/membership.md, section 3)
+all groups     the same of every group of a node, some at a time: all learners first, for a node
+               that joins begins when every group of it has it
+
+To ask again is safe: of one version only one configuration is ever chosen, so the same change
+proposed twice is one change. So a change is asked for until it is known what became of it, by
+whoever leads then; only who runs out of time does not know.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from phx._core.driver import DriverError
+from phx._core.member_table import (
+    CHANGE_BUSY,
+    CHANGE_CONFLICT,
+    CHANGE_NO_SLOT,
+    CHANGE_NOT_CAUGHT_UP,
+    CHANGE_NOT_LEADING,
+    CHANGE_UNDER_WAY,
+    CHANGE_UNSOUND,
+    MemberTable,
+)
+from phx.applier import GroupState
+from phx.door import Door
+from phx.errors import (
+    ChangeUnderWay,
+    Closed,
+    ClosedUnknown,
+    ConfigError,
+    NoQuorum,
+    NotCaughtUp,
+    NotInCluster,
+    PhxError,
+    TimedOutUnknown,
+    VersionConflict,
+)
+from phx.membership import Membership, roster_of
+from phx.node.fetcher import Peers
+from phx.node.line import Ending, Lines, now_us
+from phx.node.memberships import Memberships
+from phx.node.peers import Introducer, PeerList
+from phx.transfer.changing import (
+    Answer,
+    Asking,
+    Page,
+    ask_change,
+    ask_members,
+    pack_members,
+    unpack_answer,
+    unpack_members,
+)
+from phx.transfer.messages import Cut, Ends
+from phx.types import MEMBERS_MAX, Changed, Member, Members, Role
+
+__all__ = [
+    "AT_ONCE",
+    "CHANGE_REUSED",
+    "Changes",
+    "Goal",
+    "adding",
+    "exactly",
+    "removing",
+    "replacing",
+]
+
+log = logging.getLogger("phx")
+
+CHANGE_REUSED = 32
+"""Beside the engine's verdicts: somebody among them was a member before, and left."""
+CHANGE_UNREACHED = 33
+"""The leader was not asked, or did not say what came of it."""
+
+AT_ONCE = 16
+"""So many groups of a node are changed at a time."""
+AGAIN_S = 0.02
+LAG_S = 0.1
+AGAIN_MAX_S = 0.25
+"""Between two times that a change is asked for, at first and at most."""
+
+T = TypeVar("T")
+Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
+"""From the members there are to those there are to be. Raises what the call is to raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One change: the members of `version`, after those of the version before."""
+
+    group: int
+    version: int
+    members: Mapping[int, Member]
+    newcomers: tuple[int, ...]  # voters that were none before
+
+    def roster(self) -> bytes:
+        return roster_of(self.version, self.members)
+
+
+class Changes:
+    """Of one node, while it is open. Any thread.
+
+    Args:
+        door: the driver behind it runs.
+        at: who can be asked, and where.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        states: Mapping[int, GroupState],
+        memberships: Memberships,
+        peers: PeerList,
+        introducer: Introducer,
+        at: Peers,
+    ) -> None:
+        self._door = door
+        self._states = states
+        self._memberships = memberships
+        self._table = MemberTable(door.driver)
+        self._peers = peers
+        self._introducer = introducer
+        self._at = at
+        self._window = at.greeting.window
+        self._lines = Lines()
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+
+    # --- what is asked of this node by others
+
+    def propose(self, group: int, roster: bytes) -> Answer:
+        """Propose it if this node leads. Raises PhxError, DriverError, ValueError."""
+        state = self._states.get(group)
+        leader = 0 if state is None or state.led is None else state.led.node
+        if leader != self._door.node:
+            return Answer(CHANGE_NOT_LEADING, leader)
+        told = Membership(roster, 1, 1).members()
+        now = self._memberships.now(group)
+        new = told.by_id.keys() - now.by_id.keys() if told.version == now.version + 1 else set()
+        if self._memberships.left(group) & new:
+            return Answer(CHANGE_REUSED, leader)
+        added = []
+        for node in new:
+            if node != self._door.node and not self._peers.is_peer(node):
+                self._peers.add(node, told.by_id[node].address)
+                added.append(node)
+        verdict = self._table.change(group, roster)
+        if verdict != CHANGE_UNDER_WAY:
+            for node in added:
+                self._introducer.unwanted(node)
+        return Answer(verdict, leader)
+
+    def tell(self, group: int) -> bytes:
+        """Who the members of a group are, and how far this node is in it. Raises DriverError."""
+        newest = self._memberships.newest(group)
+        rows = [] if newest is None else [(group, newest, self._memberships.left(group))]
+        return pack_members(rows, self._chosen(group))
+
+    def _chosen(self, group: int) -> int:
+        """Through here all is known to be chosen, here; 0 for a group that is not hosted."""
+        if group not in self._states:
+            return 0
+        return int(self._door.driver.group_status(group)["chosen_through"])
+
+    # --- calls
+
+    def set_members(
+        self, group: int, members: Mapping[int, Member], version: int | None, timeout: float
+    ) -> Future[Members]:
+        """See Group.set_members."""
+        found = dict(members)
+        roster_of(2, found)  # raises ValueError before anything is begun
+        until_s = time.monotonic() + timeout
+        self._check(group)
+        return self._begin(lambda: self._set(group, found, version, until_s))
+
+    def add(
+        self, group: int, node: int, address: str, role: Role, timeout: float
+    ) -> Future[Members]:
+        """See Group.add_member."""
+        return self._toward(group, adding(node, address, role), timeout)
+
+    def remove(self, group: int, node: int, timeout: float) -> Future[Members]:
+        """See Group.remove_member."""
+        return self._toward(group, removing(node), timeout)
+
+    def replace(
+        self, group: int, node: int, by: int, address: str, timeout: float
+    ) -> Future[Members]:
+        """See Group.replace_member."""
+        return self._toward(group, replacing(node, by, address), timeout)
+
+    def members(self, group: int | None) -> dict[int, Members]:
+        """As this node knows them: of a group, or of all. Raises NotInCluster, Closed."""
+        if group is not None and group not in self._states:
+            raise NotInCluster(f"group {group} is not hosted by this node")
+        groups = self._states if group is None else [group]
+        return {one: self._door.members_now(self._states[one]) for one in groups}
+
+    def all_to(self, goal: Goal, timeout: float, group: int | None = None) -> Future[Changed]:
+        """The same of all groups that this node is a member of, or of this one."""
+        until_s = time.monotonic() + timeout
+        self._door.open_driver()
+        mine = [group for group in self._states if group not in self._memberships.removed]
+        if group is not None:
+            self._check(group)
+            mine = [group]
+        return self._begin(lambda: self._reach_all(mine, goal, until_s))
+
+    def _toward(self, group: int, goal: Goal, timeout: float) -> Future[Members]:
+        """Make the members what `goal` says, those who are new being learners first."""
+        until_s = time.monotonic() + timeout
+        self._check(group)
+        roster_of(2, goal(self._now(group).by_id))  # raises what it does before anything is begun
+        return self._begin(lambda: self._reach(group, goal, until_s))
+
+    def _check(self, group: int) -> None:
+        self._door.open_driver()
+        if group not in self._states:
+            raise NotInCluster(f"group {group} is not hosted by this node")
+        if group in self._memberships.removed:
+            raise removed(group, self._door.node)
+
+    def _begin(self, work: Callable[[], T]) -> Future[T]:
+        """In a thread of its own."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # who stops waiting stops nothing
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            with self._lock:
+                self._threads.discard(thread)
+
+        thread = threading.Thread(target=run, name="phx-change", daemon=True)
+        with self._lock:
+            if self._lines.ending.is_set():
+                raise Closed("the node is closed")
+            self._threads.add(thread)
+        thread.start()
+        return future
+
+    def end(self, wait_s: float | None = None) -> None:
+        """Nothing more is asked for; calls that wait end. Idempotent."""
+        self._lines.ending.set()
+        self._memberships.stir()
+        with self._lock:
+            threads = list(self._threads)
+        until = None if wait_s is None else time.monotonic() + wait_s
+        for one in threads:
+            if one is not threading.current_thread() and one.ident is not None:
+                one.join(None if until is None else max(0.0, until - time.monotonic()))
+
+    def forget(self) -> None:
+        """In a forked child."""
+        self._lines.forget()
+
+    # --- all groups
+
+    def _reach_all(self, groups: list[int], goal: Goal, until_s: float) -> Changed:
+        changed = Changed({}, {})
+
+        def learners(group: int) -> object:
+            target = goal(self._now(group).by_id)
+            return self._reach(group, lambda now: with_learners(now, target), until_s)
+
+        self._each(groups, learners, changed, until_s)
+        rest = [group for group in groups if group not in changed.failed]
+
+        def whole(group: int) -> None:
+            changed.done[group] = self._reach(group, goal, until_s)
+
+        self._each(rest, whole, changed, until_s)
+        return changed
+
+    def _each(
+        self, groups: list[int], work: Callable[[int], object], changed: Changed, until_s: float
+    ) -> None:
+        line, lock = iter(groups), threading.Lock()
+
+        def worker() -> None:
+            while True:
+                with lock:
+                    group = next(line, None)
+                if group is None:
+                    return
+                try:
+                    work(group)
+                except (PhxError, ValueError) as error:
+                    changed.failed[group] = f"{type(error).__name__}: {error}"
+
+        threads = [
+            threading.Thread(target=worker, name="phx-changes", daemon=True)
+            for _ in range(min(AT_ONCE, len(groups)))
+        ]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+
+    # --- one group
+
+    def _reach(self, group: int, goal: Goal, until_s: float) -> Members:
+        while True:
+            now = self._now(group)
+            target = goal(now.by_id)
+            if target == now.by_id:
+                return self._active(group, now, until_s)
+            step = with_learners(now.by_id, target)
+            last = step == now.by_id
+            if last and (lag := self._far(group, now, target)):
+                if time.monotonic() >= until_s or not self._rest(LAG_S):
+                    raise NotCaughtUp(group, lag)
+                continue
+            try:
+                made = self._set(group, target if last else step, now.version, until_s)
+            except VersionConflict:  # somebody was quicker: from there, then
+                self._rest(AGAIN_S)
+            else:
+                if last:
+                    return made
+            self._due(until_s)
+
+    def _far(self, group: int, now: Members, target: Mapping[int, Member]) -> list[int]:
+        """Learners that are to vote, and are not near yet by what they say themselves. (Whoever
+        leads only makes sure of a quorum.)"""
+        chosen, far = self._chosen(group), []
+        for node, one in sorted(target.items()):
+            if not votes(one) or node == self._door.node:
+                continue
+            if node not in now.by_id or votes(now.by_id[node]):
+                continue
+            there = 0
+            with suppress(KeyError, OSError, Cut, Ending):
+                there = self._told_by(node, group).chosen
+            if there + self._window // 4 < chosen or (chosen and not there):
+                far.append(node)
+        return far
+
+    def _active(self, group: int, now: Members, until_s: float) -> Members:
+        """They are the members already; maybe not for long enough."""
+        while not now.active:
+            if not self._rest(AGAIN_S) or time.monotonic() >= until_s:
+                raise ChangeUnderWay(group)
+            now = self._now(group)
+        return now
+
+    def _set(
+        self, group: int, members: dict[int, Member], version: int | None, until_s: float
+    ) -> Members:
+        now = self._now(group)
+        members = {node: self._located(node, one) for node, one in members.items()}
+        if version is None:
+            version = now.version
+        if now.version != version and (later := self._beyond(group, now.version, version)):
+            raise VersionConflict(group, later)
+        new = tuple(
+            node
+            for node, one in sorted(members.items())
+            if votes(one) and (node not in now.by_id or not votes(now.by_id[node]))
+        )
+        return self._ask(Wanted(group, version + 1, members, new), now, until_s)
+
+    def _located(self, node: int, one: Member) -> Member:
+        """Where port 0 is said ("not known yet"), what is known by now."""
+        if not one.address.endswith(":0"):
+            return one
+        return Member(one.role, self._peers.texts().get(node, one.address))
+
+    def _beyond(self, group: int, known: int, version: int) -> Members | None:
+        """Members of another version than that which a caller means, if there are; this node may
+        only be the last to hear."""
+        newest = self._elsewhere(group)
+        return newest if known > version or newest.version != version else None
+
+    def _ask(self, wanted: Wanted, now: Members, until_s: float) -> Members:
+        """Until it is known what became of it."""
+        refusal: PhxError = NoQuorum(f"group {wanted.group}: nobody is known to lead it")
+        perhaps = False
+        pause = AGAIN_S
+        while True:
+            found = self._outcome(wanted)
+            if found is not None:
+                return found
+            verdict = self._submit(wanted)
+            if verdict in (CHANGE_UNDER_WAY, CHANGE_UNREACHED):
+                perhaps = True
+            elif verdict == CHANGE_CONFLICT:
+                self._conflict(wanted, perhaps)
+            elif not perhaps:
+                refusal = self._refused(wanted, now, verdict) or refusal
+            left_s = min(pause, until_s - time.monotonic())
+            pause = min(2 * pause, AGAIN_MAX_S)
+            if left_s > 0 and self._memberships.wait(
+                lambda: self._outcome(wanted) is not None or self._lines.ending.is_set(), left_s
+            ):
+                continue
+            if self._lines.ending.is_set():
+                raise ClosedUnknown("the node closed; the members may still change")
+            if time.monotonic() >= until_s:
+                if perhaps:
+                    raise TimedOutUnknown(
+                        f"group {wanted.group}: it is not known in time whether the members of "
+                        f"version {wanted.version} are active; members() says what becomes of it"
+                    )
+                raise refusal
+
+    def _conflict(self, wanted: Wanted, perhaps: bool) -> None:
+        """The leader has other members than this node; ours, if that is the change that was asked
+        for. Raises VersionConflict; TimedOutUnknown: others have followed since."""
+        newest = self._elsewhere(wanted.group)
+        if newest.version < wanted.version:
+            return  # it is heard of soon
+        if newest.version > wanted.version and perhaps:
+            raise overtaken(wanted, newest.version)
+        if newest.by_id != wanted.members or newest.version > wanted.version:
+            raise VersionConflict(wanted.group, newest)
+
+    def _refused(self, wanted: Wanted, now: Members, verdict: int) -> PhxError | None:
+        """What the call ends with if it is still so in the end. Raises what does not change."""
+        group = wanted.group
+        if verdict == CHANGE_NOT_CAUGHT_UP:
+            lag = NotCaughtUp(group, wanted.newcomers)
+            there = [votes(one) for node, one in wanted.members.items() if node in now.by_id]
+            if 2 * sum(there) <= sum(map(votes, wanted.members.values())):
+                raise lag  # nobody sends anything to those who are not even learners
+            return lag
+        elif verdict == CHANGE_BUSY:
+            return ChangeUnderWay(group)
+        elif verdict == CHANGE_REUSED:
+            raise ConfigError(
+                [f"group {group}: a node that left it is never a member again: take a new id"]
+            )
+        elif verdict == CHANGE_NO_SLOT:
+            raise ConfigError([f"group {group}: its leader has 63 other nodes already"])
+        elif verdict == CHANGE_UNSOUND:
+            raise ConfigError([f"group {group}: these cannot be the members"])
+        return None
+
+    # --- what became of it
+
+    def _outcome(self, wanted: Wanted) -> Members | None:
+        """The members, if they are active, by what is known here; None: not yet.
+
+        Raises VersionConflict: others are.
+        """
+        told = self._memberships.of_version(wanted.group, wanted.version)
+        newest = self._memberships.newest(wanted.group)
+        if told is not None and told.members().by_id != wanted.members:
+            raise VersionConflict(wanted.group, told.members())
+        if newest is None or newest.version < wanted.version:
+            return None
+        if told is None:
+            raise overtaken(wanted, newest.version)
+        # (Nobody is let propose the next one before.)
+        if told.active or newest.version > wanted.version:
+            return Members(wanted.version, True, told.members().by_id)
+        return None
+
+    def _now(self, group: int) -> Members:
+        self._door.open_driver()
+        if group in self._memberships.removed:
+            raise removed(group, self._door.node)
+        return self._door.members_now(self._states[group])
+
+    # --- asking the leader
+
+    def _submit(self, wanted: Wanted) -> int:
+        """A verdict."""
+        led = self._states[wanted.group].led
+        if led is None:
+            return CHANGE_NOT_LEADING
+        try:
+            if led.node == self._door.node:
+                return self.propose(wanted.group, wanted.roster()).verdict
+            return self._asked(led.node, wanted)
+        except (KeyError, OSError, Cut) as error:
+            log.debug("group %d: node %d was not reached: %s", wanted.group, led.node, error)
+            return CHANGE_UNREACHED
+        except Ending:
+            return CHANGE_UNREACHED
+        except DriverError as error:
+            raise self._door.error_of(error) from error
+
+    def _asked(self, node: int, wanted: Wanted) -> int:
+        ends = Ends(self._at.cluster, self._at.node, node)
+        roster = wanted.roster()
+        question = ask_change(ends, self._at.greeting, wanted.group, roster, now_us())
+        try:
+            host, port = self._at.at(node)
+            one = self._lines.dial(host, port, self._at.timeout_us)
+        except (KeyError, OSError, Cut):
+            return CHANGE_NOT_LEADING  # it has heard of nothing
+        return unpack_answer(self._talk(one, question)).verdict
+
+    def _elsewhere(self, group: int) -> Members:
+        """The newest that this node or the leader's knows of."""
+        newest = self._door.members_now(self._states[group])
+        led = self._states[group].led
+        if led is None or led.node == self._door.node:
+            return newest
+        with suppress(KeyError, OSError, Cut, Ending):
+            told = self._told_by(led.node, group).members.get(group)
+            if told is not None and told.version > newest.version:
+                return told.members()
+        return newest
+
+    def _told_by(self, node: int, group: int) -> Page:
+        """What a peer knows of a group. Raises KeyError, OSError, Cut, Ending."""
+        ends = Ends(self._at.cluster, self._at.node, node)
+        question = ask_members(ends, self._at.greeting, group, now_us())
+        one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
+        return unpack_members(self._talk(one, question))
+
+    def _talk(self, one: socket.socket, question: Asking) -> bytes:
+        try:
+            self._lines.run(one, question, lambda: question.answer is not None, question.hello)
+        finally:
+            self._lines.close(one)
+        assert question.answer is not None
+        return question.answer
+
+    # --- time
+
+    def _due(self, until_s: float) -> None:
+        if self._lines.ending.is_set():
+            raise Closed("the node is closed")
+        if time.monotonic() >= until_s:
+            raise TimedOutUnknown("the members are not yet what they are to be")
+
+    def _rest(self, seconds: float) -> bool:
+        """False: the node closes."""
+        return not self._lines.ending.wait(seconds)
+
+
+# --- goals
+
+
+def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
+    """There already, with another role: it gets this one."""
+    return lambda now: {**now, node: Member(Role(role), address)}
+
+
+def removing(node: int) -> Goal:
+    return lambda now: {one: member for one, member in now.items() if one != node}
+
+
+def replacing(node: int, by: int, address: str) -> Goal:
+    """In the role of `node`. Where that is no member, and the other one is, all is done."""
+
+    def goal(now: Mapping[int, Member]) -> dict[int, Member]:
+        if node not in now:
+            if by in now:
+                return dict(now)
+            raise NotInCluster(f"node {node} is no member, and cannot be replaced")
+        return {**removing(node)(now), by: Member(now[node].role, address)}
+
+    return goal
+
+
+def exactly(members: Mapping[int, Member]) -> Goal:
+    return lambda now: dict(members)
+
+
+def votes(one: Member) -> bool:
+    return one.role != Role.LEARNER
+
+
+def with_learners(now: Mapping[int, Member], target: Mapping[int, Member]) -> dict[int, Member]:
+    """Those of `target` who are to vote and are no members yet, as learners beside all there are;
+    as many as there is room for."""
+    new = [node for node, one in sorted(target.items()) if node not in now and votes(one)]
+    room = MEMBERS_MAX - len(now)
+    return {**now, **{node: Member(Role.LEARNER, target[node].address) for node in new[:room]}}
+
+
+def overtaken(wanted: Wanted, version: int) -> TimedOutUnknown:
+    return TimedOutUnknown(
+        f"group {wanted.group}: version {version} has followed, and who the members of version "
+        f"{wanted.version} were is not known here"
+    )
+
+
+def removed(group: int, node: int) -> NotInCluster:
+    return NotInCluster(f"group {group}: node {node} is no member of it any more")

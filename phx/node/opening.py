@@ -1,0 +1,101 @@
+"""What the opening of a node needs beside the room: where groups begin, the driver's trace, and
+typed errors."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from phx._core.driver import (
+    ERROR_BIND,
+    ERROR_JOURNAL,
+    ERROR_OPTION,
+    ERROR_START,
+    ERROR_SYSTEM,
+    DriverError,
+)
+from phx.applier import GroupState
+from phx.checkpoint.catalog import Catalog
+from phx.errors import (
+    ConfigError,
+    Damaged,
+    Foreign,
+    PartlyDone,
+    PhxError,
+    StoreError,
+    SystemFailure,
+    Unknown,
+)
+from phx.node.machine_files import durable_in
+from phx.store import Store
+
+__all__ = ["opening_error", "partly_done", "starts_of", "traced"]
+
+TRACE_MIB_MAX = 1024
+
+
+def starts_of(
+    states: Mapping[int, GroupState], catalog: Catalog, marked: Iterable[int], store: Store
+) -> dict[int, int]:
+    """Groups that go on from what was kept of them, and its instance; paused until then.
+
+    Args:
+        marked: those that are to be made anew.
+    """
+    starts = {
+        group: found[0].frontier for group, found in catalog.groups().items() if group in states
+    }
+    for group, state in states.items():
+        if durable_in(state.machines):
+            starts.setdefault(group, 0)  # until they are open
+    for group in marked:
+        starts.setdefault(group, 0)
+    for group, row in store.members().items():
+        if row.removed and group in states:
+            starts.setdefault(group, 0)  # for good
+    for group, floor in store.floors().items():
+        # Without a checkpoint that reaches its log the group stops, and not the node.
+        if starts.get(group, 0) + 1 < floor.kept_from:
+            starts[group] = floor.kept_from - 1
+    return starts
+
+
+def traced(node: int) -> dict[str, Any]:
+    """The driver's arguments for a trace in PHX_TRACE_DIR (docs/design/trace.md), if it is set."""
+    folder = os.environ.get("PHX_TRACE_DIR")
+    if not folder:
+        return {}
+    mib = os.environ.get("PHX_TRACE_MIB", "")
+    return {
+        "trace_path": os.path.join(folder, f"node{node}-{time.time_ns()}.trace"),
+        "trace_bytes_max": (int(mib) if mib.isascii() and mib.isdigit() else TRACE_MIB_MAX) << 20,
+    }
+
+
+def opening_error(error: DriverError) -> PhxError:
+    """The typed error for one of the driver's, at an open."""
+    match error.code - ERROR_JOURNAL:
+        case 2 | 8 | 9:
+            return Damaged(error.message)
+        case 3 | 4:
+            return Foreign(error.message)
+        case code if code > 0:
+            return StoreError(error.message)
+    if error.code == ERROR_OPTION:
+        return ConfigError([error.message])
+    if error.code == ERROR_START:
+        return Damaged(error.message)
+    if error.code in (ERROR_BIND, ERROR_SYSTEM):
+        return SystemFailure(error.message)
+    return SystemFailure(f"{error.message} (driver error {error.code})")
+
+
+def partly_done(results: list[Any]) -> PhxError:
+    """The error of a run of which at least one value failed."""
+    first = results[0]
+    alike = all(type(one) is type(first) for one in results)
+    if alike and isinstance(first, PhxError) and not isinstance(first, Unknown):
+        return first
+    return PartlyDone(results)

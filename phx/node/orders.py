@@ -1,0 +1,129 @@
+"""What is asked for in the control socket that concerns members: understood, and answered.
+
+{"do": "members", "group": 7}          or "group": null, for all
+{"groups": [{"group": 7, "version": 3, "active": true,
+             "members": [{"node": 1, "role": "voter", "address": …}]}]}
+
+{"do": "change", "group": null, "how": "add", "node": 4, "address": …, "role": "voter",
+ "timeout": 60.0}
+{"do": "change", "group": null, "how": "remove", "node": 1, "timeout": 60.0}
+{"do": "change", "group": null, "how": "replace", "node": 1, "by": 4, "address": …,
+ "timeout": 60.0}
+{"do": "change", "group": null, "how": "set", "members": [[4, "voter", …], …], "timeout": 60.0}
+{"groups": as above, "failed": [{"group": 8, "why": …}]}
+
+{"do": "decommission", "timeout": 60.0}
+the same: this node leads nothing, and is removed from all its groups
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from phx.node.changes import Changes, Goal, adding, exactly, removing, replacing
+from phx.node.moves import Moves
+from phx.types import Changed, Member, Members, Role
+
+__all__ = ["ROLES", "TIMEOUT_S_MAX", "Orders"]
+
+TIMEOUT_S_MAX = 86_400.0
+ROLES = {"voter": Role.VOTER, "witness": Role.WITNESS, "learner": Role.LEARNER}
+
+KEYS = {
+    "add": {"node", "address", "role"},
+    "remove": {"node"},
+    "replace": {"node", "by", "address"},
+    "set": {"members"},
+}
+
+
+class Orders:
+    """Args:
+    changes: of members; raises what a call on a node gets that is not open.
+    """
+
+    def __init__(self, changes: Callable[[], Changes], moves: Moves, node: int) -> None:
+        self._changes = changes
+        self._moves = moves
+        self._node = node
+
+    def members(self, group: object) -> dict[str, Any]:
+        """The answer. Raises ValueError, PhxError."""
+        found = self._changes().members(None if group is None else number(group, "a group"))
+        return {"groups": [row(group, one) for group, one in sorted(found.items())]}
+
+    def change(self, asked: Mapping[str, Any]) -> Future[Changed]:
+        """Begin it. Raises ValueError, PhxError."""
+        how = asked.get("how")
+        if type(how) is not str or how not in KEYS:
+            raise ValueError(f"how the members are changed is one of {', '.join(KEYS)}")
+        if asked.keys() != KEYS[how] | {"do", "how", "group", "timeout"}:
+            raise ValueError(f"a change by {how!r} says: {', '.join(sorted(KEYS[how]))}")
+        group = None if asked["group"] is None else number(asked["group"], "a group")
+        return self._changes().all_to(goal_of(how, asked), seconds(asked["timeout"]), group)
+
+    def decommission(self, timeout: object) -> Future[Changed]:
+        """Begin it: who leads here goes on elsewhere, as far as that is so quickly; the rest is
+        given away by the change."""
+        changes, within = self._changes(), seconds(timeout)
+        self._moves.drain(None, within)
+        return changes.all_to(removing(self._node), within)
+
+
+def goal_of(how: str, asked: Mapping[str, Any]) -> Goal:
+    if how == "set":
+        return exactly(dict(map(member, asked["members"])))
+    node = number(asked["node"], "a node")
+    if how == "remove":
+        return removing(node)
+    if type(asked["address"]) is not str:
+        raise ValueError("an address is a text: host:port")
+    if how == "add":
+        return adding(node, asked["address"], role(asked["role"]))
+    return replacing(node, number(asked["by"], "a node"), asked["address"])
+
+
+def member(said: object) -> tuple[int, Member]:
+    match said:
+        case [node, kind, str(address)]:
+            return number(node, "a node"), Member(role(kind), address)
+    raise ValueError("a member is [node, role, address]")
+
+
+def role(said: object) -> Role:
+    if type(said) is not str or said not in ROLES:
+        raise ValueError(f"a role is one of {', '.join(ROLES)}")
+    return ROLES[said]
+
+
+def number(said: object, what: str) -> int:
+    if type(said) is not int:
+        raise ValueError(f"{what} is a number")
+    return said
+
+
+def seconds(said: object) -> float:
+    if type(said) not in (int, float) or not 0 < said <= TIMEOUT_S_MAX:  # type: ignore[operator]
+        raise ValueError(f"a timeout is above 0 and at most {TIMEOUT_S_MAX:.0f} s")
+    assert isinstance(said, int | float)
+    return float(said)
+
+
+def row(group: int, found: Members) -> dict[str, Any]:
+    members = [
+        {"node": node, "role": one.role.name.lower(), "address": one.address}
+        for node, one in found.by_id.items()
+    ]
+    return {"group": group, "version": found.version, "active": found.active, "members": members}
+
+
+def changed(future: Future[Changed]) -> dict[str, Any]:
+    """The answer."""
+    error = future.exception()
+    if error is not None:
+        return {"error": str(error)}
+    found = future.result()
+    failed = [{"group": group, "why": why} for group, why in sorted(found.failed.items())]
+    return {"groups": [row(g, one) for g, one in sorted(found.done.items())], "failed": failed}

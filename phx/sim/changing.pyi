@@ -1,0 +1,3 @@
+from typing import Any
+
+def write_members(h: Any) -> None: ...
