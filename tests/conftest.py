@@ -101,6 +101,25 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+class Failures:
+    """Says at once what has failed: a run that is cut off prints no summary."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self.reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = str(crash.message if crash else report.longrepr).partition("\n")[0]
+            self.reporter.write_line(f"\nFAILED {report.nodeid} ({report.when}) - {why}", red=True)
+
+
+@pytest.hookimpl(trylast=True)  # after what reports; a worker of -n has nothing that does
+def pytest_configure(config: pytest.Config) -> None:
+    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+        config.pluginmanager.register(Failures(reporter))
+
+
 OTHERS = pytest.StashKey[int]()
 
 
