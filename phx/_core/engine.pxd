@@ -100,7 +100,8 @@ cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil
 # promises, accepts, acknowledges, learns, grants, supplies, and takes values of its callers, which
 # go to whoever leads. A leadership is handed over, an attempt under way is given up. Also before
 # the start, after engine_add_group. Says nothing of what is chosen: see flow.pxd. When it ends, a
-# group that was stopped goes on: its machine was made anew.
+# group that was stopped when it began, or began again, goes on: its machine was made anew. One that
+# stopped meanwhile stays so.
 cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil
 # No promise of this node has a counter above `counter` any more or ever had, in any group: an upper
 # bound that is durable outside the journal. It is only raised. Before the start, and then whenever

@@ -62,9 +62,7 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
         e.random_state = 1
     e.lease_bound_us = options.lease_us
     e.ceiling = NO_CEILING
-    e.claim_version = 1
-    e.grants_version = 1
-    e.lease_version = 1
+    e.claim_version = e.grants_version = e.lease_version = 1
     for i in range(8):
         random_below(e, 2)
     return e
@@ -442,6 +440,8 @@ cdef void lead_no_more(Engine* e, Replica* r) noexcept nogil:
 
 cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
     cdef Replica* r = find_group(e, group)
+    if r != NULL:
+        r.stop_ends = False  # also where it is being restored
     if r == NULL or r.stopped:
         return
     r.stopped = True
@@ -452,14 +452,16 @@ cdef void engine_stop_group(Engine* e, u32 group) noexcept nogil:
 
 cdef void engine_restoring(Engine* e, u32 group, bint on) noexcept nogil:
     cdef Replica* r = find_group(e, group)
+    if r != NULL and on:
+        r.stop_ends = r.stopped
     if r == NULL or r.restoring == on:
         return
     r.restoring = on
     if on:
         lead_no_more(e, r)
         return
-    if r.stopped:  # its machine was made anew
-        r.stopped = False
+    if r.stop_ends:  # its machine was made anew
+        r.stopped = r.stop_ends = False
         e.grants_version += 1
     if e.started:
         schedule_campaign(e, r, 0)

@@ -335,7 +335,7 @@ cdef void on_promise(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags, const
     if flags & FLAG_LAST:
         promised.whole = True
         count_promises(e, r)
-    elif flags & FLAG_MORE:
+    elif flags & FLAG_MORE and (r.role == ROLE_PREPARING or r.below):
         # Nothing below our ballot is accepted there any more, so the rest can be asked for by
         # itself.
         promised.start = promised.last + 1
@@ -577,7 +577,6 @@ cdef void pump(Engine* e, Replica* r) noexcept nogil:
         if after == AFTER_LEAD and can_lead(e, r):
             lead_begin(e, r)
         elif after != AFTER_WAIT:
-            r.failures += after != AFTER_LEAD
             step_down(e, r)
     callers_flush(e, r)
     if r.role == ROLE_LEADING:

@@ -31,5 +31,6 @@ cdef enum AfterPhase1:
 # Of who is stranded: so many members that have not trimmed what comes next are connected that a
 # phase 1 may find out what it is.
 cdef bint may_be_told(Engine* e, Replica* r) noexcept nogil
-# Of who has a quorum's promises (ROLE_LEARNING): what comes of it.
+# Of who has a quorum's promises (ROLE_LEARNING): what comes of it. An attempt that failed is
+# counted.
 cdef AfterPhase1 after_phase1(Engine* e, Replica* r) noexcept nogil

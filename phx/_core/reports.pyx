@@ -70,13 +70,12 @@ cdef bint quorum_reports(Replica* r) noexcept nogil:
     return voters_in(r, reports) >= answers_needed(r)
 
 
-cdef bint all_found(Engine* e, Replica* r) noexcept nogil:
-    """Something was accepted at each instance that somebody knows to be chosen."""
+cdef bint all_found(Replica* r) noexcept nogil:
+    """Something was accepted at each instance that somebody knows to be chosen. (They may be more
+    than a window: a replay brings back all that was not settled.)"""
     cdef Phase1* phase1 = r.lead.phase1
     cdef u64 instance = r.chosen_through + 1
     cdef size_t at = 0
-    if phase1.max_chosen - r.chosen_through > e.options.window:
-        return False  # nobody accepts so far ahead
     while instance <= phase1.max_chosen:
         while at < phase1.reported.size() and phase1.reported[at].instance < instance:
             at += 1
@@ -89,11 +88,13 @@ cdef bint all_found(Engine* e, Replica* r) noexcept nogil:
 
 
 cdef bint promises_to_come(Engine* e, Replica* r) noexcept nogil:
+    """Of somebody who may report."""
     cdef u64 left = r.config.voters
     cdef u32 i
     while left:
         i = next_member(&left)
-        if i != e.own_slot and e.peers[i].connected and not r.lead.phase1.promised[i].whole:
+        if (i != e.own_slot and e.peers[i].connected and not r.below >> i & 1
+                and not r.lead.phase1.promised[i].whole):
             return True
     return False
 
@@ -103,6 +104,12 @@ cdef AfterPhase1 after_phase1(Engine* e, Replica* r) noexcept nogil:
         return AFTER_LEAD
     if not stranded(e, r):
         return AFTER_WAIT
+    if not may_be_told(e, r):
+        return AFTER_GIVE_UP  # it needs a checkpoint, and is in nobody's way until it has one
     if quorum_reports(r):
-        return AFTER_LEAD if all_found(e, r) else AFTER_GIVE_UP
-    return AFTER_WAIT if promises_to_come(e, r) else AFTER_GIVE_UP
+        if all_found(r):
+            return AFTER_LEAD
+    elif promises_to_come(e, r):
+        return AFTER_WAIT
+    r.failures += 1
+    return AFTER_GIVE_UP

@@ -390,6 +390,7 @@ cdef struct Replica:
     bint announce_due
     bint confirm_due
     bint stopped
+    bint stop_ends               # what is being restored takes the place of what stopped
     bint halted
     bint restoring
     bint suspect             # may have forgotten votes: rejoin.pxd

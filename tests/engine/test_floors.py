@@ -4,6 +4,7 @@ Beside each room of the table in docs/design/checkpoints.md, section 6, stands t
 the shortcut of that row.
 """
 
+import pytest
 from script import Script
 from trimmed import SECOND, belows, lagging, led, recovering, retire, settle, trim
 
@@ -453,13 +454,21 @@ def test_a_floor_that_is_above_what_its_sender_knows_is_hostile() -> None:
 # --- proposer, elections
 
 
-def test_candidate_that_cannot_learn_steps_down_at_once_and_does_not_campaign_again() -> None:
+@pytest.mark.parametrize("there", [False, True])
+def test_candidate_that_cannot_learn_steps_down_at_once_and_does_not_campaign_again(there) -> None:
+    """1 is away, or there, and promises nothing any more."""
     s = lagging(6)
     trim(s, 1, 5)
     trim(s, 2, 5)
-    s.crash(1)
+    if there:
+        s.engines[1].poison()
+        s.turn(1)
+    else:
+        s.crash(1)
     s.engines[2].restoring(0, True)  # nobody else leads
     s.pass_time(3 * SECOND)  # its grant to 1 ends
+    if there:
+        s.connect(1, 3)
     s.connect(2, 3)
     for _ in range(300):
         s.pass_time(10_000, unless=lambda m: m.name == "Learn" and m.dest == 3)

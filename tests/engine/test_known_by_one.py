@@ -12,11 +12,13 @@ from trimmed import SECOND, led, retire, settle
 from phx.sim.wire_text import FLAG_LAST, encode, runs_of
 
 
-def forgotten(nodes: int = 3, told: int = 2, count: int = 4) -> tuple[Script, int, list[bytes]]:
+def forgotten(
+    nodes: int = 3, told: int = 2, count: int = 4, **options: int
+) -> tuple[Script, int, list[bytes]]:
     """A node has chosen `count` instances and lost what they were; the others know `told` of them
     to be chosen and have accepted the rest. All were started again; nobody leads. Also which node
     (1 of three), and what they were."""
-    s = Script(nodes=nodes)
+    s = Script(nodes=nodes, **options)
     lost = led(s)
     for number in range(told):
         s.submit(lost, b"%d" % number)
@@ -66,6 +68,16 @@ def test_a_majority_that_accepted_it_chooses_it_again() -> None:
     s.pass_time(SECOND)
     assert {s.status(n)["chosen_through"] for n in s.nodes} == {before + 1}
     assert [run.values for run in runs_of(s.body(leader, before + 1) or b"")] == [[b"goes on"]]
+
+
+def test_they_may_be_more_than_a_window() -> None:
+    """Nothing was settled by the others, so all of it is open again there; a window is 4."""
+    s, lost, bodies = forgotten(told=10, count=11, window=4)
+    assert lost == 1
+    wire(s, *s.nodes)
+    s.pass_time(20 * SECOND)
+    for n in (2, 3):
+        assert [s.body(n, i) for i in range(1, 12)] == bodies
 
 
 def test_with_five_a_promise_that_comes_late_counts_too() -> None:

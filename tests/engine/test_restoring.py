@@ -119,6 +119,31 @@ def test_a_stopped_group_leads_again_once_its_machine_was_made_anew_and_not_befo
     assert s.status(1)["chosen_through"] == 1
 
 
+def test_a_group_that_stops_while_it_is_restored_stays_stopped() -> None:
+    """A machine that does not apply must not lead: nobody would hear what became of its values."""
+    s = Script(nodes=1)
+    restoring(s, 1)
+    s.engines[1].stop_group(0)
+    restoring(s, 1, False)
+    s.pass_time(3 * SECOND)
+    assert s.status(1)["stopped"]
+    assert not s.status(1)["leading"]
+    restoring(s, 1)  # made anew
+    restoring(s, 1, False)
+    s.pass_time(3 * SECOND)
+    assert s.status(1)["leading"]
+
+
+def test_one_that_is_restored_and_asked_for_anew_goes_on_then() -> None:
+    s = Script(nodes=1)
+    restoring(s, 1)
+    s.engines[1].stop_group(0)
+    restoring(s, 1)
+    restoring(s, 1, False)
+    s.pass_time(3 * SECOND)
+    assert s.status(1)["leading"]
+
+
 def test_an_acceptance_below_the_machine_s_start_is_no_chosen_value() -> None:
     """The run of flow.pxd: v accepted by 1 alone, w chosen; then 1 holds a checkpoint with w."""
     s = Script()
