@@ -19,7 +19,6 @@ from phx.testing.processes import free_ports
 from phx.verify import examine
 from tests.api.cluster import until
 
-ROSTER = write(2, 1, 0, [(node, 1, b"127.0.0.1:1") for node in (1, 2, 3)])
 WORKER = Path(__file__).with_name("install_worker.py")
 pytestmark = pytest.mark.processes
 
@@ -76,8 +75,11 @@ class Three:
         two = [node.group(0) for node in self.nodes[:2]]
         tables = [MemberTable(node._room.driver) for node in self.nodes[:2]]
 
+        rows = [(n, 1, b"127.0.0.1:%d" % port) for n, port in enumerate(self.ports, 1)]
+        roster = write(2, 1, 0, rows)
+
         def asked():
-            return any(table.change(0, ROSTER) == CHANGE_UNDER_WAY for table in tables)
+            return any(table.change(0, roster) == CHANGE_UNDER_WAY for table in tables)
 
         await until(asked)
         await until(lambda: all(one.members().version == 2 and one.members().active for one in two))
