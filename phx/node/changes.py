@@ -17,7 +17,6 @@ whoever leads then; only who runs out of time does not know.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -44,11 +43,16 @@ from phx.errors import (
     Closed,
     ClosedUnknown,
     ConfigError,
+    ForkedError,
     NoQuorum,
     NotCaughtUp,
     NotInCluster,
+    Overloaded,
     PhxError,
+    Rejected,
+    TimedOut,
     TimedOutUnknown,
+    Unknown,
     VersionConflict,
 )
 from phx.membership import Membership, roster_of
@@ -56,9 +60,9 @@ from phx.node.fetcher import Peers
 from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
+from phx.node.threads import join_all
 from phx.transfer.changing import (
     Answer,
-    Asking,
     Page,
     ask_change,
     ask_members,
@@ -94,12 +98,15 @@ LAG_S = 0.1
 AGAIN_MAX_S = 0.25
 """Between two times that a change is asked for, at first and at most."""
 
+PASSING = (Closed, ForkedError, TimedOut, NoQuorum, ChangeUnderWay, Overloaded)
+"""What a call ends with that might have gone well at another time."""
+
 T = TypeVar("T")
 Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
 """From the members there are to those there are to be. Raises what the call is to raise."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
     """One change: the members of `version`, after those of the version before."""
 
@@ -107,6 +114,7 @@ class Wanted:
     version: int
     members: Mapping[int, Member]
     newcomers: tuple[int, ...]  # voters that were none before
+    perhaps: bool = False  # it may have been proposed
 
     def roster(self) -> bytes:
         return roster_of(self.version, self.members)
@@ -166,7 +174,7 @@ class Changes:
         return Answer(verdict, leader)
 
     def tell(self, group: int) -> bytes:
-        """Who the members of a group are, and how far this node is in it. Raises DriverError."""
+        """Who the members of a group are, and how far this node is in it. Raises PhxError."""
         newest = self._memberships.newest(group)
         rows = [] if newest is None else [(group, newest, self._memberships.left(group))]
         return pack_members(rows, self._chosen(group))
@@ -175,7 +183,10 @@ class Changes:
         """Through here all is known to be chosen, here; 0 for a group that is not hosted."""
         if group not in self._states:
             return 0
-        return int(self._door.driver.group_status(group)["chosen_through"])
+        try:
+            return int(self._door.driver.group_status(group)["chosen_through"])
+        except DriverError as error:
+            raise self._door.error_of(error) from error
 
     # --- calls
 
@@ -264,11 +275,8 @@ class Changes:
         self._lines.ending.set()
         self._memberships.stir()
         with self._lock:
-            threads = list(self._threads)
-        until = None if wait_s is None else time.monotonic() + wait_s
-        for one in threads:
-            if one is not threading.current_thread() and one.ident is not None:
-                one.join(None if until is None else max(0.0, until - time.monotonic()))
+            threads = [one for one in self._threads if one.ident is not None]
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""
@@ -283,18 +291,17 @@ class Changes:
             target = goal(self._now(group).by_id)
             return self._reach(group, lambda now: with_learners(now, target), until_s)
 
-        self._each(groups, learners, changed, until_s)
+        self._each(groups, learners, changed)
         rest = [group for group in groups if group not in changed.failed]
 
         def whole(group: int) -> None:
             changed.done[group] = self._reach(group, goal, until_s)
 
-        self._each(rest, whole, changed, until_s)
+        self._each(rest, whole, changed)
         return changed
 
-    def _each(
-        self, groups: list[int], work: Callable[[int], object], changed: Changed, until_s: float
-    ) -> None:
+    def _each(self, groups: list[int], work: Callable[[int], object], changed: Changed) -> None:
+        """Whatever happens, each of them that is not worked through is in ``changed.failed``."""
         line, lock = iter(groups), threading.Lock()
 
         def worker() -> None:
@@ -305,40 +312,64 @@ class Changes:
                     return
                 try:
                     work(group)
-                except (PhxError, ValueError) as error:
+                except Exception as error:
                     changed.failed[group] = f"{type(error).__name__}: {error}"
+                    if not isinstance(error, PhxError | ValueError):
+                        log.exception("group %d: a change of its members", group)
 
-        threads = [
-            threading.Thread(target=worker, name="phx-changes", daemon=True)
-            for _ in range(min(AT_ONCE, len(groups)))
-        ]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
+        threads = []
+        with suppress(RuntimeError):  # no more can be had now: those that there are do it
+            for _ in range(min(AT_ONCE, len(groups)) - 1):
+                one = threading.Thread(target=worker, name="phx-changes", daemon=True)
+                one.start()
+                threads.append(one)
+        worker()
+        join_all(threads, None)
 
     # --- one group
 
     def _reach(self, group: int, goal: Goal, until_s: float) -> Members:
+        """A step that was done stays: then no error says that nothing was, but those that say
+        what this goal lacks (NotCaughtUp, ConfigError, NotInCluster)."""
+        done: list[Members] = []
+        try:
+            return self._steps(group, goal, until_s, done)
+        except PASSING as error:
+            if not done:
+                raise
+            what = f"group {group}: version {done[-1].version} is active, and not what is wanted"
+            raise unknown(what, error) from error
+
+    def _steps(self, group: int, goal: Goal, until_s: float, done: list[Members]) -> Members:
         while True:
             now = self._now(group)
             target = goal(now.by_id)
-            if target == now.by_id:
-                return self._active(group, now, until_s)
+            if target == now.by_id and now.active:
+                return now
             step = with_learners(now.by_id, target)
             last = step == now.by_id
+            if target == now.by_id:
+                self._again(until_s, AGAIN_S, ChangeUnderWay(group))
+                continue
             if last and (lag := self._far(group, now, target)):
-                if time.monotonic() >= until_s or not self._rest(LAG_S):
-                    raise NotCaughtUp(group, lag)
+                self._again(until_s, LAG_S, NotCaughtUp(group, lag))
                 continue
             try:
                 made = self._set(group, target if last else step, now.version, until_s)
             except VersionConflict:  # somebody was quicker: from there, then
-                self._rest(AGAIN_S)
-            else:
-                if last:
-                    return made
-            self._due(until_s)
+                late = TimedOut(f"group {group}: its members are not yet what they are to be")
+                self._again(until_s, AGAIN_S, late)
+                continue
+            if last:
+                return made
+            done.append(made)
+
+    def _again(self, until_s: float, pause_s: float, late: PhxError) -> None:
+        """In a moment, if there is time. Raises `late`; Closed."""
+        if time.monotonic() >= until_s:
+            raise late
+        if self._lines.ending.wait(pause_s):
+            raise Closed("the node is closed")
 
     def _far(self, group: int, now: Members, target: Mapping[int, Member]) -> list[int]:
         """Learners that are to vote, and are not near yet by what they say themselves. (Whoever
@@ -355,14 +386,6 @@ class Changes:
             if there + self._window // 4 < chosen or (chosen and not there):
                 far.append(node)
         return far
-
-    def _active(self, group: int, now: Members, until_s: float) -> Members:
-        """They are the members already; maybe not for long enough."""
-        while not now.active:
-            if not self._rest(AGAIN_S) or time.monotonic() >= until_s:
-                raise ChangeUnderWay(group)
-            now = self._now(group)
-        return now
 
     def _set(
         self, group: int, members: dict[int, Member], version: int | None, until_s: float
@@ -393,20 +416,39 @@ class Changes:
         return newest if known > version or newest.version != version else None
 
     def _ask(self, wanted: Wanted, now: Members, until_s: float) -> Members:
-        """Until it is known what became of it."""
-        refusal: PhxError = NoQuorum(f"group {wanted.group}: nobody is known to lead it")
-        perhaps = False
-        pause = AGAIN_S
+        """Until it is known what became of it.
+
+        Once it may have been proposed (``wanted.perhaps``) only one thing says that it is not
+        chosen: that others are the members of its version. Whatever else ends it is Unknown.
+        """
+        try:
+            return self._asked_for(wanted, now, until_s)
+        except VersionConflict:
+            raise
+        except Rejected as error:
+            if not wanted.perhaps:
+                raise
+            what = f"group {wanted.group}: whether the members of version {wanted.version} become "
+            raise unknown(what + "active is not known, members() says", error) from error
+
+    def _asked_for(self, wanted: Wanted, now: Members, until_s: float) -> Members:
+        group, pause = wanted.group, AGAIN_S
+        refusal: PhxError = NoQuorum(f"group {group}: nobody is known to lead it")
         while True:
             found = self._outcome(wanted)
             if found is not None:
                 return found
-            verdict = self._submit(wanted)
+            if self._lines.ending.is_set():
+                raise Closed("the node is closed")
+            try:
+                verdict = self._submit(wanted)
+            except Overloaded as error:  # for a moment
+                verdict, refusal = CHANGE_NOT_LEADING, error
             if verdict in (CHANGE_UNDER_WAY, CHANGE_UNREACHED):
-                perhaps = True
+                wanted.perhaps = True
             elif verdict == CHANGE_CONFLICT:
-                self._conflict(wanted, perhaps)
-            elif not perhaps:
+                self._conflict(wanted)
+            elif not wanted.perhaps:
                 refusal = self._refused(wanted, now, verdict) or refusal
             left_s = min(pause, until_s - time.monotonic())
             pause = min(2 * pause, AGAIN_MAX_S)
@@ -414,23 +456,18 @@ class Changes:
                 lambda: self._outcome(wanted) is not None or self._lines.ending.is_set(), left_s
             ):
                 continue
-            if self._lines.ending.is_set():
-                raise ClosedUnknown("the node closed; the members may still change")
             if time.monotonic() >= until_s:
-                if perhaps:
-                    raise TimedOutUnknown(
-                        f"group {wanted.group}: it is not known in time whether the members of "
-                        f"version {wanted.version} are active; members() says what becomes of it"
-                    )
+                if wanted.perhaps:
+                    refusal = TimedOut("the time is up")
                 raise refusal
 
-    def _conflict(self, wanted: Wanted, perhaps: bool) -> None:
+    def _conflict(self, wanted: Wanted) -> None:
         """The leader has other members than this node; ours, if that is the change that was asked
         for. Raises VersionConflict; TimedOutUnknown: others have followed since."""
         newest = self._elsewhere(wanted.group)
         if newest.version < wanted.version:
             return  # it is heard of soon
-        if newest.version > wanted.version and perhaps:
+        if newest.version > wanted.version and wanted.perhaps:
             raise overtaken(wanted, newest.version)
         if newest.by_id != wanted.members or newest.version > wanted.version:
             raise VersionConflict(wanted.group, newest)
@@ -485,19 +522,14 @@ class Changes:
     # --- asking the leader
 
     def _submit(self, wanted: Wanted) -> int:
-        """A verdict."""
+        """A verdict. Raises PhxError: it was not proposed."""
         led = self._states[wanted.group].led
         if led is None:
             return CHANGE_NOT_LEADING
-        try:
-            if led.node == self._door.node:
-                return self.propose(wanted.group, wanted.roster()).verdict
+        if led.node != self._door.node:
             return self._asked(led.node, wanted)
-        except (KeyError, OSError, Cut) as error:
-            log.debug("group %d: node %d was not reached: %s", wanted.group, led.node, error)
-            return CHANGE_UNREACHED
-        except Ending:
-            return CHANGE_UNREACHED
+        try:
+            return self.propose(wanted.group, wanted.roster()).verdict
         except DriverError as error:
             raise self._door.error_of(error) from error
 
@@ -508,9 +540,13 @@ class Changes:
         try:
             host, port = self._at.at(node)
             one = self._lines.dial(host, port, self._at.timeout_us)
-        except (KeyError, OSError, Cut):
+        except (KeyError, OSError, Cut, Ending):
             return CHANGE_NOT_LEADING  # it has heard of nothing
-        return unpack_answer(self._talk(one, question)).verdict
+        try:
+            return unpack_answer(self._lines.ask(one, question)).verdict
+        except (OSError, Cut, Ending) as error:
+            log.debug("group %d: node %d did not answer: %s", wanted.group, node, error)
+            return CHANGE_UNREACHED
 
     def _elsewhere(self, group: int) -> Members:
         """The newest that this node or the leader's knows of."""
@@ -529,27 +565,7 @@ class Changes:
         ends = Ends(self._at.cluster, self._at.node, node)
         question = ask_members(ends, self._at.greeting, group, now_us())
         one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
-        return unpack_members(self._talk(one, question))
-
-    def _talk(self, one: socket.socket, question: Asking) -> bytes:
-        try:
-            self._lines.run(one, question, lambda: question.answer is not None, question.hello)
-        finally:
-            self._lines.close(one)
-        assert question.answer is not None
-        return question.answer
-
-    # --- time
-
-    def _due(self, until_s: float) -> None:
-        if self._lines.ending.is_set():
-            raise Closed("the node is closed")
-        if time.monotonic() >= until_s:
-            raise TimedOutUnknown("the members are not yet what they are to be")
-
-    def _rest(self, seconds: float) -> bool:
-        """False: the node closes."""
-        return not self._lines.ending.wait(seconds)
+        return unpack_members(self._lines.ask(one, question))
 
 
 # --- goals
@@ -591,6 +607,12 @@ def with_learners(now: Mapping[int, Member], target: Mapping[int, Member]) -> di
     new = [node for node, one in sorted(target.items()) if node not in now and votes(one)]
     room = MEMBERS_MAX - len(now)
     return {**now, **{node: Member(Role.LEARNER, target[node].address) for node in new[:room]}}
+
+
+def unknown(what: str, why: PhxError) -> Unknown:
+    """What ends a call of which something may have been done."""
+    kind = ClosedUnknown if isinstance(why, Closed | ForkedError) else TimedOutUnknown
+    return kind(f"{what}: {why}")
 
 
 def overtaken(wanted: Wanted, version: int) -> TimedOutUnknown:
