@@ -37,6 +37,7 @@ from phx._core.member_table import (
     MemberTable,
 )
 from phx.applier import GroupState
+from phx.config import split_address
 from phx.door import Door
 from phx.errors import (
     ChangeUnderWay,
@@ -70,12 +71,15 @@ from phx.transfer.changing import (
     unpack_answer,
     unpack_members,
 )
-from phx.transfer.messages import Cut, Ends
+from phx.transfer.messages import Cut, Declined, Ends
 from phx.types import MEMBERS_MAX, Changed, Member, Members, Role
 
 __all__ = [
     "AT_ONCE",
     "CHANGE_REUSED",
+    "CHANGE_UNASKED",
+    "CHANGE_UNMET",
+    "CHANGE_UNREACHED",
     "Changes",
     "Goal",
     "adding",
@@ -89,7 +93,11 @@ log = logging.getLogger("phx")
 CHANGE_REUSED = 32
 """Beside the engine's verdicts: somebody among them was a member before, and left."""
 CHANGE_UNREACHED = 33
-"""The leader was not asked, or did not say what came of it."""
+"""The leader did not say what came of it."""
+CHANGE_UNASKED = 34
+"""The leader was not asked, or could not look at it then: it is not proposed."""
+CHANGE_UNMET = 35
+"""The leader cannot be connected with those who are new: it is not proposed."""
 
 AT_ONCE = 16
 """So many groups of a node are changed at a time."""
@@ -173,6 +181,21 @@ class Changes:
                 self._introducer.unwanted(node)
         return Answer(verdict, leader)
 
+    def answer(self, group: int, roster: bytes) -> Answer:
+        """The same for a peer that asks for it: whatever happens here, it is told a verdict."""
+        try:
+            return self.propose(group, roster)
+        except Exception as error:
+            expected = isinstance(error, PhxError | DriverError | ValueError)
+            log.warning(
+                "group %d: a change of its members is not proposed: %s",
+                group, error, exc_info=None if expected else error,
+            )  # fmt: skip
+            if isinstance(error, ConfigError):
+                return Answer(CHANGE_UNMET, self._door.node)
+            unsound = isinstance(error, ValueError)
+            return Answer(CHANGE_UNSOUND if unsound else CHANGE_UNASKED, self._door.node)
+
     def tell(self, group: int) -> bytes:
         """Who the members of a group are, and how far this node is in it. Raises PhxError."""
         newest = self._memberships.newest(group)
@@ -194,8 +217,7 @@ class Changes:
         self, group: int, members: Mapping[int, Member], version: int | None, timeout: float
     ) -> Future[Members]:
         """See Group.set_members."""
-        found = dict(members)
-        roster_of(2, found)  # raises ValueError before anything is begun
+        found = sound(members)  # before anything is begun
         until_s = time.monotonic() + timeout
         self._check(group)
         return self._begin(lambda: self._set(group, found, version, until_s))
@@ -237,7 +259,7 @@ class Changes:
         """Make the members what `goal` says, those who are new being learners first."""
         until_s = time.monotonic() + timeout
         self._check(group)
-        roster_of(2, goal(self._now(group).by_id))  # raises what it does before anything is begun
+        sound(goal(self._now(group).by_id))  # raises what it does before anything is begun
         return self._begin(lambda: self._reach(group, goal, until_s))
 
     def _check(self, group: int) -> None:
@@ -440,15 +462,16 @@ class Changes:
                 return found
             if self._lines.ending.is_set():
                 raise Closed("the node is closed")
+            verdict = None
             try:
                 verdict = self._submit(wanted)
             except Overloaded as error:  # for a moment
-                verdict, refusal = CHANGE_NOT_LEADING, error
+                refusal = error
             if verdict in (CHANGE_UNDER_WAY, CHANGE_UNREACHED):
                 wanted.perhaps = True
             elif verdict == CHANGE_CONFLICT:
                 self._conflict(wanted)
-            elif not wanted.perhaps:
+            elif verdict is not None and not wanted.perhaps:
                 refusal = self._refused(wanted, now, verdict) or refusal
             left_s = min(pause, until_s - time.monotonic())
             pause = min(2 * pause, AGAIN_MAX_S)
@@ -487,6 +510,10 @@ class Changes:
             raise ConfigError(
                 [f"group {group}: a node that left it is never a member again: take a new id"]
             )
+        elif verdict == CHANGE_UNASKED:
+            return NoQuorum(f"group {group}: its leader could not be asked")
+        elif verdict == CHANGE_UNMET:
+            raise ConfigError([f"group {group}: its leader cannot connect with the new members"])
         elif verdict == CHANGE_NO_SLOT:
             raise ConfigError([f"group {group}: its leader has 63 other nodes already"])
         elif verdict == CHANGE_UNSOUND:
@@ -541,9 +568,12 @@ class Changes:
             host, port = self._at.at(node)
             one = self._lines.dial(host, port, self._at.timeout_us)
         except (KeyError, OSError, Cut, Ending):
-            return CHANGE_NOT_LEADING  # it has heard of nothing
+            return CHANGE_UNASKED
         try:
             return unpack_answer(self._lines.ask(one, question)).verdict
+        except Declined as error:  # its transport, before anybody looked at what was asked
+            log.debug("group %d: node %d: %s", wanted.group, node, error)
+            return CHANGE_UNASKED
         except (OSError, Cut, Ending) as error:
             log.debug("group %d: node %d did not answer: %s", wanted.group, node, error)
             return CHANGE_UNREACHED
@@ -568,11 +598,12 @@ class Changes:
         return unpack_members(self._lines.ask(one, question))
 
 
-# --- goals
+# --- goals. ValueError, at once: it can be had of no group
 
 
 def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
     """There already, with another role: it gets this one."""
+    split_address(address)
     return lambda now: {**now, node: Member(Role(role), address)}
 
 
@@ -582,6 +613,7 @@ def removing(node: int) -> Goal:
 
 def replacing(node: int, by: int, address: str) -> Goal:
     """In the role of `node`. Where that is no member, and the other one is, all is done."""
+    split_address(address)
 
     def goal(now: Mapping[int, Member]) -> dict[int, Member]:
         if node not in now:
@@ -594,7 +626,16 @@ def replacing(node: int, by: int, address: str) -> Goal:
 
 
 def exactly(members: Mapping[int, Member]) -> Goal:
-    return lambda now: dict(members)
+    found = sound(members)
+    return lambda now: dict(found)
+
+
+def sound(members: Mapping[int, Member]) -> dict[int, Member]:
+    """A copy. Raises ValueError: they cannot be members, or are nowhere."""
+    roster_of(2, members)
+    for one in members.values():
+        split_address(one.address)
+    return dict(members)
 
 
 def votes(one: Member) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from itertools import product
 
 import pytest
 
@@ -9,10 +10,11 @@ import phx
 from phx import errors
 from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
 from phx._core.member_table import CHANGE_BUSY, CHANGE_UNDER_WAY
+from phx.node import provider
 from phx.types import Role, learner, voter
 
-from .cluster import config_of, until
-from .test_member_changes import counters, kill
+from .cluster import cluster, config_of, until
+from .test_member_changes import counters, kill, leader_of, voters
 
 NOBODY = "127.0.0.1:1"
 
@@ -227,5 +229,73 @@ def test_what_goes_wrong_in_one_group_is_said_of_it(run_once, tmp_path):
             call = asyncio.wrap_future(node._room.changes.all_to(goal, 1))
             changed = await told(call)
             assert changed.failed == dict.fromkeys(range(20), "RuntimeError: a fault")
+
+    run_once(main())
+
+
+# --- who is asked
+
+
+def test_an_address_that_is_none_is_refused_at_once_at_whatever_node(run_once, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters, groups=1) as nodes:
+            led = leader_of(nodes)
+            other = next(node for node in nodes if node is not led)
+            bad_ones = ("10.0.0.4", "nonsense", "[::1]", "a:70000", "a:b", "::1:5")
+            for node, bad in product((led, other), bad_ones):
+                moved = {**voters(nodes), led.config.node: voter(bad)}
+                for call in (
+                    lambda node=node, bad=bad: node.group(0).add_member(4, bad),
+                    lambda node=node, bad=bad: node.group(0).replace_member(3, 4, bad),
+                    lambda node=node, moved=moved: node.group(0).set_members(moved),
+                    lambda node=node, bad=bad: node.add_member(4, bad),
+                    lambda node=node, bad=bad: node.replace_member(3, 4, bad),
+                    lambda node=node, moved=moved: node.set_members(moved),
+                ):
+                    with pytest.raises(ValueError, match=r"host:port|brackets|the port is"):
+                        await call()
+            assert led.group(0).members().version == 1
+
+    run_once(main())
+
+
+def test_what_the_leader_cannot_do_is_said_to_who_asked_it(run_once, tmp_path, monkeypatch):
+    async def main():
+        async with cluster(tmp_path, counters, groups=1, balance=False) as nodes:
+            led = leader_of(nodes)
+            other = next(node for node in nodes if node is not led)
+            wanted = {**voters(nodes), 4: learner(NOBODY)}
+            for error, ends_with in (
+                (errors.ConfigError(["planted"]), errors.ConfigError),
+                (ValueError("planted"), errors.ConfigError),
+                (errors.SystemFailure("planted"), errors.NoQuorum),
+                (RuntimeError("planted"), errors.NoQuorum),
+            ):
+
+                def add(node, address, error=error):
+                    raise error
+
+                for node in nodes:  # whoever leads
+                    if node is not other:
+                        monkeypatch.setattr(node._room._peers, "add", add)
+                call = asyncio.ensure_future(other.group(0).set_members(wanted, timeout=1))
+                assert type(await told(call)) is ends_with
+            monkeypatch.undo()
+            assert (await other.group(0).set_members(wanted)).version == 2
+
+    run_once(main())
+
+
+def test_who_was_only_busy_was_not_asked(run_once, tmp_path, monkeypatch):
+    async def main():
+        async with cluster(tmp_path, counters, groups=1, balance=False) as nodes:
+            led = leader_of(nodes)
+            other = next(node for node in nodes if node is not led)
+            monkeypatch.setattr(provider, "TALKS_MAX", -other.config.checkpoints.transfers_max)
+            call = asyncio.ensure_future(other.group(0).set_members(voters(nodes), timeout=1))
+            assert type(await told(call)) is errors.NoQuorum
+            assert led.group(0).members().version == 1
+            monkeypatch.undo()
+            assert (await other.group(0).set_members(voters(nodes))).version == 2
 
     run_once(main())
