@@ -51,6 +51,7 @@ from phx.errors import (
     Overloaded,
     PhxError,
     Rejected,
+    SystemFailure,
     TimedOut,
     TimedOutUnknown,
     Unknown,
@@ -101,6 +102,8 @@ CHANGE_UNMET = 35
 
 AT_ONCE = 16
 """So many groups of a node are changed at a time."""
+CALLS_MAX = 64
+"""So many calls are at it at a time, each in a thread of its own."""
 AGAIN_S = 0.02
 LAG_S = 0.1
 AGAIN_MAX_S = 0.25
@@ -155,6 +158,7 @@ class Changes:
         self._window = at.greeting.window
         self._lines = Lines()
         self._threads: set[threading.Thread] = set()
+        self._calls = 0  # that have no result yet
         self._lock = threading.Lock()
 
     # --- what is asked of this node by others
@@ -270,16 +274,22 @@ class Changes:
             raise removed(group, self._door.node)
 
     def _begin(self, work: Callable[[], T]) -> Future[T]:
-        """In a thread of its own."""
+        """In a thread of its own. Raises Closed, Overloaded, SystemFailure: it is not begun."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()  # who stops waiting stops nothing
+
+        def over() -> None:
+            with self._lock:
+                self._calls -= 1
 
         def run() -> None:
             try:
                 result = work()
             except BaseException as error:
+                over()
                 future.set_exception(error)
             else:
+                over()
                 future.set_result(result)
             with self._lock:
                 self._threads.discard(thread)
@@ -288,8 +298,14 @@ class Changes:
         with self._lock:
             if self._lines.ending.is_set():
                 raise Closed("the node is closed")
+            if self._calls >= CALLS_MAX:
+                raise Overloaded(f"{CALLS_MAX} calls that change members are at it already")
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise SystemFailure(f"a thread for a change of members: {error}") from error
             self._threads.add(thread)
-        thread.start()
+            self._calls += 1
         return future
 
     def end(self, wait_s: float | None = None) -> None:
@@ -297,7 +313,7 @@ class Changes:
         self._lines.ending.set()
         self._memberships.stir()
         with self._lock:
-            threads = [one for one in self._threads if one.ident is not None]
+            threads = list(self._threads)
         join_all(threads, wait_s)
 
     def forget(self) -> None:

@@ -1,6 +1,7 @@
 """How a change of members ends that does not come about: what its caller is told, and when."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from itertools import product
 
@@ -10,6 +11,7 @@ import phx
 from phx import errors
 from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
 from phx._core.member_table import CHANGE_BUSY, CHANGE_UNDER_WAY
+from phx.node import changes as module
 from phx.node import provider
 from phx.types import Role, learner, voter
 
@@ -229,6 +231,41 @@ def test_what_goes_wrong_in_one_group_is_said_of_it(run_once, tmp_path):
             call = asyncio.wrap_future(node._room.changes.all_to(goal, 1))
             changed = await told(call)
             assert changed.failed == dict.fromkeys(range(20), "RuntimeError: a fault")
+
+    run_once(main())
+
+
+def test_calls_are_not_without_a_limit(run_once, tmp_path, monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "CALLS_MAX", 3)
+        async with alone(tmp_path, CHANGE_UNDER_WAY) as (node, planted):
+            wanted = {1: voter(f"127.0.0.1:{node.port}")}
+            calls = [
+                asyncio.ensure_future(node.group(0).set_members(wanted, timeout=60))
+                for _ in range(3)
+            ]
+            await until(lambda: planted.asked >= 3)
+            with pytest.raises(errors.Overloaded, match="3 calls"):
+                await node.group(0).set_members(wanted)
+            await closed(node)
+            assert {type(await told(call)) for call in calls} == {errors.ClosedUnknown}
+
+    run_once(main())
+
+
+def test_without_a_thread_nothing_is_begun(run_once, tmp_path, monkeypatch):
+    async def main():
+        async with alone(tmp_path) as (node, _):
+            wanted = {1: voter(f"127.0.0.1:{node.port}")}
+
+            def refused(self):
+                raise RuntimeError("can't start new thread")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refused)
+                with pytest.raises(errors.SystemFailure, match="a thread"):
+                    await node.group(0).set_members(wanted)
+            assert (await node.group(0).set_members(wanted)).version == 2
 
     run_once(main())
 
