@@ -611,7 +611,7 @@ class Changes:
         ends = Ends(self._at.cluster, self._at.node, node)
         question = ask_members(ends, self._at.greeting, group, now_us())
         one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
-        return unpack_members(self._lines.ask(one, question))
+        return unpack_members(self._lines.ask(one, question), group)
 
 
 # --- goals. ValueError, at once: it can be had of no group

@@ -69,6 +69,7 @@ __all__ = [
     "OFFER",
     "OFFER_WANTED",
     "PEERS",
+    "PEERS_MAX",
     "REFUSED",
     "REFUSED_BUSY",
     "REFUSED_STORE",
