@@ -282,10 +282,11 @@ class Group(GroupView):
             ChangeUnderWay: another change was not active in time; nothing was done.
             ConfigError: an id that was used before, or more nodes than a node can have to do with.
             ValueError: these cannot be the members of anything.
-            NoQuorum: nobody led in time; nothing was done.
+            NoQuorum: nobody led in time, or could be asked; nothing was done.
+            Overloaded: 64 such calls wait at this node, or its queue stayed full; nothing was done.
             TimedOutUnknown, ClosedUnknown: it may still become so; ``members()`` tells.
             NotInCluster: this node is no member any more.
-            Closed, ForkedError.
+            Closed, ForkedError, SystemFailure.
         """
         found = self._door.changing.set_members(self.id, members, version, timeout)
         return await asyncio.wrap_future(found)
@@ -304,7 +305,8 @@ class Group(GroupView):
             role: ``Role.LEARNER``: it stays one.
             timeout: seconds; it has to start and catch up in that time.
 
-        Raises: as ``set_members``. With NotCaughtUp it is a learner, and stays one.
+        Raises: as ``set_members``; once it is a learner, TimedOutUnknown or ClosedUnknown for what
+        would be rejected before. With NotCaughtUp it is a learner, and stays one.
         """
         return await asyncio.wrap_future(
             self._door.changing.add(self.id, node, address, role, timeout)

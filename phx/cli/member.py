@@ -139,9 +139,13 @@ def decommission(folder: Path, timeout: float, as_json: bool) -> None:
     It leads nothing any more, and is a member of nothing when this returns: it may be switched off,
     and DIR deleted. One member less votes in each group; to have another node in its place, see
     `phx member replace`. Through the socket `control` in DIR, so for the node's own user. Exits
-    with 1 if it is a member of something still, or if no node runs there.
+    with 1 if it is a member of something still, or if no node runs there; it leads nothing then all
+    the same, until `phx drain DIR --back`.
     """
-    show(asked(folder, {"do": "decommission", "timeout": timeout}), as_json)
+    answer = asked(folder, {"do": "decommission", "timeout": timeout})
+    if answer["failed"]:
+        click.echo(f"it goes on to lead nothing, until: phx drain {folder} --back", err=True)
+    show(answer, as_json)
 
 
 def change(folder: Path, said: dict[str, Any], group: int | None, timeout: float) -> dict[str, Any]:

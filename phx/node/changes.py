@@ -17,7 +17,6 @@ whoever leads then; only who runs out of time does not know.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,17 +37,24 @@ from phx._core.member_table import (
     MemberTable,
 )
 from phx.applier import GroupState
+from phx.config import split_address
 from phx.door import Door
 from phx.errors import (
     ChangeUnderWay,
     Closed,
     ClosedUnknown,
     ConfigError,
+    ForkedError,
     NoQuorum,
     NotCaughtUp,
     NotInCluster,
+    Overloaded,
     PhxError,
+    Rejected,
+    SystemFailure,
+    TimedOut,
     TimedOutUnknown,
+    Unknown,
     VersionConflict,
 )
 from phx.membership import Membership, roster_of
@@ -56,9 +62,9 @@ from phx.node.fetcher import Peers
 from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
+from phx.node.threads import join_all
 from phx.transfer.changing import (
     Answer,
-    Asking,
     Page,
     ask_change,
     ask_members,
@@ -66,12 +72,15 @@ from phx.transfer.changing import (
     unpack_answer,
     unpack_members,
 )
-from phx.transfer.messages import Cut, Ends
+from phx.transfer.messages import Cut, Declined, Ends
 from phx.types import MEMBERS_MAX, Changed, Member, Members, Role
 
 __all__ = [
     "AT_ONCE",
     "CHANGE_REUSED",
+    "CHANGE_UNASKED",
+    "CHANGE_UNMET",
+    "CHANGE_UNREACHED",
     "Changes",
     "Goal",
     "adding",
@@ -85,21 +94,30 @@ log = logging.getLogger("phx")
 CHANGE_REUSED = 32
 """Beside the engine's verdicts: somebody among them was a member before, and left."""
 CHANGE_UNREACHED = 33
-"""The leader was not asked, or did not say what came of it."""
+"""The leader did not say what came of it."""
+CHANGE_UNASKED = 34
+"""The leader was not asked, or could not look at it then: it is not proposed."""
+CHANGE_UNMET = 35
+"""The leader cannot be connected with those who are new: it is not proposed."""
 
 AT_ONCE = 16
 """So many groups of a node are changed at a time."""
+CALLS_MAX = 64
+"""So many calls are at it at a time, each in a thread of its own."""
 AGAIN_S = 0.02
 LAG_S = 0.1
 AGAIN_MAX_S = 0.25
 """Between two times that a change is asked for, at first and at most."""
+
+PASSING = (Closed, ForkedError, TimedOut, NoQuorum, ChangeUnderWay, Overloaded)
+"""What a call ends with that might have gone well at another time."""
 
 T = TypeVar("T")
 Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
 """From the members there are to those there are to be. Raises what the call is to raise."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
     """One change: the members of `version`, after those of the version before."""
 
@@ -107,6 +125,7 @@ class Wanted:
     version: int
     members: Mapping[int, Member]
     newcomers: tuple[int, ...]  # voters that were none before
+    perhaps: bool = False  # it may have been proposed
 
     def roster(self) -> bytes:
         return roster_of(self.version, self.members)
@@ -139,6 +158,7 @@ class Changes:
         self._window = at.greeting.window
         self._lines = Lines()
         self._threads: set[threading.Thread] = set()
+        self._calls = 0  # that have no result yet
         self._lock = threading.Lock()
 
     # --- what is asked of this node by others
@@ -165,8 +185,23 @@ class Changes:
                 self._introducer.unwanted(node)
         return Answer(verdict, leader)
 
+    def answer(self, group: int, roster: bytes) -> Answer:
+        """The same for a peer that asks for it: whatever happens here, it is told a verdict."""
+        try:
+            return self.propose(group, roster)
+        except Exception as error:
+            expected = isinstance(error, PhxError | DriverError | ValueError)
+            log.warning(
+                "group %d: a change of its members is not proposed: %s",
+                group, error, exc_info=None if expected else error,
+            )  # fmt: skip
+            if isinstance(error, ConfigError):
+                return Answer(CHANGE_UNMET, self._door.node)
+            unsound = isinstance(error, ValueError)
+            return Answer(CHANGE_UNSOUND if unsound else CHANGE_UNASKED, self._door.node)
+
     def tell(self, group: int) -> bytes:
-        """Who the members of a group are, and how far this node is in it. Raises DriverError."""
+        """Who the members of a group are, and how far this node is in it. Raises PhxError."""
         newest = self._memberships.newest(group)
         rows = [] if newest is None else [(group, newest, self._memberships.left(group))]
         return pack_members(rows, self._chosen(group))
@@ -175,7 +210,10 @@ class Changes:
         """Through here all is known to be chosen, here; 0 for a group that is not hosted."""
         if group not in self._states:
             return 0
-        return int(self._door.driver.group_status(group)["chosen_through"])
+        try:
+            return int(self._door.driver.group_status(group)["chosen_through"])
+        except DriverError as error:
+            raise self._door.error_of(error) from error
 
     # --- calls
 
@@ -183,8 +221,7 @@ class Changes:
         self, group: int, members: Mapping[int, Member], version: int | None, timeout: float
     ) -> Future[Members]:
         """See Group.set_members."""
-        found = dict(members)
-        roster_of(2, found)  # raises ValueError before anything is begun
+        found = sound(members)  # before anything is begun
         until_s = time.monotonic() + timeout
         self._check(group)
         return self._begin(lambda: self._set(group, found, version, until_s))
@@ -226,7 +263,7 @@ class Changes:
         """Make the members what `goal` says, those who are new being learners first."""
         until_s = time.monotonic() + timeout
         self._check(group)
-        roster_of(2, goal(self._now(group).by_id))  # raises what it does before anything is begun
+        sound(goal(self._now(group).by_id))  # raises what it does before anything is begun
         return self._begin(lambda: self._reach(group, goal, until_s))
 
     def _check(self, group: int) -> None:
@@ -237,16 +274,22 @@ class Changes:
             raise removed(group, self._door.node)
 
     def _begin(self, work: Callable[[], T]) -> Future[T]:
-        """In a thread of its own."""
+        """In a thread of its own. Raises Closed, Overloaded, SystemFailure: it is not begun."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()  # who stops waiting stops nothing
+
+        def over() -> None:
+            with self._lock:
+                self._calls -= 1
 
         def run() -> None:
             try:
                 result = work()
             except BaseException as error:
+                over()
                 future.set_exception(error)
             else:
+                over()
                 future.set_result(result)
             with self._lock:
                 self._threads.discard(thread)
@@ -255,8 +298,14 @@ class Changes:
         with self._lock:
             if self._lines.ending.is_set():
                 raise Closed("the node is closed")
+            if self._calls >= CALLS_MAX:
+                raise Overloaded(f"{CALLS_MAX} calls that change members are at it already")
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise SystemFailure(f"a thread for a change of members: {error}") from error
             self._threads.add(thread)
-        thread.start()
+            self._calls += 1
         return future
 
     def end(self, wait_s: float | None = None) -> None:
@@ -265,10 +314,7 @@ class Changes:
         self._memberships.stir()
         with self._lock:
             threads = list(self._threads)
-        until = None if wait_s is None else time.monotonic() + wait_s
-        for one in threads:
-            if one is not threading.current_thread() and one.ident is not None:
-                one.join(None if until is None else max(0.0, until - time.monotonic()))
+        join_all(threads, wait_s)
 
     def forget(self) -> None:
         """In a forked child."""
@@ -283,18 +329,17 @@ class Changes:
             target = goal(self._now(group).by_id)
             return self._reach(group, lambda now: with_learners(now, target), until_s)
 
-        self._each(groups, learners, changed, until_s)
+        self._each(groups, learners, changed)
         rest = [group for group in groups if group not in changed.failed]
 
         def whole(group: int) -> None:
             changed.done[group] = self._reach(group, goal, until_s)
 
-        self._each(rest, whole, changed, until_s)
+        self._each(rest, whole, changed)
         return changed
 
-    def _each(
-        self, groups: list[int], work: Callable[[int], object], changed: Changed, until_s: float
-    ) -> None:
+    def _each(self, groups: list[int], work: Callable[[int], object], changed: Changed) -> None:
+        """Whatever happens, each of them that is not worked through is in ``changed.failed``."""
         line, lock = iter(groups), threading.Lock()
 
         def worker() -> None:
@@ -305,40 +350,64 @@ class Changes:
                     return
                 try:
                     work(group)
-                except (PhxError, ValueError) as error:
+                except Exception as error:
                     changed.failed[group] = f"{type(error).__name__}: {error}"
+                    if not isinstance(error, PhxError | ValueError):
+                        log.exception("group %d: a change of its members", group)
 
-        threads = [
-            threading.Thread(target=worker, name="phx-changes", daemon=True)
-            for _ in range(min(AT_ONCE, len(groups)))
-        ]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
+        threads = []
+        with suppress(RuntimeError):  # no more can be had now: those that there are do it
+            for _ in range(min(AT_ONCE, len(groups)) - 1):
+                one = threading.Thread(target=worker, name="phx-changes", daemon=True)
+                one.start()
+                threads.append(one)
+        worker()
+        join_all(threads, None)
 
     # --- one group
 
     def _reach(self, group: int, goal: Goal, until_s: float) -> Members:
+        """A step that was done stays: then no error says that nothing was, but those that say
+        what this goal lacks (NotCaughtUp, ConfigError, NotInCluster)."""
+        done: list[Members] = []
+        try:
+            return self._steps(group, goal, until_s, done)
+        except PASSING as error:
+            if not done:
+                raise
+            what = f"group {group}: version {done[-1].version} is active, and not what is wanted"
+            raise unknown(what, error) from error
+
+    def _steps(self, group: int, goal: Goal, until_s: float, done: list[Members]) -> Members:
         while True:
             now = self._now(group)
             target = goal(now.by_id)
-            if target == now.by_id:
-                return self._active(group, now, until_s)
+            if target == now.by_id and now.active:
+                return now
             step = with_learners(now.by_id, target)
             last = step == now.by_id
+            if target == now.by_id:
+                self._again(until_s, AGAIN_S, ChangeUnderWay(group))
+                continue
             if last and (lag := self._far(group, now, target)):
-                if time.monotonic() >= until_s or not self._rest(LAG_S):
-                    raise NotCaughtUp(group, lag)
+                self._again(until_s, LAG_S, NotCaughtUp(group, lag))
                 continue
             try:
                 made = self._set(group, target if last else step, now.version, until_s)
             except VersionConflict:  # somebody was quicker: from there, then
-                self._rest(AGAIN_S)
-            else:
-                if last:
-                    return made
-            self._due(until_s)
+                late = TimedOut(f"group {group}: its members are not yet what they are to be")
+                self._again(until_s, AGAIN_S, late)
+                continue
+            if last:
+                return made
+            done.append(made)
+
+    def _again(self, until_s: float, pause_s: float, late: PhxError) -> None:
+        """In a moment, if there is time. Raises `late`; Closed."""
+        if time.monotonic() >= until_s:
+            raise late
+        if self._lines.ending.wait(pause_s):
+            raise Closed("the node is closed")
 
     def _far(self, group: int, now: Members, target: Mapping[int, Member]) -> list[int]:
         """Learners that are to vote, and are not near yet by what they say themselves. (Whoever
@@ -355,14 +424,6 @@ class Changes:
             if there + self._window // 4 < chosen or (chosen and not there):
                 far.append(node)
         return far
-
-    def _active(self, group: int, now: Members, until_s: float) -> Members:
-        """They are the members already; maybe not for long enough."""
-        while not now.active:
-            if not self._rest(AGAIN_S) or time.monotonic() >= until_s:
-                raise ChangeUnderWay(group)
-            now = self._now(group)
-        return now
 
     def _set(
         self, group: int, members: dict[int, Member], version: int | None, until_s: float
@@ -393,20 +454,40 @@ class Changes:
         return newest if known > version or newest.version != version else None
 
     def _ask(self, wanted: Wanted, now: Members, until_s: float) -> Members:
-        """Until it is known what became of it."""
-        refusal: PhxError = NoQuorum(f"group {wanted.group}: nobody is known to lead it")
-        perhaps = False
-        pause = AGAIN_S
+        """Until it is known what became of it.
+
+        Once it may have been proposed (``wanted.perhaps``) only one thing says that it is not
+        chosen: that others are the members of its version. Whatever else ends it is Unknown.
+        """
+        try:
+            return self._asked_for(wanted, now, until_s)
+        except VersionConflict:
+            raise
+        except Rejected as error:
+            if not wanted.perhaps:
+                raise
+            what = f"group {wanted.group}: whether the members of version {wanted.version} become "
+            raise unknown(what + "active is not known, members() says", error) from error
+
+    def _asked_for(self, wanted: Wanted, now: Members, until_s: float) -> Members:
+        group, pause = wanted.group, AGAIN_S
+        refusal: PhxError = NoQuorum(f"group {group}: nobody is known to lead it")
         while True:
             found = self._outcome(wanted)
             if found is not None:
                 return found
-            verdict = self._submit(wanted)
+            if self._lines.ending.is_set():
+                raise Closed("the node is closed")
+            verdict = None
+            try:
+                verdict = self._submit(wanted)
+            except Overloaded as error:  # for a moment
+                refusal = error
             if verdict in (CHANGE_UNDER_WAY, CHANGE_UNREACHED):
-                perhaps = True
+                wanted.perhaps = True
             elif verdict == CHANGE_CONFLICT:
-                self._conflict(wanted, perhaps)
-            elif not perhaps:
+                self._conflict(wanted)
+            elif verdict is not None and not wanted.perhaps:
                 refusal = self._refused(wanted, now, verdict) or refusal
             left_s = min(pause, until_s - time.monotonic())
             pause = min(2 * pause, AGAIN_MAX_S)
@@ -414,23 +495,18 @@ class Changes:
                 lambda: self._outcome(wanted) is not None or self._lines.ending.is_set(), left_s
             ):
                 continue
-            if self._lines.ending.is_set():
-                raise ClosedUnknown("the node closed; the members may still change")
             if time.monotonic() >= until_s:
-                if perhaps:
-                    raise TimedOutUnknown(
-                        f"group {wanted.group}: it is not known in time whether the members of "
-                        f"version {wanted.version} are active; members() says what becomes of it"
-                    )
+                if wanted.perhaps:
+                    refusal = TimedOut("the time is up")
                 raise refusal
 
-    def _conflict(self, wanted: Wanted, perhaps: bool) -> None:
+    def _conflict(self, wanted: Wanted) -> None:
         """The leader has other members than this node; ours, if that is the change that was asked
         for. Raises VersionConflict; TimedOutUnknown: others have followed since."""
         newest = self._elsewhere(wanted.group)
         if newest.version < wanted.version:
             return  # it is heard of soon
-        if newest.version > wanted.version and perhaps:
+        if newest.version > wanted.version and wanted.perhaps:
             raise overtaken(wanted, newest.version)
         if newest.by_id != wanted.members or newest.version > wanted.version:
             raise VersionConflict(wanted.group, newest)
@@ -450,6 +526,10 @@ class Changes:
             raise ConfigError(
                 [f"group {group}: a node that left it is never a member again: take a new id"]
             )
+        elif verdict == CHANGE_UNASKED:
+            return NoQuorum(f"group {group}: its leader could not be asked")
+        elif verdict == CHANGE_UNMET:
+            raise ConfigError([f"group {group}: its leader cannot connect with the new members"])
         elif verdict == CHANGE_NO_SLOT:
             raise ConfigError([f"group {group}: its leader has 63 other nodes already"])
         elif verdict == CHANGE_UNSOUND:
@@ -485,19 +565,14 @@ class Changes:
     # --- asking the leader
 
     def _submit(self, wanted: Wanted) -> int:
-        """A verdict."""
+        """A verdict. Raises PhxError: it was not proposed."""
         led = self._states[wanted.group].led
         if led is None:
             return CHANGE_NOT_LEADING
-        try:
-            if led.node == self._door.node:
-                return self.propose(wanted.group, wanted.roster()).verdict
+        if led.node != self._door.node:
             return self._asked(led.node, wanted)
-        except (KeyError, OSError, Cut) as error:
-            log.debug("group %d: node %d was not reached: %s", wanted.group, led.node, error)
-            return CHANGE_UNREACHED
-        except Ending:
-            return CHANGE_UNREACHED
+        try:
+            return self.propose(wanted.group, wanted.roster()).verdict
         except DriverError as error:
             raise self._door.error_of(error) from error
 
@@ -508,9 +583,16 @@ class Changes:
         try:
             host, port = self._at.at(node)
             one = self._lines.dial(host, port, self._at.timeout_us)
-        except (KeyError, OSError, Cut):
-            return CHANGE_NOT_LEADING  # it has heard of nothing
-        return unpack_answer(self._talk(one, question)).verdict
+        except (KeyError, OSError, Cut, Ending):
+            return CHANGE_UNASKED
+        try:
+            return unpack_answer(self._lines.ask(one, question)).verdict
+        except Declined as error:  # its transport, before anybody looked at what was asked
+            log.debug("group %d: node %d: %s", wanted.group, node, error)
+            return CHANGE_UNASKED
+        except (OSError, Cut, Ending) as error:
+            log.debug("group %d: node %d did not answer: %s", wanted.group, node, error)
+            return CHANGE_UNREACHED
 
     def _elsewhere(self, group: int) -> Members:
         """The newest that this node or the leader's knows of."""
@@ -529,34 +611,15 @@ class Changes:
         ends = Ends(self._at.cluster, self._at.node, node)
         question = ask_members(ends, self._at.greeting, group, now_us())
         one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
-        return unpack_members(self._talk(one, question))
-
-    def _talk(self, one: socket.socket, question: Asking) -> bytes:
-        try:
-            self._lines.run(one, question, lambda: question.answer is not None, question.hello)
-        finally:
-            self._lines.close(one)
-        assert question.answer is not None
-        return question.answer
-
-    # --- time
-
-    def _due(self, until_s: float) -> None:
-        if self._lines.ending.is_set():
-            raise Closed("the node is closed")
-        if time.monotonic() >= until_s:
-            raise TimedOutUnknown("the members are not yet what they are to be")
-
-    def _rest(self, seconds: float) -> bool:
-        """False: the node closes."""
-        return not self._lines.ending.wait(seconds)
+        return unpack_members(self._lines.ask(one, question), group)
 
 
-# --- goals
+# --- goals. ValueError, at once: it can be had of no group
 
 
 def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
     """There already, with another role: it gets this one."""
+    split_address(address)
     return lambda now: {**now, node: Member(Role(role), address)}
 
 
@@ -566,6 +629,7 @@ def removing(node: int) -> Goal:
 
 def replacing(node: int, by: int, address: str) -> Goal:
     """In the role of `node`. Where that is no member, and the other one is, all is done."""
+    split_address(address)
 
     def goal(now: Mapping[int, Member]) -> dict[int, Member]:
         if node not in now:
@@ -578,7 +642,16 @@ def replacing(node: int, by: int, address: str) -> Goal:
 
 
 def exactly(members: Mapping[int, Member]) -> Goal:
-    return lambda now: dict(members)
+    found = sound(members)
+    return lambda now: dict(found)
+
+
+def sound(members: Mapping[int, Member]) -> dict[int, Member]:
+    """A copy. Raises ValueError: they cannot be members, or are nowhere."""
+    roster_of(2, members)
+    for one in members.values():
+        split_address(one.address)
+    return dict(members)
 
 
 def votes(one: Member) -> bool:
@@ -591,6 +664,12 @@ def with_learners(now: Mapping[int, Member], target: Mapping[int, Member]) -> di
     new = [node for node, one in sorted(target.items()) if node not in now and votes(one)]
     room = MEMBERS_MAX - len(now)
     return {**now, **{node: Member(Role.LEARNER, target[node].address) for node in new[:room]}}
+
+
+def unknown(what: str, why: PhxError) -> Unknown:
+    """What ends a call of which something may have been done."""
+    kind = ClosedUnknown if isinstance(why, Closed | ForkedError) else TimedOutUnknown
+    return kind(f"{what}: {why}")
 
 
 def overtaken(wanted: Wanted, version: int) -> TimedOutUnknown:

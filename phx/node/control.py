@@ -181,13 +181,23 @@ class Control(threading.Thread):
             elif key.fileobj == self._wake_out:
                 os.read(self._wake_out, 4096)
             else:
-                self._read(key.data)
+                self._serve(key.data, self._read)
         now = time.monotonic()
         for caller in list(self._callers):
             if caller.steps is None and now >= caller.until_s:
                 self._drop(caller)
             elif caller.steps is not None:
-                self._go_on(caller)
+                self._serve(caller, self._go_on)
+
+    def _serve(self, caller: Caller, step: Callable[[Caller], None]) -> None:
+        """Whatever goes wrong is this caller's answer: the others are served on."""
+        try:
+            step(caller)
+        except (ValueError, PhxError) as error:
+            self._reply(caller, {"error": str(error)})
+        except Exception as error:
+            log.exception("what was asked for in the control socket")
+            self._reply(caller, {"error": f"{type(error).__name__}: {error}"})
 
     def _wait_s(self) -> float | None:
         times = [caller.until_s for caller in self._callers if caller.steps is None]
@@ -227,10 +237,7 @@ class Control(threading.Thread):
             return
         caller.request += data
         if b"\n" in caller.request:
-            try:
-                caller.steps = self._understand(caller)
-            except (ValueError, PhxError) as error:
-                self._reply(caller, {"error": str(error)})
+            caller.steps = self._understand(caller)
         elif len(caller.request) > REQUEST_BYTES_MAX:
             self._reply(caller, {"error": "the request is too long"})
 
@@ -262,7 +269,8 @@ class Control(threading.Thread):
             case {"do": "change"} if self._orders:
                 return changing(caller, self._orders.change(asked))
             case {"do": "decommission", "timeout": timeout, **more} if not more and self._orders:
-                return changing(caller, self._orders.decommission(timeout))
+                future = self._orders.decommission(timeout)
+                return changing(caller, future, lambda: {"priority": self._moves.priority})
         raise ValueError(
             'what can be asked for: {"do": "checkpoint", "group": …}, '
             '{"do": "drain", "to": …, "timeout": …}, {"do": "undrain"}, {"do": "peers"}, '
@@ -376,9 +384,11 @@ class Control(threading.Thread):
         self._close_pipe()
 
 
-def changing(caller: Caller, future: Future[Changed]) -> Iterator[Step]:
+def changing(
+    caller: Caller, future: Future[Changed], more: Callable[[], dict[str, Any]] = dict
+) -> Iterator[Step]:
     def noted(done: Future[Any]) -> None:
-        caller.answer = changed(done)
+        caller.answer = {**changed(done), **more()}
 
     return iter([(lambda: future, noted)])
 

@@ -20,33 +20,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from phx.config import Config, split_address
 from phx.errors import Closed, ConfigError, ForkedError, PhxError
 from phx.membership import Membership, newer
 from phx.node.addresses import resolve
-from phx.node.line import Ending, Lines, Side, now_us
+from phx.node.line import Ending, Lines, now_us
 from phx.store import MembersRow
-from phx.transfer.changing import Asking, ask_join, pack_members, unpack_members
+from phx.transfer.changing import LEFT_MAX, ask_join, ask_who, pack_members, unpack_members
 from phx.transfer.messages import (
-    JOIN,
     MEMBERS,
     PEERS,
+    PEERS_MAX,
     REFUSED,
     REFUSED_STORE,
     Cut,
     Ends,
-    Frames,
     Greeting,
-    Patience,
+    Hostile,
     join_group,
     join_store,
-    pack_join,
     pack_peers,
     pack_refused,
     unpack_peers,
-    unpack_refused,
 )
 
 __all__ = ["Admission", "Joiner", "welcome"]
@@ -58,6 +56,10 @@ AGAIN_S = 0.5
 AGAIN_MAX_S = 10.0
 ADMIT_S = 0.1
 ADMIT_MAX_S = 1.0
+ADDRESSES_MAX = 256
+"""That were learned: so many of them are asked."""
+LEARNED_MAX = 4 * PEERS_MAX
+"""So many nodes a joiner hears of; of others than a node can have to do with at a time, too."""
 END_S = 2.0
 """The resolver may take longer; whoever closes a node does not wait for it."""
 
@@ -112,7 +114,8 @@ class Admission:
         self._ends = Ends(config.cluster_id, config.node, 0)
         now_us, window = time.time_ns() // 1000, config.limits.window
         self._greeting = Greeting(incarnation, store_id, now_us, window)
-        self._addresses = list(dict.fromkeys(config.join))
+        self._whom = Whom(config.join)
+        self._failed: dict[str, str] = {}
         self._timeout_us = config.timing.connect_timeout_us
         self._lines = Lines()
         self._told = ""
@@ -121,7 +124,7 @@ class Admission:
         """Until all groups have this node for a member. Raises Closed: it was ended."""
         pause = ADMIT_S
         while self._groups:
-            for address in list(self._addresses):
+            for address in self._whom:
                 self._ask(address)
             missing = self._groups - self.members.keys()
             if not missing:
@@ -151,35 +154,37 @@ class Admission:
             self._told = what
 
     def _ask(self, address: str) -> None:
+        """Of a name all that it stands for: they may be several nodes."""
         host, port = split_address(address)
-        try:
-            for numeric in resolve(host):
+        for numeric in resolve(host):
+            try:
                 self._ask_at(numeric, port)
-        except Ending:
-            raise Closed("the node is closed") from None
-        except (Cut, OSError, ValueError) as error:
-            log.debug("nobody at %s says who the members are: %s", address, error)
+                self._failed.pop(numeric, None)
+            except Ending:
+                raise Closed("the node is closed") from None
+            except (Cut, OSError, ValueError) as error:
+                why = str(error) or type(error).__name__
+                if self._failed.get(numeric) != why:
+                    self._failed[numeric] = why
+                    log.warning("nobody at %s says who the members are: %s", address, why)
 
     def _ask_at(self, host: str, port: int) -> None:
         """Raises Cut, OSError, Ending; ValueError: two nodes contradict each other."""
-        who = Question(self._ends)
-        hello = self._ends.frame(JOIN, pack_join(self._greeting))
-
-        def over() -> bool:
-            return who.peers is not None
-
-        talk(self._lines, (host, port), self._timeout_us, who, over, hello)
-        for node, address in (who.peers or {}).items():
-            if node != self._ends.me:
-                self.peers[node] = address
-            if address not in self._addresses and node != self._ends.me:
-                self._addresses.append(address)
+        at, lines = (host, port), self._lines
+        found = who_is(lines, at, self._ends, self._greeting, self._timeout_us)
+        few(self.peers, found, PEERS_MAX - 1)
+        self.peers |= found
+        for address in found.values():
+            self._whom.add(address)
         first: int | None = 0
         while first is not None:
             asking = ask_join(self._ends, self._greeting, first, now_us())
-            page = unpack_members(self._answer(host, port, asking))
+            page = unpack_members(lines.ask(lines.dial(*at, self._timeout_us), asking), first)
             for group in page.members.keys() & self._groups:
-                self._left.setdefault(group, set()).update(page.left.get(group, ()))
+                left = self._left.get(group, set()).union(page.left[group])
+                if len(left) > LEFT_MAX:
+                    raise Hostile(f"group {group}: more nodes than {LEFT_MAX} have left it")
+                self._left[group] = left
                 self._take(group, page.members[group])
             first = page.next
 
@@ -190,29 +195,37 @@ class Admission:
         else:
             self.members.pop(group, None)
 
-    def _answer(self, host: str, port: int, asking: Asking) -> bytes:
-        def over() -> bool:
-            return asking.answer is not None
 
-        talk(self._lines, (host, port), self._timeout_us, asking, over, asking.hello)
-        assert asking.answer is not None
-        return asking.answer
+class Whom:
+    """Where to ask: the addresses that were given, then those that were learned, of which the
+    oldest give way."""
+
+    def __init__(self, given: Iterable[str]) -> None:
+        self._given = tuple(dict.fromkeys(given))
+        self._learned: deque[str] = deque(maxlen=ADDRESSES_MAX)
+
+    def __iter__(self) -> Iterator[str]:
+        """Those there are now, whatever is added meanwhile."""
+        return iter((*self._given, *self._learned))
+
+    def add(self, address: str) -> None:
+        if address not in self._given and address not in self._learned:
+            self._learned.append(address)
 
 
-def talk(
-    lines: Lines,
-    at: tuple[str, int],
-    timeout_us: int,
-    side: Side,
-    over: Callable[[], bool],
-    hello: bytes,
-) -> None:
-    """Over a connection of its own. Raises Cut, OSError, Ending, and what the side raises."""
-    one = lines.dial(*at, timeout_us)
-    try:
-        lines.run(one, side, over, hello)
-    finally:
-        lines.close(one)
+def who_is(
+    lines: Lines, at: tuple[str, int], ends: Ends, greeting: Greeting, timeout_us: int
+) -> dict[int, str]:
+    """The others, by who is there. Raises Cut, OSError, Ending."""
+    question = ask_who(ends, greeting, now_us())
+    found = unpack_peers(lines.ask(lines.dial(*at, timeout_us), question))
+    return {node: address for node, address in found.items() if node != ends.me}
+
+
+def few(known: Mapping[int, str], found: Mapping[int, str], most: int) -> None:
+    """Raises Hostile: with those that are said now there are more than that."""
+    if len(known.keys() | found.keys()) > most:
+        raise Hostile(f"it says that there are more nodes than {most}")
 
 
 class Joiner(threading.Thread):
@@ -238,7 +251,7 @@ class Joiner(threading.Thread):
         super().__init__(name="phx-join", daemon=True)
         self._ends = Ends(cluster, node, 0)
         self._greeting = greeting
-        self._addresses = list(dict.fromkeys(addresses))
+        self._whom = Whom(addresses)
         self._add = add
         self._connected = connected
         self._timeout_us = timeout_us
@@ -250,7 +263,7 @@ class Joiner(threading.Thread):
         pause = AGAIN_S
         try:
             while not self._connected():
-                for address in list(self._addresses):
+                for address in self._whom:
                     if self._learn(address):
                         break
                 if self._lines.ending.wait(pause):
@@ -277,7 +290,9 @@ class Joiner(threading.Thread):
         why = f"{host} has no address"
         for numeric in resolve(host):
             try:
-                found = self._ask(numeric, port)
+                at = numeric, port
+                found = who_is(self._lines, at, self._ends, self._greeting, self._timeout_us)
+                few(self.learned, found, LEARNED_MAX)
             except (Cut, OSError) as error:
                 why = str(error) or type(error).__name__
                 continue
@@ -291,13 +306,12 @@ class Joiner(threading.Thread):
 
     def _take(self, found: Mapping[int, str]) -> None:
         for node, address in sorted(found.items()):
-            if node == self._ends.me or self.learned.get(node) == address:
+            if self.learned.get(node) == address:
                 continue
             if self._lines.ending.is_set():
                 raise Ending
             self.learned[node] = address
-            if address not in self._addresses:
-                self._addresses.append(address)
+            self._whom.add(address)
             try:
                 self._add(node, address)
             except (Closed, ForkedError):
@@ -306,36 +320,3 @@ class Joiner(threading.Thread):
                 log.warning("node %d at %s is not taken for a peer: %s", node, address, error)
                 if not isinstance(error, ConfigError):
                     del self.learned[node]  # it may be another time
-
-    def _ask(self, host: str, port: int) -> dict[int, str]:
-        """Raises Cut, OSError, Ending."""
-        question = Question(self._ends)
-        hello = self._ends.frame(JOIN, pack_join(self._greeting))
-
-        def over() -> bool:
-            return question.peers is not None
-
-        talk(self._lines, (host, port), self._timeout_us, question, over, hello)
-        return question.peers or {}
-
-
-class Question:
-    """The asking side of one connection."""
-
-    def __init__(self, ends: Ends) -> None:
-        self._frames = Frames(ends, {PEERS, REFUSED})
-        self._patience = Patience(now_us())
-        self.peers: dict[int, str] | None = None
-
-    @property
-    def due_us(self) -> int:
-        return self._patience.due_us
-
-    def feed(self, data: bytes, now_us: int) -> bytes:
-        """Raises Hostile; Declined, with what the other side says; Stalled."""
-        for kind, payload in self._frames.feed(data):
-            if kind == REFUSED:
-                raise unpack_refused(payload)
-            self.peers = unpack_peers(payload)
-        self._patience.check(now_us, "there was no answer")
-        return b""

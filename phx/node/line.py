@@ -14,7 +14,7 @@ from typing import Protocol
 
 from phx.transfer.messages import Cut, Patience
 
-__all__ = ["Ending", "Lines", "Side", "now_us"]
+__all__ = ["Ending", "Lines", "Question", "Side", "now_us"]
 
 RECV_BYTES = 256 << 10
 SEND_BYTES = 256 << 10
@@ -32,6 +32,13 @@ class Side(Protocol):
     @property
     def due_us(self) -> int: ...
     def feed(self, data: bytes, now_us: int) -> bytes: ...
+
+
+class Question(Side, Protocol):
+    """A side that sends one question, and is over with the answer."""
+
+    hello: bytes
+    answer: bytes | None
 
 
 def now_us() -> int:
@@ -118,6 +125,18 @@ class Lines:
                         raise Cut("the other side closed the connection")
             at_us = now_us()
             out = side.feed(data, at_us) if data or at_us >= side.due_us else b""
+
+    def ask(self, one: socket.socket, question: Question) -> bytes:
+        """The answer; the connection is closed.
+
+        Raises Cut, OSError, Ending, and whatever the question raises.
+        """
+        try:
+            self.run(one, question, lambda: question.answer is not None, question.hello)
+        finally:
+            self.close(one)
+        assert question.answer is not None
+        return question.answer
 
     def _wait(self, one: socket.socket, what: int, until_us: int) -> bool:
         """Until it is ready, or until then, or a slice at most."""

@@ -13,7 +13,8 @@
 {"groups": as above, "failed": [{"group": 8, "why": …}]}
 
 {"do": "decommission", "timeout": 60.0}
-the same: this node leads nothing, and is removed from all its groups
+the same, and "priority": 0: this node leads nothing, and is removed from all its groups; where that
+fails it goes on to lead nothing, until {"do": "undrain"}
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from phx.errors import PhxError
 from phx.node.changes import Changes, Goal, adding, exactly, removing, replacing
 from phx.node.moves import Moves
 from phx.types import Changed, Member, Members, Role
@@ -66,15 +68,19 @@ class Orders:
 
     def decommission(self, timeout: object) -> Future[Changed]:
         """Begin it: who leads here goes on elsewhere, as far as that is so quickly; the rest is
-        given away by the change."""
-        changes, within = self._changes(), seconds(timeout)
+        given away by the change. Raises ValueError, PhxError: all is as it was."""
+        changes, within, before = self._changes(), seconds(timeout), self._moves.priority
         self._moves.drain(None, within)
-        return changes.all_to(removing(self._node), within)
+        try:
+            return changes.all_to(removing(self._node), within)
+        except PhxError:
+            self._moves.set_priority(before)
+            raise
 
 
 def goal_of(how: str, asked: Mapping[str, Any]) -> Goal:
     if how == "set":
-        return exactly(dict(map(member, asked["members"])))
+        return exactly(all_of(asked["members"]))
     node = number(asked["node"], "a node")
     if how == "remove":
         return removing(node)
@@ -83,6 +89,17 @@ def goal_of(how: str, asked: Mapping[str, Any]) -> Goal:
     if how == "add":
         return adding(node, asked["address"], role(asked["role"]))
     return replacing(node, number(asked["by"], "a node"), asked["address"])
+
+
+def all_of(said: object) -> dict[int, Member]:
+    if type(said) is not list:
+        raise ValueError("members are a list of [node, role, address]")
+    found: dict[int, Member] = {}
+    for node, one in map(member, said):
+        if node in found:
+            raise ValueError(f"node {node} stands there twice")
+        found[node] = one
+    return found
 
 
 def member(said: object) -> tuple[int, Member]:

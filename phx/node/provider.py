@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +39,8 @@ from phx.transfer.messages import (
     JOIN,
     MEMBERS_WANTED,
     OFFER_WANTED,
+    REFUSED,
+    REFUSED_BUSY,
     Chain,
     Cut,
     Ends,
@@ -46,6 +48,7 @@ from phx.transfer.messages import (
     Fetch,
     Offer,
     kind_of,
+    pack_refused,
     unpack_entries,
 )
 from phx.transfer.sender import Bucket, Sender
@@ -215,13 +218,13 @@ class Provider:
         self.counters = {"providing": 0, "provided": 0, "provided_bytes": 0, "provide_failed": 0}
 
     def handed(self, connections: Iterable[tuple[int, int, bytes]]) -> None:
-        """Serve these; close those that are too many. Any thread."""
+        """Serve these; turn away those that are too many. Any thread."""
         for descriptor, node, said in connections:
             one = self._lines.adopt(socket.socket(fileno=descriptor))
             with self._change:
                 taken = self._busy + len(self._line)
                 if self._lines.ending.is_set() or taken >= self._transfers_max + TALKS_MAX:
-                    self._lines.close(one)
+                    self._turn_away(one, node)
                     continue
                 self._line.append((one, node, said))
                 self._change.notify()
@@ -231,7 +234,15 @@ class Provider:
                     self._spawn()
                 except RuntimeError as error:  # no thread can be had now
                     log.error("node %d is not served now: %s", node, error)
-                    self._lines.close(self._line.pop()[0])
+                    self._line.pop()
+                    self._turn_away(one, node)
+
+    def _turn_away(self, one: socket.socket, node: int) -> None:
+        """It may come again. Said at once, or not at all: what it asked for was not looked at."""
+        ends = Ends(self._cluster, self._node, node)
+        with suppress(OSError):
+            one.send(ends.frame(REFUSED, pack_refused(REFUSED_BUSY, "busy")))
+        self._lines.close(one)
 
     def _spawn(self) -> None:
         self._number += 1

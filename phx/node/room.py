@@ -367,7 +367,7 @@ class Room:
             self.door, self.states, self._memberships, peers, introducer, transfers.peers
         )
         provider, changes = transfers.provider, self._changes
-        provider.members, provider.change = changes.tell, changes.propose
+        provider.members, provider.change = changes.tell, changes.answer
         return transfers
 
     def rebuild(self, group: int) -> Future[None]:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 from phx._core.codec import frame_fields
@@ -42,6 +43,7 @@ from phx.transfer.messages import (
     LIMITS,
     MEMBERS,
     MEMBERS_WANTED,
+    PEERS,
     REFUSED,
     Ends,
     Fetch,
@@ -54,9 +56,10 @@ from phx.transfer.messages import (
     unpack_fetch,
     unpack_refused,
 )
-from phx.types import GROUP_ID_MAX
+from phx.types import GROUP_ID_MAX, NODE_ID_MAX
 
 __all__ = [
+    "LEFT_MAX",
     "Answer",
     "Asking",
     "Page",
@@ -64,6 +67,7 @@ __all__ = [
     "ask_change",
     "ask_join",
     "ask_members",
+    "ask_who",
     "pack_answer",
     "pack_change",
     "pack_members",
@@ -80,6 +84,8 @@ GROUP = struct.Struct("<I")
 LAST = (1 << 32) - 1
 ACTIVE = 1
 VERDICT_MAX = 64
+LEFT_MAX = 32_768
+"""So many nodes can have left a group; that fits into a page."""
 
 
 class Page(NamedTuple):
@@ -125,12 +131,13 @@ def pack_members(
     return bytes(packed)
 
 
-def unpack_members(payload: bytes) -> Page:
-    """Raises Hostile."""
+def unpack_members(payload: bytes, first: int = 0) -> Page:
+    """The answer to a question from group `first` on. Raises Hostile; so whoever goes on at `next`
+    comes to an end."""
     if len(payload) < PAGE.size:
         raise Hostile("MEMBERS that are too short")
     going_on, pad, chosen = PAGE.unpack_from(payload)
-    at, before = PAGE.size, -1
+    at, before = PAGE.size, first - 1
     found: dict[int, Membership] = {}
     gone: dict[int, tuple[int, ...]] = {}
     while at < len(payload):
@@ -140,15 +147,19 @@ def unpack_members(payload: bytes) -> Page:
         at += ROW.size
         roster, left = payload[at : at + nbytes], payload[at + nbytes :][: 4 * n_left]
         at += nbytes + 4 * n_left
-        if flags > ACTIVE or not before < group <= GROUP_ID_MAX or at > len(payload):
+        fits = n_left <= LEFT_MAX and at <= len(payload)
+        if flags > ACTIVE or not before < group <= GROUP_ID_MAX or not fits:
             raise Hostile("MEMBERS with a row that cannot be")
         try:
             found[group] = Membership(roster, instance, floor, bool(flags))
-            gone[group] = struct.unpack(f"<{n_left}I", left)
         except ValueError as error:
             raise Hostile(f"MEMBERS of group {group}: {error}") from error
+        ids = gone[group] = struct.unpack(f"<{n_left}I", left)
+        if any(low >= high for low, high in pairwise((0, *ids, NODE_ID_MAX + 1))):
+            raise Hostile(f"MEMBERS of group {group}: who left cannot be")
         before = group
-    if pad or not before < going_on or (going_on != LAST and going_on > GROUP_ID_MAX):
+    more = going_on != LAST
+    if pad or (more and (not found or not before < going_on <= GROUP_ID_MAX)):
         raise Hostile("MEMBERS that go on nowhere")
     return Page(found, gone, None if going_on == LAST else going_on, chosen)
 
@@ -267,6 +278,11 @@ def ask_members(ends: Ends, greeting: Greeting, group: int, now_us: int) -> Aski
     """As a peer: who are the members of this group? The answer: `unpack_members`."""
     hello = ends.frame(FETCH, pack_fetch(greeting, Fetch(MEMBERS_WANTED, group)))
     return Asking(ends, MEMBERS, hello, now_us)
+
+
+def ask_who(ends: Ends, greeting: Greeting, now_us: int) -> Asking:
+    """As anybody: who is there? The answer: `phx.transfer.messages.unpack_peers`."""
+    return Asking(ends, PEERS, ends.frame(JOIN, pack_join(greeting)), now_us)
 
 
 def ask_join(ends: Ends, greeting: Greeting, group: int, now_us: int) -> Asking:

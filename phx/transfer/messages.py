@@ -69,7 +69,9 @@ __all__ = [
     "OFFER",
     "OFFER_WANTED",
     "PEERS",
+    "PEERS_MAX",
     "REFUSED",
+    "REFUSED_BUSY",
     "REFUSED_STORE",
     "SILENCE_US",
     "Ack",
@@ -109,7 +111,7 @@ __all__ = [
 
 REFUSED, FETCH, OFFER, MANIFEST, CHUNK, ACK, END, ENTRIES, JOIN, PEERS = range(3, 13)
 MEMBERS, CHANGE, CHANGED = range(13, 16)
-REFUSED_STORE = 3
+REFUSED_STORE, REFUSED_BUSY = 3, 5
 
 OFFER_WANTED, CHECKPOINT, ENTRIES_WANTED, DIGESTS = "offer", "checkpoint", "entries", "digests"
 MEMBERS_WANTED, CHANGE_WANTED = "members", "change"

@@ -15,7 +15,16 @@ from phx.checkpoint.taking import run, take
 from phx.node import provider as module
 from phx.node.line import Lines, now_us
 from phx.node.provider import Pins, Provider
-from phx.transfer.messages import Cut, Declined, Ends, Fetch, Greeting
+from phx.transfer.messages import (
+    REFUSED,
+    REFUSED_BUSY,
+    Cut,
+    Declined,
+    Ends,
+    Fetch,
+    Greeting,
+    pack_refused,
+)
 from phx.transfer.receiver import Asker, Receiver, Wish
 from tests.checkpoint.checkpoint_lab import capture, part
 
@@ -243,6 +252,24 @@ def test_a_node_that_closes_cuts_what_is_under_way(node):
             node.offer()
 
 
+def turned_away(here):
+    """It is told so, and nothing else, and at once."""
+    with here:
+        here.settimeout(5)
+        with here.makefile("rb") as heard:
+            busy = Ends(CLUSTER, 2, 1).frame(REFUSED, pack_refused(REFUSED_BUSY, "busy"))
+            assert heard.read() == busy
+
+
+def test_those_that_are_too_many_are_told_so(node, monkeypatch):
+    here, there = socket.socketpair()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "TALKS_MAX", -node.provider._transfers_max)
+        node.provider.handed([(there.detach(), 1, b"")])
+    turned_away(here)
+    assert node.offer().frontier == 0
+
+
 def test_without_a_thread_connections_are_closed_and_later_ones_served(node, monkeypatch):
     def refused(self):
         raise RuntimeError("can't start new thread")
@@ -252,7 +279,5 @@ def test_without_a_thread_connections_are_closed_and_later_ones_served(node, mon
         patch.setattr(threading.Thread, "start", refused)
         node.provider.handed([(there.detach(), 1, b"") for _, there in pairs])
     for here, _ in pairs:
-        with here:
-            here.settimeout(5)
-            assert here.recv(1) == b""
+        turned_away(here)
     assert node.offer().frontier == 0

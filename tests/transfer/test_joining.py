@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from phx._core.codec import encode_frame
 from phx.errors import ConfigError
-from phx.node.joining import Joiner, Question, welcome
+from phx.node.joining import Joiner, welcome
 from phx.node.line import now_us
+from phx.transfer.changing import ask_who
 from phx.transfer.messages import (
     ADDRESS_BYTES_MAX,
     JOIN,
@@ -48,6 +49,10 @@ def question() -> bytes:
     return ASKER.frame(JOIN, pack_join(GREETING))
 
 
+def test_it_is_the_question_that_is_asked() -> None:
+    assert ask_who(ASKER, GREETING, now_us()).hello == question()
+
+
 def test_the_question_says_whose_store_asks() -> None:
     assert kind_of(question()) == JOIN
     assert join_store(question() + b"more") == STORE
@@ -55,29 +60,31 @@ def test_the_question_says_whose_store_asks() -> None:
 
 def test_the_answer_says_where_everybody_is() -> None:
     answer = welcome(question(), ASKED, lambda node: None, THERE)
-    asking = Question(ASKER)
+    asking = ask_who(ASKER, GREETING, now_us())
     assert asking.feed(answer, now_us()) == b""
-    assert asking.peers == THERE
+    assert asking.answer is not None
+    assert unpack_peers(asking.answer) == THERE
 
 
 @pytest.mark.parametrize("size", [1, 3, 31, 33])
 def test_the_answer_may_come_in_pieces(size: int) -> None:
     answer = welcome(question(), ASKED, {4: STORE}.get, THERE)
-    asking = Question(ASKER)
+    asking = ask_who(ASKER, GREETING, now_us())
     for at in range(0, len(answer), size):
-        assert asking.peers is None
+        assert asking.answer is None
         asking.feed(answer[at : at + size], now_us())
-    assert asking.peers == THERE
+    assert asking.answer is not None
+    assert unpack_peers(asking.answer) == THERE
 
 
 def test_a_node_id_that_was_used_with_another_store_is_refused() -> None:
     answer = welcome(question(), ASKED, {4: b"another store id"}.get, THERE)
     with pytest.raises(Declined, match="used with another store"):
-        Question(ASKER).feed(answer, now_us())
+        ask_who(ASKER, GREETING, now_us()).feed(answer, now_us())
 
 
 def test_there_is_no_answer_for_too_long() -> None:
-    asking = Question(ASKER)
+    asking = ask_who(ASKER, GREETING, now_us())
     with pytest.raises(Stalled):
         asking.feed(b"", asking.due_us)
 
@@ -136,11 +143,14 @@ def test_any_answer_is_peers_or_refused(payload: bytes) -> None:
 
 @given(st.binary(max_size=200), st.sampled_from([PEERS, REFUSED, JOIN, 2, 77]))
 def test_whatever_comes_back_is_an_answer_or_a_cut(payload: bytes, kind: int) -> None:
-    asking = Question(ASKER)
+    asking = ask_who(ASKER, GREETING, now_us())
     try:
         asking.feed(encode_frame(kind, 1, 4, CLUSTER, payload), now_us())
     except Cut:
-        assert asking.peers is None
+        assert asking.answer is None
+    else:
+        assert kind == PEERS
+        assert asking.answer == payload
 
 
 # --- the asking thread
