@@ -42,13 +42,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
 from phx._core.codec import crc32c
+from phx._core.members import read
 from phx.errors import Damaged
 from phx.membership import Membership, newer
 
@@ -195,7 +196,8 @@ def passing(
     noted: Mapping[int, MembersRow],
     barriers: Iterable[tuple[int, int, bytes]],
 ) -> dict[int, MembersRow]:
-    """The rows that go with a transaction in which these barriers are passed, by group.
+    """The rows that go with a transaction in which these barriers are passed, by group: with all
+    who left at one of them, though only the newest may be noted.
 
     Args:
         rows: those of the store.
@@ -207,7 +209,7 @@ def passing(
     """
     put: dict[int, MembersRow] = {}
     for group, instance, roster in barriers:
-        known = rows.get(group)
+        known = put.get(group, rows.get(group))
         note = noted.get(group)
         if note is not None:
             known = later(known, note)
@@ -219,5 +221,11 @@ def passing(
             raise ValueError(
                 f"group {group}: other members are noted for instance {instance} than its log says"
             )
-        put[group] = known
+        left = {*known.left, *nodes_of(roster)} - set(known.membership.nodes)
+        put[group] = replace(known, left=tuple(sorted(left)))
     return put
+
+
+def nodes_of(roster: bytes) -> list[int]:
+    said = read(roster)
+    return [node for node, _, _ in said[3]] if said is not None else []

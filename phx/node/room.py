@@ -456,7 +456,7 @@ class Room:
             options=config.options(),
             **traced(config.node),
         )
-        members = self._memberships = members_of_node(self.driver, store, config.members)
+        members = self._memberships = members_of_node(self.driver, store, config)
         found = chain.from_iterable(catalog.groups().values())
         members.begin(store.members(), [one for one in found if one.group in self.states])
         self.driver.start()  # not before: it votes

@@ -2,11 +2,12 @@
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 import phx
+from phx import errors
 from phx.machines import Counter
 from phx.types import voter
 
@@ -23,6 +24,14 @@ def voters(nodes):
 
 def leader_of(nodes, group=0):
     return next(node for node in nodes if node.group(group).is_leader)
+
+
+async def have_lead(nodes, wanted, group=0):
+    """As soon as it may."""
+    while not wanted.group(group).is_leader:
+        with suppress(errors.TransferFailed, errors.NotLeader, StopIteration):
+            await leader_of(nodes, group).group(group).transfer_leadership(wanted.config.node)
+        await asyncio.sleep(0.05)
 
 
 def counters(group):
