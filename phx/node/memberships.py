@@ -47,7 +47,7 @@ class Memberships:
             brought.
         engine: what it says itself.
         first: those of version 1, and where they are, as the configuration has them; all of them
-            vote.
+            vote. Empty at a node that joined: it knows of no version 1.
         kept: who left a group, as far as the store saw them pass: `Store.left`.
     """
 
@@ -268,4 +268,5 @@ class Memberships:
 def members_of_node(driver: Driver, store: Store, config: Config) -> Memberships:
     """Of a node whose driver is not started yet."""
     table = MemberTable(driver)
-    return Memberships(store.note_members, table.known, table, config.members, store.left)
+    first = {} if config.join else config.members
+    return Memberships(store.note_members, table.known, table, first, store.left)

@@ -1,5 +1,7 @@
 """Who was a member of a group once is never one again: however a node went past the change."""
 
+import asyncio
+
 import pytest
 
 import phx
@@ -9,8 +11,8 @@ from phx.store import MembersRow
 from phx.types import Role
 from tests.checkpoint.checkpoint_lab import membership
 
-from .cluster import cluster, until
-from .members_lab import counters, free_port, have_lead, joining
+from .cluster import cluster, config_of, until
+from .members_lab import addresses, counters, free_port, have_lead, joining
 
 FIRST = {1: "a:1", 2: "a:2", 3: "a:3"}
 
@@ -69,5 +71,27 @@ def test_a_node_that_catches_up_over_two_changes_at_once_lets_nobody_come_back(r
                     for node in (3, 5):
                         with pytest.raises(errors.ConfigError, match="never a member again"):
                             await one.group(0).add_member(node, at[node], role=Role.LEARNER)
+
+    run(main())
+
+
+def test_who_only_stands_in_the_file_of_a_node_that_joined_never_was_a_member(run, tmp_path):
+    async def main():
+        at = {n: f"127.0.0.1:{free_port()}" for n in (4, 5)}
+        async with cluster(tmp_path, counters, groups=1) as nodes:
+            config = config_of(
+                tmp_path, 4, members=at, join=list(addresses(nodes).values()), groups=1
+            )
+            four = phx.Node(config, counters, bootstrap=True)
+            opening = asyncio.ensure_future(four.open())
+            try:
+                await nodes[0].group(0).add_member(4, at[4])
+                await opening
+                assert four._room._memberships.left(0) == set()
+                await have_lead([*nodes, four], four)
+                now = await four.group(0).add_member(5, at[5], role=Role.LEARNER)
+                assert 5 in now.by_id
+            finally:
+                await four.close()
 
     run(main())
