@@ -49,9 +49,8 @@ from typing import Any
 import lmdb
 
 from phx._core.codec import crc32c
-from phx._core.members import read
 from phx.errors import Damaged
-from phx.membership import Membership, newer
+from phx.membership import Membership, newer, nodes_of
 
 __all__ = ["KeptMembers", "MembersRow", "later", "load", "of_journal", "passing", "put"]
 
@@ -224,8 +223,3 @@ def passing(
         left = {*known.left, *nodes_of(roster)} - set(known.membership.nodes)
         put[group] = replace(known, left=tuple(sorted(left)))
     return put
-
-
-def nodes_of(roster: bytes) -> list[int]:
-    said = read(roster)
-    return [node for node, _, _ in said[3]] if said is not None else []

@@ -465,8 +465,8 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
     transport_flush(s.transport, s.now_us)
 
 
-# Of two changes in one turn the engine only knows the newer. The older one was active before that was
-# proposed, and its ballots were above that of its packer; whether this node has left, the newer says.
+# Of two changes in one turn the engine only knows the newer. The older one was active before that
+# was proposed, and its ballots above that of its packer; whether this node has left, the newer says.
 cdef bint tell_passed(DriverState* s, const Event* event) noexcept nogil:
     cdef GroupMembers said
     cdef Roster roster

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import pairwise
 
+from phx import store_first
 from phx._core.driver import Driver
 from phx._core.member_table import MemberTable
 from phx.checkpoint.manifest import Manifest
@@ -268,5 +269,8 @@ class Memberships:
 def members_of_node(driver: Driver, store: Store, config: Config) -> Memberships:
     """Of a node whose driver is not started yet."""
     table = MemberTable(driver)
-    first = {} if config.join else config.members
+    ids = store_first.read(store)
+    first = {node: at for node, at in config.members.items() if ids is None or node in ids}
+    if config.join:
+        first = {}
     return Memberships(store.note_members, table.known, table, first, store.left)
