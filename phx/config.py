@@ -214,14 +214,15 @@ class Config:
     Args:
         cluster: name of the cluster; nodes of different names refuse each other.
         node: id of this node, 1 .. 1,048,575.
-        members: node id to "host:port" of every member, this node among them (at most 15). Port 0:
-            not known yet, see ``Node.set_address``.
+        members: node id to "host:port" of every member that the cluster began with, this node among
+            them (at most 15); the ids never change. Port 0: not known yet, see
+            ``Node.set_address``.
         dir: folder of the node's journal and store.
         groups: how many groups (ids from 0), or their ids (0 .. 1,048,575).
         join: "host:port" of nodes of a running cluster that this node is to join: they say who is
             there. ``members`` then need be no more than this node itself. It opens once all of its
             groups have it for a member (``Node.add_member``), and waits for that; later starts need
-            nobody. Not at a node that the cluster began with.
+            nobody, but for groups that were added since. Not at a node that the cluster began with.
         bind: "host:port" to listen at; default: the own member address. Port 0: any free port.
         balance: leaderships return to the node that a group prefers, so that load stays even; those
             that somebody moved stay until they end.

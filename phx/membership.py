@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from phx._core.members import read, write
 from phx.types import Member, Members, Role
 
-__all__ = ["Membership", "newer", "roster_of"]
+__all__ = ["Membership", "newer", "nodes_of", "roster_of"]
 
 INSTANCE_MAX = (1 << 62) - 1
 U64_MAX = (1 << 64) - 1
@@ -76,6 +76,12 @@ def roster_of(version: int, by_id: Mapping[int, Member]) -> bytes:
         raise ValueError(f"a change makes a version from 2 to 2**32 - 1, not {version}")
     rows = [(node, int(one.role), one.address.encode()) for node, one in made.by_id.items()]
     return write(version, 1, 0, rows)
+
+
+def nodes_of(roster: bytes) -> list[int]:
+    """Whom it names, of whatever role; nobody, if it is not sound."""
+    said = read(roster)
+    return [node for node, _, _ in said[3]] if said is not None else []
 
 
 def newer(one: Membership | None, other: Membership | None) -> Membership | None:

@@ -395,6 +395,12 @@ class Store(StoreFile):
         with self._index_lock:
             return dict(self._kept_members.rows)
 
+    def left(self, group: int) -> tuple[int, ...]:
+        """Nodes that were members of it and are none, as far as the store has them. Any thread."""
+        with self._index_lock:
+            row = self._kept_members.rows.get(group)
+        return row.left if row is not None else ()
+
     def note_members(
         self, group: int, told: Membership, removed: bool = False, left: Collection[int] = ()
     ) -> None:
@@ -450,8 +456,7 @@ class Store(StoreFile):
             members.update(rows)
 
     def members_wrong(self) -> list[str]:
-        """What was not as it must be of the rows of members, at the open: of each one copy at least
-        is whole, and `write_members` makes it two again."""
+        """What was wrong with the rows of members, at the open; `write_members` mends it."""
         return list(self._kept_members.wrong)
 
     @contextmanager
@@ -459,8 +464,7 @@ class Store(StoreFile):
         self,
     ) -> Iterator[tuple[lmdb.Transaction[Any], dict[int, MembersRow]]]:
         """A transaction, with the rows that are written in it; known as soon as it is committed."""
-        rows: dict[int, MembersRow] = {}
-        identity = self.identity
+        rows, identity = dict[int, MembersRow](), self.identity
         with self._transaction() as txn:
             yield txn, rows
             put(txn, self._meta, rows)
@@ -471,7 +475,7 @@ class Store(StoreFile):
         with self._index_lock:
             self._kept_members.rows.update(rows)
             for group, row in rows.items():
-                if self._noted.get(group) == row:
+                if (noted := self._noted.get(group)) == row and {*noted.left} <= {*row.left}:
                     del self._noted[group]
 
     def _passing(self, barriers: list[tuple[int, int, bytes]]) -> dict[int, MembersRow]:
@@ -576,8 +580,7 @@ class Store(StoreFile):
         self._with_room(room, lambda: self._put_mended(chunk, bodies))
 
     def _put_mended(self, chunk: int, bodies: Mapping[tuple[int, int], bytes]) -> None:
-        gone = [one for one in self._holes.all() if self._lies_in(one, chunk)]
-        holes = self._holes.without(gone)
+        holes = self._holes.without(self.holes_of(chunk))
         with damage_named(self.path), self._transaction(alone=True) as txn:
             value = self._value(txn, chunk)
             tail = txn.get(key_of(chunk), db=self._indexes)
@@ -645,9 +648,7 @@ class Store(StoreFile):
     def entry(self, group: int, instance: int) -> bytes | None:
         """The body of an instance, or None if it is not in the store. Raises like `read`."""
         found = self.read(group, instance, 0, instance)
-        if not found:
-            return None
-        return found[16 : 16 + int.from_bytes(found[8:12], "little")]
+        return found[16 : 16 + int.from_bytes(found[8:12], "little")] if found else None
 
     def verify(self) -> int:
         """Check every entry of every chunk of which any is kept, and the index against them; the
@@ -673,8 +674,7 @@ class Store(StoreFile):
         self._check_open()
         with self._index_lock:
             chunks = self._index.chunk_list()
-            groups = len(self._index.settled())
-            rows = self._index.row_count()
+            groups, rows = len(self._index.settled()), self._index.row_count()
         with self._gate.shared():
             self._check_open()
             pages = self._env.info()["last_pgno"] + 1

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ import lmdb
 
 from phx._core.codec import crc32c
 from phx.errors import Damaged
-from phx.membership import Membership, newer
+from phx.membership import Membership, newer, nodes_of
 
 __all__ = ["KeptMembers", "MembersRow", "later", "load", "of_journal", "passing", "put"]
 
@@ -195,7 +195,8 @@ def passing(
     noted: Mapping[int, MembersRow],
     barriers: Iterable[tuple[int, int, bytes]],
 ) -> dict[int, MembersRow]:
-    """The rows that go with a transaction in which these barriers are passed, by group.
+    """The rows that go with a transaction in which these barriers are passed, by group: with all
+    who left at one of them, though only the newest may be noted.
 
     Args:
         rows: those of the store.
@@ -207,7 +208,7 @@ def passing(
     """
     put: dict[int, MembersRow] = {}
     for group, instance, roster in barriers:
-        known = rows.get(group)
+        known = put.get(group, rows.get(group))
         note = noted.get(group)
         if note is not None:
             known = later(known, note)
@@ -219,5 +220,6 @@ def passing(
             raise ValueError(
                 f"group {group}: other members are noted for instance {instance} than its log says"
             )
-        put[group] = known
+        left = {*known.left, *nodes_of(roster)} - set(known.membership.nodes)
+        put[group] = replace(known, left=tuple(sorted(left)))
     return put

@@ -167,6 +167,7 @@ MAY_IMPORT = {
     "phx.lmdb_files": GROUND,
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},
+    "phx.store_first": GROUND | STORE | {"phx.store"},
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.store_members"},
     "phx.store_members": GROUND | STORE | {"phx.membership"},
     "phx.store_trim": GROUND | STORE,
@@ -208,7 +209,8 @@ MAY_IMPORT = {
         "phx._core.survey",
     }
     | {"phx.lmdb_pages", "phx.membership", "phx.store_folder"}
-    | {"phx.store_facts", "phx.store_members", "phx.store_mend", "phx.store_peers"},
+    | {"phx.store_facts", "phx.store_first", "phx.store_members", "phx.store_mend"}
+    | {"phx.store_peers"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

@@ -55,7 +55,8 @@ class MemberTable:
         chosen, or members are told, and again when they are active. Never raises DriverError.
 
         Guarantee: whoever has taken an entry above ``instance`` (``Driver.take``) finds the note
-        here, or has taken it before; and so does who has got a plan to settle it. Of two changes
-        that came in one turn only the newer is told. ``Driver.fileno`` is readable when there are
-        any.
+        here, or has taken it before; and so does who has got a plan to settle it. Of the changes
+        that came in one turn each is told, in order; those before the newest without what is not in
+        the log: as floor the ballot of the packer. (Those that the journal had at the start: the
+        newest alone.) ``Driver.fileno`` is readable when there are any.
         """

@@ -9,13 +9,14 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from phx._core.driver_state cimport *
 from phx._core.engine cimport (
-    engine_counters, engine_group_status, engine_leading, engine_membership,
+    engine_counters, engine_entry, engine_group_status, engine_leading, engine_membership,
 )
 from phx._core.flow cimport *
 from phx._core.handover cimport handover_push
 from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.lookups cimport lookups_close, lookups_want
+from phx._core.members cimport Roster, roster_read
 from phx._core.native cimport *
 from phx._core.peers cimport PEER_CANNOT, PEER_DONE, PEER_UNKEPT
 from phx._core.port cimport *
@@ -25,7 +26,7 @@ from phx._core.sending cimport transport_release, transport_send
 from phx._core.state cimport (
     PRESSURE_FULL,
     ChosenRange, EVENT_FAILED, EVENT_MEMBERS, Effects, Engine, Event, Fetch, GroupMembers,
-    GroupStatus, Outgoing, ReadPoint, slot_of,
+    GroupStatus, MEMBERS_ACTIVE, Outgoing, ReadPoint, slot_of,
 )
 from phx._core.trace cimport trace_failed
 from phx._core.transport cimport *
@@ -464,8 +465,26 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
     transport_flush(s.transport, s.now_us)
 
 
-# Before anything above is handed over: who applies has to know them first. (Of two changes in one
-# turn the newer is told twice.)
+# Of two changes in one turn the engine only knows the newer. The older one was active before that
+# was proposed, and its ballots above that of its packer; whether this node has left, the newer says.
+cdef bint tell_passed(DriverState* s, const Event* event) noexcept nogil:
+    cdef GroupMembers said
+    cdef Roster roster
+    cdef Block* body = engine_entry(s.engine, event.group, event.first_seq)
+    if body == NULL or not roster_read(&roster, body.data, body.size) \
+            or roster.version != event.count:
+        return False
+    memset(&said, 0, sizeof(said))
+    said.version = <u32>roster.version
+    said.flags = MEMBERS_ACTIVE
+    said.instance = event.first_seq
+    said.floor = roster.ballot
+    said.value = body
+    outbox_members(&s.outbox, event.group, &said)
+    return True
+
+
+# Before anything above is handed over: who applies has to know them first.
 cdef void tell_members(DriverState* s, const Effects* effects) noexcept nogil:
     cdef GroupMembers said
     cdef size_t i
@@ -473,6 +492,8 @@ cdef void tell_members(DriverState* s, const Effects* effects) noexcept nogil:
         if effects.events[i].kind == EVENT_MEMBERS \
                 and engine_membership(s.engine, effects.events[i].group, &said) \
                 and said.instance != 0:
+            if effects.events[i].count < said.version and tell_passed(s, &effects.events[i]):
+                continue
             outbox_members(&s.outbox, effects.events[i].group, &said)
 
 

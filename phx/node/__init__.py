@@ -8,6 +8,7 @@
     addresses      where the other nodes are, now
     peers          the other nodes, as they come and go
     joining        a node that is no member yet: who is there?
+    beginning      groups that are hosted for the first time: who are their members?
     changes        members of groups change: the calls, and who leads proposes
     removal        groups that go on without this node: what is here of them goes
     opening        what the opening of a node needs beside the room

@@ -171,6 +171,9 @@ class Changes:
             return Answer(CHANGE_NOT_LEADING, leader)
         told = Membership(roster, 1, 1).members()
         now = self._memberships.now(group)
+        self._memberships.hear()
+        if self._memberships.version(group) != now.version:
+            return Answer(CHANGE_BUSY, leader)  # who left with the newest change is not known yet
         new = told.by_id.keys() - now.by_id.keys() if told.version == now.version + 1 else set()
         if self._memberships.left(group) & new:
             return Answer(CHANGE_REUSED, leader)

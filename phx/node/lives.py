@@ -32,7 +32,7 @@ that journal, before the store has taken the leave back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -74,15 +74,25 @@ class Lives:
         self._wanted = 0  # a higher ceiling
         self._failed = ""
         self._compared = False  # with what the journal says
+        self._later: frozenset[int] = frozenset()
 
-    def begin(self, lived: int, journal: Survey | None, *, create: bool) -> None:
+    def begin(
+        self,
+        lived: int,
+        journal: Survey | None,
+        *,
+        create: bool,
+        later: Collection[int] = (),
+    ) -> None:
         """Before the driver is made: raise the life in the store, durably.
 
         Args:
             lived: the highest life that is known from elsewhere.
             journal: what it holds; None: it is not whole, or no life has begun in it.
             create: the node is new: there is no earlier life.
+            later: groups of the configuration that are not hosted before `host` says so.
         """
+        self._later = frozenset(later)
         self._told = self._ask(
             lambda store: self._raise_life(store, lived, journal, create)
         ).result()
@@ -98,7 +108,7 @@ class Lives:
             if not create:
                 return Facts(ceiling=0, incarnation=lived + 1)
             before = Facts(incarnation=0)
-        groups, lease_us = config.group_ids, config.timing.lease_us
+        groups, lease_us = set(config.group_ids) - self._later, config.timing.lease_us
         facts = before.next_life(above=above, lease_us=lease_us, groups=groups)
         if highest + CEILING_STEP // 2 > before.ceiling:
             facts = facts.raised(highest + CEILING_STEP)
@@ -125,6 +135,18 @@ class Lives:
             return spare
         self._facts = facts
         return facts
+
+    def host(self, groups: Collection[int]) -> None:
+        """These are hosted, too, from now on: durable on return. Raises StoreError."""
+
+        def write_them(store: Store) -> None:
+            if self._facts is not None:
+                there = tuple(sorted({*self._facts.groups, *groups}))
+                after = replace(self._facts, groups=there)
+                write(store, after)
+                self._facts = after
+
+        self._ask(write_them).result()
 
     def start(
         self,

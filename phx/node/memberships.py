@@ -20,9 +20,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import pairwise
 
+from phx import store_first
 from phx._core.driver import Driver
 from phx._core.member_table import MemberTable
 from phx.checkpoint.manifest import Manifest
+from phx.config import Config
 from phx.errors import CheckpointFailed, Damaged
 from phx.membership import Membership, newer
 from phx.store import MembersRow, Store
@@ -45,7 +47,9 @@ class Memberships:
         tell: the engine's input, the one way by which it hears of members that its own log has not
             brought.
         engine: what it says itself.
-        first: the members of the configuration, and where they are; all of them vote.
+        first: those of version 1, and where they are, as the configuration has them; all of them
+            vote. Empty at a node that joined: it knows of no version 1.
+        kept: who left a group, as far as the store saw them pass: `Store.left`.
     """
 
     def __init__(
@@ -54,11 +58,13 @@ class Memberships:
         tell: ChangeKnown,
         engine: MemberTable | None = None,
         first: Mapping[int, str] | None = None,
+        kept: Callable[[int], Collection[int]] = lambda group: (),
     ) -> None:
         self._note = note
         self._tell = tell
         self._engine = engine
         self._first = first or {}
+        self._kept = kept
         self._hearing = threading.Lock()
         self._heard = 0
         self._wrong: list[tuple[int, ValueError]] = []
@@ -199,8 +205,11 @@ class Memberships:
 
     def left(self, group: int) -> set[int]:
         """Nodes that were members of it and are none: they never are again. Any thread."""
+        kept = self._kept(group)
         with self._lock:
-            return set(self._left.get(group, ()))
+            known = self._known.get(group)
+            nodes = known[-1].nodes if known else ()
+            return {*self._left.get(group, ()), *kept}.difference(nodes)
 
     def hand_over(self, group: int, told: Membership | None) -> None:
         """Let the engine know; None: the members never changed, and there is nothing to know.
@@ -246,7 +255,7 @@ class Memberships:
                 gone = set(low.nodes) - set(high.nodes)
                 if gone:
                     self._left.setdefault(group, set()).update(gone)
-            if ascending[0].version == FIRST and (gone := self._first.keys() - ascending[0].nodes):
+            if gone := self._first.keys() - ascending[0].nodes:
                 self._left.setdefault(group, set()).update(gone)
             self._known[group] = ascending
             versions = self._versions.setdefault(group, {})
@@ -257,7 +266,11 @@ class Memberships:
             self._news.notify_all()
 
 
-def members_of_node(driver: Driver, store: Store, first: Mapping[int, str]) -> Memberships:
-    """Of a node whose driver is not started yet; `first`: those of its configuration."""
+def members_of_node(driver: Driver, store: Store, config: Config) -> Memberships:
+    """Of a node whose driver is not started yet."""
     table = MemberTable(driver)
-    return Memberships(store.note_members, table.known, table, first)
+    ids = store_first.read(store)
+    first = {node: at for node, at in config.members.items() if ids is None or node in ids}
+    if config.join:
+        first = {}
+    return Memberships(store.note_members, table.known, table, first, store.left)

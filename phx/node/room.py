@@ -42,13 +42,13 @@ from phx.errors import (
 from phx.machine import Machines, StateMachine, machines_of
 from phx.node import machine_files
 from phx.node.addresses import Addresses, learned
+from phx.node.beginning import Beginning
 from phx.node.changes import Changes
 from phx.node.commits import Commits
 from phx.node.control import Control
 from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
-from phx.node.joining import Admission
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
 from phx.node.machine_files import durable_in
@@ -106,15 +106,14 @@ class Room:
         self.before_abandon: Callable[[], None] = lambda: None
         # (Asked for once: all tables share these numbers.)
         ids = self._ids = () if join else config.group_ids
+        self._beginning = Beginning(config, ids)
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
         self._lives: Lives | None = None
         self._peers: PeerList | None = None
         self._introducer: Introducer | None = None
         self._changes: Changes | None = None
-        self._admission: Admission | None = None
         self._removal: Removal | None = None
-        self._given_up = False
         self._snapshots: Snapshots | None = None
         self._control: Control | None = None
         self._transfers: Transfers | None = None
@@ -181,10 +180,12 @@ class Room:
                 log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
         starts = starts_of(self.states, catalog, self._find_marked(catalog), store)
-        lives = self._lives = Lives(config, self._keeper.ask)
-        lives.begin(former_lives(catalog, config.node), doctor.journal, create=create)
-        if config.join and create:
-            self._wait_admitted(store, lives)
+        lives, beginning = Lives(config, self._keeper.ask), self._beginning
+        self._lives = lives
+        beginning.look(store, doctor.journal, catalog, self._keeper.ask, create=create)
+        lived = former_lives(catalog, config.node)
+        lives.begin(lived, doctor.journal, create=create, later=beginning.new)
+        beginning.admit(self._keeper.ask, lives, self._addresses, store.identity.store_id)
         lives.start(
             self._folder, create, self._bootstrap, partial(self._start, store, catalog, starts)
         )
@@ -217,23 +218,9 @@ class Room:
         gone = mark_removed(self.states, self._memberships, config.node)
         self._keep_checkpoints(catalog, [group for group in starts if group not in gone], gone)
 
-    def _wait_admitted(self, store: Store, lives: Lives) -> None:
-        """A node that joins is a member of its groups, and knows it, before it votes."""
-        assert self._keeper is not None
-        store_id = store.identity.store_id
-        admission = Admission(self.config, self._ids, lives.incarnation, store_id)
-        self._admission = admission
-        if self._given_up:
-            admission.end()
-        admission.wait()
-        self._keeper.ask(lambda store: store.keep_members(admission.rows())).result()
-        self._addresses.meet(admission.peers)
-
     def give_up(self) -> None:
         """Do not wait to be a member: the opening fails. Any thread."""
-        self._given_up = True
-        if self._admission is not None:
-            self._admission.end()
+        self._beginning.end()
 
     def _meet(self, lives: Lives) -> None:
         """The other nodes: those that are known, and those that come."""
@@ -456,7 +443,7 @@ class Room:
             options=config.options(),
             **traced(config.node),
         )
-        members = self._memberships = members_of_node(self.driver, store, config.members)
+        members = self._memberships = members_of_node(self.driver, store, config)
         found = chain.from_iterable(catalog.groups().values())
         members.begin(store.members(), [one for one in found if one.group in self.states])
         self.driver.start()  # not before: it votes

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import shutil
-import socket
-from contextlib import asynccontextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -12,35 +10,11 @@ from click.testing import CliRunner
 import phx
 from phx import errors
 from phx.cli.commands import phx as phx_command
-from phx.machines import Counter
 from phx.node import control
 from phx.types import Role, learner, voter
 
 from .cluster import all_applied, cluster, config_of, until
-
-
-def addresses(nodes):
-    return {node.config.node: f"127.0.0.1:{node.port}" for node in nodes}
-
-
-def voters(nodes):
-    return {n: voter(at) for n, at in addresses(nodes).items()}
-
-
-def leader_of(nodes, group=0):
-    return next(node for node in nodes if node.group(group).is_leader)
-
-
-def counters(group):
-    return Counter()
-
-
-def kill(node):
-    """It says goodbye to nobody, and settles nothing."""
-    node._finalizer.detach()
-    node._finalizer = None
-    node._room.abandon()
-
+from .members_lab import Joining, addresses, counters, free_port, joining, kill, leader_of, voters
 
 # --- one change
 
@@ -171,48 +145,6 @@ def test_without_a_leader_nothing_is_done(run_once, tmp_path):
 
 
 # --- nodes that join
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Joining:
-    """A node that starts as a member as soon as it is one; its address is known before."""
-
-    def __init__(self, folder, number, nodes, groups=2, machines=counters):
-        self.number, self.at = number, f"127.0.0.1:{free_port()}"
-        config = config_of(
-            folder,
-            number,
-            members={number: self.at},
-            join=list(addresses(nodes).values()),
-            groups=groups,
-        )
-        self.node = phx.Node(config, machines, bootstrap=True)
-        self.opening = asyncio.ensure_future(self.node.open())
-
-    async def opened(self):
-        await self.opening
-        return self.node
-
-    async def close(self):
-        if not self.opening.done():
-            self.opening.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await self.opening
-        await self.node.close()
-
-
-@asynccontextmanager
-async def joining(folder, numbers, nodes, **changes):
-    made = [Joining(folder, number, nodes, **changes) for number in numbers]
-    try:
-        yield made
-    finally:
-        await asyncio.gather(*(one.close() for one in made))
 
 
 def test_a_node_that_is_added_catches_up_and_votes(run, tmp_path):

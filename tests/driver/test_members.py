@@ -39,6 +39,11 @@ def active(member: Member) -> int:
     return version(member) if said is None or said[3] else 0
 
 
+def roster_is(note: tuple[int, bytes, int, int, bool, bool], of: int) -> bool:
+    said = members.read(note[1])
+    return said is not None and said[0] == of
+
+
 def change(lab: Lab, *who: tuple[int, ...]) -> int:
     """Ask for the next version of whoever leads, until it is under way; the version."""
     lab.wait_led()
@@ -103,6 +108,31 @@ def test_a_change_is_heard_of_everywhere_before_what_follows_it(lab: Callable[..
         assert one.table.told() == len(one.notes)
     assert made.members[gone].notes[-1][5]
     assert made.members[stays[0]].values[0] == made.members[stays[1]].values[0]
+
+
+def test_of_changes_that_come_at_once_each_is_told(lab: Callable[..., Lab]) -> None:
+    """Who catches up passes several in one turn; who left, each of them says."""
+    made = lab(3)
+    made.start()
+    made.commit([b"one"], 1)
+    made.stop(3)
+    for _ in range(3):
+        newest = change(made, (1, 2, 3))
+        made.until(lambda at=newest: all(active(one) == at for one in made.running()))
+    made.start(3)
+    three = made.members[3]
+    made.until(lambda: any(roster_is(note, newest) and note[4] for note in three.notes))
+    told: dict[int, tuple[int, bool, int]] = {}
+    for _, said, at, floor, is_active, left in three.notes:
+        read_back = members.read(said)
+        assert read_back is not None
+        assert not left
+        assert floor >= read_back[1]
+        told[read_back[0]] = (at, is_active, floor)
+    assert list(told) == [2, 3, 4]  # in this order, at first
+    assert all(is_active for _, is_active, _ in told.values())
+    ats = [at for at, _, _ in told.values()]
+    assert ats == sorted(set(ats))
 
 
 def test_a_node_is_replaced_under_load(lab: Callable[..., Lab], tmp_path: Path) -> None:

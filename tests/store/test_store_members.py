@@ -117,6 +117,20 @@ def test_of_two_changes_in_one_plan_the_later_stays(tmp_path):
         assert store.members() == {1: MembersRow(later)}
 
 
+def test_who_came_and_went_in_one_plan_has_left(tmp_path):
+    """Only the newest of the changes is noted; the log has those before."""
+    rosters = {10: roster(2, (1, 4, 5)), 15: roster(3, (1, 4, 6)), 20: roster(4, (1, 4))}
+    log = log_with({(1, at): one for at, one in rosters.items()})
+    with opened(tmp_path / "s", create=True) as store:
+        store.note_members(1, told(20, 4, nodes=(1, 4)), left=[2])
+        store.settle(log.plan())
+        assert store.members()[1].left == (2, 5, 6)
+        assert store.left(1) == (2, 5, 6)
+        assert store.left(2) == ()
+    with opened(tmp_path / "s") as store:
+        assert store.left(1) == (2, 5, 6)
+
+
 def test_the_first_of_two_changes_does_not_do_for_the_second(tmp_path):
     log = log_with({(1, 10): roster(2), (1, 20): roster(3, nodes=(4, 5, 6))})
     with opened(tmp_path / "s", create=True) as store:
