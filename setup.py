@@ -4,7 +4,7 @@ PHX_BUILD is for working on phx itself: one or several, with commas between, of
 
     debug       assertions of the C++ library, no optimisation, bounds checks, annotated HTML
     asan ubsan  AddressSanitizer, UndefinedBehaviorSanitizer (preload libasan and libstdc++)
-    tsan        ThreadSanitizer (preload libtsan)
+    tsan        ThreadSanitizer (preload libtsan); of phx/_core alone, the rest has one thread
     coverage    counts executed lines of native code for gcov
 
 PHX_BUILD_CACHE is a folder where the C++ that Cython makes is kept, and taken from by other builds
@@ -75,7 +75,7 @@ def extensions() -> list[Extension]:
             include_dirs=[str(CORE)],
             depends=[str(header) for header in sorted(CORE.glob("*.h"))],
         )
-        for folder in NATIVE
+        for folder in (NATIVE[:1] if "tsan" in VARIANT else NATIVE)
         for source in sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob("*.pyx"))
     ]
     if {"egg_info", "dist_info", "sdist"} & set(sys.argv):
@@ -94,7 +94,7 @@ def extensions() -> list[Extension]:
         nthreads=JOBS if sys.platform == "linux" else 0,
         quiet=True,
     )
-    if kept and not kept.exists():
+    if kept and not kept.exists() and "tsan" not in VARIANT:
         shutil.copytree(BUILD / "cython", fresh := kept.with_suffix(f".{os.getpid()}"))
         fresh.rename(kept)
     for module in made:  # not before: the C++ names what it is made with, and is one for all

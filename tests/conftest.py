@@ -49,6 +49,9 @@ for name, examples in {"short": 20, "long": 5000}.items():
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "phx"))
 
 
+COUNTERS: dict[tuple[str, str], ctypes.c_int64 | None] = {}  # of a symbol and module; found once
+
+
 def native_counter(symbol: str) -> int:
     """What the compiled modules count under this name, all together.
 
@@ -57,15 +60,19 @@ def native_counter(symbol: str) -> int:
     """
     gc.collect()
     counters = {}
-    for name, module in sorted(sys.modules.items()):
-        path = getattr(module, "__file__", None) or ""
-        if name.startswith(("phx._core.", "phx.bench.")) and path.endswith(
-            tuple(EXTENSION_SUFFIXES)
-        ):
+    for name, module in list(sys.modules.items()):
+        if not name.startswith(("phx._core.", "phx.bench.")):
+            continue
+        if (symbol, name) not in COUNTERS:
+            path = getattr(module, "__file__", None) or ""
             try:
-                counter = ctypes.c_int64.in_dll(ctypes.CDLL(path), symbol)
+                found = path.endswith(tuple(EXTENSION_SUFFIXES))
+                COUNTERS[symbol, name] = (
+                    ctypes.c_int64.in_dll(ctypes.CDLL(path), symbol) if found else None
+                )
             except ValueError:  # a module that takes nothing of this kind
-                continue
+                COUNTERS[symbol, name] = None
+        if (counter := COUNTERS[symbol, name]) is not None:
             counters[ctypes.addressof(counter)] = counter.value
     return sum(counters.values())
 
@@ -99,6 +106,25 @@ def pytest_collection_finish() -> None:
     """Whoever counts what is held collects first, often, and need not go through all tests."""
     gc.collect()
     gc.freeze()
+
+
+class Failures:
+    """Says at once what has failed: a run that is cut off prints no summary."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self.reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = str(crash.message if crash else report.longrepr).partition("\n")[0]
+            self.reporter.write_line(f"\nFAILED {report.nodeid} ({report.when}) - {why}", red=True)
+
+
+@pytest.hookimpl(trylast=True)  # after what reports; a worker of -n has nothing that does
+def pytest_configure(config: pytest.Config) -> None:
+    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+        config.pluginmanager.register(Failures(reporter))
 
 
 OTHERS = pytest.StashKey[int]()

@@ -85,7 +85,7 @@ def test_readme_begins_with_its_two_commands_and_has_a_short_example() -> None:
     assert "pip install '.[cli]'" in lines[0]
     assert lines[0].endswith("phx demo")
     assert "pip install '.[test]'" in lines[1]
-    assert lines[1].endswith("python -m pytest -n 3")
+    assert lines[1].endswith("python -m pytest -n 4")
     (example,) = blocks("README.md", "python")
     assert sum(bool(line.strip()) for line in example.splitlines()) <= 22
 

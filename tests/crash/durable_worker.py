@@ -31,7 +31,8 @@ from dying import arm
 
 TURNS, FULL_TURNS = 160, 20
 """Of load; and between two full checkpoints."""
-TIMING = {"heartbeat_us": 50_000, "lease_us": 400_000, "election_us": 50_000}
+TIMING = {"heartbeat_us": 20_000, "lease_us": 100_000, "election_us": 20_000}
+"""There is nobody else to be waited for: these waits would be most of every start."""
 
 
 class Memory(StateMachine):
@@ -120,5 +121,9 @@ async def main(folder: Path, kind: str, step: str, times: int) -> None:
         await load(node)
 
 
+def begin(words: list[str]) -> None:
+    asyncio.run(main(Path(words[0]), words[1], words[2], int(words[3])))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    begin(sys.argv[1:])

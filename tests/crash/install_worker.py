@@ -128,14 +128,12 @@ async def main(folder: Path, ports: list[int], target: int, last: int, when: str
         print("state", status.applied_through, status.promised, *digests)
 
 
-if __name__ == "__main__":
+def begin(words: list[str]) -> None:
+    folder, ports, target, last, *when = words
     logging.basicConfig(level=logging.INFO)
-    asyncio.run(
-        main(
-            Path(sys.argv[1]),
-            [int(port) for port in sys.argv[2].split(",")],
-            int(sys.argv[3]),
-            int(sys.argv[4]),
-            sys.argv[5] if len(sys.argv) > 5 else "before",
-        )
-    )
+    numbers = [int(port) for port in ports.split(",")]
+    asyncio.run(main(Path(folder), numbers, int(target), int(last), *when or ["before"]))
+
+
+if __name__ == "__main__":
+    begin(sys.argv[1:])

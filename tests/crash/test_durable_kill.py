@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from functools import partial
 from pathlib import Path
 
 import dying
@@ -31,7 +30,11 @@ RESTORING = [
 ]  # fmt: skip
 
 
-killed = partial(dying.killed, WORKER, PLACES)
+@pytest.fixture(scope="module")
+def lives():
+    lives = dying.Lives(WORKER)
+    yield lives
+    lives.close()
 
 
 async def found(folder, kind):
@@ -58,12 +61,12 @@ def check(folder, kind, before, told):
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
-def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, kind):
+def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, lives, kind):
     counts = dict.fromkeys(PLACES, 0)
     for step, times in RUNNING:
         if step.endswith(("begin", "switch")):  # these are steps of a machine that begins
             shutil.rmtree(tmp_path / "machines", ignore_errors=True)
-        told = killed(tmp_path, kind, step, times)
+        told = dying.killed(lives, PLACES, tmp_path, kind, step, times)
         counts = check(tmp_path, kind, counts, told)
     assert min(counts.values()) > 100
 
@@ -71,13 +74,13 @@ def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
-def test_killed_at_any_step_of_a_restore_it_is_done_again(tmp_path, kind):
+def test_killed_at_any_step_of_a_restore_it_is_done_again(tmp_path, lives, kind):
     counts = dict.fromkeys(PLACES, 0)
-    told = killed(tmp_path, kind, "before-close", 1)
+    told = dying.killed(lives, PLACES, tmp_path, kind, "before-close", 1)
     counts = check(tmp_path, kind, counts, told)
     for step, times in RESTORING:
         shutil.rmtree(tmp_path / "machines")
-        told = killed(tmp_path, kind, step, times)
+        told = dying.killed(lives, PLACES, tmp_path, kind, step, times)
         counts = check(tmp_path, kind, counts, told)
     assert min(counts.values()) > 20
 
@@ -85,6 +88,6 @@ def test_killed_at_any_step_of_a_restore_it_is_done_again(tmp_path, kind):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("step", ["before-commit", "after-commit"])
-def test_killed_at_a_commit_it_counts_every_value_once(tmp_path, kind, step):
-    told = killed(tmp_path, kind, step, 5)
+def test_killed_at_a_commit_it_counts_every_value_once(tmp_path, lives, kind, step):
+    told = dying.killed(lives, PLACES, tmp_path, kind, step, 5)
     check(tmp_path, kind, dict.fromkeys(PLACES, 0), told)

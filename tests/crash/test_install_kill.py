@@ -5,9 +5,9 @@ All steps, before and after each, take minutes: ``PHX_EVERY_STEP=1``. Without it
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 
+import dying
 import pytest
 from install_worker import config_of, machines
 
@@ -23,23 +23,19 @@ WORKER = Path(__file__).with_name("install_worker.py")
 pytestmark = pytest.mark.processes
 
 
-async def worker(folder, ports, target, step, when="before"):
+@pytest.fixture
+def lives():
+    lives = dying.Lives(WORKER)
+    yield lives
+    lives.close()
+
+
+async def worker(lives, folder, ports, target, step, when="before"):
     """Run it; its exit code and what it said."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(WORKER),
-        str(folder),
-        ",".join(map(str, ports)),
-        str(target),
-        str(step),
-        when,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 90)
-    assert process.returncode in (0, -9), (step, when, err.decode())
-    said = dict(line.split(None, 1) for line in out.decode().splitlines())
-    return process.returncode, said
+    lives.begin(folder, ",".join(map(str, ports)), target, step, when)
+    code, out = await asyncio.to_thread(lives.end)
+    assert code in (0, -9), (step, when, lives.errors())
+    return code, dict(line.split(None, 1) for line in out.splitlines())
 
 
 async def add(node, first, count):
@@ -51,7 +47,8 @@ async def add(node, first, count):
 class Three:
     """Two nodes that run, and the folder of a third that lies below their floors."""
 
-    def __init__(self, folder, ports):
+    def __init__(self, folder, ports, lives):
+        self.lives = lives
         self.folder = folder / "node3"
         self.ports = ports
         self.nodes = [phx.Node(config_of(folder / f"node{n}", n, ports), machines, bootstrap=True)
@@ -106,7 +103,7 @@ class Three:
 
     async def live(self, target):
         """The third comes back, and is where the others are; how many steps that took."""
-        code, said = await worker(self.folder, self.ports, target, 0)
+        code, said = await worker(self.lives, self.folder, self.ports, target, 0)
         assert code == 0
         applied, promised, *digests = said["state"].split()
         assert int(applied) >= target
@@ -126,9 +123,9 @@ def said_of(node, machine):
     return node.group(0).machine(machine).digest().decode().replace(" ", "/")
 
 
-async def go_through(tmp_path, first, every):
+async def go_through(tmp_path, lives, first, every):
     """Kill it before and after each step first, first + every, ...; then let it go on."""
-    three, kills = Three(tmp_path, free_ports(3)), 0
+    three, kills = Three(tmp_path, free_ports(3), lives), 0
     try:
         await three.begin()
         steps = await three.live(await three.go_on())
@@ -136,7 +133,7 @@ async def go_through(tmp_path, first, every):
         for step in range(first, steps + 1, every):
             for when in ("before", "after"):
                 target = await three.go_on()
-                code, _ = await worker(three.folder, three.ports, target, step, when)
+                code, _ = await worker(lives, three.folder, three.ports, target, step, when)
                 kills += code == -9
                 assert examine(three.folder, whole=True).findings == [], (step, when)
                 await three.live(target)
@@ -151,5 +148,5 @@ RUNS = [(first, 12) for first in range(1, 13)] if "PHX_EVERY_STEP" in os.environ
 
 @pytest.mark.timeout(390)
 @pytest.mark.parametrize(("first", "every"), RUNS)
-def test_killed_at_a_step_it_has_the_old_state_or_the_new(tmp_path, first, every):
-    asyncio.run(go_through(tmp_path, first, every))
+def test_killed_at_a_step_it_has_the_old_state_or_the_new(tmp_path, lives, first, every):
+    asyncio.run(go_through(tmp_path, lives, first, every))

@@ -2,10 +2,7 @@
 
 import asyncio
 import random
-import subprocess
-import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import dying
@@ -34,7 +31,11 @@ STEPS = [
 ]  # fmt: skip
 
 
-killed = partial(dying.killed, WORKER, PLACES)
+@pytest.fixture(scope="module")
+def lives():
+    lives = dying.Lives(WORKER)
+    yield lives
+    lives.close()
 
 
 def floors_of(folder):
@@ -94,32 +95,32 @@ def check(folder, told, before):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_at_any_step_of_trimming_it_has_all_that_is_needed(tmp_path):
+def test_killed_at_any_step_of_trimming_it_has_all_that_is_needed(tmp_path, lives):
     floors = {}
     for step, times in STEPS:
-        told = killed(tmp_path, step, times)
+        told = dying.killed(lives, PLACES, tmp_path, step, times)
         floors = check(tmp_path, told, floors)
     assert min(floors.values()) > 50
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_at_any_time_while_it_trims(tmp_path):
+def test_killed_at_any_time_while_it_trims(tmp_path, lives):
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance, floors = random.Random(seed), {}
     for _ in range(25):
-        command = [sys.executable, str(WORKER), str(tmp_path), "after-trim", "1000000"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            first = process.stdout.readline()
-            time.sleep(chance.uniform(0.0, 0.7))
-            process.kill()
-            told = dying.told_of(first + process.stdout.read(), PLACES)
-        floors = check(tmp_path, told, floors)
+        lives.begin(tmp_path, "after-trim", 1000000)
+        first = lives.line()
+        time.sleep(chance.uniform(0.0, 0.7))
+        lives.kill()
+        code, rest = lives.end()
+        assert code in (-9, 0), lives.errors()
+        floors = check(tmp_path, dying.told_of(first + rest, PLACES), floors)
     assert min(floors.values()) > 50
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("step", ["after-_put_floors", "before-_put_floors"])
-def test_killed_around_the_raising_of_a_floor(tmp_path, step):
-    check(tmp_path, killed(tmp_path, step, 3), {})
+def test_killed_around_the_raising_of_a_floor(tmp_path, lives, step):
+    check(tmp_path, dying.killed(lives, PLACES, tmp_path, step, 3), {})

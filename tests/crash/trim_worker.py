@@ -34,7 +34,7 @@ from dying import arm
 
 PLACES = ((0, 0), (1, 0), (2, 0), (2, 1))  # group, machine
 HELD = 5
-LIFE_S = 3.0
+LIFE_S = 20.0
 """Of a node that never comes to the step."""
 
 
@@ -93,7 +93,8 @@ def config_of(folder: Path) -> phx.Config:
         members={1: "127.0.0.1:0"},
         dir=folder,
         groups=3,
-        timing=phx.config.Timing(heartbeat_us=50_000, lease_us=400_000, election_us=50_000),
+        # There is nobody else to be waited for: it would be most of every start.
+        timing=phx.config.Timing(heartbeat_us=20_000, lease_us=100_000, election_us=20_000),
         limits=phx.config.Limits(value_bytes_max=64 << 10),
         journal=phx.config.Journal(
             segment_bytes=1 << 20, journal_bytes_max=32 << 20, settle_bytes=1 << 20
@@ -141,5 +142,9 @@ async def main(folder: Path, step: str, times: int) -> None:
             await asyncio.wait_for(load(node), LIFE_S)
 
 
+def begin(words: list[str]) -> None:
+    asyncio.run(main(Path(words[0]), words[1], int(words[2])))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    begin(sys.argv[1:])

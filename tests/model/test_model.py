@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CHECK = Path(__file__).resolve().parent / "check.py"
-TIME_LIMIT_S = 600  # two minutes and a quarter of one core, which may have to be shared
+TIME_LIMIT_S = 600  # a minute and a half of one core, which may have to be shared
 
 
 def load_check():

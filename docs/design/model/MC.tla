@@ -19,6 +19,8 @@ Owners145 == <<n1, n4, n5>>
 HearAll == [b \in Ballots |-> Nodes]
 \* Two leaders that hear each other only through n3.
 HearThird == <<{n1, n3}, {n2, n3}>>
+\* The second of two leaders hears n3 only.
+HearLast == <<Nodes, {n2, n3}>>
 \* After n2 and n3 have chosen, n1 comes back and asks n3.
 HearTurns == <<{n1}, {n2, n3}, {n1, n3}>>
 \* Two leaders with a majority each, n2 in both.
