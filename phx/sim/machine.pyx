@@ -31,6 +31,10 @@ from phx._core.native cimport i64, u32, u8, vector
 from phx.errors import Damaged
 from phx.machine import CopyView, StateMachine
 
+cdef extern from "<algorithm>" namespace "std" nogil:
+    void sort(Register* first, Register* end,
+              bint (*lower)(const Register&, const Register&) noexcept nogil)
+
 NONE = 0xFFFFFFFF
 cdef u32 NONE_BYTES = NONE
 FAIL_NEXT = 0

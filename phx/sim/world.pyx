@@ -162,7 +162,6 @@ cdef class World:
     def now_us(self):
         return self.agenda.now_us
 
-
     @property
     def steps(self):
         return self.agenda.steps
