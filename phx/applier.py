@@ -158,6 +158,11 @@ class GroupState:
         self.committed: dict[int, int] = {}  # and the instance of the last commit of each
         self.skip: dict[int, int] = {}  # those that hold the state of a later instance already
 
+    @property
+    def removed(self) -> bool:
+        """The group goes on without this node, for good."""
+        return isinstance(self.stopped, Removed)
+
     def let_go(self) -> None:
         """Close what is durable, as of its last commit. On the applying thread, if it applied."""
         durable, self.durable = self.durable, {}
@@ -385,7 +390,7 @@ class Applier:
         """
         self.tell()  # what the driver has given up fails as such
         sessions = self._driver.sessions
-        if isinstance(state.stopped, Removed):
+        if state.removed:
             return False
         if not made.idle and (
             state.stopped is not None or sessions.next_instance(state.group)[0] > made.frontier

@@ -149,7 +149,7 @@ class Group(GroupView):
         self, *, consistency: Consistency = "linearizable", timeout: float | None = TIMEOUT_S
     ) -> None:
         """Wait until everything complete so far is applied here. See ``phx.Group.barrier``."""
-        self._read([], consistency, timeout, next(iter(self._state.machines)))
+        self._read([], consistency, timeout, next(iter(self._state.machines), 0))
 
     def _read(
         self, queries: list[Any], consistency: Consistency, timeout: float | None, machine: int
@@ -243,11 +243,11 @@ class Group(GroupView):
 
     def checkpoint(self) -> CheckpointInfo:
         """See ``phx.Group.checkpoint``. Blocks until it is durable."""
-        return self._door.take_checkpoint(self.id).result()
+        return self._door.take_checkpoint(self._state).result()
 
     def repair(self) -> None:
         """See ``phx.Group.repair``. Blocks until the group goes on."""
-        self._door.make_anew(self.id).result()
+        self._door.make_anew(self._state).result()
 
     def entry(self, instance: int) -> list[Entry]:
         """The values of an old instance. See ``phx.Group.entry``."""

@@ -22,7 +22,7 @@ from phx._core.driver import (
 )
 from phx._core.entries import entries_of
 from phx._core.waiters import IN_FLIGHT_MAX, Waiters
-from phx.applier import GroupState, Removed, same_stop
+from phx.applier import GroupState, same_stop
 from phx.config import Limits
 from phx.errors import (
     CheckpointFailed,
@@ -243,7 +243,7 @@ class Door:
             leader=int(found["leader"]) or None,
             leading=bool(found["leading"]),
             stopped=state.stopped is not None or bool(found["stopped"]),
-            removed=isinstance(state.stopped, Removed),
+            removed=state.removed,
             halted=bool(found["halted"]),
             suspect=bool(found["suspect"]),
             restoring=self.restoring(state.group),
@@ -286,6 +286,7 @@ class Door:
     def give(self, state: GroupState, to: int) -> int:
         """Begin a transfer; the epoch that this node led in. Raises as transfer_leadership."""
         driver = self.open_driver()
+        need_member(state)
         if to and to not in self.members_now(state).by_id:
             raise NotInCluster(f"node {to} is no member")
         verdict, epoch = driver.transfer(state.group, to)
@@ -322,14 +323,17 @@ class Door:
         due_us = self._now_us() + span_us(timeout)
         return self.reading.begin(Wanted(state, machine, queries, consistency, due_us, waiter))
 
-    def take_checkpoint(self, group: int) -> Future[CheckpointInfo]:
+    def take_checkpoint(self, state: GroupState) -> Future[CheckpointInfo]:
         self.open_driver()
+        need_member(state)
         assert self.checkpoint is not None
-        return self.checkpoint(group)
+        return self.checkpoint(state.group)
 
-    def make_anew(self, group: int) -> Future[None]:
+    def make_anew(self, state: GroupState) -> Future[None]:
         self.open_driver()
+        need_member(state)
         assert self.rebuild is not None
+        group = state.group
         try:
             return self.rebuild(group)
         except DriverError as error:
@@ -356,6 +360,12 @@ class Door:
                 return entries_of(group, instance, body)
             raise NoLongerKept(f"group {group}: instance {instance} is not kept any more")
         raise NotInCluster(f"group {group} is not hosted here")
+
+
+def need_member(state: GroupState) -> None:
+    """Raises NotInCluster: this node is no member of the group any more."""
+    if state.removed and state.stopped is not None:
+        raise same_stop(state.stopped)
 
 
 def prepared(machine: StateMachine, values: list[bytes]) -> list[bytes]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from phx._core.waiters import Result
-from phx.applier import GroupState, Removed, same_stop
-from phx.door import Door
+from phx.applier import GroupState
+from phx.door import Door, need_member
 from phx.errors import TimedOut, UnknownMachine
 from phx.leaders import LeaderCallback
 from phx.machine import StateMachine
@@ -53,8 +53,7 @@ class GroupView:
 
     def machine(self, machine: int = 0) -> StateMachine:
         """This node's machine with that id: its state here and now, which may lag behind others."""
-        if isinstance(self._state.stopped, Removed):
-            raise same_stop(self._state.stopped)
+        need_member(self._state)
         try:
             return self._state.machines[machine]
         except KeyError:
@@ -449,7 +448,7 @@ class Group(GroupView):
         self, *, consistency: Consistency = "linearizable", timeout: float | None = TIMEOUT_S
     ) -> None:
         """Wait until all that was complete, anywhere, is applied here; a ``read`` of nothing."""
-        await self._read([], consistency, timeout, next(iter(self._state.machines)))
+        await self._read([], consistency, timeout, next(iter(self._state.machines), 0))
 
     async def _read(
         self, queries: list[Any], consistency: Consistency, timeout: float | None, machine: int
@@ -476,7 +475,7 @@ class Group(GroupView):
             CheckpointFailed: it says why; nothing has changed.
             Closed: the node is not open.
         """
-        return await asyncio.wrap_future(self._door.take_checkpoint(self.id))
+        return await asyncio.wrap_future(self._door.take_checkpoint(self._state))
 
     async def repair(self) -> None:
         """Make the state here anew from a checkpoint of another node; when the group goes on.
@@ -493,4 +492,6 @@ class Group(GroupView):
             Closed: the node is not open, or closes.
         """
         loop = self._loop
-        await asyncio.wrap_future(await loop.run_in_executor(None, self._door.make_anew, self.id))
+        await asyncio.wrap_future(
+            await loop.run_in_executor(None, self._door.make_anew, self._state)
+        )

@@ -149,6 +149,8 @@ class Fetcher:
         noted: (group, above) -> what this node noted at agreed instances beyond that one.
         awaited: whether somebody waits for a group that is to be made anew.
         on_unfit: told of a group to be made anew whose machines take none of what is offered.
+        on_removed: told of a group that this node left while it was fetched: nothing more of it
+            comes.
         counters: since the start; "fetching", "wanted": now.
     """
 
@@ -169,6 +171,7 @@ class Fetcher:
         self._failed = failed
         self.awaited: Callable[[int], bool] = lambda group: False
         self.on_unfit: Callable[[int, BaseException], None] = lambda group, error: None
+        self.on_removed: Callable[[int], None] = lambda group: None
         self._fetches_max = fetches_max
         self._reserve_bytes = reserve_bytes
         self._lines = Lines()
@@ -216,7 +219,7 @@ class Fetcher:
 
     def _want(self, group: int, *, anew: bool, hole: tuple[int, int] | None = None) -> None:
         with self._change:
-            if self._lines.ending.is_set():
+            if self._lines.ending.is_set() or self._states[group].removed:
                 return
             want = self._wants.get(group)
             if want is None:
@@ -231,6 +234,13 @@ class Fetcher:
                 thread = threading.Thread(target=self._work, name=name, daemon=True)
                 thread.start()
                 self._threads.add(thread)
+
+    def gone(self, group: int) -> None:
+        """This node is no member of it any more (`GroupState.removed`). Any thread."""
+        with self._change:
+            want = self._wants.get(group)
+            if want is not None and not want.working:
+                del self._wants[group]
 
     def end(self, wait_s: float | None = None) -> None:
         """Fetch nothing more. It waits for the threads, at most `wait_s`."""
@@ -255,10 +265,13 @@ class Fetcher:
                 over = True
             except BaseException as error:  # a user's factory or restore may exit, too
                 over = self._gone_wrong(want, error)
+            left = self._states[want.group].removed
+            if left:
+                self.on_removed(want.group)
             with self._change:
                 want.working = False
                 want.node = want.there_bytes = want.total_bytes = 0
-                if over and want.asked == asked:  # else more was asked for meanwhile
+                if left or (over and want.asked == asked):  # else more was asked for meanwhile
                     self._wants.pop(want.group, None)
                 else:
                     want.due_s = time.monotonic() + want.pause_s
@@ -284,6 +297,8 @@ class Fetcher:
     def _gone_wrong(self, want: Want, error: BaseException) -> bool:
         """Say so; whether it is of no use to try again."""
         if self._lines.ending.is_set() or isinstance(error, Closed):
+            return True
+        if self._states[want.group].removed:
             return True
         if isinstance(error, DriverError) and error.code == ERROR_CLOSED:
             return True
@@ -312,7 +327,7 @@ class Fetcher:
         want.others = False
         status = self._driver.group_status(want.group)
         state = self._states[want.group]
-        if not want.anew and state.stopped is not None:
+        if state.removed or (not want.anew and state.stopped is not None):
             return True
         if not want.anew and want.group in self._installer.paused:
             want.why = "it is being restored"

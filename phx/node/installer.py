@@ -209,7 +209,7 @@ class _Place:
         owner.wait(owner.keeper.ask(lambda store: store.raise_floors(floors, members)))
 
     def swap(self) -> None:
-        if not self._machines:
+        if not self._machines or self._state.removed:
             return
         owner, state = self._owner, self._state
         if state.stopped is not None and state.group not in owner.paused:
@@ -272,6 +272,8 @@ class _Place:
     def tell(self) -> None:
         owner, manifest = self._owner, self._manifest
         group, frontier = manifest.group, manifest.frontier
+        if self._state.removed:
+            return
         owner.command(lambda: owner.driver.install(group, frontier, manifest.epoch))
         if group in owner.paused:
             owner.command(lambda: owner.driver.resume(group, frontier))

@@ -22,13 +22,16 @@ from phx.applier import Applier, GroupState, Removed
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.files import remove_tree
 from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.rebuild import unmark
 from phx.config import Config
 from phx.errors import PhxError
 from phx.node.keeper import Keeper
 from phx.node.machine_files import FOLDER
 from phx.node.memberships import Memberships
 from phx.node.snapshots import Snapshots
+from phx.node.transfers import Transfers
 from phx.store import Floor, Store
+from phx.transfer.staging import waiting
 
 __all__ = ["Removal", "mark_removed"]
 
@@ -65,6 +68,7 @@ class Removal:
         keeper: Keeper,
         catalog: Catalog,
         snapshots: Snapshots,
+        transfers: Transfers,
     ) -> None:
         self._config = config
         self._states = states
@@ -74,6 +78,8 @@ class Removal:
         self._keeper = keeper
         self._catalog = catalog
         self._snapshots = snapshots
+        self._transfers = transfers
+        transfers.fetcher.on_removed = self._free  # what was under way has left something
         self._done: set[int] = set()
 
     def begin(self, groups: frozenset[int]) -> None:
@@ -90,6 +96,7 @@ class Removal:
             self._done.add(group)
             stop = stop_of(group, self._memberships, self._config.node)
             self._applier.remove(self._states[group], stop)
+            self._transfers.gone(group)
             log.warning("%s; what is here of it is deleted", stop)
             self._free(group)
         self._driver.poke()
@@ -106,6 +113,11 @@ class Removal:
         try:
             for one in victims:
                 remove_tree(self._catalog.files, path_of(self._catalog.root, one))
+            files, root = self._catalog.files, self._catalog.root
+            if group in (parts := waiting(files, root)):
+                remove_tree(files, parts[group][0])
+            for _ in unmark(files, root, group):
+                pass
             for folder in (Path(self._config.dir) / FOLDER).glob(f"{group}.*"):
                 shutil.rmtree(folder)
         except OSError as error:

@@ -312,13 +312,14 @@ class Room:
         reading.restoring, reading.version_of = transfers.restoring, memberships.version
         fetcher, others = transfers.fetcher, self._addresses.known_nodes
         self._doctor.fetch_by(fetcher.entries, fetcher.lost, others)
+        self._marked -= gone
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
         self._restorer.start(mine, self.config.checkpoints.restore_threads)
         transfers.rebuild_marked(self._marked)
         self._removal = Removal(
             self.config, self.states, self._memberships, applier, self.driver, self._keeper,
-            catalog, snapshots,
+            catalog, snapshots, transfers,
         )  # fmt: skip
         self._removal.begin(gone)
         snapshots.start()  # they are known to be paused before anybody can ask for one

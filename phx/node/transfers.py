@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from phx._core.driver import Driver
-from phx.applier import Applier, GroupState
+from phx.applier import Applier, GroupState, same_stop
 from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.digests import Verdict
 from phx.checkpoint.manifest import Manifest
@@ -195,6 +195,8 @@ class Transfers:
         with self._lock:
             self._anew.setdefault(group, []).append(future)
         self.fetcher.anew(group)
+        if self._states[group].removed:  # since it was asked for
+            self.gone(group)
         return future
 
     def _mark(self, group: int) -> None:
@@ -261,6 +263,18 @@ class Transfers:
                 failed = CheckpointFailed(f"group {group}: {type(error).__name__}: {error}")
                 failed.__cause__ = error
                 future.set_exception(failed)
+
+    def gone(self, group: int) -> None:
+        """This node is no member of it any more (`GroupState.removed`): nothing more of it comes.
+        Any thread."""
+        self.fetcher.gone(group)
+        with self._lock:
+            waiting = self._anew.pop(group, [])
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                stopped = self._states[group].stopped
+                assert stopped is not None
+                future.set_exception(same_stop(stopped))
 
     def restoring(self, group: int) -> bool:
         """Whether the group's machines wait for a checkpoint, of this node or of another."""
