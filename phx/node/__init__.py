@@ -144,13 +144,15 @@ class Node:
         if self._closed is None:
             self._room.refuse(lambda: Closed("the node is closed"))
             self._closed = asyncio.ensure_future(self._close(timeout))
-        try:
-            if not self._closed.done():
-                await asyncio.shield(self._closed)
-        finally:
-            # What does the closing may be cancelled itself, by a loop that ends: at once, then.
-            if self._closed.done() and self._finalizer.detach():
-                self._room.abandon()
+            self._closed.add_done_callback(self._closing_ended)
+        if not self._closed.done():
+            await asyncio.shield(self._closed)
+
+    def _closing_ended(self, closing: asyncio.Future[None]) -> None:
+        """What does the closing may be cancelled itself, by a loop that ends: at once, then. (Who
+        waited for it may have been cancelled before that.)"""
+        if self._finalizer is not None and self._finalizer.detach():
+            self._room.abandon()
 
     async def _close(self, timeout: float) -> None:
         assert self._pump is not None

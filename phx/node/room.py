@@ -456,12 +456,14 @@ class Room:
             self.let_go()
         finally:
             driver = getattr(self, "driver", None)
-            if driver is not None:
-                driver.stop(STOP_US)
-            self._addresses.end()
-            if self._keeper is not None:
-                self._keeper.end()
-            self._folder.unlock()
+            try:
+                if driver is not None:
+                    driver.stop(STOP_US)
+            finally:
+                self._addresses.end()
+                if self._keeper is not None:
+                    self._keeper.end()
+                self._folder.unlock()
 
     # --- while it is open
 

@@ -414,6 +414,32 @@ def test_closing_that_is_cancelled_is_closing(run, tmp_path):
     run(main())
 
 
+def test_a_loop_that_ends_in_the_middle_of_a_close_leaves_no_thread(tmp_path):
+    """`close` is cancelled before what it waits for; nobody calls it again."""
+
+    def opened_and_left(folder, nodes):
+        async def main():
+            node = phx.Node(config_of(folder, 1, nodes=1), Journal, bootstrap=True)
+            nodes.append(node)  # it is not collected
+            await node.open()
+            closing = asyncio.ensure_future(node.close())
+            while node._closed is None:
+                await asyncio.sleep(0)
+            assert not closing.done()
+
+        asyncio.run(main())
+
+    nodes = []
+    for number in range(8):
+        opened_and_left(tmp_path / str(number), nodes)
+        for _ in range(200):
+            left = [one.name for one in threading.enumerate() if one.name.startswith("phx-")]
+            if not left:
+                break
+            time.sleep(0.05)
+        assert left == []
+
+
 def test_callers_that_wait_when_a_node_closes_are_told(run, tmp_path):
     async def main():
         async with cluster(tmp_path) as nodes:
