@@ -177,16 +177,11 @@ class Changes:
         new = told.by_id.keys() - now.by_id.keys() if told.version == now.version + 1 else set()
         if self._memberships.left(group) & new:
             return Answer(CHANGE_REUSED, leader)
-        added = []
         for node in new:
             if node != self._door.node and not self._peers.is_peer(node):
                 self._peers.add(node, told.by_id[node].address)
-                added.append(node)
-        verdict = self._table.change(group, roster)
-        if verdict != CHANGE_UNDER_WAY:
-            for node in added:
-                self._introducer.unwanted(node)
-        return Answer(verdict, leader)
+                self._introducer.unwanted(node)  # unless it comes to be a member
+        return Answer(self._table.change(group, roster), leader)
 
     def answer(self, group: int, roster: bytes) -> Answer:
         """The same for a peer that asks for it: whatever happens here, it is told a verdict."""

@@ -207,11 +207,20 @@ class Introducer:
         memberships.on_news = self.heard
 
     def begin(self) -> None:
-        """The node is open. What was heard before is looked at now."""
+        """The node is open. What was heard before is looked at now, and who was added for a change
+        that came to nothing before this start."""
+        now, strangers = time.monotonic(), self._peers.texts().keys() - self._wanted()
         with self._wake:
             self._begun = True
-            if self._news:
+            for node in strangers:
+                self._gone.setdefault(node, now)
+            if self._news or self._gone:
                 self._start()
+
+    def _wanted(self) -> set[int]:
+        """Who is a member of anything, or stands in this node's own configuration."""
+        members = {n for _, told in self._memberships.from_group(0) for n in told.nodes}
+        return members | self._config.members.keys()
 
     def heard(self, group: int, told: Membership) -> None:
         """Any thread; returns at once."""
@@ -226,7 +235,7 @@ class Introducer:
             self._thread.start()
 
     def unwanted(self, node: int) -> None:
-        """It was added for a change that came to nothing."""
+        """It was added for a change that may come to nothing."""
         with self._wake:
             self._gone.setdefault(node, time.monotonic())
             self._start()
@@ -246,15 +255,20 @@ class Introducer:
             while (news := self._next()) is not None:
                 for group, told in news:
                     self._meet(group, told)
-                self._retry()
-                self._let_go()
+                try:
+                    self._retry()
+                    self._let_go()
+                except DriverError as error:  # as when its queue is full
+                    log.debug("peers are looked at again in a moment: %s", error)
         except (Closed, ForkedError):
             return
 
     def _next(self) -> list[tuple[int, Membership]] | None:
         with self._wake:
-            busy = self._again or self._gone
-            self._wake.wait_for(lambda: self._news or self._ending, AGAIN_S if busy else None)
+            if not (self._news or self._ending or self._again or self._gone):
+                self._wake.wait()
+            if not (self._news or self._ending):
+                self._wake.wait(AGAIN_S)
             if self._ending:
                 return None
             news = list(self._news)
@@ -309,16 +323,19 @@ class Introducer:
             log.error("node %d, which is at %s now, cannot be found: %s", node, address, error)
 
     def _retry(self) -> None:
+        wanted = self._wanted() if self._again else set()
         for node, address in list(self._again.items()):
-            self._add(node, address)
+            if node in wanted:
+                self._add(node, address)
+            else:  # by now it is a member of nothing
+                del self._again[node]
 
     def _let_go(self) -> None:
         if not self._gone:
             return
-        now, there = time.monotonic(), self._peers.statuses()
-        members = {n for _, told in self._memberships.from_group(0) for n in told.nodes}
+        now, there, wanted = time.monotonic(), self._peers.statuses(), self._wanted()
         for node in list(self._gone):
-            if node in self._config.members or node in members or node not in there:
+            if node in wanted or node not in there:
                 del self._gone[node]
             elif there[node].connected:
                 self._gone[node] = now

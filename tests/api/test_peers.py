@@ -7,18 +7,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
 import phx
 from phx import errors
-from phx._core.driver import ERROR_MEMBER, DriverError
+from phx._core.driver import ERROR_MEMBER, ERROR_OVERLOADED, DriverError
 from phx.cli.commands import phx as command
+from phx.membership import roster_of
 from phx.node import control
 from phx.node.addresses import Addresses, is_name, pick
+from phx.node.changes import CHANGE_UNMET
 from phx.node.room import Room
 from phx.store_peers import Learned, pack, unpack
+from phx.types import learner
 
 from .cluster import Journal, cluster, config_of, introduce, until
 
@@ -468,3 +472,65 @@ def test_what_is_no_request_is_answered_so(run_once, tmp_path, request_):
             assert answer.keys() == {"error"}
 
     run_once(main())
+
+
+@pytest.fixture
+def gone_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phx.node.peers.GONE_S", 0.2)
+    monkeypatch.setattr("phx.node.peers.AGAIN_S", 0.05)
+
+
+def strangers(node: phx.Node) -> set[int]:
+    return set(node.status().peers) - set(node.config.members)
+
+
+@pytest.mark.usefixtures("gone_soon")
+def test_who_was_added_for_a_change_that_failed_is_let_go_of(run, tmp_path, monkeypatch):
+    """Of two new ones the second cannot be added; then the change itself cannot be begun."""
+
+    async def main():
+        async with cluster(tmp_path, groups=1) as nodes:
+            await nodes[0].group(0).propose(b"1")
+            lead = next(node for node in nodes if node.group(0).is_leader)
+            changes, peers = lead._room.changes, lead._room.peers
+            told = lead.group(0).members()
+            add = type(peers).add
+
+            def refuses(self: object, node: int, address: str) -> None:
+                if node == 5:
+                    raise errors.ConfigError(["no room"])
+                add(peers, node, address)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(type(peers), "add", refuses)
+                new = {**told.by_id, 4: learner("127.0.0.1:9"), 5: learner("127.0.0.1:9")}
+                assert changes.answer(0, roster_of(told.version + 1, new)).verdict == CHANGE_UNMET
+            await until(lambda: strangers(lead) == set())
+
+            def fails(group: int, roster: bytes) -> int:
+                raise DriverError(ERROR_OVERLOADED, "full")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(changes, "_table", SimpleNamespace(change=fails))
+                new = {**told.by_id, 6: learner("127.0.0.1:9")}
+                changes.answer(0, roster_of(told.version + 1, new))
+                assert strangers(lead) == {6}
+            await until(lambda: strangers(lead) == set())
+
+    run(main())
+
+
+@pytest.mark.usefixtures("gone_soon")
+def test_a_start_lets_go_of_who_is_a_member_of_nothing(run, tmp_path):
+    """As of a change that was on its way when the node stopped."""
+
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1)
+        async with phx.Node(config, Journal, bootstrap=True) as node:
+            node._room.peers.add(7, "127.0.0.1:9")
+            assert strangers(node) == {7}
+        async with phx.Node(config, Journal) as node:
+            assert strangers(node) == {7}
+            await until(lambda: strangers(node) == set())
+
+    run(main())
