@@ -466,7 +466,8 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
 
 
 # Of two changes in one turn the engine only knows the newer. The older one was active before that
-# was proposed, and its ballots above that of its packer; whether this node has left, the newer says.
+# was proposed, and its ballots above that of its packer; whether this node has left, says the
+# newer.
 cdef bint tell_passed(DriverState* s, const Event* event) noexcept nogil:
     cdef GroupMembers said
     cdef Roster roster

@@ -173,6 +173,7 @@ def content(store: Path) -> dict[tuple[bytes, bytes], bytes]:
     return found
 
 
+@pytest.mark.timeout(300)  # a folder is looked at thousands of times
 def test_flipped_bits_of_the_store_are_found_or_say_nothing(folders: dict[str, Path]) -> None:
     folder = folders["closed"]
     data = folder / "store" / "data.mdb"
@@ -225,6 +226,7 @@ def test_keys_that_no_store_has_are_found(closed: Path) -> None:
         Store.open(closed / "store", cluster=owner.cluster, node=owner.node)
 
 
+@pytest.mark.timeout(300)
 def test_flipped_bits_of_the_journal_are_found_or_look_like_a_torn_tail(idle: Path) -> None:
     sound = examine(idle, whole=False).journal
     assert sound is not None
