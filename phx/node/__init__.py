@@ -42,7 +42,8 @@ A node has six threads, however many groups: two native ones (poll, journal), th
 that writes checkpoints, the one that listens in the folder, and the one that applies (here: the
 event loop's). With peers there is one more from where a group comes to its first agreed instance.
 While groups are restored, or checkpoints are fetched or provided, there are some more, by what the
-configuration allows, and one while something damaged of the settled log is fetched.
+configuration allows, and one while something damaged of the settled log is fetched. Changes of
+members have one each, and from the first on there is one that connects with who came by them.
 """
 
 from __future__ import annotations

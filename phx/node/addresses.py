@@ -1,7 +1,7 @@
 """Where the other nodes are: names made numbers, afresh whenever somebody tries to connect.
 
-Three may say it: the configuration, whoever calls `Node.set_address`, and (without a public door
-so far) whoever adds a peer. What was said while the node ran is kept in the store, with what the
+Three may say it: the configuration, whoever calls `Node.set_address`, and a change of members,
+which says where new ones are. What was said while the node ran is kept in the store, with what the
 configuration said then. At a start, who spoke last counts: an address that was learned, unless the
 configuration says something else of that node by now, because then it was edited since.
 
