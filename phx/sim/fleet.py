@@ -1,13 +1,15 @@
 """Many seeds on several processes, started by spawn, each fed one seed at a time.
 
-A seed that takes longer than `HANG_S` of wall time, or whose process dies, is a finding, too, and
-the others go on. The order in which seeds finish changes nothing in the result.
+A seed that takes more than `HANG_S` of CPU time, or `STUCK_S` of wall time (a machine may have
+other things to do), or whose process dies, is a finding, too, and the others go on. The order in
+which seeds finish changes nothing in the result.
 """
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from phx.sim.violation import Violation
 __all__ = ["FAILED_MAX", "Failure", "Result", "run_fleet", "shrink_failure"]
 
 HANG_S = 60.0
+STUCK_S = 600.0
 FAILED_MAX = 10
 """After so many failing seeds the rest is not run."""
 SHRINK_S = 45.0
@@ -134,11 +137,12 @@ class Worker:
         self.process.start()
         theirs.close()
         self.plan: Plan | None = None
-        self.since = 0.0
+        self.since = self.since_cpu = 0.0
 
     def give(self, plan: Plan) -> None:
         self.plan = plan
         self.since = time.monotonic()
+        self.since_cpu = cpu_s(self.process.pid)
         self.pipe.send(plan)
 
     def stop(self) -> None:
@@ -160,10 +164,22 @@ class Worker:
             self.process.join()
             outcome.violation = Violation("died", f"exit code {self.process.exitcode}")
             return outcome
-        if now - self.since > HANG_S:
-            outcome.violation = Violation("hang", f"more than {HANG_S:g} s of wall time")
-            return outcome
-        return None
+        if cpu_s(self.process.pid) - self.since_cpu > HANG_S:
+            outcome.violation = Violation("hang", f"more than {HANG_S:g} s of CPU time")
+        elif now - self.since > STUCK_S:
+            outcome.violation = Violation("hang", f"more than {STUCK_S:g} s of wall time")
+        return outcome if outcome.violation else None
+
+
+def cpu_s(process: int | None) -> float:
+    """What another process has used of CPU time so far; 0 where that cannot be asked."""
+    if process is None or not sys.platform.startswith("linux"):
+        return 0.0
+    clock = (~process << 3) | 2  # as clock_getcpuclockid makes it: that of all threads, scheduled
+    try:
+        return time.clock_gettime(clock)
+    except OSError:  # it has died: the pipe says so
+        return 0.0
 
 
 def run_fleet(

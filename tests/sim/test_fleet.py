@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -44,10 +46,43 @@ def test_a_seed_that_hangs_is_a_finding_and_the_rest_goes_on(monkeypatch):
                 os.kill(self.process.pid, signal.SIGSTOP)
 
     monkeypatch.setattr(fleet, "Worker", Stopped)
-    monkeypatch.setattr(fleet, "HANG_S", 5.0)
+    monkeypatch.setattr(fleet, "STUCK_S", 15.0)
     result = run_fleet("calm", 1, 3, 1)
     assert [(one.plan.seed, one.invariant) for one in result.failed] == [(1, "hang")]
+    assert "wall time" in result.failed[0].message
     assert result.seeds == 3
+
+
+def test_a_seed_that_computes_for_ever_is_a_finding_and_one_that_waits_its_turn_is_none(
+    monkeypatch,
+):
+    used = 0.0
+    monkeypatch.setattr(fleet, "cpu_s", lambda process: used)
+    worker = fleet.Worker()
+    try:
+        worker.plan = plan_of(1, "calm")
+        assert worker.take(worker.since + 599) is None
+        used = 61.0
+        found = worker.take(worker.since + 61)
+    finally:
+        worker.stop()
+    assert found is not None
+    assert found.violation is not None
+    assert (found.violation.invariant, "CPU time" in found.violation.message) == ("hang", True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for another's CPU time")
+def test_the_cpu_time_of_another_process_is_what_it_used():
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        used = fleet.cpu_s(process.pid)
+        process.communicate(b"\n")
+    assert 0.5 <= used < 5.0
+    assert fleet.cpu_s(process.pid) == 0.0
 
 
 def test_after_enough_failures_no_new_seed_is_begun():
