@@ -19,7 +19,7 @@ class Lab:
     """A fetcher of group 0, whose transfers and installing are the test's."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **offers: Offer) -> None:
-        self.state = SimpleNamespace(group=0, stopped=None, applied=100)
+        self.state = SimpleNamespace(group=0, stopped=None, removed=False, applied=100)
         self.offers = dict(enumerate(offers.values(), 1))
         self.taken: list[bytes] = []
         self.unfit: set[bytes] = set()

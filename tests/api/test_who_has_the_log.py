@@ -25,7 +25,7 @@ class Lagging:
         if local:
             kept = [SimpleNamespace(frontier=local, light=False, group=0)]
             monkeypatch.setattr(catalog, "of", lambda group: kept)
-        state = SimpleNamespace(group=0, stopped=None, applied=self.chosen)
+        state = SimpleNamespace(group=0, stopped=None, removed=False, applied=self.chosen)
         installer = SimpleNamespace(
             catalog=catalog,
             states={0: state},
