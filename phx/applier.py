@@ -639,6 +639,8 @@ class Applier:
 
     def halt(self, state: GroupState, stopped: GroupStopped, error: BaseException | None) -> None:
         """Nothing more is applied or proposed in the group on this node; all else goes on."""
+        if state.removed:  # for good, whatever else fails of what is left of it
+            return
         stopped.__cause__ = error
         state.stopped = stopped
         state.taking = {}

@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from phx import store_first
@@ -59,39 +60,81 @@ class Beginning:
 
     def __init__(self, config: Config, hosted: Iterable[int]) -> None:
         self._config = config
+        self._folder = Path(config.dir)
         self._hosted = frozenset(hosted)
         self._admission: Admission | None = None
         self._ended = False
+        self._changed: dict[int, Membership] = {}
         self.new: frozenset[int] = frozenset()
 
     def look(
         self, store: Store, journal: Survey | None, catalog: Catalog, ask: Ask, *, create: bool
     ) -> None:
-        """Which groups are new. Raises ConfigError: the file cannot say who their members are."""
+        """Which groups are new. Raises ConfigError: the file cannot say who their members are;
+        StoreError."""
         joins = bool(self._config.join)
         known = frozenset() if create else hosted_before(store, journal, catalog)
         new = self._hosted - known
         changed = members_of(store, journal, catalog)
-        first = store_first.read(store)
+        self._changed = changed
+        first = None if create else self._first(store, ask, changed)
+        unchanged = self._hosted - changed.keys()
         if joins:
             self.new = new
+            self._compare(unchanged - new, first, said=False)
         elif not create:
-            self._compare(self._hosted - changed.keys(), first)
+            self._compare(unchanged, first, said=True)
             if new:
                 self._refuse_new(min(new), known & self._hosted, first, changed)
         if create:
             ids = () if joins else tuple(self._config.members)
+            store_first.keep(self._folder, ids)
             ask(lambda store: store_first.write(store, ids)).result()
-        elif first is None and not (joins or changed):
-            with suppress(StoreError):  # for want of room, perhaps: at the next start, then
-                ask(lambda store: store_first.write(store, self._config.members)).result()
 
-    def _compare(self, unchanged: frozenset[int], first: frozenset[int] | None) -> None:
+    def _first(
+        self, store: Store, ask: Ask, changed: Mapping[int, Membership]
+    ) -> frozenset[int] | None:
+        """Who the first members were, and each place that knows it knows it from now on. None: it
+        is not known."""
+        first, kept = store_first.read(store), store_first.read_file(self._folder)
+        known = first if first is not None else kept
+        if known is None and not (self._config.join or changed):
+            known = frozenset(self._config.members)  # this folder is older than that it is kept
+        if known is not None:
+            with suppress(StoreError):  # for want of room, perhaps: at the next start, then
+                if first is None:
+                    ask(lambda store: store_first.write(store, known)).result()
+                if kept != known:
+                    store_first.keep(self._folder, known)
+        return known
+
+    def _compare(
+        self, unchanged: frozenset[int], first: frozenset[int] | None, *, said: bool
+    ) -> None:
         """Those whose members never changed have them of the file. Raises ConfigError: it is not
-        that of the beginning."""
+        that of the beginning.
+
+        Args:
+            said: without `join`; so where nothing is known of the beginning, the file says it.
+        """
         ids = frozenset(self._config.members)
-        if not unchanged or first is None or first == ids:
+        if not unchanged or first == ids or (first is None and said):
             return
+        if first is None:
+            raise ConfigError(
+                [
+                    f"join: the members of group {min(unchanged)} never changed, and nothing here "
+                    "says who they are: take `join` out, and name them in [members]"
+                ]
+            )
+        if not first and not said:
+            raise ConfigError(
+                [
+                    f"groups: group {min(unchanged)} was begun here with the members of this file, "
+                    "which is that of a node that joined: nobody else has that group. Start a new "
+                    "node in the place of this one"
+                ]
+            )
         if not first:
             raise ConfigError(
                 [f"groups: group {min(unchanged)} is new here, and this node joined: {INSTEAD}"]
@@ -118,7 +161,8 @@ class Beginning:
             raise ConfigError(
                 [
                     f"groups: group {new} is new here, and who the first members of this cluster "
-                    f"were is not known any more: {INSTEAD}"
+                    "were is not known any more: set `join`, and have that group's members changed "
+                    "at a node that has it, in whatever way that keeps this one"
                 ]
             )
         if not known:
@@ -143,6 +187,7 @@ class Beginning:
     def admit(self, ask: Ask, lives: Lives, addresses: Addresses, store_id: bytes) -> None:
         """Blocks until the node is a member of the groups that are new, and they are hosted.
         Raises Closed: it was ended; StoreError."""
+        meet(addresses, self._changed.values(), {})
         if not self.new:
             return
         others = [at for node, at in addresses.texts().items() if node != self._config.node]
@@ -153,9 +198,7 @@ class Beginning:
         admission.wait()
         rows = admission.rows()
         ask(lambda store: store.keep_members(rows)).result()
-        named = named_by(admission.members.values(), admission.peers)
-        unknown = {node for node in named if not is_known(addresses.text(node))}
-        addresses.meet({node: named[node] for node in unknown})
+        meet(addresses, admission.members.values(), admission.peers)
         lives.host(self.new)
 
     def end(self) -> None:
@@ -167,6 +210,14 @@ class Beginning:
 
 def is_known(address: str) -> bool:
     return bool(address) and not address.endswith(":0")
+
+
+def meet(addresses: Addresses, told: Iterable[Membership], where: dict[int, str]) -> None:
+    """Who is a member, and nobody knows where, is where the change said: the store, which keeps
+    that, may have been lost, or not have come to it."""
+    named = named_by(told, where)
+    unknown = {node for node in named if not is_known(addresses.text(node))}
+    addresses.meet({node: named[node] for node in unknown})
 
 
 def named_by(told: Iterable[Membership], where: dict[int, str]) -> dict[int, str]:

@@ -172,15 +172,17 @@ class Changes:
         told = Membership(roster, 1, 1).members()
         now = self._memberships.now(group)
         self._memberships.hear()
-        if self._memberships.version(group) != now.version:
+        if self._memberships.version(group) != now.version or told.version > now.version + 1:
             return Answer(CHANGE_BUSY, leader)  # who left with the newest change is not known yet
         new = told.by_id.keys() - now.by_id.keys() if told.version == now.version + 1 else set()
         if self._memberships.left(group) & new:
             return Answer(CHANGE_REUSED, leader)
         for node in new:
-            if node != self._door.node and not self._peers.is_peer(node):
-                self._peers.add(node, told.by_id[node].address)
-                self._introducer.unwanted(node)  # unless it comes to be a member
+            if node != self._door.node:
+                self._introducer.unwanted(node)
+                if not self._peers.is_peer(node):
+                    self._peers.add(node, told.by_id[node].address)
+                    self._introducer.unwanted(node)
         return Answer(self._table.change(group, roster), leader)
 
     def answer(self, group: int, roster: bytes) -> Answer:

@@ -282,7 +282,7 @@ class Control(threading.Thread):
         """Of one group, or of all that have applied something."""
         caller.answer = {"taken": [], "failed": []}
         if group is None:
-            groups = [one for one, state in self._states.items() if state.applied]
+            groups = [n for n, one in self._states.items() if one.applied and not one.removed]
         elif isinstance(group, bool) or not isinstance(group, int):
             raise ValueError("a group is a number, or null")
         elif group not in self._states:

@@ -271,6 +271,6 @@ def members_of_node(driver: Driver, store: Store, config: Config) -> Memberships
     table = MemberTable(driver)
     ids = store_first.read(store)
     first = {node: at for node, at in config.members.items() if ids is None or node in ids}
-    if config.join:
+    if config.join and not ids:
         first = {}
     return Memberships(store.note_members, table.known, table, first, store.left)

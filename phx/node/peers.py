@@ -235,9 +235,9 @@ class Introducer:
             self._thread.start()
 
     def unwanted(self, node: int) -> None:
-        """It was added for a change that may come to nothing."""
+        """A change that may come to nothing is about to name it: it stays for GONE_S at least."""
         with self._wake:
-            self._gone.setdefault(node, time.monotonic())
+            self._gone[node] = time.monotonic()
             self._start()
             self._wake.notify()
 
@@ -333,8 +333,9 @@ class Introducer:
     def _let_go(self) -> None:
         if not self._gone:
             return
+        gone = list(self._gone)  # first: who is added from now on is looked at next time
         now, there, wanted = time.monotonic(), self._peers.statuses(), self._wanted()
-        for node in list(self._gone):
+        for node in gone:
             if node in wanted or node not in there:
                 del self._gone[node]
             elif there[node].connected:

@@ -79,14 +79,14 @@ class Removal:
         self._catalog = catalog
         self._snapshots = snapshots
         self._transfers = transfers
-        transfers.fetcher.on_removed = self._free  # what was under way has left something
+        transfers.fetcher.on_removed = self.free  # what was under way has left something
         self._done: set[int] = set()
 
     def begin(self, groups: frozenset[int]) -> None:
         """Those that were removed before this start: what is left of them goes."""
         for group in groups:
             self._done.add(group)
-            self._free(group)
+            self.free(group)
 
     def look(self) -> None:
         """Whether there are more."""
@@ -98,10 +98,11 @@ class Removal:
             self._applier.remove(self._states[group], stop)
             self._transfers.gone(group)
             log.warning("%s; what is here of it is deleted", stop)
-            self._free(group)
+            self.free(group)
         self._driver.poke()
 
-    def _free(self, group: int) -> None:
+    def free(self, group: int) -> None:
+        """All that is here of it goes; again, if something was made since. Any thread."""
         victims = self._snapshots.condemn(group, -1, b"")
         self._snapshots.between(lambda: self._delete(group, victims))
         self._keeper.ask(lambda store: self._forget(store, group))

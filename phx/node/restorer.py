@@ -88,6 +88,8 @@ class Restorer:
     Attributes:
         paused: groups that do not go on yet.
         at: groups that are being restored, or wait for it; nobody else may touch their state.
+        on_removed: told of a group that this node left while it was restored: what was opened of it
+            is let go of.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Restorer:
         self._factory = factory
         self._restored = restored
         self._stuck = stuck
+        self.on_removed: Callable[[int], None] = lambda group: None
         self._ending = threading.Event()
         self._files = StoppableFiles(folder, self._ending)
         self._left: deque[int] = deque()
@@ -146,14 +149,25 @@ class Restorer:
                     isinstance(error, DriverError) and error.code == ERROR_CLOSED
                 ):
                     return
-                log.critical("group %d cannot be restored", group, exc_info=error)
                 self.at.discard(group)
-                self._stuck(state, error)
+                if not state.removed:
+                    log.critical("group %d cannot be restored", group, exc_info=error)
+                    self._stuck(state, error)
             else:
                 self.at.discard(group)
+            if state.removed:
+                self._drop(state)
+
+    def _drop(self, state: GroupState) -> None:
+        """The node left it meanwhile: what was opened since then is of no use."""
+        state.let_go()
+        state.machines, state.taking, state.skip = {}, {}, {}
+        self.on_removed(state.group)
 
     def _go_on(self, state: GroupState, manifest: Manifest | None) -> None:
         frontier = 0
+        if state.removed:
+            return
         if manifest is not None:
             frontier = manifest.frontier
             self._driver.sessions.load(manifest.sessions, manifest.changed_members)

@@ -162,7 +162,8 @@ class Room:
         doctor = self._doctor
         self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._idle)
         store = self._store = self._keeper.open()
-        if left_out := sorted(store.settled().keys() - self.states.keys()):
+        held = store.settled().keys() | store.members().keys()
+        if left_out := sorted(held - self.states.keys()):
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
@@ -315,12 +316,13 @@ class Room:
         self._marked -= gone
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
-        self._restorer.start(mine, self.config.checkpoints.restore_threads)
-        transfers.rebuild_marked(self._marked)
         self._removal = Removal(
             self.config, self.states, self._memberships, applier, self.driver, self._keeper,
             catalog, snapshots, transfers,
         )  # fmt: skip
+        self._restorer.on_removed = self._removal.free
+        self._restorer.start(mine, self.config.checkpoints.restore_threads)
+        transfers.rebuild_marked(self._marked)
         self._removal.begin(gone)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves

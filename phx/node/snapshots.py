@@ -198,7 +198,7 @@ class Snapshots(threading.Thread):
     def condemn(self, group: int, above: int, but: bytes) -> list[Manifest]:
         """Take a group's checkpoints beyond this instance out of the catalog, but for the one with
         this ident; nor does one become a checkpoint that was captured before. They lie where they
-        lay. On the applying thread."""
+        lay. Any thread."""
         with self._change:
             self._condemned[group] += 1
             return self._catalog.condemn(group, above, but)

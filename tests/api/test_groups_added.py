@@ -1,6 +1,7 @@
 """A group that is added at a restart: all who host it agree on who its first members are."""
 
 import asyncio
+import shutil
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import phx
 from phx import errors, store_first
 from phx.store import Store
+from phx.types import Role
 
 from .cluster import all_applied, cluster, config_of, until
 from .members_lab import addresses, counters, free_port, joining, kill
@@ -209,26 +211,96 @@ def test_a_store_that_does_not_know_who_the_first_were_learns_it_before_any_chan
 
 
 def forget(config):
+    """As a folder has it that is older than this, or lost its store, and its file, too."""
+    (config.dir / store_first.FILE).unlink()
+    forget_rows(config)
+
+
+def forget_rows(config):
     with closing(
         Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
     ) as store:
         store.remember(dict.fromkeys(store_first.NAMES))
 
 
-def test_who_the_first_were_is_known_by_one_copy_of_two(tmp_path):
-    (tmp_path / "store").mkdir()
-    with closing(Store.open(tmp_path / "store", cluster=1, node=1, create=True)) as store:
-        assert store_first.read(store) is None
-        for ids in ({3, 1, 2}, set()):
-            store_first.write(store, ids)
-            assert store_first.read(store) == ids
-            for name in store_first.NAMES:
-                whole = store.remembered(name)
-                store.remember({name: whole[:-1] + bytes([whole[-1] ^ 1])})
-                assert store_first.read(store) == ids
-                store.remember({name: whole})
-        store.remember(dict.fromkeys(store_first.NAMES, b"PHXFIRST"))
-        assert store_first.read(store) is None
+def test_join_does_not_make_the_file_of_a_first_node_count(run_once, tmp_path):
+    """1 of {1, 2, 3}, with a file that names itself alone: it would choose in {1}."""
+
+    async def main():
+        at = ports(1, 2, 3)
+        async with cluster(tmp_path, counters, members=at, groups=1) as nodes:
+            await nodes[0].group(0).propose(b"1")
+            config = nodes[0].config
+            await nodes[0].close()
+            alone = {"members": {1: at[1]}, "join": (at[2],)}
+            with pytest.raises(errors.ConfigError, match=r"began, 1, 2, 3; now it names 1\."):
+                await more(config, groups=1, **alone).open()
+            with pytest.raises(errors.ConfigError, match=r"began, 1, 2, 3; now it names 1\."):
+                await more(config, groups=2, **alone).open()
+            forget(config)
+            with pytest.raises(errors.ConfigError, match="never changed, and nothing here says"):
+                await more(config, groups=1, **alone).open()
+            async with more(config, groups=1) as one:
+                assert set(one.group(0).members().by_id) == {1, 2, 3}
+
+    run_once(main())
+
+
+def test_a_first_node_may_have_join_and_whom_it_named_at_first(run_once, tmp_path):
+    async def main():
+        at = ports(1, 2, 3)
+        async with cluster(tmp_path, counters, members=at, groups=1) as nodes:
+            await nodes[0].group(0).propose(b"1")
+            config = nodes[0].config
+            await nodes[0].close()
+            async with more(config, groups=1, join=(at[2],)) as one:
+                await one.wait_ready(timeout=20)
+                assert set(one.group(0).members().by_id) == {1, 2, 3}
+                assert (await one.group(0).propose(b"2")).value == 3
+                assert (await one.add_member(4, "127.0.0.1:9", role=Role.LEARNER)).failed == {}
+
+    run_once(main())
+
+
+def test_who_the_first_were_outlives_the_store(run_once, tmp_path):
+    async def main():
+        configs = await closed_after(tmp_path, (3, 4))
+        for n, ids in ((1, {1, 2, 3}), (4, set())):
+            assert store_first.read_file(configs[n].dir) == ids
+            forget_rows(configs[n])
+        with pytest.raises(errors.ConfigError, match="group 1 is new here, and this node joined"):
+            await more(configs[4], join=()).open()
+        async with more(configs[1]) as one, more(configs[2]):
+            assert store_first.read(one._room._store) == {1, 2, 3}
+            assert (await one.group(1).propose(b"7")).value == 7
+
+    run_once(main())
+
+
+def test_a_node_that_joined_and_lost_its_store_knows_where_the_others_are(run_once, tmp_path):
+    """Its file names itself alone; the journal says who the members are."""
+
+    async def main():
+        configs = await closed_after(tmp_path, (3, 4))
+        async with phx.Node(configs[1], counters), phx.Node(configs[2], counters):
+            shutil.rmtree(configs[4].dir / "store")
+            async with phx.Node(configs[4], counters) as four:
+                await four.wait_ready(timeout=20)
+                assert four.status().stopped == ()
+                assert (await four.group(0).propose(b"1")).value == 2
+
+    run_once(main())
+
+
+def test_a_group_that_it_is_a_member_of_is_not_left_out(run_once, tmp_path):
+    async def main():
+        configs = await closed_after(tmp_path, (3, 4))
+        async with phx.Node(configs[1], counters), phx.Node(configs[2], counters):
+            four = phx.Node(replace(configs[4], groups=(1,)), counters)
+            with pytest.raises(errors.ConfigError, match="group 0, which cannot be left out"):
+                await four.open()
+
+    run_once(main())
 
 
 def test_a_node_is_peer_of_the_members_it_was_told_of_and_of_nobody_else(run, tmp_path):

@@ -11,8 +11,9 @@ from phx import errors
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.rebuild import MARK, mark
 from phx.machines import Counter
+from phx.node import control
 
-from .cluster import all_applied, cluster, until
+from .cluster import all_applied, cluster, introduce, until
 from .members_lab import counters
 
 REMOVED = "node 3 is no member of it any more"
@@ -107,5 +108,70 @@ def test_a_node_that_is_removed_while_a_group_is_made_anew_keeps_nothing_of_it(r
             await until(lambda: left_of(three) == [])
             assert three.status().transfers["installed"] == 0
             await three.wait_ready(timeout=20)
+
+    run(main())
+
+
+def test_a_node_that_is_removed_while_a_group_is_restored_keeps_nothing_of_it(run_once, tmp_path):
+    """It starts from a checkpoint while the others take it out; then what is restored fails, or
+    does not: what was said before stays said."""
+    entered, go_on, outcome = threading.Event(), threading.Event(), [None]
+
+    class Slow(Counter):
+        def restore(self, reader):
+            if outcome[0] is not None:
+                entered.set()
+                assert go_on.wait(30)
+                if outcome[0] == "fails":
+                    raise OSError("no more files")
+            super().restore(reader)
+
+    async def main():
+        for number, then in enumerate(("fails", "goes on")):
+            folder = tmp_path / str(number)
+            async with cluster(folder, lambda group: Slow(), groups=1) as nodes:
+                one, two, three = nodes
+                for _ in range(5):
+                    await one.group(0).propose(b"1")
+                await all_applied(nodes, 0)
+                await three.group(0).checkpoint()
+                await three.close()
+                outcome[0] = then
+                async with phx.Node(three.config, lambda group: Slow()) as three:
+                    introduce([one, two, three])
+                    try:
+                        await until(entered.is_set)
+                        await one.group(0).remove_member(3)
+                        await until(lambda three=three: three.status().removed, seconds=20)
+                    finally:
+                        go_on.set()
+                    await until(lambda three=three: not three._room._restorer.at)
+                    await until(lambda three=three: left_of(three) == [])
+                    assert three.status().removed == (0,)
+                    assert three.status().stopped == ()
+                    group = three.group(0)
+                    with pytest.raises(errors.NotInCluster, match=REMOVED):
+                        await group.propose(b"1")
+                    with pytest.raises(errors.NotInCluster, match=REMOVED):
+                        await group.repair()
+                    assert three._room.states[0].machines == {}
+            outcome[0] = None
+            entered.clear()
+            go_on.clear()
+
+    run_once(main())
+
+
+def test_a_checkpoint_of_all_groups_is_not_of_those_that_were_left(run, tmp_path):
+    async def main():
+        async with cluster(tmp_path, counters, groups=2) as nodes:
+            for group in (0, 1):
+                await nodes[0].group(group).propose(b"1")
+            three = await removed_third(nodes)
+            await all_applied(nodes, 1)
+            asked = {"do": "checkpoint", "group": None}
+            answer = await asyncio.to_thread(control.ask, three.config.dir, asked)
+            assert [one["group"] for one in answer["taken"]] == [1]
+            assert answer["failed"] == []
 
     run(main())

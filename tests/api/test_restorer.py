@@ -23,7 +23,7 @@ class Lab:
         self.fails = fails
         self.rebuilt = []
         self.wanted = set()
-        self.states = {n: SimpleNamespace(group=n, stopped=None) for n in range(2)}
+        self.states = {n: SimpleNamespace(group=n, stopped=None, removed=False) for n in range(2)}
         driver = SimpleNamespace(resume=lambda group, frontier: None)
         self.restorer = Restorer(
             Catalog.open(MemoryFiles(), ROOT),
