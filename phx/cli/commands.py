@@ -301,7 +301,14 @@ def fault_kinds(
     metavar="KIND,KIND,…",
     default=None,
     help="Only these: kill, close, stop, drop, oneway, partial, delay, cut, slow, eio, full, "
-    "power, wipe, wipe-journal, lag, flip. Default: all that this machine can do.",
+    "power, wipe, wipe-journal, lag, flip, replace, grow, shrink, move. Default: all that this "
+    "machine can do.",
+)
+@click.option(
+    "--members",
+    "changing",
+    is_flag=True,
+    help="Each episode of faults begins with a change of members; the others come on top.",
 )
 @click.option(
     "--dir",
