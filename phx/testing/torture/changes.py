@@ -26,7 +26,8 @@ ACTIVE_WITHIN_S = 60.0
 HEARD_WITHIN_S = 40.0
 """So long after it came back a node knows that it was removed."""
 OPEN_WITHIN_S = 40.0
-ASK_S = (3.0, 15.0)
+"""So long after the change a node that came in is open."""
+ASK_S = (2.0, 10.0)
 POLL_S = 0.1
 
 Say = Callable[[str], None]
@@ -280,10 +281,19 @@ class Changes:
             ]
             asked = chance.sample(nodes, min(len(nodes), chance.choice((1, 1, 2))))
             timeout_s = chance.uniform(*ASK_S)
-            answers = [self._ask(self._cluster[node], goal, timeout_s) for node in asked]
-            for done, failed in await asyncio.gather(*answers):
+            calls = [
+                asyncio.create_task(self._ask(self._cluster[node], goal, timeout_s))
+                for node in asked
+            ]
+            for answer in asyncio.as_completed(calls):
+                done, failed = await answer
                 left.difference_update(done)
                 why = failed or why
+                if not left:
+                    break  # the other one may have been cut off
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
             if left:
                 await asyncio.sleep(POLL_S)
         return True

@@ -144,7 +144,9 @@ def _episode(
         whole = len(hit) == len(nodes)
         # Elsewhere the leader might be a node that another fault of this episode has already.
         alone = one in NETWORK or len([f for f in faults if f.kind not in NETWORK]) == 0
-        leader_first = alone and not whole and len(hit) == 1 and chance.random() < 0.6
+        # (Nor has any other process a fault then, and a change is to meet those, too.)
+        often = 0.6 if one not in MEMBERS else 0.3
+        leader_first = alone and not whole and len(hit) == 1 and chance.random() < often
         if leader_first and one not in NETWORK:
             free = []
         faults.append(
