@@ -15,6 +15,7 @@ from phx.cli.look import inspect, verify
 from phx.cli.member import decommission, member
 from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
 from phx.cli.peers import peers
+from phx.cli.recover import recover
 from phx.cli.repair import repair
 
 
@@ -34,6 +35,7 @@ phx.add_command(drain)
 phx.add_command(member)
 phx.add_command(inspect)
 phx.add_command(peers)
+phx.add_command(recover)
 phx.add_command(repair)
 phx.add_command(verify)
 
