@@ -31,7 +31,7 @@ from phx.store_facts import read as read_facts
 from phx.store_members import MembersRow, later, of_journal
 from phx.verify import copied, examine, read_only
 
-__all__ = ["GroupSeen", "Survivor", "survivors"]
+__all__ = ["GroupSeen", "Survivor", "survivors", "under"]
 
 NOTHING = (0, 0, 0, b"")
 HELD = 2  # of a record of members: every value up to their instance stands before it
@@ -214,7 +214,7 @@ def _groups(
         if row is not None:
             own = told.get(group, row)
             held = bool(survey.members.get(group, NOTHING)[2] & HELD)
-            votes, held_too = _under(row, own, votes, max(state, through), held=held)
+            votes, held_too = under(row, own, votes, max(state, through), held=held)
             chosen = held_too | chosen
         seen[group] = GroupSeen(
             kept_from,
@@ -228,7 +228,7 @@ def _groups(
     return seen
 
 
-def _under(
+def under(
     row: MembersRow,
     own: MembersRow,
     votes: dict[int, tuple[int, bytes]],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,16 +16,23 @@ from phx._core.ballot import counter_of
 from phx.checkpoint.catalog import ROOT
 from phx.checkpoint.catalog import look as look_at
 from phx.checkpoint.files import OsFiles
-from phx.errors import Damaged
+from phx.errors import Damaged, StoreError
+from phx.membership import Membership, roster_of
 from phx.recovery.making import COUNTER_LEAP, make_folder, plan
-from phx.recovery.seen import survivors
+from phx.recovery.seen import survivors, under
 from phx.store import Store
 from phx.store_facts import read as read_facts
 from phx.store_folder import chunks_of, fill
+from phx.store_members import MembersRow
+from phx.types import voter
 from phx.verify import examine
-from tests.api.members_lab import counters
+from tests.api.cluster import cluster
+from tests.api.members_lab import counters, kill
+from tests.durable.durable_lab import LmdbSums, SqliteSums
 
 from .recovery_lab import NEW, content, made, new_config, recover, write_toml
+
+QUIET = {"interval_instances": 0, "interval_us": 0}
 
 
 def steps_of(folders: list[Path], config: phx.Config) -> list[str]:
@@ -188,3 +197,76 @@ def test_a_store_whose_making_was_cut_short_is_none(tmp_path: Path) -> None:
         fill(tmp_path / "store", 7, 2, {0: (1, 1)}, {}, cut(), 1 << 28)  # type: ignore[arg-type]
     with pytest.raises(phx.errors.NotBootstrapped):
         Store.open(tmp_path / "store", cluster=7, node=2)
+
+
+# --- durable machines
+
+
+@pytest.mark.parametrize("kind", [LmdbSums, SqliteSums])
+def test_durable_machines_come_along(kind: Any, tmp_path: Path, run_once: Any) -> None:
+    async def live() -> None:
+        async with cluster(tmp_path, lambda group: kind(), checkpoints=QUIET) as nodes:
+            for _ in range(9):
+                await nodes[0].group(0).propose(b"1 1")
+            await asyncio.gather(*(node.group(0).barrier() for node in nodes))
+            await nodes[1].close()  # its machine is committed
+            for node in (nodes[0], nodes[2]):
+                kill(node)
+
+    run_once(live())
+    config = new_config(tmp_path)
+    made([tmp_path / "node2"], config)
+    assert (config.dir / "machines" / "0.0" / "current").exists()
+    told = json.loads(
+        recover(
+            tmp_path / "node2",
+            "--config",
+            write_toml(tmp_path / "again.toml", new_config(tmp_path, 12)),
+            "--json",
+        ).output
+    )
+    assert told["groups"][0]["machines"]["0"] >= 9
+
+    async def go_on() -> None:
+        async with phx.Node(config, lambda group: kind()) as one:
+            await one.wait_ready(timeout=20)
+            assert (await one.group(0).propose(b"1 1")).value == 10
+
+    run_once(go_on())
+
+
+def test_files_that_only_their_machine_can_read_are_refused(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    generation = folders[0] / "machines" / "0.0" / "00000001"
+    generation.mkdir(parents=True)
+    (generation / "own.bin").write_bytes(b"x")
+    (generation.parent / "current").write_bytes(b"00000001\n")
+    config = new_config(tmp_path)
+    with pytest.raises(StoreError, match="nobody but the machine itself"):
+        made(folders[:1], config)
+    assert not config.dir.exists()
+
+
+# --- acceptances, as the journal's own replay takes them
+
+
+def test_votes_of_members_before_a_change_are_dropped_by_the_floor_of_the_own_record() -> None:
+    roster = roster_of(2, {1: voter("a:1")})
+    told, own = (MembersRow(Membership(roster, 5, floor)) for floor in (200, 100))
+    votes = {at: (90 + 10 * at, b"%d" % at) for at in range(3, 9)}  # 120, 130, … 170
+    votes[6] = 100, b"old"
+    left, chosen = under(told, own, votes, 2, held=False)
+    assert (sorted(left), chosen) == ([3, 4, 5, 7, 8], {})
+    # With a record of an older change the floor is the one that was told.
+    older = MembersRow(Membership(roster_of(2, {2: voter("a:1")}), 4, 1))
+    newer = MembersRow(Membership(roster_of(3, {1: voter("a:1")}), 5, 155))
+    assert sorted(under(newer, older, votes, 2, held=True)[0]) == [3, 4, 5, 7, 8]
+
+
+def test_a_journal_that_holds_all_up_to_a_change_knows_it_to_be_chosen() -> None:
+    row = MembersRow(Membership(roster_of(2, {1: voter("a:1")}), 5, 1))
+    votes = {at: (9, b"%d" % at) for at in (2, 3, 4, 5, 6)}
+    assert sorted(under(row, row, votes, 3, held=True)[1]) == [4, 5]
+    assert sorted(under(row, row, votes, 0, held=True)[1]) == []  # 1 is not here: it is not whole
+    assert sorted(under(row, row, votes, 3, held=False)[1]) == []

@@ -21,7 +21,7 @@ QUIET = {"interval_instances": 0, "interval_us": 0}
 
 async def lost_cluster(folder, values=30, checkpoint_at=None, **changes):
     """Three nodes with so many values in group 0; all gone, by SIGKILL as it were."""
-    async with cluster(folder, counters, checkpoints=QUIET, **changes) as nodes:
+    async with cluster(folder, counters, **{"checkpoints": QUIET, **changes}) as nodes:
         for number in range(values):
             await nodes[number % 3].group(0).propose(b"1")
             if number == checkpoint_at:
@@ -33,11 +33,14 @@ async def lost_cluster(folder, values=30, checkpoint_at=None, **changes):
     return [folder / f"node{number}" for number in (1, 2, 3)], epoch
 
 
-@pytest.mark.parametrize("checkpoint_at", [None, 15], ids=["log", "checkpoint"])
-def test_one_of_three_goes_on_and_grows_to_three(run_once, tmp_path, checkpoint_at):
+@pytest.mark.parametrize("kind", ["log", "checkpoint", "trimmed"])
+def test_one_of_three_goes_on_and_grows_to_three(run_once, tmp_path, kind):
     async def main():
-        folders, epoch = await lost_cluster(tmp_path, checkpoint_at=checkpoint_at)
-        config = new_config(tmp_path)
+        options = QUIET | {"hold_instances": 2, "hold_bytes": 0, "hold_us": 0}
+        changes = {"checkpoints": options if kind == "trimmed" else QUIET}
+        at = None if kind == "log" else 15
+        folders, epoch = await lost_cluster(tmp_path, checkpoint_at=at, **changes)
+        config = new_config(tmp_path, **changes)
         path = write_toml(tmp_path / "new.toml", config)
         before = content(folders[1])
         said = await asyncio.to_thread(recover, folders[1], "--config", path)
@@ -52,6 +55,7 @@ def test_one_of_three_goes_on_and_grows_to_three(run_once, tmp_path, checkpoint_
         assert told["made"] is True
         assert {one["group"]: one["here"] for one in told["groups"]} == {0: [2], 1: [2]}
         assert told["groups"][0]["accepted_above"] + told["groups"][0]["chosen_through"] >= 30
+        assert (told["groups"][0]["kept_from"] > 5) == (kind != "log")
         assert content(folders[1]) == before
         assert examine(config.dir, whole=True).findings == []
         async with AsyncExitStack() as stack:
@@ -66,11 +70,15 @@ def test_one_of_three_goes_on_and_grows_to_three(run_once, tmp_path, checkpoint_
                 {NEW: voter(config.members[NEW])},
                 True,
             )
-            new = await stack.enter_async_context(joining(tmp_path, [12, 13], [one], cluster=NAME))
+            new = await stack.enter_async_context(
+                joining(tmp_path, [12, 13], [one], cluster=NAME, **changes)
+            )
             for joiner in new:
                 assert (await one.add_member(joiner.number, joiner.at)).failed == {}
             nodes = [one, *[await joiner.opened() for joiner in new]]
             await asyncio.gather(*(node.wait_ready(timeout=20) for node in nodes))
+            fetched = [node.status().transfers["fetched"] for node in nodes[1:]]
+            assert fetched == ([0, 0] if kind == "log" else [1, 1])
             await nodes[1].group(0).propose(b"1")
             await until(lambda: {n.group(0).machine().total for n in nodes} == {32})
             # Each of the three is as good as the first one.
