@@ -11,26 +11,31 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from phx._core.chunk import ChunkDamage
+from phx._core.chunk import CLASS_BYTES, ChunkDamage, build_chunk, value_bytes
 from phx._core.chunk_index import ChunkIndex
 from phx._core.codec import crc32c
 from phx.errors import Damaged, Foreign, Locked, NotBootstrapped, StoreError
 from phx.lmdb_files import LMDB_MAJOR, refuse_cut
 from phx.store_members import MembersRow, put
+from phx.store_mend import own_tail
 
 FORMAT_VERSION = 1
 FORMAT_MEMBERS = 2
 """Of a store in which the members of some group changed: a phx that knows of no such rows would go
 on under the members of its configuration, so it must not open it."""
 
+ENTRY_ROOM = 64
+"""More than an entry takes in a chunk besides its body, its share of the index included."""
+GROUPS_HEAD, GROUPS_ROW, GROUPS_VERSION = struct.Struct("<IQ"), struct.Struct("<IIQQ"), 1
 IDENTITY = struct.Struct("<8sIQI16sIII")
 IDENTITY_MAGIC = b"PHXSTORE"
 DAMAGE = (
@@ -206,6 +211,76 @@ def remake(
         sync_folder(folder.parent)
     finally:
         os.close(lock)
+
+
+def fill(
+    folder: Path,
+    cluster: int,
+    node: int,
+    floors: Mapping[int, tuple[int, int]],
+    members: Mapping[int, MembersRow],
+    entries: Iterable[tuple[int, int, bytes]],
+    map_bytes: int,
+) -> None:
+    """Make a store, with an identity of its own, of a log that comes from elsewhere.
+
+    Complete, and durable, on return; before that, whoever opens it is told that it was never
+    completely made.
+
+    Args:
+        floors: lowest instance kept and last one settled, of every group.
+        members: rows of the groups whose members ever changed.
+        entries: (group, instance, body), ascending: of each group all of those instances.
+        map_bytes: more than LMDB's file will have.
+
+    Raises StoreError; ValueError: an entry does not follow the one before it.
+    """
+    lock = take_lock(folder, create=True)
+    try:
+        env = open_env(folder, map_bytes, create=True)
+        try:
+            version: tuple[int, int, int] = env.lib_version()
+            identity = StoreIdentity(cluster, node, os.urandom(16), FORMAT_VERSION, version)
+            meta = env.open_db(b"meta")
+            chunks, indexes = env.open_db(b"chunks"), env.open_db(b"indexes")
+            for number, value in enumerate(chunks_of(identity.store_id, entries), 1):
+                with env.begin(write=True) as txn:
+                    key = number.to_bytes(8, "big")
+                    txn.put(key, value, db=chunks, append=True)
+                    txn.put(key, own_tail(value), db=indexes, append=True)
+            make_tables(env, meta, identity, pack_groups(floors), members)
+        except lmdb.Error as error:
+            raise StoreError(f"{folder}: {error}") from error
+        finally:
+            env.close()
+        sync_folder(folder)
+    finally:
+        os.close(lock)
+
+
+def chunks_of(store_id: bytes, entries: Iterable[tuple[int, int, bytes]]) -> Iterator[bytes]:
+    """The log in chunks, numbered from 1 on."""
+    number, gathered, spent = 1, list[tuple[int, int, bytes]](), 0
+    for one in chain(entries, [None]):
+        if one is not None:
+            gathered.append(one)
+            spent += len(one[2]) + ENTRY_ROOM
+        while gathered and (one is None or spent > CLASS_BYTES[-1]):
+            size = value_bytes(spent + ENTRY_ROOM, len(gathered[0][2]) + 2 * ENTRY_ROOM)
+            value, taken = build_chunk(number, size, store_id, gathered)
+            if not taken:
+                raise ValueError(f"an entry of group {gathered[0][0]} does not fit in a chunk")
+            yield value
+            number += 1
+            gathered = gathered[taken:]
+            spent = sum(len(body) + ENTRY_ROOM for _, _, body in gathered)
+
+
+def pack_groups(floors: Mapping[int, tuple[int, int]]) -> bytes:
+    """The table of groups: phx/_core/chunk_index.pxd."""
+    body = GROUPS_HEAD.pack(GROUPS_VERSION, len(floors))
+    body += b"".join(GROUPS_ROW.pack(group, 0, *floors[group]) for group in sorted(floors))
+    return crc32c(body).to_bytes(4, "little") + body
 
 
 def read_identity(folder: Path, map_bytes: int) -> StoreIdentity:

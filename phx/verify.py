@@ -356,6 +356,8 @@ def read_chunks(
 def look_at_journal(report: Report) -> None:
     path = report.folder / JOURNAL
     if not path.is_dir() or not any(path.iterdir()):
+        if (report.folder / "recovered").exists():
+            return  # it begins with the first start
         report.find(JOURNAL, "is missing: the promises of this node are lost")
         return
     identity = report.identity or identity_by_segments(path)
@@ -464,14 +466,19 @@ def lmdb_findings(folder: Path) -> Iterator[str]:
         yield str(error)
 
 
+def copied(file: Path, folder: Path) -> Path:
+    """A copy of a SQLite database with its log: whoever opens the file itself may change it."""
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{file}{suffix}", f"{folder}/copy{suffix}")
+    return folder / "copy"
+
+
 def sqlite_findings(file: Path) -> Iterator[str]:
-    """As SQLite sees a copy of it and of its log: whoever opens the file itself may change it."""
     with TemporaryDirectory(prefix="phx-verify.") as folder:
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                shutil.copyfile(f"{file}{suffix}", f"{folder}/copy{suffix}")
+        copy = copied(file, Path(folder))
         try:
-            with closing(sqlite3.connect(f"{folder}/copy")) as opened:
+            with closing(sqlite3.connect(copy)) as opened:
                 for (said,) in opened.execute("PRAGMA integrity_check(20)"):
                     if said != "ok":
                         yield said

@@ -168,7 +168,7 @@ MAY_IMPORT = {
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},
     "phx.store_first": GROUND | STORE | {"phx.store"},
-    "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.store_members"},
+    "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.store_members", "phx.store_mend"},
     "phx.store_members": GROUND | STORE | {"phx.membership"},
     "phx.store_trim": GROUND | STORE,
     "phx.store_stats": GROUND,
@@ -211,6 +211,11 @@ MAY_IMPORT = {
     | {"phx.lmdb_pages", "phx.membership", "phx.store_folder"}
     | {"phx.store_facts", "phx.store_first", "phx.store_members", "phx.store_mend"}
     | {"phx.store_peers"},
+    "phx.recovery": NODE
+    | STORE
+    | {"phx._core.ballot", "phx._core.members", "phx._core.survey", "phx.checkpoint"}
+    | {"phx.durable", "phx.membership", "phx.store", "phx.store_facts", "phx.store_first"}
+    | {"phx.store_folder", "phx.store_members", "phx.transfer", "phx.verify"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE
@@ -225,7 +230,8 @@ MAY_IMPORT = {
     "phx.bench.limit_worker": {"phx.bench.limit_door"},
     "phx.cli": NODE
     | {"phx", "phx.blocking", "phx.sim", "phx.testing", "phx.bench", "phx.server", "phx.admin"}
-    | {"phx.checkpoint", "phx.store", "phx.store_folder", "phx.store_trim", "phx.verify"},
+    | {"phx.checkpoint", "phx.recovery", "phx.store", "phx.store_folder", "phx.store_trim"}
+    | {"phx.verify"},
 }
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport\b|cimport\s+([\w., ]+))", re.MULTILINE)
 

@@ -56,7 +56,7 @@ def chunk_rows(
 def build_chunk(
     chunk: int, value_bytes: int, store_id: bytes, entries: Iterable[tuple[int, int, bytes]]
 ) -> tuple[bytes, int]:
-    """For tests: a chunk of as many of the (group, instance, body) entries as fit, and how many."""
+    """A chunk of as many of the ascending (group, instance, body) as fit, and how many."""
 
 def value_bytes(total: int, first: int = 0) -> int:
     """Size of the chunk to begin for `total` bytes, of which the first entry takes `first`."""

@@ -549,7 +549,7 @@ def chunk_rows(u64 chunk, Bytes value, bytes store_id not None):
 
 
 def build_chunk(u64 chunk, u64 value_bytes, bytes store_id not None, entries):
-    """For tests: a chunk of as many of the (group, instance, body) entries as fit, and how many."""
+    """A chunk of as many of the ascending (group, instance, body) as fit, and how many."""
     cdef ChunkWriter w
     cdef bytearray value = bytearray(value_bytes)
     cdef u8[::1] room = value

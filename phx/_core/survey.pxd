@@ -26,12 +26,22 @@ cdef struct SurveyGroup:
     u32 members_flags          # what else is known of them,
     Block* members             # and the value that says who they are; owned. NULL: none does
 
+cdef struct SurveyValue:       # an acceptance, or a value learned as chosen
+    u64 instance
+    u64 ballot                 # 0: learned
+    Block* body                # owned
+    u32 group
+
 ctypedef vector[SurveyGroup] SurveyGroups
+ctypedef vector[SurveyValue] SurveyValues
+ctypedef vector[u64] Bounds
 ctypedef vector[u32] Slots
 
 cdef struct Tally:
     SurveyGroups* groups
     Slots* slots               # by group: its place in `groups`, plus 1
+    SurveyValues* values       # NULL: they are not wanted
+    Bounds* above              # by group: of instances above these, if they are
     u64 records
     u64 odd                    # sound records of no known kind, or of an impossible group
     u64 counter                # highest that was promised, or may have been
@@ -43,7 +53,7 @@ cdef struct Tally:
 
 cdef class Survey:
     cdef readonly object verdict
-    cdef readonly list segments, free, suspects, groups
+    cdef readonly list segments, free, suspects, groups, values
     cdef readonly dict members
     cdef readonly i64 cut_bytes
     cdef readonly u64 records, odd_records, floor_lsn, first_lsn, end_lsn

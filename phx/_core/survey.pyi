@@ -1,4 +1,5 @@
 import os
+from collections.abc import Mapping
 
 class Survey:
     """What the journal in a folder holds; nothing in the folder is changed, nobody is locked out.
@@ -6,6 +7,7 @@ class Survey:
     Args:
         where: the folder ``journal`` of a node that does not run.
         cluster, node, store_id: whose it should be; another's is a verdict.
+        above: an instance by group; missing: 0. The values above these are wanted, too.
 
     Raises:
         OSError: there is no such folder, or it cannot be opened.
@@ -40,6 +42,15 @@ class Survey:
     """Of each group whose members a record says, by the last change: its instance, the floor of
     their ballots, flags (1: active, 4: this node was one, and is none of these), and the value that
     says who they are; nobody has checked that."""
+    values: list[tuple[int, int, int, bytes]]
+    """Those that were wanted, (group, instance, ballot, body), in the order of the records: all
+    acceptances, and what was learned as chosen, with ballot 0. None of a journal with a verdict."""
     def __init__(
-        self, where: str | os.PathLike[str], *, cluster: int, node: int, store_id: bytes
+        self,
+        where: str | os.PathLike[str],
+        *,
+        cluster: int,
+        node: int,
+        store_id: bytes,
+        above: Mapping[int, int] | None = None,
     ) -> None: ...

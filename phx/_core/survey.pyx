@@ -85,6 +85,27 @@ cdef void tally_members(Tally* t, const RecordHeader* h, const u8* body) noexcep
         g.members_flags |= flags
 
 
+# All of them, whatever their ballots, in the order of the records.
+cdef void tally_value(Tally* t, const RecordHeader* h, const u8* body) noexcept nogil:
+    cdef SurveyValue one
+    if t.values == NULL or (h.kind != RECORD_ACCEPT and h.kind != RECORD_CHOSEN):
+        return
+    if h.index <= t.above[0][h.group]:
+        return
+    one.group = h.group
+    one.instance = h.index
+    one.ballot = h.ballot if h.kind == RECORD_ACCEPT else 0
+    one.body = block_copy(<const char*>body, h.body_bytes)
+    t.values.push_back(one)
+
+
+cdef void values_clear(SurveyValues* values) noexcept nogil:
+    cdef size_t at
+    for at in range(values.size()):
+        block_unref(values[0][at].body)
+    values.clear()
+
+
 cdef void groups_clear(SurveyGroups* groups) noexcept nogil:
     cdef size_t at
     for at in range(groups.size()):
@@ -124,6 +145,7 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
         tally_group(t, h)
         tally_counter(t, h, body)
         tally_members(t, h, body)
+        tally_value(t, h, body)
     else:
         t.odd += 1
     return 0
@@ -204,8 +226,19 @@ cdef dict members_of(SurveyGroups* groups):
     return found
 
 
+cdef list values_of(SurveyValues* values):
+    cdef size_t at
+    cdef SurveyValue* one
+    found = []
+    for at in range(values.size()):
+        one = &values[0][at]
+        found.append((one.group, one.instance, one.ballot,
+                      PyBytes_FromStringAndSize(<const char*>one.body.data, one.body.size)))
+    return found
+
+
 cdef class Survey:
-    def __init__(self, where, *, u64 cluster, u32 node, bytes store_id not None):
+    def __init__(self, where, *, u64 cluster, u32 node, bytes store_id not None, above=None):
         cdef bytes path = os.fsencode(where)
         cdef DiskApi api
         cdef JournalOptions options
@@ -228,6 +261,13 @@ cdef class Survey:
         t.groups = phx_new[SurveyGroups]()
         t.slots = phx_new[Slots]()
         t.slots.resize(GROUPS_MOST)
+        if above is not None:
+            t.values = phx_new[SurveyValues]()
+            t.above = phx_new[Bounds]()
+            t.above.resize(GROUPS_MOST)
+            for group, bound in above.items():
+                if 0 <= group < GROUPS_MOST:
+                    t.above[0][<size_t>group] = bound
         try:
             with nogil:
                 code = journal_open(j, False)
@@ -239,6 +279,10 @@ cdef class Survey:
             groups_clear(t.groups)
             phx_delete(t.groups)
             phx_delete(t.slots)
+            if t.values != NULL:
+                values_clear(t.values)
+                phx_delete(t.values)
+                phx_delete(t.above)
 
     cdef _take(self, Journal* j, Tally* t, int code):
         self.verdict = None
@@ -261,6 +305,7 @@ cdef class Survey:
         self.lease_bound_us = t.lease_bound_us
         self.groups = rows_of(t.groups)
         self.members = members_of(t.groups)
+        self.values = values_of(t.values) if t.values != NULL and code == JOURNAL_OK else []
 
     cdef void _forget(self, Tally* t) noexcept:
         """What was handed on before the damage was met is met again."""
@@ -269,7 +314,13 @@ cdef class Survey:
         cdef size_t at
         for at in range(groups.size()):
             slots[0][groups[0][at].group] = 0
+        cdef SurveyValues* values = t.values
+        cdef Bounds* above = t.above
         groups_clear(groups)
+        if values != NULL:
+            values_clear(values)
         memset(t, 0, sizeof(Tally))
         t.groups = groups
         t.slots = slots
+        t.values = values
+        t.above = above

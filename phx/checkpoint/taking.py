@@ -42,10 +42,11 @@ from phx.checkpoint.manifest import (
     encode,
     state_digest,
 )
+from phx.errors import Damaged
 from phx.machine import Writer
 from phx.membership import Membership
 
-__all__ = ["Capture", "Part", "Steps", "discard", "publish", "run", "stage", "take"]
+__all__ = ["Capture", "Part", "Steps", "carry", "discard", "publish", "run", "stage", "take"]
 
 SYNC_BYTES = 8 << 20
 """So much is synced at once: one large sync would stand in front of the journal's."""
@@ -214,6 +215,44 @@ def publish(files: Files, root: str, staging: str, manifest: Manifest) -> Steps:
         files.remove_folder(staging)
     yield "taken"
     return manifest
+
+
+def carry(source: Files, path: str, files: Files, root: str, made: Manifest) -> Steps:
+    """Make of the checkpoint in the folder `path` of `source` one of `files`, as `made` says: with
+    its files, byte by byte. Steps as those of `take`.
+
+    Raises Damaged if they are not what was written, OSError; nothing is left then.
+    """
+    staging = stage(files, root, "carry", made.group)
+    try:
+        yield "staged"
+        for entry in made.files:
+            copied = _copy(source, join(path, entry.name), files, join(staging, NEW, entry.name))
+            if copied.digest != entry.digest or copied.size_bytes != entry.size_bytes:
+                raise Damaged(f"{path}/{entry.name}: its digest is not the manifest's")
+            yield "file"
+        return (yield from publish(files, root, staging, made))
+    except BaseException:
+        discard(files, staging)
+        raise
+
+
+def _copy(source: Files, path: str, files: Files, to: str) -> FileEntry:
+    """Durable on return."""
+    opened = source.read(path)
+    try:
+        output = files.create(to)
+        try:
+            writer = FileWriter(output, nothing)
+            while data := opened.read(READ_BYTES):
+                writer.write(data)
+            writer.end()
+            output.sync()
+        finally:
+            output.close()
+    finally:
+        opened.close()
+    return writer.hasher.entry(path)
 
 
 def discard(files: Files, staging: str) -> None:

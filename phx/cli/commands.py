@@ -15,6 +15,7 @@ from phx.cli.look import inspect, verify
 from phx.cli.member import decommission, member
 from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
 from phx.cli.peers import peers
+from phx.cli.recover import recover
 from phx.cli.repair import repair
 
 
@@ -34,6 +35,7 @@ phx.add_command(drain)
 phx.add_command(member)
 phx.add_command(inspect)
 phx.add_command(peers)
+phx.add_command(recover)
 phx.add_command(repair)
 phx.add_command(verify)
 
@@ -301,7 +303,14 @@ def fault_kinds(
     metavar="KIND,KIND,…",
     default=None,
     help="Only these: kill, close, stop, drop, oneway, partial, delay, cut, slow, eio, full, "
-    "power, wipe, wipe-journal, lag, flip. Default: all that this machine can do.",
+    "power, wipe, wipe-journal, lag, flip, replace, grow, shrink, move. Default: all that this "
+    "machine can do.",
+)
+@click.option(
+    "--members",
+    "changing",
+    is_flag=True,
+    help="Each episode of faults begins with a change of members; the others come on top.",
 )
 @click.option(
     "--dir",

@@ -13,7 +13,7 @@ from typing import Any
 from phx.cli.report import Progress, number, print_table
 from phx.testing.torture.disks import missing, own_mounts
 from phx.testing.torture.run import Options, Result, Torture
-from phx.testing.torture.schedule import KINDS
+from phx.testing.torture.schedule import KINDS, MEMBERS
 
 
 class Missing(ValueError):
@@ -29,8 +29,11 @@ def run(
     clients: int,
     faults: list[str] | None,
     folder: Path | None,
+    changing: bool,
 ) -> Result:
     """Run it in a loop of its own. Raises Missing; FileExistsError: `folder` is not empty."""
+    if changing and faults:
+        faults = sorted({*faults, *MEMBERS})
     if folder is not None and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(17, "not empty", str(folder))
     own_mounts()
@@ -39,7 +42,7 @@ def run(
         raise Missing("; ".join(f"{kind}: {why}" for kind, why in sorted(left_out.items())))
     chosen = tuple(kind for kind in KINDS if kind not in left_out and kind in (faults or KINDS))
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    options = Options(minutes, seed, nodes, groups, clients, chosen, folder)
+    options = Options(minutes, seed, nodes, groups, clients, chosen, folder, changing)
     with Progress() as progress:
         progress.note(f"seed {seed}; faults: {', '.join(chosen)}")
         for kind, why in sorted(left_out.items()):
@@ -76,6 +79,12 @@ def print_result(result: Result) -> None:
         ("sectors lost by them", number(result.lost_sectors)),
         ("writable again p50, ms", number(result.writable_ms["p50"])),
         ("writable again max, ms", number(result.writable_ms["max"])),
+        ("changes of members", number(result.changes)),
+        ("change p50, ms", number(result.change_ms["p50"])),
+        ("change max, ms", number(result.change_ms["max"])),
+        ("pause in a change alone p50, ms", number(result.pause_ms["p50"])),
+        ("pause in a change alone max, ms", number(result.pause_ms["max"])),
+        ("nodes gone for good", number(result.replaced)),
         ("seconds", number(result.seconds)),
         ("findings", number(len(result.findings))),
     ]

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from phx._core.driver import DriverError
@@ -586,7 +587,8 @@ class Changes:
         except (KeyError, OSError, Cut, Ending):
             return CHANGE_UNASKED
         try:
-            return unpack_answer(self._lines.ask(one, question)).verdict
+            moot = partial(self._leads_no_more, wanted.group, node)
+            return unpack_answer(self._lines.ask(one, question, moot)).verdict
         except Declined as error:  # its transport, before anybody looked at what was asked
             log.debug("group %d: node %d: %s", wanted.group, node, error)
             return CHANGE_UNASKED
@@ -601,17 +603,23 @@ class Changes:
         if led is None or led.node == self._door.node:
             return newest
         with suppress(KeyError, OSError, Cut, Ending):
-            told = self._told_by(led.node, group).members.get(group)
+            moot = partial(self._leads_no_more, group, led.node)
+            told = self._told_by(led.node, group, moot).members.get(group)
             if told is not None and told.version > newest.version:
                 return told.members()
         return newest
 
-    def _told_by(self, node: int, group: int) -> Page:
+    def _leads_no_more(self, group: int, node: int) -> bool:
+        """As far as is known here. Who fell silent is not waited for then: another may lead."""
+        led = self._states[group].led
+        return led is None or led.node != node
+
+    def _told_by(self, node: int, group: int, moot: Callable[[], bool] = lambda: False) -> Page:
         """What a peer knows of a group. Raises KeyError, OSError, Cut, Ending."""
         ends = Ends(self._at.cluster, self._at.node, node)
         question = ask_members(ends, self._at.greeting, group, now_us())
         one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
-        return unpack_members(self._lines.ask(one, question), group)
+        return unpack_members(self._lines.ask(one, question, moot), group)
 
 
 # --- goals. ValueError, at once: it can be had of no group

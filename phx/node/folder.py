@@ -16,7 +16,8 @@ log = logging.getLogger("phx")
 
 
 class Folder:
-    """The folder of a node: ``lock``, ``journal/``, ``store/``, and ``bootstrap`` while it is new.
+    """The folder of a node: ``lock``, ``journal/``, ``store/``, and ``bootstrap`` while it is new,
+    or ``recovered`` before the first start of one that was made of another cluster's.
 
     Guarantee: at most one Node, in any process, has it open; and what is missing is noticed.
     (A store without its journal: `phx.node.lives`; a journal without its store:
@@ -28,6 +29,7 @@ class Folder:
         self.journal = path / "journal"
         self.store = path / "store"
         self._marker = path / "bootstrap"
+        self._taken = path / "recovered"
         self._lock = -1
 
     def lock(self, *, create: bool) -> None:
@@ -61,7 +63,7 @@ class Folder:
             return False
         # The journal is made last, and no promise is made before: a bootstrap that was cut short
         # left nothing to remember.
-        if has_store and not self.begun:
+        if has_store and (self.taken_over or not self.begun):
             return False
         if not bootstrap:
             raise NotBootstrapped(
@@ -88,6 +90,16 @@ class Folder:
             f"; what is left of it is {aside}" if aside else "",
         )
 
+    def take_over(self) -> None:
+        """It is made of what another cluster left (``phx recover``): its store is whole, and no
+        journal has ever begun in it. Durable once the folder is synced."""
+        self._taken.touch()
+
+    @property
+    def taken_over(self) -> bool:
+        """Such a folder, before its first start."""
+        return self._taken.exists()
+
     @property
     def begun(self) -> bool:
         """The folder is being made new, and that is not known to be finished."""
@@ -95,9 +107,10 @@ class Folder:
 
     def whole(self) -> None:
         """Journal and store are made: the folder is not new any more."""
-        if self.begun:
-            self._marker.unlink()
-            _sync_folder(self.path)
+        for marker in (self._marker, self._taken):
+            if marker.exists():
+                marker.unlink()
+                _sync_folder(self.path)
 
 
 def _has_files(path: Path) -> bool:

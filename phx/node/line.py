@@ -126,13 +126,24 @@ class Lines:
             at_us = now_us()
             out = side.feed(data, at_us) if data or at_us >= side.due_us else b""
 
-    def ask(self, one: socket.socket, question: Question) -> bytes:
+    def ask(
+        self, one: socket.socket, question: Question, moot: Callable[[], bool] = lambda: False
+    ) -> bytes:
         """The answer; the connection is closed.
 
-        Raises Cut, OSError, Ending, and whatever the question raises.
+        Args:
+            moot: nobody wants to know any more; looked at every SLICE_US, and before any answer.
+
+        Raises Cut (also: it is moot), OSError, Ending, and whatever the question raises.
         """
+
+        def over() -> bool:
+            if question.answer is None and moot():
+                raise Cut("it need not be known any more")
+            return question.answer is not None
+
         try:
-            self.run(one, question, lambda: question.answer is not None, question.hello)
+            self.run(one, question, over, question.hello)
         finally:
             self.close(one)
         assert question.answer is not None

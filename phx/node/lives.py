@@ -166,7 +166,8 @@ class Lives:
         except DriverError as error:
             if error.code not in (ERROR_JOURNAL_MISSING, ERROR_JOURNAL_DAMAGED):
                 raise
-            if error.code == ERROR_JOURNAL_MISSING and folder.begun and bootstrap:
+            new = (folder.begun and bootstrap) or folder.taken_over
+            if error.code == ERROR_JOURNAL_MISSING and new:
                 # No journal has ever begun in there: a bootstrap that was cut short goes on.
                 start(True, self._told, ())
             elif not self._may_rejoin():

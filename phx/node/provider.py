@@ -62,6 +62,9 @@ IDLE_S = 2.0
 """So long a thread waits for the next connection: peers ask about many groups at a time."""
 TALKS_MAX = 16
 """Connections beside the transfers that are served at a time: they only want an answer."""
+AFTER_OFFER_S = 20.0
+"""So long a checkpoint stays that was offered: who asks has other nodes to ask before it comes, and
+by then a busy group may have taken others, and dropped this one."""
 AFTER_END_S = 60.0
 """So long a checkpoint stays, and the log behind it, for who has just got all of it."""
 AFTER_CUT_S = 600.0
@@ -120,6 +123,13 @@ class Pins:
             held = self._held[manifest.content]
             held.users -= 1
             held.until_s = max(held.until_s, time.monotonic() + after_s)
+
+    def keep(self, manifest: Manifest, for_s: float) -> bool:
+        """It stays for so many seconds. False: it is gone already."""
+        if not self.hold(manifest):
+            return False
+        self.release(manifest, for_s)
+        return True
 
     def expire(self) -> None:
         """Let go of those whose time is over."""
@@ -372,8 +382,11 @@ class Provider:
         status = self._driver.group_status(fetch.group)
         floor, leading = int(status["floor"]), bool(status["leading"])
         best = offered(self._sound(fetch.group), floor=floor, ident=fetch.ident)
-        if fetch.what == OFFER_WANTED and (best is None or best.frontier <= fetch.above):
-            self._wish(state, fetch.above, leading)
+        if fetch.what == OFFER_WANTED:
+            if best is None or best.frontier <= fetch.above:
+                self._wish(state, fetch.above, leading)
+            elif not self.pins.keep(best, AFTER_OFFER_S):
+                best = None  # it went just now
         return Offer(
             frontier=best.frontier if best else 0,
             ident=best.content if best else b"",

@@ -46,6 +46,8 @@ def examine(folder: Path, owner: StoreIdentity) -> Loss | str:
         store.close()
     if place.begun:
         return "it was never completely made: start it with bootstrap=True"
+    if place.taken_over:
+        return "its journal begins with its first start"
     try:
         why = lost_because(place, owner, facts)
     except Foreign as error:

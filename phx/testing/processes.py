@@ -215,6 +215,7 @@ class Worker:
 
 class Cluster:
     """Workers 1 … `nodes`, their folders and ports; nothing of it is left when the block ends.
+    Others may come (`admit`), and any may go (`forget`).
 
     `groups` is how many (ids from 0), or their ids. `worker` is the module that the processes run;
     `machine` and `options` are for it to understand.
@@ -234,6 +235,7 @@ class Cluster:
         options: dict[str, Any] | None = None,
     ):
         self.ids = list(range(1, nodes + 1))
+        self.joining: set[int] = set()
         self.groups = list(range(groups)) if isinstance(groups, int) else list(groups)
         self.workers: dict[int, Worker] = {}
         self.mesh: Mesh | None = None
@@ -244,11 +246,16 @@ class Cluster:
         self.scratch = Path(tempfile.mkdtemp(prefix="phx-"))
         self.folder = folder if folder is not None else self.scratch
         self._ports = dict(zip(self.ids, free_ports(nodes), strict=True))
+        self._at: dict[int, str] = {}
+        self._first = tuple(self.ids)
+        self._joins: dict[int, list[str]] = {}
 
     async def __aenter__(self) -> Cluster:
         if self._want_proxies:
             self.mesh = Mesh(self._ports)
             await self.mesh.start()
+        for node in self.ids:
+            self._locate(node)
         return self
 
     async def __aexit__(
@@ -276,6 +283,36 @@ class Cluster:
             self.workers[node] = await Worker.start(self._spec(node), log, self._module)
         await asyncio.gather(*(self.workers[node].ready() for node in wanted))
         self._born.update(wanted)
+        self.joining.difference_update(wanted)
+
+    async def admit(self) -> int:
+        """Another node, with an id that was never used, which joins those that there are: nothing
+        of it runs yet. Its first start lasts until it is a member of every group."""
+        node = max(self._ports) + 1
+        (self._ports[node],) = free_ports(1)
+        if self.mesh is not None:
+            await self.mesh.add(node, self._ports[node])
+        self._joins[node] = [self._at[other] for other in self.ids]
+        self._locate(node)
+        self.ids.append(node)
+        self.joining.add(node)
+        return node
+
+    async def forget(self, node: int) -> None:
+        """Its process has ended, and its machine goes, with the folder."""
+        self.ids.remove(node)
+        self.joining.discard(node)
+        if self.mesh is not None:
+            await self.mesh.remove(node)
+        await asyncio.to_thread(shutil.rmtree, self.folder / f"node{node}", ignore_errors=True)
+
+    def address(self, node: int) -> str:
+        """Where the others find it."""
+        return self._at[node]
+
+    def _locate(self, node: int) -> None:
+        port = self._ports[node] if self.mesh is None else self.mesh.port(node)
+        self._at[node] = f"127.0.0.1:{port}"
 
     async def close(self) -> None:
         """Close every node cleanly."""
@@ -319,20 +356,19 @@ class Cluster:
     def _spec(self, node: int) -> Spec:
         folder = self.folder / f"node{node}"
         folder.mkdir(parents=True, exist_ok=True)
+        joins = self._joins.get(node)
+        known = self._first if joins is None else (node,)
         config = {
             "cluster": "phx on loopback",
             "node": node,
-            "members": {str(other): f"127.0.0.1:{self._port(node, other)}" for other in self.ids},
+            "members": {str(other): self._at[other] for other in known},
             "bind": f"127.0.0.1:{self._ports[node]}",
             "dir": str(folder),
             "groups": self.groups,
+            **({} if joins is None else {"join": joins}),
             **self._options,
         }
-        # A node that has run here before and finds nothing has lost its disk: it must say so.
-        bootstrap = node not in self._born and not any(folder.iterdir())
-        return Spec(node, config, self._machine, bootstrap, self._loop)
-
-    def _port(self, node: int, other: int) -> int:
-        if self.mesh is None or node == other:
-            return self._ports[other]
-        return self.mesh.port(node, other)
+        # A node that has run here before and finds nothing has lost its disk: it must say so. One
+        # whose first start was cut short, while it waited to be a member, begins again.
+        new = joins is not None or not any(folder.iterdir())
+        return Spec(node, config, self._machine, node not in self._born and new, self._loop)

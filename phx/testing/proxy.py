@@ -9,7 +9,11 @@ delivers what was held, as TCP's retransmission would. It can be held in one dir
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+
+HEADER_BYTES = 32
+SOURCE = slice(16, 20)
+"""Of a frame's header: the node that sends it."""
 
 
 class Link:
@@ -33,7 +37,7 @@ class Link:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self.forward, "127.0.0.1", 0)
 
     def hold(self, *, onward: bool = True, back: bool = True) -> None:
         """From now on nothing gets through, in either direction, and nobody notices.
@@ -66,7 +70,10 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)  # aborted transports close their sockets in the next turn
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes = b""
+    ) -> None:
+        """A connection that was taken, of which so much was read already, until it ends."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -77,7 +84,8 @@ class Link:
             self._writers.add(back)
             try:
                 await asyncio.gather(
-                    self._pump(reader, back, self._onward), self._pump(onward, writer, self._back)
+                    self._pump(reader, back, self._onward, said),
+                    self._pump(onward, writer, self._back),
                 )
             finally:
                 self._writers.discard(back)
@@ -90,11 +98,15 @@ class Link:
             writer.transport.abort()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        gate: asyncio.Event,
+        said: bytes = b"",
     ) -> None:
         """One direction. The end of a connection, clean or not, ends both directions."""
         while True:
-            data = await reader.read(1 << 16)
+            data, said = said or await reader.read(1 << 16), b""
             await gate.wait()
             if self.delay_us:
                 await asyncio.sleep(self.delay_us / 1e6)
@@ -107,57 +119,130 @@ class Link:
 
 
 class Mesh:
-    """A link for every ordered pair of nodes, so that whoever dials goes through the proxy."""
+    """A door for every node, and behind it a link for each node that comes in.
 
-    def __init__(self, ports: dict[int, int]):
-        self._links = {
-            (source, dest): Link(lambda dest=dest: ports[dest])  # type: ignore[misc]
-            for source in ports
-            for dest in ports
-            if source != dest
-        }
+    Whoever dials a node dials its door, so all can be told one address. Who it is says the header
+    of the first frame (docs/design/wire.md). Nodes may come and go.
+
+    Args:
+        ports: where each node listens, by node.
+    """
+
+    def __init__(self, ports: Mapping[int, int]):
+        self._targets: dict[int, int] = {}
+        self._links: dict[tuple[int, int], Link] = {}
+        self._doors: dict[int, asyncio.Server] = {}
+        self._isolated: set[int] = set()
+        self._callers: set[asyncio.Task[None]] = set()  # who have not said who they are
+        for node, port in ports.items():
+            self._connect(node, port)
+
+    def _connect(self, node: int, port: int) -> None:
+        for other, where in self._targets.items():
+            self._links[node, other] = Link(lambda where=where: where)  # type: ignore[misc]
+            self._links[other, node] = Link(lambda: port)
+            if other in self._isolated:
+                self._links[node, other].hold()
+                self._links[other, node].hold()
+        self._targets[node] = port
 
     async def start(self) -> None:
-        for link in self._links.values():
-            await link.start()
+        for node in self._targets:
+            await self._open(node)
 
-    def port(self, source: int, dest: int) -> int:
-        """The port at which `source` finds `dest`."""
-        return self._links[source, dest].port
+    async def _open(self, node: int) -> None:
+        async def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._came(node, reader, writer)
+
+        self._doors[node] = await asyncio.start_server(come, "127.0.0.1", 0)
+
+    async def add(self, node: int, port: int) -> None:
+        """Another node listens there. What is said of isolated nodes holds for it, too."""
+        self._connect(node, port)
+        await self._open(node)
+
+    async def remove(self, node: int) -> None:
+        """Nobody is there any more, and nothing comes from it. Idempotent."""
+        self._targets.pop(node, None)
+        self._isolated.discard(node)
+        if door := self._doors.pop(node, None):
+            door.close()
+        for pair in [pair for pair in self._links if node in pair]:
+            await self._links.pop(pair).close()
+
+    def port(self, node: int) -> int:
+        """The door of a node; known once started."""
+        return int(self._doors[node].sockets[0].getsockname()[1])
 
     def links(self, node: int) -> Iterable[Link]:
         """Every link from or to `node`."""
         return [link for pair, link in self._links.items() if node in pair]
 
+    def between(self, source: int, dest: int) -> Iterable[tuple[Link, Link]]:
+        """The link on which `source` dials `dest`, with the one the other way; none: one of them
+        is not there any more."""
+        if (source, dest) in self._links:
+            yield self._links[source, dest], self._links[dest, source]
+
     def drop(self, source: int, dest: int) -> None:
         """Silently drop all from `source` to `dest`, whoever dialled; not what comes back."""
-        self._links[source, dest].hold(back=False)
-        self._links[dest, source].hold(onward=False)
+        for link, other in self.between(source, dest):
+            link.hold(back=False)
+            other.hold(onward=False)
 
     def delay(self, node: int, other: int, us: int) -> None:
         """Everything between two nodes takes so much longer, both ways; 0: no longer."""
-        self._links[node, other].delay_us = self._links[other, node].delay_us = us
+        for pair in self.between(node, other):
+            for link in pair:
+                link.delay_us = us
 
     def cut(self, node: int, other: int) -> None:
         """Reset every connection between two nodes."""
-        self._links[node, other].cut()
-        self._links[other, node].cut()
+        for pair in self.between(node, other):
+            for link in pair:
+                link.cut()
 
     def isolate(self, node: int) -> None:
         """Silently drop everything from and to `node`."""
+        self._isolated.add(node)
         for link in self.links(node):
             link.hold()
 
     def heal(self, node: int) -> None:
+        self._isolated.discard(node)
         for link in self.links(node):
             link.release()
 
     def heal_all(self) -> None:
         """No link is held or slow any more; what was held is delivered."""
+        self._isolated.clear()
         for link in self._links.values():
             link.release()
             link.delay_us = 0
 
     async def close(self) -> None:
-        for link in self._links.values():
-            await link.close()
+        for task in list(self._callers):
+            task.cancel()
+        await asyncio.gather(*self._callers, return_exceptions=True)
+        for node in list(self._targets):
+            await self.remove(node)
+
+    async def _came(
+        self, dest: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """To the link of whoever it is."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._callers.add(task)
+        try:
+            said = await reader.readexactly(HEADER_BYTES)
+        except (OSError, EOFError, asyncio.CancelledError):
+            writer.transport.abort()
+            return
+        finally:
+            self._callers.discard(task)
+        link = self._links.get((int.from_bytes(said[SOURCE], "little"), dest))
+        if link is None:
+            writer.transport.abort()
+            return
+        await link.forward(reader, writer, said)

@@ -54,7 +54,7 @@ def free_port():
 class Joining:
     """A node that starts as a member as soon as it is one; its address is known before."""
 
-    def __init__(self, folder, number, nodes, groups=2, machines=counters):
+    def __init__(self, folder, number, nodes, groups=2, machines=counters, **changes):
         self.number, self.at = number, f"127.0.0.1:{free_port()}"
         config = config_of(
             folder,
@@ -62,6 +62,7 @@ class Joining:
             members={number: self.at},
             join=list(addresses(nodes).values()),
             groups=groups,
+            **changes,
         )
         self.node = phx.Node(config, machines, bootstrap=True)
         self.opening = asyncio.ensure_future(self.node.open())

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -13,6 +14,7 @@ from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
 from phx._core.member_table import CHANGE_BUSY, CHANGE_UNDER_WAY
 from phx.node import changes as module
 from phx.node import provider
+from phx.transfer import messages
 from phx.types import Role, learner, voter
 
 from .cluster import cluster, config_of, until
@@ -334,5 +336,43 @@ def test_who_was_only_busy_was_not_asked(run_once, tmp_path, monkeypatch):
             assert led.group(0).members().version == 1
             monkeypatch.undo()
             assert (await other.group(0).set_members(voters(nodes))).version == 2
+
+    run_once(main())
+
+
+# --- a leader that falls silent
+
+
+def test_who_asked_a_leader_that_fell_silent_asks_the_next_one(run_once, tmp_path, monkeypatch):
+    """Stopped, or its packets are dropped: nothing is refused, and no answer ever comes."""
+    monkeypatch.setattr(messages, "SILENCE_US", 3600 * 1_000_000)
+
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            led = leader_of(nodes)
+            one = next(node for node in nodes if node is not led)
+            at, asked = one._room.changes._at, asyncio.Event()
+            held = []
+
+            async def silence(_, writer):
+                held.append(writer)
+                asked.set()
+
+            silent = await asyncio.start_server(silence, "127.0.0.1", 0)
+            port = silent.sockets[0].getsockname()[1]
+
+            def reach(node):
+                return ("127.0.0.1", port) if node == led.config.node else at.at(node)
+
+            one._room.changes._at = replace(at, reach=reach)
+            wanted = {n: each for n, each in voters(nodes).items() if n != led.config.node}
+            call = asyncio.ensure_future(one.group(0).set_members(wanted, timeout=60))
+            await asked.wait()
+            kill(led)
+            assert (await told(call)).by_id == wanted
+            silent.close()
+            for writer in held:
+                writer.transport.abort()
+            await asyncio.sleep(0.05)
 
     run_once(main())

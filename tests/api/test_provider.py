@@ -168,8 +168,13 @@ def test_more_transfers_than_allowed_are_declined_and_more_connections_closed(no
                 node.offer()
 
 
-def test_a_checkpoint_stays_for_who_may_come_again(node, monkeypatch):
-    monkeypatch.setattr(module, "AFTER_END_S", 0.2)
+def over(node):
+    """The time is over of whatever is held."""
+    for held in node.provider.pins._held.values():
+        held.until_s = 0.0
+
+
+def test_a_checkpoint_stays_for_who_may_come_again(node):
     first = node.take(10)
     node.fetch(first)
     node.take(20)
@@ -177,11 +182,36 @@ def test_a_checkpoint_stays_for_who_may_come_again(node, monkeypatch):
     assert [one.frontier for one in node.catalog.of(0)] == [20, 10]
     node.provider.pins.expire()
     assert len(node.provider.pins) == 1
-    time.sleep(0.3)
+    over(node)
     node.provider.pins.expire()
     list(node.catalog.drop(0, 1))
     assert [one.frontier for one in node.catalog.of(0)] == [20]
     assert node.offer(ident=first.content).frontier == 20
+
+
+def test_what_was_offered_is_there_when_it_is_fetched(node, monkeypatch):
+    """Whoever asks all peers, one after the other, comes later; and busy groups take checkpoints
+    all the time."""
+    first = node.take(10)
+    assert node.offer().ident == first.content
+    node.take(20)
+    node.take(30)
+    list(node.catalog.drop(0, 1))
+    assert node.fetch(first).staged is not None
+
+
+def test_what_was_offered_does_not_stay_for_ever(node, monkeypatch):
+    node.take(10)
+    node.provider.offer(Fetch("digests", 0))  # nobody is going to fetch it
+    assert len(node.provider.pins) == 0
+    node.offer()
+    node.provider.pins.expire()
+    assert len(node.provider.pins) == 1
+    monkeypatch.setattr(module, "AFTER_OFFER_S", 0.0)
+    node.take(20)
+    assert node.offer().frontier == 20
+    node.provider.pins.expire()
+    assert [held.until_s > time.monotonic() for held in node.provider.pins._held.values()] == [True]
 
 
 def test_pins_are_counted(node):

@@ -142,6 +142,20 @@ def test_delay_delays() -> None:
     through_a_link(body)
 
 
+def header(source: int) -> bytes:
+    """As a frame's header has it, as far as the proxy looks."""
+    return bytes(16) + source.to_bytes(4, "little") + bytes(12)
+
+
+async def dial(
+    mesh: Mesh, source: int, dest: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """`source` dials the door of `dest`, and says who it is."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.port(dest))
+    writer.write(header(source))
+    return reader, writer
+
+
 def test_a_mesh_isolates_one_node_and_leaves_the_others() -> None:
     async def run() -> None:
         async with echo_server() as port:
@@ -150,8 +164,7 @@ def test_a_mesh_isolates_one_node_and_leaves_the_others() -> None:
             mesh.isolate(2)
             readers, writers = {}, []
             for pair in [(1, 2), (2, 1), (3, 2), (1, 3), (3, 1)]:
-                reader, writer = await asyncio.open_connection("127.0.0.1", mesh.port(*pair))
-                writer.write(b"x")
+                reader, writer = await dial(mesh, *pair)
                 readers[pair] = reader
                 writers.append(writer)
             quiet = {pair for pair, reader in readers.items() if await silent(reader)}
@@ -159,7 +172,7 @@ def test_a_mesh_isolates_one_node_and_leaves_the_others() -> None:
             mesh.heal(2)
             async with asyncio.timeout(5):
                 for pair in quiet:
-                    assert await readers[pair].readexactly(1) == b"x"
+                    assert await readers[pair].readexactly(32) == header(pair[0])
             await close(*writers)
             await mesh.close()
 
@@ -172,18 +185,16 @@ def test_a_mesh_drops_one_direction_whoever_dialled() -> None:
             mesh = Mesh({1: port, 2: port})
             await mesh.start()
             mesh.drop(1, 2)
-            dialled = await asyncio.open_connection("127.0.0.1", mesh.port(1, 2))
-            taken = await asyncio.open_connection("127.0.0.1", mesh.port(2, 1))
-            dialled[1].write(b"x")  # from 1 to 2: dropped, so there is no echo
-            taken[1].write(b"y")  # from 2 to 1: arrives, the echo is dropped
+            dialled = await dial(mesh, 1, 2)  # from 1 to 2: dropped, so there is no echo
+            taken = await dial(mesh, 2, 1)  # from 2 to 1: arrives, the echo is dropped
             assert await silent(dialled[0])
             assert await silent(taken[0])
             assert mesh._links[1, 2].bytes_forwarded == 0
-            assert mesh._links[2, 1].bytes_forwarded == 1
+            assert mesh._links[2, 1].bytes_forwarded == 32
             mesh.heal_all()
             async with asyncio.timeout(5):
-                assert await dialled[0].readexactly(1) == b"x"
-                assert await taken[0].readexactly(1) == b"y"
+                assert await dialled[0].readexactly(32) == header(1)
+                assert await taken[0].readexactly(32) == header(2)
             await close(dialled[1], taken[1])
             await mesh.close()
 
@@ -196,10 +207,10 @@ def test_a_mesh_slows_and_cuts_what_is_between_two_nodes() -> None:
             mesh = Mesh({1: port, 2: port, 3: port})
             await mesh.start()
             mesh.delay(1, 2, 100_000)
-            slow = await asyncio.open_connection("127.0.0.1", mesh.port(2, 1))
-            quick = await asyncio.open_connection("127.0.0.1", mesh.port(1, 3))
             spent = []
+            slow, quick = await dial(mesh, 2, 1), await dial(mesh, 1, 3)
             for reader, writer in (slow, quick):
+                await reader.readexactly(32)
                 began = asyncio.get_running_loop().time()
                 writer.write(b"x")
                 await reader.readexactly(1)
@@ -212,6 +223,43 @@ def test_a_mesh_slows_and_cuts_what_is_between_two_nodes() -> None:
             quick[1].write(b"y")
             assert await quick[0].readexactly(1) == b"y"
             await close(slow[1], quick[1])
+            await mesh.close()
+
+    asyncio.run(run())
+
+
+def test_nodes_come_to_a_mesh_and_go() -> None:
+    async def run() -> None:
+        async with echo_server() as port:
+            mesh = Mesh({1: port, 2: port})
+            await mesh.start()
+            mesh.isolate(2)
+            await mesh.add(3, port)
+            one, two = await dial(mesh, 1, 3), await dial(mesh, 2, 3)
+            assert await one[0].readexactly(32) == header(1)
+            assert await silent(two[0])  # it is cut off from those who come later, too
+            stranger = await dial(mesh, 4, 3)
+            with suppress(ConnectionError):
+                assert await stranger[0].read() == b""
+            door = mesh.port(3)
+            await mesh.remove(3)
+            await mesh.remove(3)
+            for reader, _ in (one, two):
+                with suppress(ConnectionError):
+                    assert await reader.read() == b""
+            with suppress(ConnectionError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", door)
+                assert await reader.read() == b""
+                await close(writer)
+            gone = await dial(mesh, 3, 1)
+            with suppress(ConnectionError):
+                assert await gone[0].read() == b""
+            mesh.drop(1, 3)  # nobody is there to be cut off
+            mesh.delay(1, 3, 1)
+            mesh.cut(1, 3)
+            mesh.isolate(3)
+            mesh.heal(3)
+            await close(one[1], two[1], stranger[1], gone[1])
             await mesh.close()
 
     asyncio.run(run())

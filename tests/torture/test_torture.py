@@ -1,6 +1,7 @@
 """phx torture finds what it is there to find; its seed decides the schedule; it cleans up."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
@@ -29,8 +30,16 @@ from phx.testing.torture.disks import SmallDisk
 from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
 from phx.testing.torture.machine import APPENDS, Appends, Damaged, encode_append, token_of, value_of
 from phx.testing.torture.run import OPTIONS, Options, eras
-from phx.testing.torture.schedule import KINDS, LOSING, NETWORK, SINGLE, Episode, episodes
-from phx.testing.torture.verdict import judge
+from phx.testing.torture.schedule import (
+    KINDS,
+    LOSING,
+    MEMBERS,
+    NETWORK,
+    SINGLE,
+    Episode,
+    episodes,
+)
+from phx.testing.torture.verdict import judge, pauses_us
 from phx.types import Entry
 from tests.api.cluster import config_of
 
@@ -282,12 +291,30 @@ def test_a_kind_alone_is_alone(kind: str) -> None:
     assert {fault.kind for one in first(50, "1", [kind]) for fault in one.faults} == {kind}
 
 
+def test_where_members_change_each_episode_begins_with_that() -> None:
+    found = first(1_000, "6", changing=True)
+    assert {one.faults[0].kind for one in found} == MEMBERS
+    assert not {fault.kind for one in found for fault in one.faults[1:]} & MEMBERS
+    on_top = {fault.kind for one in found for fault in one.faults[1:]}
+    # (Where members change nothing is lost, and nobody lags so far, at the same time.)
+    assert on_top == KINDS.keys() - SINGLE
+    assert all(len(one.faults[0].nodes) == 3 for one in found if one.faults[0].kind == "move")
+    assert first(200, "6", MEMBERS, changing=True)
+
+
+def test_pauses_are_those_of_the_group_that_waited_longest() -> None:
+    records, _ = good()  # of group 0, acknowledged at 5, 15, ... 45, 65, 85, 95
+    assert pauses_us(records, [(0, 50), (40, 90), (200, 300)]) == [10, 20, 100]
+    other = [dataclasses.replace(one, group=1) for one in records if one.returned_us == 25]
+    assert pauses_us([*records, *other], [(0, 50)]) == [25]
+
+
 def test_no_two_nodes_lose_what_was_durable_at_a_time() -> None:
     kinds = set()
     for episode in first(3_000, "9"):
         single = [fault for fault in episode.faults if fault.kind in SINGLE]
         assert len(single) <= 1
-        assert all(len(fault.nodes) == 1 for fault in single)
+        assert all(len(fault.nodes) == 1 for fault in single if fault.kind != "move")
         kinds |= {fault.kind for fault in single if len(episode.faults) > 1}
     assert kinds == SINGLE > LOSING
 
@@ -482,6 +509,22 @@ def test_a_fault_does_what_it_says(
     assert result["findings"] == [], err
     assert result["faults"][kind] >= 1
     assert all(result["noticed"].get(one, 0) >= 1 for one in noticed), result["noticed"]
+    assert result["acknowledged"] > 100
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_nodes_are_replaced_under_faults(phx_torture) -> None:
+    words = ["--minutes", 0.5, "--seed", 5, "--members", "--faults", "kill,drop", "--json"]
+    out, err = phx_torture(*words).communicate(timeout=220)
+    result = json.loads(out)
+    assert result["findings"] == [], err
+    assert result["changing"] is True
+    assert sum(result["faults"][kind] for kind in MEMBERS) >= 1
+    assert result["changes"] >= 1
+    assert result["replaced"] >= 1
+    assert result["change_ms"]["max"] > 0
     assert result["acknowledged"] > 100
 
 

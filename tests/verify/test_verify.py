@@ -19,6 +19,8 @@ from click.testing import CliRunner
 import phx
 from phx import errors
 from phx import verify as look
+from phx._core.codec import encode_record
+from phx._core.journal_door import Journal
 from phx._core.members import write
 from phx._core.survey import Survey
 from phx.blocking import Node
@@ -602,3 +604,37 @@ def test_a_survey_locks_nobody_out_and_makes_nothing(idle: Path, tmp_path: Path)
     assert missing.verdict[0] == "missing"
     with pytest.raises(FileNotFoundError):
         Survey(tmp_path / "nothing", cluster=1, node=1, store_id=bytes(16))
+
+
+# --- the values of a journal
+
+
+def test_a_survey_has_the_values_that_are_wanted(tmp_path: Path) -> None:
+    sid, path = bytes(range(16)), tmp_path / "journal"
+    path.mkdir()
+    journal = Journal(path, create=True, cluster=7, node=3, store_id=sid)
+    records = [
+        encode_record(2, 1, 5, 99, b"five"),
+        encode_record(2, 1, 5, 12, b"older"),
+        encode_record(3, 1, 6, 0, b"learned"),
+        encode_record(2, 1, 4, 12, b"four"),
+        encode_record(1, 2, 0, 40, b""),
+        encode_record(2, 2, 1, 41, b""),
+    ]
+    journal.append(b"".join(records))
+    journal.sync()
+    journal.close()
+
+    def values(**above: dict[int, int]) -> list[tuple[int, int, int, bytes]]:
+        return Survey(path, cluster=7, node=3, store_id=sid, **above).values
+
+    assert values() == []
+    assert values(above={1: 4}) == [
+        (1, 5, 99, b"five"),
+        (1, 5, 12, b"older"),
+        (1, 6, 0, b"learned"),
+        (2, 1, 41, b""),
+    ]
+    assert len(values(above={})) == 5
+    assert values(above={1: 6, 2: 1}) == []
+    assert Survey(path, cluster=8, node=3, store_id=sid, above={}).values == []

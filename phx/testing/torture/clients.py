@@ -186,8 +186,11 @@ class Clients:
         """Do it at some node; None: it was not sent to any."""
         # Seldom one that is stopped: it finds what it was asked when it goes on.
         stopped_too = self._chance.random() < 0.05
-        workers = self._cluster.workers
-        running = [node for node, one in workers.items() if stopped_too or not one.stopped]
+        running = [
+            node
+            for node, one in self._cluster.workers.items()
+            if (stopped_too or not one.stopped) and node not in self._cluster.joining
+        ]
         if not running:
             await asyncio.sleep(PAUSE_S)
             return None

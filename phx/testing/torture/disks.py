@@ -114,6 +114,30 @@ class PowerDisk(Disk):
 DISKS: dict[str, type[Disk]] = {"plain": Disk, "small": SmallDisk, "power": PowerDisk}
 
 
+class Machines:
+    """The disks of a cluster's nodes, which come and go; what is left of them ends with `end_all`.
+
+    Attributes:
+        disks: of every node there ever was, by node.
+    """
+
+    def __init__(self, folder: Path, layout: str, fsync_us: int) -> None:
+        self.disks: dict[int, Disk] = {}
+        self._folder, self._kind, self._fsync_us = folder, DISKS[layout], fsync_us
+
+    def begin(self, node: int) -> None:
+        disk = self.disks[node] = self._kind(self._folder / f"node{node}", self._fsync_us)
+        disk.begin()
+
+    def end(self, node: int) -> None:
+        """The node has ended. Idempotent."""
+        self.disks[node].end()
+
+    def end_all(self) -> None:
+        for disk in self.disks.values():
+            disk.end()
+
+
 def missing(kind: str) -> str:
     """Why a kind of fault cannot be had here; "": it can. Call `own_mounts` first."""
     if kind in ("slow", "eio"):

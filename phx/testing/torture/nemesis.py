@@ -14,9 +14,10 @@ from typing import Any
 from phx.testing.processes import Cluster, Worker, WorkerFailed
 from phx.testing.proxy import Mesh
 from phx.testing.strace import Strace
-from phx.testing.torture.disks import Disk, PowerDisk, SmallDisk
+from phx.testing.torture.changes import Changes
+from phx.testing.torture.disks import Machines, PowerDisk, SmallDisk
 from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
-from phx.testing.torture.schedule import Episode, Fault
+from phx.testing.torture.schedule import MEMBERS, Episode, Fault
 
 SLOW_US = (20_000, 400_000)
 DELAY_US = (10_000, 300_000)
@@ -40,27 +41,27 @@ class Nemesis:
         noticed: what nodes said of themselves, counted: "poisoned", "store error", "journal full",
             "rejoined", "below the floors", ...
         findings: in words.
-        log: what happened, line by line.
+        changes: of members.
     """
 
-    def __init__(
-        self, cluster: Cluster, disks: dict[int, Disk], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, cluster: Cluster, machines: Machines, say: Callable[[str], None]) -> None:
         assert cluster.mesh is not None
         self.done: Counter[str] = Counter()
         self.noticed: Counter[str] = Counter()
         self.findings: list[str] = []
         self.restarts = 0
-        self._cluster, self._disks, self._say = cluster, disks, say
+        self._cluster, self._disks, self._say = cluster, machines.disks, say
         self._mesh: Mesh = cluster.mesh
         self._watches: dict[Worker, asyncio.Task[None]] = {}
         self._ours: set[Worker] = set()  # we ended them
         self._traces: list[Strace] = []
         self._suspect: set[int] = set()
+        self.changes = Changes(self, cluster, machines, say)
 
     async def run(self, episode: Episode) -> None:
         """Let an episode happen; when this returns every node runs and the network is whole."""
-        tasks = [asyncio.create_task(self._fault(fault)) for fault in episode.faults]
+        alone = len(episode.faults) == 1
+        tasks = [asyncio.create_task(self._fault(fault, alone)) for fault in episode.faults]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -85,21 +86,27 @@ class Nemesis:
             else:
                 await asyncio.sleep(POLL_S)
 
-    async def _fault(self, fault: Fault) -> None:
+    async def _fault(self, fault: Fault, alone: bool) -> None:
         await asyncio.sleep(fault.at_s)
-        nodes = list(fault.nodes)
+        places = self.changes.places
+        nodes = [places[one] for one in fault.nodes]
         if fault.leader_first:
             nodes = await self._leader_first(nodes)
         self.done[fault.kind] += 1
         self._say(f"{fault.kind} {'+'.join(map(str, nodes))} for {fault.lasts_s} s")
+        chance = random.Random(fault.seed)
+        if fault.kind in MEMBERS:
+            hit = [place for place, node in places.items() if node in nodes]
+            await getattr(self.changes, fault.kind)(hit, fault.lasts_s, chance, alone)
+            return
         action: Callable[[list[int], float, random.Random], Awaitable[None]]
         action = getattr(self, f"_{fault.kind.replace('-', '_')}")
-        await action(nodes, fault.lasts_s, random.Random(fault.seed))
+        await action(nodes, fault.lasts_s, chance)
 
     async def _leader_first(self, nodes: list[int]) -> list[int]:
         led: dict[int, int] = {}
         for node, worker in list(self._cluster.workers.items()):
-            if not worker.stopped:
+            if not worker.stopped and node in self.changes.places.values():
                 with suppress(WorkerFailed):
                     led[node] = len(await worker.call("led", 2.0))
         best = max(led, key=lambda node: led[node], default=nodes[0])
@@ -161,13 +168,13 @@ class Nemesis:
         await self.kill(*nodes)
         await asyncio.sleep(lasts_s if chance.random() < 0.7 else 0)
         if chance.random() < 0.4:  # and again, while it replays and joins
-            starting = await self._begun(nodes, chance)
+            starting = await self.begun(nodes, chance)
             await self.kill(*nodes)
             with suppress(WorkerFailed):
                 await starting
         await self.start(*nodes)
 
-    async def _begun(self, nodes: list[int], chance: random.Random) -> asyncio.Task[None]:
+    async def begun(self, nodes: list[int], chance: random.Random) -> asyncio.Task[None]:
         """These nodes are being started, for about a second."""
         starting = asyncio.create_task(self.start(*nodes))
         for _ in range(500):
@@ -222,7 +229,7 @@ class Nemesis:
             self._suspect.add(node)
         await asyncio.sleep(lasts_s if chance.random() < 0.3 else 0)
         if chance.random() < 0.4:
-            starting = await self._begun(nodes, chance)
+            starting = await self.begun(nodes, chance)
             await self.kill(node)
             with suppress(WorkerFailed):
                 await starting
@@ -505,7 +512,7 @@ class Nemesis:
         await self.power_goes(nodes, chance.getrandbits(32), keep)
         await asyncio.sleep(min(1.0, lasts_s))
         if chance.random() < 0.3:  # and again, while it starts
-            starting = await self._begun(nodes, chance)
+            starting = await self.begun(nodes, chance)
             await self.power_goes(nodes, chance.getrandbits(32), keep)
             with suppress(WorkerFailed):
                 await starting

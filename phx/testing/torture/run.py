@@ -25,10 +25,10 @@ from typing import Any
 
 from phx.testing.processes import Cluster, WorkerFailed
 from phx.testing.torture.clients import ACKNOWLEDGED, REJECTED, UNKNOWN, Clients, Record
-from phx.testing.torture.disks import DISKS, FSYNC_US, LAYOUTS, Disk, PowerDisk
+from phx.testing.torture.disks import FSYNC_US, LAYOUTS, Machines, PowerDisk
 from phx.testing.torture.nemesis import Nemesis
 from phx.testing.torture.schedule import LONGEST_S, episodes
-from phx.testing.torture.verdict import OWN, judge
+from phx.testing.torture.verdict import OWN, judge, pauses_us
 
 WORKER = "phx.testing.torture.worker"
 WRITABLE_WITHIN_S = 30.0
@@ -37,6 +37,8 @@ CONVERGED_WITHIN_S = 60.0
 READ_WITHIN_S = 60.0
 PROBE_TIMEOUT_S = 1.0
 ERA_S = 180.0
+TIMES = ("writable_ms", "change_ms", "pause_ms")
+"""Of a result: each has a median and a maximum."""
 SHORT_LONGEST_S = 2.5
 MIB = 1 << 20
 # Small, so that segments roll and chunks settle all the time, and who was away is beyond what the
@@ -104,6 +106,7 @@ class Options:
         faults: kinds, all of which can be had here.
         folder: where everything is kept; None: a temporary folder, which stays if there is a
             finding.
+        changing: members change in each episode.
     """
 
     minutes: float
@@ -113,6 +116,7 @@ class Options:
     clients: int
     faults: tuple[str, ...]
     folder: Path | None = None
+    changing: bool = False
 
 
 @dataclass
@@ -138,6 +142,11 @@ class Result:
     power_cuts: int = 0
     lost_sectors: int = 0
     writable_ms: dict[str, float] = field(default_factory=dict)
+    changing: bool = False
+    changes: int = 0
+    replaced: int = 0
+    change_ms: dict[str, float] = field(default_factory=dict)
+    pause_ms: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     folder: str | None = None
     findings: list[str] = field(default_factory=list)
@@ -152,6 +161,7 @@ class Result:
         return (
             f"phx torture --seed {self.seed} --minutes {self.minutes:g} --nodes {self.nodes} "
             f"--groups {self.groups} --clients {self.clients} --faults {','.join(self.faults)}"
+            + (" --members" if self.changing else "")
         )
 
 
@@ -168,9 +178,9 @@ class Torture:
         self._options, self._note, self._update = options, note, update
         self._result = Result(
             options.seed, options.minutes, options.nodes, options.groups, options.clients,
-            dict.fromkeys(sorted(options.faults), 0), left_out,
+            dict.fromkeys(sorted(options.faults), 0), left_out, changing=options.changing,
         )  # fmt: skip
-        self._writable_ms: list[float] = []
+        self._times: dict[str, list[float]] = {name: [] for name in TIMES}
         self._noticed: Counter[str] = Counter()
         self._began = time.monotonic()
         self._folder = options.folder or Path(tempfile.mkdtemp(prefix="phx-torture-"))
@@ -184,7 +194,7 @@ class Torture:
             for number, layout in enumerate(layouts, 1):
                 seconds = self._options.minutes * 60 / len(layouts)
                 era = Era(self._options, number, layout, seconds, self._folder, result)
-                await era.run(self._note, self._update, self._writable_ms, self._noticed)
+                await era.run(self._note, self._update, self._times, self._noticed)
                 result.eras = number
                 if result.findings:
                     break
@@ -196,11 +206,9 @@ class Torture:
                 (self._folder / "findings.txt").write_text("\n".join(result.findings) + "\n")
             elif self._options.folder is None:
                 shutil.rmtree(self._folder, ignore_errors=True)
-        times = self._writable_ms or [0.0]
-        result.writable_ms = {
-            "p50": round(statistics.median(times), 1),
-            "max": round(max(times), 1),
-        }
+        for name, times in self._times.items():
+            median, most = statistics.median(times or [0.0]), max(times, default=0.0)
+            setattr(result, name, {"p50": round(median, 1), "max": round(most, 1)})
         result.noticed = dict(sorted(self._noticed.items()))
         result.seconds = round(time.monotonic() - self._began, 1)
         return result
@@ -238,28 +246,26 @@ class Era:
         ]  # the faults that these disks can have
         self._began = time.monotonic()
         self._log: list[str] = []
-        self._disks: dict[int, Disk] = {}
         self._records: list[Record] = []
 
     async def run(
         self,
         note: Callable[[str], None],
         update: Callable[[str], None],
-        writable_ms: list[float],
+        times: dict[str, list[float]],
         noticed: Counter[str],
     ) -> None:
-        """Adds to the result, the findings above all; to `writable_ms` and `noticed`, too."""
-        self._update, self._writable_ms = update, writable_ms
+        """Adds to the result, the findings above all; to `times` and `noticed`, too."""
+        self._update, self._times = update, times
         options, result = self._options, self._result
         note(f"era {self._number}: {self._layout} disks, {self._seconds:.0f} s, seed {self._seed}")
         self._folder.mkdir(parents=True)
         async with AsyncExitStack() as stack:
             fsync_us = self._chance.choice(FSYNC_US)
+            self._machines = Machines(self._folder, self._layout, fsync_us)
+            stack.callback(self._machines.end_all)
             for node in range(1, options.nodes + 1):
-                place = self._folder / f"node{node}"
-                disk = self._disks[node] = DISKS[self._layout](place, fsync_us)
-                stack.callback(disk.end)
-                disk.begin()
+                self._machines.begin(node)
             stack.callback(self._keep)
             self._cluster = await stack.enter_async_context(
                 Cluster(
@@ -273,7 +279,7 @@ class Era:
                 )
             )
             stack.callback(self._keep_logs)
-            self._nemesis = Nemesis(self._cluster, self._disks, self._say)
+            self._nemesis = Nemesis(self._cluster, self._machines, self._say)
             stack.push_async_callback(self._nemesis.end)
             self._clients = Clients(self._cluster, options.clients, self._seed)
             self._records = self._clients.records
@@ -325,7 +331,12 @@ class Era:
         longest_s = SHORT_LONGEST_S if options.minutes <= 2 else LONGEST_S
         until = time.monotonic() + self._seconds
         for episode in episodes(
-            self._seed, self._kinds, self._cluster.ids, first=missed, longest_s=longest_s
+            self._seed,
+            self._kinds,
+            range(1, options.nodes + 1),
+            first=missed,
+            longest_s=longest_s,
+            changing=options.changing,
         ):
             if time.monotonic() >= until or result.findings or self._nemesis.findings:
                 break
@@ -358,7 +369,7 @@ class Era:
             *(self._write(group, began + WRITABLE_WITHIN_S) for group in self._cluster.groups)
         )
         took_s = time.monotonic() - began
-        self._writable_ms.append(took_s * 1000)
+        self._times["writable_ms"].append(took_s * 1000)
         self._say(f"writable in {took_s:.2f} s")
         if groups := [group for group, error in enumerate(stuck) if error is not None]:
             self._found(
@@ -419,10 +430,22 @@ class Era:
         result.unknown += outcomes[UNKNOWN]
         result.rejected += outcomes[REJECTED]
         result.keys += len({(one.group, one.key) for one in self._records})
-        for disk in self._disks.values():
+        self._time_changes()
+        for disk in self._machines.disks.values():
             if isinstance(disk, PowerDisk):
                 result.power_cuts += disk.cuts
                 result.lost_sectors += disk.lost_sectors
+
+    def _time_changes(self) -> None:
+        """How long the changes took; and, where nothing else went wrong, how long a group took
+        nothing meanwhile."""
+        changes = self._nemesis.changes
+        self._result.changes += len(changes.done)
+        self._result.replaced += changes.replaced
+        for one in changes.done:
+            self._times["change_ms"].append((one.ended_us - one.began_us) / 1000)
+        calm = [(one.began_us, one.ended_us) for one in changes.done if one.calm]
+        self._times["pause_ms"] += [us / 1000 for us in pauses_us(self._records, calm)]
 
     def _keep_logs(self) -> None:
         """What a reader of a finding wants; before the cluster takes it away."""
@@ -435,7 +458,9 @@ class Era:
         if self._result.findings or self._options.folder:
             self._keep_records()
             if self._layout != "plain" and self._result.findings:
-                for disk in self._disks.values():
+                for disk in self._machines.disks.values():
+                    if not disk.point.exists():
+                        continue
                     kept = self._folder / f"kept-{disk.point.name}"
                     shutil.copytree(
                         disk.point, kept, ignore=shutil.ignore_patterns("filler", "control")

@@ -28,6 +28,10 @@ KINDS = {
     "wipe-journal": "SIGKILL, and the journal is gone or damaged; the node is allowed to rejoin",
     "lag": "killed or stopped until the others do not keep the log that it needs any more",
     "flip": "SIGKILL, and bits of the store and the checkpoints are flipped",
+    "replace": "a node is replaced by a new one, and its folder deleted",
+    "grow": "a new node is added, then some node removed",
+    "shrink": "a node is removed, later a new one added",
+    "move": "all nodes are replaced by new ones at a time",
 }
 """Every kind of fault, with what it is."""
 
@@ -35,8 +39,12 @@ NETWORK = frozenset({"drop", "oneway", "partial", "delay", "cut"})
 LOSING = frozenset({"wipe", "wipe-journal", "flip"})
 """One at a time: two that lost theirs may be all that had some value, and a node that lost its
 journal votes again only with promises of the others (docs/design/protocol.md, Lemma 7)."""
-SINGLE = LOSING | {"lag"}
-"""Of these one in an episode: who lags needs others that go on without it."""
+MEMBERS = frozenset({"replace", "grow", "shrink", "move"})
+"""The members change. None of these ends before the change is active."""
+SINGLE = LOSING | {"lag"} | MEMBERS
+"""Of these one in an episode: who lags needs others that go on without it, and so does who lost
+something; and a change of members is to be made though others are in its way, not because of one
+that is."""
 SHORTEST_S, LONGEST_S = 0.5, 6.0
 QUIET_S = (0.5, 2.0)
 
@@ -48,6 +56,7 @@ class Fault:
     Attributes:
         kind: of KINDS.
         nodes: whom it hits, in order. For oneway and partial: the first is cut off from the others.
+            Who is replaced hands its number on here: 1 is node 1, or who came in its place.
         leader_first: hit whoever leads most groups at that moment in place of the first node.
         at_s, lasts_s: from the start of the episode.
         seed: of whatever else is to be decided.
@@ -83,6 +92,7 @@ def episodes(
     *,
     first: Collection[str] = (),
     longest_s: float = LONGEST_S,
+    changing: bool = False,
 ) -> Iterator[Episode]:
     """The episodes of a run, without end. The same arguments give the same episodes.
 
@@ -93,21 +103,24 @@ def episodes(
         nodes: ids.
         first: of these kinds, those that come before the others.
         longest_s: no fault lasts longer, in seconds.
+        changing: each episode begins with a change of members, and the other kinds come on top.
     """
     chance = random.Random(seed)
-    late = sorted(set(kinds) - set(first))
+    lead = set(kinds) & MEMBERS if changing else set(kinds)
+    top = sorted(set(kinds) - MEMBERS if changing else kinds)
+    late = sorted(lead - set(first))
     while True:
-        for turn in (sorted(set(kinds) & set(first)), late):
+        for turn in (sorted(lead & set(first)), late):
             chance.shuffle(turn)
             for kind in turn:
-                yield _episode(chance, kind, sorted(kinds), sorted(nodes), longest_s)
+                yield _episode(chance, kind, top, sorted(nodes), longest_s)
 
 
 def _episode(
     chance: random.Random, kind: str, kinds: list[str], nodes: list[int], longest_s: float
 ) -> Episode:
     chosen = [kind]
-    if chance.random() < 0.6:
+    if kinds and chance.random() < 0.6:
         chosen += chance.choices(kinds, k=chance.choice((1, 1, 2)))
     free = list(nodes)  # of faults of the process or disk
     chance.shuffle(free)
@@ -120,6 +133,8 @@ def _episode(
         elif one == "power" and not faults:
             # Whatever is durable nowhere but in memory of a majority shows when all lose power.
             hit = free if chance.random() < 0.5 else free[:1]
+        elif one == "move":
+            hit = free if len(free) == len(nodes) else []
         else:
             hit = free[: _how_many(chance, one, len(free))]
         if not hit:
@@ -129,7 +144,9 @@ def _episode(
         whole = len(hit) == len(nodes)
         # Elsewhere the leader might be a node that another fault of this episode has already.
         alone = one in NETWORK or len([f for f in faults if f.kind not in NETWORK]) == 0
-        leader_first = alone and not whole and len(hit) == 1 and chance.random() < 0.6
+        # (Nor has any other process a fault then, and a change is to meet those, too.)
+        often = 0.6 if one not in MEMBERS else 0.3
+        leader_first = alone and not whole and len(hit) == 1 and chance.random() < often
         if leader_first and one not in NETWORK:
             free = []
         faults.append(

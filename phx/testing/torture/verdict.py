@@ -137,6 +137,26 @@ def _told(one: Record) -> str:
     return f"{one.kind} of {one.key} by client {one.client} with version {one.result}"
 
 
+def pauses_us(records: Iterable[Record], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """In each span, from one time to another, the longest that some group acknowledged nothing.
+
+    (As clients saw it, who may all have been busy with other groups: so it is an upper bound.)
+    """
+    by_group: dict[int, list[int]] = {}
+    for one in records:
+        if one.outcome == ACKNOWLEDGED and one.returned_us is not None:
+            by_group.setdefault(one.group, []).append(one.returned_us)
+    found = []
+    for began, ended in spans:
+        longest = 0
+        for times in by_group.values():
+            inside = sorted(us for us in times if began <= us <= ended)
+            for earlier, later in itertools.pairwise((began, *inside, ended)):
+                longest = max(longest, later - earlier)
+        found.append(longest)
+    return found
+
+
 def linearizability(records: Sequence[Record]) -> list[str]:
     """What the checker of histories says."""
     finding = check_history(operations(records))

@@ -25,6 +25,7 @@ from phx.testing.torture.machine import (
     value_of,
 )
 from phx.testing.worker import begin, jsonable, serve
+from phx.types import Changed, Role, voter
 
 
 class TorturedNode:
@@ -75,6 +76,25 @@ class TorturedNode:
             status = self.node.group(group).status()
             found[group] = (status.applied_through, status.chosen_through)
         return found
+
+    async def do_change(
+        self, how: str, arguments: list[Any], timeout_s: float, learner: bool = False
+    ) -> dict[str, Any]:
+        """Call a method of the node that changes the members of all its groups; the groups in which
+        they are what they are to be, and why they are not in the others."""
+        if how == "set_members":
+            arguments = [{node: voter(address) for node, address in arguments[0]}]
+        role = {"role": Role.LEARNER} if learner else {}
+        try:
+            made: Changed = await getattr(self.node, how)(*arguments, timeout=timeout_s, **role)
+        except PhxError as error:
+            return {"done": [], "failed": repr(error)}
+        failed = "; ".join(f"group {group}: {why}" for group, why in sorted(made.failed.items()))
+        return {"done": list(made.done), "failed": failed}
+
+    async def do_removed(self) -> list[int]:
+        """Groups that this node says it is no member of any more."""
+        return list(self.node.status().removed)
 
     async def do_floors(self) -> dict[int, int]:
         """Per group: the lowest instance that is kept."""
