@@ -26,7 +26,7 @@ from phx.group import CHANGE_S, TIMEOUT_S, GroupView
 from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
-from phx.node.changes import adding, exactly, removing, replacing
+from phx.node.goals import adding, exactly, removing, replacing
 from phx.node.room import Room
 from phx.types import (
     Changed,

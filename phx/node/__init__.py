@@ -63,7 +63,7 @@ from phx.config import Config
 from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import CHANGE_S, TIMEOUT_S, Group
 from phx.machine import Machines
-from phx.node.changes import adding, exactly, removing, replacing
+from phx.node.goals import adding, exactly, removing, replacing
 from phx.node.room import Room
 from phx.types import Changed, Member, Moved, NodeStatus, Role
 

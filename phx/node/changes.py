@@ -38,7 +38,6 @@ from phx._core.member_table import (
     MemberTable,
 )
 from phx.applier import GroupState
-from phx.config import split_address
 from phx.door import Door
 from phx.errors import (
     ChangeUnderWay,
@@ -60,6 +59,7 @@ from phx.errors import (
 )
 from phx.membership import Membership, roster_of
 from phx.node.fetcher import Peers
+from phx.node.goals import Goal, adding, removing, replacing, sound, votes, with_learners
 from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
@@ -74,21 +74,9 @@ from phx.transfer.changing import (
     unpack_members,
 )
 from phx.transfer.messages import Cut, Declined, Ends
-from phx.types import MEMBERS_MAX, Changed, Member, Members, Role
+from phx.types import Changed, Member, Members, Role
 
-__all__ = [
-    "AT_ONCE",
-    "CHANGE_REUSED",
-    "CHANGE_UNASKED",
-    "CHANGE_UNMET",
-    "CHANGE_UNREACHED",
-    "Changes",
-    "Goal",
-    "adding",
-    "exactly",
-    "removing",
-    "replacing",
-]
+__all__ = ["Changes"]
 
 log = logging.getLogger("phx")
 
@@ -105,6 +93,8 @@ AT_ONCE = 16
 """So many groups of a node are changed at a time."""
 CALLS_MAX = 64
 """So many calls are at it at a time, each in a thread of its own."""
+LEFT_S = 1.0
+"""So long other members are waited for that may know who left."""
 AGAIN_S = 0.02
 LAG_S = 0.1
 AGAIN_MAX_S = 0.25
@@ -114,8 +104,6 @@ PASSING = (Closed, ForkedError, TimedOut, NoQuorum, ChangeUnderWay, Overloaded)
 """What a call ends with that might have gone well at another time."""
 
 T = TypeVar("T")
-Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
-"""From the members there are to those there are to be. Raises what the call is to raise."""
 
 
 @dataclass(slots=True)
@@ -176,7 +164,7 @@ class Changes:
         if self._memberships.version(group) != now.version or told.version > now.version + 1:
             return Answer(CHANGE_BUSY, leader)  # who left with the newest change is not known yet
         new = told.by_id.keys() - now.by_id.keys() if told.version == now.version + 1 else set()
-        if self._memberships.left(group) & new:
+        if new and (self._memberships.left(group) | self._left_elsewhere(group, now)) & new:
             return Answer(CHANGE_REUSED, leader)
         for node in new:
             if node != self._door.node:
@@ -609,6 +597,17 @@ class Changes:
                 return told.members()
         return newest
 
+    def _left_elsewhere(self, group: int, now: Members) -> set[int]:
+        """Who left it, as other members know: this node may have lost its store, or gone past a
+        change by a checkpoint. Who does not say so at once is not waited for."""
+        found: set[int] = set()
+        until_s = time.monotonic() + LEFT_S
+        for node in sorted(self._at.connected() & now.by_id.keys()):
+            with suppress(KeyError, OSError, Cut, Ending, PhxError):
+                told = self._told_by(node, group, lambda: time.monotonic() >= until_s)
+                found.update(told.left.get(group, ()))
+        return found
+
     def _leads_no_more(self, group: int, node: int) -> bool:
         """As far as is known here. Who fell silent is not waited for then: another may lead."""
         led = self._states[group].led
@@ -622,56 +621,7 @@ class Changes:
         return unpack_members(self._lines.ask(one, question, moot), group)
 
 
-# --- goals. ValueError, at once: it can be had of no group
-
-
-def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
-    """There already, with another role: it gets this one."""
-    split_address(address)
-    return lambda now: {**now, node: Member(Role(role), address)}
-
-
-def removing(node: int) -> Goal:
-    return lambda now: {one: member for one, member in now.items() if one != node}
-
-
-def replacing(node: int, by: int, address: str) -> Goal:
-    """In the role of `node`. Where that is no member, and the other one is, all is done."""
-    split_address(address)
-
-    def goal(now: Mapping[int, Member]) -> dict[int, Member]:
-        if node not in now:
-            if by in now:
-                return dict(now)
-            raise NotInCluster(f"node {node} is no member, and cannot be replaced")
-        return {**removing(node)(now), by: Member(now[node].role, address)}
-
-    return goal
-
-
-def exactly(members: Mapping[int, Member]) -> Goal:
-    found = sound(members)
-    return lambda now: dict(found)
-
-
-def sound(members: Mapping[int, Member]) -> dict[int, Member]:
-    """A copy. Raises ValueError: they cannot be members, or are nowhere."""
-    roster_of(2, members)
-    for one in members.values():
-        split_address(one.address)
-    return dict(members)
-
-
-def votes(one: Member) -> bool:
-    return one.role != Role.LEARNER
-
-
-def with_learners(now: Mapping[int, Member], target: Mapping[int, Member]) -> dict[int, Member]:
-    """Those of `target` who are to vote and are no members yet, as learners beside all there are;
-    as many as there is room for."""
-    new = [node for node, one in sorted(target.items()) if node not in now and votes(one)]
-    room = MEMBERS_MAX - len(now)
-    return {**now, **{node: Member(Role.LEARNER, target[node].address) for node in new[:room]}}
+# --- how a call ends
 
 
 def unknown(what: str, why: PhxError) -> Unknown:

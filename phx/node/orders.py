@@ -24,7 +24,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from phx.errors import PhxError
-from phx.node.changes import Changes, Goal, adding, exactly, removing, replacing
+from phx.node.changes import Changes
+from phx.node.goals import Goal, adding, exactly, removing, replacing
 from phx.node.moves import Moves
 from phx.types import Changed, Member, Members, Role
 

@@ -1,6 +1,7 @@
 """Who was a member of a group once is never one again: however a node went past the change."""
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -95,3 +96,31 @@ def test_who_only_stands_in_the_file_of_a_node_that_joined_never_was_a_member(ru
                 await four.close()
 
     run(main())
+
+
+def test_a_leader_whose_store_was_made_anew_asks_who_left(run_once, tmp_path):
+    """3 -> 4 -> 5. The journal of 1 only says who the members are now."""
+
+    async def main():
+        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3)}
+        async with cluster(tmp_path, counters, members=at, groups=1) as (one, two, three):
+            await one.group(0).propose(b"1")
+            async with joining(tmp_path, [4], [one, two], groups=1) as (fourth,):
+                assert (await one.replace_member(3, 4, fourth.at, timeout=30)).failed == {}
+                four = await fourth.opened()
+                await three.close()
+                async with joining(tmp_path, [5], [one, two, four], groups=1) as (fifth,):
+                    assert (await one.replace_member(4, 5, fifth.at, timeout=30)).failed == {}
+                    five = await fifth.opened()
+                    await until(lambda: two._room._memberships.left(0) == {3, 4})
+                    await one.close()
+                    shutil.rmtree(one.config.dir / "store")
+                    async with phx.Node(one.config, counters) as again:
+                        await again.wait_ready(timeout=20)
+                        assert again._room._memberships.left(0) == {3}
+                        await have_lead([again, two, five], again)
+                        with pytest.raises(errors.ConfigError, match="never a member again"):
+                            await again.group(0).add_member(4, fourth.at, timeout=20)
+                        assert set(again.group(0).members().by_id) == {1, 2, 5}
+
+    run_once(main())
