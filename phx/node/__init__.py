@@ -10,6 +10,7 @@
     joining        a node that is no member yet: who is there?
     beginning      groups that are hosted for the first time: who are their members?
     changes        members of groups change: the calls, and who leads proposes
+    goals          what members are to be, of whatever they are
     removal        groups that go on without this node: what is here of them goes
     opening        what the opening of a node needs beside the room
     control        the socket in the folder, for commands to a running node
