@@ -56,6 +56,8 @@ class Beginning:
 
     Attributes:
         new: those that it waits to be a member of: they are not hosted yet.
+        others: it joined, or was a member of some group with others: though it may not know where
+            they are, as that went with its store.
     """
 
     def __init__(self, config: Config, hosted: Iterable[int]) -> None:
@@ -66,6 +68,12 @@ class Beginning:
         self._ended = False
         self._changed: dict[int, Membership] = {}
         self.new: frozenset[int] = frozenset()
+        self.others = bool(config.join)
+
+    def find_others(self, store: Store, journal: Survey | None, catalog: Catalog) -> None:
+        """Before `others` is asked for."""
+        rows = members_of(store, journal, catalog).values()
+        self.others = self.others or any(set(one.nodes) - {self._config.node} for one in rows)
 
     def look(
         self, store: Store, journal: Survey | None, catalog: Catalog, ask: Ask, *, create: bool

@@ -254,7 +254,7 @@ class Doctor:
     ) -> None:
         """How values are had from a peer, from now on: see `ask_each`; and who is told of those
         that nobody has: see `Mender.lost`."""
-        if self.mender is not None and others():
+        if self.mender is not None:
             self.mender.lost = lost
             self.mender.fetch = ask_each(entries, others)
             self.mender.wake()

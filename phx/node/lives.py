@@ -193,7 +193,7 @@ class Lives:
         facts, config = self._facts, self._config
         if facts is None:
             raise Damaged(f"{config.dir}: {why}: its promises are lost")
-        if len(config.members) == 1 and not config.join:
+        if self._alone():
             raise Damaged(
                 f"{config.dir}: {why}: its promises are lost, and there is no other member that "
                 "knows what was chosen"
@@ -207,6 +207,15 @@ class Lives:
         self._ask(lambda store: write(store, after)).result()
         self._facts = after
         return after
+
+    def _alone(self) -> bool:
+        """Nobody else can know what was chosen in any group. (Of a group that has no other member
+        nobody does: there it stays without a vote.)"""
+        config = self._config
+        if len(config.members) > 1 or config.join or self._store is None:
+            return False
+        rows = self._store.members().values()
+        return not any(set(row.membership.nodes) - {config.node} for row in rows)
 
     @property
     def incarnation(self) -> int:

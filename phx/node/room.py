@@ -180,6 +180,7 @@ class Room:
             else:
                 log.warning("%s: %s", finding.path, finding.what)
         need_codecs(config.checkpoints.compress, catalog.groups())
+        self._beginning.find_others(store, doctor.journal, catalog)
         starts = starts_of(self.states, catalog, self._find_marked(catalog), store)
         lives, beginning = Lives(config, self._keeper.ask), self._beginning
         self._lives = lives
@@ -247,10 +248,14 @@ class Room:
         keep = kept(files, ROOT, cluster, self.config.checkpoints.fetches_max)
         return Catalog.open(files, ROOT, cluster=cluster, keep=keep)
 
+    def _alone(self) -> bool:
+        """Nobody else can have what is not here."""
+        return self._addresses.alone() and not self._beginning.others
+
     def _find_marked(self, catalog: Catalog) -> set[int]:
         """The groups that are to be made anew."""
         found = {group for group in self.states if is_marked(catalog.files, catalog.root, group)}
-        if found and self._addresses.alone():
+        if found and self._alone():
             log.error("groups %s are to be made anew, and no other node has them", sorted(found))
             found = set()
         self._marked = found
@@ -312,7 +317,8 @@ class Room:
         reading, memberships = self.door.reading, self._memberships
         reading.restoring, reading.version_of = transfers.restoring, memberships.version
         fetcher, others = transfers.fetcher, self._addresses.known_nodes
-        self._doctor.fetch_by(fetcher.entries, fetcher.lost, others)
+        if not self._alone():
+            self._doctor.fetch_by(fetcher.entries, fetcher.lost, others)
         self._marked -= gone
         self._restorer.paused |= self._marked
         mine = [group for group in paused if group not in self._marked]
@@ -363,7 +369,7 @@ class Room:
     def rebuild(self, group: int) -> Future[None]:
         """Make the state of a group anew from a checkpoint of another node, also if it stopped."""
         self.opened()
-        if self._addresses.alone():
+        if self._alone():
             raise CheckpointFailed(f"group {group}: no other node has its state")
         assert self._transfers is not None
         assert self._restorer is not None
@@ -375,7 +381,7 @@ class Room:
         """A group that could not be restored. Without a checkpoint that its log goes on from it
         needs one of another node; else it stops, like one whose apply failed."""
         below = isinstance(error, DriverError) and error.code == ERROR_START
-        if below and not self._addresses.alone() and self._transfers is not None:
+        if below and not self._alone() and self._transfers is not None:
             log.warning("group %d: no checkpoint goes with its log: one is fetched", state.group)
             self._transfers.fetcher.anew(state.group)
         else:

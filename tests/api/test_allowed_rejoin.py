@@ -16,6 +16,7 @@ from phx.store_facts import read
 from phx.verify import examine
 
 from .cluster import Journal, all_applied, cluster, config_of, introduce, until
+from .members_lab import free_port, joining
 from .test_lost_journal import damage, facts_of, lose, suspects
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -184,5 +185,30 @@ def test_a_checkpoint_that_is_damaged_at_a_start_counts(run_once, tmp_path, name
             assert status["found"] == 1
             assert "group 0" in status["last"] or "checkpoints/0/" in status["last"]
             assert list((config.dir / "quarantine").iterdir())
+
+    run_once(main())
+
+
+def test_the_first_of_a_cluster_that_grew_is_not_alone(run_once, tmp_path):
+    """Its file names itself, as the members that the cluster began with."""
+
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, members={1: f"127.0.0.1:{free_port()}"})
+        async with phx.Node(config, Journal, bootstrap=True) as one:
+            await one.wait_ready(timeout=20)
+            await one.group(0).propose(b"alone")
+            async with joining(tmp_path, [2, 3], [one], machines=Journal) as made:
+                for each in made:
+                    assert (await one.add_member(each.number, each.at)).failed == {}
+                others = [await each.opened() for each in made]
+                await one.close()
+                lose(config)
+                assert (await repair(config, "--rejoin", "--yes")).returncode == 0
+                async with phx.Node(config, Journal) as again:
+                    await others[0].group(0).propose(b"meanwhile", timeout=20)
+                    await until(lambda: suspects(again) == [], seconds=30)
+                    await others[1].close()
+                    await again.group(0).propose(b"with it", timeout=20)
+                    assert again.group(0).machine().values[0] == b"alone"
 
     run_once(main())

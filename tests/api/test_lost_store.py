@@ -28,6 +28,7 @@ from phx.store_members import keys_of
 from phx.verify import examine
 
 from .cluster import all_applied, cluster, config_of, introduce, until
+from .members_lab import free_port, joining
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 RECORD_MEMBERS = 11
@@ -523,5 +524,39 @@ def test_a_node_that_lost_its_store_and_its_checkpoints_comes_back_under_load(ru
             assert again.status().damage["found"] == 1
             assert again.status().stopped == ()
             assert again.status().transfers["fetched"] == 2
+
+    run_once(main())
+
+
+# --- nodes whose file names nobody but themselves
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["began", "joined"])
+def test_who_is_named_alone_in_its_file_gets_its_groups_back_from_the_others(
+    run_once, tmp_path, number
+):
+    """Where the others are went with the store; that there are some says the journal. It is the
+    one that the cluster began with, or one that joined."""
+
+    async def main():
+        first = config_of(tmp_path, 1, nodes=1, members={1: f"127.0.0.1:{free_port()}"})
+        async with phx.Node(first, Counter, bootstrap=True) as one:
+            await one.wait_ready(timeout=20)
+            async with joining(tmp_path, [2, 3], [one]) as made:
+                for each in made:
+                    assert (await one.add_member(each.number, each.at)).failed == {}
+                nodes = [one, *[await each.opened() for each in made]]
+                await asyncio.gather(*(node.wait_ready(timeout=20) for node in nodes))
+                await add(one, 0, 20)
+                await all_applied(nodes)
+                lost = nodes.pop(number - 1)
+                await lost.close()  # it settles everything
+                for name in ("store", "checkpoints"):
+                    shutil.rmtree(lost.config.dir / name, ignore_errors=True)
+                async with phx.Node(lost.config, lambda group: Counter()) as again:
+                    await until(lambda: not again.group(0).status().restoring, seconds=20)
+                    assert again.group(0).status().stopped is False
+                    await nodes[0].group(0).propose(b"1", timeout=20)
+                    await until(lambda: again.group(0).machine().total == 21, seconds=20)
 
     run_once(main())
