@@ -45,8 +45,20 @@ MIB = 1 << 20
 GIB = 1 << 30
 US = 1_000_000
 
+# Of the limits, those that are kept on the Python side: the driver is not told of them.
+_OF_CALLERS = (
+    "group_values_max",
+    "group_bytes_max",
+    "node_values_max",
+    "node_bytes_max",
+    "wait_us_max",
+)
+
 # What a batch needs beyond the bytes of one value: body, run and item headers, and a record's.
 OVERHEAD_BYTES = 4 * KIB
+
+WAIT_US_MIN = 1_000
+"""A bound below that would be one on the operating system."""
 
 TRANSFER_BYTES_PER_S_MIN = 26 * KIB
 """A transfer that is slower is cut (phx.transfer)."""
@@ -100,6 +112,10 @@ class Limits:
         group_values_max, group_bytes_max: values of this node's callers in flight in one group, and
             their bytes (1 .. 65,536; up to 4 GiB).
         node_values_max, node_bytes_max: the same over all groups (1 .. 16 M; up to 16 GiB).
+        wait_us_max: how long a value that is let in may be expected to wait at this node until it
+            is applied; what would wait for longer is turned away at once (Overloaded). Three times
+            what values take under a normal load, or more (0: no bound, only the limits above; 1 ms
+            .. 10 min).
         pending_bytes_max: values that wait at a leader, forwarded ones included, over all groups.
         cache_bytes_max: chosen values kept in memory for peers that lag a little (up to 16 GiB).
         delivery_bytes_max: chosen values kept in memory for a machine that is slow; what is beyond
@@ -117,6 +133,7 @@ class Limits:
     group_bytes_max: int = _option(64 * MIB, 4 * KIB, 4 * GIB)
     node_values_max: int = _option(1_048_576, 1, 16 << 20)
     node_bytes_max: int = _option(256 * MIB, 4 * KIB, 16 * GIB)
+    wait_us_max: int = _option(0, 0, 600 * US)
     pending_bytes_max: int = _option(64 * MIB, 4 * KIB, 16 * GIB)
     cache_bytes_max: int = _option(64 * MIB, 4 * KIB, 16 * GIB)
     delivery_bytes_max: int = _option(64 * MIB, 4 * KIB, 16 * GIB)
@@ -321,8 +338,8 @@ class Config:
     def options(self) -> dict[str, int]:
         """The driver's options by name."""
         limits = {one.name: getattr(self.limits, one.name) for one in fields(Limits)}
-        for name in ("group_values_max", "group_bytes_max", "node_values_max", "node_bytes_max"):
-            del limits[name]  # kept on the Python side
+        for name in _OF_CALLERS:
+            del limits[name]
         timing = {one.name: getattr(self.timing, one.name) for one in fields(Timing)}
         journal = {one.name: getattr(self.journal, one.name) for one in fields(Journal)}
         own = {"balance": int(self.balance), "priority": self.priority, "seed": self.seed}
@@ -496,6 +513,8 @@ def _relation_problems(config: Config) -> Iterator[str]:
                 f"limits.{name}: {getattr(limits, name)} does not hold one value of "
                 f"value_bytes_max and its headers ({least})"
             )
+    if 0 < limits.wait_us_max < WAIT_US_MIN:
+        yield f"limits.wait_us_max: must be 0 or from {WAIT_US_MIN}, not {limits.wait_us_max}"
     if limits.batch_bytes_max > limits.window_bytes:
         yield f"limits.batch_bytes_max: {limits.batch_bytes_max} is above window_bytes"
     if limits.group_values_max > limits.node_values_max:

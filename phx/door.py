@@ -132,9 +132,10 @@ class Door:
         size = len(value)
         if size > self._value_bytes_max:
             raise self._too_large(size)
-        due_us = self._now_us() + span_us(timeout)
+        now_us = self._now_us()
+        due_us = now_us + span_us(timeout)
         group = state.group
-        first = self._add(group, waiter, size)
+        first = self._add(group, waiter, size, now_us)
         if not first:
             raise self._overloaded(group, 1, size)
         try:
@@ -163,9 +164,10 @@ class Door:
         values = prepared(state.machines[machine], values)
         if (size := max(map(len, values))) > self._value_bytes_max:
             raise self._too_large(size)
-        due_us = self._now_us() + span_us(timeout)
+        now_us = self._now_us()
+        due_us = now_us + span_us(timeout)
         group = state.group
-        first = self.waiters.add_many(group, future, values)
+        first = self.waiters.add_many(group, future, values, now_us)
         if not first:
             raise self._overloaded(group, len(values), sum(map(len, values)))
         try:
@@ -195,6 +197,13 @@ class Door:
 
     def _overloaded(self, group: int, count: int, nbytes: int) -> Overloaded:
         limits, waiters = self.limits, self.waiters
+        if (held_up := waiters.turn_away(group, count)) is not None:
+            own, waiting, waiting_bytes, window, window_bytes = held_up
+            where = f"group {group}" if own else "the node"
+            return Overloaded(
+                f"limits.wait_us_max is {limits.wait_us_max}: {waiting} values, {waiting_bytes} "
+                f"bytes, wait in {where}, and {window} or {window_bytes} bytes leave in that time"
+            )
         waiting, waiting_bytes = waiters.waiting(group)
         for name, used, more, limit in (
             ("group_values_max", waiting, count, limits.group_values_max),
@@ -238,6 +247,7 @@ class Door:
     def status(self, state: GroupState) -> GroupStatus:
         found = self.open_driver().group_status(state.group)
         waiting, waiting_bytes = self.waiters.waiting(state.group)
+        turned_away, window = self.waiters.gate_of_group(state.group)
         return GroupStatus(
             group=state.group,
             leader=int(found["leader"]) or None,
@@ -258,6 +268,8 @@ class Door:
             accepted_last=int(found["accepted_last"]),
             waiting_values=waiting,
             waiting_bytes=waiting_bytes,
+            turned_away=turned_away,
+            wait_window=window,
             digest=state.digest,
             digest_at=state.digest_at,
         )

@@ -12,7 +12,8 @@ An error says one of three things in its class, and in ``outcome``:
     NotInCluster        rejected   this node does not host that group, or is no member
     UnknownMachine      rejected   no machine with that id in the group; nothing was applied
     NoQuorum            rejected   the deadline passed and no leader with a majority was to be found
-    Overloaded          rejected   a limit on values or bytes in flight is reached: wait, then retry
+    Overloaded          rejected   a limit on values or bytes in flight is reached, or it would wait
+                                   for longer than limits.wait_us_max: back off, then retry
     ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
     NotLeader           rejected   this node does not lead the group, so it has nothing to give away
     TransferFailed      rejected   the leadership did not go where it should
@@ -93,7 +94,9 @@ class NoQuorum(Rejected, TimeoutError):
 
 
 class Overloaded(Rejected):
-    """A limit on values or bytes in flight is reached. Await something, then retry."""
+    """A limit on values or bytes in flight is reached, or the value would be likely to wait for more
+    than ``limits.wait_us_max``. Await something, or back off, then retry. The message says which.
+    """
 
 
 class ValueTooLarge(Rejected, ValueError):

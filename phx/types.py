@@ -238,6 +238,9 @@ class GroupStatus:
         checkpoint_error: why its last checkpoint could not be taken, or it has none; None: it was.
         accepted_last: the highest instance with an acceptance.
         waiting_values, waiting_bytes: of this node's callers, not resolved yet.
+        turned_away: values of this node's callers that were, for ``limits.wait_us_max``, since the
+            start.
+        wait_window: how many may wait at this moment for that; 0: any number.
         digest: chained checksum over everything that was applied, as of ``digest_at``; equal on
             every replica for an equal ``digest_at``.
         digest_at: the instance up to which ``digest`` reaches.
@@ -262,6 +265,8 @@ class GroupStatus:
     accepted_last: int
     waiting_values: int
     waiting_bytes: int
+    turned_away: int
+    wait_window: int
     digest: int
     digest_at: int
 
@@ -301,6 +306,10 @@ class NodeStatus:
         stopped: the groups whose apply failed here, or whose state diverged.
         removed: the groups that this node was a member of, and is none of any more.
         waiting_values, waiting_bytes: of its callers, not resolved yet.
+        flow: what ``limits.wait_us_max`` does: ``turned_away``, values since the start; ``window``,
+            how many may wait at this moment, and ``rate_per_s``, how many are thought to leave a
+            second (0: any number, and not known, while nothing is turned away for the node as a
+            whole); ``groups_shut``, groups with such a limit of their own at this moment.
         poisoned: a write or sync of the journal failed: the node votes no more, until it is opened
             again.
         store_error: why the store cannot settle at the moment; None: it can.
@@ -334,6 +343,7 @@ class NodeStatus:
     removed: tuple[int, ...]
     waiting_values: int
     waiting_bytes: int
+    flow: Mapping[str, int]
     poisoned: bool
     store_error: str | None
     checkpoint_error: str | None

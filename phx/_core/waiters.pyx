@@ -11,6 +11,7 @@ from libc.string cimport memset
 
 from phx._core.native cimport *
 from phx._core.entries cimport Entries, Entry, Passage, Stretch
+from phx._core.gate cimport Gate, gate_full, gate_left, gate_open
 from phx._core.sessions cimport SEQUENCES_MAX
 
 IN_FLIGHT_MAX = <int>SEQUENCES_MAX
@@ -100,22 +101,27 @@ cdef class Waiters:
         groups: the groups of the node.
         group_values_max, group_bytes_max: limits of what waits in one group.
         node_values_max, node_bytes_max: limits over all groups.
+        wait_us_max: above which waiting is not to be expected by who is let in (gate.pxd); 0: none.
         partly: partly(results and errors) makes the exception of a run of which a value failed.
     """
 
     def __cinit__(self, groups, *, u64 group_values_max, u64 group_bytes_max, u64 node_values_max,
-                  u64 node_bytes_max, partly):
+                  u64 node_bytes_max, partly, u64 wait_us_max=0):
         cdef WaiterRing ring
         self.group_values_max = min(group_values_max, <u64>SEQUENCES_MAX)
         self.group_bytes_max = group_bytes_max
         self.node_values_max = node_values_max
         self.node_bytes_max = node_bytes_max
         self.partly = partly
+        self.wait_us_max = wait_us_max
+        memset(&self.gate, 0, sizeof(Gate))
         memset(&ring, 0, sizeof(WaiterRing))
         ring.low = ring.next = 1
         for group in sorted(set(groups)):
             ring.group = group
             self.rings.push_back(ring)
+        if wait_us_max:
+            self.gates.resize(self.rings.size())  # all zero
 
     def __dealloc__(self):
         cdef WaiterRing* ring
@@ -178,7 +184,11 @@ cdef class Waiters:
             return None
         slot.waiter = NULL
         index[0] = slot.index
+        self.came_us = slot.since_us
+        self.taken_bytes += slot.bytes
         ring.count -= 1
+        if ring.count == 0:
+            self.active -= 1
         ring.bytes -= slot.bytes
         self.count -= 1
         self.held_bytes -= slot.bytes
@@ -195,8 +205,52 @@ cdef class Waiters:
         Py_DECREF(taken)              # the ring's reference; `taken` holds its own
         return taken
 
-    cdef u64 enter(self, WaiterRing* ring, object waiter, u64 nbytes) except? 0:
+    cdef Gate* gate_of(self, WaiterRing* ring) noexcept:
+        return &self.gates[ring - &self.rings[0]]
+
+    # Whether a gate is shut for one more in this group: the group's, or the node's, which lets in
+    # all the same whoever has less waiting than its share of the window.
+    cdef bint held_up(self, WaiterRing* ring) noexcept:
+        cdef Gate* gate = self.gate_of(ring)
+        if gate_full(gate, ring.count, ring.bytes):
+            gate.refused = True
+            return True
+        if gate_full(&self.gate, self.count, self.held_bytes) and (
+                ring.count * self.active >= self.gate.window
+                or ring.bytes * self.active > self.gate.window_bytes):
+            self.gate.refused = True
+            return True
+        return False
+
+    # So many of a group were applied, the youngest last.
+    cdef int left(self, WaiterRing* ring, u64 count, u64 nbytes) except -1:
+        cdef Gate* gate = self.gate_of(ring)
+        cdef u64 came_us = self.came_us
+        cdef u64 now_us, stay_us
+        if count == 0 or came_us == 0:
+            return 0
+        now_us = self.now_us()
+        stay_us = now_us - min(came_us, now_us)
+        self.shut -= (gate.window != 0) + (self.gate.window != 0)
+        gate_left(gate, self.wait_us_max, count, nbytes, stay_us, ring.count, now_us)
+        gate_left(&self.gate, self.wait_us_max, count, nbytes, stay_us, self.count, now_us)
+        self.shut += (gate.window != 0) + (self.gate.window != 0)
+        return 0
+
+    # Nobody waits any more: what was learned of a queue is over.
+    cdef void emptied(self, WaiterRing* ring) noexcept:
+        cdef Gate* gate = self.gate_of(ring)
+        if ring.count == 0 and gate.window:
+            gate_open(gate)
+            self.shut -= 1
+        if self.count == 0 and self.gate.window:
+            gate_open(&self.gate)
+            self.shut -= 1
+
+    cdef u64 enter(self, WaiterRing* ring, object waiter, u64 nbytes, u64 now_us) except? 0:
         cdef WaiterSlot* slot
+        if self.shut and self.held_up(ring):
+            return 0
         if (ring.count + 1 > self.group_values_max or ring.bytes + nbytes > self.group_bytes_max
                 or self.count + 1 > self.node_values_max
                 or self.held_bytes + nbytes > self.node_bytes_max or not self.grow(ring, 1)):
@@ -206,6 +260,9 @@ cdef class Waiters:
         slot.waiter = <PyObject*>waiter
         slot.bytes = nbytes
         slot.index = 0
+        slot.since_us = now_us
+        if ring.count == 0:
+            self.active += 1
         ring.next += 1
         ring.count += 1
         ring.bytes += nbytes
@@ -213,9 +270,9 @@ cdef class Waiters:
         self.held_bytes += nbytes
         return ring.next - 1
 
-    def add(self, u32 group, waiter not None, u64 nbytes):
+    def add(self, u32 group, waiter not None, u64 nbytes, u64 now_us=0):
         """The sequence under which `waiter` waits from now on; 0 when a limit is reached."""
-        return self.enter(self.find(group), waiter, nbytes)
+        return self.enter(self.find(group), waiter, nbytes, now_us)
 
     def connect(self, submit not None, now_us not None, u64 value_bytes_max):
         """What propose() needs of the driver, and the largest value that it takes."""
@@ -231,7 +288,8 @@ cdef class Waiters:
         seconds = timeout
         if not 0 < seconds < 1e9:
             return 0
-        return self.now_us() + <u64>(seconds * 1e6)
+        self.clock_us = self.now_us()
+        return self.clock_us + <u64>(seconds * 1e6)
 
     # Submits what was entered from `first` on, or takes it back.
     cdef bint send(self, WaiterRing* ring, u64 first, u16 machine, list values,
@@ -258,13 +316,17 @@ cdef class Waiters:
         due_us = self.due(timeout)
         if due_us == 0:
             return False
-        first = self.enter(ring, waiter, PyBytes_GET_SIZE(value))
+        first = self.enter(ring, waiter, PyBytes_GET_SIZE(value), self.clock_us)
         return first != 0 and self.send(ring, first, machine, [value], due_us)
 
-    cdef u64 enter_run(self, WaiterRing* ring, object future, list values, u64 nbytes) except? 0:
+    # Judged by what waits before it: a long run has its turn as well.
+    cdef u64 enter_run(self, WaiterRing* ring, object future, list values, u64 nbytes,
+                       u64 now_us) except? 0:
         cdef WaiterSlot* slot
         cdef u64 count = len(values)
         cdef u64 i
+        if self.shut and self.held_up(ring):
+            return 0
         if (ring.count + count > self.group_values_max or ring.bytes + nbytes > self.group_bytes_max
                 or self.count + count > self.node_values_max
                 or self.held_bytes + nbytes > self.node_bytes_max or not self.grow(ring, count)):
@@ -276,6 +338,9 @@ cdef class Waiters:
             slot.waiter = <PyObject*>many
             slot.bytes = PyBytes_GET_SIZE(values[i])
             slot.index = i
+            slot.since_us = now_us
+        if ring.count == 0 and count:
+            self.active += 1
         ring.next += count
         ring.count += count
         ring.bytes += nbytes
@@ -283,12 +348,12 @@ cdef class Waiters:
         self.held_bytes += nbytes
         return ring.next - count
 
-    def add_many(self, u32 group, future not None, list values not None):
+    def add_many(self, u32 group, future not None, list values not None, u64 now_us=0):
         """The first of the consecutive sequences for `values`, resolved together; 0 at a limit."""
         cdef u64 nbytes = 0
         for value in values:
             nbytes += len(<bytes?>value)
-        return self.enter_run(self.find(group), future, values, nbytes)
+        return self.enter_run(self.find(group), future, values, nbytes, now_us)
 
     def propose_many(self, u32 group, u16 machine, list values not None, timeout,
                      future not None):
@@ -303,7 +368,7 @@ cdef class Waiters:
         due_us = self.due(timeout)
         if due_us == 0:
             return False
-        first = self.enter_run(ring, future, values, nbytes)
+        first = self.enter_run(ring, future, values, nbytes, self.clock_us)
         return first != 0 and self.send(ring, first, machine, values, due_us)
 
     def revoke(self, u32 group, u64 first):
@@ -322,14 +387,18 @@ cdef class Waiters:
         cdef WaiterRing* ring = self.find(group)
         cdef Py_ssize_t k
         cdef Py_ssize_t n_resolved = 0
+        cdef u64 taken_bytes = self.taken_bytes
         cdef Entry entry
         if start < 0 or start + len(results) > len(entries):
             raise ValueError("more results than entries")
         if type(entries) is Entries:
-            return self.complete_passage(ring, entries, results, start)
-        for k in range(len(results)):
-            entry = <Entry?>entries[start + k]
-            n_resolved += self.resolve(ring, entry.sequence, entry.instance, results[k])
+            n_resolved = self.complete_passage(ring, entries, results, start)
+        else:
+            for k in range(len(results)):
+                entry = <Entry?>entries[start + k]
+                n_resolved += self.resolve(ring, entry.sequence, entry.instance, results[k])
+        if self.wait_us_max:
+            self.left(ring, n_resolved, self.taken_bytes - taken_bytes)
         return n_resolved
 
     # Looks at the stretches instead of making the entries again.
@@ -399,6 +468,8 @@ cdef class Waiters:
             if waiter is not None:
                 n_resolved += 1
                 self.settle(waiter, index, make(), True)
+        if self.shut:
+            self.emptied(ring)
         return n_resolved
 
     def settle_applied(self, u32 group, row not None, make not None):
@@ -457,6 +528,39 @@ cdef class Waiters:
         """(values, bytes) in flight in a group."""
         cdef WaiterRing* ring = self.find(group)
         return ring.count, ring.bytes
+
+    def turn_away(self, u32 group, u64 count):
+        """Notes that `count` values are turned away if a gate is shut for the group now.
+
+        Returns:
+            None: none is. Else whether it is the group's own, the values and bytes that wait there,
+            and how many of them may.
+        """
+        cdef WaiterRing* ring = self.find(group)
+        cdef Gate* gate
+        if self.shut == 0 or not self.held_up(ring):
+            return None
+        ring.turned_away += count
+        self.turned_away += count
+        gate = self.gate_of(ring)
+        if gate_full(gate, ring.count, ring.bytes):
+            return True, ring.count, ring.bytes, gate.window, gate.window_bytes
+        return False, self.count, self.held_bytes, self.gate.window, self.gate.window_bytes
+
+    def gate_of_group(self, u32 group):
+        """(values turned away, how many may wait: 0: as many as the limits allow)."""
+        cdef WaiterRing* ring = self.find(group)
+        return ring.turned_away, self.gate_of(ring).window if self.wait_us_max else 0
+
+    def gates_now(self):
+        """What is turned away at this node, as numbers by name."""
+        cdef bint shut = self.gate.window != 0
+        return {
+            "turned_away": self.turned_away,
+            "window": self.gate.window,
+            "rate_per_s": <u64>(self.gate.rate * 1e6) if shut else 0,
+            "groups_shut": self.shut - shut,
+        }
 
 
 cdef inline Result new_result(u64 instance, object value):

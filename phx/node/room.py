@@ -199,6 +199,7 @@ class Room:
             group_bytes_max=limits.group_bytes_max,
             node_values_max=limits.node_values_max,
             node_bytes_max=limits.node_bytes_max,
+            wait_us_max=limits.wait_us_max,
             partly=partly_done,
         )
         self.applier = Applier(self.driver, self.waiters, self.states)
@@ -544,6 +545,7 @@ class Room:
             removed=tuple(sorted(self._memberships.removed)),
             waiting_values=self.waiters.count,
             waiting_bytes=self.waiters.held_bytes,
+            flow=self.waiters.gates_now(),
             poisoned=bool(found["journal"]["poisoned"]),
             store_error=self._keeper.error,
             peers=self.peers.statuses(found),

@@ -39,7 +39,7 @@ class Waiter:
         return bool(self.resolved) or self.cancelled
 
 
-def waiters(**limits):
+def waiters(groups=(GROUP, 9), **limits):
     given = {
         "group_values_max": 1 << 20,
         "group_bytes_max": 1 << 30,
@@ -47,7 +47,7 @@ def waiters(**limits):
         "node_bytes_max": 1 << 30,
         "partly": PartlyDone,
     }
-    return Waiters([GROUP, 9], **(given | limits))
+    return Waiters(groups, **(given | limits))
 
 
 def entry(sequence, instance=1, group=GROUP):
@@ -463,3 +463,148 @@ def test_rows_resolve_exactly_what_they_count_as_done(data):
     assert all(found[i][0] + found[i][1] < found[i + 1][0] for i in range(len(found) - 1))
     for number, waiter in each.items():
         assert (type(waiter.error) is ResultNotKept) == (number in expected)
+
+
+# --- gates (how they judge is in tests/core/test_gate.py)
+
+BOUND_US = 50_000
+
+
+class Line:
+    """Values that come and leave on a clock that is told what time it is."""
+
+    def __init__(self, *groups, bound_us=BOUND_US):
+        self.made = waiters(groups, wait_us_max=bound_us)
+        self.next = dict.fromkeys(groups, 1)
+        self.first = dict.fromkeys(groups, 1)
+        self.clock_us = 1_000_000
+        self.made.connect(self.submit, lambda: self.clock_us, 1 << 20)
+
+    def submit(self, group, machine, values, due_us):
+        first = self.next[group]
+        self.next[group] += len(values)
+        return first
+
+    def offer(self, group, count):
+        """How many of so many calls were let in."""
+        return sum(self.made.propose(group, 0, b"x", 60.0, Waiter()) for _ in range(count))
+
+    def leave(self, group, count):
+        first = self.first[group]
+        count = min(count, self.next[group] - first)
+        self.first[group] += count
+        entries = [entry(first + at, group=group) for at in range(count)]
+        assert self.made.complete(group, entries, [None] * count) == count
+
+    def run(self, millis, come, leave):
+        """A millisecond at a time; `come` and `leave`: values in each, by group. Who was let in."""
+        let_in = dict.fromkeys(come, 0)
+        for _ in range(millis):
+            self.clock_us += 1_000
+            for group, count in come.items():
+                let_in[group] += self.offer(group, count)
+            for group, count in leave.items():
+                self.leave(group, count)
+        return let_in
+
+    def window(self, group):
+        return self.made.gate_of_group(group)[1]
+
+
+def test_who_is_turned_away_is_not_submitted_and_nobody_waits_for_it():
+    line = Line(GROUP)
+    line.run(500, {GROUP: 20}, {GROUP: 4})
+    line.offer(GROUP, 20)
+    made, submitted = line.made, line.next[GROUP]
+    held = made.waiting(GROUP), made.count, made.held_bytes
+    assert made.waiting(GROUP)[0] >= line.window(GROUP) > 0
+    caller = Waiter()
+    assert made.propose(GROUP, 0, b"x", 1.0, caller) is False
+    assert made.propose_many(GROUP, 0, [b"x", b"y"], 1.0, caller) is False
+    assert made.add(GROUP, caller, 1, line.clock_us) == 0
+    assert made.add_many(GROUP, caller, [b"x"], line.clock_us) == 0
+    assert line.next[GROUP] == submitted
+    assert (made.waiting(GROUP), made.count, made.held_bytes) == held
+    assert not caller.done()
+
+
+def test_what_waits_is_what_leaves_within_the_bound():
+    line = Line(GROUP)
+    line.run(1_000, {GROUP: 20}, {GROUP: 4})
+    assert line.window(GROUP) == pytest.approx(4 * BOUND_US / 1_000, rel=0.1)
+    assert line.run(1_000, {GROUP: 20}, {GROUP: 4})[GROUP] == pytest.approx(4_000, rel=0.1)
+    assert line.made.count <= line.window(GROUP)
+
+
+def test_turned_away_is_counted_once_for_the_group_and_the_node():
+    line = Line(GROUP, 9)
+    assert line.made.turn_away(GROUP, 1) is None
+    line.run(500, {GROUP: 20, 9: 1}, {GROUP: 4, 9: 1})
+    line.offer(GROUP, 20)
+    own, values, nbytes, window, window_bytes = line.made.turn_away(GROUP, 3)
+    assert (own, values, nbytes) == (True, *line.made.waiting(GROUP))
+    assert (window, window_bytes) == (line.window(GROUP), line.window(GROUP))
+    assert line.made.gate_of_group(GROUP)[0] == line.made.turned_away == 3
+    assert line.made.gate_of_group(9) == (0, 0)
+    assert line.made.gates_now() == {
+        "turned_away": 3,
+        "window": 0,
+        "rate_per_s": 0,
+        "groups_shut": 1,
+    }
+
+
+def test_a_slow_group_is_turned_away_and_the_others_are_not():
+    """Its values take long, and theirs do not: the node's own gate stays open."""
+    line = Line(GROUP, 9)
+    let_in = line.run(3_000, {GROUP: 5, 9: 5}, {GROUP: 1, 9: 5})
+    assert let_in[9] == 5 * 3_000
+    assert let_in[GROUP] < 1.2 * 3_000
+    assert line.made.waiting(GROUP)[0] < 100
+    assert line.made.gates_now()["groups_shut"] == 1
+
+
+def test_a_group_of_which_nothing_leaves_does_not_have_others_turned_away():
+    line = Line(GROUP, 9)
+    let_in = line.run(3_000, {GROUP: 5, 9: 5}, {9: 5})
+    assert let_in[9] == 5 * 3_000
+    # And if the others have too much to do themselves, they are let in to their own shares.
+    let_in = line.run(3_000, {GROUP: 5, 9: 20}, {9: 5})
+    assert let_in[9] > 0.9 * 5 * 3_000
+
+
+def test_who_asks_for_little_is_let_in_while_the_node_has_too_much_to_do():
+    groups = range(100, 160)
+    line = Line(*groups)
+    busy, quiet = groups[:-1], groups[-1]
+    quiet_in = quiet_offered = 0
+    for turn in range(4_000):
+        line.clock_us += 1_000
+        for group in busy[turn % 4 :: 4]:
+            line.offer(group, 1)
+        if turn % 100 == 0:
+            quiet_offered += 1
+            quiet_in += line.offer(quiet, 1)
+        # One of a group a millisecond: each group alone is far too slow to be judged.
+        line.leave(groups[turn % 60], 1)
+    # 50 leave within the bound, and each group may have one waiting.
+    assert line.made.gates_now()["window"] == pytest.approx(50, rel=0.3)
+    assert line.made.count <= 60 + 50
+    assert quiet_in == quiet_offered
+
+
+def test_a_gate_opens_when_nobody_waits_any_more():
+    line = Line(GROUP)
+    line.run(500, {GROUP: 20}, {GROUP: 4})
+    assert line.window(GROUP)
+    assert line.made.gates_now()["window"]
+    line.made.fail_all(lambda: Closed("closed"))
+    assert line.made.gates_now()["groups_shut"] == line.made.gates_now()["window"] == 0
+    assert line.offer(GROUP, 5_000) == 5_000
+
+
+def test_without_a_bound_nobody_is_turned_away():
+    line = Line(GROUP, bound_us=0)
+    assert line.run(500, {GROUP: 20}, {GROUP: 4})[GROUP] == 10_000
+    assert line.made.gate_of_group(GROUP) == (0, 0)
+    assert line.made.turn_away(GROUP, 1) is None
