@@ -179,7 +179,8 @@ class Admission:
         first: int | None = 0
         while first is not None:
             asking = ask_join(self._ends, self._greeting, first, now_us())
-            page = unpack_members(lines.ask(lines.dial(*at, self._timeout_us), asking), first)
+            one = lines.dial(*at, self._timeout_us)
+            page = unpack_members(lines.ask(one, asking, late(self._timeout_us)), first)
             for group in page.members.keys() & self._groups:
                 left = self._left.get(group, set()).union(page.left[group])
                 if len(left) > LEFT_MAX:
@@ -216,10 +217,21 @@ class Whom:
 def who_is(
     lines: Lines, at: tuple[str, int], ends: Ends, greeting: Greeting, timeout_us: int
 ) -> dict[int, str]:
-    """The others, by who is there. Raises Cut, OSError, Ending."""
+    """The others, by who is there. Raises Cut, OSError, Ending.
+
+    Args:
+        timeout_us: for the connection, and then for the answer: it is a small one, and others can
+            be asked. (Who is stopped takes a connection, and does not answer.)
+    """
     question = ask_who(ends, greeting, now_us())
-    found = unpack_peers(lines.ask(lines.dial(*at, timeout_us), question))
+    found = unpack_peers(lines.ask(lines.dial(*at, timeout_us), question, late(timeout_us)))
     return {node: address for node, address in found.items() if node != ends.me}
+
+
+def late(timeout_us: int) -> Callable[[], bool]:
+    """Whether so much time has gone from now on."""
+    until_us = now_us() + timeout_us
+    return lambda: now_us() >= until_us
 
 
 def few(known: Mapping[int, str], found: Mapping[int, str], most: int) -> None:

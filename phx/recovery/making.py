@@ -75,12 +75,14 @@ class Making:
     time_us: int
 
     @property
+    def highest(self) -> int:
+        """No ballot that survivors know of has a higher counter."""
+        return max(one.counter for one in self.survivors.values())
+
+    @property
     def floor(self) -> int:
         """No ballot of the new cluster is at or below it."""
-        counter = max(one.counter for one in self.survivors.values()) + COUNTER_LEAP
-        if counter > COUNTER_MOST:
-            raise StoreError("the ballots of the old cluster leave no room for those of a new one")
-        return make(counter, self.config.node)
+        return make(self.highest + COUNTER_LEAP, self.config.node)
 
     @property
     def known(self) -> frozenset[int]:
@@ -111,7 +113,7 @@ def plan(config: Config, found: Sequence[Survivor], time_us: int) -> Making:
         raise ConfigError(["two of the folders are of one node: take the one that was used last"])
     if len({one.cluster for one in found}) > 1:
         raise Foreign("the folders are of different clusters")
-    first = next((one.first for one in found if one.first is not None), None)
+    first = next((one.first for one in found if one.first), None)  # (who joined knows of none)
     choices = {}
     for group in sorted({group for one in found for group in one.groups}):
         seen = {one.node: one.groups[group] for one in found if group in one.groups}
@@ -127,7 +129,7 @@ def plan(config: Config, found: Sequence[Survivor], time_us: int) -> Making:
 
 
 def refuse_unfit(making: Making) -> None:
-    """Raises ConfigError, with everything that is wrong."""
+    """Raises ConfigError, with everything that is wrong; StoreError: it has been done too often."""
     config, wrong = making.config, []
     if any(one.cluster == config.cluster_id for one in making.survivors.values()):
         wrong.append(
@@ -151,6 +153,8 @@ def refuse_unfit(making: Making) -> None:
         wrong.append(f"dir: {target} is not empty")
     if wrong:
         raise ConfigError(wrong)
+    if making.highest + COUNTER_LEAP > COUNTER_MOST:
+        raise StoreError("the ballots of the old cluster leave no room for those of a new one")
 
 
 def make_folder(making: Making) -> Generator[str]:

@@ -209,9 +209,11 @@ class Mesh:
             link.hold()
 
     def heal(self, node: int) -> None:
+        """What was held from and to `node` is delivered, but for nodes that are isolated still."""
         self._isolated.discard(node)
-        for link in self.links(node):
-            link.release()
+        for pair, link in self._links.items():
+            if node in pair and not self._isolated & set(pair):
+                link.release()
 
     def heal_all(self) -> None:
         """No link is held or slow any more; what was held is delivered."""

@@ -15,7 +15,7 @@ COMMANDS = sorted(command.commands)
 
 def test_there_are_these_commands() -> None:
     made = ["bench", "checkpoint", "decommission", "demo", "drain", "init", "inspect", "member"]
-    assert [*made, "node", "peers", "repair", "sim", "torture", "verify"] == COMMANDS
+    assert [*made, "node", "peers", "recover", "repair", "sim", "torture", "verify"] == COMMANDS
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from phx.checkpoint.catalog import look as look_at
 from phx.checkpoint.files import OsFiles
 from phx.errors import Damaged, StoreError
 from phx.membership import Membership, roster_of
-from phx.recovery.making import COUNTER_LEAP, make_folder, plan
+from phx.recovery.making import COUNTER_LEAP, COUNTER_MOST, make_folder, plan
 from phx.recovery.seen import survivors, under
 from phx.store import Store
 from phx.store_facts import read as read_facts
@@ -119,6 +120,15 @@ def test_the_folder_says_what_it_must(folders: list[Path], tmp_path: Path) -> No
         store.close()
     groups = look_at(OsFiles(config.dir), ROOT, config.cluster_id).groups
     assert {one.frontier for one in groups[0]} >= {10}
+
+
+def test_ballots_have_to_be_left(folders: list[Path], tmp_path: Path) -> None:
+    config = new_config(tmp_path)
+    with survivors(folders[:1]) as (one,):
+        at_most = replace(one, counter=COUNTER_MOST - COUNTER_LEAP)
+        assert counter_of(plan(config, [at_most], 1).floor) == COUNTER_MOST
+        with pytest.raises(StoreError, match="leave no room"):
+            plan(config, [replace(one, counter=COUNTER_MOST - COUNTER_LEAP + 1)], 1)
 
 
 def test_a_damaged_survivor_is_refused_and_a_damaged_checkpoint_left_out(

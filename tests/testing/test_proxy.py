@@ -169,6 +169,8 @@ def test_a_mesh_isolates_one_node_and_leaves_the_others() -> None:
                 writers.append(writer)
             quiet = {pair for pair, reader in readers.items() if await silent(reader)}
             assert quiet == {(1, 2), (2, 1), (3, 2)}
+            mesh.heal(1)
+            assert await silent(readers[1, 2])  # the other one is cut off still
             mesh.heal(2)
             async with asyncio.timeout(5):
                 for pair in quiet:

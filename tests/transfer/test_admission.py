@@ -1,5 +1,6 @@
 """A node that waits to be a member: whom it asks, and what it takes from those who answer."""
 
+import socket
 import struct
 import threading
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from phx.config import Config
 from phx.errors import Closed
 from phx.node import joining
 from phx.node.joining import Admission, welcome
+from phx.transfer import messages
 from phx.transfer.changing import LEFT_MAX, pack_members
 from phx.transfer.messages import MEMBERS, PEERS, PEERS_MAX, Ends, join_group, pack_peers
 from tests.checkpoint.checkpoint_lab import membership
@@ -179,3 +181,17 @@ def test_who_left_is_no_longer_list_than_there_can_be(no_leaks, tmp_path):
         thread.join(20)
         assert found == [None]
         assert made.rows()[0].left == tuple(some)
+
+
+def test_who_is_silent_keeps_nobody_from_the_others(no_leaks, tmp_path, monkeypatch):
+    """A node that is stopped takes the connection, and says nothing; nobody waits for it as long as
+    for a transfer."""
+    monkeypatch.setattr(messages, "SILENCE_US", 3600 * 1_000_000)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        answering(honest(tmp_path)) as at,
+        waiting(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}", at) as (made, found, thread),
+    ):
+        thread.join(20)
+        assert found == [None]
+        assert made.members == {0: WITH_US}

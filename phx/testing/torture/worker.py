@@ -130,7 +130,9 @@ class TorturedNode:
             "syncs": status.journal["syncs"],
             "settled": status.settle["entries"],
             "damage": status.damage["found"],
-            "broken": [one.group for one in groups if one.halted or one.stopped],
+            "broken": [
+                one.group for one in groups if one.halted or (one.stopped and not one.removed)
+            ],
             "suspect": [one.group for one in groups if one.suspect],
             "holes": status.damage["holes"],
             "fetched": status.transfers["fetched"],
