@@ -3,10 +3,10 @@
     gate_left     some values left: were applied. Nothing else moves a gate
     gate_full     whether one more is turned away; set `refused` then
 
-A gate is open or shut. Open, it lets everything in. It shuts when for a while no value that left had
-been here for less than half of the bound: then values leave as fast as they can, and how fast that
-is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so many wait
-if each waits so long). It opens when nobody was turned away for a span, or nobody waits.
+A gate is open or shut. Open, it lets everything in. It shuts when for a while no value that left
+had been here for less than half of the bound: then values leave as fast as they can, and how fast
+that is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so many
+wait if each waits so long). It opens when nobody was turned away for a span, or nobody waits.
 docs/design/flow.md has the argument.
 """
 
@@ -14,7 +14,7 @@ from phx._core.native cimport *
 
 cdef enum:
     GATE_FLOOR = 16              # so many may wait in any case
-    BUSY_US_MIN = 20000          # so long without a short stay (a quarter of the bound) and it shuts
+    BUSY_US_MIN = 20000          # it shuts after so long without a short stay: bound / 4
     BUSY_US_MAX = 100000
     SPAN_US_MIN = 100000         # a shut one is judged so often: twice the bound
     SPAN_US_MAX = 1000000
