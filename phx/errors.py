@@ -94,8 +94,8 @@ class NoQuorum(Rejected, TimeoutError):
 
 
 class Overloaded(Rejected):
-    """A limit on values or bytes in flight is reached, or the value would be likely to wait for more
-    than ``limits.wait_us_max``. Await something, or back off, then retry. The message says which.
+    """A limit on values or bytes in flight is reached, or what waits already takes as long as
+    ``limits.wait_us_max``. Await something, or back off, then retry. The message says which.
     """
 
 

@@ -3,10 +3,10 @@
     gate_left     some values left: were applied. Nothing else moves a gate
     gate_full     whether one more is turned away; set `refused` then
 
-A gate is open or shut. Open, it lets everything in. It shuts when for a while no value that left had
-been here for less than half of the bound: then values leave as fast as they can, and how fast that
-is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so many wait
-if each waits so long). It opens when nobody was turned away for a span, or nobody waits.
+A gate is open or shut. Open, it lets everything in. It shuts when for a while no value that left
+had been here for less than half of the bound: then values leave as fast as they can, and how fast
+that is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so many
+wait if each waits so long). It opens when nobody was turned away for a span, or nobody waits.
 docs/design/flow.md has the argument.
 """
 
@@ -14,8 +14,11 @@ from phx._core.native cimport *
 
 cdef enum:
     GATE_FLOOR = 16              # so many may wait in any case
-    SPAN_US = 100000             # of a shut gate: how often it is judged
-    BUSY_US_MIN = 20000          # so long without a short stay (a quarter of the bound, up to a span)
+    BUSY_US_MIN = 20000          # it shuts after so long without a short stay: bound / 4
+    BUSY_US_MAX = 100000
+    SPAN_US_MIN = 100000         # a shut one is judged so often: twice the bound
+    SPAN_US_MAX = 1000000
+    STALL_US = 500000            # an election, a pause: says nothing about how fast values leave
     RISE = 2                     # what is thought to leave goes up by half of what is seen, a span,
     FALL = 16                    # and down by a sixteenth
 
@@ -23,7 +26,6 @@ cdef enum:
 cdef struct Gate:
     u64 began_us                 # what follows counts since then
     u64 last_us                  # when some left last
-    u64 gap_us                   # and how long none had before
     u64 left
     u64 left_bytes
     double rate                  # values per microsecond; 0: not known
@@ -31,7 +33,7 @@ cdef struct Gate:
     u64 window                   # so many may wait; 0: open
     u64 window_bytes
     bint refused                 # somebody was turned away since began_us
-    bint stalled                 # nothing left for an unusual time since then
+    bint stalled                 # nothing left for STALL_US, since then
 
 # `n` values (>= 1) were applied, the youngest of which came `stay_us` ago; `waiting` are left.
 cdef void gate_left(Gate* g, u64 bound_us, u64 n, u64 nbytes, u64 stay_us, u64 waiting,

@@ -11,17 +11,12 @@ from phx._core.native cimport *
 
 # How long it takes to believe that values leave as fast as they can.
 cdef u64 busy_us(u64 bound_us) noexcept nogil:
-    return min(max(bound_us // 4, <u64>BUSY_US_MIN), <u64>SPAN_US)
+    return min(max(bound_us // 4, <u64>BUSY_US_MIN), <u64>BUSY_US_MAX)
 
 
-# An election, a pause: it says nothing about how much leaves when some do. Batches that are always
-# that far apart are no pause, unless no bound can be kept with them anyway.
-cdef bint stood_still(Gate* g, u64 bound_us, u64 now_us) noexcept nogil:
-    cdef u64 gap_us = now_us - g.last_us
-    cdef bint unusual = gap_us > max(busy_us(bound_us), min(2 * g.gap_us, bound_us))
-    g.last_us = now_us
-    g.gap_us = gap_us
-    return unusual
+# How often a shut gate is judged: a round of all groups takes no longer than what waits.
+cdef u64 span_us(u64 bound_us) noexcept nogil:
+    return min(max(2 * bound_us, <u64>SPAN_US_MIN), <u64>SPAN_US_MAX)
 
 
 cdef void begin(Gate* g, u64 now_us) noexcept nogil:
@@ -49,8 +44,9 @@ cdef void set_window(Gate* g, u64 bound_us) noexcept nogil:
 
 cdef void gate_left(Gate* g, u64 bound_us, u64 n, u64 nbytes, u64 stay_us, u64 waiting,
                     u64 now_us) noexcept nogil:
-    cdef bint stall = stood_still(g, bound_us, now_us)
+    cdef bint stall = now_us - g.last_us > STALL_US
     cdef double elapsed_us
+    g.last_us = now_us
     if waiting == 0:
         gate_open(g)
     if g.window == 0 and (waiting == 0 or stall or stay_us <= bound_us // 2):
@@ -68,7 +64,7 @@ cdef void gate_left(Gate* g, u64 bound_us, u64 n, u64 nbytes, u64 stay_us, u64 w
         g.rate = <double>g.left / elapsed_us
         g.rate_bytes = <double>g.left_bytes / elapsed_us
     else:
-        if now_us - g.began_us < SPAN_US:
+        if now_us - g.began_us < span_us(bound_us):
             return
         if not g.refused:
             gate_open(g)

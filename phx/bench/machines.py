@@ -9,11 +9,12 @@ from copy import copy
 from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.types import Entry
 
-__all__ = ["MACHINES", "Put", "Slow", "Tally"]
+__all__ = ["MACHINES", "Put", "Slow", "Tally", "Waits"]
 
 SOME = 256  # entries written at once
 KEYS = 1024  # of a dictionary, so that its size has an end
 SLOW_NS = 20_000
+WAITS_S = 0.000_1
 
 
 class Tally(StateMachine):
@@ -98,4 +99,17 @@ class Slow(Tally):
     apply_batch = StateMachine.apply_batch  # type: ignore[assignment]
 
 
-MACHINES: dict[str, Callable[[], Tally]] = {"tally": Tally, "dict": Put, "slow": Slow}
+class Waits(Tally):
+    """Sleeps for 100 microseconds per value: slow, and leaves the processor to others."""
+
+    def apply_batch(self, entries: Sequence[Entry]) -> list[None]:
+        time.sleep(WAITS_S * len(entries))
+        return super().apply_batch(entries)
+
+
+MACHINES: dict[str, Callable[[], Tally]] = {
+    "tally": Tally,
+    "dict": Put,
+    "slow": Slow,
+    "waits": Waits,
+}

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import phx.cli.overload  # adds its command to bench
 from phx._version import __version__
 from phx.cli.bench import bench
 from phx.cli.checkpoint import checkpoint
