@@ -34,6 +34,8 @@ from typing import Any, Protocol
 from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch, Sessions
 from phx._core.waiters import Refusal, Waiters
 from phx.errors import (
+    DeletedUnknown,
+    GroupDeleted,
     GroupStopped,
     NodeFailed,
     NodeFailedUnknown,
@@ -221,6 +223,10 @@ def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
             return NodeFailed("the journal failed; this node proposes nothing any more")
         case 9:
             return NodeFailedUnknown("the journal failed; the value may still be chosen")
+        case 10:
+            return GroupDeleted("the group was deleted")
+        case 11:
+            return DeletedUnknown("the group was deleted; the value may have been applied before")
     return TimedOutUnknown(f"the engine gave the value up, verdict {verdict}")
 
 

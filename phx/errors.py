@@ -21,12 +21,14 @@ An error says one of three things in its class, and in ``outcome``:
     NotCaughtUp         rejected   no quorum of the new members has what the old ones have
     PrepareFailed       rejected   the machine's prepare raised: the value was not proposed
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
+    GroupDeleted        rejected   the group was deleted: nothing is applied in it any more
     NodeFailed          rejected   this node's journal failed: it takes part in nothing any more
     TimedOut            rejected   the deadline passed before anything was written or sent
     Closed              rejected   the node is closed, or not open yet
     ForkedError         rejected   this process was forked from the one that opened the node
     TimedOutUnknown     unknown    the deadline passed after the value had been sent or written
     StoppedUnknown      unknown    the group stopped here while the value was on its way
+    DeletedUnknown      unknown    the group was deleted; the value may have been applied before
     NodeFailedUnknown   unknown    this node's journal failed while the value was on its way
     ClosedUnknown       unknown    the node closed while the value was on its way
     NotApplied          unknown    the value's place in its session had gone by; it may have been
@@ -219,6 +221,10 @@ class GroupStopped(Rejected):
         return type(self), (self.group, self.instance, self.machine, self.why)
 
 
+class GroupDeleted(Rejected):
+    """The group was deleted: its log has its last value, and this one is not below it."""
+
+
 class NodeFailed(Rejected):
     """A write or sync of this node's journal failed: it neither votes nor proposes in any group any
     more. Other nodes go on. Mend the disk, then start the node again.
@@ -238,6 +244,10 @@ class TimedOutUnknown(Unknown, TimeoutError):
 
 class StoppedUnknown(Unknown):
     """The group stopped on this node while the value was on its way: it may still be chosen."""
+
+
+class DeletedUnknown(Unknown):
+    """The group was deleted, and this node has not seen all of its log: the value may be in it."""
 
 
 class ClosedUnknown(Unknown):

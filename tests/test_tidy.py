@@ -67,6 +67,7 @@ STOREYS = [
         "acceptor",
         "barrier",
         "elections",
+        "groups",
         "learner",
         "leases",
         "liveness",
@@ -90,8 +91,10 @@ STOREYS = [
         "driver",
         "driver_state",
         "flow",
+        "group_table",
         "handover",
         "handshake",
+        "hosting",
         "inputs",
         "life",
         "lookups",
@@ -101,6 +104,7 @@ STOREYS = [
         "poller",
         "queues",
         "read_tickets",
+        "driver_status",
         "segment_check",
         "sending",
         "transport",
@@ -131,9 +135,9 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "member_table",
-    "options", "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport",
-    "upkeep", "writer",
+    "driver", "driver_state", "driver_status", "flow", "group_table", "handover", "handshake",
+    "hosting", "life", "lookups", "member_table", "options", "peer_table", "poller", "port",
+    "queues", "segment_check", "sending", "transport", "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {

@@ -43,7 +43,7 @@ cdef class Waiters:
     cdef object partly
     cdef object submit                   # of the driver, and its clock: set by connect()
     cdef object now_us
-    cdef vector[WaiterRing] rings        # ascending groups; never moves after __init__
+    cdef vector[WaiterRing*] rings       # ascending groups; a ring stays where it is, until it goes
     cdef WaiterRing* find(self, u32 group) except NULL
     cdef int grow(self, WaiterRing* ring, u64 count) except -1
     cdef u64 due(self, object timeout) except? 0
