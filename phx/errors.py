@@ -21,6 +21,7 @@ An error says one of three things in its class, and in ``outcome``:
     NotCaughtUp         rejected   no quorum of the new members has what the old ones have
     PrepareFailed       rejected   the machine's prepare raised: the value was not proposed
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
+    GroupExists         rejected   there is a group of that id already
     GroupDeleted        rejected   the group was deleted: nothing is applied in it any more
     NodeFailed          rejected   this node's journal failed: it takes part in nothing any more
     TimedOut            rejected   the deadline passed before anything was written or sent
@@ -219,6 +220,23 @@ class GroupStopped(Rejected):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.group, self.instance, self.machine, self.why)
+
+
+class GroupExists(Rejected):
+    """A group of that id is there already, with other members, or it is stopped, or being deleted.
+
+    Attributes:
+        group: its id.
+        phase: as ``CreatedGroup.phase``; "configured": it is one of the configuration.
+    """
+
+    def __init__(self, group: int, phase: str) -> None:
+        super().__init__(f"group {group} is there already: {phase}")
+        self.group = group
+        self.phase = phase
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group, self.phase)
 
 
 class GroupDeleted(Rejected):

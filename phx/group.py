@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from phx._core.waiters import Result
-from phx.applier import GroupState, Removed, same_stop
+from phx.applier import GroupState
 from phx.door import Door
 from phx.errors import TimedOut, UnknownMachine
 from phx.leaders import LeaderCallback
 from phx.machine import StateMachine
 from phx.reading import span_us
+from phx.stops import Removed, same_stop
 from phx.types import (
     CheckpointInfo,
     Consistency,

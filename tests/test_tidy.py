@@ -160,7 +160,7 @@ VALUES = {f"phx._core.{name}" for name in ("delivery", "entries", "session_codec
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}
-NODE |= {"phx.asking", "phx.door", "phx.leaders", "phx.reading"}
+NODE |= {"phx.asking", "phx.door", "phx.leaders", "phx.reading", "phx.stops"}
 MAY_IMPORT = {
     "phx": {"phx"},
     "phx.types": GROUND,
@@ -172,6 +172,7 @@ MAY_IMPORT = {
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},
     "phx.store_first": GROUND | STORE | {"phx.store"},
+    "phx.store_hosted": GROUND | STORE | {"phx.membership", "phx.store", "phx.store_trim"},
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.store_members"},
     "phx.store_members": GROUND | STORE | {"phx.membership"},
     "phx.store_trim": GROUND | STORE,
@@ -195,6 +196,7 @@ MAY_IMPORT = {
     "phx.leaders": GROUND,
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
+    "phx.stops": GROUND | {"phx.applier"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.asking": GROUND | {"phx._core.options"},
     "phx.reading": NODE | {"phx._core.driver", "phx._core.published"},
@@ -204,6 +206,7 @@ MAY_IMPORT = {
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
     | {
         "phx._core.codec",
+        "phx._core.group_table",
         "phx._core.member_table",
         "phx._core.peer_table",
         "phx._core.plan",
@@ -214,7 +217,7 @@ MAY_IMPORT = {
     }
     | {"phx.lmdb_pages", "phx.membership", "phx.store_folder"}
     | {"phx.store_facts", "phx.store_first", "phx.store_members", "phx.store_mend"}
-    | {"phx.store_peers"},
+    | {"phx.store_hosted", "phx.store_peers"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

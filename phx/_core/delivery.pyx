@@ -306,6 +306,31 @@ cdef class Sessions:
             sessions_free(made)
             phx_delete(made)
 
+    def begin(self, u32 group, u64 frontier, members):
+        """The group's log begins behind `frontier`: its table knows of nothing, and expects what
+        follows. As `load` of an empty one.
+
+        Args:
+            members: ids of the nodes that are members after that instance.
+
+        Raises:
+            KeyError: no such group here.
+            ValueError: something was delivered of it; or too many members.
+        """
+        cdef SessionTable* mine = self._hosted(group)
+        cdef u32[ROSTER_MAX] nodes
+        cdef u32 n_nodes = 0
+        if mine.next != 1 or not mine.rows.empty():
+            raise ValueError(f"group {group} has begun")
+        if len(members) > ROSTER_MAX:
+            raise ValueError(f"{len(members)} are more than {ROSTER_MAX} members")
+        for node in members:
+            nodes[n_nodes] = node
+            n_nodes += 1
+        mine.next = frontier + 1
+        mine.covered = frontier
+        session_members(mine, nodes, n_nodes)
+
     def agreed(self, u32 group):
         """(instance, chained checksum after it) of the last agreed instances, ascending.
 

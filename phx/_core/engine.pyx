@@ -20,7 +20,9 @@ from phx._core.effects cimport (
     seal_frames, send,
 )
 from phx._core.elections cimport refresh_leader, schedule_campaign
-from phx._core.groups cimport group_add, group_drop, group_gone, record_of_other, replica_free
+from phx._core.groups cimport (
+    group_add, group_drop, group_gone, groups_in_order, record_of_other, replica_free,
+)
 from phx._core.learner cimport (
     advance_known, carry_settled, jump, learn_tick, replay_settled, settled, supply, tail_entry,
 )
@@ -65,7 +67,6 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
 
 cdef void engine_free(Engine* e) noexcept nogil:
     cdef size_t i
-    cdef Replica* r
     if e == NULL:
         return
     reads_free(e)
@@ -681,10 +682,9 @@ cdef void engine_settle_plan(Engine* e, u64 lsn, vector[SettleItem]* out) noexce
     cdef u32 k, count
     cdef Replica* r
     cdef SettleItem item
-    for i in range(e.replicas.size()):
-        r = e.replicas[i]
-        if r == NULL:
-            continue
+    cdef vector[u64] order
+    for i in range(groups_in_order(e, &order)):
+        r = e.replicas[<u32>order[i]]
         count = r.locations.size
         while count > 0 and ring_at(&r.locations, count - 1) >= lsn:
             count -= 1

@@ -31,6 +31,9 @@ cdef int group_add(Engine* e, u32 group, u32 generation, u64 settled_through) no
 cdef void group_gone(Engine* e, u32 group, u32 generation) noexcept nogil
 # As engine_drop_group.
 cdef void group_drop(Engine* e, Replica* r) noexcept nogil
+# Appends (id << 32 | index) of every group, by ascending id (who came late has a high index); how
+# many there are then.
+cdef size_t groups_in_order(Engine* e, vector[u64]* out) noexcept nogil
 # Whether a record that is replayed, of `r` or of no group that is hosted, is of a group that is
 # gone: 1; of the one that is hosted: 0; or of none that should be there: -1.
 cdef int record_of_other(Engine* e, Replica* r, const RecordHeader* header) noexcept nogil

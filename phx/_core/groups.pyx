@@ -17,6 +17,9 @@ from phx._core.reads cimport reads_drop
 from phx._core.state cimport *
 from phx._core.window cimport ring_at, ring_free, ring_purge, window_free, window_init
 
+cdef extern from "<algorithm>" namespace "std" nogil:
+    void sort(u64* begin, u64* end)
+
 
 # --- made
 
@@ -150,6 +153,21 @@ cdef void group_drop(Engine* e, Replica* r) noexcept nogil:
     group_gone(e, r.group, r.generation)
     e.grants_version += 1
     replica_free(e, r)
+
+
+cdef size_t groups_in_order(Engine* e, vector[u64]* out) noexcept nogil:
+    cdef size_t i
+    cdef u64 one, last = 0
+    cdef bint ascending = True
+    for i in range(e.replicas.size()):
+        if e.replicas[i] != NULL:
+            one = <u64>e.replicas[i].group << 32 | i
+            ascending = ascending and one >= last
+            last = one
+            out.push_back(one)
+    if not ascending:
+        sort(out.data(), out.data() + out.size())
+    return out.size()
 
 
 cdef int record_of_other(Engine* e, Replica* r, const RecordHeader* header) noexcept nogil:

@@ -474,7 +474,7 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
 
 
 # Of two changes in one turn the engine only knows the newer. The older one was active before that
-# was proposed, and its ballots above that of its packer; whether this node has left, the newer says.
+# was proposed, and its ballots above that of its packer; the newer says whether this node has left.
 cdef bint tell_passed(DriverState* s, const Event* event) noexcept nogil:
     cdef GroupMembers said
     cdef Roster roster

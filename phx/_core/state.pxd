@@ -564,6 +564,7 @@ cdef struct Vote:
 cdef struct Gone:            # a group that is hosted no more
     u32 group
     u32 generation           # this one and all before it
+
 cdef struct Engine:
     EngineOptions options
     u32 n_slots
@@ -600,7 +601,6 @@ cdef struct Engine:
     u64 floor_lsn
     bint stray                  # a replayed vote is of a group that is not hosted,
     u32 stray_group             # this one
-    # groups and peers
     vector[Replica*] replicas   # by index; NULL: a hole, for the next one that comes
     vector[Replica*] by_group   # direct table; NULL where there is none
     Replica* highest            # group GROUP_MAX: up to there the table would be 8 MiB of holes
@@ -682,7 +682,6 @@ cdef inline int slot_of(Engine* e, u32 node) noexcept nogil:
 cdef inline bint config_has(Replica* r, u32 slot) noexcept nogil:
     return r.config.members >> slot & 1
 
-# It has a vote there.
 cdef inline bint has_vote(Replica* r, u32 slot) noexcept nogil:
     return r.config.voters >> slot & 1
 

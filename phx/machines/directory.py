@@ -5,19 +5,21 @@ machine says which groups there should be; making and dropping them is each node
 it does when it hears, however late. So a group that is deleted goes in steps:
 
     live      its members host it
-    stopped   they keep all of it, and take no part
-    ending    its last value is to be chosen; who has it durably, and has ended its machine, says
-              `left`. Until all members have, each keeps log and votes: another one may need them
-    gone      nothing of it is needed any more. The row stays, so that no generation comes again
+    stopped   they keep all of it, and take no values
+    ending    its last value is to be chosen; a member that knows it to be, durably, says `ended`
+    gone      nothing is ever chosen in it again, so nobody needs anything of it. The row stays, so
+              that no generation comes again
 
-A node that will never say so (its disk is lost) is let off by `excuse`.
+One member's word is enough for the last step: above the last value of a group nothing is chosen, by
+whomever (`phx._core.members`), so the votes that a member gave in it decide nothing any more, also
+those of a member that has not heard of that value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from zlib import crc32
 
 import msgpack
@@ -25,30 +27,23 @@ import msgpack
 from phx.errors import Damaged
 from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.machines.objects import read_objects, write_objects
-from phx.types import GROUP_ID_MAX, Entry
+from phx.types import DIRECTORY_GROUP, MEMBERS_MAX, Entry, GroupPhase, Members, voter
 
 __all__ = [
-    "DIRECTORY_GROUP",
+    "GENERATION_MAX",
     "Answer",
     "Directory",
     "GroupRow",
     "encode_create",
     "encode_delete",
-    "encode_excuse",
-    "encode_left",
+    "encode_ended",
     "encode_resume",
     "encode_stop",
 ]
 
-DIRECTORY_GROUP = GROUP_ID_MAX
-"""The directory's own group, which every node of the cluster hosts."""
 GENERATION_MAX = 65_535
-MEMBERS_MAX = 15
-NODE_MAX = (1 << 20) - 1
-OPTIONS_BYTES_MAX = 65_536
 HEAD = "phx directory 1"
-State = Literal["live", "stopped", "ending", "gone"]
-STATES: tuple[State, ...] = ("live", "stopped", "ending", "gone")
+PHASES: tuple[GroupPhase, ...] = ("live", "stopped", "ending", "gone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +52,18 @@ class GroupRow:
 
     Attributes:
         generation: of the group that has the id now, or had it last.
-        state: see the module.
-        members: nodes that host it, ascending; the first ones, as long as it lives.
-        options: bytes that its nodes make its machines by; what they mean is theirs.
-        waits: of an ending group the members that have not said `left`, ascending.
+        phase: see the module.
+        members: (node, "host:port") of its first members, ascending, all of which vote; () when it
+            is gone.
     """
 
     generation: int
-    state: State
-    members: tuple[int, ...]
-    options: bytes = b""
-    waits: tuple[int, ...] = ()
+    phase: GroupPhase
+    members: tuple[tuple[int, str], ...]
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        return tuple(node for node, _ in self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +77,25 @@ class Answer:
     row: GroupRow | None
 
 
-def encode_create(group: int, members: Sequence[int], options: bytes = b"") -> bytes:
-    """Let there be a group. Done if it is live already, with the same members and options.
+def encode_create(group: int, members: Mapping[int, str]) -> bytes:
+    """Let there be a group. Done if it is live already, with the same members.
 
     Args:
         group: an id that is not in use: never used, or `gone`. Not the directory's own.
-        members: 1 to 15 node ids.
-        options: at most 64 KiB.
+        members: "host:port" of 1 to 15 nodes, by id.
 
     Raises ValueError.
     """
-    nodes = sorted(set(members))
-    if not 0 <= group < DIRECTORY_GROUP:
-        raise ValueError(f"group {group}: ids are 0 .. {DIRECTORY_GROUP - 1}")
-    if not 1 <= len(nodes) <= MEMBERS_MAX or not 1 <= nodes[0] <= nodes[-1] <= NODE_MAX:
-        raise ValueError(f"group {group}: 1 to {MEMBERS_MAX} members, ids 1 .. {NODE_MAX}")
-    if len(options) > OPTIONS_BYTES_MAX:
-        raise ValueError(f"group {group}: {len(options)} bytes of options")
-    return _packed("create", group, nodes, options)
+    if type(group) is not int or not 0 <= group < DIRECTORY_GROUP:
+        raise ValueError(f"a group's id is 0 .. {DIRECTORY_GROUP - 1}, not {group!r}")
+    if not 1 <= len(members) <= MEMBERS_MAX:
+        raise ValueError(f"group {group}: 1 .. {MEMBERS_MAX} members, not {len(members)}")
+    Members(1, True, {node: voter(at) for node, at in members.items()})
+    return _packed("create", group, sorted(members.items()))
 
 
 def encode_stop(group: int, generation: int) -> bytes:
-    """Its members are to take no part in it until `resume`. Done if it is stopped."""
+    """Its members are to take no values until `resume`. Done if it is stopped."""
     return _packed("stop", group, generation)
 
 
@@ -116,14 +109,9 @@ def encode_delete(group: int, generation: int) -> bytes:
     return _packed("delete", group, generation)
 
 
-def encode_left(group: int, generation: int, node: int) -> bytes:
-    """This member has its last value, durably, and has ended its machine. Done if that is known."""
-    return _packed("left", group, generation, node)
-
-
-def encode_excuse(node: int) -> bytes:
-    """No group waits for this node any more. Answers with no row."""
-    return _packed("excuse", node)
+def encode_ended(group: int, generation: int) -> bytes:
+    """Its last value is chosen: some member knows that, durably. Done if it is gone."""
+    return _packed("ended", group, generation)
 
 
 def _packed(*command: object) -> bytes:
@@ -131,8 +119,15 @@ def _packed(*command: object) -> bytes:
     return packed
 
 
+def _nothing() -> None:
+    pass
+
+
 class Directory(StateMachine):
     """The rows, by id. A command that is none, or is of another generation, does nothing.
+
+    Args:
+        changed: called whenever a row is another, on the thread that applies.
 
     Attributes:
         revision: grows with every row that changes; the same on every node at an instance.
@@ -140,16 +135,17 @@ class Directory(StateMachine):
 
     digest_cheap: ClassVar[bool] = True
 
-    def __init__(self, group: int = DIRECTORY_GROUP) -> None:
+    def __init__(self, changed: Callable[[], None] = _nothing) -> None:
         self.rows: dict[int, GroupRow] = {}
         self.revision = 0
+        self._changed = changed
 
     def apply(self, entry: Entry) -> Answer:
         try:
             name, *rest = msgpack.unpackb(entry.value)
             answer: Answer = self._commands[name](self, *rest)
             return answer
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException):
             return Answer(False, None)
 
     def query(self, query: object = None) -> tuple[int, dict[int, GroupRow]]:
@@ -161,31 +157,28 @@ class Directory(StateMachine):
     def _put(self, group: int, row: GroupRow) -> Answer:
         self.rows[group] = row
         self.revision += 1
+        self._changed()
         return Answer(True, row)
 
-    def _create(self, group: int, members: list[int], options: bytes) -> Answer:
-        before = self.rows.get(group)
+    def _create(self, group: int, members: list[tuple[int, str]]) -> Answer:
         # (What stands in the log was packed by some node: it is looked at again.)
-        if encode_create(group, members, options) != _packed("create", group, members, options):
-            return Answer(False, before)
-        made = GroupRow(before.generation + 1 if before else 1, "live", tuple(members), options)
-        if before is None or before.state == "gone":
-            fits = made.generation <= GENERATION_MAX
-            return self._put(group, made) if fits else Answer(False, before)
-        same = replace(made, generation=before.generation)
-        return Answer(before == same, before)
+        encode_create(group, dict(members))
+        before = self.rows.get(group)
+        said = tuple(sorted((node, at) for node, at in members))
+        if before is None or before.phase == "gone":
+            generation = before.generation + 1 if before is not None else 1
+            if generation > GENERATION_MAX:
+                return Answer(False, before)
+            return self._put(group, GroupRow(generation, "live", said))
+        return Answer(before.phase == "live" and before.members == said, before)
 
-    def _of(self, group: int, generation: int) -> GroupRow | None:
+    def _turn(self, group: int, generation: int, to: GroupPhase, *of: GroupPhase) -> Answer:
         row = self.rows.get(group)
-        return row if row is not None and row.generation == generation else None
-
-    def _turn(self, group: int, generation: int, state: State, out_of: State) -> Answer:
-        row = self._of(group, generation)
-        if row is None or row.state not in (state, out_of):
-            return Answer(False, self.rows.get(group))
-        if row.state == state:
+        if row is None or row.generation != generation or row.phase not in (to, *of):
+            return Answer(False, row)
+        if row.phase == to:
             return Answer(True, row)
-        return self._put(group, replace(row, state=state))
+        return self._put(group, replace(row, phase=to, members=() if to == "gone" else row.members))
 
     def _stop(self, group: int, generation: int) -> Answer:
         return self._turn(group, generation, "stopped", "live")
@@ -194,34 +187,20 @@ class Directory(StateMachine):
         return self._turn(group, generation, "live", "stopped")
 
     def _delete(self, group: int, generation: int) -> Answer:
-        row = self._of(group, generation)
-        if row is None:
-            return Answer(False, self.rows.get(group))
-        if row.state in ("ending", "gone"):
+        row = self.rows.get(group)
+        if row is not None and row.generation == generation and row.phase == "gone":
             return Answer(True, row)
-        return self._put(group, replace(row, state="ending", waits=row.members))
+        return self._turn(group, generation, "ending", "live", "stopped")
 
-    def _left(self, group: int, generation: int, node: int) -> Answer:
-        row = self._of(group, generation)
-        if row is None or row.state not in ("ending", "gone"):
-            return Answer(False, self.rows.get(group))
-        if node not in row.waits:
-            return Answer(True, row)
-        return self._put(group, _without(row, node))
-
-    def _excuse(self, node: int) -> Answer:
-        for group, row in sorted(self.rows.items()):
-            if node in row.waits:
-                self._put(group, _without(row, node))
-        return Answer(True, None)
+    def _ended(self, group: int, generation: int) -> Answer:
+        return self._turn(group, generation, "gone", "ending")
 
     _commands: ClassVar[dict[str, Any]] = {
         "create": _create,
         "stop": _stop,
         "resume": _resume,
         "delete": _delete,
-        "left": _left,
-        "excuse": _excuse,
+        "ended": _ended,
     }
 
     # --- the state as bytes
@@ -229,9 +208,7 @@ class Directory(StateMachine):
     def _packed_rows(self) -> Iterator[bytes]:
         yield _packed(HEAD, self.revision, len(self.rows))
         for group, row in sorted(self.rows.items()):
-            yield _packed(
-                group, row.generation, STATES.index(row.state), row.members, row.options, row.waits
-            )
+            yield _packed(group, row.generation, PHASES.index(row.phase), row.members)
 
     def digest(self) -> bytes:
         crc = 0
@@ -255,18 +232,12 @@ class Directory(StateMachine):
             if head != HEAD:
                 raise Damaged("no snapshot of a directory")
             rows = {
-                group: GroupRow(generation, STATES[state], tuple(members), options, tuple(waits))
-                for group, generation, state, members, options, waits in objects
+                group: GroupRow(generation, PHASES[phase], tuple((n, at) for n, at in members))
+                for group, generation, phase, members in objects
             }
         except (ValueError, TypeError, IndexError, StopIteration):
             raise Damaged("no snapshot of a directory") from None
         if len(rows) != count:
             raise Damaged("a snapshot of a directory lacks rows")
         self.rows, self.revision = rows, revision
-
-
-def _without(row: GroupRow, node: int) -> GroupRow:
-    waits = tuple(one for one in row.waits if one != node)
-    if waits:
-        return replace(row, waits=waits)
-    return replace(row, state="gone", waits=(), options=b"")
+        self._changed()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +37,6 @@ from phx._core.member_table import (
     MemberTable,
 )
 from phx.applier import GroupState
-from phx.config import split_address
 from phx.door import Door
 from phx.errors import (
     ChangeUnderWay,
@@ -59,6 +58,7 @@ from phx.errors import (
 )
 from phx.membership import Membership, roster_of
 from phx.node.fetcher import Peers
+from phx.node.goals import Goal, adding, removing, replacing, sound, votes, with_learners
 from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
@@ -73,7 +73,7 @@ from phx.transfer.changing import (
     unpack_members,
 )
 from phx.transfer.messages import Cut, Declined, Ends
-from phx.types import MEMBERS_MAX, Changed, Member, Members, Role
+from phx.types import Changed, Member, Members, Role
 
 __all__ = [
     "AT_ONCE",
@@ -82,11 +82,6 @@ __all__ = [
     "CHANGE_UNMET",
     "CHANGE_UNREACHED",
     "Changes",
-    "Goal",
-    "adding",
-    "exactly",
-    "removing",
-    "replacing",
 ]
 
 log = logging.getLogger("phx")
@@ -113,8 +108,6 @@ PASSING = (Closed, ForkedError, TimedOut, NoQuorum, ChangeUnderWay, Overloaded)
 """What a call ends with that might have gone well at another time."""
 
 T = TypeVar("T")
-Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
-"""From the members there are to those there are to be. Raises what the call is to raise."""
 
 
 @dataclass(slots=True)
@@ -155,6 +148,8 @@ class Changes:
         self._peers = peers
         self._introducer = introducer
         self._at = at
+        self.hosts: Callable[[int], Collection[int] | None] = lambda group: None
+        """Of a created group the nodes that can be its members; None: whoever joins can."""
         self._window = at.greeting.window
         self._lines = Lines()
         self._threads: set[threading.Thread] = set()
@@ -249,14 +244,14 @@ class Changes:
         """As this node knows them: of a group, or of all. Raises NotInCluster, Closed."""
         if group is not None and group not in self._states:
             raise NotInCluster(f"group {group} is not hosted by this node")
-        groups = self._states if group is None else [group]
+        groups = list(self._states) if group is None else [group]
         return {one: self._door.members_now(self._states[one]) for one in groups}
 
     def all_to(self, goal: Goal, timeout: float, group: int | None = None) -> Future[Changed]:
         """The same of all groups that this node is a member of, or of this one."""
         until_s = time.monotonic() + timeout
         self._door.open_driver()
-        mine = [group for group in self._states if group not in self._memberships.removed]
+        mine = [group for group in list(self._states) if group not in self._memberships.removed]
         if group is not None:
             self._check(group)
             mine = [group]
@@ -266,7 +261,8 @@ class Changes:
         """Make the members what `goal` says, those who are new being learners first."""
         until_s = time.monotonic() + timeout
         self._check(group)
-        sound(goal(self._now(group).by_id))  # raises what it does before anything is begun
+        now = self._now(group).by_id
+        self._hosted(group, now, sound(goal(now)))  # raises what it does before anything is begun
         return self._begin(lambda: self._reach(group, goal, until_s))
 
     def _check(self, group: int) -> None:
@@ -327,6 +323,7 @@ class Changes:
 
     def _reach_all(self, groups: list[int], goal: Goal, until_s: float) -> Changed:
         changed = Changed({}, {})
+        groups = [group for group in groups if not self._elsewhere_only(group, goal)]
 
         def learners(group: int) -> object:
             target = goal(self._now(group).by_id)
@@ -340,6 +337,17 @@ class Changes:
 
         self._each(rest, whole, changed)
         return changed
+
+    def _elsewhere_only(self, group: int, goal: Goal) -> bool:
+        """Whether it is a created group that would only get members that do not host it: it stays
+        where it is."""
+        if (hosts := self.hosts(group)) is None:
+            return False
+        with suppress(PhxError, ValueError):  # whoever changes it says so
+            now = self._now(group).by_id
+            target = goal(now)
+            return now.keys() <= target.keys() and bool(target.keys() - now.keys() - set(hosts))
+        return False
 
     def _each(self, groups: list[int], work: Callable[[int], object], changed: Changed) -> None:
         """Whatever happens, each of them that is not worked through is in ``changed.failed``."""
@@ -432,6 +440,7 @@ class Changes:
         self, group: int, members: dict[int, Member], version: int | None, until_s: float
     ) -> Members:
         now = self._now(group)
+        self._hosted(group, now.by_id, members)
         members = {node: self._located(node, one) for node, one in members.items()}
         if version is None:
             version = now.version
@@ -443,6 +452,15 @@ class Changes:
             if votes(one) and (node not in now.by_id or not votes(now.by_id[node]))
         )
         return self._ask(Wanted(group, version + 1, members, new), now, until_s)
+
+    def _hosted(self, group: int, now: Mapping[int, Member], target: Mapping[int, Member]) -> None:
+        """Raises NotInCluster: a node that does not host the group is to be a member."""
+        hosts = self.hosts(group)
+        if hosts is not None and (strange := sorted(target.keys() - now.keys() - set(hosts))):
+            raise NotInCluster(
+                f"group {group} was created, and node {strange[0]} does not host it: it is none of "
+                "the members that it began with"
+            )
 
     def _located(self, node: int, one: Member) -> Member:
         """Where port 0 is said ("not known yet"), what is known by now."""
@@ -615,58 +633,6 @@ class Changes:
         question = ask_members(ends, self._at.greeting, group, now_us())
         one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
         return unpack_members(self._lines.ask(one, question), group)
-
-
-# --- goals. ValueError, at once: it can be had of no group
-
-
-def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
-    """There already, with another role: it gets this one."""
-    split_address(address)
-    return lambda now: {**now, node: Member(Role(role), address)}
-
-
-def removing(node: int) -> Goal:
-    return lambda now: {one: member for one, member in now.items() if one != node}
-
-
-def replacing(node: int, by: int, address: str) -> Goal:
-    """In the role of `node`. Where that is no member, and the other one is, all is done."""
-    split_address(address)
-
-    def goal(now: Mapping[int, Member]) -> dict[int, Member]:
-        if node not in now:
-            if by in now:
-                return dict(now)
-            raise NotInCluster(f"node {node} is no member, and cannot be replaced")
-        return {**removing(node)(now), by: Member(now[node].role, address)}
-
-    return goal
-
-
-def exactly(members: Mapping[int, Member]) -> Goal:
-    found = sound(members)
-    return lambda now: dict(found)
-
-
-def sound(members: Mapping[int, Member]) -> dict[int, Member]:
-    """A copy. Raises ValueError: they cannot be members, or are nowhere."""
-    roster_of(2, members)
-    for one in members.values():
-        split_address(one.address)
-    return dict(members)
-
-
-def votes(one: Member) -> bool:
-    return one.role != Role.LEARNER
-
-
-def with_learners(now: Mapping[int, Member], target: Mapping[int, Member]) -> dict[int, Member]:
-    """Those of `target` who are to vote and are no members yet, as learners beside all there are;
-    as many as there is room for."""
-    new = [node for node, one in sorted(target.items()) if node not in now and votes(one)]
-    room = MEMBERS_MAX - len(now)
-    return {**now, **{node: Member(Role.LEARNER, target[node].address) for node in new[:room]}}
 
 
 def unknown(what: str, why: PhxError) -> Unknown:

@@ -57,7 +57,7 @@ def starts_of(
             starts.setdefault(group, 0)  # for good
     for group, floor in store.floors().items():
         # Without a checkpoint that reaches its log the group stops, and not the node.
-        if starts.get(group, 0) + 1 < floor.kept_from:
+        if group in states and starts.get(group, 0) + 1 < floor.kept_from:
             starts[group] = floor.kept_from - 1
     return starts
 

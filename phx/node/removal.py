@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phx._core.driver import Driver, DriverError
-from phx.applier import Applier, GroupState, Removed
+from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.files import remove_tree
 from phx.checkpoint.manifest import Manifest
@@ -28,6 +28,7 @@ from phx.node.keeper import Keeper
 from phx.node.machine_files import FOLDER
 from phx.node.memberships import Memberships
 from phx.node.snapshots import Snapshots
+from phx.stops import Deleted, Removed
 from phx.store import Floor, Store
 
 __all__ = ["Removal", "mark_removed"]
@@ -49,6 +50,8 @@ def mark_removed(
 def stop_of(group: int, memberships: Memberships, node: int) -> Removed:
     newest = memberships.newest(group)
     assert newest is not None
+    if not newest.nodes:
+        return Deleted(group, newest.instance + 1)
     return Removed(group, newest.instance + 1, node, newest.version)
 
 
@@ -93,6 +96,10 @@ class Removal:
             log.warning("%s; what is here of it is deleted", stop)
             self._free(group)
         self._driver.poke()
+
+    def forget(self, group: int) -> None:
+        """It is gone, and nothing of it is left here. On the applying thread."""
+        self._done.discard(group)
 
     def _free(self, group: int) -> None:
         victims = self._snapshots.condemn(group, -1, b"")

@@ -262,9 +262,25 @@ class Transfers:
                 failed.__cause__ = error
                 future.set_exception(failed)
 
+    def let_go(self, group: int) -> bool:
+        """Nothing of the group comes or goes any more; whether something is on its way still."""
+        if self.fetcher.let_go(group) or group in self.installer.installing:
+            return True
+        with self._lock:
+            waiting = self._anew.pop(group, [])
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(CheckpointFailed(f"group {group} was deleted"))
+        self._marked.discard(group)
+        self._left.pop(group, None)
+        self._swaps.pop(group, None)
+        self.divergence.forget(group)
+        return False
+
     def restoring(self, group: int) -> bool:
         """Whether the group's machines wait for a checkpoint, of this node or of another."""
-        paused = group in self._paused and self._states[group].stopped is None
+        state = self._states.get(group)
+        paused = group in self._paused and state is not None and state.stopped is None
         return paused or group in self.fetcher
 
     def counters(self) -> dict[str, int]:

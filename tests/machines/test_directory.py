@@ -10,47 +10,49 @@ from hypothesis import strategies as st
 from phx.errors import Damaged
 from phx.machines import directory
 from phx.machines.directory import Answer, Directory, GroupRow
-from phx.types import Entry
+from phx.types import DIRECTORY_GROUP, Entry
 
 
 def told(machine: Directory, command: bytes) -> Answer:
     return machine.apply(Entry(value=command))
 
 
-def create(machine: Directory, group: int, *members: int, options: bytes = b"") -> Answer:
-    return told(machine, directory.encode_create(group, members, options))
+def at(*nodes: int) -> dict[int, str]:
+    return {node: f"host{node}:7000" for node in nodes}
 
 
-def test_a_group_lives_ends_when_all_have_left_and_comes_again_in_another_generation() -> None:
+def create(machine: Directory, group: int, *nodes: int) -> Answer:
+    return told(machine, directory.encode_create(group, at(*nodes)))
+
+
+def row(generation: int, phase: directory.GroupPhase, *nodes: int) -> GroupRow:
+    return GroupRow(generation, phase, tuple(at(*nodes).items()))
+
+
+def test_a_group_lives_ends_when_one_says_so_and_comes_again_in_another_generation() -> None:
     one = Directory()
-    row = GroupRow(1, "live", (1, 2), b"kv")
-    assert create(one, 7, 2, 1, options=b"kv") == Answer(True, row)
-    assert told(one, directory.encode_delete(7, 1)) == Answer(
-        True, GroupRow(1, "ending", (1, 2), b"kv", (1, 2))
-    )
-    assert create(one, 7, 1, 2, options=b"kv").done is False, "not before it is gone"
-    assert told(one, directory.encode_left(7, 1, 2)).row == GroupRow(
-        1, "ending", (1, 2), b"kv", (1,)
-    )
-    assert told(one, directory.encode_left(7, 1, 1)).row == GroupRow(1, "gone", (1, 2))
-    assert create(one, 7, 3).row == GroupRow(2, "live", (3,))
+    assert create(one, 7, 2, 1) == Answer(True, row(1, "live", 1, 2))
+    assert told(one, directory.encode_ended(7, 1)).done is False, "nobody wants it to end"
+    assert told(one, directory.encode_delete(7, 1)) == Answer(True, row(1, "ending", 1, 2))
+    assert create(one, 7, 1, 2).done is False, "not before it is gone"
+    assert told(one, directory.encode_ended(7, 1)).row == row(1, "gone")
+    assert create(one, 7, 3).row == row(2, "live", 3)
     for command in (
         directory.encode_delete(7, 1),
-        directory.encode_left(7, 1, 3),
+        directory.encode_ended(7, 1),
         directory.encode_stop(7, 1),
     ):
-        assert told(one, command) == Answer(False, GroupRow(2, "live", (3,)))
+        assert told(one, command) == Answer(False, row(2, "live", 3))
 
 
 def test_what_is_done_is_done_however_often_it_is_said() -> None:
     one = Directory()
     for command in (
-        directory.encode_create(7, (1, 2)),
+        directory.encode_create(7, at(1, 2)),
         directory.encode_stop(7, 1),
         directory.encode_resume(7, 1),
         directory.encode_delete(7, 1),
-        directory.encode_left(7, 1, 1),
-        directory.encode_left(7, 1, 2),
+        directory.encode_ended(7, 1),
     ):
         first = told(one, command)
         assert first.done
@@ -64,59 +66,62 @@ def test_others_of_the_same_id_are_refused() -> None:
     one = Directory()
     create(one, 7, 1, 2)
     assert create(one, 7, 1, 3).done is False
-    assert create(one, 7, 1, 2, options=b"x").done is False
-    assert one.rows == {7: GroupRow(1, "live", (1, 2))}
+    elsewhere = directory.encode_create(7, {1: "host1:7000", 2: "elsewhere:7000"})
+    assert told(one, elsewhere).done is False
+    assert one.rows == {7: row(1, "live", 1, 2)}
 
 
-def test_a_stopped_group_is_deleted_like_a_live_one() -> None:
+def test_a_stopped_group_is_resumed_or_deleted_and_not_created() -> None:
     one = Directory()
     create(one, 7, 1)
-    assert told(one, directory.encode_stop(7, 1)).row == GroupRow(1, "stopped", (1,))
-    told(one, directory.encode_delete(7, 1))
+    assert told(one, directory.encode_stop(7, 1)).row == row(1, "stopped", 1)
+    assert create(one, 7, 1).done is False
+    assert told(one, directory.encode_delete(7, 1)).row == row(1, "ending", 1)
     assert told(one, directory.encode_resume(7, 1)).done is False
-    told(one, directory.encode_left(7, 1, 1))
-    assert one.rows[7].state == "gone"
+    assert told(one, directory.encode_stop(7, 1)).done is False
 
 
-def test_nobody_waits_for_a_node_that_is_excused() -> None:
-    one = Directory()
-    for group in (3, 4, 5):
-        create(one, group, 1, 2)
-    for group in (3, 4):
-        told(one, directory.encode_delete(group, 1))
-    told(one, directory.encode_left(3, 1, 1))
-    assert told(one, directory.encode_excuse(2)) == Answer(True, None)
-    assert one.rows == {
-        3: GroupRow(1, "gone", (1, 2)),
-        4: GroupRow(1, "ending", (1, 2), b"", (1,)),
-        5: GroupRow(1, "live", (1, 2)),
-    }
+def test_whoever_looks_at_the_rows_is_told_of_each_change_and_of_nothing_else() -> None:
+    seen = []
+    one = Directory(lambda: seen.append(one.revision))
+    create(one, 7, 1)
+    create(one, 7, 1)
+    create(one, 7, 2)
+    told(one, directory.encode_delete(7, 1))
+    assert seen == [1, 2]
+    written = io.BytesIO()
+    one.snapshot(written)
+    other = Directory(lambda: seen.append(100 + other.revision))
+    other.restore(io.BytesIO(written.getvalue()))
+    assert seen == [1, 2, 102]
 
 
 @pytest.mark.parametrize(
-    ("group", "members", "options"),
+    ("group", "members"),
     [
-        (-1, (1,), b""),
-        (directory.DIRECTORY_GROUP, (1,), b""),
-        (1, (), b""),
-        (1, range(1, 17), b""),
-        (1, (0,), b""),
-        (1, (1 << 20,), b""),
-        (1, (1,), bytes(65_537)),
+        (-1, at(1)),
+        (DIRECTORY_GROUP, at(1)),
+        (1, {}),
+        (1, at(*range(1, 17))),
+        (1, at(0)),
+        (1, at(1 << 20)),
+        (1, {1: ""}),
+        (1, {1: "a b:1"}),
     ],
 )
-def test_what_cannot_be_is_not_encoded_and_not_applied(group, members, options) -> None:
-    with pytest.raises(ValueError, match="group"):
-        directory.encode_create(group, members, options)
+def test_what_cannot_be_is_not_encoded_and_not_applied(group, members) -> None:
+    with pytest.raises(ValueError, match=r"group|node"):
+        directory.encode_create(group, members)
     one = Directory()
-    assert told(one, msgpack.packb(["create", group, list(members), options])).done is False
+    packed = msgpack.packb(["create", group, sorted(members.items())])
+    assert told(one, packed).done is False
     assert (one.rows, one.revision) == ({}, 0)
 
 
 def test_the_last_generation_of_an_id_is_the_last() -> None:
     one = Directory()
-    one.rows[7] = GroupRow(65_535, "gone", (1,))
-    assert create(one, 7, 1) == Answer(False, GroupRow(65_535, "gone", (1,)))
+    one.rows[7] = row(65_535, "gone")
+    assert create(one, 7, 1) == Answer(False, row(65_535, "gone"))
 
 
 @given(st.binary(max_size=40))
@@ -127,18 +132,31 @@ def test_anything_else_changes_nothing(value: bytes) -> None:
     assert one.rows[7].generation == 1
 
 
+@given(
+    st.sampled_from(["create", "stop", "resume", "delete", "ended"]),
+    st.lists(st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.none()))),
+)
+def test_a_command_of_another_shape_is_none(name: str, rest: list[object]) -> None:
+    one = Directory()
+    try:
+        packed = msgpack.packb([name, *rest])
+    except OverflowError:
+        return
+    assert told(one, packed) == Answer(False, None)
+    assert one.rows == {}
+
+
+GROUPS, GENERATIONS = st.integers(0, 3), st.integers(1, 2)
 COMMANDS = st.one_of(
     st.builds(
         directory.encode_create,
-        st.integers(0, 3),
-        st.sets(st.integers(1, 3), min_size=1),
-        st.sampled_from([b"", b"x"]),
+        GROUPS,
+        st.sets(st.integers(1, 3), min_size=1).map(lambda nodes: at(*nodes)),
     ),
-    st.builds(directory.encode_stop, st.integers(0, 3), st.integers(1, 2)),
-    st.builds(directory.encode_resume, st.integers(0, 3), st.integers(1, 2)),
-    st.builds(directory.encode_delete, st.integers(0, 3), st.integers(1, 2)),
-    st.builds(directory.encode_left, st.integers(0, 3), st.integers(1, 2), st.integers(1, 3)),
-    st.builds(directory.encode_excuse, st.integers(1, 3)),
+    st.builds(directory.encode_stop, GROUPS, GENERATIONS),
+    st.builds(directory.encode_resume, GROUPS, GENERATIONS),
+    st.builds(directory.encode_delete, GROUPS, GENERATIONS),
+    st.builds(directory.encode_ended, GROUPS, GENERATIONS),
 )
 
 
@@ -148,16 +166,18 @@ def test_a_generation_never_comes_again_and_a_snapshot_is_all_of_it(commands) ->
     for command in commands:
         before = dict(one.rows)
         told(one, command)
-        for group, row in one.rows.items():
+        for group, now in one.rows.items():
             was = before.get(group)
             if was is not None:
-                assert row.generation >= was.generation
-                assert row.generation == was.generation or was.state == "gone"
-            if row.state == "gone":
-                ended.add((group, row.generation))
+                assert now.generation >= was.generation
+                assert now.generation == was.generation or was.phase == "gone"
+                if now.generation == was.generation and now.phase != "gone":
+                    assert now.members == was.members, "they are the first ones for ever"
+            if now.phase == "gone":
+                ended.add((group, now.generation))
             else:
-                assert (group, row.generation) not in ended
-            assert bool(row.waits) == (row.state == "ending")
+                assert (group, now.generation) not in ended
+            assert bool(now.members) == (now.phase != "gone")
     written = io.BytesIO()
     one.snapshot(written)
     other = Directory()

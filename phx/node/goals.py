@@ -1,0 +1,65 @@
+"""What the members of a group are to be, said so that it holds for many groups: "4 in the place of
+1". ValueError, at once: it can be had of no group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from phx.config import split_address
+from phx.errors import NotInCluster
+from phx.membership import roster_of
+from phx.types import MEMBERS_MAX, Member, Role
+
+__all__ = ["Goal", "adding", "exactly", "removing", "replacing", "sound", "votes", "with_learners"]
+
+Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
+"""From the members there are to those there are to be. Raises what the call is to raise."""
+
+
+def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
+    """There already, with another role: it gets this one."""
+    split_address(address)
+    return lambda now: {**now, node: Member(Role(role), address)}
+
+
+def removing(node: int) -> Goal:
+    return lambda now: {one: member for one, member in now.items() if one != node}
+
+
+def replacing(node: int, by: int, address: str) -> Goal:
+    """In the role of `node`. Where that is no member, and the other one is, all is done."""
+    split_address(address)
+
+    def goal(now: Mapping[int, Member]) -> dict[int, Member]:
+        if node not in now:
+            if by in now:
+                return dict(now)
+            raise NotInCluster(f"node {node} is no member, and cannot be replaced")
+        return {**removing(node)(now), by: Member(now[node].role, address)}
+
+    return goal
+
+
+def exactly(members: Mapping[int, Member]) -> Goal:
+    found = sound(members)
+    return lambda now: dict(found)
+
+
+def sound(members: Mapping[int, Member]) -> dict[int, Member]:
+    """A copy. Raises ValueError: they cannot be members, or are nowhere."""
+    roster_of(2, members)
+    for one in members.values():
+        split_address(one.address)
+    return dict(members)
+
+
+def votes(one: Member) -> bool:
+    return one.role != Role.LEARNER
+
+
+def with_learners(now: Mapping[int, Member], target: Mapping[int, Member]) -> dict[int, Member]:
+    """Those of `target` who are to vote and are no members yet, as learners beside all there are;
+    as many as there is room for."""
+    new = [node for node, one in sorted(target.items()) if node not in now and votes(one)]
+    room = MEMBERS_MAX - len(now)
+    return {**now, **{node: Member(Role.LEARNER, target[node].address) for node in new[:room]}}
