@@ -537,11 +537,10 @@ class Store(StoreFile):
             self._check_open()
             with self._env.begin(buffers=True) as txn:
                 value = txn.get(key_of(chunk), db=self._chunks)
-                tail = txn.get(key_of(chunk), db=self._indexes)
+                end = txn.get(key_of(chunk), db=self._indexes)
                 if value is None:
                     return None, 0
-                store_id = self.identity.store_id
-                return look_into(store_id, self.bounds, chunk, value, tail), len(value)
+                return look_into(self.identity.store_id, self.bounds, chunk, value, end), len(value)
 
     def give(self, group: int, instance: int, body: bytes) -> None:
         """What is chosen at an instance that is to be settled, and that the journal cannot give:
