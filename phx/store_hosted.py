@@ -29,6 +29,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phx._core.codec import crc32c
@@ -40,7 +41,17 @@ from phx.types import voter
 if TYPE_CHECKING:
     from phx.store import Store
 
-__all__ = ["HostedRow", "base_of", "clean", "first_members", "prepare", "read", "write"]
+__all__ = [
+    "PREFIXES",
+    "HostedRow",
+    "base_of",
+    "clean",
+    "first_members",
+    "join",
+    "prepare",
+    "read",
+    "write",
+]
 
 PREFIXES = (b"hosted:", b"hosted.copy:")
 MAGIC = b"PHXHOST1"
@@ -110,25 +121,31 @@ def unpack(packed: bytes) -> tuple[int, HostedRow]:
     return group, row
 
 
-def read(store: Store) -> dict[int, HostedRow]:
-    """By id. Raises Damaged: of one no copy is whole."""
+def join(copies: Mapping[bytes, bytes], folder: Path) -> dict[int, HostedRow]:
+    """The rows, by id, that these copies say together, by their keys. Raises Damaged, which names
+    `folder`: of one no copy is whole."""
     found: dict[int, HostedRow] = {}
     bad: dict[int, str] = {}
-    for prefix in PREFIXES:
-        for key, packed in store.remembered_under(prefix).items():
-            named = int.from_bytes(key[len(prefix) :], "big")
-            try:
-                group, row = unpack(packed)
-            except ValueError as error:
-                bad[named] = str(error)
-                continue
-            known = found.get(group)
-            if known is None or (known.generation, known.gone) < (row.generation, row.gone):
-                found[group] = row
+    for key, packed in copies.items():
+        prefix = next(one for one in PREFIXES if key.startswith(one))
+        try:
+            group, row = unpack(packed)
+        except ValueError as error:
+            bad[int.from_bytes(key[len(prefix) :], "big")] = str(error)
+            continue
+        known = found.get(group)
+        if known is None or (known.generation, known.gone) < (row.generation, row.gone):
+            found[group] = row
     for group, why in bad.items():
         if group not in found:
-            raise Damaged(f"{store.path}: group {group}: {why}, in every copy there is")
+            raise Damaged(f"{folder}: group {group}: {why}, in every copy there is")
     return found
+
+
+def read(store: Store) -> dict[int, HostedRow]:
+    """By id. Raises Damaged: of one no copy is whole."""
+    first, copy = map(store.remembered_under, PREFIXES)
+    return join(first | copy, store.path)
 
 
 def write(store: Store, group: int, row: HostedRow) -> None:

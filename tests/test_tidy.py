@@ -189,7 +189,7 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
-    | {"phx.store_mend", "phx.store_members", "phx.store_peers"},
+    | {"phx.store_hosted", "phx.store_mend", "phx.store_members", "phx.store_peers"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint", "phx.membership"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,

@@ -34,8 +34,7 @@ class GroupTable:
             group: id, 0 to 1,048,575.
             generation: how often the id was used before, 0 to 65,535; never one that was here.
             settled: highest instance in the store.
-            floor: lowest instance that the store keeps, or would keep: the log begins there, and
-                its machine, which holds nothing, stands just below.
+            floor: lowest instance that the store keeps.
             start: it is paused; its machine is to hold everything up to here (``Driver.resume``).
             members: (version, membership value, instance, floor, active) where they are not those
                 of the driver's options, as ``engine_change_known``.

@@ -14,18 +14,12 @@ from phx._core.native cimport *
 from phx._core.queues cimport ASK_ADD_GROUP, ASK_DROP_GROUP, ASK_END_GROUP, Question
 
 from phx._core import driver as errors
-from phx._core.members import read
 from phx._core.options import DriverError
 
 # what end() says
 END_UNDER_WAY = <int>CHANGE_UNDER_WAY
 END_NOT_LEADING = <int>CHANGE_NOT_LEADING
 END_BUSY = <int>CHANGE_BUSY
-
-
-cdef list nodes_of(members):
-    """Ids of the nodes that a roster names."""
-    return [one[0] for one in read(members[1])[3]] if members is not None else []
 
 
 cdef class GroupTable:
@@ -53,8 +47,6 @@ cdef class GroupTable:
             wanted.active = active
         # From here on it may be delivered.
         d.sessions.add_group(group)
-        if floor > 1 and start is None:
-            d.sessions.begin(group, floor - 1, nodes_of(members))
         if floor != 1:
             d.floors[group] = floor
         try:
@@ -70,8 +62,8 @@ cdef class GroupTable:
         cdef Question question
         cdef Opening opening
         cdef u64 first = 1
-        wanted.opening.start = d.start_of(group, wanted.opening.floor - 1 if start is None
-                                          else start, wanted.opening.settled_through)
+        wanted.opening.start = d.start_of(group, 0 if start is None else start,
+                                          wanted.opening.settled_through)
         wanted.opening.paused = start is not None
         question.kind = ASK_ADD_GROUP
         question.group = group

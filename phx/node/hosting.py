@@ -444,13 +444,15 @@ class Hosting(threading.Thread):
 
     def _sweep(self, group: int) -> None:
         """Checkpoints, and files of machines; on the thread that changes those."""
-        parts, done = self._parts, Future[None]()
-        folders = list((parts.folder / FOLDER).glob(f"{group}.*"))
-        if not folders and not parts.catalog.of(group) and not self._has_folder(group):
+        parts, done, mirrors = self._parts, Future[None](), self._parts.snapshots.mirrors
+        left = parts.folder / parts.catalog.root / str(group)
+        if not (mirrors or left.exists() or any((parts.folder / FOLDER).glob(f"{group}.*"))):
             return
 
         def sweep() -> None:
             try:
+                if mirrors is not None:
+                    mirrors.drop(group)
                 sweep_group(parts.catalog, parts.folder, group)
             except BaseException as error:
                 done.set_exception(error)
@@ -459,9 +461,6 @@ class Hosting(threading.Thread):
 
         parts.snapshots.between(sweep)
         self._result(done)
-
-    def _has_folder(self, group: int) -> bool:
-        return (self._parts.folder / self._parts.catalog.root / str(group)).exists()
 
     # --- other threads
 

@@ -1,13 +1,16 @@
 """Groups that are created, stopped and deleted while their cluster runs, on real nodes."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 
 import pytest
+from click.testing import CliRunner
 
 import phx
 from phx import errors, store_hosted
 from phx._core.codec import allocations_live, blocks_live
+from phx.cli.commands import phx as phx_command
 from phx.machines import Counter
 from phx.node.hosting import Hosting
 from phx.node.line import Ending
@@ -15,7 +18,7 @@ from phx.store import Store
 from phx.types import DIRECTORY_GROUP
 
 from .cluster import Journal, all_applied, cluster, config_of, until
-from .members_lab import counters, free_port, kill
+from .members_lab import addresses, counters, free_port, kill
 
 
 @asynccontextmanager
@@ -441,6 +444,77 @@ def test_a_file_that_does_not_go_with_the_groups_there_are_is_refused(run_once, 
             wrong = phx.Node(config_of(tmp_path, 1, 1, **{"directory": True, **changes}), counters)
             with pytest.raises(errors.ConfigError, match="group 7"):
                 await wrong.open()
+
+    run_once(main())
+
+
+def test_a_cluster_gets_a_directory_at_a_restart_of_its_nodes(run_once, tmp_path):
+    async def main():
+        members = at_ports(1, 2, 3)
+        async with cluster(tmp_path, counters, groups=1, members=members) as nodes:
+            await nodes[0].group(0).propose(b"5")
+        async with three(tmp_path, members=members) as nodes:
+            await nodes[2].create_group(7, [1, 2])
+            await everywhere(nodes[:2], 7)
+            assert (await nodes[0].group(7).propose(b"1", timeout=10)).value == 1
+            assert (await nodes[0].group(0).propose(b"1")).value == 6
+
+    run_once(main())
+
+
+def test_who_joins_the_directory_may_be_a_member_of_a_new_group(run_once, tmp_path):
+    async def main():
+        async with three(tmp_path) as nodes:
+            await nodes[0].create_group(7)
+            await everywhere(nodes, 7)
+            config = config_of(
+                tmp_path, 4, members=at_ports(4), join=list(addresses(nodes).values()), groups=1,
+                directory=True,
+            )  # fmt: skip
+            four = phx.Node(config, counters, bootstrap=True)
+            opening = asyncio.ensure_future(four.open())
+            changed = await nodes[0].add_member(4, config.members[4], timeout=30)
+            assert changed.failed == {}
+            assert set(changed.done) == {0, DIRECTORY_GROUP}, "7 stays where it is"
+            await opening
+            try:
+                await four.create_group(8, [3, 4], timeout=20)
+                assert (await four.group(8).propose(b"1", timeout=10)).value == 1
+                changed = await nodes[0].replace_member(1, 4, config.members[4], timeout=5)
+                assert "does not host" in changed.failed[7]
+            finally:
+                await four.close()
+
+    run_once(main())
+
+
+def test_groups_are_created_and_deleted_by_commands(run_once, tmp_path):
+    async def command(*words):
+        words = ["groups", *map(str, words)]
+        return await asyncio.to_thread(CliRunner().invoke, phx_command, words)
+
+    async def main():
+        async with three(tmp_path) as nodes:
+            folders = [node.config.dir for node in nodes]
+            done = await command("create", folders[0], 7, 1, 2)
+            assert (done.exit_code, done.output[:34]) == (0, "group 7, generation 1: live, 1 at ")
+            await everywhere(nodes[:2], 7)
+            for word, phase in (("stop", "stopped"), ("resume", "live")):
+                done = await command(word, folders[2], 7, "--json")
+                assert json.loads(done.stdout)["groups"][0]["phase"] == phase, done.output
+            refused = await command("create", folders[1], 7)
+            assert (refused.exit_code, "group 7 is there already" in refused.output) == (1, True)
+            asked = await command("delete", folders[1], 7)
+            assert asked.exit_code == 1, "it asks first, and nobody says yes"
+            done = await command("delete", folders[1], 7, "--yes")
+            assert (done.exit_code, done.output) == (0, "group 7, generation 1: gone\n")
+            listed = await command("list", folders[0])
+            assert listed.output == "group 7, generation 1: gone\n"
+            refused = await command("resume", folders[0], 7)
+            assert (refused.exit_code, "there is no group 7" in refused.output) == (1, True)
+        for word in ("verify", "inspect"):
+            sound = CliRunner().invoke(phx_command, [word, str(folders[0])])
+            assert sound.exit_code == 0, sound.output
 
     run_once(main())
 

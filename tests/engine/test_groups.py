@@ -116,6 +116,23 @@ def test_silence_of_a_node_that_does_not_host_it_is_no_grant() -> None:
     assert not leases(s, 1, 6, ticket=2)
 
 
+def test_a_plan_to_settle_is_in_order_of_ids_whenever_they_came() -> None:
+    s = led()
+    came = (700, 5, HIGHEST, 6)
+    for group in came:
+        add(s, group)
+    for _ in range(100):
+        s.pass_time(50_000)
+        if all(0 not in s.leaders(group).values() for group in came):
+            break
+    for group in came:
+        assert s.submit(1, b"v", group=group) == 0
+    s.pass_time(500_000)
+    planned = [(group, instance) for group, instance, _ in s.engines[1].settle_plan(s.end[1])]
+    assert planned == sorted(planned)
+    assert set(came) <= {group for group, _ in planned}
+
+
 # --- going
 
 
