@@ -28,6 +28,7 @@ from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.goals import adding, exactly, removing, replacing
+from phx.node.looking import forgetting
 from phx.node.room import Room
 from phx.types import (
     Changed,
@@ -349,12 +350,9 @@ class Node:
             callbacks.end()
 
         room.before_abandon = end
-        room.on_gone = self._gone
+        room.on_gone = forgetting(weakref.ref(self))
         applier.start()
         self._finalizer = weakref.finalize(self, _abandon, room)
-
-    def _gone(self, group: int) -> None:
-        self._groups.pop(group, None)
 
     def close(self, *, timeout: float = CLOSE_S) -> None:
         """Close the node; see ``phx.Node.close``. A second caller waits for the first."""

@@ -68,6 +68,7 @@ from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import CHANGE_S, TIMEOUT_S, Group
 from phx.machine import Machines
 from phx.node.goals import adding, exactly, removing, replacing
+from phx.node.looking import forgetting
 from phx.node.room import Room
 from phx.types import Changed, CreatedGroup, Member, Moved, NodeStatus, Role
 
@@ -132,7 +133,7 @@ class Node:
         room.door.reading.new_future = loop.create_future
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
-        room.on_gone = self._gone
+        room.on_gone = forgetting(weakref.ref(self))
         self._finalizer = weakref.finalize(self, _abandon, room)
 
     async def close(self, *, timeout: float = CLOSE_S) -> None:
@@ -185,9 +186,6 @@ class Node:
     def group(self, group: int) -> Group:
         """One of the groups of this node. Raises NotInCluster for any other."""
         return self._groups.get(group) or self._handle(group)
-
-    def _gone(self, group: int) -> None:
-        self._groups.pop(group, None)
 
     def _handle(self, group: int) -> Group:
         loop, state = self._loop, self._room.states.get(group)

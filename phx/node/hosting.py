@@ -245,9 +245,11 @@ class Hosting(threading.Thread):
             try:
                 again_s = self._reconcile(group, row)
                 self.failed.pop(group, None)
-            except (Ending, DriverError):
+            except Ending:
                 raise
             except Exception as error:
+                if isinstance(error, DriverError) and error.code == ERROR_CLOSED:
+                    raise
                 again_s, why = FAILED_S, f"{type(error).__name__}: {error}"
                 if self.failed.get(group) != why:
                     unexpected = None if isinstance(error, PhxError | OSError) else error
@@ -260,17 +262,23 @@ class Hosting(threading.Thread):
                 self._change.notify_all()
 
     def _reconcile(self, group: int, row: GroupRow) -> float:
-        """One step; when to look again, if that was not the last one."""
+        """One step; when to look again, if that was not the last one.
+
+        After a start the directory is read again from a checkpoint or from the beginning, and says
+        what it said long ago: so nothing is done about a row that is older than what the store
+        says. (Of the same generation an older row is a step on the way that was gone.)
+        """
         mine = self._rows.get(group)
-        if mine is not None and not mine.gone:
-            over = row.generation > mine.generation or row.phase == "gone"
-            if over and row.generation >= mine.generation:
-                return self._drop(group, mine)
         if mine is not None and mine.gone and group not in self._swept:
             self._clean(group)
+        if mine is not None and row.generation < mine.generation + mine.gone:
+            return 0.0
+        over = mine is not None and (row.generation > mine.generation or row.phase == "gone")
+        if mine is not None and not mine.gone and over:
+            return self._drop(group, mine)
         if row.phase == "gone" or self._parts.node not in row.nodes:
             return 0.0
-        if mine is None or mine.generation < row.generation:
+        if mine is None or mine.gone:
             self._host(group, row)
             return LOOK_S if row.phase != "live" else 0.0
         if group not in self._parts.states:

@@ -1,9 +1,10 @@
-"""What a node says of itself: its status, and which of its groups are not ready."""
+"""What a node says of itself: its status, which of its groups are not ready, which are gone."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from phx.types import NodeStatus
 if TYPE_CHECKING:
     from phx.node.room import Room
 
-__all__ = ["status_of", "unready"]
+__all__ = ["forgetting", "status_of", "unready"]
 
 # How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
 # unready.
@@ -85,3 +86,13 @@ def status_of(room: Room) -> NodeStatus:
         transfers=room._transfers.counters() if room._transfers else {},
         damage=room._doctor.status(),
     )
+
+
+def forgetting(node: weakref.ref[Any]) -> Callable[[int], None]:
+    """For `Room.on_gone`, which must not keep the node: it gives no such group any more."""
+
+    def forget(group: int) -> None:
+        if (there := node()) is not None:
+            there._groups.pop(group, None)
+
+    return forget

@@ -1,6 +1,7 @@
 """Groups that are created, stopped and deleted while their cluster runs, on real nodes."""
 
 import asyncio
+import itertools
 import json
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ from phx import errors, store_hosted
 from phx._core.codec import allocations_live, blocks_live
 from phx.cli.commands import phx as phx_command
 from phx.machines import Counter
+from phx.machines.directory import GroupRow
 from phx.node.hosting import Hosting
 from phx.node.line import Ending
 from phx.store import Store
@@ -361,6 +363,32 @@ def test_a_delete_that_a_crash_cuts_is_done_by_the_next_start(
             assert (await back.group(7).propose(b"1", timeout=10)).value == 1
         async with phx.Node(nodes[0].config, counters) as back:
             assert (await back.group(7).propose(b"1", timeout=10)).value == 2
+
+    run_once(main())
+
+
+def test_what_the_directory_said_before_the_start_is_not_done_again(
+    run_once, tmp_path, monkeypatch
+):
+    """It is read again from the beginning: of a group whose id is another's by now, and of one that
+    is gone, it says for a moment that they live, are stopped, are to end."""
+
+    async def main():
+        async with three(tmp_path, nodes=1) as nodes:
+            node, done = nodes[0], []
+            for group in (7, 8):
+                await node.create_group(group)
+                await node.delete_group(group)
+            await node.create_group(7)
+            hosting = node._room._hosting
+            for step in ("_host", "_begin", "_park", "_end", "_drop"):
+                monkeypatch.setattr(hosting, step, lambda *said: done.append(said))
+            for group, phase in itertools.product((7, 8), ("live", "stopped", "ending", "gone")):
+                old = GroupRow(1, phase, ((1, "a:1"),) if phase != "gone" else ())
+                assert hosting._reconcile(group, old) == 0.0
+            assert done == []
+            assert hosting._reconcile(7, GroupRow(2, "ending", ((1, "a:1"),))) != 0.0
+            assert len(done) == 1
 
     run_once(main())
 
