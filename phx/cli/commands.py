@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
-import phx.cli.overload  # adds its command to bench
 from phx._version import __version__
-from phx.cli.bench import bench
 from phx.cli.checkpoint import checkpoint
 from phx.cli.drain import drain
 from phx.cli.look import inspect, verify
 from phx.cli.member import decommission, member
 from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
+from phx.cli.overload import bench
 from phx.cli.peers import peers
 from phx.cli.repair import repair
 
