@@ -35,21 +35,13 @@ from phx._core.delivery import BEYOND, DUPLICATE, STALE, Batch, Sessions
 from phx._core.waiters import Refusal, Waiters
 from phx.errors import (
     GroupStopped,
-    NodeFailed,
-    NodeFailedUnknown,
-    NoQuorum,
     NotApplied,
-    NotInCluster,
-    Overloaded,
-    PhxError,
     ResultNotKept,
-    StoppedUnknown,
-    TimedOut,
-    TimedOutUnknown,
     UnknownMachine,
 )
 from phx.leaders import Watcher
 from phx.machine import DurableMachine, StateMachine, has_prepare
+from phx.stops import Removed, unknown_stop, verdict_error
 from phx.types import AGREED_EVERY, NEVER, Entry, Leader
 
 log = logging.getLogger("phx")
@@ -128,6 +120,7 @@ class GroupState:
         "led_since",
         "log_bytes",
         "machines",
+        "parked",
         "reads",
         "skip",
         "stopped",
@@ -141,6 +134,7 @@ class GroupState:
         # Those whose values take the short way; none once it has stopped, or the node closes.
         self.taking = taking(machines)
         self.stopped: GroupStopped | None = None
+        self.parked = False  # by the directory: callers are refused until it is live again
         self.applied = 0  # every instance up to it is applied
         self.log_bytes = 0  # of the instances applied in this life
         # When one of the two reaches this, somebody wants to know (node/snapshots).
@@ -201,50 +195,6 @@ class Replacement:
     durable: dict[int, DurableMachine]
     idle: bool
     settle: Callable[[], None]
-
-
-def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
-    """The error for a verdict of the engine (engine.pxd, Verdict)."""
-    match verdict:
-        case 1:
-            return TimedOut("the deadline passed before the value was written or sent")
-        case 2:
-            return TimedOutUnknown("the deadline passed; the value may still be chosen")
-        case 3:
-            return Overloaded("the leader has too many values waiting")
-        case 4:
-            return NoQuorum("the node asked is not the leader, and no leader was found in time")
-        case 5:
-            if stopped is not None:
-                return same_stop(stopped)
-            return GroupStopped(0, 0, None, "this node does not propose in the group any more")
-        case 6:
-            return StoppedUnknown("the group stopped here; the value may still be chosen")
-        case 7:
-            return NoQuorum("the deadline passed and no leader with a majority was found")
-        case 8:
-            return NodeFailed("the journal failed; this node proposes nothing any more")
-        case 9:
-            return NodeFailedUnknown("the journal failed; the value may still be chosen")
-    return TimedOutUnknown(f"the engine gave the value up, verdict {verdict}")
-
-
-class Removed(GroupStopped):
-    """The group goes on without this node: it was a member, and is none any more. Callers are told
-    NotInCluster."""
-
-    def __init__(self, group: int, instance: int, node: int, version: int) -> None:
-        why = f"node {node} is no member of it any more: version {version} is without it"
-        super().__init__(group, instance, None, why)
-
-
-def same_stop(stopped: GroupStopped) -> PhxError:
-    """A copy for one more caller: each raises its own, with its own traceback."""
-    if isinstance(stopped, Removed):
-        return NotInCluster(f"group {stopped.group}: {stopped.why}")
-    copy = GroupStopped(stopped.group, stopped.instance, stopped.machine, stopped.why)
-    copy.__cause__ = stopped.__cause__
-    return copy
 
 
 class Applier:
@@ -631,11 +581,19 @@ class Applier:
 
         # (Those that the engine knows to be rejected are told that first.)
         def fail() -> None:
-            self._waiters.fail_group(state.group, lambda: _unknown_stop(removed))
+            self._waiters.fail_group(state.group, lambda: unknown_stop(removed))
 
         self.soon(fail)
         if state.reads and self.reads is not None:
             self.reads.reached(state)
+
+    def forget(self, state: GroupState) -> None:
+        """Nothing that was taken of the group is applied any more, and nobody watches it: it is
+        about to be dropped. On the applying thread, between two turns."""
+        self._drop(state.group, idle=False)
+        if state.group in self.stopped:
+            self.stopped.remove(state.group)
+        self.led(state, None)
 
     def halt(self, state: GroupState, stopped: GroupStopped, error: BaseException | None) -> None:
         """Nothing more is applied or proposed in the group on this node; all else goes on."""
@@ -648,15 +606,9 @@ class Applier:
         self.stopped.append(state.group)
         log.error("%s", stopped, exc_info=error)
         self._driver.stop_group(state.group)
-        self._waiters.fail_group(state.group, lambda: _unknown_stop(stopped))
+        self._waiters.fail_group(state.group, lambda: unknown_stop(stopped))
         if state.reads and self.reads is not None:
             self.reads.reached(state)
-
-
-def _unknown_stop(stopped: GroupStopped) -> StoppedUnknown:
-    error = StoppedUnknown(f"{stopped}; the value was on its way and may still be chosen")
-    error.__cause__ = stopped
-    return error
 
 
 def _stretch(entries: Sequence[Entry], start: int, stop: int) -> tuple[int, int]:

@@ -12,7 +12,15 @@ from itertools import count
 from typing import Protocol
 
 from phx._core.options import DriverError
-from phx.errors import GroupStopped, NodeFailed, NoQuorum, Overloaded, PhxError, TimedOut
+from phx.errors import (
+    GroupDeleted,
+    GroupStopped,
+    NodeFailed,
+    NoQuorum,
+    Overloaded,
+    PhxError,
+    TimedOut,
+)
 
 __all__ = ["Asked", "Tickets"]
 
@@ -87,4 +95,6 @@ def _error(group: int, verdict: int) -> PhxError:
             return NoQuorum(f"group {group}: no leader and no majority was heard in time")
         case 8:
             return NodeFailed("the journal failed; this node takes part in nothing any more")
+        case 10:
+            return GroupDeleted(f"group {group} was deleted")
     return TimedOut(f"group {group}: the leader did not vouch for what is chosen in time")

@@ -17,6 +17,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,11 +28,13 @@ from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.goals import adding, exactly, removing, replacing
+from phx.node.looking import forgetting
 from phx.node.room import Room
 from phx.types import (
     Changed,
     CheckpointInfo,
     Consistency,
+    CreatedGroup,
     Entry,
     Leader,
     Member,
@@ -347,6 +350,7 @@ class Node:
             callbacks.end()
 
         room.before_abandon = end
+        room.on_gone = forgetting(weakref.ref(self))
         applier.start()
         self._finalizer = weakref.finalize(self, _abandon, room)
 
@@ -390,14 +394,21 @@ class Node:
         if applier is None or state is None:
             self._room.opened()
             raise NotInCluster(f"group {group} is not hosted by node {self.config.node}")
-        return self._groups.setdefault(group, Group(self._room.door, state, self))
+        found = self._groups.setdefault(group, Group(self._room.door, state, self))
+        if self._room.states.get(group) is not state:  # it went just now
+            self._groups.pop(group, None)
+        return found
 
     @property
     def groups(self) -> Sequence[Group]:
         """All groups of this node, by id."""
         if self._applier is None:
             return []
-        return [self.group(group) for group in self._room.states]
+        found = []
+        for group in sorted(self._room.states):
+            with suppress(NotInCluster):  # it went just now
+                found.append(self.group(group))
+        return found
 
     @property
     def port(self) -> int:
@@ -444,6 +455,28 @@ class Node:
     ) -> Changed:
         """Have one node in the place of another. See ``phx.Node.replace_member``."""
         return self._room.changes.all_to(replacing(node, by, address), timeout).result()
+
+    def create_group(
+        self, group: int, members: Iterable[int] | None = None, *, timeout: float = CHANGE_S
+    ) -> CreatedGroup:
+        """Have a group more in the cluster. See ``phx.Node.create_group``."""
+        return self._room.groups.create(group, members, timeout).result()
+
+    def stop_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
+        """Have a created group take no values. See ``phx.Node.stop_group``."""
+        return self._room.groups.stop(group, timeout).result()
+
+    def resume_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
+        """Have it take values again. See ``phx.Node.resume_group``."""
+        return self._room.groups.resume(group, timeout).result()
+
+    def delete_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
+        """Have a created group end. See ``phx.Node.delete_group``."""
+        return self._room.groups.delete(group, timeout).result()
+
+    def created_groups(self) -> Sequence[CreatedGroup]:
+        """See ``phx.Node.created_groups``."""
+        return self._room.groups.all()
 
     def pause_checkpoints(self) -> None:
         """See ``phx.Node.pause_checkpoints``."""

@@ -38,7 +38,14 @@ from pathlib import Path
 from typing import Any
 
 from phx.errors import ConfigError
-from phx.types import GROUP_ID_MAX, MEMBERS_MAX, NODE_ID_MAX, PRIORITY_MAX, PRIORITY_USUAL
+from phx.types import (
+    DIRECTORY_GROUP,
+    GROUP_ID_MAX,
+    MEMBERS_MAX,
+    NODE_ID_MAX,
+    PRIORITY_MAX,
+    PRIORITY_USUAL,
+)
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -236,6 +243,9 @@ class Config:
             ``Node.set_address``.
         dir: folder of the node's journal and store.
         groups: how many groups (ids from 0), or their ids (0 .. 1,048,575).
+        directory: whether groups may be created while the cluster runs (``Node.create_group``). The
+            same on every node. Which there are is kept in group 1,048,575, which every node hosts,
+            so `groups` may be 0 then.
         join: "host:port" of nodes of a running cluster that this node is to join: they say who is
             there. ``members`` then need be no more than this node itself. It opens once all of its
             groups have it for a member (``Node.add_member``), and waits for that; later starts need
@@ -259,6 +269,7 @@ class Config:
     members: Mapping[int, str]
     dir: Path
     groups: int | Sequence[int] = 1
+    directory: bool = False
     join: Sequence[str] = ()
     bind: str | None = None
     balance: bool = True
@@ -330,10 +341,15 @@ class Config:
 
     @property
     def group_ids(self) -> tuple[int, ...]:
-        """Ids of all groups, ascending."""
+        """Ids of all groups of the configuration, ascending."""
         if isinstance(self.groups, int):
             return tuple(range(self.groups))
         return tuple(sorted(self.groups))
+
+    @property
+    def hosted_ids(self) -> tuple[int, ...]:
+        """The same, and the directory's, if there is one."""
+        return (*self.group_ids, DIRECTORY_GROUP) if self.directory else self.group_ids
 
     def options(self) -> dict[str, int]:
         """The driver's options by name."""
@@ -412,7 +428,10 @@ def _identity_problems(config: Config) -> Iterator[str]:
         for at, address in enumerate(config.join):
             yield from _address_problem(f"join[{at}]", address)
     yield from _member_problems(config)
-    yield from _group_problems(config.groups)
+    if not isinstance(config.directory, bool):
+        yield f"directory: must be true or false, not {config.directory!r}"
+    else:
+        yield from _group_problems(config.groups, config.directory)
 
 
 def _address_problem(path: str, address: object) -> Iterator[str]:
@@ -447,21 +466,24 @@ def _member_problems(config: Config) -> Iterator[str]:
         yield f"members: node {config.node} itself is missing"
 
 
-def _group_problems(groups: object) -> Iterator[str]:
+def _group_problems(groups: object, directory: bool) -> Iterator[str]:
+    least, most = (0, GROUP_ID_MAX) if directory else (1, GROUP_ID_MAX + 1)
     if isinstance(groups, int) and not isinstance(groups, bool):
-        if not 1 <= groups <= GROUP_ID_MAX + 1:
-            yield f"groups: must be 1 .. {GROUP_ID_MAX + 1}, not {groups}"
+        if not least <= groups <= most:
+            yield f"groups: must be {least} .. {most}, not {groups}"
         return
     if not isinstance(groups, tuple):
         yield f"groups: must be a number or a list of ids, not {groups!r}"
         return
-    if not groups:
+    if not groups and not directory:
         yield "groups: must not be empty"
     seen: set[int] = set()
     for at, group in enumerate(groups):
         if not _is_int(group) or not 0 <= group <= GROUP_ID_MAX:
             yield f"groups[{at}]: a group id is 0 .. {GROUP_ID_MAX}, not {group!r}"
             continue
+        if group > most - 1:
+            yield f"groups[{at}]: group {group} is the directory"
         if group in seen:
             yield f"groups[{at}]: group {group} stands there twice"
         seen.add(group)

@@ -22,7 +22,7 @@ from phx._core.driver import (
 )
 from phx._core.entries import entries_of
 from phx._core.waiters import IN_FLIGHT_MAX, Waiters
-from phx.applier import GroupState, same_stop
+from phx.applier import GroupState
 from phx.config import Limits
 from phx.errors import (
     CheckpointFailed,
@@ -46,6 +46,7 @@ from phx.errors import (
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
 from phx.reading import Reading, Waiter, Wanted, span_us
+from phx.stops import parked, same_stop
 from phx.types import (
     CheckpointInfo,
     Consistency,
@@ -187,6 +188,8 @@ class Door:
     def _check(self, state: GroupState, machine: int) -> None:
         if state.stopped is not None:
             raise same_stop(state.stopped)
+        if state.parked:
+            raise parked(state)
         if machine not in state.machines:
             raise UnknownMachine(f"group {state.group} has no machine {machine}")
 
@@ -252,7 +255,7 @@ class Door:
             group=state.group,
             leader=int(found["leader"]) or None,
             leading=bool(found["leading"]),
-            stopped=state.stopped is not None or bool(found["stopped"]),
+            stopped=state.stopped is not None or state.parked or bool(found["stopped"]),
             removed=state.removed,
             halted=bool(found["halted"]),
             suspect=bool(found["suspect"]),

@@ -22,12 +22,15 @@ An error says one of three things in its class, and in ``outcome``:
     NotCaughtUp         rejected   no quorum of the new members has what the old ones have
     PrepareFailed       rejected   the machine's prepare raised: the value was not proposed
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
+    GroupExists         rejected   there is a group of that id already
+    GroupDeleted        rejected   the group was deleted: nothing is applied in it any more
     NodeFailed          rejected   this node's journal failed: it takes part in nothing any more
     TimedOut            rejected   the deadline passed before anything was written or sent
     Closed              rejected   the node is closed, or not open yet
     ForkedError         rejected   this process was forked from the one that opened the node
     TimedOutUnknown     unknown    the deadline passed after the value had been sent or written
     StoppedUnknown      unknown    the group stopped here while the value was on its way
+    DeletedUnknown      unknown    the group was deleted; the value may have been applied before
     NodeFailedUnknown   unknown    this node's journal failed while the value was on its way
     ClosedUnknown       unknown    the node closed while the value was on its way
     NotApplied          unknown    the value's place in its session had gone by; it may have been
@@ -222,6 +225,27 @@ class GroupStopped(Rejected):
         return type(self), (self.group, self.instance, self.machine, self.why)
 
 
+class GroupExists(Rejected):
+    """A group of that id is there already, with other members, or it is stopped, or being deleted.
+
+    Attributes:
+        group: its id.
+        phase: as ``CreatedGroup.phase``; "configured": it is one of the configuration.
+    """
+
+    def __init__(self, group: int, phase: str) -> None:
+        super().__init__(f"group {group} is there already: {phase}")
+        self.group = group
+        self.phase = phase
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.group, self.phase)
+
+
+class GroupDeleted(Rejected):
+    """The group was deleted: its log has its last value, and this one is not below it."""
+
+
 class NodeFailed(Rejected):
     """A write or sync of this node's journal failed: it neither votes nor proposes in any group any
     more. Other nodes go on. Mend the disk, then start the node again.
@@ -241,6 +265,10 @@ class TimedOutUnknown(Unknown, TimeoutError):
 
 class StoppedUnknown(Unknown):
     """The group stopped on this node while the value was on its way: it may still be chosen."""
+
+
+class DeletedUnknown(Unknown):
+    """The group was deleted, and this node has not seen all of its log: the value may be in it."""
 
 
 class ClosedUnknown(Unknown):

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from phx._core.driver import DriverError
 from phx._core.published import ReadPoints
-from phx.applier import GroupState, same_stop
+from phx.applier import GroupState
 from phx.errors import (
     Closed,
     GroupRestoring,
@@ -35,6 +35,7 @@ from phx.errors import (
     UnknownMachine,
 )
 from phx.machine import StateMachine
+from phx.stops import parked, same_stop
 from phx.types import CONSISTENCIES, Consistency, Read
 
 __all__ = ["QUERIES_NS", "READS_MAX", "Asking", "Reading", "Waiter", "Wanted", "span_us"]
@@ -283,6 +284,8 @@ class Reading:
     def _machine(self, state: GroupState, machine: int) -> StateMachine:
         if state.stopped is not None:
             raise same_stop(state.stopped)
+        if state.parked:
+            raise parked(state)
         if self.restoring(state.group):
             raise GroupRestoring(state.group)
         try:

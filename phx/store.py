@@ -20,8 +20,7 @@ Tables in LMDB (0.9 file format, `lib_version` 0, every commit fully synced):
     meta     identity        IDENTITY below: format version, cluster, node, store id
     meta     groups          what is settled, by group: chunk_index.pxd
     meta     holes           what of it is damaged: store_mend.py; missing: nothing is
-    meta     members:GROUP   who its members are, if they ever changed; and under
-             members.copy:GROUP once more: store_members.py
+    meta     members:GROUP   who its members are, if they ever changed: store_members.py
     meta     NAME            what whoever uses the store wants to remember (`remember`)
     chunks   id, 8 bytes     a chunk: chunk.pxd
     indexes  id, 8 bytes     the tail of that chunk: its packed index
@@ -54,7 +53,7 @@ from phx.store_folder import (
     open_env,
     take_lock,
 )
-from phx.store_members import KeptMembers, MembersRow, later, load, passing, put
+from phx.store_members import KeptMembers, MembersRow, keys_of, later, load, passing, put
 from phx.store_mend import Ailing, Hole, Holes, look_into, own_tail, patched
 from phx.store_stats import SettleStats, StoreStats
 from phx.store_trim import Floor, TrimStats, joined, next_step, stage_floors, trim_stats
@@ -430,8 +429,7 @@ class Store(StoreFile):
         rows = self._due(self.settled()) if self._noted else {}
         with self._index_lock:
             rows |= {group: row for group, row in self._noted.items() if row.removed}
-        kept = self._kept_members
-        if kept.wrong:
+        if (kept := self._kept_members).wrong:
             rows = kept.rows | rows
         if rows:
             self._with_room(0, lambda: self._put_members(rows, kept.odd))
@@ -454,6 +452,14 @@ class Store(StoreFile):
             for key in odd:
                 txn.delete(key, db=self._meta)
             members.update(rows)
+
+    def forget_members(self, group: int) -> None:
+        """The group is gone: another one of its id begins with others. Raises StoreError."""
+        with self._index_lock:
+            self._noted.pop(group, None)
+            kept = self._kept_members.rows.pop(group, None)
+        if kept is not None:
+            self.remember(dict.fromkeys(keys_of(group)))
 
     def members_wrong(self) -> list[str]:
         """What was wrong with the rows of members, at the open; `write_members` mends it."""
@@ -488,11 +494,8 @@ class Store(StoreFile):
     def _due(self, through: Mapping[int, int]) -> dict[int, MembersRow]:
         """What is noted of instances up to these."""
         with self._index_lock:
-            return {
-                group: row
-                for group, row in self._noted.items()
-                if row.membership.instance <= through.get(group, 0)
-            }
+            due, noted = through.get, self._noted.items()
+            return {one: row for one, row in noted if row.membership.instance <= due(one, 0)}
 
     # ------------------------------------------------------------------------------------- damage
 
@@ -533,11 +536,10 @@ class Store(StoreFile):
             self._check_open()
             with self._env.begin(buffers=True) as txn:
                 value = txn.get(key_of(chunk), db=self._chunks)
-                tail = txn.get(key_of(chunk), db=self._indexes)
+                end = txn.get(key_of(chunk), db=self._indexes)
                 if value is None:
                     return None, 0
-                store_id = self.identity.store_id
-                return look_into(store_id, self.bounds, chunk, value, tail), len(value)
+                return look_into(self.identity.store_id, self.bounds, chunk, value, end), len(value)
 
     def give(self, group: int, instance: int, body: bytes) -> None:
         """What is chosen at an instance that is to be settled, and that the journal cannot give:
@@ -594,12 +596,9 @@ class Store(StoreFile):
 
     def holes_of(self, chunk: int) -> list[Hole]:
         """Those of `holes` that lie in this chunk."""
-        return [one for one in self._holes.all() if self._lies_in(one, chunk)]
-
-    def _lies_in(self, hole: Hole, chunk: int) -> bool:
         with self._index_lock:
-            place = self._index.find(hole.group, hole.first)
-        return place is not None and place[0] == chunk
+            places = [(one, self._index.find(one.group, one.first)) for one in self._holes.all()]
+        return [one for one, place in places if place is not None and place[0] == chunk]
 
     # ------------------------------------------------------------------------------------- reading
 

@@ -190,6 +190,18 @@ class StoreFile:
                 found: bytes | None = txn.get(name, db=self._meta)
                 return found
 
+    def remembered_under(self, prefix: bytes) -> dict[bytes, bytes]:
+        """What `remember` was given under names that begin so. Not checked either."""
+        found = {}
+        with self._gate.shared(), damage_named(self.path):
+            self._check_open()
+            with self._env.begin() as txn, txn.cursor(self._meta) as cursor:
+                more = cursor.set_range(prefix)
+                while more and bytes(cursor.key()).startswith(prefix):
+                    found[bytes(cursor.key())] = bytes(cursor.value())
+                    more = cursor.next()
+        return found
+
     def _put_meta(self, values: Mapping[bytes, bytes | None]) -> None:
         with self._transaction() as txn:
             for name, value in values.items():

@@ -52,7 +52,7 @@ from phx._core.codec import crc32c
 from phx.errors import Damaged
 from phx.membership import Membership, newer, nodes_of
 
-__all__ = ["KeptMembers", "MembersRow", "later", "load", "of_journal", "passing", "put"]
+__all__ = ["KeptMembers", "MembersRow", "keys_of", "later", "load", "of_journal", "passing", "put"]
 
 PREFIXES = (b"members:", b"members.copy:")
 MAGIC = b"PHXMBRS1"

@@ -20,6 +20,7 @@ from phx._core.waiters import Result
 __all__ = [
     "AGREED_EVERY",
     "CONSISTENCIES",
+    "DIRECTORY_GROUP",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
@@ -28,7 +29,9 @@ __all__ = [
     "Changed",
     "CheckpointInfo",
     "Consistency",
+    "CreatedGroup",
     "Entry",
+    "GroupPhase",
     "GroupStatus",
     "Leader",
     "Member",
@@ -46,6 +49,9 @@ __all__ = [
 
 NODE_ID_MAX = (1 << 20) - 1
 GROUP_ID_MAX = (1 << 20) - 1
+DIRECTORY_GROUP = GROUP_ID_MAX
+"""The group that says which groups there are beside those of the configuration; every node of the
+cluster hosts it (``Config.directory``)."""
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
 ADDRESS_MAX = 261  # a name of 255, a colon, a port
@@ -133,6 +139,28 @@ class Members:
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.version, self.active, dict(self.by_id))
+
+
+GroupPhase = Literal["live", "stopped", "ending", "gone"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedGroup:
+    """A group that was created while the cluster ran, as the directory has it.
+
+    Attributes:
+        group: its id.
+        generation: the how-manieth group of that id it is, from 1 on.
+        phase: "live"; "stopped": its members keep it, and take no values; "ending": it is being
+            deleted; "gone": it was deleted, and the id may be used again.
+        members: "host:port" of the members that it began with, by node id; none of one that is
+            gone. Who they are now its own log says (``Group.members``).
+    """
+
+    group: int
+    generation: int
+    phase: GroupPhase
+    members: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 import lmdb
 
-from phx import store_peers
+from phx import store_hosted, store_peers
 from phx._core.ballot import counter_of, node_of
 from phx._core.chunk import ChunkDamage, rosters_of, verify_chunk
 from phx._core.chunk_index import ChunkIndex, floors_of
@@ -42,6 +42,7 @@ from phx.lmdb_files import LMDB_MAJOR
 from phx.lmdb_pages import page_findings
 from phx.store_facts import NAMES, Facts, join
 from phx.store_folder import StoreIdentity, unpack_identity
+from phx.store_hosted import HostedRow
 from phx.store_members import MembersRow, load, of_journal
 from phx.store_mend import Holes
 
@@ -111,6 +112,7 @@ class Report:
         checkpoints, checkpoint_bytes, quarantined: how many, of what size; names put aside.
         rows: who the members of groups are, by the store, where they ever changed.
         journal_rows: and by the journal.
+        created: the groups that were created and are or were hosted, by the store.
         rosters: the last change that a settled entry says, by group: its instance, and its bytes.
     """
 
@@ -121,6 +123,7 @@ class Report:
     store: StoreReport | None = None
     groups: dict[int, GroupReport] = field(default_factory=dict)
     lives: Facts | None = None
+    created: dict[int, HostedRow] = field(default_factory=dict)
     checkpoints: int = 0
     checkpoint_bytes: int = 0
     machines: int = 0
@@ -262,6 +265,15 @@ def read_store(
         wrong = str(damage)
     if wrong:
         report.find(where, wrong)
+    try:
+        with txn.cursor(meta) as cursor:
+            pairs = ((bytes(key), row) for key, row in cursor)
+            created = {
+                key: bytes(row) for key, row in pairs if key.startswith(store_hosted.PREFIXES)
+            }
+        report.created = store_hosted.join(created, report.folder / STORE)
+    except Damaged as damage:
+        report.find(where, damage)
     try:
         told = txn.get(store_peers.NAME, db=meta)
         if told is not None:
@@ -509,7 +521,9 @@ def compare(report: Report) -> None:
                 f"group {one.group} is settled through {one.settled_through or 0}, and the journal "
                 f"says {one.journal_settled}: the store is an older one, or not this node's",
             )
-        kept = one.kept_from or 1
+        kept, created = one.kept_from or 1, report.created.get(one.group)
+        if created is not None and (created.gone or kept == created.base + 1):
+            continue
         if kept > 1 and not any(frontier >= kept - 1 for frontier in one.checkpoints):
             report.find(
                 STORE,

@@ -67,6 +67,7 @@ STOREYS = [
         "acceptor",
         "barrier",
         "elections",
+        "groups",
         "learner",
         "leases",
         "liveness",
@@ -90,8 +91,10 @@ STOREYS = [
         "driver",
         "driver_state",
         "flow",
+        "group_table",
         "handover",
         "handshake",
+        "hosting",
         "inputs",
         "life",
         "lookups",
@@ -101,6 +104,7 @@ STOREYS = [
         "poller",
         "queues",
         "read_tickets",
+        "driver_status",
         "segment_check",
         "sending",
         "transport",
@@ -131,9 +135,9 @@ SIM_STOREYS = [
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
-    "driver", "driver_state", "flow", "handover", "handshake", "life", "lookups", "member_table",
-    "options", "peer_table", "poller", "port", "queues", "segment_check", "sending", "transport",
-    "upkeep", "writer",
+    "driver", "driver_state", "driver_status", "flow", "group_table", "handover", "handshake",
+    "hosting", "life", "lookups", "member_table", "options", "peer_table", "poller", "port",
+    "queues", "segment_check", "sending", "transport", "upkeep", "writer",
 }  # fmt: skip
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
@@ -156,7 +160,7 @@ VALUES = {f"phx._core.{name}" for name in ("delivery", "entries", "session_codec
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}
-NODE |= {"phx.asking", "phx.door", "phx.leaders", "phx.reading"}
+NODE |= {"phx.asking", "phx.door", "phx.leaders", "phx.reading", "phx.stops"}
 MAY_IMPORT = {
     "phx": {"phx"},
     "phx.types": GROUND,
@@ -168,6 +172,7 @@ MAY_IMPORT = {
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},
     "phx.store_first": GROUND | STORE | {"phx.store"},
+    "phx.store_hosted": GROUND | STORE | {"phx.membership", "phx.store", "phx.store_trim"},
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.store_members", "phx.store_mend"},
     "phx.store_members": GROUND | STORE | {"phx.membership"},
     "phx.store_trim": GROUND | STORE,
@@ -184,13 +189,14 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.ballot", "phx._core.segment", "phx._core.survey", "phx.checkpoint", "phx.durable"}
     | {"phx.lmdb_files", "phx.lmdb_pages", "phx.store_facts", "phx.store_folder"}
-    | {"phx.store_mend", "phx.store_members", "phx.store_peers"},
+    | {"phx.store_hosted", "phx.store_mend", "phx.store_members", "phx.store_peers"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint", "phx.membership"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
     "phx.keys": GROUND,
     "phx.leaders": GROUND,
     "phx.machine": GROUND,
     "phx.machines": GROUND | {"phx.machine"},
+    "phx.stops": GROUND | {"phx.applier"},
     "phx.applier": NODE | {"phx._core.driver", "phx.store"},
     "phx.asking": GROUND | {"phx._core.options"},
     "phx.reading": NODE | {"phx._core.driver", "phx._core.published"},
@@ -200,6 +206,7 @@ MAY_IMPORT = {
     | {"phx._core.driver", "phx.checkpoint", "phx.durable", "phx.store", "phx.transfer"}
     | {
         "phx._core.codec",
+        "phx._core.group_table",
         "phx._core.member_table",
         "phx._core.peer_table",
         "phx._core.plan",
@@ -210,7 +217,7 @@ MAY_IMPORT = {
     }
     | {"phx.lmdb_pages", "phx.membership", "phx.store_folder"}
     | {"phx.store_facts", "phx.store_first", "phx.store_members", "phx.store_mend"}
-    | {"phx.store_peers"},
+    | {"phx.store_hosted", "phx.store_peers"},
     "phx.recovery": NODE
     | STORE
     | {"phx._core.ballot", "phx._core.members", "phx._core.survey", "phx.checkpoint"}

@@ -8,7 +8,8 @@ up to there. What a Config says is only where to look: a node is of other member
 the value itself, or holds a checkpoint. But for one thing: a node that was away for long may find
 nobody who has the log that it lacks. If it is told that it is removed, it ends. One wrong answer
 would end it for good, so it believes only what it has asked for, or what two members say alike, and
-nothing while it leads or hears a leader.
+nothing while it leads or hears a leader. A member of a group that has ended is told the same, and
+has left like the others.
 """
 
 from phx._core.native cimport *

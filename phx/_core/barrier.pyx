@@ -75,7 +75,8 @@ cdef int change_members(Engine* e, Replica* r, const u8* members, u64 nbytes) no
     # (Not taken here: a change that is refused leaves nothing behind.)
     if not all_known(e, &roster) or not roster_slots(e, &roster, &voters, &witnesses, &learners):
         return CHANGE_NO_SLOT
-    if 2 * ones(voters & near(e, r)) <= ones(voters):
+    # (Of a group that ends nobody has to go on with it.)
+    if roster.count and 2 * ones(voters & near(e, r)) <= ones(voters):
         return CHANGE_NOT_CAUGHT_UP
     roster.ballot = r.lead.ballot
     roster.time_us = e.wall_us
@@ -203,7 +204,8 @@ cdef void end(Engine* e, Replica* r, const Roster* roster, const u8* members, u3
     cdef Roster copied
     roster_read(&copied, value.data, value.size)
     step_down(e, r)
-    members_set(e, r, &copied, value, body.instance, body.floor, MEMBERS_ACTIVE | MEMBERS_LEFT)
+    members_set(e, r, &copied, value, body.instance, body.floor,
+                MEMBERS_ACTIVE | left_flag(e, r, &copied))
     block_unref(value)
 
 

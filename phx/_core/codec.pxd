@@ -22,7 +22,7 @@ Record header (32 bytes), then ``body_bytes`` of body, then zeros to a multiple 
     4       4     body_bytes
     8       1     kind           RECORD_*
     9       1     flags
-    10      2     space          0; room for other kinds of group
+    10      2     space          generation of the group; 0 for a record of no group
     12      4     group
     16      8     index          instance, or what the kind says
     24      8     ballot
@@ -127,6 +127,9 @@ cdef inline u32 record_salt(u64 generation) noexcept nogil:
 # Append a record with its crc (not salted) to `out`; returns `out`, which may have moved.
 cdef Block* record_append(Block* out, u8 kind, u32 group, u64 index, u64 ballot,
                           const void* body, u32 body_bytes) noexcept nogil
+# The same of a group that has a generation.
+cdef Block* record_append_of(Block* out, u8 kind, u16 space, u32 group, u64 index, u64 ballot,
+                             const void* body, u32 body_bytes) noexcept nogil
 # Is there a whole record with a good crc (salted with `salt`) at data[0:count]? Its stride, or 0.
 cdef u64 record_check(const u8* data, u64 count, u32 salt, u32 body_bytes_max) noexcept nogil
 

@@ -18,6 +18,11 @@ cdef extern from "crc32c.h" nogil:
 
 cdef Block* record_append(Block* out, u8 kind, u32 group, u64 index, u64 ballot,
                           const void* body, u32 body_bytes) noexcept nogil:
+    return record_append_of(out, kind, 0, group, index, ballot, body, body_bytes)
+
+
+cdef Block* record_append_of(Block* out, u8 kind, u16 space, u32 group, u64 index, u64 ballot,
+                             const void* body, u32 body_bytes) noexcept nogil:
     cdef u64 stride = record_stride(body_bytes)
     out = block_reserve(out, stride)
     cdef u8* at = out.data + out.size
@@ -27,7 +32,7 @@ cdef Block* record_append(Block* out, u8 kind, u32 group, u64 index, u64 ballot,
     header.body_bytes = body_bytes
     header.kind = kind
     header.flags = 0
-    header.space = 0
+    header.space = space
     header.group = group
     header.index = index
     header.ballot = ballot

@@ -58,18 +58,55 @@ cdef class Sessions:
     """
 
     def __cinit__(self, u32 node, groups, u64 agreed_every=AGREE):
-        cdef SessionTable* table
         if agreed_every == 0:
             raise ValueError("agreed_every: at least 1")
         self.node = node
         self.agreed_every = agreed_every
         self.incarnation = 0
         for group in sorted(set(groups)):
-            table = phx_new[SessionTable]()
-            table.group = group
-            table.digest = 0
-            table.next = 1
-            self.tables.push_back(table)
+            self.add_group(group)
+
+    def add_group(self, u32 group):
+        """One more group, of which nothing was delivered yet.
+
+        Raises:
+            ValueError: it is there.
+        """
+        cdef SessionTable* table
+        cdef SessionTable* other
+        cdef size_t i
+        if self.find(group) != NULL:
+            raise ValueError(f"group {group} is there")
+        table = phx_new[SessionTable]()
+        table.group = group
+        table.digest = 0
+        table.next = 1
+        self.tables.push_back(table)
+        i = self.tables.size() - 1
+        while i > 0 and self.tables[i - 1].group > group:
+            other = self.tables[i - 1]
+            self.tables[i] = other
+            i -= 1
+        self.tables[i] = table
+
+    def drop_group(self, u32 group):
+        """The group is hosted no more; what is still delivered of it is an error.
+
+        Raises:
+            KeyError: no such group here.
+        """
+        cdef SessionTable* table = self._hosted(group)
+        cdef SessionTable* other
+        cdef size_t i = 0
+        while self.tables[i] != table:
+            i += 1
+        while i + 1 < self.tables.size():
+            other = self.tables[i + 1]
+            self.tables[i] = other
+            i += 1
+        self.tables.pop_back()
+        sessions_free(table)
+        phx_delete(table)
 
     def __dealloc__(self):
         cdef SessionTable* table
@@ -268,6 +305,31 @@ cdef class Sessions:
         finally:
             sessions_free(made)
             phx_delete(made)
+
+    def begin(self, u32 group, u64 frontier, members):
+        """The group's log begins behind `frontier`: its table knows of nothing, and expects what
+        follows. As `load` of an empty one.
+
+        Args:
+            members: ids of the nodes that are members after that instance.
+
+        Raises:
+            KeyError: no such group here.
+            ValueError: something was delivered of it; or too many members.
+        """
+        cdef SessionTable* mine = self._hosted(group)
+        cdef u32[ROSTER_MAX] nodes
+        cdef u32 n_nodes = 0
+        if mine.next != 1 or not mine.rows.empty():
+            raise ValueError(f"group {group} has begun")
+        if len(members) > ROSTER_MAX:
+            raise ValueError(f"{len(members)} are more than {ROSTER_MAX} members")
+        for node in members:
+            nodes[n_nodes] = node
+            n_nodes += 1
+        mine.next = frontier + 1
+        mine.covered = frontier
+        session_members(mine, nodes, n_nodes)
 
     def agreed(self, u32 group):
         """(instance, chained checksum after it) of the last agreed instances, ascending.

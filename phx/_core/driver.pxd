@@ -9,14 +9,16 @@ from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.native cimport *
 from phx._core.published cimport ReadPoints
 from phx._core.queues cimport Command, Question, Submission
+from phx._core.state cimport Gone
 
 cdef class Driver:
     cdef DriverState* s
     cdef DriverOptions options
-    cdef vector[u32] groups              # ascending
-    cdef vector[Opening] openings        # of each
-    cdef vector[u64] next_seq            # of each
-    cdef dict index_of
+    cdef vector[u32] groups              # from birth on; ascending
+    cdef vector[Opening] openings        # by index
+    cdef vector[u64] next_seq            # by index
+    cdef vector[Gone] gone               # hosted no more, and perhaps still in the journal
+    cdef dict index_of                   # group: its index (Replica.index)
     cdef dict paused                     # group: where it was to begin
     cdef dict floors                     # group: lowest instance kept, where that is not 1
     cdef bytes journal_dir
@@ -26,6 +28,7 @@ cdef class Driver:
     cdef bint starting                   # inside start()
     cdef bint stopped
     cdef bint forked
+    cdef u32 chore_generation            # store thread: of the group that it is at
     cdef Block* shared                   # block of small submissions, or NULL
     cdef readonly Sessions sessions
     cdef readonly ReadPoints points

@@ -73,6 +73,8 @@ class Driver:
         named: Collection[int] = (),
         trace_path: str | None = None,
         trace_bytes_max: int = 1 << 30,
+        generations: Mapping[int, int] | None = None,
+        gone: Mapping[int, int] | None = None,
     ) -> None:
         """Prepare a node; nothing is opened before ``start``.
 
@@ -107,6 +109,9 @@ class Driver:
             trace_path: a new file for everything that this driver is told, writes, syncs and sends
                 (docs/design/trace.md); None: no trace.
             trace_bytes_max: of that file; there it ends, and the driver goes on.
+            generations: of groups that were created (``GroupTable.add``); of any other it is 0.
+            gone: the last generation of ids under which groups were hosted that are gone: records
+                of these are passed over. Of one that is neither hosted nor gone they are damage.
 
         Raises:
             DriverError: an argument that cannot be (ERROR_OPTION); ``starts`` names a group that is

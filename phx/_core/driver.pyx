@@ -25,9 +25,10 @@ from phx._core.port cimport (
     phx_thread_name, phx_waker_clear, phx_waker_signal,
 )
 from phx._core.queues cimport *
+from phx._core.driver_status cimport row_of, status_of
 from phx._core.sessions cimport SessionTable
 from phx._core.state cimport (
-    MEMBERS_MAX, NO_CEILING, Callers, Claim, Event, Lead, OwnRun, Progress, Replica,
+    MEMBERS_MAX, NO_CEILING, Callers, Claim, Event, Gone, Lead, OwnRun, Progress, Replica,
 )
 
 from phx._core.options import DriverError
@@ -67,13 +68,11 @@ GROUP_BYTES = {
     "queues": 2 * sizeof(u64) + 3 * sizeof(u32) + 2 * sizeof(u8),
     "driver": sizeof(Opening) + sizeof(u64) + sizeof(u32),
     "sessions": sizeof(SessionTable) + sizeof(void*),
-    "waiters": sizeof(WaiterRing),
+    "waiters": sizeof(WaiterRing) + sizeof(void*),
     "led": sizeof(Lead) + 2 * sizeof(Claim),
     "led, per member": sizeof(Progress),
     "callers": sizeof(Callers) + sizeof(OwnRun),
 }
-
-_LAYER_NAMES = ("network", "submit", "engine", "send", "deliver", "journal")
 
 cdef enum:
     SPARE_RETRY_US = 1000000
@@ -83,7 +82,7 @@ cdef class Driver:
     def __init__(self, *, cluster, node, bytes store_id not None, members, bind, groups, settled,
                  journal_dir, create, options, starts=None, floors=None, u32 incarnation=0,
                  facts=None, suspect=(), peers=(), named=(), trace_path=None,
-                 trace_bytes_max=1 << 30):
+                 trace_bytes_max=1 << 30, generations=None, gone=None):
         cdef dict values = option_values(options)
         cdef list ids = sorted(member for member, _, _ in members)
         cdef u32 group
@@ -103,6 +102,7 @@ cdef class Driver:
         self.floors = dict(floors or {})
         for index, one in enumerate(sorted(set(groups))):
             group = one
+            opening.generation = (generations or {}).get(one, 0)
             opening.settled_through = settled.get(one, 0)
             opening.start = self.start_of(one, self.paused.get(one, 0), opening.settled_through)
             opening.floor = self.floors.get(one, 1)
@@ -114,6 +114,8 @@ cdef class Driver:
             self.next_seq.push_back(first)
         if unknown := sorted(self.paused.keys() - self.index_of.keys()):
             raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {unknown[0]} to start")
+        for one, generation in (gone or {}).items():
+            self.gone.push_back(Gone(one, generation))
         self.sessions = Sessions(node, sorted(set(groups)))
         self.journal_dir = os.fsencode(journal_dir)
         self.create = create
@@ -155,8 +157,8 @@ cdef class Driver:
         if self.trace_path is not None:
             trace = PyBytes_AS_STRING(self.trace_path)
         with nogil:
-            code = life_start(self.s, folder, self.create, &self.groups, &self.openings, trace,
-                              text)
+            code = life_start(self.s, folder, self.create, &self.groups, &self.openings, &self.gone,
+                              trace, text)
         self.starting = False
         if code != LIFE_OK:
             self.stopped = True
@@ -496,6 +498,7 @@ cdef class Driver:
             hold_unref(hold)
         if not found:
             return None
+        self.chore_generation = chore.generation
         if chore.kind == CHORE_SETTLE:
             plan = SettlePlan()
             plan.items.swap(chore.items[0])
@@ -532,6 +535,7 @@ cdef class Driver:
         command.group = group
         command.peer = peer
         command.first = first
+        command.second = self.chore_generation
         if count:
             with nogil:
                 command.block = block_copy(data, count)
@@ -639,54 +643,3 @@ cdef bint wait_for_chore(Chores* chores, JournalHold* hold, u64 timeout_us,
             made = journal_prepare_spare(hold.journal)
         now_us = phx_now_us()
         chores_spare_done(chores, now_us + SPARE_RETRY_US if made < 0 else now_us)
-
-
-cdef dict row_of(GroupRow* row):
-    cdef dict found = row.status
-    return {**found, "group": row.group, "handed_through": row.handed}
-
-
-cdef dict peer_of(PeerStatus* peer, u64 now_us):
-    return {
-        "node": peer.node, "connected": bool(peer.connected), "incarnation": peer.incarnation,
-        "heard_us_ago": now_us - peer.heard_us if peer.heard_us else None,
-        "refused": peer.refused, "since_us_ago": now_us - min(peer.since_us, now_us),
-        "queued_bytes": peer.queued_bytes, "frames_sent": peer.frames_sent,
-        "bytes_sent": peer.bytes_sent, "frames_received": peer.frames_received,
-        "bytes_received": peer.bytes_received, "frames_dropped": peer.frames_dropped,
-        "connects": peer.connects,
-        "store_id": PyBytes_FromStringAndSize(<char*>peer.store_id, 16) if peer.known else None,
-    }
-
-
-cdef dict status_of(DriverState* s, NodeStatus* status):
-    cdef size_t i
-    cdef dict journal = status.journal
-    cdef dict cpu = {"poll": phx_thread_cpu_ns(s.thread), "journal": phx_load(&s.writer.cpu_ns)}
-    journal.update(
-        durable_lsn=status.durable_lsn, written_lsn=status.written_lsn, floor_lsn=status.floor_lsn,
-        poisoned=bool(status.poisoned), pressure=status.pressure,
-        queued_bytes=phx_load(&s.writer.queued_bytes), inlined=phx_load(&s.writer.inlined),
-    )
-    return {
-        "node": s.options.engine.node, "incarnation": s.incarnation, "port": s.port,
-        "peers": [peer_of(&status.peers[i], status.now_us) for i in range(status.n_peers)],
-        "engine": status.engine,
-        "journal": journal,
-        "queues": {
-            "handed_bytes": phx_load(&s.outbox.handed_bytes),
-            "backlog_groups": status.backlog_groups,
-            "submitted_bytes": phx_load(&s.inbox.submitted_bytes),
-        },
-        "settle": {
-            "pending": bool(status.settle_wanted or status.settle_running),
-            "plans": status.settle_plans, "entries": status.settle_entries,
-        },
-        "leading": status.leading,
-        "turns": status.turns,
-        "connections": status.connections,
-        "rejected_connections": status.rejected,
-        # of threads: CPU; of the poll thread's layers: time passed inside them
-        "cpu_ns": cpu,
-        "layers_ns": {name: status.layers_ns[i] for i, name in enumerate(_LAYER_NAMES)},
-    }

@@ -2,6 +2,7 @@
 
     poller     the turn: engine, positions, times, what the layers cost
     flow       flows, backlog: chosen entries on their way to the applier; old entries for peers
+    hosting    which groups there are, while it runs
     upkeep     floors, settling, pressure
     driver     options, and everything before the threads start and after they have ended
 """
@@ -17,7 +18,9 @@ from phx._core.published cimport Published
 from phx._core.queues cimport (
     Chores, Command, Inbox, KnownMembers, Outbox, ReadWanted, Submission,
 )
-from phx._core.state cimport Engine, EngineCounters, EngineOptions, Fetch, ReadPoint
+from phx._core.state cimport (
+    Engine, EngineCounters, EngineOptions, Fetch, Gone, ReadPoint, Replica, find_group,
+)
 from phx._core.trace cimport Trace
 from phx._core.transport cimport PEERS_MAX, Transport, TransportOptions
 from phx._core.writer cimport JournalWriter
@@ -50,6 +53,7 @@ cdef struct DriverOptions:
     u8 known_ids[PEERS_MAX][16]
 
 cdef struct Opening:             # how a group begins
+    u32 generation               # of its id: how often that was used before
     u64 settled_through          # highest instance in the store
     u64 floor                    # lowest one that it keeps, or would keep
     u64 start                    # its machine is to hold everything up to here
@@ -64,6 +68,20 @@ cdef struct Flow:                # a group's way to the applier
     u64 next                     # next instance to hand over
     u64 last                     # last one known to be chosen
     u64 retry_us                 # after a failure: not before
+
+cdef struct GroupWanted:         # asked of the poll thread
+    Opening opening
+    u32 index                    # what it got
+    # its members, where they are not those of the options: as engine_change_known; NULL: they are
+    const u8* members
+    u64 members_bytes
+    u64 version
+    u64 instance
+    u64 floor
+    bint active
+
+cdef enum:
+    NO_GROUP = 0xFFFFFFFF        # of a flow: nobody has that index
 
 cdef struct Floor:               # nothing below `lsn` is live once `after` is durable
     u64 lsn
@@ -171,9 +189,10 @@ cdef struct DriverState:
     u64 sync_average_ns          # 0: not measured yet
     bint poisoned
     # flow
-    vector[Flow] flows           # ascending groups
+    vector[Flow] flows           # by Replica.index
     deque[u32] backlog           # indexes of flows with something to hand over
     u32 loads                    # asked of the store and not answered
+    vector[Gone] loads_lost      # of these, those of groups that are hosted no more
     deque[u32] loads_line        # flows that will be asked for next
     # upkeep
     deque[Floor] floors          # announced, and not yet durable
@@ -195,18 +214,8 @@ cdef struct DriverState:
 
 # The flow of a group, or NULL.
 cdef inline Flow* find_flow(DriverState* s, u32 group) noexcept nogil:
-    cdef size_t low = 0, high = s.flows.size(), middle
-    if group < high and s.flows[group].group == group:   # most nodes host 0, 1, 2 and so on
-        return &s.flows[group]
-    while low < high:
-        middle = (low + high) // 2
-        if s.flows[middle].group < group:
-            low = middle + 1
-        else:
-            high = middle
-    if low < s.flows.size() and s.flows[low].group == group:
-        return &s.flows[low]
-    return NULL
+    cdef Replica* r = find_group(s.engine, group)
+    return &s.flows[r.index] if r != NULL else NULL
 
 cdef inline u32 flow_index(DriverState* s, Flow* flow) noexcept nogil:
     return <u32>(flow - &s.flows[0])

@@ -5,7 +5,8 @@
 """Writing effects; see effects.pxd."""
 
 from phx._core.codec cimport (
-    FRAME_ENGINE, RECORD_MARK, frame_begin, frame_seal, record_append, record_stride,
+    FRAME_ENGINE, RECORD_FLOOR, RECORD_MARK, RECORD_NODE, RECORD_PEER, frame_begin, frame_seal,
+    record_append_of, record_stride,
 )
 from phx._core.native cimport *
 from phx._core.state cimport *
@@ -20,13 +21,24 @@ cdef u64 hint(u64 before, u64 took) noexcept nogil:
     return min(max(took, before - before // 4), <u64>HINT_BYTES_MAX)
 
 
+# Records that concern no group name 0 there, or a node, or nothing that is one.
+cdef u16 record_space(Engine* e, u8 kind, u32 group) noexcept nogil:
+    cdef Replica* r
+    if kind == RECORD_NODE or kind == RECORD_PEER or kind == RECORD_FLOOR or kind == RECORD_MARK:
+        return 0
+    r = find_group(e, group)
+    return r.generation if r != NULL else 0
+
+
 cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
                     u32 nbytes) noexcept nogil:
     cdef u64 lsn = e.lsn_end
     if e.records == NULL:
         e.records = block_new(max(<u64>4096, e.records_hint))
         e.effects.lsn_first = lsn
-    e.records = record_append(e.records, kind, group, index, ballot, body, nbytes)
+    e.records = record_append_of(
+        e.records, kind, record_space(e, kind, group) if e.generations else 0, group, index, ballot,
+        body, nbytes)
     e.lsn_end += record_stride(nbytes)
     return lsn
 
@@ -75,16 +87,17 @@ cdef void seal(Engine* e, Block** box, u32 peer, int lane) noexcept nogil:
     box[0] = NULL
 
 
-# What concerns a node and not a group (group 0 is named then) has no version.
-cdef inline u32 version_said(Engine* e, u8 kind, u32 group) noexcept nogil:
-    cdef Replica* r = find_group(e, group)
-    if r == NULL or MSG_HEARTBEAT <= kind <= MSG_READ_POINT and kind != MSG_REJOIN:
-        return 1
-    return r.version
+# Of which group a message is. What concerns a node and not a group (group 0 is named then) has
+# neither version nor generation.
+cdef inline Replica* group_said(Engine* e, u8 kind, u32 group) noexcept nogil:
+    if MSG_HEARTBEAT <= kind <= MSG_READ_POINT and kind != MSG_REJOIN:
+        return NULL
+    return find_group(e, group)
 
 
 cdef void put(Engine* e, Block** box, u32 peer, int lane, u8 kind, u8 flags, u32 group, u64 ballot,
               const void* fixed, u32 nfixed, const void* body, u64 nbody) noexcept nogil:
+    cdef Replica* r = group_said(e, kind, group)
     cdef u64 room
     if box[0] != NULL and box[0].size + nbody >= e.options.frame_bytes_max:
         seal(e, box, peer, lane)
@@ -93,8 +106,8 @@ cdef void put(Engine* e, Block** box, u32 peer, int lane, u8 kind, u8 flags, u32
         if peer == 0:
             room = max(room, e.broadcast_hint)
         box[0] = frame_begin(block_new(room))
-    box[0] = message_append(box[0], kind, flags, group, version_said(e, kind, group), ballot,
-                            fixed, nfixed, body, nbody)
+    box[0] = message_append(box[0], kind, flags, r.generation if r != NULL else 0, group,
+                            r.version if r != NULL else 1, ballot, fixed, nfixed, body, nbody)
 
 
 cdef void send(Engine* e, Peer* p, int lane, u8 kind, u8 flags, u32 group, u64 ballot,

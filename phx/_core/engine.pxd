@@ -16,8 +16,14 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil
 cdef void engine_free(Engine* e) noexcept nogil
 
 # --- before the start, in this order
-# `settled_through`: every instance up to it is in the store, chosen.
-cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept nogil
+# `settled_through`: every instance up to it is in the store, chosen. `generation`: how often the id
+# was used before (groups.pxd). Also in a node that runs: then the group is a new one, or one of
+# which nobody needs what this node has voted before. -1: there is one of that id, or there was one
+# of that generation or a later one; nothing was done.
+cdef int engine_add_group(Engine* e, u32 group, u32 generation, u64 settled_through) noexcept nogil
+# Before the replay: this group is hosted no more, and was of this generation or an older one.
+# Its records are passed over. (Of a group of which nobody says anything they are damage.)
+cdef void engine_gone(Engine* e, u32 group, u32 generation) noexcept nogil
 # engine_floor and engine_restoring may be told here, too.
 # Every record the journal still has, in order. 0, or -1 for a record that cannot be (damage).
 cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
@@ -75,7 +81,8 @@ cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept 
 # The group is to have other members: `members` is the value (members.pxd), of which the version is
 # the one after that of the members there are; ballot and time are put in here. Returns a
 # ChangeVerdict (barrier.pxd). With CHANGE_UNDER_WAY it is proposed when all that is open is chosen,
-# unless this node leads no longer then; what became of it is told by EVENT_MEMBERS.
+# unless this node leads no longer then; what became of it is told by EVENT_MEMBERS. A value without
+# members ends the group (members.pxd).
 cdef int engine_change_members(Engine* e, u32 group, const u8* members, u64 nbytes) noexcept nogil
 # What a store's row, a checkpoint's manifest or another node's answer says of the group's members:
 # the value at `instance` (0: none, they were the first) made them, it was counted as chosen in
@@ -111,6 +118,10 @@ cdef void engine_ceiling(Engine* e, u64 counter) noexcept nogil
 # replica does not vote until it has rejoined (rejoin.pxd); so it says in its first record. -1: no
 # such group, or too late.
 cdef int engine_suspect(Engine* e, u32 group) noexcept nogil
+# The group is hosted no more: its votes and values are forgotten, its callers are not told, its
+# reads are refused, and there never will be one of its generation again. Another one may take its
+# index (and, under a later generation, its id) at once.
+cdef void engine_drop_group(Engine* e, u32 group) noexcept nogil
 # The journal failed: no vote, no claim, no grant any more, in any group.
 cdef void engine_poison(Engine* e) noexcept nogil
 # A Pressure. Leaderships in which nothing is open are handed over, if somebody takes them.

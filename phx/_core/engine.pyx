@@ -20,32 +20,29 @@ from phx._core.effects cimport (
     seal_frames, send,
 )
 from phx._core.elections cimport refresh_leader, schedule_campaign
+from phx._core.groups cimport (
+    group_add, group_drop, group_gone, groups_in_order, record_of_other, replica_free,
+)
 from phx._core.learner cimport (
     advance_known, carry_settled, jump, learn_tick, replay_settled, settled, supply, tail_entry,
 )
 from phx._core.leases cimport GRANT_MARGIN, heartbeats
 from phx._core.liveness cimport give_to, hand_over, successor, watch, watch_at
 from phx._core.membership cimport (
-    carry_members, config_drop, config_set, floor_with, members_begin, members_status,
-    membership_free, replay_members, slots_begin,
+    carry_members, floor_with, is_ended, members_begin, members_status, replay_members, slots_begin,
 )
 from phx._core.native cimport *
 from phx._core.peers cimport peer_add, peer_drop, peer_lost, peer_met
-from phx._core.phase2 cimport lead_free
-from phx._core.proposals cimport (
-    callers_done, callers_free, callers_requeue, callers_stop, callers_submit, callers_tick,
-    forwards_free,
-)
+from phx._core.proposals cimport callers_done, callers_stop, callers_submit, callers_tick
 from phx._core.reads cimport read_take, reads_at, reads_free, reads_turn
 from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
 from phx._core.proposer cimport pump, role_tick, step_down, transfer, vote_durable
 from phx._core.routing cimport route
 from phx._core.state cimport *
-from phx._core.window cimport ring_at, ring_free, timer_pop, window_free, window_init
+from phx._core.window cimport ring_at, ring_free, timer_pop
 from phx._core.wire cimport MSG_CONFIRM, ChosenBody, message_check
 
 cdef enum:
-    GROUP_MAX = 1048575
     MARK_IDLE_US = 20000         # a busy period has ended after this long without a record
     SYNC_US_MAX = 10000000       # a disk slower than this is taken for one that is as slow
 
@@ -70,24 +67,12 @@ cdef Engine* engine_new(const EngineOptions* options) noexcept nogil:
 
 cdef void engine_free(Engine* e) noexcept nogil:
     cdef size_t i
-    cdef Replica* r
     if e == NULL:
         return
     reads_free(e)
     for i in range(e.replicas.size()):
-        r = e.replicas[i]
-        lead_free(r)
-        callers_free(r)
-        forwards_free(r)
-        window_free(&r.window)
-        while r.tail.size:
-            r.tail.size -= 1
-            block_unref(<Block*><size_t>ring_at(&r.tail, r.tail.size))
-        ring_free(&r.tail)
-        ring_free(&r.locations)
-        config_drop(e, r)
-        membership_free(r)
-        phx_delete[Replica](r)
+        if e.replicas[i] != NULL:
+            replica_free(e, e.replicas[i])
     ring_free(&e.cached)
     effects_drop(e)
     block_unref(e.records)
@@ -99,25 +84,13 @@ cdef void engine_free(Engine* e) noexcept nogil:
     phx_delete[Engine](e)
 
 
-cdef int engine_add_group(Engine* e, u32 group, u64 settled_through) noexcept nogil:
-    cdef Replica* r
-    if group > GROUP_MAX or find_group(e, group) != NULL:
-        return -1
-    r = phx_new[Replica]()
-    r.group = group
-    r.index = <u32>e.replicas.size()
-    r.settled_through = settled_through
-    r.chosen_through = settled_through
-    r.accepted_last = settled_through
-    r.floor = 1
-    r.version = 1
-    config_set(e, r, (<u64>1 << e.options.n_members) - 1, 0, 0)
-    window_init(&r.window, settled_through + 1)
-    e.replicas.push_back(r)
-    while e.by_group.size() <= group:
-        e.by_group.push_back(NULL)
-    e.by_group[group] = r
-    return 0
+cdef int engine_add_group(Engine* e, u32 group, u32 generation,
+                          u64 settled_through) noexcept nogil:
+    return group_add(e, group, generation, settled_through)
+
+
+cdef void engine_gone(Engine* e, u32 group, u32 generation) noexcept nogil:
+    group_gone(e, group, generation)
 
 
 cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
@@ -145,11 +118,9 @@ cdef int engine_replay(Engine* e, const RecordHeader* header, const u8* body,
             and header.kind != RECORD_MEMBERS):
         return 0
     r = find_group(e, header.group)
-    if r == NULL:
-        # Passed over, its promise would not be carried over, and so be forgotten (U4).
-        e.stray = True
-        e.stray_group = header.group
-        return -1
+    at = record_of_other(e, r, header)
+    if at != 0:
+        return min(at, 0)
     if header.kind == RECORD_SETTLED:
         return replay_settled(e, r, header, lsn)
     if header.kind == RECORD_SUSPECT:
@@ -171,6 +142,7 @@ cdef void emit_node_state(Engine* e, u64 lsn) noexcept nogil:
 
 
 cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept nogil:
+    cdef Replica* r
     cdef size_t i
     e.now_us = now_us
     e.wall_us = wall_us
@@ -186,18 +158,24 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
     # Before the node's own record: a journal that says of this life says of its losses (a replay
     # gives a prefix).
     for i in range(e.replicas.size()):
-        if e.replicas[i].suspect and e.replicas[i].suspect_since == 0:
-            e.replicas[i].suspect_since = e.incarnation
-        carry_suspect(e, e.replicas[i], ~<u64>0)
+        r = e.replicas[i]
+        if r == NULL:
+            continue
+        if r.suspect and r.suspect_since == 0:
+            r.suspect_since = e.incarnation
+        carry_suspect(e, r, ~<u64>0)
     # What was replayed may have been page cache that a power failure still takes: it is written
     # again, and nothing leaves before that is durable (docs/design/journal.md).
     emit_node_state(e, ~<u64>0)
     for i in range(e.replicas.size()):
-        members_begin(e, e.replicas[i])
-        carry_over(e, e.replicas[i], ~<u64>0)
-        carry_members(e, e.replicas[i], ~<u64>0)
-        carry_settled(e, e.replicas[i], ~<u64>0)
-        advance_known(e, e.replicas[i])
+        r = e.replicas[i]
+        if r == NULL:
+            continue
+        members_begin(e, r)
+        carry_over(e, r, ~<u64>0)
+        carry_members(e, r, ~<u64>0)
+        carry_settled(e, r, ~<u64>0)
+        advance_known(e, r)
     if next_lsn:
         emit_record(e, RECORD_FLOOR, 0, next_lsn, 0, NULL, 0, NULL)
         e.effects.floor_lsn = next_lsn
@@ -207,9 +185,12 @@ cdef u32 engine_start(Engine* e, u64 next_lsn, u64 now_us, u64 wall_us) noexcept
     e.beat_at_us = now_us
     e.balance_at_us = now_us
     for i in range(e.replicas.size()):
-        e.replicas[i].announce_due = True
-        schedule_campaign(e, e.replicas[i], 0)
-        touch(e, e.replicas[i])
+        r = e.replicas[i]
+        if r == NULL:
+            continue
+        r.announce_due = True
+        schedule_campaign(e, r, 0)
+        touch(e, r)
     return e.incarnation
 
 
@@ -267,6 +248,8 @@ cdef void run_timers(Engine* e) noexcept nogil:
     while not e.timers.empty() and e.timers.front().at_us <= e.now_us:
         timer = timer_pop(&e.timers)
         r = e.replicas[timer.index]
+        if r == NULL:
+            continue  # it was of a group that is gone
         if timer.kind == TIMER_ROLE and r.role_at_us == timer.at_us:
             r.role_at_us = 0
             if not barrier_tick(e, r):
@@ -405,19 +388,23 @@ cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:
 
 
 cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil:
+    cdef Replica* r
     cdef size_t i
     if e.poisoned or lsn > e.lsn_end:
         return -1
     for i in range(e.replicas.size()):
-        if carry_chosen(e, e.replicas[i], lsn, False) < 0:
+        if e.replicas[i] != NULL and carry_chosen(e, e.replicas[i], lsn, False) < 0:
             return -1
     emit_node_state(e, lsn)
     for i in range(e.replicas.size()):
-        carry_chosen(e, e.replicas[i], lsn, True)
-        carry_over(e, e.replicas[i], lsn)
-        carry_members(e, e.replicas[i], lsn)
-        carry_settled(e, e.replicas[i], lsn)
-        carry_suspect(e, e.replicas[i], lsn)
+        r = e.replicas[i]
+        if r == NULL:
+            continue
+        carry_chosen(e, r, lsn, True)
+        carry_over(e, r, lsn)
+        carry_members(e, r, lsn)
+        carry_settled(e, r, lsn)
+        carry_suspect(e, r, lsn)
     e.floor_lsn = lsn
     emit_record(e, RECORD_FLOOR, 0, lsn, 0, NULL, 0, NULL)
     e.effects.floor_lsn = lsn
@@ -490,23 +477,34 @@ cdef void engine_poison(Engine* e) noexcept nogil:
     e.poisoned = True
     e.votes.clear()
     for i in range(e.replicas.size()):
-        step_down(e, e.replicas[i])
-        callers_stop(e, e.replicas[i])
+        if e.replicas[i] != NULL:
+            step_down(e, e.replicas[i])
+            callers_stop(e, e.replicas[i])
     e.claims.clear()
 
 
+cdef void engine_drop_group(Engine* e, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    if r != NULL:
+        group_drop(e, r)
+
+
 cdef void engine_pressure(Engine* e, int level) noexcept nogil:
+    cdef Replica* r
     cdef size_t i
     cdef int before = e.pressure
     if before == level:
         return
     e.pressure = level
     for i in range(e.replicas.size()):
-        touch(e, e.replicas[i])
+        r = e.replicas[i]
+        if r == NULL:
+            continue
+        touch(e, r)
         if level < before:
-            refresh_leader(e, e.replicas[i])
-            if e.replicas[i].want_through > e.replicas[i].chosen_through:
-                learn_tick(e, e.replicas[i])
+            refresh_leader(e, r)
+            if r.want_through > r.chosen_through:
+                learn_tick(e, r)
 
 
 cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil:
@@ -639,12 +637,14 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     if r == NULL:
         return False
     memset(out, 0, sizeof(GroupStatus))
+    out.generation = r.generation
     out.leader = r.leader
     out.leading = r.role == ROLE_LEADING
     out.stopped = r.stopped
     out.halted = r.halted
     out.restoring = r.restoring
     out.suspect = r.suspect
+    out.ended = is_ended(r)
     out.promised = r.promised
     out.highest_seen = max(r.highest_seen, r.promised)
     out.ballot = r.lead.ballot if r.lead != NULL else 0
@@ -682,8 +682,9 @@ cdef void engine_settle_plan(Engine* e, u64 lsn, vector[SettleItem]* out) noexce
     cdef u32 k, count
     cdef Replica* r
     cdef SettleItem item
-    for i in range(e.replicas.size()):
-        r = e.replicas[i]
+    cdef vector[u64] order
+    for i in range(groups_in_order(e, &order)):
+        r = e.replicas[<u32>order[i]]
         count = r.locations.size
         while count > 0 and ring_at(&r.locations, count - 1) >= lsn:
             count -= 1

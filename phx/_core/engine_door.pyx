@@ -16,8 +16,8 @@ from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
     engine_add_group, engine_add_peer, engine_advance, engine_applied, engine_ceiling,
     engine_change_known, engine_change_members, engine_connected, engine_counters,
-    engine_disconnected, engine_done, engine_drop_peer,
-    engine_durable, engine_entry, engine_floor, engine_free, engine_group_status,
+    engine_disconnected, engine_done, engine_drop_group, engine_drop_peer,
+    engine_durable, engine_entry, engine_floor, engine_free, engine_gone, engine_group_status,
     engine_install, engine_location, engine_membership, engine_new, engine_poison,
     engine_pressure, engine_priority, engine_read, engine_receive, engine_replay, engine_resign,
     engine_restoring, engine_retire,
@@ -29,7 +29,7 @@ from phx._core.membership cimport config_set
 from phx._core.native cimport *
 from phx._core.state cimport (
     Config, Effects, EngineCounters, EngineOptions, Event, GroupMembers, GroupStatus,
-    MEMBERS_ACTIVE, MEMBERS_LEFT, MEMBERS_MAX, SettleItem, find_group, slot_of,
+    MEMBERS_ACTIVE, MEMBERS_ENDED, MEMBERS_LEFT, MEMBERS_MAX, SettleItem, find_group, slot_of,
 )
 
 DEFAULTS = {
@@ -80,11 +80,25 @@ cdef class Engine:
         o.balance = values["balance"]
         self.e = engine_new(&o)
         for group in groups:
-            if engine_add_group(self.e, group, (settled or {}).get(group, 0)) < 0:
+            if engine_add_group(self.e, group, 0, (settled or {}).get(group, 0)) < 0:
                 raise ValueError(f"group {group}: given twice, or out of range")
 
     def __dealloc__(self):
         engine_free(self.e)
+
+    def add_group(self, group, generation=0, settled=0):
+        """0, or -1: it cannot be. Before the start, or while it runs."""
+        return engine_add_group(self.e, group, generation, settled)
+
+    def gone(self, group, generation):
+        engine_gone(self.e, group, generation)
+
+    def drop_group(self, group):
+        engine_drop_group(self.e, group)
+
+    def index(self, group):
+        """Its place among the groups."""
+        return find_group(self.e, group).index
 
     def members(self, group, voters, learners=()):
         """The group has these members, nodes of this engine; before the start."""
@@ -212,6 +226,7 @@ cdef class Engine:
         return {
             "version": found.version, "instance": found.instance, "floor": found.floor,
             "active": bool(found.flags & MEMBERS_ACTIVE), "left": bool(found.flags & MEMBERS_LEFT),
+            "ended": bool(found.flags & MEMBERS_ENDED),
             "value": None if found.value == NULL else PyBytes_FromStringAndSize(
                 <char*>found.value.data, found.value.size),
         }

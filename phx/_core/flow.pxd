@@ -26,8 +26,11 @@ from phx._core.native cimport *
 from phx._core.queues cimport Question
 from phx._core.state cimport ChosenRange, Fetch
 
-# One flow per group, ascending. What is settled beyond opening.start is to be handed over first.
+# The flow of a group that the engine has. What is settled beyond opening.start is to be handed over
+# first.
 cdef void flow_add(DriverState* s, u32 group, const Opening* opening) noexcept nogil
+# The engine has it no longer after this: nothing of it is handed over or loaded any more.
+cdef void flow_drop(DriverState* s, u32 group) noexcept nogil
 # Nothing more of it is handed over, and it is not led here, until flow_resume.
 cdef void flow_pause(DriverState* s, u32 group) noexcept nogil
 # The machine of a paused group holds everything up to `start`: the engine is told so, and start + 1
@@ -41,12 +44,13 @@ cdef void flow_chosen(DriverState* s, const ChosenRange* chosen) noexcept nogil
 # Hand over as much as there is room for; sets s.again when there is more to do at once.
 cdef void flow_feed(DriverState* s) noexcept nogil
 # The store's answer to a CHORE_LOAD; `entries` (borrowed) as for engine_supply, NULL for none.
-cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noexcept nogil
+cdef void flow_loaded(DriverState* s, u32 group, u32 generation, u64 first,
+                      Block* entries) noexcept nogil
 cdef u64 flow_deadline(DriverState* s) noexcept nogil
 # Supply a peer from memory or the journal, or ask the store.
 cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil
 # The store's answer to a CHORE_FETCH, as far as it is sound and fits in a frame; NULL for none.
-cdef void flow_supply(DriverState* s, u32 group, u32 peer, u64 first,
+cdef void flow_supply(DriverState* s, u32 group, u32 generation, u32 peer, u64 first,
                       Block* entries) noexcept nogil
 # Fills in body and verdict.
 cdef void flow_read(DriverState* s, Question* question) noexcept nogil

@@ -7,7 +7,9 @@
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from phx._core.driver_state cimport DriverState, Flow, Opening, find_flow, flow_index
+from phx._core.driver_state cimport (
+    DriverState, Flow, NO_GROUP, Opening, find_flow, flow_index,
+)
 from phx._core.codec cimport RecordHeader, align8
 from phx._core.engine cimport engine_entry, engine_group_status, engine_location
 from phx._core.inputs cimport input_applied, input_install, input_restoring, input_supply
@@ -16,9 +18,11 @@ from phx._core.native cimport *
 from phx._core.port cimport phx_fence
 from phx._core.queues cimport (
     CHORE_FETCH, CHORE_LOAD, READ_BODY, READ_FAILED, READ_NO_GROUP, READ_NOT_CHOSEN, READ_SETTLED,
-    Chore, Handed, Question, chores_push, outbox_event, outbox_hand, outbox_log,
+    Chore, Handed, Question, chores_forget, chores_push, outbox_event, outbox_hand, outbox_log,
 )
-from phx._core.state cimport EVENT_BELOW, ChosenRange, Event, Fetch, GroupStatus
+from phx._core.state cimport (
+    EVENT_BELOW, ChosenRange, Event, Fetch, Gone, GroupStatus, Replica, find_group,
+)
 from phx._core.transport cimport LOG_ERROR, LOG_WARNING
 from phx._core.wire cimport SuppliedEntry
 
@@ -76,14 +80,68 @@ cdef void wait_in_line(DriverState* s, Flow* flow) noexcept nogil:
 
 
 cdef void flow_add(DriverState* s, u32 group, const Opening* opening) noexcept nogil:
-    cdef Flow flow
+    cdef Flow flow, none
+    cdef u32 index
     memset(&flow, 0, sizeof(Flow))
+    memset(&none, 0, sizeof(Flow))
     flow.group = group
     flow.next = opening.start + 1
     flow.last = opening.settled_through
     flow.paused = opening.paused
-    s.flows.push_back(flow)
-    wait_in_line(s, &s.flows.back())
+    index = find_group(s.engine, group).index
+    none.group = NO_GROUP
+    while s.flows.size() <= index:
+        s.flows.push_back(none)
+    s.flows[index] = flow
+    wait_in_line(s, &s.flows[index])
+
+
+cdef bint line_forget(deque[u32]* line, u32 index) noexcept nogil:
+    cdef deque[u32] kept
+    cdef size_t i
+    cdef bint there
+    for i in range(line.size()):
+        if line[0][i] != index:
+            kept.push_back(line[0][i])
+    there = kept.size() != line.size()
+    line.swap(kept)
+    return there
+
+
+cdef void flow_drop(DriverState* s, u32 group) noexcept nogil:
+    cdef Flow* flow = find_flow(s, group)
+    cdef u32 index = flow_index(s, flow)
+    cdef Gone lost
+    cdef bint in_line = line_forget(&s.loads_line, index)
+    cdef u32 queued = chores_forget(&s.chores, group)
+    line_forget(&s.backlog, index)
+    s.loads -= queued
+    if queued == 0 and flow.loading and not in_line:
+        # The store is at it.
+        lost.group = group
+        lost.generation = generation_of(s, group)
+        s.loads_lost.push_back(lost)
+    memset(flow, 0, sizeof(Flow))
+    flow.group = NO_GROUP
+    loads_next(s)
+
+
+# What the store gives was asked for by the very group that has the id now.
+cdef bint load_awaited(DriverState* s, Flow* flow, u32 group, u32 generation) noexcept nogil:
+    cdef size_t i
+    for i in range(s.loads_lost.size()):
+        if s.loads_lost[i].group == group and s.loads_lost[i].generation == generation:
+            s.loads_lost[i] = s.loads_lost.back()
+            s.loads_lost.pop_back()
+            s.loads -= 1
+            loads_next(s)
+            return False
+    return flow != NULL and flow.loading and generation_of(s, group) == generation
+
+
+cdef u32 generation_of(DriverState* s, u32 group) noexcept nogil:
+    cdef Replica* r = find_group(s.engine, group)
+    return r.generation if r != NULL else 0
 
 
 cdef void flow_pause(DriverState* s, u32 group) noexcept nogil:
@@ -151,6 +209,7 @@ cdef bint ask_store(DriverState* s, Flow* flow) noexcept nogil:
     memset(&chore, 0, sizeof(Chore))
     chore.kind = CHORE_LOAD
     chore.group = flow.group
+    chore.generation = generation_of(s, flow.group)
     chore.first = flow.next
     chore.last = flow.last
     if engine_group_status(s.engine, flow.group, &status):
@@ -289,13 +348,14 @@ cdef void not_there(DriverState* s, Flow* flow) noexcept nogil:
         outbox_event(&s.outbox, flow_index(s, flow), &event)
 
 
-cdef void flow_loaded(DriverState* s, u32 group, u64 first, Block* entries) noexcept nogil:
+cdef void flow_loaded(DriverState* s, u32 group, u32 generation, u64 first,
+                      Block* entries) noexcept nogil:
     cdef Flow* flow = find_flow(s, group)
     cdef vector[Block*] bodies
     cdef Block** piece
     cdef u64 at = 0, stride, nbytes = 0
     cdef u32 body_bytes = 0
-    if flow == NULL or not flow.loading:
+    if not load_awaited(s, flow, group, generation):
         return
     flow.loading = False
     s.loads -= 1
@@ -339,10 +399,12 @@ cdef u64 answer_bytes(DriverState* s) noexcept nogil:
     return min(<u64>FETCH_BYTES, <u64>s.options.engine.frame_bytes_max)
 
 
-cdef void flow_supply(DriverState* s, u32 group, u32 peer, u64 first,
+cdef void flow_supply(DriverState* s, u32 group, u32 generation, u32 peer, u64 first,
                       Block* entries) noexcept nogil:
     cdef u64 at = 0, stride, instance = first
     cdef u32 body_bytes = 0
+    if generation_of(s, group) != generation:
+        return
     while entries != NULL and at < answer_bytes(s):
         stride = loaded_entry(entries.data + at, entries.size - at, instance, &body_bytes)
         if stride == 0:
@@ -371,6 +433,7 @@ cdef void flow_fetch(DriverState* s, const Fetch* fetch) noexcept nogil:
         memset(&chore, 0, sizeof(Chore))
         chore.kind = CHORE_FETCH
         chore.group = fetch.group
+        chore.generation = generation_of(s, fetch.group)
         chore.peer = fetch.peer
         chore.first = fetch.first
         chore.last = fetch.last

@@ -5,8 +5,8 @@
 
 A gate is open or shut. Open, it lets everything in. It shuts when for a while no value that left
 had been here for less than half of the bound: then values leave as fast as they can, and how fast
-that is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so many
-wait if each waits so long). It opens when nobody was turned away for a span, or nobody waits.
+that is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so
+many wait if each waits so long). It opens when nobody was turned away for a span, or nobody waits.
 docs/design/flow.md has the argument.
 """
 

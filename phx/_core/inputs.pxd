@@ -13,10 +13,25 @@ from phx._core.state cimport Effects
 from phx._core.trace cimport *
 
 
-cdef inline int input_group(DriverState* s, u32 group, u64 settled_through) noexcept nogil:
+cdef inline int input_group(DriverState* s, u32 group, u32 generation,
+                            u64 settled_through) noexcept nogil:
+    cdef int result = engine_add_group(s.engine, group, generation, settled_through)
     if s.trace != NULL:
-        trace_input(s.trace, TRACE_GROUP, group, 0, settled_through, 0, 0, NULL, 0)
-    return engine_add_group(s.engine, group, settled_through)
+        trace_input(s.trace, TRACE_GROUP, group, generation, settled_through, 0, <u32>result, NULL,
+                    0)
+    return result
+
+
+cdef inline void input_gone(DriverState* s, u32 group, u32 generation) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_GONE, group, generation, 0, 0, 0, NULL, 0)
+    engine_gone(s.engine, group, generation)
+
+
+cdef inline void input_drop_group(DriverState* s, u32 group) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_DROP_GROUP, group, 0, 0, 0, 0, NULL, 0)
+    engine_drop_group(s.engine, group)
 
 
 cdef inline int input_replay(DriverState* s, const RecordHeader* header, const u8* body,

@@ -44,6 +44,8 @@ cdef void settled(Engine* e, Replica* r, u64 through) noexcept nogil
 # here: go on behind it. What is held up to there is forgotten, chosen or not; promise and
 # acceptances above stay. Nothing of it is announced. The node must not lead the group.
 cdef void jump(Engine* e, Replica* r, u64 through) noexcept nogil
+# The last chosen instances are kept in memory no longer.
+cdef void tail_drop(Engine* e, Replica* r) noexcept nogil
 # What is settled is said again if it has grown, or if that was said below `lsn`: it is all that a
 # store that is lost, or put back from a copy, leaves behind.
 cdef void carry_settled(Engine* e, Replica* r, u64 lsn) noexcept nogil

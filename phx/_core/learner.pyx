@@ -19,7 +19,7 @@ from phx._core.membership cimport (
     members_advanced, members_pass, membership_of, passing, sources,
 )
 from phx._core.native cimport *
-from phx._core.proposals cimport callers_chosen
+from phx._core.proposals cimport callers_chosen, callers_unsure
 from phx._core.state cimport *
 from phx._core.window cimport (
     SLOT_CHOSEN, Slot, ring_at, ring_free, ring_pop, ring_purge, ring_push, window_advance,
@@ -450,6 +450,7 @@ cdef void tail_drop(Engine* e, Replica* r) noexcept nogil:
 
 cdef void jump(Engine* e, Replica* r, u64 through) noexcept nogil:
     tail_drop(e, r)
+    callers_unsure(r)
     ring_free(&r.locations)
     window_jump(&r.window, through + 1)
     r.chosen_through = through

@@ -27,6 +27,8 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
                        const u8* changes) noexcept nogil
 # The group has other members: who of them claims it, above the floor of their ballots.
 cdef void claims_recount(Engine* e, Replica* r) noexcept nogil
+# The group is new here: what the peers claim of it was told before.
+cdef void claims_begin(Engine* e, Replica* r) noexcept nogil
 # The peer's leaderships are over (grant run out, or a new incarnation): forget its claims.
 cdef void claims_forget(Engine* e, Peer* p) noexcept nogil
 # Time until which a quorum of these members, this node included, answers our heartbeats; 0: none.

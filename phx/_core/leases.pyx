@@ -33,7 +33,8 @@ cdef size_t claim_find(vector[Claim]* claims, u32 group) noexcept nogil:
     return low
 
 
-cdef void claim_set(vector[Claim]* claims, u32 group, u64 ballot) noexcept nogil:
+cdef void claim_set(vector[Claim]* claims, u32 group, u32 generation,
+                    u64 ballot) noexcept nogil:
     """ballot 0 takes the claim out."""
     cdef size_t at = claim_find(claims, group)
     cdef size_t i
@@ -41,12 +42,14 @@ cdef void claim_set(vector[Claim]* claims, u32 group, u64 ballot) noexcept nogil
     cdef Claim claim
     if there and ballot:
         claims[0][at].ballot = ballot
+        claims[0][at].generation = generation
     elif there:
         for i in range(at, claims.size() - 1):
             claims[0][i] = claims[0][i + 1]
         claims.pop_back()
     elif ballot:
         claim.group = group
+        claim.generation = generation
         claim.ballot = ballot
         claims.push_back(claim)
         i = claims.size() - 1
@@ -60,10 +63,11 @@ cdef void claim_set(vector[Claim]* claims, u32 group, u64 ballot) noexcept nogil
 
 cdef void claim_change(Engine* e, Replica* r, u64 ballot) noexcept nogil:
     cdef ClaimLog log
-    claim_set(&e.claims, r.group, ballot)
+    claim_set(&e.claims, r.group, r.generation, ballot)
     e.claim_version += 1
     log.members = r.config.members
     log.group = r.group
+    log.generation = r.generation
     log.ballot = ballot
     e.claim_log.push_back(log)
     while e.claim_log.size() > CLAIM_LOG_MAX:
@@ -88,10 +92,10 @@ cdef void claim_drop(Engine* e, Replica* r) noexcept nogil:
         claim_change(e, r, 0)
 
 
-cdef Block* changes_append(Block* out, u32 group, u64 ballot) noexcept nogil:
+cdef Block* changes_append(Block* out, u32 group, u32 generation, u64 ballot) noexcept nogil:
     cdef ClaimChange change
     change.group = group
-    change.pad = 0
+    change.generation = generation
     change.ballot = ballot
     return block_append(out, &change, sizeof(change))
 
@@ -109,12 +113,14 @@ cdef void heartbeat(Engine* e, Peer* p) noexcept nogil:
     if flags & FLAG_WHOLE:
         for i in range(e.claims.size()):
             if config_has(find_group(e, e.claims[i].group), p.slot):
-                out = changes_append(out, e.claims[i].group, e.claims[i].ballot)
+                out = changes_append(out, e.claims[i].group, e.claims[i].generation,
+                                     e.claims[i].ballot)
     elif p.acked_version < e.claim_version:
         start = <size_t>(p.acked_version + 1 - oldest)
         for i in range(start, e.claim_log.size()):
             if e.claim_log[i].members >> p.slot & 1:
-                out = changes_append(out, e.claim_log[i].group, e.claim_log[i].ballot)
+                out = changes_append(out, e.claim_log[i].group, e.claim_log[i].generation,
+                                     e.claim_log[i].ballot)
     p.beat_seq += 1
     p.beat_sent_us[p.beat_seq % SENT_TIMES] = e.now_us
     p.reads.beats[p.beat_seq % SENT_TIMES] = e.reads.beats
@@ -205,25 +211,49 @@ cdef u64 group_lease_until(Engine* e, Replica* r) noexcept nogil:
 
 # --- claims of others, and our grants
 
-cdef void claim_heard(Engine* e, Peer* p, u32 group, u64 ballot) noexcept nogil:
-    cdef Replica* r = find_group(e, group)
-    e.grants_version += 1
-    if ballot == 0:
-        if r != NULL and r.claim != 0 and ballot_node(r.claim) == p.node:
-            r.claim = 0
-        claim_set(&p.claims, group, 0)
-        return
-    if r == NULL or ballot_node(ballot) != p.node or ballot_hostile(ballot, r.highest_seen):
-        e.counters.hostile_messages += 1
-        return
+cdef void claim_counts(Replica* r, const Peer* p, u64 ballot) noexcept nogil:
     # (It may lead under members that are not known here yet: claims_recount.)
-    claim_set(&p.claims, group, ballot)
     if not has_vote(r, p.slot):
         return
     if ballot > r.highest_seen:
         r.highest_seen = ballot
     if ballot >= r.claim and ballot > floor_of(r):
         r.claim = ballot
+
+
+cdef void claim_heard(Engine* e, Peer* p, u32 group, u32 generation, u64 ballot) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    cdef bint hosted = r != NULL and r.generation == generation
+    e.grants_version += 1
+    if r != NULL and r.claim != 0 and ballot_node(r.claim) == p.node and (
+            ballot == 0 or not hosted):
+        r.claim = 0
+    if ballot == 0:
+        claim_set(&p.claims, group, 0, 0)
+        return
+    if group > GROUP_MAX or ballot_node(ballot) != p.node or (
+            hosted and ballot_hostile(ballot, r.highest_seen)):
+        e.counters.hostile_messages += 1
+        return
+    # Of a group that is not hosted here (yet, or any more) it is refused in every acknowledgement:
+    # its leader would take silence for a grant.
+    claim_set(&p.claims, group, generation, ballot)
+    if hosted:
+        claim_counts(r, p, ballot)
+
+
+cdef void claims_begin(Engine* e, Replica* r) noexcept nogil:
+    cdef size_t at
+    cdef Peer* p
+    cdef u32 i
+    for i in range(e.n_slots):
+        p = &e.peers[i]
+        at = claim_find(&p.claims, r.group)
+        if at < p.claims.size() and p.claims[at].group == r.group and (
+                p.claims[at].generation == r.generation
+                and not ballot_hostile(p.claims[at].ballot, r.highest_seen)):
+            claim_counts(r, p, p.claims[at].ballot)
+    e.grants_version += 1
 
 
 cdef void claims_recount(Engine* e, Replica* r) noexcept nogil:
@@ -237,7 +267,8 @@ cdef void claims_recount(Engine* e, Replica* r) noexcept nogil:
         claims = &e.peers[i].claims
         at = claim_find(claims, r.group)
         if at < claims.size() and claims[0][at].group == r.group and (
-                claims[0][at].ballot > max(r.claim, floor_of(r))):
+                claims[0][at].generation == r.generation
+                and claims[0][at].ballot > max(r.claim, floor_of(r))):
             r.claim = claims[0][at].ballot
     e.grants_version += 1
 
@@ -264,7 +295,8 @@ cdef void find_refused(Engine* e, Peer* p) noexcept nogil:
     p.refused.clear()
     for i in range(p.claims.size()):
         r = find_group(e, p.claims[i].group)
-        if r == NULL or r.halted or r.stopped or r.suspect or not votes_in(e, r) \
+        if r == NULL or r.generation != p.claims[i].generation \
+                or r.halted or r.stopped or r.suspect or not votes_in(e, r) \
                 or not has_vote(r, p.slot) or r.promised != p.claims[i].ballot \
                 or p.claims[i].ballot <= floor_of(r):
             p.refused.push_back(p.claims[i].group)
@@ -327,7 +359,7 @@ cdef bint on_heartbeat(Engine* e, Peer* p, u8 flags, const HeartbeatBody* beat,
     if flags & FLAG_WHOLE or beat.version != p.claim_version:
         for i in range(beat.claims):
             memcpy(&change, changes + i * sizeof(change), sizeof(change))
-            claim_heard(e, p, change.group, change.ballot)
+            claim_heard(e, p, change.group, change.generation, change.ballot)
         changed = True
     p.claim_version = beat.version
     if e.pressure < PRESSURE_FULL:

@@ -13,11 +13,11 @@ from phx._core.codec cimport (
 from phx._core.disk cimport DiskApi, disk_folder_open, pthread_t as journal_thread_t
 from phx._core.driver_state cimport DriverOptions, DriverState, Opening
 from phx._core.engine cimport engine_free, engine_new
-from phx._core.flow cimport flow_add
 from phx._core.handover cimport handover_close, handover_destroy, handover_init
+from phx._core.hosting cimport hosting_begin
 from phx._core.inputs cimport (
-    input_add_peer, input_ceiling, input_change_known, input_floor, input_group, input_priority,
-    input_replay, input_restoring, input_start, input_suspect,
+    input_add_peer, input_ceiling, input_change_known, input_gone, input_priority, input_replay,
+    input_start, input_suspect,
 )
 from phx._core.journal cimport (
     JOURNAL_DAMAGED, JOURNAL_IO, JOURNAL_MISSING, Journal, journal_new, journal_next_lsn,
@@ -34,7 +34,7 @@ from phx._core.queues cimport (
     KnownMembers, chores_close, chores_destroy, chores_init, inbox_close, inbox_destroy, inbox_init,
     inbox_wake, outbox_destroy, outbox_drop, outbox_init,
 )
-from phx._core.state cimport NO_CEILING, PRIORITY_USUAL, slot_of
+from phx._core.state cimport NO_CEILING, PRIORITY_USUAL, Gone, slot_of
 from phx._core.trace cimport trace_disk, trace_end, trace_open, trace_unref
 from phx._core.transport cimport (
     PEER_NAMED, TransportHooks, transport_free, transport_listen, transport_new, transport_set_peer,
@@ -161,18 +161,14 @@ cdef int open_trace(DriverState* s, const char* path, char* text) noexcept nogil
 
 
 cdef int add_groups(DriverState* s, vector[u32]* groups, vector[Opening]* openings,
-                    char* text) noexcept nogil:
+                    const vector[Gone]* gone, char* text) noexcept nogil:
     cdef size_t i
+    for i in range(gone.size()):
+        input_gone(s, gone[0][i].group, gone[0][i].generation)
     for i in range(groups.size()):
-        if input_group(s, groups[0][i], openings[0][i].settled_through) != 0:
+        if hosting_begin(s, groups[0][i], &openings[0][i]) != 0:
             snprintf(text, LIFE_TEXT_BYTES, "group %u cannot be", groups[0][i])
-            return LIFE_SYSTEM
-        flow_add(s, groups[0][i], &openings[0][i])
-    for i in range(groups.size()):
-        if openings[0][i].floor > 1:
-            input_floor(s, groups[0][i], openings[0][i].floor)
-        if openings[0][i].paused:
-            input_restoring(s, groups[0][i], True)
+            return LIFE_OPTION
     return LIFE_OK
 
 
@@ -227,13 +223,14 @@ cdef void drop_known(DriverState* s) noexcept nogil:
 
 
 cdef int life_start(DriverState* s, const char* journal_dir, bint create, vector[u32]* groups,
-                    vector[Opening]* openings, const char* trace_path, char* text) noexcept nogil:
+                    vector[Opening]* openings, const vector[Gone]* gone, const char* trace_path,
+                    char* text) noexcept nogil:
     cdef int code = open_trace(s, trace_path, text)
     cdef u32 i
     if code != LIFE_OK:
         return code
     s.engine = engine_new(&s.options.engine)
-    code = add_groups(s, groups, openings, text)
+    code = add_groups(s, groups, openings, gone, text)
     for i in range(s.options.n_peers):
         if slot_of(s.engine, s.options.peers[i]) < 0:
             input_add_peer(s, s.options.peers[i], NULL)

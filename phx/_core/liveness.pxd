@@ -16,6 +16,8 @@ cdef void on_beat_ack(Engine* e, Peer* p, u8 flags, const HeartbeatAckBody* ack,
                       const u8* refused) noexcept nogil
 cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
                     const RejoinBody* ask) noexcept nogil
+# In every group: who leads it?
+cdef void refresh_all(Engine* e) noexcept nogil
 # Look at everything that depends on time alone.
 cdef void watch(Engine* e) noexcept nogil
 # The next time at which watch has something to do.

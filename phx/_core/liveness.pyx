@@ -31,7 +31,8 @@ cdef enum:
 cdef void refresh_all(Engine* e) noexcept nogil:
     cdef size_t i
     for i in range(e.replicas.size()):
-        refresh_leader(e, e.replicas[i])
+        if e.replicas[i] != NULL:
+            refresh_leader(e, e.replicas[i])
 
 
 cdef void start_afresh(Engine* e) noexcept nogil:
@@ -41,6 +42,8 @@ cdef void start_afresh(Engine* e) noexcept nogil:
     cdef Replica* r
     for i in range(e.replicas.size()):
         r = e.replicas[i]
+        if r == NULL:
+            continue
         r.failures = 0
         if r.role == ROLE_FOLLOWER and r.leader == 0 and r.role_at_us:
             schedule_campaign(e, r, 0)
@@ -271,8 +274,9 @@ cdef void hand_over(Engine* e) noexcept nogil:
             transfer(e, r, to)
     # Attempts under way are given up; (pump sees to one that has just succeeded).
     for i in range(e.replicas.size()):
-        if e.replicas[i].role == ROLE_PREPARING or e.replicas[i].role == ROLE_LEARNING:
-            step_down(e, e.replicas[i])
+        r = e.replicas[i]
+        if r != NULL and (r.role == ROLE_PREPARING or r.role == ROLE_LEARNING):
+            step_down(e, r)
 
 
 cdef int give_to(Engine* e, Replica* r, u32 to) noexcept nogil:

@@ -1,8 +1,13 @@
 """The value that changes the members of a group: its bytes (docs/design/membership.md, section 2).
 
+One without members is the last value of its group: the members of the version that it names, which
+would decide what comes above it, are nobody. So nothing above it is ever chosen, by the very
+theorem that keeps the members before from choosing there (U10), and nothing else is needed to end a
+group: who proposes it, adopts it or hears of it does what it would with any other (M1 to M4).
+
 It is alone in its instance. Body header (batch.pxd, 24 bytes) with kind BODY_MEMBERSHIP, `runs` the
-number of members, `values` 0, and `epoch` P: the ballot of the leader that packed it, which those
-of the new configuration are above. Then
+number of members (0: the group ends), `values` 0, and `epoch` P: the ballot of the leader that
+packed it, which those of the new configuration are above. Then
 
     offset  size  field
     24      8     version   of the members from the next instance on; 2 to 2**32 - 1
@@ -45,7 +50,8 @@ cdef struct Roster:
     Member members[ROSTER_MAX]
 
 # Reads data[0:count] into `out`. False, and `out` is not to be used, unless it is sound to the last
-# byte: lengths, roles, order of nodes, and somebody among them who votes and has a machine.
+# byte: lengths, roles, order of nodes, and somebody among them, if there are any, who votes and has
+# a machine.
 cdef bint roster_read(Roster* out, const u8* data, u64 count) noexcept nogil
 # The bytes of a sound roster; the caller's reference.
 cdef Block* roster_write(const Roster* roster) noexcept nogil

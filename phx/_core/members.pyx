@@ -40,7 +40,7 @@ cdef bint roster_read(Roster* out, const u8* data, u64 count) noexcept nogil:
         return False
     memcpy(&header, data, BODY_HEADER_BYTES)
     if (header.kind != BODY_MEMBERSHIP or header.version != BODY_VERSION or header.values != 0
-            or header.runs == 0 or header.runs > ROSTER_MAX or header.epoch == 0):
+            or header.runs > ROSTER_MAX or header.epoch == 0):
         return False
     out.ballot = header.epoch
     out.time_us = header.time_us
@@ -65,7 +65,7 @@ cdef bint roster_read(Roster* out, const u8* data, u64 count) noexcept nogil:
         out.members[i].address_bytes = one.address_bytes
         out.members[i].address = data + at
         at += one.address_bytes
-    return at == count and machine
+    return at == count and (machine or out.count == 0)
 
 
 cdef Block* roster_write(const Roster* roster) noexcept nogil:

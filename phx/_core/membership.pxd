@@ -26,6 +26,11 @@ cdef inline bint is_removed(Replica* r) noexcept nogil:
     return (r.members != NULL
             and r.members.flags & (MEMBERS_ACTIVE | MEMBERS_LEFT) == MEMBERS_ACTIVE | MEMBERS_LEFT)
 
+# Its last value is chosen. Whoever has passed it, or was told of it as barrier.pxd says, has left;
+# it keeps log and votes for those that have not, until the group is dropped.
+cdef inline bint is_ended(Replica* r) noexcept nogil:
+    return r.members != NULL and r.members.flags & MEMBERS_ENDED != 0
+
 # This node may promise and accept in the group, as far as its members go.
 cdef inline bint votes_in(Engine* e, Replica* r) noexcept nogil:
     return has_vote(r, e.own_slot) and knows_below(r) and not is_removed(r)
@@ -69,7 +74,8 @@ cdef Membership* membership_of(Replica* r) noexcept nogil
 cdef void membership_free(Replica* r) noexcept nogil
 # A leadership ends: what it was to propose is dropped.
 cdef void change_dropped(Replica* r) noexcept nogil
-# MEMBERS_LEFT if this node was a member and is none of these, else 0.
+# MEMBERS_LEFT if this node was a member and is none of these, else 0; of no members MEMBERS_ENDED,
+# too, and MEMBERS_ACTIVE: there is nobody to wait for.
 cdef u8 left_flag(Engine* e, Replica* r, const Roster* roster) noexcept nogil
 # The slots of these members; who has none is given one: who votes is known from now on, and whoever
 # hears of it connects with them (EVENT_MEMBERS). False: there are none left for some of them.

@@ -55,13 +55,15 @@ cdef int slot_take(Engine* e, u32 node) noexcept nogil:
 
 
 cdef bint slot_used(Engine* e, u32 slot) noexcept nogil:
+    cdef Replica* r
     cdef size_t i
     for i in range(e.configs.size()):
         if e.configs[i].members >> slot & 1:
             return True
     # (Asked when a peer is dropped, and never in between.)
     for i in range(e.replicas.size()):
-        if e.replicas[i].members != NULL and e.replicas[i].members.before >> slot & 1:
+        r = e.replicas[i]
+        if r != NULL and r.members != NULL and r.members.before >> slot & 1:
             return True
     return False
 
@@ -72,6 +74,8 @@ cdef void slot_free(Engine* e, u32 slot) noexcept nogil:
     cdef Replica* r
     for i in range(e.replicas.size()):
         r = e.replicas[i]
+        if r == NULL:
+            continue
         r.supplied &= others
         r.followers &= others
         r.below &= others
@@ -197,6 +201,8 @@ cdef bint roster_slots(Engine* e, const Roster* roster, u64* voters, u64* witnes
 
 cdef u8 left_flag(Engine* e, Replica* r, const Roster* roster) noexcept nogil:
     cdef u32 i
+    if roster.count == 0:
+        return MEMBERS_LEFT | MEMBERS_ENDED | MEMBERS_ACTIVE
     for i in range(roster.count):
         if roster.members[i].node == e.options.node:
             return 0
@@ -407,7 +413,8 @@ cdef int replay_members(Engine* e, Replica* r, const RecordHeader* header, const
     if value == NULL:
         return -1
     if not roster_read(&roster, value.data, value.size) or floor < roster.ballot \
-            or head.flags > MEMBERS_ACTIVE | MEMBERS_HELD | MEMBERS_LEFT:
+            or head.flags >= 2 * MEMBERS_ENDED \
+            or (roster.count == 0) != (head.flags & MEMBERS_ENDED != 0):
         block_unref(value)
         return -1
     members_told(r, &roster, value, header.index if header.kind == RECORD_MEMBERS else 0, floor,

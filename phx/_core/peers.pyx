@@ -8,9 +8,9 @@ from libc.string cimport memcmp, memcpy
 
 from phx._core.codec cimport RECORD_PEER
 from phx._core.effects cimport emit_event, emit_record
-from phx._core.elections cimport refresh_leader
 from phx._core.learner cimport peer_renewed
 from phx._core.leases cimport claims_forget
+from phx._core.liveness cimport refresh_all
 from phx._core.membership cimport slot_free, slot_take, slot_used
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_requeue
@@ -36,7 +36,6 @@ cdef int peer_add(Engine* e, u32 node, const u8* store_id) noexcept nogil:
 cdef int peer_drop(Engine* e, u32 node) noexcept nogil:
     cdef int at = slot_of(e, node)
     cdef Peer* p
-    cdef size_t i
     if at < 0:
         return PEER_DONE
     if node == e.options.node:
@@ -50,8 +49,7 @@ cdef int peer_drop(Engine* e, u32 node) noexcept nogil:
     peer_lost(e, node)
     claims_forget(e, p)
     e.lease_version += 1
-    for i in range(e.replicas.size()):
-        refresh_leader(e, e.replicas[i])
+    refresh_all(e)
     slot_free(e, at)
     return PEER_DONE
 
@@ -82,15 +80,14 @@ cdef int peer_met(Engine* e, u32 node, u32 incarnation, const u8* store_id) noex
         e.lease_version += 1
         p.heard_seq = 0
         p.alive = False
-        for i in range(e.replicas.size()):
-            refresh_leader(e, e.replicas[i])
+        refresh_all(e)
     p.connected = True
     p.connected_us = e.now_us
     p.acked_version = 0
     e.connected += 1
     e.beat_now = True
     for i in range(e.replicas.size()):
-        if config_has(e.replicas[i], p.slot):
+        if e.replicas[i] != NULL and config_has(e.replicas[i], p.slot):
             peer_renewed(e, e.replicas[i], p)
             peer_returned(e, e.replicas[i], p)
     return 0
@@ -111,7 +108,7 @@ cdef void peer_lost(Engine* e, u32 node) noexcept nogil:
     p.later = NULL
     reads_lost(e, p)
     for i in range(e.replicas.size()):
-        if e.replicas[i].leader == node:
+        if e.replicas[i] != NULL and e.replicas[i].leader == node:
             callers_requeue(e, e.replicas[i])
 
 

@@ -56,7 +56,8 @@ cdef void answer(Engine* e, Replica* r, u32 at, u64 round, u8 flags, u32 verdict
         p.reads.points_round = round
         p.reads.points_flags = flags
     one.group = r.group
-    one.verdict = verdict
+    one.verdict = <u16>verdict
+    one.generation = r.generation
     one.instance = instance
     one.ballot = ballot
     p.reads.points = block_append(p.reads.points, &one, sizeof(one))
@@ -216,7 +217,10 @@ cdef void on_read_ask(Engine* e, Peer* p, u8 flags, const ReadAskBody* ask,
     for i in range(ask.groups):
         memcpy(&one, groups + i * sizeof(one), sizeof(one))
         r = find_group(e, one.group)
-        if r == NULL or not config_has(r, p.slot) or (
+        if r == NULL or one.generation != r.generation:
+            e.counters.refused_messages += 1
+            continue
+        if not config_has(r, p.slot) or (
                 one.ballot and ballot_node(one.ballot) != e.options.node):
             e.counters.hostile_messages += 1
             continue

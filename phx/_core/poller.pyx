@@ -13,6 +13,7 @@ from phx._core.engine cimport (
 )
 from phx._core.flow cimport *
 from phx._core.handover cimport handover_push
+from phx._core.hosting cimport hosting_add, hosting_drop, hosting_end
 from phx._core.inputs cimport *
 from phx._core.journal cimport journal_counters
 from phx._core.lookups cimport lookups_close, lookups_want
@@ -175,9 +176,10 @@ cdef void do_command(DriverState* s, const Command* command) noexcept nogil:
     elif command.kind == COMMAND_SETTLE_NOW:
         s.settle_wanted = True
     elif command.kind == COMMAND_SUPPLY:
-        flow_supply(s, command.group, command.peer, command.first, command.block)
+        flow_supply(s, command.group, <u32>command.second, command.peer, command.first,
+                    command.block)
     elif command.kind == COMMAND_LOADED:
-        flow_loaded(s, command.group, command.first, command.block)
+        flow_loaded(s, command.group, <u32>command.second, command.first, command.block)
     elif command.kind == COMMAND_FLOORED:
         upkeep_floored(s, command.group, command.first, command.second)
     elif command.kind == COMMAND_INSTALL:
@@ -418,6 +420,12 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
                                                 question.body.size)
     elif question.kind == ASK_CHANGE_KNOWN:
         question.verdict = members_known(s, <KnownMembers*>question.status)
+    elif question.kind == ASK_ADD_GROUP:
+        question.verdict = hosting_add(s, question.group, <GroupWanted*>question.status)
+    elif question.kind == ASK_DROP_GROUP:
+        hosting_drop(s, question.group)
+    elif question.kind == ASK_END_GROUP:
+        question.verdict = hosting_end(s, question.group)
     else:
         flow_read(s, question)
     inbox_answer(&s.inbox, question)
@@ -466,8 +474,7 @@ cdef void send_frames(DriverState* s, const Effects* effects) noexcept nogil:
 
 
 # Of two changes in one turn the engine only knows the newer. The older one was active before that
-# was proposed, and its ballots above that of its packer; whether this node has left, says the
-# newer.
+# was proposed, and its ballots above that of its packer; the newer says whether this node has left.
 cdef bint tell_passed(DriverState* s, const Event* event) noexcept nogil:
     cdef GroupMembers said
     cdef Roster roster

@@ -17,6 +17,8 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
 cdef void callers_chosen(Engine* e, Replica* r, Block* body) noexcept nogil
 # These sequences are done: nothing is known of them any more.
 cdef void callers_done(Replica* r, u64 first_seq, u32 count) noexcept nogil
+# Instances were passed over that a checkpoint holds: some of these values may be among them.
+cdef void callers_unsure(Replica* r) noexcept nogil
 # These sequences are about to enter a record of ours.
 cdef void callers_entered(Replica* r, u64 first_seq, u32 count) noexcept nogil
 # Hand everything that nobody has to the leader known: our own proposer, or a forward.

@@ -11,7 +11,7 @@ from phx._core.batch cimport (
     ITEM_HEADER_BYTES, RunIterator, items_check, items_fit, items_prefix, run_begin, run_next,
 )
 from phx._core.effects cimport LANE_NOW, callers_timer, emit_event, send
-from phx._core.membership cimport by_slot, is_removed
+from phx._core.membership cimport by_slot, is_ended, is_removed, knows_below
 from phx._core.native cimport *
 from phx._core.state cimport *
 from phx._core.wire cimport (
@@ -111,6 +111,8 @@ cdef int callers_submit(Engine* e, Replica* r, u64 first_seq, u32 count, Block* 
     c.next_seq = first_seq + count
     if e.poisoned:
         return VERDICT_POISONED_REJECTED
+    if is_ended(r):
+        return VERDICT_ENDED_REJECTED
     if r.stopped or r.halted or e.resigned or is_removed(r):
         return VERDICT_STOPPED_REJECTED
     run.block = block_ref(block)
@@ -263,10 +265,24 @@ cdef void callers_requeue(Engine* e, Replica* r) noexcept nogil:
     touch(e, r)
 
 
+cdef bint not_chosen(Replica* r, const OwnRun* run) noexcept nogil:
+    """All that the group has ever chosen went by here, and this was not among it."""
+    return knows_below(r) and run.first_seq >= r.callers.unsure
+
+
+cdef void callers_unsure(Replica* r) noexcept nogil:
+    if r.callers != NULL:
+        r.callers.unsure = r.callers.next_seq
+
+
 cdef void give_up(Engine* e, Replica* r, OwnRun* run, bint stopped) noexcept nogil:
     cdef u8 verdict
     if e.poisoned:
         verdict = VERDICT_POISONED_UNKNOWN if run.maybe or run.sent else VERDICT_POISONED_REJECTED
+    elif stopped and is_ended(r):
+        verdict = VERDICT_ENDED_REJECTED
+        if (run.maybe or run.sent) and not not_chosen(r, run):
+            verdict = VERDICT_ENDED_UNKNOWN
     elif stopped:
         verdict = VERDICT_STOPPED_UNKNOWN if run.maybe or run.sent else VERDICT_STOPPED_REJECTED
     elif run.maybe or run.sent:

@@ -14,7 +14,7 @@ written first, so what is seen together is of one turn, or the lease is older th
 """
 
 from phx._core.native cimport *
-from phx._core.state cimport SLOTS_MAX, Engine
+from phx._core.state cimport SLOTS_MAX, Engine, leading_zeros
 
 cdef enum:
     POINT_NOT_LED = 0            # or led and not ready: what phase 1 found is not chosen yet
@@ -39,16 +39,32 @@ cdef struct PublishedGroup:
     i64 voters                   # whose grants count, as bits
     i64 quorum                   # and how many
 
+cdef enum:
+    LATER_BITS = 6               # 2**6 groups in the first of these pieces; each has twice as many
+    LATER_MAX = 16
+
 cdef struct Published:
     i64 refs
     u32 count
     PublishedNode node
-    PublishedGroup* groups       # by Replica.index
+    PublishedGroup* groups       # by Replica.index,
+    # and those beyond `count`: pieces that stay where they are, for somebody may be reading
+    PublishedGroup* later[LATER_MAX]
+
+cdef inline PublishedGroup* published_at(Published* p, u32 index) noexcept nogil:
+    cdef u32 piece
+    if index < p.count:
+        return &p.groups[index]
+    index -= p.count
+    piece = 63 - <u32>leading_zeros((<u64>index >> LATER_BITS) + 1)
+    return &p.later[piece][index - (((<u32>1 << piece) - 1) << LATER_BITS)]
 
 # With one reference. Nothing is led before the first publish.
 cdef Published* published_new(u32 groups) noexcept nogil
 cdef Published* published_ref(Published* p) noexcept nogil
 cdef void published_unref(Published* p) noexcept nogil
+# Poll thread: there is a group with that index, or none any more; either way nothing is led there.
+cdef void published_blank(Published* p, u32 index) noexcept nogil
 # What has changed in this turn (Effects.republish), and then the node's grants. The engine was told
 # nothing since that turn.
 cdef void publish(Published* p, Engine* e, const vector[u32]* changed) noexcept nogil

@@ -7,7 +7,9 @@
 from phx._core.membership cimport changing
 from phx._core.native cimport *
 from phx._core.port cimport phx_now_us
-from phx._core.state cimport ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, next_member
+from phx._core.state cimport (
+    ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, leading_zeros, next_member,
+)
 
 cdef enum:
     LOOKS_MAX = 100
@@ -27,12 +29,33 @@ cdef Published* published_ref(Published* p) noexcept nogil:
 
 
 cdef void published_unref(Published* p) noexcept nogil:
+    cdef u32 i
     if p != NULL and phx_add(&p.refs, -1) == 0:
+        for i in range(<u32>LATER_MAX):
+            phx_free(p.later[i])
         phx_free(p.groups)
         phx_free(p)
 
 
 # --- the poll thread
+
+cdef void published_blank(Published* p, u32 index) noexcept nogil:
+    cdef PublishedGroup* g
+    cdef u32 piece
+    if index >= p.count:
+        piece = 63 - <u32>leading_zeros((<u64>(index - p.count) >> LATER_BITS) + 1)
+        if p.later[piece] == NULL:
+            p.later[piece] = <PublishedGroup*>phx_calloc(
+                <size_t>1 << (LATER_BITS + piece), sizeof(PublishedGroup))
+            if p.later[piece] == NULL:
+                phx_fatal("out of memory")
+    g = published_at(p, index)
+    phx_store(&g.sequence, g.sequence + 1)
+    phx_store(&g.leads, 0)
+    phx_store(&g.chosen_through, 0)
+    phx_store(&g.known_through, 0)
+    phx_store(&g.sequence, g.sequence + 1)
+
 
 # Lemma R2 of docs/design/reads.md: before that, something chosen in an older ballot may lie above.
 cdef bint leads_and_ready(Replica* r) noexcept nogil:
@@ -73,7 +96,7 @@ cdef void publish(Published* p, Engine* e, const vector[u32]* changed) noexcept 
     cdef size_t k
     cdef u32 i
     for k in range(changed.size()):
-        publish_group(&p.groups[changed[0][k]], e.replicas[changed[0][k]])
+        publish_group(published_at(p, changed[0][k]), e.replicas[changed[0][k]])
     if not node_changed(n, e):
         return
     phx_store(&n.sequence, n.sequence + 1)
@@ -112,7 +135,7 @@ cdef u64 lease_end(PublishedNode* n, PublishedGroup* g) noexcept nogil:
 
 
 cdef int published_look(Published* p, u32 index, u64* chosen_through, u64* until_us) noexcept nogil:
-    cdef PublishedGroup* g = &p.groups[index]
+    cdef PublishedGroup* g = published_at(p, index)
     cdef PublishedNode* n = &p.node
     cdef i64 of_group, of_node, leads
     cdef int tries
@@ -164,7 +187,7 @@ cdef class ReadPoints:
 
     def known(self, group):
         cdef Py_ssize_t index = self.index_of[group]
-        return phx_load(&self.p.groups[index].known_through)
+        return phx_load(&published_at(self.p, <u32>index).known_through)
 
     def heard_us(self, node):
         cdef Py_ssize_t index = self.member_of[node]

@@ -38,8 +38,9 @@ cdef enum CommandKind:
     COMMAND_SETTLED = 2          # the plan up to `first` is in the store
     COMMAND_SETTLE_FAILED = 3    # it is not; try again later
     COMMAND_SETTLE_NOW = 4
-    COMMAND_SUPPLY = 5           # group, peer, first, block (NULL: nothing to be had)
-    COMMAND_LOADED = 6           # group, first, block (NULL: nothing to be had)
+    # group, `second`: its generation, peer, first, block (NULL: nothing to be had)
+    COMMAND_SUPPLY = 5
+    COMMAND_LOADED = 6           # the same, of no peer
     COMMAND_RESIGN = 7
     COMMAND_ADDRESS = 8          # peer, first: PeerWord, block: a PhxAddress
     COMMAND_ASK = 9              # question
@@ -76,6 +77,10 @@ cdef enum QuestionKind:
     ASK_MEMBERS = 11             # status: a GroupMembers, its value a reference
     ASK_CHANGE_MEMBERS = 12      # body: the value (the asker's); verdict: a ChangeVerdict
     ASK_CHANGE_KNOWN = 13        # status: a KnownMembers; verdict: 1: it cannot be
+    # verdict: 0, or GROUP_NOT (hosting.pxd); status: a GroupWanted
+    ASK_ADD_GROUP = 14
+    ASK_DROP_GROUP = 15
+    ASK_END_GROUP = 16           # verdict: a ChangeVerdict (barrier.pxd)
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0
@@ -99,7 +104,7 @@ cdef struct Question:
     int verdict                  # below 0: nobody answers any more
     Block* body
     vector[GroupRow] rows
-    void* status                 # ASK_STATUS: where the answer goes (driver_state.pxd, NodeStatus)
+    void* status                 # what is asked for, or where the answer goes (driver_state.pxd)
 
 cdef struct KnownMembers:        # of a group, as disk or checkpoint says (engine_change_known)
     u32 group
@@ -150,6 +155,11 @@ cdef void inbox_answer(Inbox* q, Question* question) noexcept nogil
 # they are unless the vector for them is empty.
 cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]* commands,
                      vector[ReadWanted]* reads, vector[u64]* applied) noexcept nogil
+# Poll thread: there is a group with that index, or none any more, and nothing queued for it.
+# Of `items`, from `first` on, those of the group go.
+cdef void submissions_forget(vector[Submission]* items, size_t first, u32 group,
+                             i64* nbytes) noexcept nogil
+cdef void inbox_blank(Inbox* q, u32 index, u32 group) noexcept nogil
 # Wake the poll thread if it sleeps; any thread.
 cdef void inbox_wake(Inbox* q) noexcept nogil
 # The poll thread is about to sleep: False if it must not.
@@ -188,7 +198,7 @@ cdef struct Outbox:
     vector[u32] refused_peers    # told of as refused and not yet taken
     vector[u8] below             # by group index: an EVENT_BELOW waits
     vector[u32] belows           # group indexes
-    vector[u32] slots            # scratch of outbox_take, by group index
+    vector[u32] slots            # scratch of outbox_take, and its thread's; by group index
     vector[Message] messages
     u64 messages_lost
     bint signal                  # something was added since the last outbox_signal
@@ -198,6 +208,8 @@ cdef void outbox_init(Outbox* q, vector[u32]* groups) noexcept nogil
 # Entries that nobody takes any more.
 cdef void outbox_drop(Outbox* q) noexcept nogil
 cdef void outbox_destroy(Outbox* q) noexcept nogil
+# Poll thread: `group` has that index, or had it until now; nothing of it waits for Python.
+cdef void outbox_blank(Outbox* q, u32 index, u32 group) noexcept nogil
 # Poll thread. Takes the bodies' references and the array.
 cdef void outbox_hand(Outbox* q, Handed* item) noexcept nogil
 # Leaders are kept as they last were, of refused peers and of groups that no log brings on one each;
@@ -231,6 +243,7 @@ cdef enum ChoreKind:
 cdef struct Chore:
     u8 kind
     u32 group
+    u32 generation               # its answer is of a group that has the same
     u32 peer
     u64 first                    # CHORE_SETTLE: upto_lsn
     u64 last
@@ -250,6 +263,8 @@ cdef void chores_close(Chores* q) noexcept nogil
 cdef void chores_destroy(Chores* q) noexcept nogil
 # False: full or closing; then nothing was taken.
 cdef bint chores_push(Chores* q, Chore* chore) noexcept nogil
+# Nothing of the group is to be done any more, but what is at it. How many loads there were.
+cdef u32 chores_forget(Chores* q, u32 group) noexcept nogil
 # A spare segment is wanted; said any number of times until it is made.
 cdef void chores_spare(Chores* q, u64 now_us) noexcept nogil
 # It is, or could not be: then nobody asks again before `after_us`.

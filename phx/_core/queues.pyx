@@ -7,6 +7,7 @@
 from libc.string cimport memcpy, memset, strncpy
 
 from phx._core.delivery cimport Delivered, delivered_free
+from phx._core.groups cimport event_of_group
 from phx._core.native cimport *
 from phx._core.port cimport (
     phx_cond_init, phx_cond_wait_us, phx_fence, phx_span_ns, phx_waker_signal,
@@ -179,6 +180,37 @@ cdef void inbox_swap(Inbox* q, vector[Submission]* submissions, vector[Command]*
     pthread_mutex_unlock(&q.lock)
 
 
+cdef void submissions_forget(vector[Submission]* items, size_t first, u32 group,
+                             i64* nbytes) noexcept nogil:
+    cdef size_t i, kept = first
+    for i in range(first, items.size()):
+        if items[0][i].group != group:
+            items[0][kept] = items[0][i]
+            kept += 1
+            continue
+        nbytes[0] += <i64>(items[0][i].nbytes + SUBMISSION_BYTES)
+        block_unref(items[0][i].block)
+    items.resize(kept)
+
+
+cdef void inbox_blank(Inbox* q, u32 index, u32 group) noexcept nogil:
+    cdef u64 none = 0
+    cdef i64 nbytes = 0
+    cdef size_t i, kept = 0
+    pthread_mutex_lock(&q.lock)
+    while q.applied.size() <= index:
+        q.applied.push_back(none)
+    q.applied[index] = 0
+    for i in range(q.applied_dirty.size()):
+        if q.applied_dirty[i] != index:
+            q.applied_dirty[kept] = q.applied_dirty[i]
+            kept += 1
+    q.applied_dirty.resize(kept)
+    submissions_forget(&q.submissions, 0, group, &nbytes)
+    phx_add(&q.submitted_bytes, -nbytes)
+    pthread_mutex_unlock(&q.lock)
+
+
 # The flag is read after what was queued became visible, and set before the queue is looked at
 # for the last time: one of the two sides sees the other.
 cdef void inbox_wake(Inbox* q) noexcept nogil:
@@ -203,7 +235,7 @@ cdef void inbox_awake(Inbox* q) noexcept nogil:
 # --- outbox
 
 cdef void outbox_init(Outbox* q, vector[u32]* groups) noexcept nogil:
-    cdef u32 not_told = NOT_TOLD, none = 0
+    cdef u32 not_told = NOT_TOLD
     cdef u64 no_epoch = 0
     cdef u8 clean = 0
     cdef size_t i
@@ -216,7 +248,74 @@ cdef void outbox_init(Outbox* q, vector[u32]* groups) noexcept nogil:
         q.epochs.push_back(no_epoch)
         q.leader_dirty.push_back(clean)
         q.below.push_back(clean)
-        q.slots.push_back(none)
+
+
+cdef void handed_forget(Outbox* q, u32 index) noexcept nogil:
+    cdef deque[Handed] kept
+    cdef i64 nbytes = 0
+    cdef size_t i
+    for i in range(q.handed.size()):
+        if q.handed[i].index != index:
+            kept.push_back(q.handed[i])
+            continue
+        nbytes += <i64>q.handed[i].bytes
+        delivered_free(&q.handed[i].entries)
+    q.handed.swap(kept)
+    phx_add(&q.handed_bytes, -nbytes)
+
+
+cdef void events_forget(Outbox* q, u32 group) noexcept nogil:
+    cdef size_t i, kept = 0
+    for i in range(q.events.size()):
+        if q.events[i].group != group or not event_of_group(q.events[i].kind):
+            q.events[kept] = q.events[i]
+            kept += 1
+    q.events.resize(kept)
+
+
+cdef void notes_forget(Outbox* q, u32 group) noexcept nogil:
+    cdef size_t i, kept = 0
+    for i in range(q.members.size()):
+        if q.members[i].group != group:
+            q.members[kept] = q.members[i]
+            kept += 1
+            continue
+        block_unref(q.members[i].said.value)
+        phx_add(&q.members_told, -1)
+    q.members.resize(kept)
+
+
+cdef void index_forget(vector[u32]* line, u32 index) noexcept nogil:
+    cdef size_t i, kept = 0
+    for i in range(line.size()):
+        if line[0][i] != index:
+            line[0][kept] = line[0][i]
+            kept += 1
+    line.resize(kept)
+
+
+cdef void outbox_blank(Outbox* q, u32 index, u32 group) noexcept nogil:
+    cdef u32 not_told = NOT_TOLD
+    cdef u64 no_epoch = 0
+    cdef u8 clean = 0
+    pthread_mutex_lock(&q.lock)
+    while q.groups.size() <= index:
+        q.groups.push_back(not_told)
+        q.leaders.push_back(not_told)
+        q.epochs.push_back(no_epoch)
+        q.leader_dirty.push_back(clean)
+        q.below.push_back(clean)
+    handed_forget(q, index)
+    events_forget(q, group)
+    notes_forget(q, group)
+    index_forget(&q.leaders_dirty, index)
+    index_forget(&q.belows, index)
+    q.groups[index] = group
+    q.leaders[index] = NOT_TOLD
+    q.epochs[index] = 0
+    q.leader_dirty[index] = 0
+    q.below[index] = 0
+    pthread_mutex_unlock(&q.lock)
 
 
 cdef void outbox_drop(Outbox* q) noexcept nogil:
@@ -360,6 +459,7 @@ cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept
     cdef vector[u32] room
     cdef size_t i
     cdef u64 total = 0
+    cdef u32 none = 0
     cdef Handed* item
     cdef bint more
     pthread_mutex_lock(&q.lock)
@@ -374,6 +474,8 @@ cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept
         phx_waker_signal(&q.waker)
     for i in range(taken.size()):
         item = &taken[i]
+        while q.slots.size() <= item.index:
+            q.slots.push_back(none)
         if q.slots[item.index] and follows(&out[0][q.slots[item.index] - 1], &item.entries):
             join_entries(&out[0][q.slots[item.index] - 1], &room[q.slots[item.index] - 1],
                          &item.entries)
@@ -471,6 +573,32 @@ cdef bint chores_push(Chores* q, Chore* chore) noexcept nogil:
         taken = True
     pthread_mutex_unlock(&q.lock)
     return taken
+
+
+cdef void items_forget(vector[SettleItem]* items, u32 group) noexcept nogil:
+    cdef size_t i, kept = 0
+    for i in range(items.size()):
+        if items[0][i].group != group:
+            items[0][kept] = items[0][i]
+            kept += 1
+    items.resize(kept)
+
+
+cdef u32 chores_forget(Chores* q, u32 group) noexcept nogil:
+    cdef deque[Chore] kept
+    cdef u32 loads = 0
+    cdef size_t i
+    pthread_mutex_lock(&q.lock)
+    for i in range(q.queue.size()):
+        if q.queue[i].kind == CHORE_SETTLE:
+            items_forget(q.queue[i].items, group)
+        elif q.queue[i].group == group and q.queue[i].kind != CHORE_CLOSING:
+            loads += q.queue[i].kind == CHORE_LOAD
+            continue
+        kept.push_back(q.queue[i])
+    q.queue.swap(kept)
+    pthread_mutex_unlock(&q.lock)
+    return loads
 
 
 cdef void chores_spare(Chores* q, u64 now_us) noexcept nogil:

@@ -29,6 +29,8 @@ cdef void on_read_point(Engine* e, Peer* p, u8 flags, const ReadPointBody* told,
                         const u8* points) noexcept nogil
 # The connection has ended, and with it what was asked over it.
 cdef void reads_lost(Engine* e, Peer* p) noexcept nogil
+# The group is hosted no more: what waits of it is refused, and asked for by nobody.
+cdef void reads_drop(Engine* e, Replica* r) noexcept nogil
 # After everything that was told in this turn, before the heartbeats.
 cdef void reads_turn(Engine* e) noexcept nogil
 # The next time at which reads_turn has something to do.

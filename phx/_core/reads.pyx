@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport LANE_NOW, send
 from phx._core.learner cimport want
-from phx._core.membership cimport is_removed, voters_connected
+from phx._core.membership cimport is_ended, is_removed, voters_connected
 from phx._core.native cimport *
 from phx._core.points cimport (
     accepted_through, beat_for_checks, may_vouch, points_asked, points_drop, points_lost,
@@ -35,6 +35,8 @@ cdef int read_take(Engine* e, Replica* r, u64 ticket, u32 flags, u64 deadline_us
     cdef Asking* a
     if e.poisoned:
         return VERDICT_POISONED_REJECTED
+    if is_ended(r):
+        return VERDICT_ENDED_REJECTED
     if r.halted or is_removed(r):
         return VERDICT_STOPPED_REJECTED
     if e.reads.tickets >= READS_MAX:
@@ -138,7 +140,7 @@ cdef void count_answer(Question* q, Asking* a) noexcept nogil:
 cdef Block* asked_append(Block* out, Replica* r, u64 ballot) noexcept nogil:
     cdef GroupAsked one
     one.group = r.group
-    one.pad = 0
+    one.generation = r.generation
     one.ballot = ballot
     return block_append(out, &one, sizeof(one))
 
@@ -376,7 +378,9 @@ cdef void on_read_point(Engine* e, Peer* p, u8 flags, const ReadPointBody* told,
     for i in range(told.points):
         memcpy(&one, points + i * sizeof(one), sizeof(one))
         r = find_group(e, one.group)
-        if r == NULL or not config_has(r, p.slot) or one.instance > INSTANCE_MAX:
+        if r == NULL or one.generation != r.generation:
+            e.counters.refused_messages += 1
+        elif not config_has(r, p.slot) or one.instance > INSTANCE_MAX:
             e.counters.hostile_messages += 1
         elif not flags & FLAG_QUORUM:
             heard_leader(e, r, p, told.round, &one)
@@ -390,6 +394,8 @@ cdef void look(Engine* e, Replica* r) noexcept nogil:
     """Answer who asked, ask for who is not answered."""
     cdef GroupReads* g = r.reads
     cdef u32 verdict = VERDICT_POISONED_REJECTED if e.poisoned else VERDICT_STOPPED_REJECTED
+    if is_ended(r) and not e.poisoned:
+        verdict = VERDICT_ENDED_REJECTED
     if r.halted or e.poisoned or is_removed(r):
         fail(e, r, &g.leader, verdict)
         fail(e, r, &g.quorum, verdict)
@@ -457,6 +463,46 @@ cdef void reads_lost(Engine* e, Peer* p) noexcept nogil:
         if a.node == p.node:
             a.awaited = False
         reads_line(e, e.replicas[e.reads.active[i]])
+
+
+cdef void index_purge(vector[u32]* line, u32 index) noexcept nogil:
+    cdef size_t i, kept = 0
+    for i in range(line.size()):
+        if line[0][i] != index:
+            line[0][kept] = line[0][i]
+            kept += 1
+    line.resize(kept)
+
+
+cdef void waiting_drop(Engine* e, Replica* r) noexcept nogil:
+    cdef GroupReads* g = r.reads
+    cdef int at = slot_of(e, g.leader.node) if g.leader.awaited else -1
+    if at >= 0 and at != <int>e.own_slot:
+        count_answer(&e.peers[at].reads.question, &g.leader)
+    if g.quorum.awaited:
+        count_answer(&e.reads.question, &g.quorum)
+    fail(e, r, &g.leader, VERDICT_STOPPED_REJECTED)
+    fail(e, r, &g.quorum, VERDICT_STOPPED_REJECTED)
+    while not g.askers.empty():
+        points_drop(e, r, g.askers[0].at)
+    index_purge(&e.reads.line, r.index)
+    g.lined = False
+    reads_leave(e, r)
+
+
+cdef void reads_drop(Engine* e, Replica* r) noexcept nogil:
+    cdef size_t i, kept = 0
+    cdef u32 k
+    for i in range(e.reads.asks.size()):
+        if e.reads.asks[i].index != r.index:
+            e.reads.asks[kept] = e.reads.asks[i]
+            kept += 1
+    e.reads.asks.resize(kept)
+    for k in range(e.n_slots):
+        index_purge(&e.peers[k].reads.question.next, r.index)
+    index_purge(&e.reads.question.next, r.index)
+    if r.reads != NULL:
+        waiting_drop(e, r)
 
 
 cdef void reads_turn(Engine* e) noexcept nogil:

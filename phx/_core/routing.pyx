@@ -195,7 +195,11 @@ cdef void route(Engine* e, Peer* p, const u8* data, u32 length) noexcept nogil:
         on_read_point(e, p, h.flags, &f.read_point, rest)
         return
     r = find_group(e, h.group)
-    if r == NULL or h.space != 0 or h.config == 0:
+    if r == NULL or h.space != r.generation:
+        # Not hosted here, or not yet, or not any more (groups.pxd).
+        e.counters.refused_messages += 1
+        return
+    if h.config == 0:
         e.counters.hostile_messages += 1
         return
     route_group(e, r, p, &h, &f, rest, left)

@@ -206,8 +206,7 @@ cdef class Settler:
         cdef const RecordHeader* header = <const RecordHeader*>record
         return (room >= RECORD_HEADER_BYTES and record_stride(header.body_bytes) <= room
                 and (header.kind == RECORD_ACCEPT or header.kind == RECORD_CHOSEN)
-                and header.space == 0 and header.group == wanted.group
-                and header.index == wanted.instance)
+                and header.group == wanted.group and header.index == wanted.instance)
 
     cdef const u8* given_record(self, const SettleItem* wanted) noexcept nogil:
         cdef size_t n

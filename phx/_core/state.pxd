@@ -24,6 +24,7 @@ cdef extern from * nogil:
     int ones "__builtin_popcountll" (unsigned long long word)
 
 cdef enum:
+    GROUP_MAX = 1048575          # the highest id: of the directory (docs/design/membership.md)
     MEMBERS_MAX = 15             # of a group
     SLOTS_MAX = 64               # peers of a node, itself included: bits of a u64 mean slots
 
@@ -48,12 +49,14 @@ cdef struct EngineOptions:
     bint balance                 # leaderships move back to their preferred node
 
 cdef struct GroupStatus:
+    u32 generation
     u32 leader                   # 0: none known
     bint leading
     bint stopped                 # apply failed here
     bint halted                  # a protocol invariant broke here
     bint restoring               # its machine is not there yet: this node does not lead
     bint suspect                 # votes were lost: it does not vote before it has rejoined
+    bint ended                   # its last value is chosen: there never will be another one
     u64 promised
     u64 highest_seen             # of all ballots; at least `promised`
     u64 ballot
@@ -144,6 +147,8 @@ cdef enum Verdict:       # of EVENT_FAILED, and of a forwarded proposal
     VERDICT_NO_QUORUM = 7            # rejected: deadline passed with no leader to be found
     VERDICT_POISONED_REJECTED = 8    # this node's journal failed
     VERDICT_POISONED_UNKNOWN = 9
+    VERDICT_ENDED_REJECTED = 10      # the group has its last value, and this one is not below it
+    VERDICT_ENDED_UNKNOWN = 11
 
 cdef struct Event:
     u8 kind
@@ -283,6 +288,7 @@ cdef struct Callers:
     size_t head
     u64 next_seq
     u32 attempts             # numbers given to attempts
+    u64 unsure               # those below may have been chosen unseen: a checkpoint took its place
     bint unsent              # some run may have to be handed out
     u32 values
 
@@ -357,6 +363,7 @@ cdef enum MembersFlag:       # also in RECORD_MEMBERS
     MEMBERS_ACTIVE = 1       # the members before may be forgotten
     MEMBERS_HELD = 2         # every value up to their instance is here
     MEMBERS_LEFT = 4         # this node was a member, and is none of these
+    MEMBERS_ENDED = 8        # there are none: the group has ended (members.pxd)
 
 cdef struct Membership:      # of a group whose members were ever changed, or may have been
     u64 instance             # of the value that made them; 0: none did
@@ -384,6 +391,7 @@ cdef struct Membership:      # of a group whose members were ever changed, or ma
 cdef struct Replica:
     u32 group
     u32 index                # in Engine.replicas
+    u16 generation           # of its id: how often that was used before (groups.pxd)
     u8 role
     bint dirty               # in Engine.dirty: has something to flush at the end of the turn
     bint ack_due
@@ -470,12 +478,14 @@ cdef enum:
 
 cdef struct Claim:
     u32 group
+    u32 generation
     u64 ballot
 
 cdef struct ClaimLog:
     u64 members              # who is told, as bits
     u64 ballot
     u32 group
+    u32 generation
 
 cdef struct Question:        # read points, asked in one message
     vector[u32] next         # replicas, for the one after it
@@ -551,6 +561,10 @@ cdef struct Vote:
     u64 instance                # 0: the promise itself
     u32 index
 
+cdef struct Gone:            # a group that is hosted no more
+    u32 group
+    u32 generation           # this one and all before it
+
 cdef struct Engine:
     EngineOptions options
     u32 n_slots
@@ -587,9 +601,12 @@ cdef struct Engine:
     u64 floor_lsn
     bint stray                  # a replayed vote is of a group that is not hosted,
     u32 stray_group             # this one
-    # groups and peers
-    vector[Replica*] replicas
+    vector[Replica*] replicas   # by index; NULL: a hole, for the next one that comes
     vector[Replica*] by_group   # direct table; NULL where there is none
+    Replica* highest            # group GROUP_MAX: up to there the table would be 8 MiB of holes
+    vector[u32] holes           # in `replicas`
+    vector[Gone] gone
+    bint generations            # some group has one that is not 0
     vector[Config*] configs     # each that some group has, once
     u64 lease_version           # grows when lease_until_us of a peer changes
     Peer peers[SLOTS_MAX]       # by slot; the own one is idle
@@ -627,7 +644,7 @@ cdef struct Engine:
 
 cdef inline Replica* find_group(Engine* e, u32 group) noexcept nogil:
     if group >= e.by_group.size():
-        return NULL
+        return e.highest if group == GROUP_MAX else NULL
     return e.by_group[group]
 
 cdef inline void touch(Engine* e, Replica* r) noexcept nogil:
@@ -665,7 +682,6 @@ cdef inline int slot_of(Engine* e, u32 node) noexcept nogil:
 cdef inline bint config_has(Replica* r, u32 slot) noexcept nogil:
     return r.config.members >> slot & 1
 
-# It has a vote there.
 cdef inline bint has_vote(Replica* r, u32 slot) noexcept nogil:
     return r.config.voters >> slot & 1
 

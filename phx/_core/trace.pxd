@@ -37,7 +37,7 @@ cdef enum TraceKind:
     TRACE_END = 3                # nothing: the driver was closed
     TRACE_LIMIT = 4              # nothing: the trace ends here, the driver goes on
     # inputs of the engine, in order: TraceInput, and a body of `bytes`
-    TRACE_GROUP = 16             # group, first: settled through
+    TRACE_GROUP = 16             # group, peer: generation, first: settled through; result
     TRACE_REPLAYED = 17          # first: lsn; body: the record; result
     # first: next lsn, second: now; body: wall clock (u64); result: incarnation
     TRACE_START = 18
@@ -70,6 +70,8 @@ cdef enum TraceKind:
     TRACE_CHANGE_MEMBERS = 44    # group; body: membership value; result
     # group, peer: 1: active, first: instance, second: floor; body: membership value; result
     TRACE_CHANGE_KNOWN = 45
+    TRACE_GONE = 46              # group, peer: generation
+    TRACE_DROP_GROUP = 47        # group
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events;
     # points
     TRACE_TURN = 48

@@ -34,6 +34,7 @@ cdef struct WaiterRing:
     u64 count                            # not resolved
     u64 bytes
     u64 turned_away
+    Gate* gate                           # owned; NULL without a bound
 
 cdef class Waiters:
     cdef readonly u64 count
@@ -45,7 +46,6 @@ cdef class Waiters:
     cdef u64 value_bytes_max
     cdef u64 wait_us_max                 # 0: the gates are not asked, and not told
     cdef Gate gate                       # of the node
-    cdef vector[Gate] gates              # as `rings`; none without a bound
     cdef readonly u64 turned_away
     cdef u64 shut                        # how many gates are
     cdef u64 active                      # groups in which somebody waits
@@ -55,7 +55,7 @@ cdef class Waiters:
     cdef object partly
     cdef object submit                   # of the driver, and its clock: set by connect()
     cdef object now_us
-    cdef vector[WaiterRing] rings        # ascending groups; never moves after __init__
+    cdef vector[WaiterRing*] rings       # ascending groups; a ring stays where it is, until it goes
     cdef WaiterRing* find(self, u32 group) except NULL
     cdef int grow(self, WaiterRing* ring, u64 count) except -1
     cdef Gate* gate_of(self, WaiterRing* ring) noexcept

@@ -107,7 +107,6 @@ cdef class Waiters:
 
     def __cinit__(self, groups, *, u64 group_values_max, u64 group_bytes_max, u64 node_values_max,
                   u64 node_bytes_max, partly, u64 wait_us_max=0):
-        cdef WaiterRing ring
         self.group_values_max = min(group_values_max, <u64>SEQUENCES_MAX)
         self.group_bytes_max = group_bytes_max
         self.node_values_max = node_values_max
@@ -115,31 +114,61 @@ cdef class Waiters:
         self.partly = partly
         self.wait_us_max = wait_us_max
         memset(&self.gate, 0, sizeof(Gate))
-        memset(&ring, 0, sizeof(WaiterRing))
-        ring.low = ring.next = 1
         for group in sorted(set(groups)):
-            ring.group = group
-            self.rings.push_back(ring)
-        if wait_us_max:
-            self.gates.resize(self.rings.size())  # all zero
+            self.add_group(group)
 
     def __dealloc__(self):
-        cdef WaiterRing* ring
         cdef size_t i
-        cdef u64 k
         for i in range(self.rings.size()):
-            ring = &self.rings[i]
-            for k in range(ring.capacity):
-                if ring.slots[k].waiter != NULL:
-                    Py_DECREF(<object>ring.slots[k].waiter)
-            phx_free(ring.slots)
+            ring_free(self.rings[i])
+
+    def add_group(self, u32 group):
+        """Callers may wait in this group from now on, too; the first of them under sequence 1."""
+        cdef WaiterRing* ring
+        cdef WaiterRing* at
+        cdef size_t i
+        for i in range(self.rings.size()):
+            if self.rings[i].group == group:
+                raise ValueError(f"group {group} is there")
+        ring = phx_new[WaiterRing]()
+        ring.group = group
+        ring.low = ring.next = 1
+        if self.wait_us_max:
+            ring.gate = phx_new[Gate]()
+        self.rings.push_back(ring)
+        i = self.rings.size() - 1
+        while i > 0 and self.rings[i - 1].group > group:
+            at = self.rings[i - 1]
+            self.rings[i] = at
+            i -= 1
+        self.rings[i] = ring
+
+    def drop_group(self, u32 group, make not None):
+        """No caller waits in this group any more: whoever does gets an error, make() each.
+
+        On the thread that applies, and not from within anything that this object has called.
+
+        Raises:
+            KeyError: no such group here.
+        """
+        cdef WaiterRing* ring
+        cdef size_t i = 0
+        self.fail_group(group, make)
+        ring = self.find(group)
+        while self.rings[i] != ring:
+            i += 1
+        while i + 1 < self.rings.size():
+            self.rings[i] = self.rings[i + 1]
+            i += 1
+        self.rings.pop_back()
+        ring_free(ring)
 
     cdef WaiterRing* find(self, u32 group) except NULL:
         cdef size_t low = 0
         cdef size_t high = self.rings.size()
         cdef size_t middle
         if group < high and self.rings[group].group == group:  # most nodes host 0, 1, 2 and so on
-            return &self.rings[group]
+            return self.rings[group]
         while low < high:
             middle = (low + high) >> 1
             if self.rings[middle].group < group:
@@ -148,7 +177,7 @@ cdef class Waiters:
                 high = middle
         if low == self.rings.size() or self.rings[low].group != group:
             raise KeyError(group)
-        return &self.rings[low]
+        return self.rings[low]
 
     # Room for `count` more sequences: 1, or 0 when they would be too far from the lowest one.
     cdef int grow(self, WaiterRing* ring, u64 count) except -1:
@@ -206,7 +235,7 @@ cdef class Waiters:
         return taken
 
     cdef Gate* gate_of(self, WaiterRing* ring) noexcept:
-        return &self.gates[ring - &self.rings[0]]
+        return ring.gate
 
     # Whether a gate is shut for one more in this group: the group's, or the node's, which lets in
     # all the same whoever has less waiting than its share of the window.
@@ -294,10 +323,11 @@ cdef class Waiters:
     # Submits what was entered from `first` on, or takes it back.
     cdef bint send(self, WaiterRing* ring, u64 first, u16 machine, list values,
                    u64 due_us) except -1:
+        cdef u32 group = ring.group
         try:
-            given = self.submit(ring.group, machine, values, due_us)
+            given = self.submit(group, machine, values, due_us)
         except Exception:
-            self.revoke(ring.group, first)
+            self.revoke(group, first)
             return False
         if given != first:
             raise AssertionError(f"sequence {given} was given for {first}")
@@ -561,6 +591,17 @@ cdef class Waiters:
             "rate_per_s": <u64>(self.gate.rate * 1e6) if shut else 0,
             "groups_shut": self.shut - shut,
         }
+
+
+cdef void ring_free(WaiterRing* ring) noexcept:
+    cdef u64 k
+    for k in range(ring.capacity):
+        if ring.slots[k].waiter != NULL:
+            Py_DECREF(<object>ring.slots[k].waiter)
+    phx_free(ring.slots)
+    if ring.gate != NULL:
+        phx_delete(ring.gate)
+    phx_delete(ring)
 
 
 cdef inline Result new_result(u64 instance, object value):

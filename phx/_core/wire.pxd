@@ -9,7 +9,7 @@ Message header (24 bytes):
     0       4     length   of the whole message, a multiple of eight
     4       1     kind     MSG_*
     5       1     flags
-    6       2     space    0
+    6       2     space    generation of the group; 0 for a message of a node
     8       4     group
     12      4     config   configuration version of the group at the sender; 1: that of its options
     16      8     ballot
@@ -194,7 +194,7 @@ cdef packed struct HeartbeatBody:    # then `claims` × ClaimChange
 
 cdef packed struct ClaimChange:
     u32 group
-    u32 pad
+    u32 generation
     u64 ballot                       # 0: no longer led
 
 cdef packed struct HeartbeatAckBody: # then `refused` × u32 group: not granted
@@ -215,7 +215,7 @@ cdef packed struct ReadAskBody:      # then `groups` × GroupAsked
 
 cdef packed struct GroupAsked:
     u32 group
-    u32 pad
+    u32 generation
     u64 ballot                       # in which the receiver leads, as the sender heard; 0: any
 
 cdef packed struct ReadPointBody:    # then `points` × PointAnswer
@@ -225,7 +225,8 @@ cdef packed struct ReadPointBody:    # then `points` × PointAnswer
 
 cdef packed struct PointAnswer:
     u32 group
-    u32 verdict
+    u16 verdict
+    u16 generation
     u64 instance                     # POINT_OK: what is chosen, or accepted, is at most this
     u64 ballot                       # of the leadership that answers, or that is known instead
 
@@ -236,8 +237,8 @@ cdef packed struct ConfigBody:       # then the membership value; its version is
     u32 pad
 
 # Append a message to `out`; returns `out`, which may have moved.
-cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u32 config, u64 ballot,
-                           const void* fixed, u32 fixed_bytes, const void* body,
+cdef Block* message_append(Block* out, u8 kind, u8 flags, u16 space, u32 group, u32 config,
+                           u64 ballot, const void* fixed, u32 fixed_bytes, const void* body,
                            u64 body_bytes) noexcept nogil
 # Bytes of the fixed part of a message of this kind; huge for a kind that does not exist.
 cdef u32 message_fixed_bytes(u8 kind) noexcept nogil

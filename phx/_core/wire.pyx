@@ -58,14 +58,14 @@ cdef u32 message_fixed_bytes(u8 kind) noexcept nogil:
     return UNKNOWN_KIND
 
 
-cdef Block* message_append(Block* out, u8 kind, u8 flags, u32 group, u32 config, u64 ballot,
-                           const void* fixed, u32 fixed_bytes, const void* body,
+cdef Block* message_append(Block* out, u8 kind, u8 flags, u16 space, u32 group, u32 config,
+                           u64 ballot, const void* fixed, u32 fixed_bytes, const void* body,
                            u64 body_bytes) noexcept nogil:
     cdef MessageHeader header
     header.length = <u32>align8(MESSAGE_HEADER_BYTES + fixed_bytes + body_bytes)
     header.kind = kind
     header.flags = flags
-    header.space = 0
+    header.space = space
     header.group = group
     header.config = config
     header.ballot = ballot

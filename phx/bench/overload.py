@@ -69,6 +69,7 @@ class Phase:
     share_refused: float
     p50_us: float
     p99_us: float
+    p99_us_of_nodes: list[float]
     refused_p99_us: float
     failed: dict[str, int]
     memory_begin_bytes: int
@@ -203,6 +204,7 @@ def _phase(times: float, seconds: float, bound_us: int, found: Sequence[dict[str
         share_refused=round(sum(one["refused"] for one in found) / max(offered, 1), 6),
         p50_us=round(quantile_us(stays, 0.5), 1),
         p99_us=round(quantile_us(stays, 0.99), 1),
+        p99_us_of_nodes=[round(quantile_us(summed([one["stays"]]), 0.99), 1) for one in found],
         refused_p99_us=round(quantile_us(refusals, 0.99), 1),
         failed=summed([one["failed"] for one in found]),
         memory_begin_bytes=sum(one["memory"][0] for one in found),

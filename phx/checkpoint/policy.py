@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 from zlib import crc32
 
@@ -118,6 +118,12 @@ class Policy:
         record.failures += 1
         wait_s = min(RETRY_S * 2 ** (record.failures - 1), RETRY_MAX_S)
         self._ring(group, record, now_s + wait_s)
+
+    def forget(self, group: int) -> None:
+        """It is gone."""
+        self._records.pop(group, None)
+        self._heap = [one for one in self._heap if one[1] != group]
+        heapify(self._heap)
 
     def next_s(self) -> float:
         """When the next group may ring; infinity: none will."""

@@ -51,6 +51,11 @@ class Retention:
         if not marks or instance > marks[-1].instance:
             marks.append(Mark(instance, at_s))
 
+    def forget(self, group: int) -> None:
+        """It is gone."""
+        self._marks.pop(group, None)
+        self._old.pop(group, None)
+
     def wanted(
         self,
         group: int,

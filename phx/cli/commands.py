@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-import phx.cli.overload  # adds its command to bench
 from phx._version import __version__
-from phx.cli.bench import bench
 from phx.cli.checkpoint import checkpoint
 from phx.cli.drain import drain
+from phx.cli.groups import groups
 from phx.cli.look import inspect, verify
 from phx.cli.member import decommission, member
 from phx.cli.options import GROUPS_MAX, LOOP, SETTINGS, check_loop, command, fail
+from phx.cli.overload import bench
 from phx.cli.peers import peers
 from phx.cli.recover import recover
 from phx.cli.repair import repair
@@ -34,6 +34,7 @@ phx.add_command(checkpoint)
 phx.add_command(decommission)
 phx.add_command(drain)
 phx.add_command(member)
+phx.add_command(groups)
 phx.add_command(inspect)
 phx.add_command(peers)
 phx.add_command(recover)

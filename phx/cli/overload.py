@@ -10,7 +10,7 @@ import click
 from phx.cli.bench import bench, choice, option
 from phx.cli.options import GROUPS_MAX, command, fail
 
-__all__ = ["overload_command"]
+__all__ = ["bench", "overload_command"]  # it has this command, too
 
 
 @command(bench, "overload")

@@ -2,6 +2,7 @@
 
     room           everything that a node of either kind runs on, without an event loop
     Node           the asyncio door to it; phx.blocking has the other one
+    looking        its status, and which groups are not ready
     folder         who may open it, and whether what lies in it fits together
     lives          what outlives a journal: incarnation, ceiling of promises
     rejoining      a journal that is lost, before the node starts: may it go on without?
@@ -9,12 +10,14 @@
     peers          the other nodes, as they come and go
     joining        a node that is no member yet: who is there?
     beginning      groups that are hosted for the first time: who are their members?
+    goals          what they are to be, said for many groups at once
     changes        members of groups change: the calls, and who leads proposes
-    goals          what members are to be, of whatever they are
+    created        groups that are created and deleted: the calls, at any node
+    hosting        what the directory says of them is done here
     removal        groups that go on without this node: what is here of them goes
     opening        what the opening of a node needs beside the room
     control        the socket in the folder, for commands to a running node
-    orders         what is asked for there that concerns members
+    orders         what is asked for there that concerns members and groups
     moves          all leaderships are moved off the node
     keeper         the store thread: the only one that writes to LMDB
     floors         how much of the log is kept
@@ -44,7 +47,8 @@ that writes checkpoints, the one that listens in the folder, and the one that ap
 event loop's). With peers there is one more from where a group comes to its first agreed instance.
 While groups are restored, or checkpoints are fetched or provided, there are some more, by what the
 configuration allows, and one while something damaged of the settled log is fetched. Changes of
-members have one each, and from the first on there is one that connects with who came by them.
+members have one each, and from the first on there is one that connects with who came by them. With
+a directory there is one more, by which groups come and go.
 """
 
 from __future__ import annotations
@@ -65,8 +69,9 @@ from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import CHANGE_S, TIMEOUT_S, Group
 from phx.machine import Machines
 from phx.node.goals import adding, exactly, removing, replacing
+from phx.node.looking import forgetting
 from phx.node.room import Room
-from phx.types import Changed, Member, Moved, NodeStatus, Role
+from phx.types import Changed, CreatedGroup, Member, Moved, NodeStatus, Role
 
 __all__ = ["CLOSE_S", "READY_S", "Node"]
 
@@ -129,6 +134,7 @@ class Node:
         room.door.reading.new_future = loop.create_future
         self._pump = _Pump(room, loop)
         room.before_abandon = self._pump.abandon
+        room.on_gone = forgetting(weakref.ref(self))
         self._finalizer = weakref.finalize(self, _abandon, room)
 
     async def close(self, *, timeout: float = CLOSE_S) -> None:
@@ -196,7 +202,7 @@ class Node:
         """All groups of this node, by id."""
         if self._loop is None:
             return []
-        return [self.group(group) for group in self._room.states]
+        return [self.group(group) for group in sorted(self._room.states)]
 
     @property
     def port(self) -> int:
@@ -301,6 +307,75 @@ class Node:
         ``Group.replace_member``."""
         goal = replacing(node, by, address)
         return await asyncio.wrap_future(self._room.changes.all_to(goal, timeout))
+
+    async def create_group(
+        self, group: int, members: Iterable[int] | None = None, *, timeout: float = CHANGE_S
+    ) -> CreatedGroup:
+        """Have a group more in the cluster, on these nodes; needs ``Config.directory``.
+
+        Guarantee: all nodes agree whether there is such a group, and who its first members are: one
+        value of the directory says both. When this returns it is there, and if this node is one of
+        its members, ``group`` gives it; the other members begin as they hear, as one does that is
+        down, when it is back. It can be used as soon as most of them have begun.
+
+        Its machines are made by the factory of each node, as for any group. Its members change by
+        its own calls (``Group.remove_member`` and others), among those that it began with.
+
+        Args:
+            group: its id, 0 to 1,048,574: never used, or that of a group that was deleted. All of
+                the log, sessions and reads of one group of an id is unknown to the next.
+            members: ids of members of the directory, which are to vote. Default: all that vote
+                there.
+            timeout: seconds.
+
+        Raises:
+            GroupExists: there is one of that id, with other members, or stopped, or being deleted.
+                One that is there with the same members was created.
+            NotInCluster: such a node is no member of the directory.
+            ConfigError: there is no directory, or the id was used 65,535 times.
+            NoQuorum, TimedOut, Overloaded: rejected. TimedOutUnknown: call it again, or look at
+                ``created_groups``.
+            Closed, ValueError.
+        """
+        return await asyncio.wrap_future(self._room.groups.create(group, members, timeout))
+
+    async def stop_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
+        """Have the members of a created group keep all of it, and take no values.
+
+        Guarantee: when this returns the directory has it, and this node refuses values and reads of
+        the group (GroupStopped), also after a restart, until ``resume_group``; the other members do
+        as they hear. Whoever waits for a value gets StoppedUnknown: what is on its way may still be
+        chosen, and then it is applied.
+
+        Raises NotInCluster: there is no such group; GroupExists: it is being deleted; else as
+        ``create_group``.
+        """
+        return await asyncio.wrap_future(self._room.groups.stop(group, timeout))
+
+    async def resume_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
+        """Have a stopped group take values again, on all of its members. As ``stop_group``."""
+        return await asyncio.wrap_future(self._room.groups.resume(group, timeout))
+
+    async def delete_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
+        """Have a created group, live or stopped, end on all of its members.
+
+        Guarantee: when this returns its log has its last value, so no value is chosen in it any
+        more, on any node; nothing of it is left here but a few bytes that say so. Its members drop
+        machines, checkpoints and log as they hear. Whoever waits for a value gets GroupDeleted
+        (rejected) where the node saw all of the log go by, else DeletedUnknown. Only then the id
+        may be used again, by a group that knows nothing of this one.
+
+        It needs a leader of the group, and so most of its members. After a TimedOutUnknown it goes
+        on to be deleted as soon as they are there.
+
+        Raises NotInCluster: there is no such group; else as ``create_group``.
+        """
+        return await asyncio.wrap_future(self._room.groups.delete(group, timeout))
+
+    def created_groups(self) -> Sequence[CreatedGroup]:
+        """Every id that a group was ever created under, as this node has heard: the last of each.
+        Raises ConfigError: there is no directory; Closed."""
+        return self._room.groups.all()
 
     def pause_checkpoints(self) -> None:
         """Take no checkpoints but those that are asked for, until ``resume_checkpoints``.

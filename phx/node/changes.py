@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,7 +76,14 @@ from phx.transfer.changing import (
 from phx.transfer.messages import Cut, Declined, Ends
 from phx.types import Changed, Member, Members, Role
 
-__all__ = ["Changes"]
+__all__ = [
+    "AT_ONCE",
+    "CHANGE_REUSED",
+    "CHANGE_UNASKED",
+    "CHANGE_UNMET",
+    "CHANGE_UNREACHED",
+    "Changes",
+]
 
 log = logging.getLogger("phx")
 
@@ -144,6 +151,8 @@ class Changes:
         self._peers = peers
         self._introducer = introducer
         self._at = at
+        self.hosts: Callable[[int], Collection[int] | None] = lambda group: None
+        """Of a created group the nodes that can be its members; None: whoever joins can."""
         self._window = at.greeting.window
         self._lines = Lines()
         self._threads: set[threading.Thread] = set()
@@ -235,14 +244,14 @@ class Changes:
         """As this node knows them: of a group, or of all. Raises NotInCluster, Closed."""
         if group is not None and group not in self._states:
             raise NotInCluster(f"group {group} is not hosted by this node")
-        groups = self._states if group is None else [group]
+        groups = list(self._states) if group is None else [group]
         return {one: self._door.members_now(self._states[one]) for one in groups}
 
     def all_to(self, goal: Goal, timeout: float, group: int | None = None) -> Future[Changed]:
         """The same of all groups that this node is a member of, or of this one."""
         until_s = time.monotonic() + timeout
         self._door.open_driver()
-        mine = [group for group in self._states if group not in self._memberships.removed]
+        mine = [group for group in list(self._states) if group not in self._memberships.removed]
         if group is not None:
             self._check(group)
             mine = [group]
@@ -252,7 +261,8 @@ class Changes:
         """Make the members what `goal` says, those who are new being learners first."""
         until_s = time.monotonic() + timeout
         self._check(group)
-        sound(goal(self._now(group).by_id))  # raises what it does before anything is begun
+        now = self._now(group).by_id
+        self._hosted(group, now, sound(goal(now)))  # raises what it does before anything is begun
         return self._begin(lambda: self._reach(group, goal, until_s))
 
     def _check(self, group: int) -> None:
@@ -313,6 +323,7 @@ class Changes:
 
     def _reach_all(self, groups: list[int], goal: Goal, until_s: float) -> Changed:
         changed = Changed({}, {})
+        groups = [group for group in groups if not self._elsewhere_only(group, goal)]
 
         def learners(group: int) -> object:
             target = goal(self._now(group).by_id)
@@ -326,6 +337,17 @@ class Changes:
 
         self._each(rest, whole, changed)
         return changed
+
+    def _elsewhere_only(self, group: int, goal: Goal) -> bool:
+        """Whether it is a created group that would only get members that do not host it: it stays
+        where it is."""
+        if (hosts := self.hosts(group)) is None:
+            return False
+        with suppress(PhxError, ValueError):  # whoever changes it says so
+            now = self._now(group).by_id
+            target = goal(now)
+            return now.keys() <= target.keys() and bool(target.keys() - now.keys() - set(hosts))
+        return False
 
     def _each(self, groups: list[int], work: Callable[[int], object], changed: Changed) -> None:
         """Whatever happens, each of them that is not worked through is in ``changed.failed``."""
@@ -418,6 +440,7 @@ class Changes:
         self, group: int, members: dict[int, Member], version: int | None, until_s: float
     ) -> Members:
         now = self._now(group)
+        self._hosted(group, now.by_id, members)
         members = {node: self._located(node, one) for node, one in members.items()}
         if version is None:
             version = now.version
@@ -429,6 +452,15 @@ class Changes:
             if votes(one) and (node not in now.by_id or not votes(now.by_id[node]))
         )
         return self._ask(Wanted(group, version + 1, members, new), now, until_s)
+
+    def _hosted(self, group: int, now: Mapping[int, Member], target: Mapping[int, Member]) -> None:
+        """Raises NotInCluster: a node that does not host the group is to be a member."""
+        hosts = self.hosts(group)
+        if hosts is not None and (strange := sorted(target.keys() - now.keys() - set(hosts))):
+            raise NotInCluster(
+                f"group {group} was created, and node {strange[0]} does not host it: it is none of "
+                "the members that it began with"
+            )
 
     def _located(self, node: int, one: Member) -> Member:
         """Where port 0 is said ("not known yet"), what is known by now."""

@@ -48,9 +48,9 @@ from typing import Any
 from phx.applier import GroupState
 from phx.errors import NotInCluster, PhxError, SystemFailure
 from phx.node.moves import Moves
-from phx.node.orders import Orders, changed
+from phx.node.orders import Orders, changed, turned
 from phx.node.peers import PeerList
-from phx.types import Changed, CheckpointInfo, Moved
+from phx.types import Changed, CheckpointInfo, CreatedGroup, Moved
 
 __all__ = ["NAME", "Control", "ask"]
 
@@ -268,6 +268,11 @@ class Control(threading.Thread):
                 return iter([])
             case {"do": "change"} if self._orders:
                 return changing(caller, self._orders.change(asked))
+            case {"do": "groups", **more} if not more and self._orders:
+                caller.answer = self._orders.groups()
+                return iter([])
+            case {"do": "create" | "stop" | "resume" | "delete"} if self._orders:
+                return turning(caller, self._orders.turn_group(asked))
             case {"do": "decommission", "timeout": timeout, **more} if not more and self._orders:
                 future = self._orders.decommission(timeout)
                 return changing(caller, future, lambda: {"priority": self._moves.priority})
@@ -275,14 +280,16 @@ class Control(threading.Thread):
             'what can be asked for: {"do": "checkpoint", "group": …}, '
             '{"do": "drain", "to": …, "timeout": …}, {"do": "undrain"}, {"do": "peers"}, '
             '{"do": "move", "node": …, "address": …}, {"do": "members", "group": …}, '
-            '{"do": "change", "how": …}, {"do": "decommission", "timeout": …}'
+            '{"do": "change", "how": …}, {"do": "decommission", "timeout": …}, {"do": "groups"}, '
+            '{"do": "create", …}, {"do": "stop", …}, {"do": "resume", …}, {"do": "delete", …}'
         )
 
     def _checkpoints(self, caller: Caller, group: object) -> Iterator[Step]:
         """Of one group, or of all that have applied something."""
         caller.answer = {"taken": [], "failed": []}
         if group is None:
-            groups = [n for n, one in self._states.items() if one.applied and not one.removed]
+            states = list(self._states.items())
+            groups = [n for n, one in states if one.applied and not one.removed]
         elif isinstance(group, bool) or not isinstance(group, int):
             raise ValueError("a group is a number, or null")
         elif group not in self._states:
@@ -389,6 +396,13 @@ def changing(
 ) -> Iterator[Step]:
     def noted(done: Future[Any]) -> None:
         caller.answer = {**changed(done), **more()}
+
+    return iter([(lambda: future, noted)])
+
+
+def turning(caller: Caller, future: Future[CreatedGroup]) -> Iterator[Step]:
+    def noted(done: Future[Any]) -> None:
+        caller.answer = turned(done)
 
     return iter([(lambda: future, noted)])
 

@@ -206,8 +206,17 @@ class Fetcher:
 
     def lost(self, group: int, first: int, last: int) -> None:
         """The log here has a hole, and no peer gave what fills it. Any thread."""
-        if self._states[group].applied < last:
+        if (state := self._states.get(group)) is not None and state.applied < last:
             self._want(group, anew=False, hole=(first, last))
+
+    def let_go(self, group: int) -> bool:
+        """Nothing is wanted of the group any more; whether somebody is at it still."""
+        with self._change:
+            want = self._wants.get(group)
+            if want is None or not want.working:
+                self._wants.pop(group, None)
+                return False
+            return True
 
     def wanted(self) -> dict[int, Want]:
         """The groups that need one, and how far that is."""

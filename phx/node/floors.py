@@ -20,7 +20,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -184,6 +184,19 @@ class Floors:
 
     # --- who is due
 
+    def forget(self, group: int) -> None:
+        """It is gone. Any thread."""
+        with self._lock:
+            self._due.discard(group)
+            self._untold.discard(group)
+            self._begun.pop(group, None)
+            self._pins.pop(group, None)
+            self._wanted.pop(group, None)
+            self._rings_s.pop(group, None)
+            self._rings = [one for one in self._rings if one[1] != group]
+            heapify(self._rings)
+            self._retention.forget(group)
+
     def begins(self, state: GroupState) -> None:
         """The group goes on from one of its checkpoints, or from none: from `state.applied`. At a
         start, and where a checkpoint of another node was installed."""
@@ -277,7 +290,7 @@ class Floors:
 
     def _raise(self, store: Store, groups: list[int]) -> list[int]:
         """Those whose floor the engine has to be told."""
-        wanted = {group: self._wish(store, group) for group in groups}
+        wanted = {group: self._wish(store, group) for group in groups if group in self._states}
         chosen = self._chosen([group for group, wish in wanted.items() if wish.more])
         floors = {}
         for group, wish in wanted.items():
@@ -297,7 +310,10 @@ class Floors:
         for group in groups:
             floor, settled = store.bounds(group)
             # (Else a checkpoint is being installed: that is told when its machines are there.)
-            if floor <= self._states[group].applied + 1:
+            if (state := self._states.get(group)) is None:
+                self._untold.discard(group)
+                continue
+            if floor <= state.applied + 1:
                 self._driver.floored(group, floor, settled)
             self._untold.discard(group)
 

@@ -1,7 +1,5 @@
-"""What members are to be, of whatever they are now: the goals of changes (`phx.node.changes`).
-
-Each raises ValueError at once if it can be had of no group.
-"""
+"""What the members of a group are to be, said so that it holds for many groups: "4 in the place of
+1". ValueError, at once: it can be had of no group."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ that journal, before the store has taken the leave back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -59,12 +59,20 @@ LIVES_MAX = (1 << 32) - (1 << 16)  # a table that says more is somebody's invent
 
 
 class Lives:
-    """The facts of one node."""
+    """The facts of one node.
+
+    Args:
+        created: groups that were created and are or were hosted, and whether they are still.
+    """
 
     def __init__(
-        self, config: Config, ask: Callable[[Callable[[Store], Any]], Future[Any]]
+        self,
+        config: Config,
+        ask: Callable[[Callable[[Store], Any]], Future[Any]],
+        created: Mapping[int, bool] | None = None,
     ) -> None:
         self._config = config
+        self._created = dict(created or {})
         self._ask = ask
         self._driver: Driver | None = None
         self._store: Store | None = None
@@ -108,7 +116,7 @@ class Lives:
             if not create:
                 return Facts(ceiling=0, incarnation=lived + 1)
             before = Facts(incarnation=0)
-        groups, lease_us = set(config.group_ids) - self._later, config.timing.lease_us
+        groups, lease_us = set(self._hosted()) - self._later, config.timing.lease_us
         facts = before.next_life(above=above, lease_us=lease_us, groups=groups)
         if highest + CEILING_STEP // 2 > before.ceiling:
             facts = facts.raised(highest + CEILING_STEP)
@@ -136,11 +144,15 @@ class Lives:
         self._facts = facts
         return facts
 
+    def _hosted(self) -> list[int]:
+        return [*self._config.hosted_ids, *(one for one, there in self._created.items() if there)]
+
     def host(self, groups: Collection[int]) -> None:
         """These are hosted, too, from now on: durable on return. Raises StoreError."""
+        self._created.update(dict.fromkeys(set(groups) - set(self._config.hosted_ids), True))
 
         def write_them(store: Store) -> None:
-            if self._facts is not None:
+            if self._facts is not None and not set(groups) <= set(self._facts.groups):
                 there = tuple(sorted({*self._facts.groups, *groups}))
                 after = replace(self._facts, groups=there)
                 write(store, after)
@@ -198,7 +210,7 @@ class Lives:
                 f"{config.dir}: {why}: its promises are lost, and there is no other member that "
                 "knows what was chosen"
             )
-        if gone := sorted(set(facts.groups) - set(config.group_ids)):
+        if gone := sorted(set(facts.groups) - {*config.hosted_ids, *self._created}):
             raise Damaged(
                 f"{config.dir}: {why}; and group {gone[0]}, which was hosted here, is not "
                 "configured: it cannot be left out"
@@ -290,7 +302,7 @@ class Lives:
             before = Facts(ceiling=0, incarnation=0).next_life(
                 above=driver.incarnation - 1,
                 lease_us=config.timing.lease_us,
-                groups=config.group_ids,
+                groups=self._hosted(),
             )
         if not self._compared:
             # A store that was made anew knows of less than the journal.

@@ -25,8 +25,8 @@ from phx._core.driver import Driver
 from phx._core.member_table import MemberTable
 from phx.checkpoint.manifest import Manifest
 from phx.config import Config
-from phx.errors import CheckpointFailed, Damaged
-from phx.membership import Membership, newer
+from phx.errors import CheckpointFailed, Damaged, GroupDeleted
+from phx.membership import Membership, newer, nodes_of
 from phx.store import MembersRow, Store
 from phx.transfer.changing import pack_members
 from phx.types import Members, voter
@@ -50,6 +50,7 @@ class Memberships:
         first: those of version 1, and where they are, as the configuration has them; all of them
             vote. Empty at a node that joined: it knows of no version 1.
         kept: who left a group, as far as the store saw them pass: `Store.left`.
+        made: groups that were created: who their first members are is no file's to say.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Memberships:
         engine: MemberTable | None = None,
         first: Mapping[int, str] | None = None,
         kept: Callable[[int], Collection[int]] = lambda group: (),
+        made: Iterable[int] = (),
     ) -> None:
         self._note = note
         self._tell = tell
@@ -74,6 +76,10 @@ class Memberships:
         self._known: dict[int, list[Membership]] = {}  # ascending
         self._versions: dict[int, dict[int, Membership]] = {}  # the same, and those before
         self._left: dict[int, set[int]] = {}
+        self._made = set(made)  # groups that no configuration has members for
+        self.ended: set[int] = set()
+        """Groups whose last value is known to be chosen: nobody is a member of them any more."""
+        self.on_ended: Callable[[int], None] = lambda group: None
         self.removed: set[int] = set()
         """Groups that this node was a member of: an active version is without it."""
         self.on_news: Callable[[int, Membership], None] = lambda group, told: None
@@ -99,6 +105,7 @@ class Memberships:
             for group, row in rows.items()
             if row.removed and self._known[group][-1] == row.membership
         }
+        self.ended |= {group for group in self.removed if not self._known[group][-1].nodes}
         for group, known in sorted(self._known.items()):
             self._note(group, known[-1], False, self.left(group))
             self.hand_over(group, known[-1])
@@ -130,6 +137,8 @@ class Memberships:
         """The newest members that the engine knows. Raises DriverError."""
         assert self._engine is not None
         said = self._engine.of(group)
+        if said is not None and not nodes_of(said[0]):
+            raise GroupDeleted(f"group {group} was deleted")
         if said is None:
             return Members(1, True, {node: voter(where) for node, where in self._first.items()})
         return Membership(*said[:4]).members()
@@ -144,7 +153,27 @@ class Memberships:
         self._note(group, told, removed, self.left(group))
         if removed and told.active:
             self.removed.add(group)
+        if not told.nodes:
+            self.ended.add(group)
+            self.on_ended(group)
+            return
         self.on_news(group, told)
+
+    def begin_group(self, group: int, told: Membership) -> None:
+        """A created group begins, with these members. Any thread."""
+        self._made.add(group)
+        self._learn(group, told)
+
+    def forget(self, group: int) -> None:
+        """The group is gone, and the driver has dropped it: nothing is heard of it any more."""
+        self.hear()  # (whoever is at it has learned what was taken before)
+        with self._hearing, self._lock:
+            self._wrong = [one for one in self._wrong if one[0] != group]
+            self._known.pop(group, None)
+            self._versions.pop(group, None)
+            self._left.pop(group, None)
+            for groups in (self.ended, self.removed, self._made):
+                groups.discard(group)
 
     # --- looking
 
@@ -255,7 +284,8 @@ class Memberships:
                 gone = set(low.nodes) - set(high.nodes)
                 if gone:
                     self._left.setdefault(group, set()).update(gone)
-            if gone := self._first.keys() - ascending[0].nodes:
+            first = () if group in self._made else self._first.keys()
+            if gone := set(first) - set(ascending[0].nodes):
                 self._left.setdefault(group, set()).update(gone)
             self._known[group] = ascending
             versions = self._versions.setdefault(group, {})
@@ -266,11 +296,13 @@ class Memberships:
             self._news.notify_all()
 
 
-def members_of_node(driver: Driver, store: Store, config: Config) -> Memberships:
+def members_of_node(
+    driver: Driver, store: Store, config: Config, made: Iterable[int] = ()
+) -> Memberships:
     """Of a node whose driver is not started yet."""
     table = MemberTable(driver)
     ids = store_first.read(store)
     first = {node: at for node, at in config.members.items() if ids is None or node in ids}
     if config.join and not ids:
         first = {}
-    return Memberships(store.note_members, table.known, table, first, store.left)
+    return Memberships(store.note_members, table.known, table, first, store.left, made)

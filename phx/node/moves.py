@@ -161,7 +161,7 @@ class Mover(threading.Thread):
         node = self._door.node
         return [
             group
-            for group, state in self._states.items()
+            for group, state in list(self._states.items())
             if state.led is not None
             and state.led.node == node
             and group not in self._going
@@ -170,7 +170,8 @@ class Mover(threading.Thread):
 
     def _begin(self, group: int, now: float) -> None:
         try:
-            self._going[group] = self._door.give(self._states[group], self._to)
+            if group in self._states:
+                self._going[group] = self._door.give(self._states[group], self._to)
         except NotLeader as error:
             if error.leader is None:
                 # It is on its way already (balance gives groups away, too), and may come back.
@@ -189,7 +190,11 @@ class Mover(threading.Thread):
         self._later[group] = now + AGAIN_S
 
     def _look(self, group: int, given: int, now: float) -> None:
-        led = self._states[group].led
+        state = self._states.get(group)
+        if state is None:
+            del self._going[group]
+            return
+        led = state.led
         if led is None or led.epoch <= given:
             return
         del self._going[group]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from phx._core.driver import (
@@ -14,10 +14,14 @@ from phx._core.driver import (
     ERROR_OPTION,
     ERROR_START,
     ERROR_SYSTEM,
+    Driver,
     DriverError,
 )
-from phx.applier import GroupState
+from phx._core.read_tickets import ReadTickets
+from phx.applier import Applier, GroupState
+from phx.asking import Asked
 from phx.checkpoint.catalog import Catalog
+from phx.door import Door
 from phx.errors import (
     ConfigError,
     Damaged,
@@ -29,9 +33,17 @@ from phx.errors import (
     Unknown,
 )
 from phx.node.machine_files import durable_in
+from phx.reading import Reading
 from phx.store import Store
 
-__all__ = ["opening_error", "partly_done", "starts_of", "traced"]
+__all__ = [
+    "begin_reads",
+    "opening_error",
+    "partly_done",
+    "promise_epochs",
+    "starts_of",
+    "traced",
+]
 
 TRACE_MIB_MAX = 1024
 
@@ -57,7 +69,7 @@ def starts_of(
             starts.setdefault(group, 0)  # for good
     for group, floor in store.floors().items():
         # Without a checkpoint that reaches its log the group stops, and not the node.
-        if starts.get(group, 0) + 1 < floor.kept_from:
+        if group in states and starts.get(group, 0) + 1 < floor.kept_from:
             starts[group] = floor.kept_from - 1
     return starts
 
@@ -99,3 +111,21 @@ def partly_done(results: list[Any]) -> PhxError:
     if alike and isinstance(first, PhxError) and not isinstance(first, Unknown):
         return first
     return PartlyDone(results)
+
+
+def promise_epochs(driver: Driver, hosted: Container[int], catalog: Catalog, store: Store) -> None:
+    """Where the log begins right behind a checkpoint, which may have come from elsewhere, ballots
+    go on above it: an entry's epoch never goes back. (All else the row has said.)"""
+    for group, floor in store.floors().items():
+        if group in hosted and (newest := next(iter(catalog.of(group)), None)):
+            through = newest.frontier
+            if (floor.kept_from, floor.settled_through) == (through + 1, through):
+                driver.install(group, through, newest.epoch)
+
+
+def begin_reads(driver: Driver, node: int, applier: Applier, door: Door) -> None:
+    """Reads of a node are answered from now on."""
+    reading = Reading(driver.points, node, driver.now_us, driver.poke)
+    reading.within = applier.within
+    reading.asking = Asked(ReadTickets(driver), door.error_of)
+    applier.reads = door.reading = reading

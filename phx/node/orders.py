@@ -1,4 +1,4 @@
-"""What is asked for in the control socket that concerns members: understood, and answered.
+"""What is asked for in the control socket that concerns members and groups: understood, answered.
 
 {"do": "members", "group": 7}          or "group": null, for all
 {"groups": [{"group": 7, "version": 3, "active": true,
@@ -11,6 +11,11 @@
  "timeout": 60.0}
 {"do": "change", "group": null, "how": "set", "members": [[4, "voter", …], …], "timeout": 60.0}
 {"groups": as above, "failed": [{"group": 8, "why": …}]}
+
+{"do": "groups"}, {"do": "create", "group": 7, "members": [1, 2], "timeout": 60.0}
+(or "members": null), and {"do": "stop" | "resume" | "delete", "group": 7, "timeout": 60.0}
+{"groups": [{"group": 7, "generation": 1, "phase": "live",
+             "members": [{"node": 1, "address": …}], "why": ""}]}
 
 {"do": "decommission", "timeout": 60.0}
 the same, and "priority": 0: this node leads nothing, and is removed from all its groups; where that
@@ -25,9 +30,10 @@ from typing import Any
 
 from phx.errors import PhxError
 from phx.node.changes import Changes
+from phx.node.created import Groups
 from phx.node.goals import Goal, adding, exactly, removing, replacing
 from phx.node.moves import Moves
-from phx.types import Changed, Member, Members, Role
+from phx.types import Changed, CreatedGroup, Member, Members, Role
 
 __all__ = ["ROLES", "TIMEOUT_S_MAX", "Orders"]
 
@@ -45,10 +51,18 @@ KEYS = {
 class Orders:
     """Args:
     changes: of members; raises what a call on a node gets that is not open.
+    groups: the calls that create and delete them; raises that there is no directory, too.
     """
 
-    def __init__(self, changes: Callable[[], Changes], moves: Moves, node: int) -> None:
+    def __init__(
+        self,
+        changes: Callable[[], Changes],
+        moves: Moves,
+        node: int,
+        groups: Callable[[], Groups],
+    ) -> None:
         self._changes = changes
+        self._groups = groups
         self._moves = moves
         self._node = node
 
@@ -66,6 +80,27 @@ class Orders:
             raise ValueError(f"a change by {how!r} says: {', '.join(sorted(KEYS[how]))}")
         group = None if asked["group"] is None else number(asked["group"], "a group")
         return self._changes().all_to(goal_of(how, asked), seconds(asked["timeout"]), group)
+
+    def groups(self) -> dict[str, Any]:
+        """The answer. Raises PhxError."""
+        found = self._groups()
+        return {"groups": [created_row(one, found.why(one.group)) for one in found.all()]}
+
+    def turn_group(self, asked: Mapping[str, Any]) -> Future[CreatedGroup]:
+        """Begin to create, stop, resume or delete one. Raises ValueError, PhxError."""
+        how, members = asked["do"], asked.get("members")
+        if asked.keys() - {"members"} != {"do", "group", "timeout"} or (
+            ("members" in asked) != (how == "create")
+        ):
+            raise ValueError(f"what {how!r} says: group, timeout; of a new one: members")
+        group, within = number(asked["group"], "a group"), seconds(asked["timeout"])
+        if how != "create":
+            calls = {"stop": Groups.stop, "resume": Groups.resume, "delete": Groups.delete}
+            return calls[how](self._groups(), group, within)
+        if members is not None and type(members) is not list:
+            raise ValueError("members are a list of nodes, or null")
+        nodes = None if members is None else [number(one, "a node") for one in members]
+        return self._groups().create(group, nodes, within)
 
     def decommission(self, timeout: object) -> Future[Changed]:
         """Begin it: who leads here goes on elsewhere, as far as that is so quickly; the rest is
@@ -135,6 +170,22 @@ def row(group: int, found: Members) -> dict[str, Any]:
         for node, one in found.by_id.items()
     ]
     return {"group": group, "version": found.version, "active": found.active, "members": members}
+
+
+def created_row(one: CreatedGroup, why: str = "") -> dict[str, Any]:
+    members = [{"node": node, "address": at} for node, at in one.members.items()]
+    return {
+        "group": one.group, "generation": one.generation, "phase": one.phase, "members": members,
+        "why": why,
+    }  # fmt: skip
+
+
+def turned(future: Future[CreatedGroup]) -> dict[str, Any]:
+    """The answer."""
+    error = future.exception()
+    if error is not None:
+        return {"error": str(error)}
+    return {"groups": [created_row(future.result())]}
 
 
 def changed(future: Future[Changed]) -> dict[str, Any]:

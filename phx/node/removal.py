@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phx._core.driver import Driver, DriverError
-from phx.applier import Applier, GroupState, Removed
+from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.files import remove_tree
 from phx.checkpoint.manifest import Manifest
@@ -30,6 +30,7 @@ from phx.node.machine_files import FOLDER
 from phx.node.memberships import Memberships
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
+from phx.stops import Deleted, Removed
 from phx.store import Floor, Store
 from phx.transfer.staging import waiting
 
@@ -52,6 +53,8 @@ def mark_removed(
 def stop_of(group: int, memberships: Memberships, node: int) -> Removed:
     newest = memberships.newest(group)
     assert newest is not None
+    if not newest.nodes:
+        return Deleted(group, newest.instance + 1)
     return Removed(group, newest.instance + 1, node, newest.version)
 
 
@@ -100,6 +103,10 @@ class Removal:
             log.warning("%s; what is here of it is deleted", stop)
             self.free(group)
         self._driver.poke()
+
+    def forget(self, group: int) -> None:
+        """It is gone, and nothing of it is left here. On the applying thread."""
+        self._done.discard(group)
 
     def free(self, group: int) -> None:
         """All that is here of it goes; again, if something was made since. Any thread."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from phx._core.driver import ERROR_CLOSED, Driver, DriverError
@@ -86,6 +86,7 @@ class Restorer:
         stuck: told of a group that cannot go on, and why.
 
     Attributes:
+        begins: behind which instance the log of a group begins, and who its members are there.
         paused: groups that do not go on yet.
         at: groups that are being restored, or wait for it; nobody else may touch their state.
         on_removed: told of a group that this node left while it was restored: what was opened of it
@@ -113,12 +114,14 @@ class Restorer:
         self._ending = threading.Event()
         self._files = StoppableFiles(folder, self._ending)
         self._left: deque[int] = deque()
+        self.begins: Callable[[int], tuple[int, Sequence[int]]] = lambda group: (0, ())
         self.paused: set[int] = set()
         self.at: set[int] = set()
         self._threads: list[threading.Thread] = []
 
     def start(self, groups: list[int], threads: int) -> None:
-        """Begin with these, which must be paused."""
+        """Go on with these, which must be paused."""
+        self._threads = [one for one in self._threads if one.is_alive()]
         self.at.update(groups)
         self._left.extend(groups)
         self.paused.update(groups)
@@ -165,10 +168,14 @@ class Restorer:
         self.on_removed(state.group)
 
     def _go_on(self, state: GroupState, manifest: Manifest | None) -> None:
-        frontier = 0
         if state.removed:
             return
-        if manifest is not None:
+        frontier, nodes = self.begins(state.group)
+        if manifest is None and frontier:
+            if self._driver.sessions.next_instance(state.group)[0] != frontier + 1:
+                self._driver.sessions.begin(state.group, frontier, nodes)
+            state.applied = state.digest_at = frontier
+        elif manifest is not None:
             frontier = manifest.frontier
             self._driver.sessions.load(manifest.sessions, manifest.changed_members)
             state.applied = state.digest_at = frontier
@@ -186,7 +193,7 @@ class Restorer:
                 return manifest
             self._anew(state)
         held = self._held(state)
-        self._settle(state, held, 0)
+        self._settle(state, held, self.begins(state.group)[0])
         return None
 
     def _held(self, state: GroupState) -> dict[int, Held]:

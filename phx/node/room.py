@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,10 +16,8 @@ from typing import Any
 
 from phx._core.driver import ERROR_START, ERROR_TIMED_OUT, Driver, DriverError
 from phx._core.peer_table import PeerTable
-from phx._core.read_tickets import ReadTickets
 from phx._core.waiters import Waiters
 from phx.applier import Applier, GroupState
-from phx.asking import Asked
 from phx.checkpoint.catalog import ROOT, Catalog
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import need_codecs
@@ -36,45 +33,52 @@ from phx.errors import (
     Damaged,
     ForkedError,
     GroupStopped,
-    NotInCluster,
     PhxError,
 )
 from phx.machine import Machines, StateMachine, machines_of
+from phx.machines.directory import Directory
 from phx.node import machine_files
 from phx.node.addresses import Addresses, learned
 from phx.node.beginning import Beginning
 from phx.node.changes import Changes
 from phx.node.commits import Commits
 from phx.node.control import Control
+from phx.node.created import Groups, open_created
 from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
+from phx.node.hosting import Hosting, Parts, sweep_gone
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
+from phx.node.looking import status_of, unready
 from phx.node.machine_files import durable_in
 from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
 from phx.node.moves import Moves
-from phx.node.opening import opening_error, partly_done, starts_of, traced
+from phx.node.opening import (
+    begin_reads,
+    opening_error,
+    partly_done,
+    promise_epochs,
+    starts_of,
+    traced,
+)
 from phx.node.orders import Orders
 from phx.node.peers import Introducer, PeerList
 from phx.node.removal import Removal, mark_removed
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.transfers import Transfers
-from phx.reading import Reading
 from phx.store import Store
 from phx.store_facts import Facts
+from phx.store_hosted import HostedRow
 from phx.transfer.staging import kept
-from phx.types import NodeStatus
+from phx.types import DIRECTORY_GROUP, NodeStatus
 
 log = logging.getLogger("phx")
 
 STOP_US = 10_000_000
 ABANDON_S = 1.0
-# How long an acceptance of unknown fate, beyond everything known to be chosen, keeps a group
-# unready.
-DOUBT_S = 1.0
 
 
 class Room:
@@ -94,6 +98,10 @@ class Room:
     ) -> None:
         self.config = config
         self._machines = machines
+        self._hosting: Hosting | None = None  # None: there is no directory
+        self._groups: Groups | None = None
+        self._created: dict[int, HostedRow] = {}  # as the store had them at the start
+        self.on_gone: Callable[[int], None] = lambda group: None
         self._bootstrap = bootstrap
         self._join = join  # it is a member of nothing, and these know who is there
         self._folder = Folder(Path(config.dir))
@@ -105,7 +113,7 @@ class Room:
         self._ended = False
         self.before_abandon: Callable[[], None] = lambda: None
         # (Asked for once: all tables share these numbers.)
-        ids = self._ids = () if join else config.group_ids
+        ids = self._ids = () if join else config.hosted_ids
         self._beginning = Beginning(config, ids)
         self.states = {group: GroupState(group, self._made(group)) for group in ids}
         self._restorer: Restorer | None = None
@@ -130,7 +138,14 @@ class Room:
 
     def _made(self, group: int) -> dict[int, StateMachine]:
         """New machines for a group."""
+        if group == DIRECTORY_GROUP and self.config.directory:
+            return {0: Directory(self._stir)}
         return machines_of(self._machines, group)
+
+    def _stir(self) -> None:
+        """The directory has changed."""
+        if self._hosting is not None:
+            self._hosting.wake()
 
     # --- opening
 
@@ -162,13 +177,15 @@ class Room:
         doctor = self._doctor
         self._keeper = Keeper(lambda: doctor.open_store(create=create), idle=self._idle)
         store = self._store = self._keeper.open()
+        self._find_created(store)
         held = store.settled().keys() | store.members().keys()
-        if left_out := sorted(held - self.states.keys()):
+        if left_out := sorted(held - self.states.keys() - self._created.keys()):
             raise ConfigError(
                 [f"groups: the store holds group {left_out[0]}, which cannot be left out"]
             )
         self._addresses.begin(learned(store, doctor.note))
         catalog = self._look()
+        sweep_gone(catalog, Path(config.dir), self._created.items())
         if create and catalog.groups():
             # Of another life: its log would stand where the new one begins.
             raise Damaged(f"{config.dir}: there are checkpoints, and neither journal nor store")
@@ -182,7 +199,8 @@ class Room:
         need_codecs(config.checkpoints.compress, catalog.groups())
         self._beginning.find_others(store, doctor.journal, catalog)
         starts = starts_of(self.states, catalog, self._find_marked(catalog), store)
-        lives, beginning = Lives(config, self._keeper.ask), self._beginning
+        created = {group: not row.gone for group, row in self._created.items()}
+        lives, beginning = Lives(config, self._keeper.ask, created), self._beginning
         self._lives = lives
         beginning.look(store, doctor.journal, catalog, self._keeper.ask, create=create)
         lived = former_lives(catalog, config.node)
@@ -192,7 +210,7 @@ class Room:
             self._folder, create, self._bootstrap, partial(self._start, store, catalog, starts)
         )
         self._folder.whole()
-        self._promise_epochs(catalog, store)
+        promise_epochs(self.driver, self.states, catalog, store)
         self.waiters = Waiters(
             self._ids,
             group_values_max=limits.group_values_max,
@@ -206,7 +224,7 @@ class Room:
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.moves.begin(self.door)
         self.door.archive = store
-        self._open_reads()
+        begin_reads(self.driver, config.node, self.applier, self.door)
         self.door.node, self.door.known = config.node, self._addresses.is_peer
         self.door.frontier = catalog.frontier
         self.floors = Floors(
@@ -220,6 +238,48 @@ class Room:
         self.applier.on_ceiling, self.applier.on_taken = lives.wanted, self._hear
         gone = mark_removed(self.states, self._memberships, config.node)
         self._keep_checkpoints(catalog, [group for group in starts if group not in gone], gone)
+        self._host(catalog)
+
+    def _find_created(self, store: Store) -> None:
+        """The groups that were created; what a crash left half done in the store is done."""
+        assert self._keeper is not None
+        rows = self._created = open_created(store, self.config, self._keeper)
+        if self.config.directory:
+            self._hosting = Hosting(rows)
+        for group in (group for group, row in rows.items() if not row.gone):
+            state = self.states[group] = GroupState(group, self._made(group))
+            if rows[group].stopped:
+                state.parked, state.taking = True, {}
+            self._ids = (*self._ids, group)
+
+    def _host(self, catalog: Catalog) -> None:
+        """From now on groups come and go as the directory says."""
+        hosting = self._hosting
+        if hosting is None:
+            return
+        assert self._keeper is not None
+        assert self._lives is not None
+        assert self._removal is not None
+        assert self._snapshots is not None
+        assert self._restorer is not None
+        assert self._transfers is not None
+        self._memberships.on_ended = hosting.ended
+        parts = Parts(
+            self.config.node, Path(self.config.dir), self.driver, self.applier, self.waiters,
+            self.door, self.states, self._keeper, self._lives, self._memberships, self._removal,
+            catalog, self._snapshots, self._restorer, self._transfers, self._made,
+            self._commit_too, lambda group: self.on_gone(group),
+        )  # fmt: skip
+        self._groups = Groups(self.config, hosting, parts)
+        if self._changes is not None:
+            self._changes.hosts = hosting.nodes_of
+        hosting.begin(parts)
+
+    def _commit_too(self, state: GroupState) -> None:
+        """From now on durable machines are committed, if it has the first of this node."""
+        if durable_in(state.machines) and self.applier.commits is None:
+            every_us = self.config.checkpoints.machine_commit_us
+            self.applier.commits = Commits(every_us, self.applier.halt)
 
     def give_up(self) -> None:
         """Do not wait to be a member: the opening fails. Any thread."""
@@ -235,13 +295,6 @@ class Room:
         self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
         self._peers.page = self._memberships.page
         self._introducer = Introducer(self.config, self._peers, self._memberships)
-
-    def _open_reads(self) -> None:
-        driver = self.driver
-        reading = Reading(driver.points, self.config.node, driver.now_us, driver.poke)
-        reading.within = self.applier.within
-        reading.asking = Asked(ReadTickets(driver), self.door.error_of)
-        self.applier.reads = self.door.reading = reading
 
     def _look(self) -> Catalog:
         """The checkpoints, and what was received in part of others and may be gone on with."""
@@ -261,15 +314,6 @@ class Room:
             found = set()
         self._marked = found
         return found
-
-    def _promise_epochs(self, catalog: Catalog, store: Store) -> None:
-        """Where the log begins right behind a checkpoint, which may have come from elsewhere,
-        ballots go on above it: an entry's epoch never goes back. (All else the row has said.)"""
-        for group, floor in store.floors().items():
-            if newest := next(iter(catalog.of(group)), None):
-                through = newest.frontier
-                if (floor.kept_from, floor.settled_through) == (through + 1, through):
-                    self.driver.install(group, through, newest.epoch)
 
     def _keep_checkpoints(self, catalog: Catalog, paused: list[int], gone: frozenset[int]) -> None:
         """Take them from now on, and bring the paused groups back from theirs."""
@@ -312,6 +356,8 @@ class Room:
             snapshots.schedule,
             self._stuck,
         )
+        if self._hosting is not None:
+            self._restorer.begins = self._hosting.begins
         snapshots.paused = self._restorer.paused
         transfers = self._exchange(catalog, snapshots, self._restorer.paused)
         self.door.restoring, self.door.rebuild = transfers.restoring, self.rebuild
@@ -333,7 +379,7 @@ class Room:
         self._removal.begin(gone)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
-        orders = Orders(lambda: self.changes, moves, self.config.node)
+        orders = Orders(lambda: self.changes, moves, self.config.node, lambda: self.groups)
         self._control = Control(folder, self.states, take, moves, lambda: self.peers, orders)
         self._control.listen()
 
@@ -392,8 +438,8 @@ class Room:
         """The news of members, before anything above is applied."""
         self._memberships.hear()
         for group, error in self._memberships.contradictions():
-            state = self.states[group]
-            if state.stopped is None:
+            state = self.states.get(group)
+            if state is not None and state.stopped is None:
                 why = GroupStopped(group, state.applied + 1, None, f"its members: {error}")
                 self.applier.halt(state, why, error)
         if self._removal is not None:
@@ -408,7 +454,8 @@ class Room:
     def _end_checkpoints(self, wait_s: float | None = None) -> None:
         """Those that are at it are waited for, at most `wait_s` seconds altogether."""
         parts = (
-            self._transfers, self._restorer, self._snapshots, self._control, self._doctor,
+            self._hosting, self._groups, self._transfers, self._restorer, self._snapshots,
+            self._control, self._doctor,
             self.moves, self._changes, self._introducer, self._peers,
         )  # fmt: skip
         there = [one for one in parts if one is not None]
@@ -448,12 +495,14 @@ class Room:
             starts=starts,
             facts=facts,
             suspect=suspect,
+            generations={group: row.generation for group, row in self._created.items()},
+            gone={group: row.generation for group, row in self._created.items() if row.gone},
             journal_dir=str(self._folder.journal),
             create=create,
             options=config.options(),
             **traced(config.node),
         )
-        members = self._memberships = members_of_node(self.driver, store, config)
+        members = self._memberships = members_of_node(self.driver, store, config, self._created)
         found = chain.from_iterable(catalog.groups().values())
         members.begin(store.members(), [one for one in found if one.group in self.states])
         self.driver.start()  # not before: it votes
@@ -496,34 +545,17 @@ class Room:
         assert self._changes is not None
         return self._changes
 
-    def unready(self, groups: Iterable[int] | None) -> list[int]:
-        """Those of `groups` (default: all) without a leader or not applied up to what is chosen.
+    @property
+    def groups(self) -> Groups:
+        """Those that come and go. Raises Closed, ForkedError; ConfigError: no directory."""
+        self.opened()
+        if self._groups is None:
+            raise ConfigError(["directory: is false, so groups are those of the configuration"])
+        return self._groups
 
-        An acceptance beyond everything known to be chosen may be chosen, too: it is given a second
-        to turn out so, counted from the first time that a leader was known.
-        """
-        wanted = None if groups is None else set(groups)
-        unknown = [group for group in wanted or () if group not in self.states]
-        if unknown:
-            raise NotInCluster(f"group {min(unknown)} is not hosted by node {self.config.node}")
-        found, now = [], time.monotonic()
-        # The other groups have a leader, and all that they know of is applied.
-        for group, leader, chosen_through, accepted_last in self.opened().busy_groups():
-            state = self.states[group]
-            if (wanted is not None and group not in wanted) or state.stopped is not None:
-                continue
-            if not leader:
-                state.led_since = 0.0
-            elif not state.led_since:
-                state.led_since = now
-            doubt = accepted_last > chosen_through and now < state.led_since + DOUBT_S
-            paused = self._restorer is not None and group in self._restorer.paused
-            if paused or not leader or state.applied < chosen_through or doubt:
-                found.append(group)
-        if self._transfers is not None:
-            fetched = set(self._transfers.fetcher.wanted()) - set(found)
-            found += sorted(fetched if wanted is None else fetched & wanted)
-        return found
+    def unready(self, groups: Iterable[int] | None) -> list[int]:
+        """See `looking.unready`."""
+        return unready(self, groups)
 
     def hold_checkpoints(self, held: bool) -> None:
         self.opened()
@@ -531,39 +563,7 @@ class Room:
         self._snapshots.hold(held)
 
     def status(self) -> NodeStatus:
-        driver = self.opened()
-        found: dict[str, Any] = dict(driver.status())
-        assert self._keeper is not None
-        return NodeStatus(
-            cluster=self.config.cluster,
-            node=self.config.node,
-            incarnation=driver.incarnation,
-            port=driver.port,
-            groups=len(self.states),
-            leading=found["leading"],
-            stopped=tuple(sorted(self.applier.stopped)),
-            removed=tuple(sorted(self._memberships.removed)),
-            waiting_values=self.waiters.count,
-            waiting_bytes=self.waiters.held_bytes,
-            flow=self.waiters.gates_now(),
-            poisoned=bool(found["journal"]["poisoned"]),
-            store_error=self._keeper.error,
-            peers=self.peers.statuses(found),
-            counters=found["engine"],
-            journal=found["journal"],
-            queues=found["queues"],
-            cpu_ns={
-                **found["cpu_ns"],
-                **{f"poll.{name}": ns for name, ns in found["layers_ns"].items()},
-            },
-            settle=found["settle"],
-            store=asdict(self._store.stats()),
-            applier=self.applier.counters(),
-            checkpoints=self._snapshots.numbers() if self._snapshots else {},
-            checkpoint_error=self._snapshots.error if self._snapshots else None,
-            transfers=self._transfers.counters() if self._transfers else {},
-            damage=self._doctor.status(),
-        )
+        return status_of(self)
 
     # --- closing
 
@@ -571,7 +571,7 @@ class Room:
         """From now on every call gets this error."""
         if hasattr(self, "door") and self.door.refusal is None:
             self.door.refusal = refusal
-        for state in self.states.values():
+        for state in list(self.states.values()):
             state.taking = {}
         self._state = "closed"
 
@@ -584,7 +584,7 @@ class Room:
         try:
             self._settle(until)
         finally:
-            for one in (self._transfers, self._restorer):
+            for one in (self._hosting, self._transfers, self._restorer):
                 if one is not None:
                     one.end()
 
@@ -617,7 +617,7 @@ class Room:
 
     def let_go(self) -> None:
         """Close durable machines as of their last commits; again, if need be."""
-        for state in self.states.values():
+        for state in list(self.states.values()):
             state.let_go()
 
     def shut(self) -> None:

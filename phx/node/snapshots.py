@@ -164,8 +164,8 @@ class Snapshots(threading.Thread):
     # --- who wants one
 
     def schedule(self, state: GroupState, frontier: int) -> None:
-        """The group goes on from a checkpoint at `frontier`, 0: from none. Any thread, before it
-        applies anything."""
+        """The group goes on from a checkpoint at `frontier`, or from none where its log begins
+        behind that. Any thread, before it applies anything."""
         self._floors.begins(state)
         if not self._may_come(state):
             ask_at(state, ASK_NEVER)
@@ -173,7 +173,7 @@ class Snapshots(threading.Thread):
             return
         with self._change:
             ask_at(state, self._policy.begins(state.group, frontier))
-            self.counters["restored"] += frontier > 0
+            self.counters["restored"] += frontier > 0 and bool(self._catalog.of(state.group))
 
     def installed(self, state: GroupState) -> None:
         """The group goes on from a checkpoint of another node, at what is applied now. On the
@@ -202,6 +202,23 @@ class Snapshots(threading.Thread):
         with self._change:
             self._condemned[group] += 1
             return self._catalog.condemn(group, above, but)
+
+    def forget(self, group: int) -> None:
+        """It is gone: no checkpoint of it is taken any more. On the applying thread."""
+        with self._change:
+            line = [wish for wish in self._line if wish.group == group]
+            for wish in line:
+                self._line.remove(wish)
+            if self._wanted is not None and self._wanted.group == group and self._taken is None:
+                self._taken = Taken(error=gone(group))
+            self._due.discard(group)
+            self._policy.forget(group)
+            self._condemned.pop(group, None)
+            self._errors.pop(group, None)
+            self._change.notify_all()
+        for wish in line:
+            self._settle(wish, gone(group))
+        self._floors.forget(group)
 
     def between(self, task: Callable[[], None]) -> None:
         """Have something done that changes a group's checkpoints, or needs that no view is open:
@@ -277,8 +294,10 @@ class Snapshots(threading.Thread):
         wish = self._wanted
         if wish is None or self._taken is not None:
             return
-        state = self._states[wish.group]
-        if state.stopped is not None:
+        state = self._states.get(wish.group)
+        if state is None:
+            self._hand(Taken(error=gone(wish.group)))
+        elif state.stopped is not None:
             self._hand(Taken(error=CheckpointFailed(str(state.stopped))))
         elif wish.group in self.paused:
             self._hand(Taken(error=CheckpointFailed(f"group {wish.group} is being restored")))
@@ -404,7 +423,8 @@ class Snapshots(threading.Thread):
                     if wish.asked:
                         return wish
                     self._due.discard(wish.group)
-                    if self._states[wish.group].applied > self._policy.last(wish.group):
+                    state = self._states.get(wish.group)
+                    if state is not None and state.applied > self._policy.last(wish.group):
                         return wish
                 self._floors.ring(now_s)
                 next_s = min(self._policy.next_s(), self._floors.next_s())
@@ -425,7 +445,8 @@ class Snapshots(threading.Thread):
         for at, wish in enumerate(self._line):
             if self._held and not wish.asked:
                 return None  # none that was asked for stands behind it
-            if wish.group not in self.paused or self._states[wish.group].stopped is not None:
+            state = self._states.get(wish.group)
+            if wish.group not in self.paused or state is None or state.stopped is not None:
                 del self._line[at]
                 return wish
         return None
@@ -447,7 +468,9 @@ class Snapshots(threading.Thread):
             manifest = self._write(capture, taken.condemned)
         finally:
             close_all(taken.views)
-        state = self._states[wish.group]
+        state = self._states.get(wish.group)
+        if state is None:
+            raise gone(wish.group)
         with self._change:
             at = self._policy.taken(
                 wish.group, manifest.frontier, taken.log_bytes, time.monotonic()
@@ -555,8 +578,8 @@ class Snapshots(threading.Thread):
                 why = f"group {wish.group}: {type(error).__name__}: {error}"
                 error = CheckpointFailed(why)
         self._settle(wish, error)
-        state = self._states[wish.group]
-        if state.stopped is None and self._may_come(state):
+        state = self._states.get(wish.group)
+        if state is not None and state.stopped is None and self._may_come(state):
             with self._change:
                 self._policy.failed(wish.group, time.monotonic())
 
@@ -591,6 +614,10 @@ class Snapshots(threading.Thread):
         for wish in self._line:
             self._settle(wish, CheckpointFailed("the node is closed"))
         self._line.clear()
+
+
+def gone(group: int) -> CheckpointFailed:
+    return CheckpointFailed(f"group {group} is not hosted here any more")
 
 
 def _blind(state: GroupState) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from phx._core.driver import Driver
-from phx.applier import Applier, GroupState, same_stop
+from phx.applier import Applier, GroupState
 from phx.checkpoint.catalog import Catalog
 from phx.checkpoint.digests import Verdict
 from phx.checkpoint.manifest import Manifest
 from phx.checkpoint.rebuild import mark, unmark
 from phx.config import Config
-from phx.errors import CheckpointFailed, Closed
+from phx.errors import CheckpointFailed, Closed, PhxError
 from phx.machine import StateMachine
 from phx.node.addresses import Addresses
 from phx.node.divergence import Divergence, set_aside, stopped_by
@@ -30,6 +30,7 @@ from phx.node.machine_files import durable_in
 from phx.node.memberships import Memberships
 from phx.node.provider import Provider
 from phx.node.snapshots import Snapshots
+from phx.stops import same_stop
 from phx.store import Store
 from phx.transfer.messages import Ends, Greeting
 
@@ -268,17 +269,33 @@ class Transfers:
         """This node is no member of it any more (`GroupState.removed`): nothing more of it comes.
         Any thread."""
         self.fetcher.gone(group)
+        stopped = self._states[group].stopped
+        assert stopped is not None
+        self._tell_waiting(group, lambda: same_stop(stopped))
+
+    def let_go(self, group: int) -> bool:
+        """Nothing of the group comes or goes any more; whether something is on its way still."""
+        if self.fetcher.let_go(group) or group in self.installer.installing:
+            return True
+        self._tell_waiting(group, lambda: CheckpointFailed(f"group {group} was deleted"))
+        self._marked.discard(group)
+        self._left.pop(group, None)
+        self._swaps.pop(group, None)
+        self.divergence.forget(group)
+        return False
+
+    def _tell_waiting(self, group: int, make: Callable[[], PhxError]) -> None:
+        """Whoever waits for it to be made anew."""
         with self._lock:
             waiting = self._anew.pop(group, [])
         for future in waiting:
             if future.set_running_or_notify_cancel():
-                stopped = self._states[group].stopped
-                assert stopped is not None
-                future.set_exception(same_stop(stopped))
+                future.set_exception(make())
 
     def restoring(self, group: int) -> bool:
         """Whether the group's machines wait for a checkpoint, of this node or of another."""
-        paused = group in self._paused and self._states[group].stopped is None
+        state = self._states.get(group)
+        paused = group in self._paused and state is not None and state.stopped is None
         return paused or group in self.fetcher
 
     def counters(self) -> dict[str, int]:

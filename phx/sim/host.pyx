@@ -119,7 +119,7 @@ cdef class Host:
         cdef int code
         self.engine = engine_new(&self.engine_options)
         for group in self.groups:
-            engine_add_group(self.engine, group, settled.get(group, 0))
+            engine_add_group(self.engine, group, 0, settled.get(group, 0))
         if self.first_members:
             members_open(self)
         rows_open(self, settled, floors)

@@ -145,7 +145,7 @@ cdef class WatchDoor:
         e = self.engines[node - 1] = engine_new(&options)
         for group in range(self.n_groups):
             through.push_back((settled or {}).get(group, 0))
-            engine_add_group(e, group, through.back())
+            engine_add_group(e, group, 0, through.back())
             floor = self.watch.node[node - 1].seats[group].kept if floors is None else floors[group]
             if settled is not None:
                 watch_row(self.watch, node, group, floor, through.back())

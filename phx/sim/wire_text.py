@@ -132,6 +132,7 @@ class Message:
     after: int = 0  # leaves when the sender's journal is durable up to here
     sent_us: int = 0
     config: int = 1  # version of the members that the sender knows
+    generation: int = 0  # of the group
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> int:
@@ -176,7 +177,8 @@ class Message:
 
     def points(self) -> list[tuple[int, int, int, int]]:
         """Of a ReadPoint: (group, verdict, instance, ballot)."""
-        return list(struct.iter_unpack("<IIQQ", self.rest[: 24 * self.fixed["count"]]))
+        found = struct.iter_unpack("<IHHQQ", self.rest[: 24 * self.fixed["count"]])
+        return [(group, verdict, at, number) for group, verdict, _, at, number in found]
 
     def line(self) -> str:
         parts = [f"{self.source}→{self.dest} {self.name}"]
@@ -222,7 +224,6 @@ def decode(payload: bytes) -> Iterator[Message]:
     at = 0
     while at < len(payload):
         length, kind, flags, space, group, config, number = MESSAGE_HEADER.unpack_from(payload, at)
-        assert space == 0
         assert length % 8 == 0
         name, fixed, names = KINDS[kind]
         start = at + MESSAGE_HEADER.size
@@ -230,13 +231,14 @@ def decode(payload: bytes) -> Iterator[Message]:
         yield Message(
             name, group, number, flags, values,
             payload[start + fixed.size : at + length], payload[at : at + length], config=config,
+            generation=space,
         )  # fmt: skip
         at += length
 
 
 def encode(
     name: str, group: int, number: int, rest: bytes = b"", flags: int = 0, config: int = 1,
-    **fields: int,
+    generation: int = 0, **fields: int,
 ) -> bytes:  # fmt: skip
     """The bytes of a message; fields that are not given are 0 (`start`: as `first`; `floor`: 1)."""
     kind = NUMBERS[name]
@@ -249,7 +251,7 @@ def encode(
     assert not unknown, unknown
     body = fixed.pack(*[fields.get(field_name, 0) for field_name in names]) + rest
     length = align8(MESSAGE_HEADER.size + len(body))
-    header = MESSAGE_HEADER.pack(length, kind, flags, 0, group, config, number)
+    header = MESSAGE_HEADER.pack(length, kind, flags, generation, group, config, number)
     return (header + body).ljust(length, b"\0")
 
 
@@ -272,6 +274,7 @@ class Record:
     body: bytes
     raw: bytes
     synced: bool = False
+    generation: int = 0
 
     def line(self) -> str:
         parts = [RECORD_NAMES[self.kind]]
@@ -288,11 +291,10 @@ def records(data: bytes, lsn: int) -> Iterator[Record]:
     at = 0
     while at < len(data):
         _, nbytes, kind, _, space, group, index, number = RECORD_HEADER.unpack_from(data, at)
-        assert space == 0
         assert 1 <= kind <= MEMBERS, "a record of unknown kind"
         end = at + align8(RECORD_HEADER.size + nbytes)
         body = data[at + RECORD_HEADER.size : at + RECORD_HEADER.size + nbytes]
-        yield Record(lsn + at, kind, group, index, number, body, data[at:end])
+        yield Record(lsn + at, kind, group, index, number, body, data[at:end], generation=space)
         at = end
 
 

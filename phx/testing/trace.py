@@ -110,7 +110,6 @@ class Replay:
         self.node = self.cluster = 0
         self.members: list[int] = []
         self.options: dict[str, int] = {}
-        self.settled: dict[int, int] = {}
         self._engine: Engine | None = None
 
     @property
@@ -119,9 +118,9 @@ class Replay:
             self._engine = Engine(
                 self.node,
                 self.members,
-                list(self.settled),
+                (),
                 cluster=self.cluster,
-                settled=self.settled,
+                settled=None,
                 **self.options,
             )
         return self._engine
@@ -134,8 +133,8 @@ class Replay:
     def _tell(self, kind: Kind, t: Input) -> int | None:
         """The engine's answer, where it gives one."""
         match kind:
-            case Kind.GROUP:
-                self.settled[t.group] = t.first
+            case Kind.GROUP | Kind.GONE | Kind.DROP_GROUP | Kind.CHANGE_MEMBERS | Kind.CHANGE_KNOWN:
+                return self._tell_groups(kind, t)
             case Kind.REPLAYED:
                 try:
                     self.engine.replay(t.body + bytes(-len(t.body) % 8), t.first)
@@ -200,6 +199,24 @@ class Replay:
                 self.engine.resign()
             case _:
                 raise AssertionError(kind)
+        return None
+
+    def _tell_groups(self, kind: Kind, t: Input) -> int | None:
+        """Which groups there are, and who their members are."""
+        match kind:
+            case Kind.GROUP:
+                return self.engine.add_group(t.group, t.peer, t.first)
+            case Kind.CHANGE_MEMBERS:
+                return self.engine.change_members(t.group, t.body)
+            case Kind.CHANGE_KNOWN:
+                version = int.from_bytes(t.body[24:32], "little")  # members.pxd
+                return self.engine.change_known(
+                    t.group, version, t.body, t.first, t.second, t.peer != 0
+                )
+            case Kind.GONE:
+                self.engine.gone(t.group, t.peer)
+            case Kind.DROP_GROUP:
+                self.engine.drop_group(t.group)
         return None
 
     def turn(self, data: bytes) -> None:
@@ -315,7 +332,10 @@ class Check:
             self.report.incarnation = told.result
             self.journal.start(told.first)
         elif kind == Kind.GROUP:
-            self.exposure.chosen[told.group] = told.first
+            if told.result == 0:
+                self.exposure.chosen[told.group] = told.first
+        elif kind == Kind.DROP_GROUP:
+            self.replayed.pop(told.group, None)
         elif kind == Kind.FLOOR:
             self.exposure.known(told.group, told.first - 1)
         elif kind == Kind.INSTALL and told.result == 0:
@@ -336,7 +356,7 @@ class Check:
                 f"the engine is told that {told.first} is durable; the disk has synced"
                 f" everything up to {self.journal.durable}",
             )
-        if self._replaying or kind == Kind.GROUP:
+        if self._replaying:
             self.replay.tell(kind, told)
 
     def _receive(self, told: Input) -> None:

@@ -76,6 +76,8 @@ class Kind(IntEnum):
     DROP_PEER = 43
     CHANGE_MEMBERS = 44
     CHANGE_KNOWN = 45
+    GONE = 46
+    DROP_GROUP = 47
     TURN = 48
     SENDING = 64
     OPENED = 65

@@ -10,6 +10,8 @@ from phx._core.delivery import Sessions
 from phx._core.waiters import IN_FLIGHT_MAX, Result, Waiters
 from phx.applier import EVENT_BELOW, Applier, GroupState
 from phx.errors import (
+    DeletedUnknown,
+    GroupDeleted,
     GroupStopped,
     NodeFailed,
     NodeFailedUnknown,
@@ -320,6 +322,8 @@ def test_own_values_that_are_not_applied_resolve_their_callers():
         (7, NoQuorum),
         (8, NodeFailed),
         (9, NodeFailedUnknown),
+        (10, GroupDeleted),
+        (11, DeletedUnknown),
         (99, TimedOutUnknown),
     ],
 )

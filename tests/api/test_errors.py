@@ -18,6 +18,7 @@ MADE = {
     errors.NotReady: ([1, 2],),
     errors.VersionConflict: (7, Members(3, True, {1: voter("a:1")})),
     errors.ChangeUnderWay: (7,),
+    errors.GroupExists: (7, "live"),
     errors.NotCaughtUp: (7, [4, 5]),
     errors.PartlyDone: ([errors.TimedOut("late")],),
 }

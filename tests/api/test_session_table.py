@@ -543,3 +543,20 @@ def test_values_of_this_life_that_an_installed_table_has_done_are_passed_over():
         assert "the checkpoint says that all is applied" in refused.error
     (after,) = mine.offer(GROUP, 4, [body_of((ME, INCARNATION, 1, 4, 2))])
     assert (after.error, len(after.entries)) == (None, 2)
+
+
+def test_a_table_that_begins_behind_an_instance_admits_what_follows_of_members_alone():
+    made = sessions()
+    made.begin(GROUP, 1 << 44, (1, 2))
+    assert made.next_instance(GROUP) == ((1 << 44) + 1, 0)
+    for frontier in (0, 1 << 44):
+        with pytest.raises(ValueError, match="begun"):
+            made.begin(GROUP, frontier, ())
+    with pytest.raises(KeyError):
+        made.begin(GROUP + 1, 5, ())
+    with pytest.raises(ValueError, match="members"):
+        made.begin(2, 5, range(1, 17))
+    assert made.next_instance(2) == (1, 0), "what is refused changes nothing"
+    of = {node: pack_body([(node, 1, 1, 1, [(0, b"v")])]) for node in (2, 3)}
+    batches = made.offer(GROUP, (1 << 44) + 1, [of[2], of[3]])
+    assert [entry.value for batch in batches for entry in batch.entries] == [b"v"]

@@ -59,7 +59,6 @@ def test_any_changed_byte_is_another_value_or_none() -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        [],
         [(1, WITNESS, b"a:1"), (2, LEARNER, b"b:1")],  # nobody who votes and has a machine
         [(2, VOTER, b"a:1"), (1, VOTER, b"b:1")],
         [(1, VOTER, b"a:1"), (1, VOTER, b"b:1")],
@@ -94,3 +93,14 @@ def test_a_first_version_and_a_ballot_of_nobody_are_none() -> None:
     assert sound(row)
     assert not sound(row, version=1)
     assert not sound(row, ballot=0)
+
+
+def test_the_last_value_of_a_group_has_no_members_and_is_one_of_the_same_kind() -> None:
+    last = members.write(3, 9, 1, [])
+    assert last == struct.pack("<BBHIQQ", 2, 1, 0, 0, 9, 1) + struct.pack("<Q", 3)
+    assert members.read(last) == (3, 9, 1, [])
+    assert batch.check_body(last)
+    assert batch.unpack_body(last) == (2, 9, 1, [])
+    assert members.read(last + b"\0") is None
+    assert not sound([], ballot=0)
+    assert not sound([], version=1)

@@ -156,8 +156,8 @@ cdef class MessageEncode(Sized):
             if self.out.size >= ROUND_BYTES:
                 self.out.size = 0
             fixed.instance = i
-            self.out = message_append(self.out, MSG_ACCEPT, 0, 7, 1, 5, &fixed, sizeof(fixed),
-                                      self.bytes.data, self.size)
+            self.out = message_append(self.out, MSG_ACCEPT, 0, 0, 7, 1, 5, &fixed,
+                                      sizeof(fixed), self.bytes.data, self.size)
 
     def check(self):
         cdef u64 at = 0
@@ -174,8 +174,8 @@ cdef class MessageCheck(MessageEncode):
         cdef AcceptBody fixed
         memset(&fixed, 0, sizeof(fixed))
         while self.out.size < ROUND_BYTES:
-            self.out = message_append(self.out, MSG_ACCEPT, 0, 7, 1, 5, &fixed, sizeof(fixed),
-                                      self.bytes.data, size)
+            self.out = message_append(self.out, MSG_ACCEPT, 0, 0, 7, 1, 5, &fixed,
+                                      sizeof(fixed), self.bytes.data, size)
 
     cdef void go(self) noexcept:
         cdef u64 at = 0, i

@@ -127,7 +127,7 @@ cdef Block* read_body(World* w, Script* s, Peer* p, u8 kind, u32 many, u8* fixed
         (<ReadPointBody*>fixed).points = many
     for i in range(many):
         asked.group = point.group = take_u8(s) & 7
-        asked.pad = 0
+        asked.generation = 0
         if kind == MSG_READ_ASK:
             asked.ballot = ballot_of(s, w.e.replicas[asked.group & 3], SELF)
             body = block_append(body, &asked, sizeof(asked))
@@ -234,7 +234,7 @@ cdef Block* message_body(World* w, Script* s, Replica* r, Peer* p, u8 kind, u8* 
         beat.claims = many
         for i in range(many):
             change.group = take_u8(s) & 7
-            change.pad = 0
+            change.generation = 0
             change.ballot = ballot_of(s, w.e.replicas[change.group & 3], p.node)
             body = block_append(body, &change, sizeof(change))
     elif kind == MSG_HEARTBEAT_ACK:
@@ -325,8 +325,9 @@ cdef void put_message(World* w, Script* s, Peer* p) noexcept nogil:
     if nfixed:
         message_fixed(w, s, r, p, kind, <u8*>fixed)
         body = message_body(w, s, r, p, kind, <u8*>fixed, body)
-    w.payload = message_append(w.payload, kind, flags & 15, group & 7 if group & 64 else group & 3,
-                               1 + (group >> 7), ballot, fixed, nfixed, body.data, body.size)
+    w.payload = message_append(w.payload, kind, flags & 15, 0,
+                               group & 7 if group & 64 else group & 3, 1 + (group >> 7), ballot,
+                               fixed, nfixed, body.data, body.size)
     block_unref(body)
     if flags >= 0xE0:            # and then something is wrong with it
         w.payload.data[start + take_word(s, 2) % (w.payload.size - start)] ^= take_u8(s)
@@ -353,7 +354,7 @@ cdef void advance(World* w, u64 by_us) noexcept nogil:
 
 
 cdef void answer(World* w, u8 kind, u8 flags, u32 group, u64 ballot, void* fixed) noexcept nogil:
-    w.payload = message_append(w.payload, kind, flags, group, 1, ballot, fixed,
+    w.payload = message_append(w.payload, kind, flags, 0, group, 1, ballot, fixed,
                                message_fixed_bytes(kind), NULL, 0)
 
 
@@ -541,7 +542,7 @@ cdef Engine* make_engine(u8 config) noexcept nogil:
     o.balance = config & 32
     e = engine_new(&o)
     for i in range(GROUPS):
-        engine_add_group(e, i, 0)
+        engine_add_group(e, i, 0, 0)
     return e
 
 

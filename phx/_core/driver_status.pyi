@@ -1,0 +1,1 @@
+"""Native only: see driver_status.pxd."""

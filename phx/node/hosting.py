@@ -1,0 +1,532 @@
+"""Groups that come and go while a node runs: what the directory says is done here.
+
+The directory (`phx.machines.directory`) is a group of its own that every node of the cluster hosts.
+Whoever creates or deletes a group proposes that there; every node looks at the rows whenever one
+has changed, and at its start, and does what they say, however late it hears:
+
+host      a row names this node, and the group is not here. The store has it first (store_hosted);
+          then machines are made, and the group begins, as at a start
+stop      callers are refused; nothing is delivered, and it is not led from here. All of it stays
+end       it is being deleted. Whoever leads proposes the group's last value; whoever knows that to
+          be chosen says so in the directory, when its own tombstone is durable
+drop      it is gone, or the id is another group's by now. The store has that first; then machines,
+          callers, votes; then checkpoints and files; then what the store has of its log
+
+One step at a time, on one thread, so a group is never dropped while it begins. A crash between any
+two of them leaves what the next start, or the next look, does to its end.
+
+Why all members agree. A group's first members, with their addresses, stand in the row, and so in
+one place of one log: every node that hosts it begins with the same roster, to the byte, at the same
+instance (`first_members`). No file of any node has a say, so no two nodes count quorums of
+different members. And an id that is used again is another group, with a generation of its own in
+every message and record (`_core/groups.pxd`).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from phx import store_hosted
+from phx._core.driver import ERROR_CLOSED, Driver, DriverError
+from phx._core.group_table import GroupTable
+from phx._core.waiters import Waiters
+from phx.applier import Applier, GroupState, taking
+from phx.checkpoint.catalog import Catalog, path_of
+from phx.checkpoint.files import remove_tree
+from phx.door import Door
+from phx.errors import DeletedUnknown, PhxError, StoppedUnknown
+from phx.machine import StateMachine
+from phx.machines.directory import Directory, GroupRow, encode_ended
+from phx.node.keeper import Keeper
+from phx.node.line import Ending
+from phx.node.lives import Lives
+from phx.node.machine_files import FOLDER
+from phx.node.memberships import Memberships
+from phx.node.removal import Removal
+from phx.node.restorer import Restorer
+from phx.node.snapshots import Snapshots
+from phx.node.transfers import Transfers
+from phx.stops import Deleted
+from phx.store import Store
+from phx.store_hosted import HostedRow
+from phx.types import DIRECTORY_GROUP
+
+__all__ = ["Hosting", "Parts"]
+
+log = logging.getLogger("phx")
+
+T = TypeVar("T")
+SLICE_S = 0.2
+LOOK_S = 0.02
+"""Until a group is looked at again of which not all is done."""
+END_S = 0.05
+"""The same, until its last value is known to be chosen."""
+SAID_S = 0.5
+"""The same, until the directory has it that it is."""
+FAILED_S = 1.0
+"""After something went wrong."""
+PROPOSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Of the node, all of them running.
+
+    Attributes:
+        states: by group; those that come and go are put in and taken out here.
+        factory: makes the machines of a group.
+        begun: told of a group's machines before it begins (on the applying thread).
+        gone: told of a group that was dropped (on the applying thread).
+    """
+
+    node: int
+    folder: Path
+    driver: Driver
+    applier: Applier
+    waiters: Waiters
+    door: Door
+    states: dict[int, GroupState]
+    keeper: Keeper
+    lives: Lives
+    memberships: Memberships
+    removal: Removal
+    catalog: Catalog
+    snapshots: Snapshots
+    restorer: Restorer
+    transfers: Transfers
+    factory: Callable[[int], dict[int, StateMachine]]
+    begun: Callable[[GroupState], None]
+    gone: Callable[[int], None]
+
+
+class Hosting(threading.Thread):
+    """The thread ``phx-groups`` of one node.
+
+    Guarantee: what is hosted here is what the directory says, as far as this node has applied it;
+    nothing of a group that was dropped is left but its row in the store, and nothing of one reaches
+    another group of the same id.
+
+    Args:
+        rows: what the store says of created groups, at the start.
+    """
+
+    def __init__(self, rows: Mapping[int, HostedRow]) -> None:
+        super().__init__(name="phx-groups", daemon=True)
+        self._parts: Parts
+        self._table: GroupTable
+        self._rows = dict(rows)
+        self._change = threading.Condition()
+        self._news = True
+        self._ending = False
+        self._seen: dict[int, GroupRow] = {}
+        self._undone: dict[int, float] = {}  # groups that are not as they should be: look then
+        self._paused: set[int] = set()  # stopped, and the driver delivers nothing
+        self._swept = {group for group, row in rows.items() if row.gone}
+        self.failed: dict[int, str] = {}
+        """Why a group is not as the directory says."""
+
+    # --- any thread
+
+    def wake(self) -> None:
+        """A row has changed."""
+        with self._change:
+            self._news = True
+            self._change.notify_all()
+
+    def ended(self, group: int) -> None:
+        """The last value of a group is known to be chosen."""
+        with self._change:
+            self._news = True
+            self._undone[group] = 0.0
+            self._change.notify_all()
+
+    def rows(self) -> dict[int, GroupRow]:
+        """As this node has applied them."""
+        state = self._parts.states.get(DIRECTORY_GROUP)
+        machine = None if state is None else state.machines.get(0)
+        return dict(machine.rows) if isinstance(machine, Directory) else {}
+
+    def hosted(self, group: int) -> int:
+        """Generation of the created group that is hosted here under this id; 0: none is."""
+        row = self._rows.get(group)
+        there = row is not None and not row.gone and group in self._parts.states
+        return row.generation if row is not None and there else 0
+
+    def is_gone(self, group: int, generation: int) -> bool:
+        """Whether nothing is left here of that group, or never was anything."""
+        row = self._rows.get(group)
+        if row is None or row.generation > generation:
+            return True
+        return row.gone and group in self._swept
+
+    def begins(self, group: int) -> tuple[int, Sequence[int]]:
+        """Behind which instance the log of a group begins, and who its members are there."""
+        row = self._rows.get(group)
+        return (0, ()) if row is None or row.gone else (row.base, row.membership.nodes)
+
+    def nodes_of(self, group: int) -> Sequence[int] | None:
+        """The members that a created group began with; None: it is none, or is gone."""
+        row = self._rows.get(group)
+        return None if row is None or row.gone else row.membership.nodes
+
+    def is_stopped(self, group: int) -> bool:
+        state = self._parts.states.get(group)
+        return state is not None and state.parked
+
+    def wait(self, holds: Callable[[], bool], until_s: float) -> bool:
+        """Until that is so, which is looked at whenever something was done here. Raises Ending."""
+        with self._change:
+            while not self._ending:
+                if holds():
+                    return True
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                self._change.wait(min(left_s, SLICE_S))
+        raise Ending
+
+    def end(self, wait_s: float | None = None) -> None:
+        """Nothing more is begun. Idempotent."""
+        with self._change:
+            self._ending = True
+            self._change.notify_all()
+        if self.ident is not None and self is not threading.current_thread():
+            self.join(wait_s)
+
+    # --- on this thread
+
+    def begin(self, parts: Parts) -> None:
+        """Everything runs: look from now on."""
+        self._parts, self._table = parts, GroupTable(parts.driver)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while self._await():
+                self._look()
+        except Ending:
+            return
+        except DriverError as error:
+            if error.code != ERROR_CLOSED:
+                log.exception("groups come and go no more")
+        except Exception:
+            if not self._ending:
+                log.exception("groups come and go no more")
+
+    def _await(self) -> bool:
+        """Until there is something to look at; False: no more."""
+        with self._change:
+            while not self._ending and not self._news:
+                next_s = min(self._undone.values(), default=None)
+                if next_s is None:
+                    self._change.wait()
+                elif (left_s := next_s - time.monotonic()) > 0:
+                    self._change.wait(left_s)
+                else:
+                    break
+            self._news = False
+            return not self._ending
+
+    def _look(self) -> None:
+        rows, now_s = self.rows(), time.monotonic()
+        changed = [group for group, row in rows.items() if self._seen.get(group) is not row]
+        with self._change:
+            due = [group for group, at_s in self._undone.items() if at_s <= now_s]
+        for group in dict.fromkeys([*changed, *(group for group in due if group in rows)]):
+            row = self._seen[group] = rows[group]
+            try:
+                again_s = self._reconcile(group, row)
+                self.failed.pop(group, None)
+            except Ending:
+                raise
+            except Exception as error:
+                if isinstance(error, DriverError) and error.code == ERROR_CLOSED:
+                    raise
+                again_s, why = FAILED_S, f"{type(error).__name__}: {error}"
+                if self.failed.get(group) != why:
+                    unexpected = None if isinstance(error, PhxError | OSError) else error
+                    log.error("group %d: %s", group, why, exc_info=unexpected)
+                self.failed[group] = why
+            with self._change:
+                heard = self._undone.pop(group, None) == 0.0 and group not in due
+                if heard or again_s:
+                    self._undone[group] = 0.0 if heard else time.monotonic() + again_s
+                self._change.notify_all()
+
+    def _reconcile(self, group: int, row: GroupRow) -> float:
+        """One step; when to look again, if that was not the last one.
+
+        After a start the directory is read again from a checkpoint or from the beginning, and says
+        what it said long ago: so nothing is done about a row that is older than what the store
+        says. (Of the same generation an older row is a step on the way that was gone.)
+        """
+        mine = self._rows.get(group)
+        if mine is not None and mine.gone and group not in self._swept:
+            self._clean(group)
+        if mine is not None and row.generation < mine.generation + mine.gone:
+            return 0.0
+        over = mine is not None and (row.generation > mine.generation or row.phase == "gone")
+        if mine is not None and not mine.gone and over:
+            return self._drop(group, mine)
+        if row.phase == "gone" or self._parts.node not in row.nodes:
+            return 0.0
+        if mine is None or mine.gone:
+            self._host(group, row)
+            return LOOK_S if row.phase != "live" else 0.0
+        if group not in self._parts.states:
+            self._prepare(group, mine)
+            self._begin(group, mine)
+            return LOOK_S
+        if row.phase == "stopped":
+            return self._park(group)
+        if self._parts.states[group].parked and not self._go_on(group):
+            return LOOK_S
+        return self._end(group, row) if row.phase == "ending" else 0.0
+
+    # --- hosting
+
+    def _host(self, group: int, row: GroupRow) -> None:
+        first = store_hosted.first_members(row.generation, dict(row.members))
+        mine = HostedRow(row.generation, first.roster)
+        self._sweep(group)
+        self._ask(lambda store: store_hosted.write(store, group, mine))
+        self._rows[group] = mine
+        self._prepare(group, mine)
+        self._swept.discard(group)
+        self._begin(group, mine)
+
+    def _prepare(self, group: int, mine: HostedRow) -> None:
+        self._parts.lives.host([group])
+        self._ask(lambda store: store_hosted.prepare(store, group, mine))
+
+    def _begin(self, group: int, mine: HostedRow) -> None:
+        """Its machines, which hold nothing; then it takes part."""
+        parts, told = self._parts, mine.membership
+        state = GroupState(group, parts.factory(group))
+
+        def add() -> None:
+            parts.memberships.begin_group(group, told)
+            parts.waiters.add_group(group)
+            parts.states[group] = state
+            parts.restorer.paused.add(group)
+            try:
+                self._table.add(
+                    group, generation=mine.generation, settled=mine.base, floor=mine.base + 1,
+                    start=mine.base,
+                    members=(told.version, told.roster, told.instance, told.floor, told.active),
+                )  # fmt: skip
+            except BaseException:
+                parts.restorer.paused.discard(group)
+                del parts.states[group]
+                parts.waiters.drop_group(group, lambda: DeletedUnknown("it was not there"))
+                raise
+            parts.begun(state)
+
+        self._applying(add)
+        parts.restorer.start([group], 1)
+        parts.memberships.on_news(group, told)
+        log.info("group %d, generation %d, is hosted here", group, mine.generation)
+
+    # --- stopping
+
+    def _park(self, group: int) -> float:
+        parts, state = self._parts, self._parts.states[group]
+        if group in self._paused or state.stopped is not None:
+            return 0.0
+        if group in parts.restorer.paused:
+            return LOOK_S  # its machines are not there yet
+
+        def stop() -> None:
+            state.parked, state.taking = True, {}
+            parts.driver.pause(group)
+            parts.waiters.fail_group(group, lambda: StoppedUnknown(f"group {group} was stopped"))
+
+        self._keep(group, stopped=True)
+        self._applying(stop)
+        self._paused.add(group)
+        return 0.0
+
+    def _go_on(self, group: int) -> bool:
+        """Whether it takes values again."""
+        parts, state = self._parts, self._parts.states[group]
+        if group in parts.restorer.paused:
+            return False
+
+        def go_on() -> None:
+            if group in self._paused:
+                expected, _ = parts.driver.sessions.next_instance(group)
+                parts.driver.resume(group, expected - 1)
+            state.parked = False
+            if state.stopped is None and parts.door.refusal is None:
+                state.taking = taking(state.machines)
+
+        self._keep(group, stopped=False)
+        self._applying(go_on)
+        self._paused.discard(group)
+        return True
+
+    def _keep(self, group: int, *, stopped: bool) -> None:
+        mine = replace(self._rows[group], stopped=stopped)
+        self._ask(lambda store: store_hosted.write(store, group, mine))
+        self._rows[group] = mine
+
+    # --- ending
+
+    def _end(self, group: int, row: GroupRow) -> float:
+        """See that the last value is proposed; say that it is chosen."""
+        parts = self._parts
+        if group in parts.memberships.ended:
+            self._ask(lambda store: store.write_members())
+            self._propose(encode_ended(group, row.generation))
+            return SAID_S
+        if parts.driver.group_status(group)["leading"]:
+            self._table.end(group)
+        return END_S
+
+    def _propose(self, value: bytes) -> None:
+        """In the directory; nobody waits for it: what comes of it is a row."""
+        parts = self._parts
+        state, future = parts.states[DIRECTORY_GROUP], Future[Any]()
+
+        def submit() -> None:
+            with parts.door.lock:
+                parts.door.submit(state, future, value, PROPOSE_S, 0)
+
+        try:
+            self._applying(submit)
+        except PhxError as error:
+            log.debug("the directory is not told yet: %s", error)
+
+    # --- dropping
+
+    def _drop(self, group: int, mine: HostedRow) -> float:
+        parts = self._parts
+        if group in parts.restorer.at:
+            return LOOK_S
+        gone = replace(mine, gone=True)
+        self._ask(lambda store: store_hosted.write(store, group, gone))
+        self._rows[group] = gone
+        state = parts.states.get(group)
+        if state is not None:
+            self._applying(lambda: self._retire(state))
+            while parts.transfers.let_go(group):
+                self._pause(LOOK_S)
+            self._applying(lambda: self._let_go(state))
+        self._clean(group)
+        log.info("group %d, generation %d, is gone", group, mine.generation)
+        return LOOK_S
+
+    def _retire(self, state: GroupState) -> None:
+        """On the applying thread: nothing of it is applied or proposed any more."""
+        if not isinstance(state.stopped, Deleted):
+            self._parts.applier.remove(state, Deleted(state.group, state.applied + 1))
+
+    def _let_go(self, state: GroupState) -> None:
+        """On the applying thread, in a later turn."""
+        parts, group = self._parts, state.group
+        why = f"group {group} was deleted"
+        parts.applier.forget(state)
+        self._table.drop(group)
+        parts.waiters.drop_group(group, lambda: DeletedUnknown(why))
+        parts.removal.forget(group)
+        parts.memberships.forget(group)
+        parts.snapshots.forget(group)
+        parts.restorer.paused.discard(group)
+        self._paused.discard(group)
+        del parts.states[group]
+        parts.gone(group)
+
+    def _clean(self, group: int) -> None:
+        """What is left on the disk."""
+        self._sweep(group)
+        self._ask(lambda store: store_hosted.clean(store, group))
+        self._swept.add(group)
+
+    def _sweep(self, group: int) -> None:
+        """Checkpoints, and files of machines; on the thread that changes those."""
+        parts, done, mirrors = self._parts, Future[None](), self._parts.snapshots.mirrors
+        left = parts.folder / parts.catalog.root / str(group)
+        if not (mirrors or left.exists() or any((parts.folder / FOLDER).glob(f"{group}.*"))):
+            return
+
+        def sweep() -> None:
+            try:
+                if mirrors is not None:
+                    mirrors.drop(group)
+                sweep_group(parts.catalog, parts.folder, group)
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        parts.snapshots.between(sweep)
+        self._result(done)
+
+    # --- other threads
+
+    def _ask(self, action: Callable[[Store], T]) -> T:
+        """On the store thread."""
+        return self._result(self._parts.keeper.ask(action))
+
+    def _applying(self, call: Callable[[], T]) -> T:
+        """On the applying thread, between two of its turns."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._parts.applier.soon(run)
+        self._parts.driver.poke()
+        return self._result(future)
+
+    def _result(self, future: Future[T]) -> T:
+        """Raises Ending: the node closes, and it was not begun."""
+        while True:
+            try:
+                return future.result(SLICE_S)
+            except TimeoutError:
+                if future.done():
+                    raise
+                if self._ending:
+                    future.cancel()
+                    raise Ending from None
+
+    def _pause(self, seconds: float) -> None:
+        with self._change:
+            self._change.wait_for(lambda: self._ending, seconds)
+            if self._ending:
+                raise Ending
+
+
+def sweep_group(catalog: Catalog, folder: Path, group: int) -> None:
+    """Remove its checkpoints, and the files of its machines. Raises OSError."""
+    for one in catalog.condemn(group, -1):
+        remove_tree(catalog.files, path_of(catalog.root, one))
+    for left in (folder / FOLDER).glob(f"{group}.*"):
+        shutil.rmtree(left)
+    shutil.rmtree(folder / catalog.root / str(group), ignore_errors=True)
+
+
+def sweep_gone(catalog: Catalog, folder: Path, rows: Iterable[tuple[int, HostedRow]]) -> None:
+    """At a start: what a crash left of groups that are gone, and of earlier ones of an id."""
+    for group, row in rows:
+        if row.gone:
+            sweep_group(catalog, folder, group)
+            continue
+        for one in catalog.of(group):
+            if one.frontier < row.base:
+                catalog.forget(one)
+                remove_tree(catalog.files, path_of(catalog.root, one))
