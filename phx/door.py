@@ -325,13 +325,20 @@ class Door:
         due_us = self._now_us() + span_us(timeout)
         return self.reading.begin(Wanted(state, machine, queries, consistency, due_us, waiter))
 
+    def _hosted(self, group: int) -> None:
+        """Raises NotInCluster: it was deleted since it was asked for."""
+        if group not in self.states:
+            raise NotInCluster(f"group {group} is not hosted here any more")
+
     def take_checkpoint(self, group: int) -> Future[CheckpointInfo]:
         self.open_driver()
+        self._hosted(group)
         assert self.checkpoint is not None
         return self.checkpoint(group)
 
     def make_anew(self, group: int) -> Future[None]:
         self.open_driver()
+        self._hosted(group)
         assert self.rebuild is not None
         try:
             return self.rebuild(group)
