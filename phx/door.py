@@ -338,15 +338,21 @@ class Door:
         due_us = self._now_us() + span_us(timeout)
         return self.reading.begin(Wanted(state, machine, queries, consistency, due_us, waiter))
 
+    def _hosted(self, state: GroupState) -> None:
+        """Raises NotInCluster, GroupDeleted: it is not, any more."""
+        need_member(state)
+        if state.group not in self.states:
+            raise NotInCluster(f"group {state.group} is not hosted here any more")
+
     def take_checkpoint(self, state: GroupState) -> Future[CheckpointInfo]:
         self.open_driver()
-        need_member(state)
+        self._hosted(state)
         assert self.checkpoint is not None
         return self.checkpoint(state.group)
 
     def make_anew(self, state: GroupState) -> Future[None]:
         self.open_driver()
-        need_member(state)
+        self._hosted(state)
         assert self.rebuild is not None
         group = state.group
         try:

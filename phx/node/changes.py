@@ -245,7 +245,7 @@ class Changes:
         if group is not None and group not in self._states:
             raise NotInCluster(f"group {group} is not hosted by this node")
         groups = list(self._states) if group is None else [group]
-        return {one: self._door.members_now(self._states[one]) for one in groups}
+        return {one: self._door.members_now(self._state(one)) for one in groups}
 
     def all_to(self, goal: Goal, timeout: float, group: int | None = None) -> Future[Changed]:
         """The same of all groups that this node is a member of, or of this one."""
@@ -581,13 +581,20 @@ class Changes:
         self._door.open_driver()
         if group in self._memberships.removed:
             raise removed(group, self._door.node)
-        return self._door.members_now(self._states[group])
+        return self._door.members_now(self._state(group))
+
+    def _state(self, group: int) -> GroupState:
+        """Raises NotInCluster: it was deleted meanwhile."""
+        try:
+            return self._states[group]
+        except KeyError:
+            raise NotInCluster(f"group {group} is not hosted by this node any more") from None
 
     # --- asking the leader
 
     def _submit(self, wanted: Wanted) -> int:
         """A verdict. Raises PhxError: it was not proposed."""
-        led = self._states[wanted.group].led
+        led = self._state(wanted.group).led
         if led is None:
             return CHANGE_NOT_LEADING
         if led.node != self._door.node:
@@ -618,8 +625,7 @@ class Changes:
 
     def _elsewhere(self, group: int) -> Members:
         """The newest that this node or the leader's knows of."""
-        newest = self._door.members_now(self._states[group])
-        led = self._states[group].led
+        newest, led = self._door.members_now(self._state(group)), self._state(group).led
         if led is None or led.node == self._door.node:
             return newest
         with suppress(KeyError, OSError, Cut, Ending):
