@@ -14,8 +14,9 @@ COMMANDS = sorted(command.commands)
 
 
 def test_there_are_these_commands() -> None:
-    made = ["bench", "checkpoint", "decommission", "demo", "drain", "init", "inspect", "member"]
-    assert [*made, "node", "peers", "recover", "repair", "sim", "torture", "verify"] == COMMANDS
+    made = ["bench", "checkpoint", "decommission", "demo", "drain", "groups", "init", "inspect"]
+    last = ["node", "peers", "recover", "repair", "sim", "torture", "verify"]
+    assert [*made, "member", *last] == COMMANDS
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -33,7 +34,7 @@ def test_help_and_version(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_can_report_as_json(name: str) -> None:
-    below = getattr(command.commands[name], "commands", {}) if name == "member" else {}
+    below = getattr(command.commands[name], "commands", {}) if name in ("groups", "member") else {}
     for words in [[name, one] for one in below] or [[name]]:
         assert "--json" in CliRunner().invoke(command, [*words, "--help"]).stdout
 
