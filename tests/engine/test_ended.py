@@ -140,6 +140,30 @@ def test_who_has_not_seen_all_of_it_says_unknown() -> None:
     assert failed(s, 2) == {1: ENDED_UNKNOWN}
 
 
+def test_who_has_seen_the_end_and_not_all_before_it_says_unknown() -> None:
+    """The checkpoint came before the end, which 2 learns like everybody else."""
+    s = led()
+    s.submit(2, b"chosen unseen")
+    s.deliver("Forward")
+    s.disconnect(1, 2)
+    s.disconnect(2, 3)
+    s.flow()
+    through = s.status(1)["chosen_through"]
+    assert [b"chosen unseen"] in s.values(1)
+    assert s.engines[2].install(0, through, 0) == 0
+    s.turn(2)
+    s.connect(1, 2)
+    s.connect(2, 3)
+    assert end(s) == UNDER_WAY
+    for _ in range(300):
+        s.flow(lambda m: m.name == "Forward")
+        if s.status(2)["chosen_through"] >= last(s, 1):
+            break
+        s.advance(10_000)
+    assert s.status(2)["chosen_through"] == last(s, 1) == through + 1
+    assert failed(s, 2) == {1: ENDED_UNKNOWN}
+
+
 def test_a_member_that_was_away_hears_of_it_and_ends() -> None:
     s = led()
     s.submit(3, b"may be anywhere")
