@@ -230,7 +230,8 @@ def meet(addresses: Addresses, told: Iterable[Membership], where: dict[int, str]
 
 def named_by(told: Iterable[Membership], where: dict[int, str]) -> dict[int, str]:
     """The members, and where they are: as somebody knows, else as the change said."""
-    named = {node: one.address for each in told for node, one in each.members().by_id.items()}
+    living = [each.members() for each in told if each.nodes]  # else it was deleted
+    named = {node: one.address for each in living for node, one in each.by_id.items()}
     return {node: where.get(node, at) for node, at in named.items()}
 
 

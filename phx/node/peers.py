@@ -333,14 +333,17 @@ class Introducer:
     def _let_go(self) -> None:
         if not self._gone:
             return
-        gone = list(self._gone)  # first: who is added from now on is looked at next time
+        gone = dict(self._gone)  # first: who is named from now on is looked at next time
         now, there, wanted = time.monotonic(), self._peers.statuses(), self._wanted()
-        for node in gone:
-            if node in wanted or node not in there:
-                del self._gone[node]
-            elif there[node].connected:
-                self._gone[node] = now
-            elif now >= self._gone[node] + GONE_S:
+        for node, since in gone.items():
+            with self._wake:
+                if self._gone.get(node) != since:
+                    continue
+                if node in wanted or node not in there:
+                    del self._gone[node]
+                elif there[node].connected:
+                    self._gone[node] = now
+            if node not in wanted and node in there and now >= self._gone[node] + GONE_S:
                 self._drop(node)
 
     def _drop(self, node: int) -> None:
@@ -354,11 +357,13 @@ class Introducer:
         except PhxError as error:
             log.error("node %d cannot be let go of: %s", node, error)
             return
-        del self._gone[node]
+        self._gone.pop(node, None)
         log.info("node %d is a member of nothing any more, and let go of", node)
 
 
 def addresses_of(told: Membership) -> dict[int, str]:
+    if not told.nodes:  # the group was deleted
+        return {}
     return {node: one.address for node, one in told.members().by_id.items()}
 
 

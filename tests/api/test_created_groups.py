@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 from click.testing import CliRunner
@@ -392,6 +392,11 @@ def test_a_delete_that_a_crash_cuts_is_done_by_the_next_start(
                 with pytest.raises(errors.TimedOutUnknown):
                     await nodes[0].delete_group(7, timeout=1)
                 kill(nodes[0])
+        config = nodes[0].config
+        with closing(
+            Store.open(config.dir / "store", cluster=config.cluster_id, node=config.node)
+        ) as store:
+            assert store_hosted.read(store)[7].gone, "it is said before anything of it goes"
         async with phx.Node(nodes[0].config, counters) as back:
             assert not hosts(back, 7)
             assert not list(tmp_path.glob("node1/checkpoints/7"))

@@ -513,24 +513,32 @@ def test_who_was_added_for_a_change_that_failed_is_let_go_of(run, tmp_path, monk
             with monkeypatch.context() as patch:
                 patch.setattr(changes, "_table", SimpleNamespace(change=fails))
                 new = {**told.by_id, 6: learner("127.0.0.1:9")}
+                added = []
+
+                def adds(self: object, node: int, address: str) -> None:
+                    add(peers, node, address)
+                    added.append(node)
+
+                patch.setattr(type(peers), "add", adds)
                 changes.answer(0, roster_of(told.version + 1, new))
-                assert strangers(lead) == {6}
+                assert added == [6]
             await until(lambda: strangers(lead) == set())
 
     run(main())
 
 
-@pytest.mark.usefixtures("gone_soon")
-def test_a_start_lets_go_of_who_is_a_member_of_nothing(run, tmp_path):
+def test_a_start_lets_go_of_who_is_a_member_of_nothing(run, tmp_path, monkeypatch):
     """As of a change that was on its way when the node stopped."""
 
     async def main():
         config = config_of(tmp_path, 1, nodes=1)
         async with phx.Node(config, Journal, bootstrap=True) as node:
             node._room.peers.add(7, "127.0.0.1:9")
-            assert strangers(node) == {7}
         async with phx.Node(config, Journal) as node:
             assert strangers(node) == {7}
+        monkeypatch.setattr("phx.node.peers.GONE_S", 0.2)
+        monkeypatch.setattr("phx.node.peers.AGAIN_S", 0.05)
+        async with phx.Node(config, Journal) as node:
             await until(lambda: strangers(node) == set())
 
     run(main())
