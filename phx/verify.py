@@ -522,7 +522,9 @@ def compare(report: Report) -> None:
                 f"says {one.journal_settled}: the store is an older one, or not this node's",
             )
         kept, created = one.kept_from or 1, report.created.get(one.group)
-        if created is not None and (created.gone or kept == created.base + 1):
+        if one.removed or (
+            created is not None and (created.gone or kept == created.base + 1)
+        ):  # there is to be nothing of it, or it begins there
             continue
         if kept > 1 and not any(frontier >= kept - 1 for frontier in one.checkpoints):
             report.find(

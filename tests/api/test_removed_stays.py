@@ -12,6 +12,7 @@ from phx.checkpoint.files import OsFiles
 from phx.checkpoint.rebuild import MARK, mark
 from phx.machines import Counter
 from phx.node import control
+from phx.verify import examine
 
 from .cluster import all_applied, cluster, introduce, until
 from .members_lab import counters
@@ -175,3 +176,19 @@ def test_a_checkpoint_of_all_groups_is_not_of_those_that_were_left(run, tmp_path
             assert answer["failed"] == []
 
     run(main())
+
+
+def test_verify_has_nothing_against_what_is_left(run_once, tmp_path):
+    """All that was settled is given up, and no checkpoint has it: that is no damage."""
+
+    async def main():
+        async with cluster(tmp_path, counters, groups=1) as nodes:
+            three = await removed_third(nodes)
+            await three.close()  # which settles
+            async with phx.Node(three.config, counters) as again:
+                await until(lambda: again._room._store.bounds(0)[0] > 1)
+            report = await asyncio.to_thread(examine, three.config.dir, whole=True)
+            assert report.findings == []
+            assert report.groups[0].removed
+
+    run_once(main())
