@@ -13,7 +13,7 @@ docs/design/flow.md has the argument.
 from phx._core.native cimport *
 
 cdef enum:
-    GATE_FLOOR = 16              # so many may wait in any case
+    GATE_FLOOR = 4               # so many may wait in any case
     BUSY_US_MIN = 20000          # it shuts after so long without a short stay: bound / 4
     BUSY_US_MAX = 100000
     SPAN_US_MIN = 100000         # a shut one is judged so often: twice the bound

@@ -14,7 +14,7 @@ __all__ = ["MACHINES", "Put", "Slow", "Tally", "Waits"]
 SOME = 256  # entries written at once
 KEYS = 1024  # of a dictionary, so that its size has an end
 SLOW_NS = 20_000
-WAITS_S = 0.001
+WAITS_S = 0.000_2
 
 
 class Tally(StateMachine):
@@ -100,7 +100,7 @@ class Slow(Tally):
 
 
 class Waits(Tally):
-    """Sleeps for a millisecond per value: slow, and leaves the processor to others."""
+    """Sleeps for 200 microseconds per value: slow, and leaves the processor to others."""
 
     def apply_batch(self, entries: Sequence[Entry]) -> list[None]:
         time.sleep(WAITS_S * len(entries))

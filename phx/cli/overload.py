@@ -24,7 +24,7 @@ __all__ = ["bench", "overload_command"]  # it has this command, too
     "--machine",
     ["tally", "dict", "slow", "waits"],
     "waits",
-    "What the groups run; slow: computes for 20 us a value, waits: sleeps for 1 ms.",
+    "What the groups run; slow: computes for 20 us a value, waits: sleeps for 200 us.",
 )
 @option(
     "--inflight",

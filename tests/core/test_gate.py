@@ -16,7 +16,7 @@ MS = 1_000
 S = 1_000_000
 PER_S = 4_000
 BATCH_US = 8 * MS  # of work at most, unless a sync takes longer
-FLOOR = 16
+FLOOR = 4
 
 
 class Station:
@@ -180,11 +180,10 @@ def test_a_gate_without_traffic_is_open():
 # --- and whom not
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("base_ms", "bound_ms"), [(1, 20), (1, 200), (30, 200), (1, 1_000)])
 @pytest.mark.parametrize("times", [1.3, 2, 5, 10])
-def test_under_overload_stays_are_bounded_and_capacity_is_used(times, base_ms, bound_ms, seed):
-    made = warm(bound_ms * MS, base_us=base_ms * MS, seed=seed)
+def test_under_overload_stays_are_bounded_and_capacity_is_used(times, base_ms, bound_ms):
+    made = warm(bound_ms * MS, base_us=base_ms * MS)
     began_us, before, offered = made.now_us, len(made.stays), made.offered
     made.run(10, PER_S * times)
     # What came before it was known, and waits before the others, takes its time.
@@ -199,7 +198,7 @@ def test_under_overload_stays_are_bounded_and_capacity_is_used(times, base_ms, b
     assert made.refused == count
 
 
-@pytest.mark.parametrize("bound_ms", [20, 100, 200])
+@pytest.mark.parametrize("bound_ms", [20, 200])
 def test_a_minute_of_five_times_overload_its_beginning_included(bound_ms):
     made = warm(bound_ms * MS)
     began_us = made.now_us
