@@ -489,7 +489,7 @@ def test_who_was_added_for_a_change_that_failed_is_let_go_of(run, tmp_path, monk
     """Of two new ones the second cannot be added; then the change itself cannot be begun."""
 
     async def main():
-        async with cluster(tmp_path, groups=1) as nodes:
+        async with cluster(tmp_path, groups=1, balance=False) as nodes:
             await nodes[0].group(0).propose(b"1")
             lead = next(node for node in nodes if node.group(0).is_leader)
             changes, peers = lead._room.changes, lead._room.peers
@@ -520,7 +520,8 @@ def test_who_was_added_for_a_change_that_failed_is_let_go_of(run, tmp_path, monk
                     added.append(node)
 
                 patch.setattr(type(peers), "add", adds)
-                changes.answer(0, roster_of(told.version + 1, new))
+                # (Not while it does not lead, which it may not for a moment.)
+                await until(lambda: changes.answer(0, roster_of(told.version + 1, new)) and added)
                 assert added == [6]
             await until(lambda: strangers(lead) == set())
 
