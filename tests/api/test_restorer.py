@@ -37,7 +37,7 @@ class Lab:
         monkeypatch.setattr(self.restorer, "_restore", self.restore)
         self.room = SimpleNamespace(
             opened=lambda: None,
-            _addresses=SimpleNamespace(alone=lambda: False),
+            _alone=lambda: False,
             states=self.states,
             _restorer=self.restorer,
             _transfers=SimpleNamespace(fetcher=self.wanted, rebuild=self.rebuilt.append),
