@@ -53,6 +53,7 @@ from phx.node.memberships import Memberships
 from phx.node.removal import Removal
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
+from phx.node.threads import handed, result_of
 from phx.node.transfers import Transfers
 from phx.stops import Deleted
 from phx.store import Store
@@ -452,22 +453,18 @@ class Hosting(threading.Thread):
 
     def _sweep(self, group: int) -> None:
         """Checkpoints, and files of machines; on the thread that changes those."""
-        parts, done, mirrors = self._parts, Future[None](), self._parts.snapshots.mirrors
+        parts, mirrors = self._parts, self._parts.snapshots.mirrors
         left = parts.folder / parts.catalog.root / str(group)
         if not (mirrors or left.exists() or any((parts.folder / FOLDER).glob(f"{group}.*"))):
             return
 
         def sweep() -> None:
-            try:
-                if mirrors is not None:
-                    mirrors.drop(group)
-                sweep_group(parts.catalog, parts.folder, group)
-            except BaseException as error:
-                done.set_exception(error)
-            else:
-                done.set_result(None)
+            if mirrors is not None:
+                mirrors.drop(group)
+            sweep_group(parts.catalog, parts.folder, group)
 
-        parts.snapshots.between(sweep)
+        done, run = handed(sweep)
+        parts.snapshots.between(run)
         self._result(done)
 
     # --- other threads
@@ -478,31 +475,14 @@ class Hosting(threading.Thread):
 
     def _applying(self, call: Callable[[], T]) -> T:
         """On the applying thread, between two of its turns."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
-
+        future, run = handed(call)
         self._parts.applier.soon(run)
         self._parts.driver.poke()
         return self._result(future)
 
     def _result(self, future: Future[T]) -> T:
         """Raises Ending: the node closes, and it was not begun."""
-        while True:
-            try:
-                return future.result(SLICE_S)
-            except TimeoutError:
-                if future.done():
-                    raise
-                if self._ending:
-                    future.cancel()
-                    raise Ending from None
+        return result_of(future, lambda: self._ending)
 
     def _pause(self, seconds: float) -> None:
         with self._change:

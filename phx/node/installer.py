@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ from phx.node.machine_files import Held, begin, durable_in, sweep
 from phx.node.memberships import Memberships
 from phx.node.restorer import StoppableFiles, Unfit
 from phx.node.snapshots import Snapshots
+from phx.node.threads import handed, result_of
 from phx.store import Floor
 
 __all__ = ["Installer"]
@@ -124,13 +125,7 @@ class Installer:
 
     def wait(self, future: Future[T]) -> T:
         """Its result. Raises Ending once the node closes, unless it is being worked at."""
-        while not wait([future], SLICE_S).done:
-            if self.ending.is_set():
-                future.cancel()
-        try:
-            return future.result()
-        except CancelledError:
-            raise Ending from None
+        return result_of(future, self.ending.is_set)
 
 
 class _Place:
@@ -224,16 +219,7 @@ class _Place:
             idle=state.group in owner.paused,
             settle=self._settle,
         )
-        future: Future[bool] = Future()
-
-        def swap() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(self._replace(made))
-            except BaseException as error:
-                future.set_exception(error)
-
+        future, swap = handed(lambda: self._replace(made))
         owner.applier.soon(swap)
         owner.driver.poke()
         self._swapped = owner.wait(future)
