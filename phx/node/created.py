@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from phx.config import Config
 from phx.errors import (
     Closed,
+    ClosedUnknown,
     ConfigError,
     GroupExists,
     NotInCluster,
@@ -216,8 +217,11 @@ class Groups:
         return over and self._hosting.is_gone(group, generation)
 
     def _wait(self, holds: Callable[[], bool], until_s: float, late: str) -> None:
-        if not self._hosting.wait(holds, until_s):
-            raise TimedOutUnknown(late)
+        try:
+            if not self._hosting.wait(holds, until_s):
+                raise TimedOutUnknown(late)
+        except Ending:
+            raise ClosedUnknown(f"the node closed: {late}") from None
 
     # --- the directory, from any thread
 
@@ -234,7 +238,10 @@ class Groups:
 
         parts.applier.soon(submit)
         parts.driver.poke()
-        answer: Answer = self._result(future).value
+        try:
+            answer: Answer = self._result(future).value
+        except Ending:
+            raise ClosedUnknown("the node closed; the directory may come to have it") from None
         return answer
 
     def _row(self, group: int, until_s: float) -> GroupRow | None:

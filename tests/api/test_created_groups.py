@@ -410,6 +410,59 @@ def test_a_delete_that_a_crash_cuts_is_done_by_the_next_start(
     run_once(main())
 
 
+@pytest.mark.parametrize("call", ["create_group", "delete_group"])
+def test_a_call_that_a_close_cuts_is_never_said_to_be_rejected(run_once, tmp_path, call):
+    """Nobody is left to choose it; it lies in the log of one, and may be chosen by others."""
+
+    async def main():
+        async with three(tmp_path) as nodes:
+            await nodes[0].create_group(7)
+            await everywhere(nodes, 7)
+            lead = next(node for node in nodes if node.group(DIRECTORY_GROUP).is_leader)
+            others = [node for node in nodes if node is not lead]
+            created = lead._room.groups
+            kill(others[0])
+            begun = asyncio.Event()
+            propose, loop = created._propose, asyncio.get_running_loop()
+
+            def proposing(*said):
+                loop.call_soon_threadsafe(begun.set)
+                return propose(*said)
+
+            created._propose = proposing
+            asked = created._row
+            created._row = lambda *said: (asked(*said), kill(others[1]))[0]
+            if call == "create_group":
+                kill(others[1])
+            calling = asyncio.ensure_future(
+                getattr(lead, call)(8 if call == "create_group" else 7, timeout=60)
+            )
+            await asyncio.wait_for(begun.wait(), 20)
+            await asyncio.sleep(0.5)
+            await lead.close(timeout=1)
+            with pytest.raises(errors.ClosedUnknown):
+                await calling
+
+    run_once(main())
+
+
+def test_a_call_that_was_answered_and_a_close_cuts_is_not_said_to_be_rejected(
+    run_once, tmp_path, monkeypatch
+):
+    """It is in the directory, and only not done here."""
+
+    async def main():
+        async with three(tmp_path, nodes=1) as nodes:
+            monkeypatch.setattr(Hosting, "_host", lambda *said: 60.0)
+            calling = asyncio.ensure_future(nodes[0].create_group(7, timeout=60))
+            await until(lambda: [one.group for one in nodes[0].created_groups()] == [7])
+            await nodes[0].close()
+            with pytest.raises(errors.ClosedUnknown):
+                await calling
+
+    run_once(main())
+
+
 def test_what_the_directory_said_before_the_start_is_not_done_again(
     run_once, tmp_path, monkeypatch
 ):
