@@ -39,3 +39,12 @@ cdef size_t groups_in_order(Engine* e, vector[u64]* out) noexcept nogil
 cdef int record_of_other(Engine* e, Replica* r, const RecordHeader* header) noexcept nogil
 # All that a replica owns, and itself.
 cdef void replica_free(Engine* e, Replica* r) noexcept nogil
+
+# The group of that index is dropped: it stands in this line no more.
+cdef inline void index_purge(vector[u32]* line, u32 index) noexcept nogil:
+    cdef size_t i, kept = 0
+    for i in range(line.size()):
+        if line[0][i] != index:
+            line[0][kept] = line[0][i]
+            kept += 1
+    line.resize(kept)

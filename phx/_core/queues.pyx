@@ -7,7 +7,7 @@
 from libc.string cimport memcpy, memset, strncpy
 
 from phx._core.delivery cimport Delivered, delivered_free
-from phx._core.groups cimport event_of_group
+from phx._core.groups cimport event_of_group, index_purge
 from phx._core.native cimport *
 from phx._core.port cimport (
     phx_cond_init, phx_cond_wait_us, phx_fence, phx_span_ns, phx_waker_signal,
@@ -285,15 +285,6 @@ cdef void notes_forget(Outbox* q, u32 group) noexcept nogil:
     q.members.resize(kept)
 
 
-cdef void index_forget(vector[u32]* line, u32 index) noexcept nogil:
-    cdef size_t i, kept = 0
-    for i in range(line.size()):
-        if line[0][i] != index:
-            line[0][kept] = line[0][i]
-            kept += 1
-    line.resize(kept)
-
-
 cdef void outbox_blank(Outbox* q, u32 index, u32 group) noexcept nogil:
     cdef u32 not_told = NOT_TOLD
     cdef u64 no_epoch = 0
@@ -308,8 +299,8 @@ cdef void outbox_blank(Outbox* q, u32 index, u32 group) noexcept nogil:
     handed_forget(q, index)
     events_forget(q, group)
     notes_forget(q, group)
-    index_forget(&q.leaders_dirty, index)
-    index_forget(&q.belows, index)
+    index_purge(&q.leaders_dirty, index)
+    index_purge(&q.belows, index)
     q.groups[index] = group
     q.leaders[index] = NOT_TOLD
     q.epochs[index] = 0

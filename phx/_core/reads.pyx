@@ -8,6 +8,7 @@ from libc.string cimport memcpy
 
 from phx._core.ballot cimport ballot_node
 from phx._core.effects cimport LANE_NOW, send
+from phx._core.groups cimport index_purge
 from phx._core.learner cimport want
 from phx._core.membership cimport is_ended, is_removed, voters_connected
 from phx._core.native cimport *
@@ -463,15 +464,6 @@ cdef void reads_lost(Engine* e, Peer* p) noexcept nogil:
         if a.node == p.node:
             a.awaited = False
         reads_line(e, e.replicas[e.reads.active[i]])
-
-
-cdef void index_purge(vector[u32]* line, u32 index) noexcept nogil:
-    cdef size_t i, kept = 0
-    for i in range(line.size()):
-        if line[0][i] != index:
-            line[0][kept] = line[0][i]
-            kept += 1
-    line.resize(kept)
 
 
 cdef void waiting_drop(Engine* e, Replica* r) noexcept nogil:
