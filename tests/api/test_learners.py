@@ -1,6 +1,7 @@
 """Members that do not vote: they learn from whoever is there, and pass on what is proposed."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -9,24 +10,32 @@ from phx import errors
 from phx.types import Role
 
 from .cluster import all_applied, cluster, until
-from .members_lab import counters, joining, kill
+from .members_lab import counters, joining, kill, leader_of
+
+
+@asynccontextmanager
+async def with_learner(folder):
+    """Three voters, and node 4 beside them, which has caught up."""
+    async with (
+        cluster(folder, counters, groups=2) as nodes,
+        joining(folder, [4], nodes, groups=2) as (four,),
+    ):
+        added = await nodes[0].add_member(4, four.at, role=Role.LEARNER)
+        assert added.failed == {}
+        learner = await four.opened()
+        await learner.wait_ready(timeout=20)
+        yield nodes, learner
 
 
 def test_a_learner_passes_on_proposals_and_reads(run, tmp_path):
     async def main():
-        async with cluster(tmp_path, counters, groups=2) as nodes:
-            await nodes[0].group(0).propose(b"1")
-            async with joining(tmp_path, [4], nodes, groups=2) as (four,):
-                added = await nodes[0].add_member(4, four.at, role=Role.LEARNER)
-                assert added.failed == {}
-                learner = await four.opened()
-                await learner.wait_ready(timeout=20)
-                for group in (0, 1):
-                    before = (await nodes[1].group(group).propose(b"0")).value
-                    assert (await learner.group(group).propose(b"5")).value == before + 5
-                    assert (await learner.group(group).read(None)).value == before + 5
-                    assert not learner.group(group).is_leader
-                await all_applied([*nodes, learner], 0)
+        async with with_learner(tmp_path) as (nodes, learner):
+            for group in (0, 1):
+                assert (await nodes[1].group(group).propose(b"1")).value == 1
+                assert (await learner.group(group).propose(b"5")).value == 6
+                assert (await learner.group(group).read(None)).value == 6
+                assert not learner.group(group).is_leader
+            await all_applied([*nodes, learner], 0)
 
     run(main())
 
@@ -35,19 +44,12 @@ def test_a_learner_goes_on_with_another_source_when_one_dies(run, tmp_path):
     """Whoever leads is killed, whoever is left goes on: the learner follows, and passes on."""
 
     async def main():
-        async with (
-            cluster(tmp_path, counters, groups=1) as nodes,
-            joining(tmp_path, [4], nodes, groups=1) as (four,),
-        ):
-            added = await nodes[0].add_member(4, four.at, role=Role.LEARNER)
-            assert added.failed == {}
-            learner = await four.opened()
-            total = (await learner.group(0).propose(b"1")).value
-            lead = next(node for node in nodes if node.group(0).is_leader)
+        async with with_learner(tmp_path) as (nodes, learner):
+            assert (await learner.group(0).propose(b"1")).value == 1
+            lead = leader_of(nodes)
             kill(lead)
             left = [node for node in nodes if node is not lead]
-            total = (await asyncio.wait_for(learner.group(0).propose(b"2"), 30)).value
-            assert total == 3
+            assert (await asyncio.wait_for(learner.group(0).propose(b"2"), 30)).value == 3
             await all_applied([*left, learner], 0)
             # Without a quorum of voters nothing is chosen, however many learners there are.
             kill(left[0])
@@ -60,19 +62,12 @@ def test_a_learner_goes_on_with_another_source_when_one_dies(run, tmp_path):
 
 def test_a_learner_that_was_away_catches_up_from_whoever_is_there(run, tmp_path):
     async def main():
-        async with (
-            cluster(tmp_path, counters, groups=1) as nodes,
-            joining(tmp_path, [4], nodes, groups=1) as (four,),
-        ):
-            added = await nodes[0].add_member(4, four.at, role=Role.LEARNER)
-            assert added.failed == {}
-            learner = await four.opened()
+        async with with_learner(tmp_path) as (nodes, learner):
             await learner.close()
             for _ in range(200):
                 await nodes[0].group(0).propose(b"1")
             await all_applied(nodes, 0)
-            lead = next(node for node in nodes if node.group(0).is_leader)
-            kill(lead)
+            kill(leader_of(nodes))
             async with phx.Node(learner.config, counters) as again:
                 await until(lambda: again.group(0).machine().total == 200, seconds=30)
 
