@@ -28,8 +28,8 @@ from phx.leaders import CallbackThread
 from phx.machine import Machines
 from phx.node import AFTER_ERROR_S, CLOSE_S, READY_S
 from phx.node.goals import adding, exactly, removing, replacing
-from phx.node.looking import forgetting
 from phx.node.room import Room
+from phx.node.status import forgetting
 from phx.types import (
     Changed,
     CheckpointInfo,

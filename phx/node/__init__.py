@@ -2,7 +2,7 @@
 
     room           everything that a node of either kind runs on, without an event loop
     Node           the asyncio door to it; phx.blocking has the other one
-    looking        its status, and which groups are not ready
+    status         what it says of itself, and which groups are not ready
     folder         who may open it, and whether what lies in it fits together
     lives          what outlives a journal: incarnation, ceiling of promises
     rejoining      a journal that is lost, before the node starts: may it go on without?
@@ -10,9 +10,9 @@
     peers          the other nodes, as they come and go
     joining        a node that is no member yet: who is there?
     beginning      groups that are hosted for the first time: who are their members?
-    goals          what they are to be, said for many groups at once
+    goals          what members are to be, said for many groups at once
     changes        members of groups change: the calls, and who leads proposes
-    created        groups that are created and deleted: the calls, at any node
+    groups         groups that are created and deleted: the calls, at any node
     hosting        what the directory says of them is done here
     removal        groups that go on without this node: what is here of them goes
     opening        what the opening of a node needs beside the room
@@ -69,8 +69,8 @@ from phx.errors import Closed, NotInCluster, NotReady
 from phx.group import CHANGE_S, TIMEOUT_S, Group
 from phx.machine import Machines
 from phx.node.goals import adding, exactly, removing, replacing
-from phx.node.looking import forgetting
 from phx.node.room import Room
+from phx.node.status import forgetting
 from phx.types import Changed, CreatedGroup, Member, Moved, NodeStatus, Role
 
 __all__ = ["CLOSE_S", "READY_S", "Node"]

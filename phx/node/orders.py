@@ -30,8 +30,8 @@ from typing import Any
 
 from phx.errors import PhxError
 from phx.node.changes import Changes
-from phx.node.created import Groups
 from phx.node.goals import Goal, adding, exactly, removing, replacing
+from phx.node.groups import Groups
 from phx.node.moves import Moves
 from phx.types import Changed, CreatedGroup, Member, Members, Role
 

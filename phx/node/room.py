@@ -43,14 +43,13 @@ from phx.node.beginning import Beginning
 from phx.node.changes import Changes
 from phx.node.commits import Commits
 from phx.node.control import Control
-from phx.node.created import Groups, open_created
 from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
+from phx.node.groups import Groups, open_created
 from phx.node.hosting import Hosting, Parts, sweep_gone
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
-from phx.node.looking import status_of, unready
 from phx.node.machine_files import durable_in
 from phx.node.memberships import Memberships, members_of_node
 from phx.node.mirror import Mirrors
@@ -68,6 +67,7 @@ from phx.node.peers import Introducer, PeerList
 from phx.node.removal import Removal, mark_removed
 from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
+from phx.node.status import status_of, unready
 from phx.node.transfers import Transfers
 from phx.store import Store
 from phx.store_facts import Facts
@@ -554,7 +554,7 @@ class Room:
         return self._groups
 
     def unready(self, groups: Iterable[int] | None) -> list[int]:
-        """See `looking.unready`."""
+        """See `status.unready`."""
         return unready(self, groups)
 
     def hold_checkpoints(self, held: bool) -> None:
