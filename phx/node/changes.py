@@ -641,6 +641,8 @@ class Changes:
         found: set[int] = set()
         until_s = time.monotonic() + LEFT_S
         for node in sorted(self._at.connected() & now.by_id.keys()):
+            if time.monotonic() >= until_s:
+                break
             with suppress(KeyError, OSError, Cut, Ending, PhxError):
                 told = self._told_by(node, group, lambda: time.monotonic() >= until_s)
                 found.update(told.left.get(group, ()))
@@ -648,8 +650,8 @@ class Changes:
 
     def _leads_no_more(self, group: int, node: int) -> bool:
         """As far as is known here. Who fell silent is not waited for then: another may lead."""
-        led = self._states[group].led
-        return led is None or led.node != node
+        state = self._states.get(group)  # None: the group was deleted
+        return state is None or state.led is None or state.led.node != node
 
     def _told_by(self, node: int, group: int, moot: Callable[[], bool] = lambda: False) -> Page:
         """What a peer knows of a group. Raises KeyError, OSError, Cut, Ending."""

@@ -344,7 +344,7 @@ class Introducer:
                 elif there[node].connected:
                     self._gone[node] = now
             if node not in wanted and node in there and now >= self._gone[node] + GONE_S:
-                self._drop(node)
+                self._drop(node)  # and next time it is not there
 
     def _drop(self, node: int) -> None:
         try:
@@ -357,7 +357,6 @@ class Introducer:
         except PhxError as error:
             log.error("node %d cannot be let go of: %s", node, error)
             return
-        self._gone.pop(node, None)
         log.info("node %d is a member of nothing any more, and let go of", node)
 
 
