@@ -222,7 +222,8 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.ballot", "phx._core.members", "phx._core.survey", "phx.checkpoint"}
     | {"phx.durable", "phx.membership", "phx.store", "phx.store_facts", "phx.store_first"}
-    | {"phx.store_folder", "phx.store_members", "phx.transfer", "phx.verify"},
+    | {"phx.store_folder", "phx.store_hosted", "phx.store_members", "phx.transfer"}
+    | {"phx.verify"},
     "phx.blocking": NODE,
     "phx.sim": GROUND
     | STORE

@@ -26,7 +26,9 @@ If you go on, node {node} in {dir} is the first and only one of a new cluster, {
 - What was acknowledged by members that are not here, and by none that are, is lost, and nobody can
   say what that was. If a majority is only away, bring it back instead: then nothing is lost.
 - What survivors accepted and do not know to be chosen is taken: it may have been chosen, and it may
-  also be something that nobody was told was done.
+  also be something that nobody was told was done. "older": so many of these stand below something
+  that was accepted later; where others chose another value in their place, that one is lost, and
+  what came after it is there all the same.
 - No node of the old cluster may go on, or be started again, from here on. They are refused by the
   new one; but a majority of them that runs would go on by itself, and the two are two clusters.
   Keep the old folders for people to look at.
@@ -88,7 +90,7 @@ def recover(folders: tuple[Path, ...], config_path: Path, sure: bool, as_json: b
 
 
 COLUMNS = ("groups", "from node", "kept from", "chosen through", "checkpoint", "machines at",
-           "accepted above", "not taken", "lost", "voters", "of them here")  # fmt: skip
+           "accepted above", "older", "not taken", "lost", "voters", "of them here")  # fmt: skip
 
 
 def show(making: Making) -> None:
@@ -124,6 +126,7 @@ def row(choice: Choice) -> list[str]:
         frontier,
         machines or "-",
         str(choice.adopted),
+        str(choice.older),
         str(choice.beyond),
         str(max(lost, 0)),
         ", ".join(map(str, choice.voters)) or "not known",
@@ -150,6 +153,7 @@ def told(making: Making, made: bool) -> dict[str, Any]:
                 "checkpoint": choice.checkpoints[0].frontier if choice.checkpoints else None,
                 "machines": choice.machines,
                 "accepted_above": choice.adopted,
+                "older": choice.older,
                 "not_taken": choice.beyond,
                 "lost": max(choice.known_through - choice.through, 0),
                 "version": choice.version,

@@ -20,9 +20,11 @@ so, and their ids are never used again.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from phx.checkpoint.catalog import ROOT, path_of
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.taking import carry
 from phx.config import Config
-from phx.errors import ConfigError, Damaged, Foreign, StoreError
+from phx.errors import ConfigError, Damaged, Foreign, Locked, StoreError
 from phx.membership import Membership
 from phx.node.folder import Folder
 from phx.node.machine_files import FOLDER as MACHINES
@@ -151,6 +153,8 @@ def refuse_unfit(making: Making) -> None:
     target = Path(config.dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         wrong.append(f"dir: {target} is not empty")
+    elif os.path.ismount(target):  # nothing can be renamed to there
+        wrong.append(f"dir: something is mounted on {target}: take a folder below it")
     if wrong:
         raise ConfigError(wrong)
     if making.highest + COUNTER_LEAP > COUNTER_MOST:
@@ -158,12 +162,42 @@ def refuse_unfit(making: Making) -> None:
 
 
 def make_folder(making: Making) -> Generator[str]:
-    """All of it, step by step. Raises OSError, StoreError, Damaged; then nothing is there."""
+    """All of it, step by step. Raises OSError, StoreError, Damaged, Locked (somebody else is at
+    it); then nothing is there."""
     target = Path(making.config.dir)
     staging = target.with_name(target.name + SUFFIX)
-    if staging.exists():
-        shutil.rmtree(staging)
-    staging.mkdir(parents=True)
+    staging.mkdir(parents=True, exist_ok=True)
+    with alone(staging):
+        yield from made_in(making, staging, target)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else is in this folder meanwhile. The lock goes with it where it is renamed."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not is_mine(lock, folder):
+            raise Locked(f"{folder} is being made by somebody else")
+        yield
+    finally:
+        os.close(lock)
+
+
+def is_mine(lock: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), os.stat(folder))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def made_in(making: Making, staging: Path, target: Path) -> Generator[str]:
+    """Nobody else is at it."""
+    if target.exists() and any(target.iterdir()):  # since it was looked at
+        staging.rmdir()
+        raise StoreError(f"{target} is not empty")
+    for path in staging.iterdir():  # of one that was cut short
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     yield "begun"
     make_store(making, staging / "store")
     yield "store"

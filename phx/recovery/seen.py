@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +19,7 @@ from phx._core.survey import Survey
 from phx.checkpoint.catalog import ROOT, look, path_of, verify
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.manifest import Manifest
+from phx.checkpoint.rebuild import is_marked
 from phx.durable.generations import Generations
 from phx.durable.lmdb import applied_of as lmdb_applied
 from phx.durable.sqlite import FILE as DATABASE
@@ -28,7 +29,9 @@ from phx.node.folder import Folder
 from phx.node.machine_files import FOLDER as MACHINES
 from phx.store import Store
 from phx.store_facts import read as read_facts
+from phx.store_hosted import read as read_hosted
 from phx.store_members import MembersRow, later, of_journal
+from phx.types import DIRECTORY_GROUP
 from phx.verify import copied, examine, read_only
 
 __all__ = ["GroupSeen", "Survivor", "survivors", "under"]
@@ -49,6 +52,7 @@ class GroupSeen:
         accepted: the others: ballot and value. Those of members who have nothing to say at that
             instance are left out.
         row: who the members are, from which instance on; None: they never changed.
+        forgot: its journal was lost once: it may have forgotten what it accepted.
     """
 
     kept_from: int = 1
@@ -58,6 +62,7 @@ class GroupSeen:
     learned: Mapping[int, bytes] = field(default_factory=dict)
     accepted: Mapping[int, tuple[int, bytes]] = field(default_factory=dict)
     row: MembersRow | None = None
+    forgot: bool = False
 
     @property
     def frontier(self) -> int:
@@ -141,6 +146,13 @@ def _opened(folder: Path, stack: ExitStack) -> Survivor:
     left_out, checkpoints = _checkpoints(folder, identity.cluster)
     hosted = facts.groups if facts is not None else ()
     groups = _groups(folder, store, survey, checkpoints, hosted)
+    if facts is not None and facts.lost:
+        groups = {group: replace(one, forgot=True) for group, one in groups.items()}
+    if read_hosted(store) or DIRECTORY_GROUP in groups:
+        raise StoreError(
+            f"{folder}: its cluster has a directory (`directory = true`), and groups that are "
+            "created while it runs cannot be taken over yet"
+        )
     rows = [one.row for one in groups.values() if one.row is not None]
     known = {identity.node, *(facts.peers if facts is not None else ())}
     known.update(*(row.left + row.membership.nodes for row in rows))
@@ -169,6 +181,9 @@ def _checkpoints(folder: Path, cluster: int) -> tuple[list[str], dict[int, list[
     left_out = [f"{one.path}: {one.what}" for one in found.findings]
     whole: dict[int, list[Manifest]] = {}
     for group, manifests in found.groups.items():
+        if is_marked(files, ROOT, group):
+            left_out.append(f"{ROOT}/{group}: the state is to be made anew (`phx repair`)")
+            continue
         for one in manifests:
             wrong = verify(files, path_of(ROOT, one))
             left_out += [f"{each.path}: {each.what}" for each in wrong]
@@ -261,7 +276,8 @@ def _machines(folder: Path) -> dict[int, dict[int, int]]:
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         group, _, machine = path.name.partition(".")
         current = Generations(path).current()
-        if current is not None:
+        # Of a group that is marked nothing that is here of its state is to be believed.
+        if current is not None and not is_marked(OsFiles(folder), ROOT, int(group)):
             found.setdefault(int(group), {})[int(machine)] = _applied(current)
     return found
 

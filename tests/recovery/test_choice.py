@@ -132,6 +132,40 @@ def test_machines_that_are_ahead_of_every_log_are_refused() -> None:
     assert (found.chosen_through, found.through, found.adopted) == (6, 6, 0)
 
 
+def test_what_machines_have_applied_is_not_replaced_by_a_higher_ballot() -> None:
+    """It was chosen; another survivor may have accepted something else before, in a ballot that
+    was higher than that in which the source accepted it."""
+    applied = GroupSeen(settled_through=5, machines={0: 7}, accepted={6: (1, b"a"), 7: (1, b"b")})
+    with pytest.raises(StoreError, match="machines of node 1 have applied instance 7, and which"):
+        of({1: applied, 2: GroupSeen(accepted={7: (2, b"other")})})
+    same = of({1: applied, 2: GroupSeen(accepted={7: (2, b"b"), 8: (2, b"c")})})
+    assert log(same) == {6: b"a", 7: b"b", 8: b"c"}
+    told = of({1: applied, 2: GroupSeen(learned={6: b"x"}, accepted={7: (1, b"b")})})
+    assert log(told) == {6: b"x", 7: b"b"}
+    # It has nothing itself: power was lost, and took the journal's end and not the machine's.
+    with pytest.raises(StoreError, match="machines of node 1 have applied instance 6, and which"):
+        of({1: GroupSeen(5, 5, machines={0: 6}), 2: GroupSeen(accepted={6: (9, b"?")})})
+
+
+def test_values_below_one_of_a_higher_ballot_are_counted() -> None:
+    """Another may have been chosen in their place, by those that are lost."""
+    votes = {1: (2, b"a"), 2: (1, b"b"), 3: (2, b"c"), 4: (3, b"d")}
+    found = of({1: GroupSeen(accepted=votes)})
+    assert (found.adopted, found.older) == (4, 3)
+    assert of({1: GroupSeen(accepted=votes | {4: (1, b"d")})}).older == 1
+    chosen = of(
+        {1: GroupSeen(accepted={1: (9, b"a")}), 2: GroupSeen(learned={2: b"b"})}, (1, 2, 3, 4)
+    )
+    assert (log(chosen), chosen.adopted, chosen.older) == ({1: b"a", 2: b"b"}, 1, 1)
+    # A majority has what was chosen in the highest ballot of all.
+    assert of({1: GroupSeen(accepted=votes), 2: GroupSeen()}).older == 0
+
+
+def test_who_may_have_forgotten_is_none_of_a_majority() -> None:
+    found = of({1: GroupSeen(), 2: GroupSeen(forgot=True)})
+    assert (found.here, found.majority) == ((1,), False)
+
+
 def test_two_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="two values are chosen at instance 1"):
         of({1: GroupSeen(learned={1: b"a"}), 2: GroupSeen(learned={1: b"b"})})
@@ -147,6 +181,30 @@ def test_who_was_removed_is_no_survivor() -> None:
     assert choose(7, {1: gone}, None) is None
     found = of({1: gone, 4: GroupSeen(settled_through=9, row=row(9, 2, 4, 5))})
     assert (found.source, found.here, found.voters) == (4, (4,), (4, 5))
+
+
+def test_what_a_removed_one_learned_is_believed_and_what_it_accepted_is_not() -> None:
+    gone = GroupSeen(
+        learned={1: b"1", 2: b"2"},
+        accepted={3: (9, b"?")},
+        row=row(3, 3, 4, 5, left=(6,), removed=True),
+    )
+    found = of({1: gone, 4: GroupSeen(accepted={3: (5, b"three")}, row=row(2, 2, 1, 4, 5))})
+    assert log(found) == {1: b"1", 2: b"2", 3: b"three"}
+    assert (found.source, found.known_through, found.version, found.beyond) == (4, 3, 3, 0)
+    assert found.left == (1, 6)
+
+
+def test_votes_count_up_to_the_first_change_that_their_member_does_not_know() -> None:
+    found = of(
+        {
+            1: GroupSeen(accepted={3: (9, b"three"), 4: (300, b"never")}),
+            4: GroupSeen(learned={1: b"1", 2: b"2"}, row=row(3, 2, 4, 5)),
+            5: GroupSeen(row=row(6, 3, 5, 6)),
+        }
+    )
+    assert log(found) == {1: b"1", 2: b"2", 3: b"three"}
+    assert (found.through, found.beyond, found.known_through) == (3, 1, 6)
 
 
 def test_above_a_change_only_those_count_who_know_of_it() -> None:

@@ -14,15 +14,17 @@ import pytest
 import phx
 from phx import store_first
 from phx._core.ballot import counter_of
+from phx.checkpoint import rebuild
 from phx.checkpoint.catalog import ROOT
 from phx.checkpoint.catalog import look as look_at
 from phx.checkpoint.files import OsFiles
-from phx.errors import Damaged, StoreError
+from phx.errors import ConfigError, Damaged, Locked, StoreError
 from phx.membership import Membership, roster_of
 from phx.recovery.making import COUNTER_LEAP, COUNTER_MOST, make_folder, plan
 from phx.recovery.seen import survivors, under
 from phx.store import Store
 from phx.store_facts import read as read_facts
+from phx.store_facts import write as write_facts
 from phx.store_folder import chunks_of, fill
 from phx.store_members import MembersRow
 from phx.types import voter
@@ -67,6 +69,23 @@ def test_a_crash_at_any_step_leaves_nothing_or_all_of_it(
     assert content(config.dir).keys() == whole
     assert not config.dir.with_name(config.dir.name + ".recovering").exists()
     assert content(folders[0]) == before
+
+
+def test_two_that_make_one_folder_do_not_meet(folders: list[Path], tmp_path: Path) -> None:
+    config = new_config(tmp_path)
+    with survivors(folders[:1]) as found:
+        making = plan(config, found, 1)
+        first = make_folder(making)
+        assert [next(first), next(first)] == ["begun", "store"]
+        with pytest.raises(Locked, match="made by somebody else"):
+            next(make_folder(making))
+        for _ in first:
+            pass
+        whole = content(config.dir)
+        with pytest.raises(StoreError, match="is not empty"):  # it was when it was looked at
+            next(make_folder(making))
+        assert content(config.dir) == whole
+        assert not config.dir.with_name(config.dir.name + ".recovering").exists()
 
 
 def test_a_first_start_that_is_cut_short_begins_again(
@@ -149,6 +168,56 @@ def test_a_damaged_survivor_is_refused_and_a_damaged_checkpoint_left_out(
         assert said.exit_code == 1
         assert "is no survivor to begin from" in said.output
     assert not config.dir.exists()
+
+
+def test_a_state_that_is_to_be_made_anew_is_left_out(folders: list[Path], tmp_path: Path) -> None:
+    """Its node found that it is not what the others have."""
+    config = new_config(tmp_path)
+    path = write_toml(tmp_path / "new.toml", config)
+    for _ in rebuild.mark(OsFiles(folders[0]), ROOT, 0):
+        pass
+    told = json.loads(recover(folders[0], "--config", path, "--json").output)
+    assert told["survivors"][0]["left_out"] == [
+        "checkpoints/0: the state is to be made anew (`phx repair`)"
+    ]
+    assert told["groups"][0]["checkpoint"] is None
+    made(folders[:1], config)
+    assert not list((config.dir / ROOT).glob("0/*"))
+    assert examine(config.dir, whole=True).findings == []
+
+
+def test_a_marked_machine_is_not_taken(folders: list[Path], tmp_path: Path) -> None:
+    """Not even looked at: only itself could read this one."""
+    generation = folders[0] / "machines" / "0.0" / "00000001"
+    generation.mkdir(parents=True)
+    (generation / "own.bin").write_bytes(b"x")
+    (generation.parent / "current").write_bytes(b"00000001\n")
+    for _ in rebuild.mark(OsFiles(folders[0]), ROOT, 0):
+        pass
+    with survivors(folders[:1]) as (one,):
+        assert one.groups[0].machines == {}
+        assert one.groups[1].machines == {}
+
+
+def test_who_lost_its_journal_once_may_have_forgotten(folders: list[Path], tmp_path: Path) -> None:
+    with survivors(folders[:2]) as found:
+        assert not any(one.forgot for of in found for one in of.groups.values())
+        facts = read_facts(found[1].store)
+        assert facts is not None
+        write_facts(found[1].store, replace(facts, lost=1))
+    path = write_toml(tmp_path / "new.toml", new_config(tmp_path))
+    told = json.loads(recover(*folders[:2], "--config", path, "--json").output)
+    assert [(one["here"], one["majority"]) for one in told["groups"]] == [([1], False)] * 2
+
+
+def test_a_folder_that_something_is_mounted_on_is_refused(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = new_config(tmp_path)
+    config.dir.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == config.dir)
+    with pytest.raises(ConfigError, match="something is mounted on"):
+        made(folders[:1], config)
 
 
 def test_the_command_says_what_there_is_and_what_it_means(

@@ -235,6 +235,22 @@ def test_folders_that_do_not_go_together_are_refused(folders, tmp_path, run_once
     assert [path.name for path in config.dir.iterdir()] == ["something"]
 
 
+def test_a_cluster_with_a_directory_is_refused(run_once, tmp_path):
+    async def main():
+        async with phx.Node(
+            config_of(tmp_path, 1, nodes=1, directory=True), counters, bootstrap=True
+        ) as node:
+            await node.wait_ready(timeout=20)
+            await node.create_group(70, [1], timeout=20)
+            kill(node)
+        config = new_config(tmp_path)
+        with pytest.raises(errors.StoreError, match="has a directory"):
+            await asyncio.to_thread(made, [tmp_path / "node1"], config)
+        assert not config.dir.exists()
+
+    run_once(main())
+
+
 def test_a_node_that_runs_is_no_survivor(run_once, tmp_path):
     async def main():
         async with phx.Node(config_of(tmp_path, 1, nodes=1), Counter, bootstrap=True):
