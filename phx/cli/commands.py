@@ -42,8 +42,7 @@ phx.add_command(repair)
 phx.add_command(verify)
 
 
-@command(phx, "node")
-@click.option(
+CONFIG = click.option(
     "--config",
     "config_path",
     required=True,
@@ -51,33 +50,77 @@ phx.add_command(verify)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="TOML file; see docs/reference/config.md.",
 )
-@click.option(
-    "--bootstrap", is_flag=True, help="Start as a voter of a new cluster, in an empty folder."
-)
-@click.option(
+MACHINE = click.option(
     "--machine",
     metavar="MODULE:FACTORY",
     default=None,
     help="State machines to run: called with each group id. Default: key-value.",
 )
-@click.option(
+EVENTS = click.option(
     "--json", "as_json", is_flag=True, help="Report on stdout as JSON, one object a line."
 )
+
+
+@command(phx, "node")
+@CONFIG
+@click.option(
+    "--bootstrap", is_flag=True, help="Start as a voter of a new cluster, in an empty folder."
+)
+@MACHINE
+@EVENTS
 @LOOP
 def node_command(
     config_path: Path, bootstrap: bool, machine: str | None, as_json: bool, loop: str
 ) -> None:
     """Run one node in the foreground, until SIGTERM or Ctrl-C."""
+    run_node(config_path, {}, machine, loop, bootstrap=bootstrap, as_json=as_json)
+
+
+@command(phx, "join")
+@CONFIG
+@click.argument("addresses", metavar="[HOST:PORT…]", nargs=-1)
+@MACHINE
+@EVENTS
+@LOOP
+def join_command(
+    config_path: Path, addresses: tuple[str, ...], machine: str | None, as_json: bool, loop: str
+) -> None:
+    """Run one node, with an id that was never used, as a new one of a cluster that runs.
+
+    HOST:PORT are some of the cluster's nodes; those of `join` in FILE if none are given. It waits
+    until all of its groups have it for a member: say so at one that is, with `phx member add`, or
+    `phx member replace`. From then on it is as `phx node`, and the same line starts it again.
+    """
+    given: dict[str, Any] = {"join": list(addresses)} if addresses else {}
+    run_node(config_path, given, machine, loop, bootstrap=True, as_json=as_json, joins=True)
+
+
+def run_node(
+    config_path: Path,
+    given: dict[str, Any],
+    machine: str | None,
+    loop: str,
+    *,
+    bootstrap: bool,
+    as_json: bool,
+    joins: bool = False,
+) -> None:
+    from dataclasses import replace
+
     from phx import errors
     from phx.cli import node
     from phx.config import Config
     from phx.testing.loops import run_in_loop
 
     try:
-        config = Config.from_toml(config_path)
+        config = replace(Config.from_toml(config_path), **given)
         factory = node.load_factory(machine or node.DEFAULT_MACHINE)
     except (errors.ConfigError, node.BadMachine) as error:
         raise click.UsageError(str(error)) from error
+    if joins and not config.join:
+        raise click.UsageError(
+            "which nodes does it join? Give HOST:PORT of some, or `join` in FILE"
+        )
     try:
         run_in_loop(node.run(config, factory, bootstrap, as_json), loop)
     except errors.PhxError as error:

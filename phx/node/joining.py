@@ -131,7 +131,7 @@ class Admission:
                 return
             self._say(
                 f"group {min(missing)}, and {len(missing)} altogether, do not have node "
-                f"{self._ends.me} for a member yet: it waits (Node.add_member)"
+                f"{self._ends.me} for a member yet: it waits (phx member add, at one that is)"
             )
             if self._lines.ending.wait(pause):
                 raise Closed("the node is closed")

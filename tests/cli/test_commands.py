@@ -15,8 +15,8 @@ COMMANDS = sorted(command.commands)
 
 def test_there_are_these_commands() -> None:
     made = ["bench", "checkpoint", "decommission", "demo", "drain", "groups", "init", "inspect"]
-    last = ["node", "peers", "recover", "repair", "sim", "torture", "verify"]
-    assert [*made, "member", *last] == COMMANDS
+    last = ["member", "node", "peers", "recover", "repair", "sim", "torture", "verify"]
+    assert [*made, "join", *last] == COMMANDS
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -46,6 +46,8 @@ def test_every_command_can_report_as_json(name: str) -> None:
         ["--nothing"],
         ["node"],
         ["node", "--config", "missing.toml"],
+        ["join"],
+        ["join", "--config", "missing.toml", "127.0.0.1:1"],
         ["demo", "--groups", "0"],
         ["demo", "--groups", "many"],
         ["demo", "--seconds", "0"],
@@ -104,6 +106,15 @@ def node_toml(folder: Path, **changed: object) -> Path:
     text = 'cluster = "t"\nnode = 1\ndir = "data"\n[members]\n1 = "127.0.0.1:0"\n'
     path.write_text(text + "".join(f"{name} = {value}\n" for name, value in changed.items()))
     return path
+
+
+def test_join_wants_to_know_whom(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(command, ["join", "--config", str(node_toml(tmp_path))])
+    assert shown.exit_code == 2
+    assert "which nodes does it join?" in shown.stderr
+    shown = CliRunner().invoke(command, ["join", "--config", str(node_toml(tmp_path)), "nowhere"])
+    assert shown.exit_code == 2
+    assert "join[0]" in shown.stderr
 
 
 def test_node_lists_every_mistake_in_its_configuration(tmp_path: Path) -> None:

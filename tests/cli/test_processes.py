@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,57 @@ def test_node_that_waits_to_be_a_member_can_be_told_to_stop(
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == ""
         assert process.wait(20) == 0
+
+
+def test_a_node_joins_and_the_same_line_starts_it_again(
+    run: Run, mark: dict[str, str], tmp_path: Path
+) -> None:
+    ports = dict(zip((1, 2), free_ports(2), strict=True))
+    for node, port in ports.items():
+        (tmp_path / f"{node}.toml").write_text(
+            f'cluster = "t"\nnode = {node}\ndir = "data{node}"\ngroups = 3\n'
+            f'[members]\n{node} = "127.0.0.1:{port}"\n'
+        )
+    phx = [sys.executable, "-m", "phx.cli"]
+    first = [*phx, "node", "--config", str(tmp_path / "1.toml"), "--bootstrap", "--json"]
+    joins = [*phx, "join", "--config", str(tmp_path / "2.toml"), f"127.0.0.1:{ports[1]}", "--json"]
+    with ExitStack() as stack:
+        one = stack.enter_context(started(first, mark, tmp_path))
+        assert one.stdout is not None
+        assert json.loads(one.stdout.readline())["event"] == "ready"
+        two = stack.enter_context(started(joins, mark, tmp_path))
+        assert two.stdout is not None
+        wait_for_line(two, "do not have node 2 for a member yet: it waits (phx member add")
+        done = run("member", "add", tmp_path / "data1", 2, f"127.0.0.1:{ports[2]}", "--json")
+        assert done.returncode == 0, done.stderr
+        ready = json.loads(two.stdout.readline())
+        assert (ready["event"], ready["node"], ready["groups"]) == ("ready", 2, 3)
+        two.send_signal(signal.SIGTERM)
+        assert json.loads(two.stdout.readline()) == {"event": "closed", "node": 2}
+        assert two.wait(20) == 0
+        again = stack.enter_context(started(joins, mark, tmp_path))
+        assert again.stdout is not None
+        assert json.loads(again.stdout.readline())["incarnation"] == ready["incarnation"] + 1
+        for process in (again, one):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+@contextmanager
+def started(
+    words: list[str], mark: dict[str, str], folder: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive this, nor a minute."""
+    with subprocess.Popen(
+        words, env=mark, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        timer = threading.Timer(60, process.kill)
+        timer.start()
+        try:
+            yield process
+        finally:
+            timer.cancel()
+            process.kill()
 
 
 def test_ports_are_below_those_of_outgoing_connections() -> None:
