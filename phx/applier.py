@@ -91,6 +91,7 @@ class Committing(Protocol):
     def turned(self, within: int) -> bool: ...
     def next_s(self) -> float: ...
     def all_of(self, state: GroupState) -> None: ...
+    def forget(self, group: int) -> None: ...
 
 
 class Reads(Protocol):
@@ -265,6 +266,11 @@ class Applier:
                 if state.durable and state.group != within:
                     self.commits.all_of(state)
 
+    def commit(self, state: GroupState) -> None:
+        """Commit the durable machines of a group, as of the end of the last batch."""
+        if self.commits is not None:
+            self.commits.all_of(state)
+
     def within(self) -> int:
         """The group that was left inside of a batch; -1: none."""
         backlog = self._backlog
@@ -354,7 +360,7 @@ class Applier:
         state.committed = dict.fromkeys(made.durable, made.frontier)
         state.applied = state.digest_at = made.frontier
         state.digest, state.chunk = made.chain, 64
-        state.taking = taking(made.machines)
+        state.taking = {} if state.parked else taking(made.machines)
         if state.stopped is not None:
             state.stopped = None
             self.stopped.remove(state.group)
@@ -593,6 +599,8 @@ class Applier:
         self._drop(state.group, idle=False)
         if state.group in self.stopped:
             self.stopped.remove(state.group)
+        if self.commits is not None:
+            self.commits.forget(state.group)
         self.led(state, None)
 
     def halt(self, state: GroupState, stopped: GroupStopped, error: BaseException | None) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "base_of",
     "clean",
     "first_members",
+    "generation_at",
     "join",
     "prepare",
     "read",
@@ -67,6 +68,11 @@ FIRST_FLOOR = 1
 def base_of(generation: int) -> int:
     """The instance behind which the log of a group of this generation begins."""
     return ((generation - 1) << BASE_BITS) + 1
+
+
+def generation_at(instance: int) -> int:
+    """The generation in whose log an instance above its base is."""
+    return ((instance - 2) >> BASE_BITS) + 1 if instance > 1 else 1
 
 
 def first_members(generation: int, members: Mapping[int, str]) -> Membership:

@@ -89,13 +89,20 @@ cdef class GroupTable:
         cdef Question question
         d.hosted(group)
         # Nothing new of it is queued from here on; what is queued goes with it.
-        del d.index_of[group]
-        d.points.index_of.pop(group, None)
-        d.paused.pop(group, None)
-        d.floors.pop(group, None)
+        index = d.index_of.pop(group)
+        point = d.points.index_of.pop(group, None)
         question.kind = ASK_DROP_GROUP
         question.group = group
-        d.ask(&question)
+        try:
+            d.ask(&question)
+        except DriverError as error:
+            if error.code == errors.ERROR_OVERLOADED:  # it was not asked: it is as it was
+                d.index_of[group] = index
+                if point is not None:
+                    d.points.index_of[group] = point
+            raise
+        d.paused.pop(group, None)
+        d.floors.pop(group, None)
         d.sessions.drop_group(group)
 
     def end(self, u32 group):

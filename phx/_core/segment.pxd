@@ -80,7 +80,8 @@ cdef int segment_parse(const u8* data, u64 count, SegmentHeader* out) noexcept n
 # goes on at every eighth byte after the bad place and looks for marks.
 cdef void segment_scan(const u8* data, u64 count, u64 base_lsn, u64 generation, bint resync,
                        SegmentScan* out) noexcept nogil
-# Do these records belong to one of the generations first .. last? (In a file whose header is bad.)
+# Does one of these records, or a mark anywhere, belong to one of the generations first .. last? (In
+# a file whose header is bad.)
 cdef u64 segment_belongs(const u8* data, u64 count, u64 first, u64 last) noexcept nogil
 # data[0:count] is whole records from position `lsn` on with bodies of at most body_bytes_max, by
 # their lengths alone. Mixes `salt` into their checksums and counts them into *records; *floor_lsn

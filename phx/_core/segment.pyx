@@ -104,21 +104,41 @@ cdef void segment_scan(const u8* data, u64 count, u64 base_lsn, u64 generation, 
         resync_marks(data, at, count, base_lsn, salt, out)
 
 
-cdef u64 segment_belongs(const u8* data, u64 count, u64 first, u64 last) noexcept nogil:
-    cdef RecordHeader header
-    cdef u64 generation, stride
-    if count < RECORD_HEADER_BYTES:
-        return 0
-    memcpy(&header, data, RECORD_HEADER_BYTES)
-    stride = record_stride(header.body_bytes)
-    if header.kind == 0 or stride > count:
-        return 0
-    header.crc ^= phx_crc32c(0, data + 4, RECORD_HEADER_BYTES - 4 + <u64>header.body_bytes)
-    generation = first
+cdef u64 salted_by(const u8* data, u64 body_bytes, u64 first, u64 last) noexcept nogil:
+    cdef u64 generation = first
+    cdef u32 crc
+    memcpy(&crc, data, 4)
+    crc ^= phx_crc32c(0, data + 4, RECORD_HEADER_BYTES - 4 + body_bytes)
     while generation <= last:
-        if header.crc == record_salt(generation):
+        if crc == record_salt(generation):
             return generation
         generation += 1
+    return 0
+
+
+cdef u64 segment_belongs(const u8* data, u64 count, u64 first, u64 last) noexcept nogil:
+    # Along the records, as far as lengths lead; then every place where a mark may stand, for the
+    # first of them may be damaged, too. Both are linear.
+    cdef RecordHeader header
+    cdef u64 generation, stride, at = 0
+    while at + RECORD_HEADER_BYTES <= count:
+        memcpy(&header, data + at, RECORD_HEADER_BYTES)
+        stride = record_stride(header.body_bytes)
+        if header.kind == 0 or stride > count - at:
+            break
+        generation = salted_by(data + at, header.body_bytes, first, last)
+        if generation != 0:
+            return generation
+        at += stride
+    at = 0
+    while at + RECORD_HEADER_BYTES <= count:
+        if data[at + 8] == RECORD_MARK:
+            memcpy(&header, data + at, RECORD_HEADER_BYTES)
+            if header.body_bytes == 0:
+                generation = salted_by(data + at, 0, first, last)
+                if generation != 0:
+                    return generation
+        at += 8
     return 0
 
 

@@ -68,6 +68,11 @@ class Commits:
             if machine in state.durable and state.applied > state.committed[machine]:
                 self._commit(state, machine)
 
+    def forget(self, group: int) -> None:
+        """It is gone: another one of its id has due times of its own."""
+        for key in [one for one in self._due_s if one[0] == group]:
+            del self._due_s[key]
+
     def _one(self, within: int) -> None:
         """Commit the machine that is due the longest, if any is, but none of the group `within`."""
         now_s = time.monotonic()

@@ -33,6 +33,7 @@ from phx.node.installer import Installer
 from phx.node.line import Ending, Lines, now_us
 from phx.node.restorer import Unfit
 from phx.node.threads import join_all
+from phx.store_hosted import generation_at
 from phx.transfer.choice import (
     Log,
     Providers,
@@ -228,7 +229,8 @@ class Fetcher:
 
     def _want(self, group: int, *, anew: bool, hole: tuple[int, int] | None = None) -> None:
         with self._change:
-            if self._lines.ending.is_set() or self._states[group].removed:
+            state = self._states.get(group)
+            if self._lines.ending.is_set() or state is None or state.removed:
                 return
             want = self._wants.get(group)
             if want is None:
@@ -355,7 +357,7 @@ class Fetcher:
             if state.applied >= hole[1]:
                 return True
             above = max(above, hole[1] - 1)
-        offers = self._offers(want, above)
+        offers = self._offers(want, above, generation_at(own_floor))
         if not offers:
             want.why = "nobody answers whose state is not in doubt"
             return False
@@ -469,8 +471,9 @@ class Fetcher:
 
     # --- questions
 
-    def _offers(self, want: Want, above: int) -> dict[int, Offer]:
-        """What each peer that answers has."""
+    def _offers(self, want: Want, above: int, generation: int) -> dict[int, Offer]:
+        """What each peer that answers has. (One that has another group of this id by now, or still,
+        has nothing.)"""
         ident = b""
         if found := waiting(self._catalog.files, self._catalog.root).get(want.group):
             ident = found[1].content
@@ -478,6 +481,8 @@ class Fetcher:
         for node in self._peers.known():
             asker = self.ask(node, Fetch(OFFER_WANTED, want.group, above, 0, ident))
             if asker is not None and (offer := asker.offer) is not None:
+                if generation_at(offer.floor) != generation:
+                    continue
                 if offer.ident in want.unfit:
                     offer = replace(offer, frontier=0, ident=b"")
                 offers[node] = offer

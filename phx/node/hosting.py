@@ -130,6 +130,8 @@ class Hosting(threading.Thread):
         self._seen: dict[int, GroupRow] = {}
         self._undone: dict[int, float] = {}  # groups that are not as they should be: look then
         self._paused: set[int] = set()  # stopped, and the driver delivers nothing
+        self._resumed: set[int] = set()  # of those, what somebody else had go on
+        self._roused: set[int] = set()  # halted, and led all the same, for their last value
         self._swept = {group for group, row in rows.items() if row.gone}
         self.failed: dict[int, str] = {}
         """Why a group is not as the directory says."""
@@ -148,6 +150,17 @@ class Hosting(threading.Thread):
             self._news = True
             self._undone[group] = 0.0
             self._change.notify_all()
+
+    def replaced(self, group: int) -> None:
+        """It has the state of another node's checkpoint, and goes on."""
+        if group == DIRECTORY_GROUP:
+            self.wake()  # its rows are others
+        if group in self._rows:
+            with self._change:
+                self._news = True
+                self._resumed.add(group)
+                self._undone[group] = 0.0
+                self._change.notify_all()
 
     def rows(self) -> dict[int, GroupRow]:
         """As this node has applied them."""
@@ -241,6 +254,11 @@ class Hosting(threading.Thread):
         changed = [group for group, row in rows.items() if self._seen.get(group) is not row]
         with self._change:
             due = [group for group, at_s in self._undone.items() if at_s <= now_s]
+            for group in due:
+                if group not in rows:  # nothing is known of it; when there is, that is news
+                    del self._undone[group]
+            while self._resumed:
+                self._paused.discard(self._resumed.pop())
         for group in dict.fromkeys([*changed, *(group for group in due if group in rows)]):
             row = self._seen[group] = rows[group]
             try:
@@ -270,6 +288,8 @@ class Hosting(threading.Thread):
         says. (Of the same generation an older row is a step on the way that was gone.)
         """
         mine = self._rows.get(group)
+        if mine is not None and mine.gone and group in self._parts.states:
+            return self._drop(group, mine)  # it was begun, and something failed
         if mine is not None and mine.gone and group not in self._swept:
             self._clean(group)
         if mine is not None and row.generation < mine.generation + mine.gone:
@@ -311,7 +331,7 @@ class Hosting(threading.Thread):
     def _begin(self, group: int, mine: HostedRow) -> None:
         """Its machines, which hold nothing; then it takes part."""
         parts, told = self._parts, mine.membership
-        state = GroupState(group, parts.factory(group))
+        state = begun(group, parts.factory, parts.restorer.unmade)
 
         def add() -> None:
             parts.memberships.begin_group(group, told)
@@ -340,25 +360,27 @@ class Hosting(threading.Thread):
 
     def _park(self, group: int) -> float:
         parts, state = self._parts, self._parts.states[group]
-        if group in self._paused or state.stopped is not None:
+        if group in self._paused:
             return 0.0
-        if group in parts.restorer.paused:
+        if group in parts.restorer.at or (group in parts.restorer.paused and not state.stopped):
             return LOOK_S  # its machines are not there yet
 
         def stop() -> None:
             state.parked, state.taking = True, {}
-            parts.driver.pause(group)
+            if state.stopped is None:  # else nothing is delivered anyway
+                parts.driver.pause(group)
+                self._paused.add(group)
             parts.waiters.fail_group(group, lambda: StoppedUnknown(f"group {group} was stopped"))
 
-        self._keep(group, stopped=True)
-        self._applying(stop)
-        self._paused.add(group)
+        if not (state.parked and state.stopped is not None):
+            self._keep(group, stopped=True)
+            self._applying(stop)
         return 0.0
 
     def _go_on(self, group: int) -> bool:
         """Whether it takes values again."""
         parts, state = self._parts, self._parts.states[group]
-        if group in parts.restorer.paused:
+        if group in parts.restorer.paused and state.stopped is None:
             return False
 
         def go_on() -> None:
@@ -390,7 +412,25 @@ class Hosting(threading.Thread):
             return SAID_S
         if parts.driver.group_status(group)["leading"]:
             self._table.end(group)
+        elif parts.states[group].stopped is not None and group not in self._roused:
+            self._applying(lambda: self._rouse(group))
         return END_S
+
+    def _rouse(self, group: int) -> None:
+        """It stopped here, perhaps on all of its members, as one that raises: it may lead all the
+        same for its last value. What is delivered is not applied. On the applying thread."""
+        driver, restorer = self._parts.driver, self._parts.restorer
+        if group in restorer.at or group in self._parts.memberships.removed:
+            return
+        expected, _ = driver.sessions.next_instance(group)
+        if expected == 1:  # its machines were never made
+            base, nodes = self.begins(group)
+            expected = max(base + 1, int(driver.group_status(group)["floor"]))
+            driver.sessions.begin(group, expected - 1, nodes)
+        for _ in range(2):  # a stop ends with a pause that began after it
+            driver.pause(group)
+            driver.resume(group, expected - 1)
+        self._roused.add(group)
 
     def _propose(self, value: bytes) -> None:
         """In the directory; nobody waits for it: what comes of it is a row."""
@@ -412,9 +452,10 @@ class Hosting(threading.Thread):
         parts = self._parts
         if group in parts.restorer.at:
             return LOOK_S
-        gone = replace(mine, gone=True)
-        self._ask(lambda store: store_hosted.write(store, group, gone))
-        self._rows[group] = gone
+        if not mine.gone:
+            gone = replace(mine, gone=True)
+            self._ask(lambda store: store_hosted.write(store, group, gone))
+            self._rows[group] = gone
         state = parts.states.get(group)
         if state is not None:
             self._applying(lambda: self._retire(state))
@@ -434,14 +475,16 @@ class Hosting(threading.Thread):
         """On the applying thread, in a later turn."""
         parts, group = self._parts, state.group
         why = f"group {group} was deleted"
+        self._table.drop(group)  # first: it may be refused, and is asked again then
         parts.applier.forget(state)
-        self._table.drop(group)
         parts.waiters.drop_group(group, lambda: DeletedUnknown(why))
         parts.removal.forget(group)
         parts.memberships.forget(group)
         parts.snapshots.forget(group)
         parts.restorer.paused.discard(group)
+        parts.restorer.unmade.pop(group, None)
         self._paused.discard(group)
+        self._roused.discard(group)
         del parts.states[group]
         parts.gone(group)
 
@@ -452,16 +495,15 @@ class Hosting(threading.Thread):
         self._swept.add(group)
 
     def _sweep(self, group: int) -> None:
-        """Checkpoints, and files of machines; on the thread that changes those."""
+        """Checkpoints, and files of machines, durably; on the thread that changes those, after all
+        that it was to do to them before. The next group of this id begins only then."""
         parts, mirrors = self._parts, self._parts.snapshots.mirrors
-        left = parts.folder / parts.catalog.root / str(group)
-        if not (mirrors or left.exists() or any((parts.folder / FOLDER).glob(f"{group}.*"))):
-            return
 
         def sweep() -> None:
             if mirrors is not None:
                 mirrors.drop(group)
             sweep_group(parts.catalog, parts.folder, group)
+            sync_folders(parts.catalog, parts.folder)
 
         done, run = handed(sweep)
         parts.snapshots.between(run)
@@ -491,6 +533,22 @@ class Hosting(threading.Thread):
                 raise Ending
 
 
+def begun(
+    group: int,
+    factory: Callable[[int], dict[int, StateMachine]],
+    unmade: dict[int, BaseException],
+) -> GroupState:
+    """A created group with its machines. If those cannot be made it is in `unmade`, and is halted
+    when it is restored: it votes, and can be deleted."""
+    state = GroupState(group, {})
+    try:
+        state.machines = factory(group)
+        state.taking = taking(state.machines)
+    except Exception as error:  # a user's
+        unmade[group] = error
+    return state
+
+
 def sweep_group(catalog: Catalog, folder: Path, group: int) -> None:
     """Remove its checkpoints, and the files of its machines. Raises OSError."""
     for one in catalog.condemn(group, -1):
@@ -498,6 +556,13 @@ def sweep_group(catalog: Catalog, folder: Path, group: int) -> None:
     for left in (folder / FOLDER).glob(f"{group}.*"):
         shutil.rmtree(left)
     shutil.rmtree(folder / catalog.root / str(group), ignore_errors=True)
+
+
+def sync_folders(catalog: Catalog, folder: Path) -> None:
+    """What was removed does not come back with a power cut. Raises OSError."""
+    for root in (FOLDER, catalog.root):
+        if (folder / root).is_dir():
+            catalog.files.sync(root)
 
 
 def sweep_gone(catalog: Catalog, folder: Path, rows: Iterable[tuple[int, HostedRow]]) -> None:

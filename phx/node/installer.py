@@ -27,6 +27,7 @@ from phx.node.restorer import StoppableFiles, Unfit
 from phx.node.snapshots import Snapshots
 from phx.node.threads import handed, result_of
 from phx.store import Floor
+from phx.store_hosted import generation_at
 
 __all__ = ["Installer"]
 
@@ -99,6 +100,9 @@ class Installer:
             Unfit: the machines do not take it.
             StoreError, DriverError: whatever the store and the driver have against it.
         """
+        floor = int(self.driver.group_status(manifest.group)["floor"])
+        if generation_at(manifest.frontier + 1) != generation_at(floor):
+            raise Unfit("it is of another group that had, or has, this id")
         self.installing[manifest.group] = manifest.content
         try:
             for _ in install(_Place(self, manifest, verified)):

@@ -82,14 +82,14 @@ class Removal:
         self._catalog = catalog
         self._snapshots = snapshots
         self._transfers = transfers
-        transfers.fetcher.on_removed = self.free  # what was under way has left something
+        transfers.fetcher.on_removed = self.free_again  # what was under way has left something
         self._done: set[int] = set()
 
     def begin(self, groups: frozenset[int]) -> None:
         """Those that were removed before this start: what is left of them goes."""
         for group in groups:
             self._done.add(group)
-            self.free(group)
+            self.free(self._states[group])
 
     def look(self) -> None:
         """Whether there are more."""
@@ -101,21 +101,32 @@ class Removal:
             self._applier.remove(self._states[group], stop)
             self._transfers.gone(group)
             log.warning("%s; what is here of it is deleted", stop)
-            self.free(group)
+            self.free(self._states[group])
         self._driver.poke()
 
     def forget(self, group: int) -> None:
         """It is gone, and nothing of it is left here. On the applying thread."""
         self._done.discard(group)
 
-    def free(self, group: int) -> None:
-        """All that is here of it goes; again, if something was made since. Any thread."""
-        victims = self._snapshots.condemn(group, -1, b"")
-        self._snapshots.between(lambda: self._delete(group, victims))
-        self._keeper.ask(lambda store: self._forget(store, group))
+    def free(self, state: GroupState) -> None:
+        """All that is here of it goes; again, if something was made since. Nothing, if it was
+        dropped meanwhile: another group may have its id. Any thread."""
+        if self._states.get(state.group) is not state:
+            return
+        victims = self._snapshots.condemn(state.group, -1, b"")
+        self._snapshots.between(lambda: self._delete(state, victims))
+        self._keeper.ask(lambda store: self._forget(store, state))
 
-    def _delete(self, group: int, victims: list[Manifest]) -> None:
+    def free_again(self, group: int) -> None:
+        """The same, on a thread that nobody drops the group beside."""
+        if (state := self._states.get(group)) is not None:
+            self.free(state)
+
+    def _delete(self, state: GroupState, victims: list[Manifest]) -> None:
         """Checkpoints, and files of machines."""
+        group = state.group
+        if self._states.get(group) is not state:
+            return
         if self._snapshots.mirrors is not None:
             self._snapshots.mirrors.drop(group)
         try:
@@ -131,10 +142,11 @@ class Removal:
         except OSError as error:
             log.error("group %d, which is not hosted any more, left something: %s", group, error)
 
-    def _forget(self, store: Store, group: int) -> None:
+    def _forget(self, store: Store, state: GroupState) -> None:
         """The log. On the store thread."""
+        group = state.group
         settled = store.settled().get(group, 0)
-        if not settled:
+        if not settled or self._states.get(group) is not state:
             return
         try:
             store.raise_floors({group: Floor(settled + 1, settled)})

@@ -88,6 +88,7 @@ class Restorer:
     Attributes:
         begins: behind which instance the log of a group begins, and who its members are there.
         paused: groups that do not go on yet.
+        unmade: those whose machines could not be made, and why: they are not restored.
         at: groups that are being restored, or wait for it; nobody else may touch their state.
         on_removed: told of a group that this node left while it was restored: what was opened of it
             is let go of.
@@ -110,12 +111,13 @@ class Restorer:
         self._factory = factory
         self._restored = restored
         self._stuck = stuck
-        self.on_removed: Callable[[int], None] = lambda group: None
+        self.on_removed: Callable[[GroupState], None] = lambda state: None
         self._ending = threading.Event()
         self._files = StoppableFiles(folder, self._ending)
         self._left: deque[int] = deque()
         self.begins: Callable[[int], tuple[int, Sequence[int]]] = lambda group: (0, ())
         self.paused: set[int] = set()
+        self.unmade: dict[int, BaseException] = {}
         self.at: set[int] = set()
         self._threads: list[threading.Thread] = []
 
@@ -144,6 +146,8 @@ class Restorer:
                 return
             state = self._states[group]
             try:
+                if (error := self.unmade.pop(group, None)) is not None:
+                    raise error
                 self._go_on(state, self._restore(state))
             except Ending:
                 return
@@ -152,20 +156,21 @@ class Restorer:
                     isinstance(error, DriverError) and error.code == ERROR_CLOSED
                 ):
                     return
-                self.at.discard(group)
                 if not state.removed:
                     log.critical("group %d cannot be restored", group, exc_info=error)
+                    self.at.discard(group)  # it may be made anew
                     self._stuck(state, error)
-            else:
-                self.at.discard(group)
+                    continue
             if state.removed:
                 self._drop(state)
+            # Last: from here on others touch it, and another group of its id may begin.
+            self.at.discard(group)
 
     def _drop(self, state: GroupState) -> None:
         """The node left it meanwhile: what was opened since then is of no use."""
         state.let_go()
         state.machines, state.taking, state.skip = {}, {}, {}
-        self.on_removed(state.group)
+        self.on_removed(state)
 
     def _go_on(self, state: GroupState, manifest: Manifest | None) -> None:
         if state.removed:
@@ -197,7 +202,16 @@ class Restorer:
         return None
 
     def _held(self, state: GroupState) -> dict[int, Held]:
-        return hold(self._files, self._folder, state, self._factory, self._catalog.on_damage)
+        held = hold(self._files, self._folder, state, self._factory, self._catalog.on_damage)
+        base, _ = self.begins(state.group)
+        for number, one in held.items():
+            if 0 < one.applied < base:
+                log.error(
+                    "group %d: the files of machine %d are of an earlier group of its id: it "
+                    "begins anew", state.group, number,
+                )  # fmt: skip
+                one.renew(renewed(state, number, self._factory))
+        return held
 
     def _brought_back(self, state: GroupState, held: dict[int, Held], manifest: Manifest) -> bool:
         """Restore what has to be; False: not from this one, and nothing is open any more."""

@@ -47,7 +47,7 @@ from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.groups import Groups, open_created
-from phx.node.hosting import Hosting, Parts, sweep_gone
+from phx.node.hosting import Hosting, Parts, begun, sweep_gone
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
 from phx.node.machine_files import durable_in
@@ -101,6 +101,7 @@ class Room:
         self._hosting: Hosting | None = None  # None: there is no directory
         self._groups: Groups | None = None
         self._created: dict[int, HostedRow] = {}  # as the store had them at the start
+        self._unmade: dict[int, BaseException] = {}  # those whose machines could not be made
         self.on_gone: Callable[[int], None] = lambda group: None
         self._bootstrap = bootstrap
         self._join = join  # it is a member of nothing, and these know who is there
@@ -230,9 +231,8 @@ class Room:
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
         )
-        if any(durable_in(state.machines) for state in self.states.values()):
-            every_us = config.checkpoints.machine_commit_us
-            self.applier.commits = Commits(every_us, self.applier.halt)
+        for state in self.states.values():
+            self._commit_too(state)
         self._meet(lives)
         self._keeper.serve(self.driver)
         self.applier.on_ceiling, self.applier.on_taken = lives.wanted, self._hear
@@ -247,29 +247,28 @@ class Room:
         if self.config.directory:
             self._hosting = Hosting(rows)
         for group in (group for group, row in rows.items() if not row.gone):
-            state = self.states[group] = GroupState(group, self._made(group))
+            state = self.states[group] = begun(group, self._made, self._unmade)
             if rows[group].stopped:
                 state.parked, state.taking = True, {}
             self._ids = (*self._ids, group)
 
     def _host(self, catalog: Catalog) -> None:
         """From now on groups come and go as the directory says."""
-        hosting = self._hosting
+        hosting, keeper, lives, removal = self._hosting, self._keeper, self._lives, self._removal
+        snapshots, restorer, transfers = self._snapshots, self._restorer, self._transfers
         if hosting is None:
             return
-        assert self._keeper is not None
-        assert self._lives is not None
-        assert self._removal is not None
-        assert self._snapshots is not None
-        assert self._restorer is not None
-        assert self._transfers is not None
+        # (All of these are there by now.)
+        if not (keeper and lives and removal and snapshots and restorer and transfers):
+            raise AssertionError
         self._memberships.on_ended = hosting.ended
         parts = Parts(
             self.config.node, Path(self.config.dir), self.driver, self.applier, self.waiters,
-            self.door, self.states, self._keeper, self._lives, self._memberships, self._removal,
-            catalog, self._snapshots, self._restorer, self._transfers, self._made,
+            self.door, self.states, keeper, lives, self._memberships, removal,
+            catalog, snapshots, restorer, transfers, self._made,
             self._commit_too, lambda group: self.on_gone(group),
         )  # fmt: skip
+        transfers.on_replaced = hosting.replaced
         self._groups = Groups(self.config, hosting, parts)
         if self._changes is not None:
             self._changes.hosts = hosting.nodes_of
@@ -324,7 +323,7 @@ class Room:
             self.states,
             self.driver.sessions,
             self.driver.poke,
-            applier.commits.all_of if applier.commits is not None else lambda _: None,
+            applier.commit,
             self.floors,
             self._memberships,
             self._doctor.step,
@@ -356,6 +355,7 @@ class Room:
             snapshots.schedule,
             self._stuck,
         )
+        self._restorer.unmade.update(self._unmade)
         if self._hosting is not None:
             self._restorer.begins = self._hosting.begins
         snapshots.paused = self._restorer.paused

@@ -31,7 +31,7 @@ from phx._core.session_codec import table_facts
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.compression import PLAIN, ZSTD
-from phx.checkpoint.files import need_room
+from phx.checkpoint.files import need_room, remove_tree
 from phx.checkpoint.manifest import CONFIG_FIRST, DURABLE, MEMORY, Manifest
 from phx.checkpoint.policy import ASK_NEVER, At, Policy
 from phx.checkpoint.taking import Capture, Part, run, take
@@ -80,6 +80,7 @@ class Taken:
     views: list[View] = field(default_factory=list)
     mirrored: list[int] = field(default_factory=list)  # machines that gave none
     error: BaseException | None = None
+    state: GroupState | None = None  # whose it is: another may have its id by the end
     condemned: int = 0  # how often the group's checkpoints were, by then
 
 
@@ -314,7 +315,7 @@ class Snapshots(threading.Thread):
             _, frontier, chain, epoch = table_facts(table)
             assert frontier == state.applied, "the table is of another instance"
             taken.log_bytes = state.log_bytes
-            taken.condemned = self._condemned[state.group]
+            taken.state, taken.condemned = state, self._condemned[state.group]
             told = self._memberships.at(state.group, frontier)
             parts = tuple(self._parts(state, taken, wish.full))
             taken.capture = Capture(
@@ -352,6 +353,11 @@ class Snapshots(threading.Thread):
                 raise CheckpointFailed(
                     f"machine {machine} of group {state.group} holds the state of {through} "
                     f"already, and the log was followed up to {state.applied} so far"
+                )
+            if through < state.applied:
+                raise CheckpointFailed(
+                    f"machine {machine} of group {state.group} holds the state of {through}, and "
+                    f"that of {state.applied}, which is applied, was not committed"
                 )
 
     def _parts(self, state: GroupState, taken: Taken, full: bool) -> Iterator[Part]:
@@ -465,11 +471,11 @@ class Snapshots(threading.Thread):
                 if wish.group in self._outlived:  # it was waited for while that came
                     self.mirrors.drop(wish.group)
                 capture = self.mirrors.fill(capture, taken.mirrored)
-            manifest = self._write(capture, taken.condemned)
+            manifest = self._write(capture, taken)
         finally:
             close_all(taken.views)
         state = self._states.get(wish.group)
-        if state is None:
+        if state is None or state is not taken.state:
             raise gone(wish.group)
         with self._change:
             at = self._policy.taken(
@@ -519,7 +525,7 @@ class Snapshots(threading.Thread):
                 raise Ending
             return taken
 
-    def _write(self, capture: Capture, condemned: int) -> Manifest:
+    def _write(self, capture: Capture, taken: Taken) -> Manifest:
         catalog, options = self._catalog, self._options
         steps = take(
             catalog.files,
@@ -534,9 +540,13 @@ class Snapshots(threading.Thread):
         )
         manifest = run(steps)
         with self._change:
-            sound = self._condemned[capture.group] == condemned
+            here = self._states.get(capture.group) is taken.state
+            sound = here and self._condemned[capture.group] == taken.condemned
             if sound:
                 catalog.add(manifest)
+        if not here:  # it was dropped meanwhile, and another of its id may have begun
+            remove_tree(catalog.files, path_of(catalog.root, manifest))
+            raise gone(capture.group)
         if not sound:
             set_aside(catalog, [manifest])
             raise CheckpointFailed(f"group {capture.group}: its state was not what its log says")

@@ -123,6 +123,8 @@ class Transfers:
 
     def _connect(self, applier: Applier, snapshots: Snapshots) -> None:
         """Who is told of what."""
+        # A group has another state, or goes on from it. Any thread.
+        self.on_replaced: Callable[[int], None] = lambda group: None
         applier.on_below = self.fetcher.below
         applier.on_handed = self.provider.handed
         applier.on_agreed = self.divergence.note
@@ -221,6 +223,7 @@ class Transfers:
         if group in self._anew:  # all else is of a state that is not to be believed
             victims = snapshots.condemn(group, -1, manifest.content)
             snapshots.between(lambda: self._set_aside(group, victims))
+        self.on_replaced(group)
 
     def _set_aside(self, group: int, victims: list[Manifest]) -> None:
         """These, and those that could not be put aside before: the catalog has them no more."""
@@ -235,6 +238,7 @@ class Transfers:
     def _installed(self, manifest: Manifest) -> None:
         """The group goes on from it."""
         group = manifest.group
+        self.on_replaced(group)
         with self._lock:
             waiting = self._anew.pop(group, None)
         if waiting is None:

@@ -504,7 +504,7 @@ def test_nor_by_who_only_lags(run_once, tmp_path):
             fetcher = transfers.fetcher
 
             def frontiers():
-                offers = fetcher._offers(Want(0, anew=False), 0)
+                offers = fetcher._offers(Want(0, anew=False), 0, 1)
                 return {node: offer.frontier > 0 for node, offer in offers.items()}
 
             assert await asyncio.to_thread(frontiers) == {1: False, 2: False}

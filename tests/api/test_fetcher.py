@@ -46,7 +46,7 @@ class Lab:
         monkeypatch.setattr(self.fetcher, "_receive", self.receive)
         monkeypatch.setattr(self.fetcher, "_install", self.install)
 
-    def offered(self, want: Want, above: int) -> dict[int, Offer]:
+    def offered(self, want: Want, above: int, generation: int) -> dict[int, Offer]:
         none = Offer(floor=1)
         return {n: none if one.ident in want.unfit else one for n, one in self.offers.items()}
 
