@@ -147,19 +147,20 @@ cdef u64 settle_at(DriverState* s) noexcept nogil:
         2 * s.options.journal.segment_bytes * rank // o.n_members, s.options.settle_bytes // 2)
 
 
-# End of the oldest segments that are to be freed, about two of them, more if the journal is long.
-cdef u64 old_segments_end(DriverState* s) noexcept nogil:
-    cdef Journal* j = s.journal
+# How much is to be freed: about two segments, more if the journal is long.
+cdef u64 goal_bytes(DriverState* s) noexcept nogil:
     cdef u64 segment = s.options.journal.segment_bytes
-    cdef u64 live = s.lsn_end - s.floor_lsn
-    cdef u64 goal = 2 * segment
-    cdef u64 end = 0
-    cdef size_t i
     if s.pressure:
         # What is carried over from there must fit into what is left.
-        goal = segment
-    elif live > 2 * s.options.settle_bytes:
-        goal = 4 * segment
+        return segment
+    return 4 * segment if s.lsn_end - s.floor_lsn > 2 * s.options.settle_bytes else 2 * segment
+
+
+# End of the oldest segments, so many bytes of them, but at least one.
+cdef u64 old_segments_end(DriverState* s, u64 goal) noexcept nogil:
+    cdef Journal* j = s.journal
+    cdef u64 end = 0
+    cdef size_t i
     pthread_mutex_lock(&j.lock)
     i = 0
     while i + 1 < j.live.size():
@@ -191,10 +192,29 @@ cdef bint retire_pays(DriverState* s) noexcept nogil:
             or s.settle_upto - s.floor_lsn >= CARRY_GAIN * cost)
 
 
-cdef bint leave(DriverState* s) noexcept nogil:
+# All that is below may have to be carried over (a quorum is missing, or much is under way). It is
+# queued before the floor that makes room for it: what does not fit would stand before it for ever.
+cdef bint retire_fits(DriverState* s) noexcept nogil:
+    cdef u64 segment = s.options.journal.segment_bytes
+    cdef u64 below = s.settle_upto - s.floor_lsn
+    cdef u64 live = 0, budget = 0
+    if below <= segment:
+        return True  # there is a reserve for that
+    journal_pressure(s.journal, &live, &budget)
+    return live + <u64>phx_load(&s.writer.queued_bytes) + below + segment <= budget
+
+
+# All that is chosen below settle_upto is written. False: something was chosen since.
+cdef bint planned(DriverState* s) noexcept nogil:
     s.settle_running = False
     s.again = True
-    return True
+    if not retire_pays(s):
+        return True
+    if not retire_fits(s):
+        s.settle_upto = old_segments_end(s, s.options.journal.segment_bytes)
+        if s.settle_upto <= s.floor_lsn:
+            return True
+    return retire(s)
 
 
 cdef void watch_retired(DriverState* s) noexcept nogil:
@@ -219,7 +239,7 @@ cdef void start_plan(DriverState* s, u64 upto) noexcept nogil:
     if chore.items.empty():
         phx_delete(chore.items)
         chore.items = NULL
-        if not (retire(s) if retire_pays(s) else leave(s)):
+        if not planned(s):
             outbox_log(&s.outbox, LOG_ERROR, "nothing to settle, and yet the journal is needed")
             s.settle_retry_us = s.now_us + RETRY_US
         return
@@ -253,7 +273,7 @@ cdef void upkeep_settled(DriverState* s, u64 upto) noexcept nogil:
         input_settled(s, s.settling[i].group, s.settling[i].through)
     s.settling.clear()
     # Something accepted below was chosen since the plan was made: another plan takes it along.
-    if not (retire(s) if retire_pays(s) else leave(s)):
+    if not planned(s):
         start_plan(s, s.settle_upto)
 
 
@@ -275,7 +295,7 @@ cdef void settle(DriverState* s) noexcept nogil:
         return
     # (At the limit there is nothing to wait for: only this makes room.)
     if (s.lsn_end - s.floor_lsn > settle_at(s) or s.pressure) and s.floors.empty():
-        end = old_segments_end(s)
+        end = old_segments_end(s, goal_bytes(s))
         if end > s.floor_lsn:
             s.settle_asked = True
             start_plan(s, end)

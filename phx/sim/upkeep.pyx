@@ -78,10 +78,10 @@ cdef int watch_pressure(Host h) except -1:
     return 0
 
 
-# End of the oldest segments that are to be freed, about two of them.
-cdef u64 old_segments_end(Host h):
+# End of the oldest segments, so many of them, but at least one.
+cdef u64 old_segments_end(Host h, u64 segments):
     cdef Journal* j = h.journal
-    cdef u64 goal = h.floor_lsn + (1 if h.pressure else 2) * h.journal_options.segment_bytes
+    cdef u64 goal = h.floor_lsn + segments * h.journal_options.segment_bytes
     cdef u64 end = 0
     cdef size_t i
     for i in range(j.live.size() - 1):
@@ -102,13 +102,34 @@ cdef bint retire(Host h):
     return True
 
 
+# As the driver's: all that is below may have to be carried over.
+cdef bint retire_fits(Host h):
+    cdef u64 segment = h.journal_options.segment_bytes
+    cdef u64 live = h.journal.live_bytes
+    cdef size_t i
+    if h.settle_upto_lsn - h.floor_lsn <= segment:
+        return True
+    for i in range(h.queue.size()):
+        live += h.queue[i].block.size
+    return live + h.settle_upto_lsn - h.floor_lsn + segment <= h.journal.options.journal_bytes_max
+
+
+cdef bint planned(Host h):
+    h.settling = False
+    if not retire_fits(h):
+        h.settle_upto_lsn = old_segments_end(h, 1)
+        if h.settle_upto_lsn <= h.floor_lsn:
+            return True
+    return retire(h)
+
+
 cdef void start_plan(Host h, u64 upto_lsn):
     cdef SettlePlan plan = SettlePlan()
     engine_settle_plan(h.engine, upto_lsn, &plan.items)
     plan.upto_lsn = upto_lsn
     h.settle_upto_lsn = upto_lsn
     if plan.items.empty():
-        if not retire(h):
+        if not planned(h):
             h.settle_after_us = h.agenda.now_us + SETTLE_RETRY_US
         return
     plan.hold = hold_new(h.journal, False)
@@ -154,7 +175,7 @@ cdef void settled(Host h):
         engine_settled(h.engine, group, through[group])
         h.touch(group)
     # Something accepted below was chosen since the plan was made: another plan takes it along.
-    if not retire(h):
+    if not planned(h):
         start_plan(h, h.settle_upto_lsn)
 
 
@@ -163,7 +184,7 @@ cdef int settle(Host h) except -1:
     if h.settling or h.poisoned or h.agenda.now_us < h.settle_after_us:
         return 0
     if (h.lsn_end - h.floor_lsn > h.pace.settle_bytes or h.pressure) and h.floors.empty():
-        end = old_segments_end(h)
+        end = old_segments_end(h, 1 if h.pressure else 2)
         if end > h.floor_lsn:
             start_plan(h, end)
             return 0
