@@ -11,16 +11,22 @@ group's first members hold from there on as if their roster had been chosen at i
 has a row of the store, members (store_members.py) and a floor like any that was trimmed, and what
 chunks and checkpoints still hold of an earlier group of the id lies below its floor.
 
+A node that became a member later begins the log at the same instance, with the members that it was
+told of when they had it for one (`HostedRow.joined`): as a node that joins a group of the
+configuration, it votes when it has come to the change that named it, or past it by a checkpoint
+(docs/design/membership.md, M4).
+
 Rows stand twice in the table ``meta``, under ``hosted:`` and ``hosted.copy:`` and the group's id (4
 bytes, big-endian), both written in one transaction. Bytes of a row, little-endian:
 
     offset  size  field
-    0       8     magic       PHXHOST1
+    0       8     magic       PHXHOST1; PHXHOST2 of one that the node came to later
     8       4     group
     12      4     generation  of the group that is hosted, or was last; from 1 on
     16      4     state       0: hosted; 1: gone, nothing of it is needed any more; 2: stopped
     20      4     bytes       of the roster
     24      …     roster      its first members: phx/_core/members.pxd
+    …       …     joined      PHXHOST2 alone: a row of members (store_members.py)
     -4      4     crc         CRC-32C of all before
 """
 
@@ -32,11 +38,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phx import store_members
 from phx._core.codec import crc32c
 from phx.errors import Damaged
 from phx.membership import Membership, roster_of
+from phx.store_members import MembersRow
 from phx.store_trim import Floor
-from phx.types import voter
+from phx.types import CREATED_VERSION, voter
 
 if TYPE_CHECKING:
     from phx.store import Store
@@ -48,6 +56,7 @@ __all__ = [
     "clean",
     "first_members",
     "generation_at",
+    "is_of",
     "join",
     "prepare",
     "read",
@@ -55,13 +64,12 @@ __all__ = [
 ]
 
 PREFIXES = (b"hosted:", b"hosted.copy:")
-MAGIC = b"PHXHOST1"
+MAGIC, MAGIC_JOINED = b"PHXHOST1", b"PHXHOST2"
 HEAD = struct.Struct("<8sIIII")
 GONE, STOPPED = 1, 2
 BASE_BITS = 44
 """So many instances a group has for itself: at 100,000 a second they last for five years, and
 there is room for 65,535 generations below the last instance that there can be."""
-FIRST_VERSION = 2
 FIRST_FLOOR = 1
 
 
@@ -77,8 +85,13 @@ def generation_at(instance: int) -> int:
 
 def first_members(generation: int, members: Mapping[int, str]) -> Membership:
     """Those that a group begins with: the same, to the last byte, at every node."""
-    roster = roster_of(FIRST_VERSION, {node: voter(at) for node, at in members.items()})
+    roster = roster_of(CREATED_VERSION, {node: voter(at) for node, at in members.items()})
     return Membership(roster, base_of(generation), FIRST_FLOOR, active=True)
+
+
+def is_of(generation: int, told: Membership) -> bool:
+    """Whether these are members of a group of this generation, chosen in its log."""
+    return base_of(generation) < told.instance < base_of(generation + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,8 @@ class HostedRow:
     """Attributes:
     generation: of the group that is hosted, or was last.
     roster: its first members.
+    joined: the members that this node was told of when it came to it; None: it is one of the first,
+        and began as such.
     gone: it is hosted no more, and nothing of it is needed.
     stopped: it takes no values.
     """
@@ -94,14 +109,20 @@ class HostedRow:
     roster: bytes
     gone: bool = False
     stopped: bool = False
+    joined: MembersRow | None = None
 
     @property
     def base(self) -> int:
         return base_of(self.generation)
 
     @property
-    def membership(self) -> Membership:
+    def first(self) -> Membership:
         return Membership(self.roster, self.base, FIRST_FLOOR, active=True)
+
+    @property
+    def membership(self) -> Membership:
+        """Those under which this node began it."""
+        return self.first if self.joined is None else self.joined.membership
 
 
 def keys_of(group: int) -> tuple[bytes, ...]:
@@ -110,7 +131,10 @@ def keys_of(group: int) -> tuple[bytes, ...]:
 
 def pack(group: int, row: HostedRow) -> bytes:
     state = GONE if row.gone else STOPPED if row.stopped else 0
-    body = HEAD.pack(MAGIC, group, row.generation, state, len(row.roster)) + row.roster
+    magic = MAGIC if row.joined is None else MAGIC_JOINED
+    body = HEAD.pack(magic, group, row.generation, state, len(row.roster)) + row.roster
+    if row.joined is not None:
+        body += store_members.pack(group, row.joined)
     return body + crc32c(body).to_bytes(4, "little")
 
 
@@ -120,10 +144,18 @@ def unpack(packed: bytes) -> tuple[int, HostedRow]:
     if len(body) < HEAD.size or crc32c(body).to_bytes(4, "little") != crc:
         raise ValueError("a row of a hosted group is damaged")
     magic, group, generation, state, count = HEAD.unpack_from(body)
-    row = HostedRow(generation, body[HEAD.size :], state == GONE, state == STOPPED)
-    if magic != MAGIC or state > STOPPED or not generation or len(row.roster) != count:
+    end = HEAD.size + count
+    joined = None
+    if magic == MAGIC_JOINED:
+        named, joined = store_members.unpack(body[end:])
+        body = body[:end] if named == group else b""
+    row = HostedRow(generation, body[HEAD.size :], state == GONE, state == STOPPED, joined)
+    known = magic in (MAGIC, MAGIC_JOINED)
+    if not known or state > STOPPED or not generation or len(row.roster) != count:
         raise ValueError("a row of a hosted group cannot be")
-    _ = row.membership  # raises, if it cannot be
+    _ = row.first  # raises, if it cannot be
+    if joined is not None and not is_of(generation, joined.membership):
+        raise ValueError("a row of a hosted group cannot be: its members are another group's")
     return group, row
 
 
@@ -167,6 +199,8 @@ def prepare(store: Store, group: int, row: HostedRow) -> None:
         store.forget_members(group)
     if store.bounds(group)[1] < row.base:
         store.raise_floors({group: Floor(row.base + 1, row.base)}, {group: row.membership})
+    if row.joined is not None and not {*row.joined.left} <= {*store.left(group)}:
+        store.keep_members({group: row.joined})
 
 
 def clean(store: Store, group: int) -> None:

@@ -20,6 +20,7 @@ from phx._core.waiters import Result
 __all__ = [
     "AGREED_EVERY",
     "CONSISTENCIES",
+    "CREATED_VERSION",
     "DIRECTORY_GROUP",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
@@ -54,6 +55,8 @@ DIRECTORY_GROUP = GROUP_ID_MAX
 cluster hosts it (``Config.directory``)."""
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
+CREATED_VERSION = 2
+"""Of the members that a created group begins with: none of them stands in a configuration."""
 ADDRESS_MAX = 261  # a name of 255, a colon, a port
 PRIORITY_USUAL = 100
 PRIORITY_MAX = 255

@@ -172,7 +172,9 @@ MAY_IMPORT = {
     "phx.store_facts": GROUND | STORE | {"phx.store"},
     "phx.store_peers": GROUND | STORE | {"phx.store"},
     "phx.store_first": GROUND | STORE | {"phx.store"},
-    "phx.store_hosted": GROUND | STORE | {"phx.membership", "phx.store", "phx.store_trim"},
+    "phx.store_hosted": GROUND
+    | STORE
+    | {"phx.membership", "phx.store", "phx.store_members", "phx.store_trim"},
     "phx.store_folder": GROUND | STORE | {"phx.lmdb_files", "phx.store_members", "phx.store_mend"},
     "phx.store_members": GROUND | STORE | {"phx.membership"},
     "phx.store_trim": GROUND | STORE,

@@ -13,12 +13,23 @@ it does when it hears, however late. So a group that is deleted goes in steps:
 One member's word is enough for the last step: above the last value of a group nothing is chosen, by
 whomever (`phx._core.members`), so the votes that a member gave in it decide nothing any more, also
 those of a member that has not heard of that value.
+
+Who the members are is decided in the group's own log, and the directory *follows* it: whoever is
+one of them says here which version was chosen, and then that it is active. So a row names nobody
+who is no member by a chosen value, a call that fails half-way leaves nothing to be tidied, and what
+is said again, or late, changes nothing. A row says who is to host the group:
+
+    the newest members, from the moment on in which their version is said;
+    and those before, until it is said that the newest are active.
+
+Members that left decide nothing any more then (docs/design/membership.md, M6), so one word is
+enough for that, too; and no later row of that generation names them again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, ClassVar
 from zlib import crc32
 
@@ -27,23 +38,56 @@ import msgpack
 from phx.errors import Damaged
 from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.machines.objects import read_objects, write_objects
-from phx.types import DIRECTORY_GROUP, MEMBERS_MAX, Entry, GroupPhase, Members, voter
+from phx.types import (
+    CREATED_VERSION,
+    DIRECTORY_GROUP,
+    MEMBERS_MAX,
+    Entry,
+    GroupPhase,
+    Members,
+    voter,
+)
 
 __all__ = [
     "GENERATION_MAX",
     "Answer",
     "Directory",
     "GroupRow",
+    "MembersSince",
     "encode_create",
     "encode_delete",
     "encode_ended",
+    "encode_members",
     "encode_resume",
     "encode_stop",
 ]
 
 GENERATION_MAX = 65_535
-HEAD = "phx directory 1"
+HEAD, HEAD_MOVED = "phx directory 1", "phx directory 2"
+"""How a snapshot begins: without, and with a group whose members changed. (So one of before those
+were said is read, and its like written, byte for byte.)"""
 PHASES: tuple[GroupPhase, ...] = ("live", "stopped", "ending", "gone")
+
+
+Located = tuple[tuple[int, str], ...]
+"""(node, "host:port"), ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembersSince:
+    """Of a group whose members changed since it began.
+
+    Attributes:
+        version: of its newest members.
+        active: whether these are all that it needs.
+        first: those that it began with.
+        leaving: members before that are none now, ascending; () as soon as the newest are active.
+    """
+
+    version: int
+    active: bool
+    first: Located
+    leaving: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +97,37 @@ class GroupRow:
     Attributes:
         generation: of the group that has the id now, or had it last.
         phase: see the module.
-        members: (node, "host:port") of its first members, ascending, all of which vote; () when it
-            is gone.
+        members: (node, "host:port") of its newest members, in whatever role; () when it is gone.
+        moved: None as long as these are those that it began with, all of which vote.
     """
 
     generation: int
     phase: GroupPhase
-    members: tuple[tuple[int, str], ...]
+    members: Located
+    moved: MembersSince | None = None
+
+    @property
+    def first(self) -> Located:
+        return self.members if self.moved is None else self.moved.first
+
+    @property
+    def version(self) -> int:
+        return CREATED_VERSION if self.moved is None else self.moved.version
+
+    @property
+    def active(self) -> bool:
+        return self.moved is None or self.moved.active
 
     @property
     def nodes(self) -> tuple[int, ...]:
-        return tuple(node for node, _ in self.members)
+        """Those that are to host it."""
+        there = tuple(node for node, _ in self.members)
+        return there if self.moved is None else (*there, *self.moved.leaving)
+
+    def without(self, node: int, version: int) -> bool:
+        """Whether a member of that version is none any more, and nobody needs what it has. (A row
+        that is older than that version says nothing of it.)"""
+        return self.version > version and self.active and node not in self.nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +176,27 @@ def encode_delete(group: int, generation: int) -> bytes:
 def encode_ended(group: int, generation: int) -> bytes:
     """Its last value is chosen: some member knows that, durably. Done if it is gone."""
     return _packed("ended", group, generation)
+
+
+def encode_members(
+    group: int, generation: int, version: int, members: Mapping[int, str], *, active: bool
+) -> bytes:
+    """These are its members: that version is chosen in its log. Done if the directory knows that
+    already, or of later ones.
+
+    Args:
+        members: "host:port" of 1 to 15 nodes, by id, in whatever role.
+        active: they hold all there is, and something is chosen by them: members before are needed
+            no more.
+
+    Raises ValueError.
+    """
+    if type(version) is not int or not CREATED_VERSION < version < 1 << 32:
+        raise ValueError(f"a version of members that changed is 3 .. 2**32 - 1, not {version!r}")
+    if not 1 <= len(members) <= MEMBERS_MAX:
+        raise ValueError(f"group {group}: 1 .. {MEMBERS_MAX} members, not {len(members)}")
+    Members(version, bool(active), {node: voter(at) for node, at in members.items()})
+    return _packed("members", group, generation, version, bool(active), sorted(members.items()))
 
 
 def _packed(*command: object) -> bytes:
@@ -170,7 +255,7 @@ class Directory(StateMachine):
             if generation > GENERATION_MAX:
                 return Answer(False, before)
             return self._put(group, GroupRow(generation, "live", said))
-        return Answer(before.phase == "live" and before.members == said, before)
+        return Answer(before.phase == "live" and before.first == said, before)
 
     def _turn(self, group: int, generation: int, to: GroupPhase, *of: GroupPhase) -> Answer:
         row = self.rows.get(group)
@@ -178,7 +263,9 @@ class Directory(StateMachine):
             return Answer(False, row)
         if row.phase == to:
             return Answer(True, row)
-        return self._put(group, replace(row, phase=to, members=() if to == "gone" else row.members))
+        if to == "gone":
+            return self._put(group, GroupRow(generation, to, ()))
+        return self._put(group, replace(row, phase=to))
 
     def _stop(self, group: int, generation: int) -> Answer:
         return self._turn(group, generation, "stopped", "live")
@@ -195,20 +282,43 @@ class Directory(StateMachine):
     def _ended(self, group: int, generation: int) -> Answer:
         return self._turn(group, generation, "gone", "ending")
 
+    def _members(
+        self,
+        group: int,
+        generation: int,
+        version: int,
+        active: bool,
+        members: list[tuple[int, str]],
+    ) -> Answer:
+        encode_members(group, generation, version, dict(members), active=active)
+        row = self.rows.get(group)
+        if row is None or row.generation != generation or row.phase == "gone":
+            return Answer(False, row)
+        active = active is True
+        if (version, active) <= (row.version, row.active):
+            return Answer(True, row)
+        there = tuple(sorted((node, at) for node, at in members))
+        left = set() if active else {*row.nodes}.difference(node for node, _ in there)
+        moved = MembersSince(version, active, row.first, tuple(sorted(left)))
+        return self._put(group, replace(row, members=there, moved=moved))
+
     _commands: ClassVar[dict[str, Any]] = {
         "create": _create,
         "stop": _stop,
         "resume": _resume,
         "delete": _delete,
         "ended": _ended,
+        "members": _members,
     }
 
     # --- the state as bytes
 
     def _packed_rows(self) -> Iterator[bytes]:
-        yield _packed(HEAD, self.revision, len(self.rows))
+        moved = any(row.moved is not None for row in self.rows.values())
+        yield _packed(HEAD_MOVED if moved else HEAD, self.revision, len(self.rows))
         for group, row in sorted(self.rows.items()):
-            yield _packed(group, row.generation, PHASES.index(row.phase), row.members)
+            since = () if row.moved is None else astuple(row.moved)
+            yield _packed(group, row.generation, PHASES.index(row.phase), row.members, *since)
 
     def digest(self) -> bytes:
         crc = 0
@@ -229,15 +339,25 @@ class Directory(StateMachine):
         objects = read_objects(reader, "a snapshot of a directory")
         try:
             head, revision, count = next(objects)
-            if head != HEAD:
+            if head not in (HEAD, HEAD_MOVED):
                 raise Damaged("no snapshot of a directory")
-            rows = {
-                group: GroupRow(generation, PHASES[phase], tuple((n, at) for n, at in members))
-                for group, generation, phase, members in objects
-            }
+            rows = {group: row_of(*packed) for group, *packed in objects}
         except (ValueError, TypeError, IndexError, StopIteration):
             raise Damaged("no snapshot of a directory") from None
         if len(rows) != count:
             raise Damaged("a snapshot of a directory lacks rows")
         self.rows, self.revision = rows, revision
         self._changed()
+
+
+def row_of(generation: int, phase: int, members: list[tuple[int, str]], *since: Any) -> GroupRow:
+    """As it was packed. Raises ValueError, TypeError, IndexError."""
+    moved = None
+    if since:
+        version, active, first, leaving = since
+        moved = MembersSince(version, active, located(first), tuple(leaving))
+    return GroupRow(generation, PHASES[phase], located(members), moved)
+
+
+def located(members: list[tuple[int, str]]) -> Located:
+    return tuple((node, at) for node, at in members)

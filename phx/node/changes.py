@@ -19,7 +19,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ from phx.errors import (
 )
 from phx.membership import Membership, roster_of
 from phx.node.fetcher import Peers
-from phx.node.goals import Goal, adding, removing, replacing, sound, votes, with_learners
+from phx.node.goals import Goal, adding, concerns, removing, replacing, sound, votes, with_learners
 from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
@@ -74,7 +75,7 @@ from phx.transfer.changing import (
     unpack_members,
 )
 from phx.transfer.messages import Cut, Declined, Ends
-from phx.types import Changed, Member, Members, Role
+from phx.types import DIRECTORY_GROUP, Changed, Member, Members, Role
 
 __all__ = [
     "AT_ONCE",
@@ -151,8 +152,10 @@ class Changes:
         self._peers = peers
         self._introducer = introducer
         self._at = at
-        self.hosts: Callable[[int], Collection[int] | None] = lambda group: None
-        """Of a created group the nodes that can be its members; None: whoever joins can."""
+        self.made: Callable[[int], bool] = lambda group: False
+        """Whether a group was created while the cluster ran. Its new members hear of it by the
+        directory, so they are members of that before."""
+        self._waiting: Counter[int] = Counter()  # calls, by group
         self._window = at.greeting.window
         self._lines = Lines()
         self._threads: set[threading.Thread] = set()
@@ -251,18 +254,25 @@ class Changes:
         """The same of all groups that this node is a member of, or of this one."""
         until_s = time.monotonic() + timeout
         self._door.open_driver()
-        mine = [group for group in list(self._states) if group not in self._memberships.removed]
+        mine = [one for one in list(self._states) if one not in self._memberships.removed]
+        mine = [one for one in mine if not self._idle(one, goal)]
         if group is not None:
             self._check(group)
             mine = [group]
         return self._begin(lambda: self._reach_all(mine, goal, until_s))
+
+    def _idle(self, group: int, goal: Goal) -> bool:
+        """Whether it is a created group, and who is to be replaced is none of its members."""
+        with suppress(PhxError, ValueError):  # whoever changes it says so
+            return self.made(group) and not concerns(goal, self._now(group).by_id)
+        return False
 
     def _toward(self, group: int, goal: Goal, timeout: float) -> Future[Members]:
         """Make the members what `goal` says, those who are new being learners first."""
         until_s = time.monotonic() + timeout
         self._check(group)
         now = self._now(group).by_id
-        self._hosted(group, now, sound(goal(now)))  # raises what it does before anything is begun
+        self._near(group, now, sound(goal(now)))  # raises what it does before anything is begun
         return self._begin(lambda: self._reach(group, goal, until_s))
 
     def _check(self, group: int) -> None:
@@ -323,13 +333,15 @@ class Changes:
 
     def _reach_all(self, groups: list[int], goal: Goal, until_s: float) -> Changed:
         changed = Changed({}, {})
-        groups = [group for group in groups if not self._elsewhere_only(group, goal)]
 
         def learners(group: int) -> object:
             target = goal(self._now(group).by_id)
             return self._reach(group, lambda now: with_learners(now, target), until_s)
 
-        self._each(groups, learners, changed)
+        # (First the directory: by that a new member hears that it is to host the others.)
+        first = [group for group in groups if group == DIRECTORY_GROUP]
+        self._each(first, learners, changed)
+        self._each([group for group in groups if group not in first], learners, changed)
         rest = [group for group in groups if group not in changed.failed]
 
         def whole(group: int) -> None:
@@ -337,17 +349,6 @@ class Changes:
 
         self._each(rest, whole, changed)
         return changed
-
-    def _elsewhere_only(self, group: int, goal: Goal) -> bool:
-        """Whether it is a created group that would only get members that do not host it: it stays
-        where it is."""
-        if (hosts := self.hosts(group)) is None:
-            return False
-        with suppress(PhxError, ValueError):  # whoever changes it says so
-            now = self._now(group).by_id
-            target = goal(now)
-            return now.keys() <= target.keys() and bool(target.keys() - now.keys() - set(hosts))
-        return False
 
     def _each(self, groups: list[int], work: Callable[[int], object], changed: Changed) -> None:
         """Whatever happens, each of them that is not worked through is in ``changed.failed``."""
@@ -440,7 +441,7 @@ class Changes:
         self, group: int, members: dict[int, Member], version: int | None, until_s: float
     ) -> Members:
         now = self._now(group)
-        self._hosted(group, now.by_id, members)
+        self._near(group, now.by_id, members)
         members = {node: self._located(node, one) for node, one in members.items()}
         if version is None:
             version = now.version
@@ -453,13 +454,17 @@ class Changes:
         )
         return self._ask(Wanted(group, version + 1, members, new), now, until_s)
 
-    def _hosted(self, group: int, now: Mapping[int, Member], target: Mapping[int, Member]) -> None:
-        """Raises NotInCluster: a node that does not host the group is to be a member."""
-        hosts = self.hosts(group)
-        if hosts is not None and (strange := sorted(target.keys() - now.keys() - set(hosts))):
+    def _near(self, group: int, now: Mapping[int, Member], target: Mapping[int, Member]) -> None:
+        """Raises NotInCluster: of a created group a node is to be a member that would not hear."""
+        new = target.keys() - now.keys()
+        if not new or not self.made(group):
+            return
+        there = self._door.members_now(self._state(DIRECTORY_GROUP)).by_id
+        if strange := sorted(new - there.keys()):
             raise NotInCluster(
-                f"group {group} was created, and node {strange[0]} does not host it: it is none of "
-                "the members that it began with"
+                f"group {group} was created, and node {strange[0]}, which is no member of the "
+                f"directory, would not hear that it is to host it: group {DIRECTORY_GROUP} is to "
+                "have it first"
             )
 
     def _located(self, node: int, one: Member) -> Member:
@@ -480,6 +485,8 @@ class Changes:
         Once it may have been proposed (``wanted.perhaps``) only one thing says that it is not
         chosen: that others are the members of its version. Whatever else ends it is Unknown.
         """
+        with self._lock:
+            self._waiting[wanted.group] += 1
         try:
             return self._asked_for(wanted, now, until_s)
         except VersionConflict:
@@ -489,6 +496,13 @@ class Changes:
                 raise
             what = f"group {wanted.group}: whether the members of version {wanted.version} become "
             raise unknown(what + "active is not known, members() says", error) from error
+        finally:
+            with self._lock:
+                self._waiting -= Counter([wanted.group])  # (which keeps none that are 0)
+
+    def busy(self, group: int) -> bool:
+        """Whether somebody waits here for what becomes of a change of its members."""
+        return self._waiting[group] > 0
 
     def _asked_for(self, wanted: Wanted, now: Members, until_s: float) -> Members:
         group, pause = wanted.group, AGAIN_S

@@ -10,10 +10,24 @@ from phx.errors import NotInCluster
 from phx.membership import roster_of
 from phx.types import MEMBERS_MAX, Member, Role
 
-__all__ = ["Goal", "adding", "exactly", "removing", "replacing", "sound", "votes", "with_learners"]
+__all__ = [
+    "Goal",
+    "adding",
+    "concerns",
+    "exactly",
+    "removing",
+    "replacing",
+    "sound",
+    "votes",
+    "with_learners",
+]
 
 Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
 """From the members there are to those there are to be. Raises what the call is to raise."""
+
+
+class NotAMember(NotInCluster):
+    """Somebody who is no member of the group cannot be replaced."""
 
 
 def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
@@ -34,10 +48,19 @@ def replacing(node: int, by: int, address: str) -> Goal:
         if node not in now:
             if by in now:
                 return dict(now)
-            raise NotInCluster(f"node {node} is no member, and cannot be replaced")
+            raise NotAMember(f"node {node} is no member, and cannot be replaced")
         return {**removing(node)(now), by: Member(now[node].role, address)}
 
     return goal
+
+
+def concerns(goal: Goal, now: Mapping[int, Member]) -> bool:
+    """False: it is to replace somebody who is no member."""
+    try:
+        goal(now)
+    except NotAMember:
+        return False
+    return True
 
 
 def exactly(members: Mapping[int, Member]) -> Goal:

@@ -4,13 +4,17 @@ The directory (`phx.machines.directory`) is a group of its own that every node o
 Whoever creates or deletes a group proposes that there; every node looks at the rows whenever one
 has changed, and at its start, and does what they say, however late it hears:
 
-host      a row names this node, and the group is not here. The store has it first (store_hosted);
-          then machines are made, and the group begins, as at a start
+host      a row names this node, and the group is not here. Who comes later asks who the members are
+          by then (arrivals.py). The store has it first (store_hosted); then machines are made, and
+          the group begins, as at a start
+say       its members are others, or are active: whoever leads says so in the directory, so that
+          those that are new host it, and those that left drop it
 stop      callers are refused; nothing is delivered, and it is not led from here. All of it stays
 end       it is being deleted. Whoever leads proposes the group's last value; whoever knows that to
           be chosen says so in the directory, when its own tombstone is durable
-drop      it is gone, or the id is another group's by now. The store has that first; then machines,
-          callers, votes; then checkpoints and files; then what the store has of its log
+drop      it is gone, or the id is another group's by now, or it goes on without this node, by
+          members that are active. The store has that first; then machines, callers, votes; then
+          checkpoints and files; then what the store has of its log
 
 One step at a time, on one thread, so a group is never dropped while it begins. A crash between any
 two of them leaves what the next start, or the next look, does to its end.
@@ -20,6 +24,9 @@ one place of one log: every node that hosts it begins with the same roster, to t
 instance (`first_members`). No file of any node has a say, so no two nodes count quorums of
 different members. And an id that is used again is another group, with a generation of its own in
 every message and record (`_core/groups.pxd`).
+
+A node that dropped a group never hosts one of that generation again, whatever a row says: its votes
+in it are forgotten.
 """
 
 from __future__ import annotations
@@ -44,7 +51,8 @@ from phx.checkpoint.files import remove_tree
 from phx.door import Door
 from phx.errors import DeletedUnknown, PhxError, StoppedUnknown
 from phx.machine import StateMachine
-from phx.machines.directory import Directory, GroupRow, encode_ended
+from phx.machines.directory import Directory, GroupRow, encode_ended, encode_members
+from phx.node.arrivals import Arrivals
 from phx.node.keeper import Keeper
 from phx.node.line import Ending
 from phx.node.lives import Lives
@@ -55,7 +63,7 @@ from phx.node.restorer import Restorer
 from phx.node.snapshots import Snapshots
 from phx.node.threads import handed, result_of
 from phx.node.transfers import Transfers
-from phx.stops import Deleted
+from phx.stops import Deleted, Removed, unknown_stop
 from phx.store import Store
 from phx.store_hosted import HostedRow
 from phx.types import DIRECTORY_GROUP
@@ -71,7 +79,11 @@ LOOK_S = 0.02
 END_S = 0.05
 """The same, until its last value is known to be chosen."""
 SAID_S = 0.5
-"""The same, until the directory has it that it is."""
+"""The same, until the directory has it that it is, or who its members are."""
+HEARD_S = 0.1
+"""The same, until whoever leads has said who the members are."""
+OTHERS_S = 5.0
+"""So long it is left to whoever leads; then every member says it."""
 FAILED_S = 1.0
 """After something went wrong."""
 PROPOSE_S = 5.0
@@ -86,6 +98,7 @@ class Parts:
         factory: makes the machines of a group.
         begun: told of a group's machines before it begins (on the applying thread).
         gone: told of a group that was dropped (on the applying thread).
+        busy: whether somebody waits here for what becomes of a change of its members.
     """
 
     node: int
@@ -106,6 +119,7 @@ class Parts:
     factory: Callable[[int], dict[int, StateMachine]]
     begun: Callable[[GroupState], None]
     gone: Callable[[int], None]
+    busy: Callable[[int], bool]
 
 
 class Hosting(threading.Thread):
@@ -123,6 +137,7 @@ class Hosting(threading.Thread):
         super().__init__(name="phx-groups", daemon=True)
         self._parts: Parts
         self._table: GroupTable
+        self._arrivals: Arrivals | None = None
         self._rows = dict(rows)
         self._change = threading.Condition()
         self._news = True
@@ -133,6 +148,7 @@ class Hosting(threading.Thread):
         self._resumed: set[int] = set()  # of those, what somebody else had go on
         self._roused: set[int] = set()  # halted, and led all the same, for their last value
         self._swept = {group for group, row in rows.items() if row.gone}
+        self._unsaid: dict[int, float] = {}  # since when the directory lacks the newest members
         self.failed: dict[int, str] = {}
         """Why a group is not as the directory says."""
 
@@ -144,8 +160,13 @@ class Hosting(threading.Thread):
             self._news = True
             self._change.notify_all()
 
-    def ended(self, group: int) -> None:
-        """The last value of a group is known to be chosen."""
+    def heard(self, group: int) -> None:
+        """Other members of a group are known, or that they are active."""
+        if self.hosted(group):
+            self.again(group)
+
+    def again(self, group: int) -> None:
+        """There is news of a group: of its members, or that its last value is chosen."""
         with self._change:
             self._news = True
             self._undone[group] = 0.0
@@ -184,12 +205,7 @@ class Hosting(threading.Thread):
     def begins(self, group: int) -> tuple[int, Sequence[int]]:
         """Behind which instance the log of a group begins, and who its members are there."""
         row = self._rows.get(group)
-        return (0, ()) if row is None or row.gone else (row.base, row.membership.nodes)
-
-    def nodes_of(self, group: int) -> Sequence[int] | None:
-        """The members that a created group began with; None: it is none, or is gone."""
-        row = self._rows.get(group)
-        return None if row is None or row.gone else row.membership.nodes
+        return (0, ()) if row is None or row.gone else (row.base, row.first.nodes)
 
     def is_stopped(self, group: int) -> bool:
         state = self._parts.states.get(group)
@@ -214,12 +230,21 @@ class Hosting(threading.Thread):
             self._change.notify_all()
         if self.ident is not None and self is not threading.current_thread():
             self.join(wait_s)
+        if self._arrivals is not None:
+            self._arrivals.end(wait_s)
+
+    def forget(self) -> None:
+        """In a forked child."""
+        if self._arrivals is not None:
+            self._arrivals.forget_lines()
 
     # --- on this thread
 
     def begin(self, parts: Parts) -> None:
         """Everything runs: look from now on."""
         self._parts, self._table = parts, GroupTable(parts.driver)
+        self._arrivals = Arrivals(parts.transfers.peers, self.again)
+        parts.memberships.on_ended, parts.memberships.on_made = self.again, self.heard
         self.start()
 
     def run(self) -> None:
@@ -285,44 +310,60 @@ class Hosting(threading.Thread):
 
         After a start the directory is read again from a checkpoint or from the beginning, and says
         what it said long ago: so nothing is done about a row that is older than what the store
-        says. (Of the same generation an older row is a step on the way that was gone.)
+        says. (Of the same generation an older row is a step on the way that was gone; and one of
+        before this node was a member does not say that it left.)
         """
         mine = self._rows.get(group)
         if mine is not None and mine.gone and group in self._parts.states:
-            return self._drop(group, mine)  # it was begun, and something failed
+            over = row.generation > mine.generation or row.phase == "gone"
+            return self._drop(group, mine, 0 if over else row.version)  # it failed before
         if mine is not None and mine.gone and group not in self._swept:
             self._clean(group)
         if mine is not None and row.generation < mine.generation + mine.gone:
             return 0.0
-        over = mine is not None and (row.generation > mine.generation or row.phase == "gone")
-        if mine is not None and not mine.gone and over:
-            return self._drop(group, mine)
-        if row.phase == "gone" or self._parts.node not in row.nodes:
-            return 0.0
         if mine is None or mine.gone:
-            self._host(group, row)
-            return LOOK_S if row.phase != "live" else 0.0
+            if row.phase == "gone" or self._parts.node not in row.nodes:
+                self._arriving.forget(group)
+                return 0.0
+            return self._host(group, row)
+        over = row.generation > mine.generation or row.phase == "gone"
+        if over or row.without(self._parts.node, mine.membership.version):
+            return self._drop(group, mine, 0 if over else row.version)
         if group not in self._parts.states:
             self._prepare(group, mine)
             self._begin(group, mine)
             return LOOK_S
         if row.phase == "stopped":
-            return self._park(group)
+            return self._park(group) or self._say(group, row)
         if self._parts.states[group].parked and not self._go_on(group):
             return LOOK_S
-        return self._end(group, row) if row.phase == "ending" else 0.0
+        again_s = self._say(group, row)
+        return self._end(group, row) if row.phase == "ending" else again_s
 
     # --- hosting
 
-    def _host(self, group: int, row: GroupRow) -> None:
-        first = store_hosted.first_members(row.generation, dict(row.members))
-        mine = HostedRow(row.generation, first.roster)
+    @property
+    def _arriving(self) -> Arrivals:
+        assert self._arrivals is not None
+        return self._arrivals
+
+    def _host(self, group: int, row: GroupRow) -> float:
+        """As one of its first members, or as one that comes later."""
+        joined = None
+        if row.moved is not None:
+            joined = self._arriving.members(group, row.generation, row.nodes)
+            if joined is None:
+                return SAID_S
+        first = store_hosted.first_members(row.generation, dict(row.first))
+        mine = HostedRow(row.generation, first.roster, joined=joined)
         self._sweep(group)
         self._ask(lambda store: store_hosted.write(store, group, mine))
         self._rows[group] = mine
         self._prepare(group, mine)
         self._swept.discard(group)
         self._begin(group, mine)
+        self._arriving.forget(group)
+        return LOOK_S if row.phase != "live" else 0.0
 
     def _prepare(self, group: int, mine: HostedRow) -> None:
         self._parts.lives.host([group])
@@ -334,7 +375,7 @@ class Hosting(threading.Thread):
         state = begun(group, parts.factory, parts.restorer.unmade)
 
         def add() -> None:
-            parts.memberships.begin_group(group, told)
+            parts.memberships.begin_group(group, mine.first, told)
             parts.waiters.add_group(group)
             parts.states[group] = state
             parts.restorer.paused.add(group)
@@ -401,6 +442,26 @@ class Hosting(threading.Thread):
         self._ask(lambda store: store_hosted.write(store, group, mine))
         self._rows[group] = mine
 
+    # --- members that change
+
+    def _say(self, group: int, row: GroupRow) -> float:
+        """See that the directory has the newest members."""
+        parts, told = self._parts, self._parts.memberships.newest(group)
+        if told is None or not told.nodes or (told.version, told.active) <= (
+            row.version, row.active,
+        ):  # fmt: skip
+            self._unsaid.pop(group, None)
+            return 0.0
+        now_s, led = time.monotonic(), parts.states[group].led
+        since_s = self._unsaid.setdefault(group, now_s)
+        if (led is None or led.node != parts.node) and now_s < since_s + OTHERS_S:
+            return HEARD_S
+        members = {node: one.address for node, one in told.members().by_id.items()}
+        self._propose(
+            encode_members(group, row.generation, told.version, members, active=told.active)
+        )
+        return SAID_S
+
     # --- ending
 
     def _end(self, group: int, row: GroupRow) -> float:
@@ -448,8 +509,11 @@ class Hosting(threading.Thread):
 
     # --- dropping
 
-    def _drop(self, group: int, mine: HostedRow) -> float:
+    def _drop(self, group: int, mine: HostedRow, without: int) -> float:
+        """`without`: a version of members that this node is none of; 0: the group is gone."""
         parts = self._parts
+        if without and parts.busy(group):
+            return LOOK_S  # who waits here for that version is told that it is active
         if group in parts.restorer.at:
             return LOOK_S
         if not mine.gone:
@@ -458,26 +522,31 @@ class Hosting(threading.Thread):
             self._rows[group] = gone
         state = parts.states.get(group)
         if state is not None:
-            self._applying(lambda: self._retire(state))
+            self._applying(lambda: self._retire(state, without))
             while parts.transfers.let_go(group):
                 self._pause(LOOK_S)
             self._applying(lambda: self._let_go(state))
         self._clean(group)
-        log.info("group %d, generation %d, is gone", group, mine.generation)
+        self._unsaid.pop(group, None)
+        log.info("group %d, generation %d, is hosted here no more", group, mine.generation)
         return LOOK_S
 
-    def _retire(self, state: GroupState) -> None:
+    def _retire(self, state: GroupState, without: int) -> None:
         """On the applying thread: nothing of it is applied or proposed any more."""
-        if not isinstance(state.stopped, Deleted):
-            self._parts.applier.remove(state, Deleted(state.group, state.applied + 1))
+        parts, instance = self._parts, state.applied + 1
+        if without and not state.removed:
+            parts.applier.remove(state, Removed(state.group, instance, parts.node, without))
+        elif not without and not isinstance(state.stopped, Deleted):
+            parts.applier.remove(state, Deleted(state.group, instance))
 
     def _let_go(self, state: GroupState) -> None:
         """On the applying thread, in a later turn."""
         parts, group = self._parts, state.group
-        why = f"group {group} was deleted"
+        stopped = state.stopped
+        assert stopped is not None
         self._table.drop(group)  # first: it may be refused, and is asked again then
         parts.applier.forget(state)
-        parts.waiters.drop_group(group, lambda: DeletedUnknown(why))
+        parts.waiters.drop_group(group, lambda: unknown_stop(stopped))
         parts.removal.forget(group)
         parts.memberships.forget(group)
         parts.snapshots.forget(group)

@@ -83,6 +83,8 @@ class Memberships:
         self.removed: set[int] = set()
         """Groups that this node was a member of: an active version is without it."""
         self.on_news: Callable[[int, Membership], None] = lambda group, told: None
+        self.on_made: Callable[[int], None] = lambda group: None
+        """Of a created group: its members are others, or they are active."""
 
     def begin(self, rows: Mapping[int, MembersRow], manifests: Iterable[Manifest]) -> None:
         """What the disk says, at a start: hands the newest of each group over.
@@ -157,12 +159,15 @@ class Memberships:
             self.ended.add(group)
             self.on_ended(group)
             return
+        if group in self._made:
+            self.on_made(group)
         self.on_news(group, told)
 
-    def begin_group(self, group: int, told: Membership) -> None:
-        """A created group begins, with these members. Any thread."""
+    def begin_group(self, group: int, *told: Membership) -> None:
+        """A created group begins, with these members, or those that followed them. Any thread."""
         self._made.add(group)
-        self._learn(group, told)
+        for one in told:
+            self._learn(group, one)
 
     def forget(self, group: int) -> None:
         """The group is gone, and the driver has dropped it: nothing is heard of it any more."""

@@ -258,20 +258,19 @@ class Room:
         snapshots, restorer, transfers = self._snapshots, self._restorer, self._transfers
         if hosting is None:
             return
+        changes = self._changes
         # (All of these are there by now.)
-        if not (keeper and lives and removal and snapshots and restorer and transfers):
+        if not (keeper and lives and removal and snapshots and restorer and transfers and changes):
             raise AssertionError
-        self._memberships.on_ended = hosting.ended
         parts = Parts(
             self.config.node, Path(self.config.dir), self.driver, self.applier, self.waiters,
             self.door, self.states, keeper, lives, self._memberships, removal,
             catalog, snapshots, restorer, transfers, self._made,
-            self._commit_too, lambda group: self.on_gone(group),
+            self._commit_too, lambda group: self.on_gone(group), changes.busy,
         )  # fmt: skip
         transfers.on_replaced = hosting.replaced
         self._groups = Groups(self.config, hosting, parts)
-        if self._changes is not None:
-            self._changes.hosts = hosting.nodes_of
+        changes.made = lambda group: hosting.hosted(group) != 0
         hosting.begin(parts)
 
     def _commit_too(self, state: GroupState) -> None:
@@ -675,7 +674,7 @@ class Room:
         self.forked = True
         self.refuse(lambda: ForkedError("this process is a fork of the one that opened the node"))
         self._folder.unlock()  # closes our copy only: the parent's lock stays
-        for one in (self._control, self._transfers, self._changes, self._peers):
+        for one in (self._control, self._transfers, self._changes, self._peers, self._hosting):
             if one is not None:
                 one.forget()
         self.driver.after_fork_in_child()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from phx.errors import Damaged
 from phx.machines import directory
 from phx.machines.directory import Answer, Directory, GroupRow
+from phx.machines.objects import read_objects
 from phx.types import DIRECTORY_GROUP, Entry
 
 
@@ -133,7 +134,7 @@ def test_anything_else_changes_nothing(value: bytes) -> None:
 
 
 @given(
-    st.sampled_from(["create", "stop", "resume", "delete", "ended"]),
+    st.sampled_from(["create", "stop", "resume", "delete", "ended", "members"]),
     st.lists(st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.none()))),
 )
 def test_a_command_of_another_shape_is_none(name: str, rest: list[object]) -> None:
@@ -157,6 +158,14 @@ COMMANDS = st.one_of(
     st.builds(directory.encode_resume, GROUPS, GENERATIONS),
     st.builds(directory.encode_delete, GROUPS, GENERATIONS),
     st.builds(directory.encode_ended, GROUPS, GENERATIONS),
+    st.builds(
+        directory.encode_members,
+        GROUPS,
+        GENERATIONS,
+        st.integers(3, 6),
+        st.sets(st.integers(1, 6), min_size=1).map(lambda nodes: at(*nodes)),
+        active=st.booleans(),
+    ),
 )
 
 
@@ -172,7 +181,10 @@ def test_a_generation_never_comes_again_and_a_snapshot_is_all_of_it(commands) ->
                 assert now.generation >= was.generation
                 assert now.generation == was.generation or was.phase == "gone"
                 if now.generation == was.generation and now.phase != "gone":
-                    assert now.members == was.members, "they are the first ones for ever"
+                    assert now.first == was.first, "they are the first ones for ever"
+                    assert (now.version, now.active) >= (was.version, was.active)
+                    if now.nodes != was.nodes and not now.active:
+                        assert {*was.nodes} <= {*now.nodes}, "nobody is let go of before"
             if now.phase == "gone":
                 ended.add((group, now.generation))
             else:
@@ -183,6 +195,73 @@ def test_a_generation_never_comes_again_and_a_snapshot_is_all_of_it(commands) ->
     other = Directory()
     other.restore(io.BytesIO(written.getvalue()))
     assert (other.rows, other.revision, other.digest()) == (one.rows, one.revision, one.digest())
+
+
+def members(machine: Directory, version: int, *nodes: int, active: bool = True) -> Answer:
+    return told(machine, directory.encode_members(7, 1, version, at(*nodes), active=active))
+
+
+def test_members_of_before_host_a_group_until_the_newest_are_active() -> None:
+    one = Directory()
+    create(one, 7, 1, 2, 3)
+    found = members(one, 3, 3, 4, 5, active=False).row
+    assert found is not None
+    assert ([node for node, _ in found.members], set(found.nodes)) == ([3, 4, 5], {1, 2, 3, 4, 5})
+    assert not found.without(1, 2), "it may still be needed"
+    found = members(one, 3, 3, 4, 5).row
+    assert found is not None
+    assert found.nodes == (3, 4, 5)
+    assert found.first == row(1, "live", 1, 2, 3).members
+    assert [found.without(node, 2) for node in (1, 2, 3)] == [True, True, False]
+    assert not found.without(6, 3), "who was told of this version or a later one knows better"
+    assert create(one, 7, 1, 2, 3).done, "to ask again is safe, whoever its members are by now"
+    assert create(one, 7, 3, 4, 5).done is False
+
+
+def test_news_of_members_that_is_old_or_of_another_group_changes_nothing() -> None:
+    one = Directory()
+    create(one, 7, 1, 2, 3)
+    members(one, 4, 4, 5)
+    found, revision = one.rows[7], one.revision
+    for version, active in ((3, True), (4, False), (4, True)):
+        assert members(one, version, 1, 2, active=active) == Answer(True, found)
+    other = directory.encode_members(7, 2, 5, at(1), active=True)
+    assert told(one, other) == Answer(False, found)
+    assert told(one, directory.encode_members(8, 1, 5, at(1), active=True)).row is None
+    assert one.revision == revision
+    told(one, directory.encode_stop(7, 1))
+    assert one.rows[7].nodes == (4, 5), "stopped or not, they are its members"
+    told(one, directory.encode_delete(7, 1))
+    told(one, directory.encode_ended(7, 1))
+    assert members(one, 5, 1) == Answer(False, row(1, "gone"))
+    assert create(one, 7, 1).row == row(2, "live", 1)
+
+
+@pytest.mark.parametrize("version", [-1, 0, 1, 2, 1 << 32, True, "3"])
+def test_members_of_no_version_are_not_encoded(version) -> None:
+    with pytest.raises(ValueError, match="version"):
+        directory.encode_members(7, 1, version, at(1), active=True)
+
+
+def test_a_snapshot_of_before_there_were_moves_is_read_and_its_like_written() -> None:
+    """The bytes of one that an older version wrote, spelled out."""
+    old = Directory()
+    create(old, 7, 1, 2)
+    written = io.BytesIO()
+    old.snapshot(written)
+    said = [
+        ["phx directory 1", 1, 1],
+        [7, 1, 0, [[1, "host1:7000"], [2, "host2:7000"]]],
+    ]
+    assert list(read_objects(io.BytesIO(written.getvalue()), "")) == said
+    members(old, 3, 2, 3)
+    written = io.BytesIO()
+    old.snapshot(written)
+    head, packed = read_objects(io.BytesIO(written.getvalue()), "")
+    assert head[0] == "phx directory 2", "an older version says that it does not know it"
+    assert packed[3:] == [
+        [[2, "host2:7000"], [3, "host3:7000"]], 3, True, [[1, "host1:7000"], [2, "host2:7000"]], [],
+    ]  # fmt: skip
 
 
 def test_what_is_no_snapshot_is_damage() -> None:
