@@ -44,6 +44,7 @@ from phx.types import (
     Read,
     Result,
     Role,
+    voter,
 )
 
 if TYPE_CHECKING:
@@ -461,6 +462,11 @@ class Node:
     ) -> CreatedGroup:
         """Have a group more in the cluster. See ``phx.Node.create_group``."""
         return self._room.groups.create(group, members, timeout).result()
+
+    def move_group(self, group: int, nodes: Iterable[int], *, timeout: float = CHANGE_S) -> Members:
+        """Have a created group on these nodes. See ``phx.Node.move_group``."""
+        to = {node: voter(at) for node, at in self._room.groups.located(nodes).items()}
+        return self._room.changes.toward(group, exactly(to), timeout).result()
 
     def stop_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
         """Have a created group take no values. See ``phx.Node.stop_group``."""

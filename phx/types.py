@@ -156,8 +156,8 @@ class CreatedGroup:
         generation: the how-manieth group of that id it is, from 1 on.
         phase: "live"; "stopped": its members keep it, and take no values; "ending": it is being
             deleted; "gone": it was deleted, and the id may be used again.
-        members: "host:port" of the members that it began with, by node id; none of one that is
-            gone. Who they are now its own log says (``Group.members``).
+        members: "host:port" of its members, by node id, as the directory has heard; none of one
+            that is gone. What its own log says is newer (``Group.members``).
     """
 
     group: int

@@ -1,4 +1,4 @@
-"""``phx groups``: groups that are created, stopped and deleted while their cluster runs."""
+"""``phx groups``: groups that are created, moved, stopped and deleted while their cluster runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from phx._version import __version__
 from phx.cli.checkpoint import AS_JSON
 from phx.cli.member import NODE, TARGET, TIMEOUT, asked
+from phx.cli.member import show as show_members
 from phx.cli.options import SETTINGS, printable
 from phx.types import GROUP_ID_MAX
 
@@ -21,7 +22,7 @@ GROUP = click.argument("group", type=click.IntRange(0, GROUP_ID_MAX))
 @click.group("groups", context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="phx groups")
 def groups() -> None:
-    """Show, create, stop and delete groups, through the node that runs in DIR.
+    """Show, create, move, stop and delete groups, through the node that runs in DIR.
 
     Any node of the cluster will do, if its configuration says `directory = true`, as that of every
     node must. A command that failed may be given again: what is so already is not done twice.
@@ -50,6 +51,22 @@ def create(folder: Path, group: int, nodes: tuple[int, ...], timeout: float, as_
     members = list(nodes) if nodes else None
     said = {"do": "create", "group": group, "members": members, "timeout": timeout}
     show(asked(folder, said), as_json)
+
+
+@groups.command("move")
+@TARGET
+@GROUP
+@click.argument("nodes", metavar="NODE…", type=NODE, nargs=-1, required=True)
+@TIMEOUT
+@AS_JSON
+def move(folder: Path, group: int, nodes: tuple[int, ...], timeout: float, as_json: bool) -> None:
+    """Have a group on exactly these nodes. In DIR a member of it runs.
+
+    It takes values all the while. When it returns, those that left may be switched off: they drop
+    all that they have of it.
+    """
+    said = {"do": "change", "group": group, "how": "move", "nodes": list(nodes), "timeout": timeout}
+    show_members(asked(folder, said), as_json)
 
 
 @groups.command("stop")

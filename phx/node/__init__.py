@@ -71,7 +71,16 @@ from phx.machine import Machines
 from phx.node.goals import adding, exactly, removing, replacing
 from phx.node.room import Room
 from phx.node.status import forgetting
-from phx.types import Changed, CreatedGroup, Member, Moved, NodeStatus, Role
+from phx.types import (
+    Changed,
+    CreatedGroup,
+    Member,
+    Members,
+    Moved,
+    NodeStatus,
+    Role,
+    voter,
+)
 
 __all__ = ["CLOSE_S", "READY_S", "Node"]
 
@@ -319,7 +328,7 @@ class Node:
         down, when it is back. It can be used as soon as most of them have begun.
 
         Its machines are made by the factory of each node, as for any group. Its members change by
-        its own calls (``Group.remove_member`` and others), among those that it began with.
+        its own calls (``Group.add_member`` and others), to any members of the directory.
 
         Args:
             group: its id, 0 to 1,048,574: never used, or that of a group that was deleted. All of
@@ -338,6 +347,30 @@ class Node:
             Closed, ValueError.
         """
         return await asyncio.wrap_future(self._room.groups.create(group, members, timeout))
+
+    async def move_group(
+        self, group: int, nodes: Iterable[int], *, timeout: float = CHANGE_S
+    ) -> Members:
+        """Have a created group on exactly these nodes, all of which vote.
+
+        Guarantee: when this returns the members there are are active: those that left may be
+        switched off. They drop machines, checkpoints, log and votes as they hear, and none of them
+        is a member of the group again; callers of it are told NotInCluster there. Those that are
+        new are learners until they have caught up. Values are taken all the while.
+
+        At a node that is a member of the group. Who stops waiting (cancels) stops nothing. To move
+        it with other roles, or by a version, ``Group.set_members``.
+
+        Args:
+            nodes: ids of members of the directory.
+            timeout: seconds; new ones have to catch up in that time.
+
+        Raises NotInCluster: this node is no member of it, or such a node is none of the directory;
+        ConfigError: there is no directory, or such a node left the group before; else as
+        ``Group.set_members``.
+        """
+        to = {node: voter(at) for node, at in self._room.groups.located(nodes).items()}
+        return await asyncio.wrap_future(self._room.changes.toward(group, exactly(to), timeout))
 
     async def stop_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
         """Have the members of a created group keep all of it, and take no values.

@@ -46,6 +46,7 @@ from phx.errors import (
     ClosedUnknown,
     ConfigError,
     ForkedError,
+    GroupStopped,
     NoQuorum,
     NotCaughtUp,
     NotInCluster,
@@ -65,6 +66,7 @@ from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
 from phx.node.threads import join_all
+from phx.stops import parked
 from phx.transfer.changing import (
     Answer,
     Page,
@@ -108,7 +110,7 @@ LAG_S = 0.1
 AGAIN_MAX_S = 0.25
 """Between two times that a change is asked for, at first and at most."""
 
-PASSING = (Closed, ForkedError, TimedOut, NoQuorum, ChangeUnderWay, Overloaded)
+PASSING = (Closed, ForkedError, TimedOut, NoQuorum, ChangeUnderWay, Overloaded, GroupStopped)
 """What a call ends with that might have gone well at another time."""
 
 T = TypeVar("T")
@@ -231,17 +233,17 @@ class Changes:
         self, group: int, node: int, address: str, role: Role, timeout: float
     ) -> Future[Members]:
         """See Group.add_member."""
-        return self._toward(group, adding(node, address, role), timeout)
+        return self.toward(group, adding(node, address, role), timeout)
 
     def remove(self, group: int, node: int, timeout: float) -> Future[Members]:
         """See Group.remove_member."""
-        return self._toward(group, removing(node), timeout)
+        return self.toward(group, removing(node), timeout)
 
     def replace(
         self, group: int, node: int, by: int, address: str, timeout: float
     ) -> Future[Members]:
         """See Group.replace_member."""
-        return self._toward(group, replacing(node, by, address), timeout)
+        return self.toward(group, replacing(node, by, address), timeout)
 
     def members(self, group: int | None) -> dict[int, Members]:
         """As this node knows them: of a group, or of all. Raises NotInCluster, Closed."""
@@ -267,7 +269,7 @@ class Changes:
             return self.made(group) and not concerns(goal, self._now(group).by_id)
         return False
 
-    def _toward(self, group: int, goal: Goal, timeout: float) -> Future[Members]:
+    def toward(self, group: int, goal: Goal, timeout: float) -> Future[Members]:
         """Make the members what `goal` says, those who are new being learners first."""
         until_s = time.monotonic() + timeout
         self._check(group)
@@ -595,7 +597,9 @@ class Changes:
         self._door.open_driver()
         if group in self._memberships.removed:
             raise removed(group, self._door.node)
-        return self._door.members_now(self._state(group))
+        if (state := self._state(group)).parked:  # nobody leads it
+            raise parked(state)
+        return self._door.members_now(state)
 
     def _state(self, group: int) -> GroupState:
         """Raises NotInCluster: it was deleted meanwhile."""

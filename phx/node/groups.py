@@ -73,7 +73,7 @@ class Groups:
         """See Node.create_group."""
         until_s = self._until(timeout)
         self._not_configured(group)
-        value = encode_create(group, self._located(members))
+        value = encode_create(group, self.located(members))
         return self._begin(lambda: self._create(group, value, until_s))
 
     def stop(self, group: int, timeout: float) -> Future[CreatedGroup]:
@@ -92,6 +92,19 @@ class Groups:
         """As this node has heard, by id."""
         self._parts.door.open_driver()
         return [said(group, row) for group, row in sorted(self._hosting.rows().items())]
+
+    def located(self, members: Iterable[int] | None) -> dict[int, str]:
+        """Where they are, by the directory's members; default: all that vote. Raises NotInCluster,
+        Closed."""
+        parts = self._parts
+        parts.door.open_driver()
+        there = parts.door.members_now(parts.states[DIRECTORY_GROUP]).by_id
+        if members is None:
+            return {node: one.address for node, one in there.items() if one.role == Role.VOTER}
+        wanted = list(members)
+        if missing := [node for node in wanted if node not in there]:
+            raise NotInCluster(f"node {missing[0]} is no member of the directory")
+        return {node: there[node].address for node in wanted}
 
     def why(self, group: int) -> str:
         """What is in the way of a group's being here as the directory says; "": nothing."""
@@ -113,17 +126,6 @@ class Groups:
     def _not_configured(self, group: int) -> None:
         if group in self._configured:
             raise GroupExists(group, "configured")
-
-    def _located(self, members: Iterable[int] | None) -> dict[int, str]:
-        """Where they are, by the directory's members; default: all that vote."""
-        parts = self._parts
-        there = parts.door.members_now(parts.states[DIRECTORY_GROUP]).by_id
-        if members is None:
-            return {node: one.address for node, one in there.items() if one.role == Role.VOTER}
-        wanted = list(members)
-        if missing := [node for node in wanted if node not in there]:
-            raise NotInCluster(f"node {missing[0]} is no member of the directory")
-        return {node: there[node].address for node in wanted}
 
     def _begin(self, work: Callable[[], T]) -> Future[T]:
         """In a thread of its own. Raises Closed, Overloaded, SystemFailure: it is not begun."""

@@ -10,6 +10,7 @@
 {"do": "change", "group": null, "how": "replace", "node": 1, "by": 4, "address": …,
  "timeout": 60.0}
 {"do": "change", "group": null, "how": "set", "members": [[4, "voter", …], …], "timeout": 60.0}
+{"do": "change", "group": 7, "how": "move", "nodes": [4, 5], "timeout": 60.0}: of a created group
 {"groups": as above, "failed": [{"group": 8, "why": …}]}
 
 {"do": "groups"}, {"do": "create", "group": 7, "members": [1, 2], "timeout": 60.0}
@@ -33,7 +34,7 @@ from phx.node.changes import Changes
 from phx.node.goals import Goal, adding, exactly, removing, replacing
 from phx.node.groups import Groups
 from phx.node.moves import Moves
-from phx.types import Changed, CreatedGroup, Member, Members, Role
+from phx.types import Changed, CreatedGroup, Member, Members, Role, voter
 
 __all__ = ["ROLES", "TIMEOUT_S_MAX", "Orders"]
 
@@ -45,6 +46,7 @@ KEYS = {
     "remove": {"node"},
     "replace": {"node", "by", "address"},
     "set": {"members"},
+    "move": {"nodes"},
 }
 
 
@@ -79,7 +81,14 @@ class Orders:
         if asked.keys() != KEYS[how] | {"do", "how", "group", "timeout"}:
             raise ValueError(f"a change by {how!r} says: {', '.join(sorted(KEYS[how]))}")
         group = None if asked["group"] is None else number(asked["group"], "a group")
-        return self._changes().all_to(goal_of(how, asked), seconds(asked["timeout"]), group)
+        goal = self._goal_of_move(asked) if how == "move" else goal_of(how, asked)
+        return self._changes().all_to(goal, seconds(asked["timeout"]), group)
+
+    def _goal_of_move(self, asked: Mapping[str, Any]) -> Goal:
+        if asked["group"] is None:
+            raise ValueError("one group is moved at a time")
+        where = self._groups().located(numbers(asked["nodes"]))
+        return exactly({node: voter(at) for node, at in where.items()})
 
     def groups(self) -> dict[str, Any]:
         """The answer. Raises PhxError."""
@@ -97,9 +106,7 @@ class Orders:
         if how != "create":
             calls = {"stop": Groups.stop, "resume": Groups.resume, "delete": Groups.delete}
             return calls[how](self._groups(), group, within)
-        if members is not None and type(members) is not list:
-            raise ValueError("members are a list of nodes, or null")
-        nodes = None if members is None else [number(one, "a node") for one in members]
+        nodes = None if members is None else numbers(members)
         return self._groups().create(group, nodes, within)
 
     def decommission(self, timeout: object) -> Future[Changed]:
@@ -155,6 +162,12 @@ def number(said: object, what: str) -> int:
     if type(said) is not int:
         raise ValueError(f"{what} is a number")
     return said
+
+
+def numbers(said: object) -> list[int]:
+    if type(said) is not list:
+        raise ValueError("nodes are a list of their ids")
+    return [number(one, "a node") for one in said]
 
 
 def seconds(said: object) -> float:
