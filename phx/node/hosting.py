@@ -26,7 +26,8 @@ different members. And an id that is used again is another group, with a generat
 every message and record (`_core/groups.pxd`).
 
 A node that dropped a group never hosts one of that generation again, whatever a row says: its votes
-in it are forgotten.
+in it are forgotten. The store knows which these are; and in case it is a new one, as the old was
+lost, no row counts for the beginning of a group that may be older than this life of the node.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,7 +68,7 @@ from phx.node.transfers import Transfers
 from phx.stops import Deleted, Removed, unknown_stop
 from phx.store import Store
 from phx.store_hosted import HostedRow
-from phx.types import DIRECTORY_GROUP
+from phx.types import DIRECTORY_GROUP, Read
 
 __all__ = ["Hosting", "Parts"]
 
@@ -148,6 +150,7 @@ class Hosting(threading.Thread):
         self._resumed: set[int] = set()  # of those, what somebody else had go on
         self._roused: set[int] = set()  # halted, and led all the same, for their last value
         self._swept = {group for group, row in rows.items() if row.gone}
+        self._sight: Future[list[Read]] | None = None  # of the directory, as it was in this life
         self._unsaid: dict[int, float] = {}  # since when the directory lacks the newest members
         self.failed: dict[int, str] = {}
         """Why a group is not as the directory says."""
@@ -350,6 +353,8 @@ class Hosting(threading.Thread):
     def _host(self, group: int, row: GroupRow) -> float:
         """As one of its first members, or as one that comes later."""
         joined = None
+        if not self._is_seen():
+            return LOOK_S
         if row.moved is not None:
             joined = self._arriving.members(group, row.generation, row.nodes)
             if joined is None:
@@ -364,6 +369,26 @@ class Hosting(threading.Thread):
         self._begin(group, mine)
         self._arriving.forget(group)
         return LOOK_S if row.phase != "live" else 0.0
+
+    def _is_seen(self) -> bool:
+        """Whether the rows that are here are not older than this life of the node.
+
+        What the directory says while it is read again may name this node for a member of a group
+        that it has left since, and be all that is known of that here, if the store was lost.
+        """
+        sight = self._sight
+        if sight is not None and sight.done():
+            if sight.exception() is None:
+                return True
+            sight = None
+        if sight is None:
+            parts, future = self._parts, Future[Any]()
+            future.set_running_or_notify_cancel()
+            state = parts.states[DIRECTORY_GROUP]
+            with suppress(PhxError):  # as when nobody leads it now
+                parts.door.wanted(state, future, [DIRECTORY_GROUP], "linearizable", PROPOSE_S, 0)
+                self._sight = future
+        return False
 
     def _prepare(self, group: int, mine: HostedRow) -> None:
         self._parts.lives.host([group])

@@ -188,6 +188,36 @@ def test_what_the_directory_said_before_it_came_or_left_is_not_done_again(
     run_once(main())
 
 
+def test_a_row_that_may_be_older_than_this_life_begins_no_group(run_once, tmp_path, monkeypatch):
+    """A node may have left, dropped its votes, and then have lost its store: nothing here says so
+    but the directory, which is read again from the beginning, and may not be at its end for long.
+    """
+
+    async def main():
+        async with three(tmp_path, nodes=3, members=at_ports(1, 2, 3)) as nodes:
+            await nodes[0].create_group(7, [1, 2])
+            await everywhere(nodes[:2], 7)
+            for node in nodes:
+                kill(node)
+            old = GroupRow(1, "live", ((1, "a:1"), (3, "c:1")))
+            begun = []
+            monkeypatch.setattr(Hosting, "_begin", lambda *said: begun.append(said))
+            with monkeypatch.context() as patch:
+                patch.setattr(Hosting, "rows", lambda hosting: {7: old})
+                async with back(nodes[2]) as (three_,):
+                    await until(lambda: 7 in three_._room._hosting._undone or begun)
+                    await asyncio.sleep(1.0)
+                    assert begun == []
+                    patch.undo()
+                    monkeypatch.setattr(Hosting, "_begin", lambda *said: begun.append(said))
+                    async with back(*nodes[:2]):
+                        await are_members([three_], 7, 1, 2)
+                        await three_.create_group(8, [1, 2], timeout=20)
+                        assert (begun, hosts(three_, 7)) == ([], False)
+
+    run_once(main())
+
+
 def told(generation, version, members, since=9):
     where = {node: voter(f"{node}.test:1") for node in members}
     return Membership(roster_of(version, where), base_of(generation) + since, 5, active=True)
