@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from phx._core.driver import DriverError
 from phx.membership import Membership, newer
 from phx.node.fetcher import Peers
 from phx.node.line import Ending, Lines, now_us
@@ -96,15 +97,27 @@ class Arrivals:
         pause_s = AGAIN_S
         with suppress(Ending):
             while True:
-                for group, (generation, nodes) in self._line():
-                    found = self._ask(group, generation, nodes)
-                    if found is not None:
-                        self._take(group, generation, found)
+                line = self._line()
+                try:
+                    self._ask_all(line)
+                except Ending:
+                    raise
+                except DriverError as error:
+                    log.debug("nobody is asked for members now: %s", error)
+                except Exception:
+                    log.exception("members of created groups are asked for again")
                 with self._wake:
                     if self._wake.wait_for(self._stirred, pause_s):
                         pause_s = AGAIN_S
                     pause_s = min(2 * pause_s, AGAIN_MAX_S)
                     self._fresh = False
+
+    def _ask_all(self, line: list[tuple[int, tuple[int, tuple[int, ...]]]]) -> None:
+        there = self._peers.connected()
+        for group, (generation, nodes) in line:
+            found = self._ask(group, generation, [node for node in nodes if node in there])
+            if found is not None:
+                self._take(group, generation, found)
 
     def _stirred(self) -> bool:
         return self._fresh or self._lines.ending.is_set()
@@ -126,13 +139,11 @@ class Arrivals:
             self._found[group] = generation, found
         self._told(group)
 
-    def _ask(self, group: int, generation: int, nodes: tuple[int, ...]) -> MembersRow | None:
+    def _ask(self, group: int, generation: int, nodes: Iterable[int]) -> MembersRow | None:
         """Raises Ending."""
         newest: Membership | None = None
         left: set[int] = set()
         for node in nodes:
-            if node not in self._peers.connected():
-                continue
             try:
                 page = self._told_by(node, group)
                 told = page.members.get(group)

@@ -83,7 +83,8 @@ END_S = 0.05
 SAID_S = 0.5
 """The same, until the directory has it that it is, or who its members are."""
 HEARD_S = 0.1
-"""The same, until whoever leads has said who the members are."""
+"""The same, until the directory is known as it is now, or whoever leads has said who its members
+are."""
 OTHERS_S = 5.0
 """So long it is left to whoever leads; then every member says it."""
 FAILED_S = 1.0
@@ -354,7 +355,7 @@ class Hosting(threading.Thread):
         """As one of its first members, or as one that comes later."""
         joined = None
         if not self._is_seen():
-            return LOOK_S
+            return HEARD_S
         if row.moved is not None:
             joined = self._arriving.members(group, row.generation, row.nodes)
             if joined is None:
