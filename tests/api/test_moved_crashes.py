@@ -17,7 +17,7 @@ from phx.node.line import Ending
 from phx.store import Store
 from phx.store_hosted import base_of
 from phx.transfer.changing import Page
-from phx.types import learner, voter
+from phx.types import Members, learner, voter
 
 from .cluster import until
 from .created_lab import at_ports, everywhere, hosts, three
@@ -274,7 +274,9 @@ def test_who_waits_at_a_node_that_leaves_is_told_before_it_forgets(run_once, tmp
 
             changes._outcome = late
             changes._memberships.wait = lambda holds, left_s: waits(lambda: False, 0.01)
-            now = await nodes[0].move_group(7, [2], timeout=30)
+            moving = nodes[0].move_group(7, [2], timeout=30)
+            (now,) = await asyncio.gather(moving, return_exceptions=True)
+            assert isinstance(now, Members)
             assert (set(now.by_id), len(slept)) == ({2}, 1)
             await everywhere(nodes[:1], 7, there=False)
 
