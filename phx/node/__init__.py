@@ -14,6 +14,7 @@
     changes        members of groups change: the calls, and who leads proposes
     groups         groups that are created and deleted: the calls, at any node
     hosting        what the directory says of them is done here
+    arrivals       a node that comes to one later: who are its members?
     removal        groups that go on without this node: what is here of them goes
     opening        what the opening of a node needs beside the room
     control        the socket in the folder, for commands to a running node
@@ -48,7 +49,8 @@ event loop's). With peers there is one more from where a group comes to its firs
 While groups are restored, or checkpoints are fetched or provided, there are some more, by what the
 configuration allows, and one while something damaged of the settled log is fetched. Changes of
 members have one each, and from the first on there is one that connects with who came by them. With
-a directory there is one more, by which groups come and go.
+a directory there is one more, by which groups come and go; and one that asks who the members are
+of groups that it comes to later, from the first of them on.
 """
 
 from __future__ import annotations
