@@ -3,13 +3,14 @@
 import asyncio
 import time
 from contextlib import closing
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 import phx
 from phx import errors, store_hosted
-from phx.machines.directory import GroupRow, MembersSince
+from phx.machines.directory import GroupRow, MembersSince, encode_members
 from phx.membership import Membership, roster_of
 from phx.node.arrivals import Arrivals
 from phx.node.hosting import Hosting
@@ -17,7 +18,7 @@ from phx.node.line import Ending
 from phx.store import Store
 from phx.store_hosted import base_of
 from phx.transfer.changing import Page
-from phx.types import Members, learner, voter
+from phx.types import DIRECTORY_GROUP, Entry, Members, learner, voter
 
 from .cluster import until
 from .created_lab import at_ports, everywhere, hosts, three
@@ -136,6 +137,29 @@ def test_members_are_said_by_others_if_the_leader_does_not(run_once, tmp_path, m
             lead._room._hosting._say = lambda group, row: 0.0
             await nodes[0].group(7).add_member(3, addresses(nodes)[3], timeout=30)
             await adds(nodes[2], 7, 1)
+
+    run_once(main())
+
+
+def test_what_is_chosen_and_not_active_is_said_too(run_once, tmp_path, monkeypatch):
+    """Those that are new may be needed to make it so, if others died meanwhile."""
+
+    async def main():
+        async with three(tmp_path, nodes=1) as nodes:
+            await nodes[0].create_group(7)
+            await adds(nodes[0], 7, 1)
+            hosting, said = nodes[0]._room._hosting, []
+            chosen = replace(told(1, 3, (1, 9)), active=False)
+            monkeypatch.setattr(hosting, "_propose", said.append)
+            monkeypatch.setattr(hosting._parts.memberships, "newest", lambda group: chosen)
+            row = hosting.rows()[7]
+            assert hosting._say(7, row) > 0.0, "until the directory has it"
+            where = {1: "1.test:1", 9: "9.test:1"}
+            assert said == [encode_members(7, 1, 3, where, active=False)]
+            machine = hosting._parts.states[DIRECTORY_GROUP].machines[0]
+            there = machine.apply(Entry(value=said[0])).row
+            assert set(there.nodes) == {1, 9}
+            assert hosting._say(7, there) == 0.0
 
     run_once(main())
 

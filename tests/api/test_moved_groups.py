@@ -124,6 +124,29 @@ def test_members_come_and_go_one_at_a_time_and_in_other_roles(run_once, tmp_path
     run_once(main())
 
 
+def test_new_voters_that_were_no_learners_come_as_soon_as_they_are_named(run_once, tmp_path):
+    """Where the members before are most of those that are to be."""
+
+    async def main():
+        async with three(tmp_path, nodes=5, members=at_ports(1, 2, 3, 4, 5)) as nodes:
+            await nodes[0].create_group(7, [1, 2, 3])
+            await everywhere(nodes[:3], 7)
+            await adds(nodes[0], 7, 1)
+            where = addresses(nodes)
+            to = {node: voter(where[node]) for node in range(1, 6)}
+            now = await nodes[1].group(7).set_members(to, timeout=20)
+            assert now.active
+            await everywhere(nodes, 7)
+            await all_applied(nodes, 7)
+            for node in nodes[:2]:
+                kill(node)
+            await adds(nodes[3], 7, 2)
+            with pytest.raises(errors.NotCaughtUp):
+                await nodes[4].group(7).set_members({1: to[1], 2: to[2]}, timeout=2)
+
+    run_once(main())
+
+
 def test_who_left_is_never_a_member_of_the_same_group_again(run_once, tmp_path):
     """And may be one of the next group of the id."""
 
