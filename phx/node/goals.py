@@ -26,10 +26,6 @@ Goal = Callable[[Mapping[int, Member]], dict[int, Member]]
 """From the members there are to those there are to be. Raises what the call is to raise."""
 
 
-class NotAMember(NotInCluster):
-    """Somebody who is no member of the group cannot be replaced."""
-
-
 def adding(node: int, address: str, role: Role = Role.VOTER) -> Goal:
     """There already, with another role: it gets this one."""
     split_address(address)
@@ -48,7 +44,7 @@ def replacing(node: int, by: int, address: str) -> Goal:
         if node not in now:
             if by in now:
                 return dict(now)
-            raise NotAMember(f"node {node} is no member, and cannot be replaced")
+            raise NotInCluster(f"node {node} is no member, and cannot be replaced")
         return {**removing(node)(now), by: Member(now[node].role, address)}
 
     return goal
@@ -58,7 +54,7 @@ def concerns(goal: Goal, now: Mapping[int, Member]) -> bool:
     """False: it is to replace somebody who is no member."""
     try:
         goal(now)
-    except NotAMember:
+    except NotInCluster:
         return False
     return True
 
