@@ -540,7 +540,9 @@ def compare_members(report: Report) -> None:
         one, row = report.group(number), report.rows.get(number)
         said = report.journal_rows.get(number)
         journal = said.membership.instance if said is not None else 0
-        through = one.settled_through or 0
+        created = report.created.get(number)
+        # (Nothing is needed of a group that is gone, and its log may lie there still.)
+        through = 0 if created is not None and created.gone else one.settled_through or 0
         known = row.membership if row is not None else None
         kept = known.instance if known is not None else 0
         passed, roster = report.rosters.get(number, (0, b""))

@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
 from phx._core.driver import DriverError
 from phx.membership import Membership, newer
@@ -31,9 +32,18 @@ __all__ = ["Arrivals"]
 
 log = logging.getLogger("phx")
 
+
 AGAIN_S = 0.1
 AGAIN_MAX_S = 1.0
 """Between two rounds of questions, at first and at most."""
+
+
+class Wanted(NamedTuple):
+    """Members of a group of this generation, of this version or a later one; whom to ask."""
+
+    generation: int
+    version: int
+    nodes: tuple[int, ...]
 
 
 class Arrivals:
@@ -50,18 +60,22 @@ class Arrivals:
         self._told = told
         self._lines = Lines()
         self._wake = threading.Condition()
-        self._wanted: dict[int, tuple[int, tuple[int, ...]]] = {}  # generation, whom to ask
+        self._wanted: dict[int, Wanted] = {}
         self._found: dict[int, tuple[int, MembersRow]] = {}
         self._fresh = False
         self._thread: threading.Thread | None = None
 
-    def members(self, group: int, generation: int, nodes: Iterable[int]) -> MembersRow | None:
-        """Those that name this node; None: nobody has said so yet, and these nodes are asked."""
+    def members(
+        self, group: int, generation: int, version: int, nodes: Iterable[int]
+    ) -> MembersRow | None:
+        """Those that name this node; None: nobody has said so yet, and these nodes are asked, until
+        one of them knows of that version or of a later one."""
         with self._wake:
             found = self._found.get(group)
             if found is not None and found[0] == generation:
                 return found[1]
-            wanted = generation, tuple(node for node in nodes if node != self._peers.node)
+            others = tuple(node for node in nodes if node != self._peers.node)
+            wanted = Wanted(generation, version, others)
             if self._wanted.get(group) != wanted and not self._lines.ending.is_set():
                 self._wanted[group] = wanted
                 self._fresh = True
@@ -112,17 +126,18 @@ class Arrivals:
                     pause_s = min(2 * pause_s, AGAIN_MAX_S)
                     self._fresh = False
 
-    def _ask_all(self, line: list[tuple[int, tuple[int, tuple[int, ...]]]]) -> None:
+    def _ask_all(self, line: list[tuple[int, Wanted]]) -> None:
         there = self._peers.connected()
-        for group, (generation, nodes) in line:
-            found = self._ask(group, generation, [node for node in nodes if node in there])
+        for group, wanted in line:
+            nodes = tuple(node for node in wanted.nodes if node in there)
+            found = self._ask(group, wanted._replace(nodes=nodes))
             if found is not None:
-                self._take(group, generation, found)
+                self._take(group, wanted.generation, found)
 
     def _stirred(self) -> bool:
         return self._fresh or self._lines.ending.is_set()
 
-    def _line(self) -> list[tuple[int, tuple[int, tuple[int, ...]]]]:
+    def _line(self) -> list[tuple[int, Wanted]]:
         """What is to be asked now; waits until there is something. Raises Ending."""
         with self._wake:
             self._wake.wait_for(lambda: self._wanted or self._lines.ending.is_set())
@@ -133,24 +148,26 @@ class Arrivals:
     def _take(self, group: int, generation: int, found: MembersRow) -> None:
         with self._wake:
             wanted = self._wanted.get(group)
-            if wanted is None or wanted[0] != generation:
+            if wanted is None or wanted.generation != generation:
                 return
             del self._wanted[group]
             self._found[group] = generation, found
         self._told(group)
 
-    def _ask(self, group: int, generation: int, nodes: Iterable[int]) -> MembersRow | None:
+    def _ask(self, group: int, wanted: Wanted) -> MembersRow | None:
         """Raises Ending."""
         newest: Membership | None = None
         left: set[int] = set()
-        for node in nodes:
+        for node in wanted.nodes:
             try:
                 page = self._told_by(node, group)
                 told = page.members.get(group)
-                if told is None or not is_of(generation, told):
+                if told is None or not is_of(wanted.generation, told):
                     continue
                 newest = newer(newest, told)
                 left.update(page.left[group])
+                if newest is not None and newest.version >= wanted.version:
+                    break
             except (KeyError, OSError, Cut) as error:
                 log.debug("group %d: node %d does not say who is in it: %s", group, node, error)
             except ValueError as error:

@@ -357,7 +357,7 @@ class Hosting(threading.Thread):
         if not self._is_seen():
             return HEARD_S
         if row.moved is not None:
-            joined = self._arriving.members(group, row.generation, row.nodes)
+            joined = self._arriving.members(group, row.generation, row.version, row.nodes)
             if joined is None:
                 return SAID_S
         first = store_hosted.first_members(row.generation, dict(row.first))

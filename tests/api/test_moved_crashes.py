@@ -12,7 +12,7 @@ import phx
 from phx import errors, store_hosted
 from phx.machines.directory import GroupRow, MembersSince, encode_members
 from phx.membership import Membership, roster_of
-from phx.node.arrivals import Arrivals
+from phx.node.arrivals import Arrivals, Wanted
 from phx.node.hosting import Hosting
 from phx.node.line import Ending
 from phx.store import Store
@@ -273,7 +273,7 @@ def test_who_comes_begins_with_the_newest_members_that_name_it(said, found):
         return Page({group: one}, {group: (1,)}, None, 0)
 
     arrivals._told_by = told_by
-    row = arrivals._ask(7, 2, (2, 3))
+    row = arrivals._ask(7, Wanted(2, 5, (2, 3)))
     assert (None if row is None else row.membership.version) == found
     if row is not None:
         assert row.left == (1,)

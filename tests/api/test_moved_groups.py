@@ -11,6 +11,7 @@ import phx
 from phx import errors
 from phx.cli.commands import phx as phx_command
 from phx.types import DIRECTORY_GROUP, Role, learner, voter
+from phx.verify import examine
 
 from .catch_up import QUIET, trim
 from .cluster import all_applied, until
@@ -291,6 +292,9 @@ def test_a_moved_group_is_there_after_a_restart_of_all_nodes(run_once, tmp_path,
                 if how == "killed":
                     for node in again:
                         kill(node)
+        for node in nodes:
+            found = await asyncio.to_thread(examine, node.config.dir, whole=True)
+            assert found.findings == []
 
     run_once(main())
 

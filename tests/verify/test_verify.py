@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import phx
-from phx import errors
+from phx import errors, store_hosted
 from phx import verify as look
 from phx._core.codec import encode_record
 from phx._core.journal_door import Journal
@@ -395,6 +395,19 @@ def test_settled_behind_a_change_without_its_row_is_found(closed: Path) -> None:
     assert found.path == "store"
     assert "its members are those of the configuration: a settled entry says" in found.what
     assert found.what.endswith(f"that they changed at {at}")
+
+
+def test_a_created_group_that_is_gone_needs_no_row_of_its_members(closed: Path) -> None:
+    """They changed, and then it was deleted, or went on elsewhere: the log may lie there still."""
+    change_members(closed)
+    alter(closed, **{"": None, "_copy": None})
+    store = open_store(closed)
+    try:
+        first = store_hosted.first_members(1, {1: "a:1"})
+        store_hosted.write(store, 0, store_hosted.HostedRow(1, first.roster, gone=True))
+    finally:
+        store.close()
+    assert examine(closed, whole=True).findings == []
 
 
 def test_a_row_that_is_older_than_what_is_settled_is_found(closed: Path) -> None:
