@@ -189,9 +189,18 @@ class Hosting(threading.Thread):
 
     def rows(self) -> dict[int, GroupRow]:
         """As this node has applied them."""
+        machine = self._directory()
+        return {} if machine is None else dict(machine.rows)
+
+    def row_of(self, group: int) -> GroupRow | None:
+        """The same of one id."""
+        machine = self._directory()
+        return None if machine is None else machine.rows.get(group)
+
+    def _directory(self) -> Directory | None:
         state = self._parts.states.get(DIRECTORY_GROUP)
         machine = None if state is None else state.machines.get(0)
-        return dict(machine.rows) if isinstance(machine, Directory) else {}
+        return machine if isinstance(machine, Directory) else None
 
     def hosted(self, group: int) -> int:
         """Generation of the created group that is hosted here under this id; 0: none is."""
@@ -354,7 +363,7 @@ class Hosting(threading.Thread):
     def _host(self, group: int, row: GroupRow) -> float:
         """As one of its first members, or as one that comes later."""
         joined = None
-        if not self._is_seen():
+        if not (self._is_seen() and self.row_of(group) is row):
             return HEARD_S
         if row.moved is not None:
             joined = self._arriving.members(group, row.generation, row.version, row.nodes)

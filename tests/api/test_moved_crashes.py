@@ -212,6 +212,26 @@ def test_what_the_directory_said_before_it_came_or_left_is_not_done_again(
     run_once(main())
 
 
+def test_a_row_that_was_overtaken_before_the_directory_was_seen_begins_no_group(
+    run_once, tmp_path, monkeypatch
+):
+    """It was taken before, and comes to its turn after."""
+
+    async def main():
+        async with three(tmp_path, nodes=2) as nodes:
+            await nodes[0].create_group(7, [1])
+            await nodes[0].create_group(8, [2])
+            await everywhere(nodes[1:], 8)
+            hosting, begun = nodes[1]._room._hosting, []
+            assert hosting._is_seen()
+            monkeypatch.setattr(hosting, "_begin", lambda *said: begun.append(said))
+            old = GroupRow(1, "live", ((1, "a:1"), (2, "b:1")))
+            assert hosting._reconcile(7, old) > 0.0, "it is looked at again"
+            assert (begun, 7 in hosting._rows) == ([], False)
+
+    run_once(main())
+
+
 def test_a_row_that_may_be_older_than_this_life_begins_no_group(run_once, tmp_path, monkeypatch):
     """A node may have left, dropped its votes, and then have lost its store: nothing here says so
     but the directory, which is read again from the beginning, and may not be at its end for long.
