@@ -87,7 +87,8 @@ class Orders:
     def _goal_of_move(self, asked: Mapping[str, Any]) -> Goal:
         if asked["group"] is None:
             raise ValueError("one group is moved at a time")
-        where = self._groups().located(numbers(asked["nodes"]))
+        nodes = numbers(asked["nodes"])
+        where = self._groups().located(nodes)
         return exactly({node: voter(at) for node, at in where.items()})
 
     def groups(self) -> dict[str, Any]:

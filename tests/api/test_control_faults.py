@@ -48,6 +48,23 @@ def test_members_that_are_none_are_refused(node, members, why):
     is_there(node)
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"nodes": 5}, "nodes are a list"),
+        ({"nodes": ["1"]}, "a node is a number"),
+        ({"group": None}, "one group is moved at a time"),
+        ({"members": [1]}, "a change by 'move' says: nodes"),
+        ({}, "directory: is false"),
+    ],
+)
+def test_a_move_that_is_none_is_refused(node, changes, why):
+    asked = {"do": "change", "how": "move", "group": 0, "nodes": [1], "timeout": 1, **changes}
+    answer = control.ask(node.config.dir, asked)
+    assert why in answer["error"]
+    is_there(node)
+
+
 def test_a_fault_in_what_is_asked_for_is_the_answer(node, monkeypatch, caplog):
     """Wherever it shows: when it is understood, begun, or done."""
     room, folder = node._room, node.config.dir
