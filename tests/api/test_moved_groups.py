@@ -10,8 +10,10 @@ from click.testing import CliRunner
 import phx
 from phx import errors
 from phx.cli.commands import phx as phx_command
+from phx.machines import Counter
 from phx.types import DIRECTORY_GROUP, Role, learner, voter
 from phx.verify import examine
+from tests.durable.durable_lab import SqliteSums
 
 from .catch_up import QUIET, trim
 from .cluster import all_applied, until
@@ -405,6 +407,38 @@ def test_a_node_that_comes_late_gets_what_the_log_has_no_more(run_once, tmp_path
             assert nodes[2].status().transfers["installed"] == 1
             await nodes[2].move_group(7, [3], timeout=30)
             await adds(nodes[2], 7, 22)
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_the_files_of_durable_machines_move(run_once, tmp_path, trimmed):
+    """They are made by the log or a checkpoint where they come, and go where they were."""
+
+    def sums(group):
+        return SqliteSums() if group == 7 else Counter()
+
+    async def main():
+        members = at_ports(1, 2, 3)
+        async with three(tmp_path, sums, members=members, checkpoints=QUIET) as nodes:
+            await nodes[0].create_group(7, [1, 2])
+            await everywhere(nodes[:2], 7)
+            for _ in range(5):
+                await nodes[0].group(7).propose(b"1 2")
+            if trimmed:
+                await all_applied(nodes[:2], 7)
+                for node in nodes[:2]:
+                    await trim(node, 7)
+            await nodes[0].move_group(7, [3], timeout=30)
+            assert (await nodes[2].group(7).propose(b"1 2")).value == 12
+            assert list(nodes[2].config.dir.glob("machines/7.*"))
+            for node in nodes[:2]:
+                await until(lambda node=node: node._room._hosting.is_gone(7, 1))
+                nothing_is_left(node, 7)
+            kill(nodes[2])
+            async with back(nodes[2], machines=sums) as (again,):
+                await everywhere([again], 7)
+                assert (await again.group(7).propose(b"1 2", timeout=20)).value == 14
 
     run_once(main())
 
