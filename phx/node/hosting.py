@@ -327,9 +327,10 @@ class Hosting(threading.Thread):
         before this node was a member does not say that it left.)
         """
         mine = self._rows.get(group)
+        over = mine is not None and (row.generation > mine.generation or row.phase == "gone")
+        without = 0 if over else row.version
         if mine is not None and mine.gone and group in self._parts.states:
-            over = row.generation > mine.generation or row.phase == "gone"
-            return self._drop(group, mine, 0 if over else row.version)  # it failed before
+            return self._drop(group, mine, without)  # it was begun, and something failed
         if mine is not None and mine.gone and group not in self._swept:
             self._clean(group)
         if mine is not None and row.generation < mine.generation + mine.gone:
@@ -339,9 +340,8 @@ class Hosting(threading.Thread):
                 self._arriving.forget(group)
                 return 0.0
             return self._host(group, row)
-        over = row.generation > mine.generation or row.phase == "gone"
         if over or row.without(self._parts.node, mine.membership.version):
-            return self._drop(group, mine, 0 if over else row.version)
+            return self._drop(group, mine, without)
         if group not in self._parts.states:
             self._prepare(group, mine)
             self._begin(group, mine)
