@@ -223,7 +223,7 @@ def test_news_of_a_group_that_the_directory_does_not_know_yet_are_no_reason_to_l
                 return rows()
 
             hosting.rows = counted
-            hosting.ended(55)
+            hosting.again(55)
             await until(lambda: looks[0])
             await asyncio.sleep(0.3)
             assert looks[0] < 10
