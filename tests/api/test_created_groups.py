@@ -386,6 +386,7 @@ def test_the_blocking_node_has_the_same_calls(tmp_path):
             node.group(3).propose(b"4")
         assert node.resume_group(3).phase == "live"
         assert node.group(3).propose(b"4").value == 8
+        assert set(node.move_group(3, [1]).by_id) == {1}, "it is there already"
         assert node.delete_group(3).phase == "gone"
         with pytest.raises(errors.NotInCluster):
             node.group(3)
