@@ -284,7 +284,9 @@ class Group(GroupView):
             NoQuorum: nobody led in time, or could be asked; nothing was done.
             Overloaded: 64 such calls wait at this node, or its queue stayed full; nothing was done.
             TimedOutUnknown, ClosedUnknown: it may still become so; ``members()`` tells.
-            NotInCluster: this node is no member any more.
+            NotInCluster: this node is no member any more; or the group was created while the
+                cluster ran, and somebody who is new is no member of the directory.
+            GroupStopped: it was stopped (``stop_group``); nothing was done.
             Closed, ForkedError, SystemFailure.
         """
         found = self._door.changing.set_members(self.id, members, version, timeout)
