@@ -44,7 +44,6 @@ from phx.types import (
     Read,
     Result,
     Role,
-    voter,
 )
 
 if TYPE_CHECKING:
@@ -210,23 +209,23 @@ class Group(GroupView):
         timeout: float = TIMEOUT_S,
     ) -> Members:
         """Have exactly these members; blocks until they are active. See ``phx.Group``."""
-        return self._door.changing.set_members(self.id, members, version, timeout).result()
+        return self._door.changing.set_members(self._state, members, version, timeout).result()
 
     def add_member(
         self, node: int, address: str, *, role: Role = Role.VOTER, timeout: float = CHANGE_S
     ) -> Members:
         """Have one member more. See ``phx.Group.add_member``."""
-        return self._door.changing.add(self.id, node, address, role, timeout).result()
+        return self._door.changing.add(self._state, node, address, role, timeout).result()
 
     def remove_member(self, node: int, *, timeout: float = CHANGE_S) -> Members:
         """Have one member less. See ``phx.Group.remove_member``."""
-        return self._door.changing.remove(self.id, node, timeout).result()
+        return self._door.changing.remove(self._state, node, timeout).result()
 
     def replace_member(
         self, node: int, by: int, address: str, *, timeout: float = CHANGE_S
     ) -> Members:
         """Have one node in the place of another. See ``phx.Group.replace_member``."""
-        return self._door.changing.replace(self.id, node, by, address, timeout).result()
+        return self._door.changing.replace(self._state, node, by, address, timeout).result()
 
     def lease(
         self,
@@ -465,8 +464,8 @@ class Node:
 
     def move_group(self, group: int, nodes: Iterable[int], *, timeout: float = CHANGE_S) -> Members:
         """Have a created group on these nodes. See ``phx.Node.move_group``."""
-        to = {node: voter(at) for node, at in self._room.groups.located(nodes).items()}
-        return self._room.changes.toward(group, exactly(to), timeout).result()
+        goal = self._room.groups.destination(group, nodes)
+        return self._room.changes.toward(group, goal, timeout).result()
 
     def stop_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
         """Have a created group take no values. See ``phx.Node.stop_group``."""

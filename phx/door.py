@@ -74,14 +74,14 @@ class Changing(Protocol):
     """What changes members (phx.node.changes). All raise what is known at once."""
 
     def set_members(
-        self, group: int, members: Mapping[int, Member], version: int | None, timeout: float
+        self, of: GroupState, members: Mapping[int, Member], version: int | None, timeout: float, /
     ) -> Future[Members]: ...
     def add(
-        self, group: int, node: int, address: str, role: Role, timeout: float
+        self, of: GroupState, node: int, address: str, role: Role, timeout: float, /
     ) -> Future[Members]: ...
-    def remove(self, group: int, node: int, timeout: float) -> Future[Members]: ...
+    def remove(self, of: GroupState, node: int, timeout: float, /) -> Future[Members]: ...
     def replace(
-        self, group: int, node: int, by: int, address: str, timeout: float
+        self, of: GroupState, node: int, by: int, address: str, timeout: float, /
     ) -> Future[Members]: ...
 
 

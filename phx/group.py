@@ -289,7 +289,7 @@ class Group(GroupView):
             GroupStopped: it was stopped (``stop_group``); nothing was done.
             Closed, ForkedError, SystemFailure.
         """
-        found = self._door.changing.set_members(self.id, members, version, timeout)
+        found = self._door.changing.set_members(self._state, members, version, timeout)
         return await asyncio.wrap_future(found)
 
     async def add_member(
@@ -310,12 +310,12 @@ class Group(GroupView):
         would be rejected before. With NotCaughtUp it is a learner, and stays one.
         """
         return await asyncio.wrap_future(
-            self._door.changing.add(self.id, node, address, role, timeout)
+            self._door.changing.add(self._state, node, address, role, timeout)
         )
 
     async def remove_member(self, node: int, *, timeout: float = CHANGE_S) -> Members:
         """Have one member less. As ``add_member``."""
-        return await asyncio.wrap_future(self._door.changing.remove(self.id, node, timeout))
+        return await asyncio.wrap_future(self._door.changing.remove(self._state, node, timeout))
 
     async def replace_member(
         self, node: int, by: int, address: str, *, timeout: float = CHANGE_S
@@ -326,7 +326,7 @@ class Group(GroupView):
         in and the other out.
         """
         return await asyncio.wrap_future(
-            self._door.changing.replace(self.id, node, by, address, timeout)
+            self._door.changing.replace(self._state, node, by, address, timeout)
         )
 
     async def lease(

@@ -44,7 +44,7 @@ from phx.errors import Damaged
 from phx.membership import Membership, roster_of
 from phx.store_members import MembersRow
 from phx.store_trim import Floor
-from phx.types import CREATED_VERSION, voter
+from phx.types import created_version, voter
 
 if TYPE_CHECKING:
     from phx.store import Store
@@ -85,7 +85,9 @@ def generation_at(instance: int) -> int:
 
 def first_members(generation: int, members: Mapping[int, str]) -> Membership:
     """Those that a group begins with: the same, to the last byte, at every node."""
-    roster = roster_of(CREATED_VERSION, {node: voter(at) for node, at in members.items()})
+    roster = roster_of(
+        created_version(generation), {node: voter(at) for node, at in members.items()}
+    )
     return Membership(roster, base_of(generation), FIRST_FLOOR, active=True)
 
 

@@ -20,7 +20,6 @@ from phx._core.waiters import Result
 __all__ = [
     "AGREED_EVERY",
     "CONSISTENCIES",
-    "CREATED_VERSION",
     "DIRECTORY_GROUP",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
@@ -43,6 +42,7 @@ __all__ = [
     "Read",
     "Result",
     "Role",
+    "created_version",
     "learner",
     "voter",
     "witness",
@@ -55,8 +55,6 @@ DIRECTORY_GROUP = GROUP_ID_MAX
 cluster hosts it (``Config.directory``)."""
 MACHINE_ID_MAX = (1 << 16) - 1
 MEMBERS_MAX = 15
-CREATED_VERSION = 2
-"""Of the members that a created group begins with: none of them stands in a configuration."""
 ADDRESS_MAX = 261  # a name of 255, a colon, a port
 PRIORITY_USUAL = 100
 PRIORITY_MAX = 255
@@ -87,6 +85,13 @@ class Member(NamedTuple):
 
     role: Role
     address: str
+
+
+def created_version(generation: int) -> int:
+    """Version of the members that a created group of this generation begins with (none of them
+    stands in a configuration). Each generation has 65,536 of its own, so a change that was meant
+    for one fits no other."""
+    return ((generation - 1) << 16) + 2
 
 
 def voter(address: str) -> Member:

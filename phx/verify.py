@@ -541,8 +541,11 @@ def compare_members(report: Report) -> None:
         said = report.journal_rows.get(number)
         journal = said.membership.instance if said is not None else 0
         created = report.created.get(number)
-        # (Nothing is needed of a group that is gone, and its log may lie there still.)
-        through = 0 if created is not None and created.gone else one.settled_through or 0
+        # (Nothing is needed of a group that is gone, and its log may lie there still, or as long as
+        # the next one of its id is not begun.)
+        through = one.settled_through or 0
+        if created is not None and (created.gone or through < created.base):
+            through = 0
         known = row.membership if row is not None else None
         kept = known.instance if known is not None else 0
         passed, roster = report.rosters.get(number, (0, b""))

@@ -39,12 +39,12 @@ from phx.errors import Damaged
 from phx.machine import CopyView, Reader, StateMachine, Writer
 from phx.machines.objects import read_objects, write_objects
 from phx.types import (
-    CREATED_VERSION,
     DIRECTORY_GROUP,
     MEMBERS_MAX,
     Entry,
     GroupPhase,
     Members,
+    created_version,
     voter,
 )
 
@@ -112,7 +112,7 @@ class GroupRow:
 
     @property
     def version(self) -> int:
-        return CREATED_VERSION if self.moved is None else self.moved.version
+        return created_version(self.generation) if self.moved is None else self.moved.version
 
     @property
     def active(self) -> bool:
@@ -191,8 +191,9 @@ def encode_members(
 
     Raises ValueError.
     """
-    if type(version) is not int or not CREATED_VERSION < version < 1 << 32:
-        raise ValueError(f"a version of members that changed is 3 .. 2**32 - 1, not {version!r}")
+    first, end = created_version(generation), created_version(generation + 1)
+    if type(version) is not int or not first < version < end:
+        raise ValueError(f"a version of its members that changed is not {version!r}")
     if not 1 <= len(members) <= MEMBERS_MAX:
         raise ValueError(f"group {group}: 1 .. {MEMBERS_MAX} members, not {len(members)}")
     Members(version, bool(active), {node: voter(at) for node, at in members.items()})

@@ -81,7 +81,6 @@ from phx.types import (
     Moved,
     NodeStatus,
     Role,
-    voter,
 )
 
 __all__ = ["CLOSE_S", "READY_S", "Node"]
@@ -371,8 +370,8 @@ class Node:
         ConfigError: there is no directory, or such a node left the group before; else as
         ``Group.set_members``.
         """
-        to = {node: voter(at) for node, at in self._room.groups.located(nodes).items()}
-        return await asyncio.wrap_future(self._room.changes.toward(group, exactly(to), timeout))
+        goal = self._room.groups.destination(group, nodes)
+        return await asyncio.wrap_future(self._room.changes.toward(group, goal, timeout))
 
     async def stop_group(self, group: int, *, timeout: float = CHANGE_S) -> CreatedGroup:
         """Have the members of a created group keep all of it, and take no values.

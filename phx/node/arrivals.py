@@ -23,7 +23,7 @@ from phx.membership import Membership, newer
 from phx.node.fetcher import Peers
 from phx.node.line import Ending, Lines, now_us
 from phx.node.threads import join_all
-from phx.store_hosted import is_of
+from phx.store_hosted import base_of, is_of
 from phx.store_members import MembersRow
 from phx.transfer.changing import Page, ask_members, unpack_members
 from phx.transfer.messages import Cut, Ends
@@ -68,8 +68,9 @@ class Arrivals:
     def members(
         self, group: int, generation: int, version: int, nodes: Iterable[int]
     ) -> MembersRow | None:
-        """Those that name this node; None: nobody has said so yet, and these nodes are asked, until
-        one of them knows of that version or of a later one."""
+        """Those that name this node (the first ones, if nobody who answers knows of others); None:
+        nobody has said so yet, and these nodes are asked, until one of them knows of that version
+        or of a later one."""
         with self._wake:
             found = self._found.get(group)
             if found is not None and found[0] == generation:
@@ -157,11 +158,14 @@ class Arrivals:
     def _ask(self, group: int, wanted: Wanted) -> MembersRow | None:
         """Raises Ending."""
         newest: Membership | None = None
+        first: Membership | None = None
         left: set[int] = set()
         for node in wanted.nodes:
             try:
                 page = self._told_by(node, group)
                 told = page.members.get(group)
+                if told is not None and told.instance == base_of(wanted.generation):
+                    first = told
                 if told is None or not is_of(wanted.generation, told):
                     continue
                 newest = newer(newest, told)
@@ -172,6 +176,10 @@ class Arrivals:
                 log.debug("group %d: node %d does not say who is in it: %s", group, node, error)
             except ValueError as error:
                 log.warning("group %d: what node %d says of it is not so: %s", group, node, error)
+        if newest is None and first is not None and self._peers.node in first.nodes:
+            # Whoever knew of later ones is not there. It has never begun, so it is as one of the
+            # first members that was slow.
+            return MembersRow(first)
         if newest is None or self._peers.node not in newest.nodes:
             return None
         return MembersRow(newest, left=tuple(sorted(left - set(newest.nodes))))

@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -43,7 +42,6 @@ from phx.door import Door
 from phx.errors import (
     ChangeUnderWay,
     Closed,
-    ClosedUnknown,
     ConfigError,
     ForkedError,
     GroupStopped,
@@ -55,13 +53,24 @@ from phx.errors import (
     Rejected,
     SystemFailure,
     TimedOut,
-    TimedOutUnknown,
-    Unknown,
     VersionConflict,
 )
-from phx.membership import Membership, roster_of
+from phx.membership import Membership
 from phx.node.fetcher import Peers
-from phx.node.goals import Goal, adding, concerns, removing, replacing, sound, votes, with_learners
+from phx.node.goals import (
+    Goal,
+    Wanted,
+    adding,
+    concerns,
+    overtaken,
+    removed,
+    removing,
+    replacing,
+    sound,
+    unknown,
+    votes,
+    with_learners,
+)
 from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
@@ -114,20 +123,6 @@ PASSING = (Closed, ForkedError, TimedOut, NoQuorum, ChangeUnderWay, Overloaded, 
 """What a call ends with that might have gone well at another time."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Wanted:
-    """One change: the members of `version`, after those of the version before."""
-
-    group: int
-    version: int
-    members: Mapping[int, Member]
-    newcomers: tuple[int, ...]  # voters that were none before
-    perhaps: bool = False  # it may have been proposed
-
-    def roster(self) -> bytes:
-        return roster_of(self.version, self.members)
 
 
 class Changes:
@@ -221,26 +216,30 @@ class Changes:
     # --- calls
 
     def set_members(
-        self, group: int, members: Mapping[int, Member], version: int | None, timeout: float
+        self,
+        group: int | GroupState,
+        members: Mapping[int, Member],
+        version: int | None,
+        timeout: float,
     ) -> Future[Members]:
         """See Group.set_members."""
         found = sound(members)  # before anything is begun
         until_s = time.monotonic() + timeout
-        self._check(group)
-        return self._begin(lambda: self._set(group, found, version, until_s))
+        state = self._check(group)
+        return self._begin(lambda: self._set(state, found, version, until_s))
 
     def add(
-        self, group: int, node: int, address: str, role: Role, timeout: float
+        self, group: int | GroupState, node: int, address: str, role: Role, timeout: float
     ) -> Future[Members]:
         """See Group.add_member."""
         return self.toward(group, adding(node, address, role), timeout)
 
-    def remove(self, group: int, node: int, timeout: float) -> Future[Members]:
+    def remove(self, group: int | GroupState, node: int, timeout: float) -> Future[Members]:
         """See Group.remove_member."""
         return self.toward(group, removing(node), timeout)
 
     def replace(
-        self, group: int, node: int, by: int, address: str, timeout: float
+        self, group: int | GroupState, node: int, by: int, address: str, timeout: float
     ) -> Future[Members]:
         """See Group.replace_member."""
         return self.toward(group, replacing(node, by, address), timeout)
@@ -250,39 +249,53 @@ class Changes:
         if group is not None and group not in self._states:
             raise NotInCluster(f"group {group} is not hosted by this node")
         groups = list(self._states) if group is None else [group]
-        return {one: self._door.members_now(self._state(one)) for one in groups}
+        there = [state for one in groups if (state := self._states.get(one)) is not None]
+        return {state.group: self._door.members_now(state) for state in there}
 
     def all_to(self, goal: Goal, timeout: float, group: int | None = None) -> Future[Changed]:
         """The same of all groups that this node is a member of, or of this one."""
         until_s = time.monotonic() + timeout
         self._door.open_driver()
-        mine = [one for one in list(self._states) if one not in self._memberships.removed]
-        mine = [one for one in mine if not self._idle(one, goal)]
-        if group is not None:
-            self._check(group)
-            mine = [group]
+        mine = list(self._states.values()) if group is None else [self._check(group)]
+        if group is None:
+            mine = [one for one in mine if one.group not in self._memberships.removed]
+            mine = [one for one in mine if not self._idle(one, goal)]
         return self._begin(lambda: self._reach_all(mine, goal, until_s))
 
-    def _idle(self, group: int, goal: Goal) -> bool:
+    def _idle(self, state: GroupState, goal: Goal) -> bool:
         """Whether it is a created group, and who is to be replaced is none of its members."""
         with suppress(PhxError, ValueError):  # whoever changes it says so
-            return self.made(group) and not concerns(goal, self._now(group).by_id)
+            return self.made(state.group) and not concerns(goal, self._now(state).by_id)
         return False
 
-    def toward(self, group: int, goal: Goal, timeout: float) -> Future[Members]:
+    def toward(self, group: int | GroupState, goal: Goal, timeout: float) -> Future[Members]:
         """Make the members what `goal` says, those who are new being learners first."""
         until_s = time.monotonic() + timeout
-        self._check(group)
-        now = self._now(group).by_id
-        self._near(group, now, sound(goal(now)))  # raises what it does before anything is begun
-        return self._begin(lambda: self._reach(group, goal, until_s))
+        state = self._check(group)
+        now = self._now(state).by_id
+        self._near(state, now, sound(goal(now)))  # raises what it does before anything is begun
+        return self._begin(lambda: self._reach(state, goal, until_s))
 
-    def _check(self, group: int) -> None:
+    def _check(self, group: int | GroupState) -> GroupState:
+        """The group that is meant: a call is of that one alone, and of none that has its id after
+        it was deleted."""
         self._door.open_driver()
-        if group not in self._states:
+        state = self._states.get(group) if isinstance(group, int) else group
+        if state is None:
             raise NotInCluster(f"group {group} is not hosted by this node")
-        if group in self._memberships.removed:
-            raise removed(group, self._door.node)
+        self._need(state)
+        return state
+
+    def _need_there(self, state: GroupState) -> None:
+        """Raises NotInCluster: it was deleted meanwhile."""
+        if self._states.get(state.group) is not state:
+            raise NotInCluster(f"group {state.group} is not hosted by this node any more")
+
+    def _need(self, state: GroupState) -> None:
+        """The same where it goes on without this node."""
+        self._need_there(state)
+        if state.group in self._memberships.removed:
+            raise removed(state.group, self._door.node)
 
     def _begin(self, work: Callable[[], T]) -> Future[T]:
         """In a thread of its own. Raises Closed, Overloaded, SystemFailure: it is not begun."""
@@ -333,41 +346,43 @@ class Changes:
 
     # --- all groups
 
-    def _reach_all(self, groups: list[int], goal: Goal, until_s: float) -> Changed:
+    def _reach_all(self, groups: list[GroupState], goal: Goal, until_s: float) -> Changed:
         changed = Changed({}, {})
 
-        def learners(group: int) -> object:
-            target = goal(self._now(group).by_id)
-            return self._reach(group, lambda now: with_learners(now, target), until_s)
+        def learners(state: GroupState) -> object:
+            target = goal(self._now(state).by_id)
+            return self._reach(state, lambda now: with_learners(now, target), until_s)
 
         # (First the directory: by that a new member hears that it is to host the others.)
-        first = [group for group in groups if group == DIRECTORY_GROUP]
+        first = [state for state in groups if state.group == DIRECTORY_GROUP]
         self._each(first, learners, changed)
-        self._each([group for group in groups if group not in first], learners, changed)
-        rest = [group for group in groups if group not in changed.failed]
+        self._each([state for state in groups if state not in first], learners, changed)
+        rest = [state for state in groups if state.group not in changed.failed]
 
-        def whole(group: int) -> None:
-            changed.done[group] = self._reach(group, goal, until_s)
+        def whole(state: GroupState) -> None:
+            changed.done[state.group] = self._reach(state, goal, until_s)
 
         self._each(rest, whole, changed)
         return changed
 
-    def _each(self, groups: list[int], work: Callable[[int], object], changed: Changed) -> None:
+    def _each(
+        self, groups: list[GroupState], work: Callable[[GroupState], object], changed: Changed
+    ) -> None:
         """Whatever happens, each of them that is not worked through is in ``changed.failed``."""
         line, lock = iter(groups), threading.Lock()
 
         def worker() -> None:
             while True:
                 with lock:
-                    group = next(line, None)
-                if group is None:
+                    state = next(line, None)
+                if state is None:
                     return
                 try:
-                    work(group)
+                    work(state)
                 except Exception as error:
-                    changed.failed[group] = f"{type(error).__name__}: {error}"
+                    changed.failed[state.group] = f"{type(error).__name__}: {error}"
                     if not isinstance(error, PhxError | ValueError):
-                        log.exception("group %d: a change of its members", group)
+                        log.exception("group %d: a change of its members", state.group)
 
         threads = []
         with suppress(RuntimeError):  # no more can be had now: those that there are do it
@@ -380,21 +395,24 @@ class Changes:
 
     # --- one group
 
-    def _reach(self, group: int, goal: Goal, until_s: float) -> Members:
+    def _reach(self, state: GroupState, goal: Goal, until_s: float) -> Members:
         """A step that was done stays: then no error says that nothing was, but those that say
         what this goal lacks (NotCaughtUp, ConfigError, NotInCluster)."""
         done: list[Members] = []
         try:
-            return self._steps(group, goal, until_s, done)
+            return self._steps(state, goal, until_s, done)
         except PASSING as error:
             if not done:
                 raise
-            what = f"group {group}: version {done[-1].version} is active, and not what is wanted"
+            what = (
+                f"group {state.group}: version {done[-1].version} is active, and not what is wanted"
+            )
             raise unknown(what, error) from error
 
-    def _steps(self, group: int, goal: Goal, until_s: float, done: list[Members]) -> Members:
+    def _steps(self, state: GroupState, goal: Goal, until_s: float, done: list[Members]) -> Members:
+        group = state.group
         while True:
-            now = self._now(group)
+            now = self._now(state)
             target = goal(now.by_id)
             if target == now.by_id and now.active:
                 return now
@@ -403,11 +421,11 @@ class Changes:
             if target == now.by_id:
                 self._again(until_s, AGAIN_S, ChangeUnderWay(group))
                 continue
-            if last and (lag := self._far(group, now, target)):
+            if last and (lag := self._far(state, now, target)):
                 self._again(until_s, LAG_S, NotCaughtUp(group, lag))
                 continue
             try:
-                made = self._set(group, target if last else step, now.version, until_s)
+                made = self._set(state, target if last else step, now.version, until_s)
             except VersionConflict:  # somebody was quicker: from there, then
                 late = TimedOut(f"group {group}: its members are not yet what they are to be")
                 self._again(until_s, AGAIN_S, late)
@@ -423,10 +441,10 @@ class Changes:
         if self._lines.ending.wait(pause_s):
             raise Closed("the node is closed")
 
-    def _far(self, group: int, now: Members, target: Mapping[int, Member]) -> list[int]:
+    def _far(self, state: GroupState, now: Members, target: Mapping[int, Member]) -> list[int]:
         """Learners that are to vote, and are not near yet by what they say themselves. (Whoever
         leads only makes sure of a quorum.)"""
-        chosen, far = self._chosen(group), []
+        group, chosen, far = state.group, self._chosen(state.group), []
         for node, one in sorted(target.items()):
             if not votes(one) or node == self._door.node:
                 continue
@@ -440,28 +458,30 @@ class Changes:
         return far
 
     def _set(
-        self, group: int, members: dict[int, Member], version: int | None, until_s: float
+        self, state: GroupState, members: dict[int, Member], version: int | None, until_s: float
     ) -> Members:
-        now = self._now(group)
-        self._near(group, now.by_id, members)
+        now = self._now(state)
+        self._near(state, now.by_id, members)
         members = {node: self._located(node, one) for node, one in members.items()}
         if version is None:
             version = now.version
-        if now.version != version and (later := self._beyond(group, now.version, version)):
-            raise VersionConflict(group, later)
+        if now.version != version and (later := self._beyond(state, now.version, version)):
+            raise VersionConflict(state.group, later)
         new = tuple(
             node
             for node, one in sorted(members.items())
             if votes(one) and (node not in now.by_id or not votes(now.by_id[node]))
         )
-        return self._ask(Wanted(group, version + 1, members, new), now, until_s)
+        return self._ask(Wanted(state, version + 1, members, new), now, until_s)
 
-    def _near(self, group: int, now: Mapping[int, Member], target: Mapping[int, Member]) -> None:
+    def _near(
+        self, state: GroupState, now: Mapping[int, Member], target: Mapping[int, Member]
+    ) -> None:
         """Raises NotInCluster: of a created group a node is to be a member that would not hear."""
-        new = target.keys() - now.keys()
+        group, new = state.group, target.keys() - now.keys()
         if not new or not self.made(group):
             return
-        there = self._door.members_now(self._state(DIRECTORY_GROUP)).by_id
+        there = self._door.members_now(self._states[DIRECTORY_GROUP]).by_id
         if strange := sorted(new - there.keys()):
             raise NotInCluster(
                 f"group {group} was created, and node {strange[0]}, which is no member of the "
@@ -475,10 +495,10 @@ class Changes:
             return one
         return Member(one.role, self._peers.texts().get(node, one.address))
 
-    def _beyond(self, group: int, known: int, version: int) -> Members | None:
+    def _beyond(self, state: GroupState, known: int, version: int) -> Members | None:
         """Members of another version than that which a caller means, if there are; this node may
         only be the last to hear."""
-        newest = self._elsewhere(group)
+        newest = self._elsewhere(state)
         return newest if known > version or newest.version != version else None
 
     def _ask(self, wanted: Wanted, now: Members, until_s: float) -> Members:
@@ -540,7 +560,7 @@ class Changes:
     def _conflict(self, wanted: Wanted) -> None:
         """The leader has other members than this node; ours, if that is the change that was asked
         for. Raises VersionConflict; TimedOutUnknown: others have followed since."""
-        newest = self._elsewhere(wanted.group)
+        newest = self._elsewhere(wanted.state)
         if newest.version < wanted.version:
             return  # it is heard of soon
         if newest.version > wanted.version and wanted.perhaps:
@@ -582,6 +602,7 @@ class Changes:
         """
         told = self._memberships.of_version(wanted.group, wanted.version)
         newest = self._memberships.newest(wanted.group)
+        self._need_there(wanted.state)  # so that was of this group
         if told is not None and told.members().by_id != wanted.members:
             raise VersionConflict(wanted.group, told.members())
         if newest is None or newest.version < wanted.version:
@@ -593,26 +614,19 @@ class Changes:
             return Members(wanted.version, True, told.members().by_id)
         return None
 
-    def _now(self, group: int) -> Members:
+    def _now(self, state: GroupState) -> Members:
         self._door.open_driver()
-        if group in self._memberships.removed:
-            raise removed(group, self._door.node)
-        if (state := self._state(group)).parked:  # nobody leads it
+        self._need(state)
+        if state.parked:  # nobody leads it
             raise parked(state)
         return self._door.members_now(state)
-
-    def _state(self, group: int) -> GroupState:
-        """Raises NotInCluster: it was deleted meanwhile."""
-        try:
-            return self._states[group]
-        except KeyError:
-            raise NotInCluster(f"group {group} is not hosted by this node any more") from None
 
     # --- asking the leader
 
     def _submit(self, wanted: Wanted) -> int:
         """A verdict. Raises PhxError: it was not proposed."""
-        led = self._state(wanted.group).led
+        led = wanted.state.led
+        self._need_there(wanted.state)
         if led is None:
             return CHANGE_NOT_LEADING
         if led.node != self._door.node:
@@ -641,9 +655,10 @@ class Changes:
             log.debug("group %d: node %d did not answer: %s", wanted.group, node, error)
             return CHANGE_UNREACHED
 
-    def _elsewhere(self, group: int) -> Members:
+    def _elsewhere(self, state: GroupState) -> Members:
         """The newest that this node or the leader's knows of."""
-        newest, led = self._door.members_now(self._state(group)), self._state(group).led
+        group, newest, led = state.group, self._door.members_now(state), state.led
+        self._need_there(state)
         if led is None or led.node == self._door.node:
             return newest
         with suppress(KeyError, OSError, Cut, Ending):
@@ -677,23 +692,3 @@ class Changes:
         question = ask_members(ends, self._at.greeting, group, now_us())
         one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
         return unpack_members(self._lines.ask(one, question, moot), group)
-
-
-# --- how a call ends
-
-
-def unknown(what: str, why: PhxError) -> Unknown:
-    """What ends a call of which something may have been done."""
-    kind = ClosedUnknown if isinstance(why, Closed | ForkedError) else TimedOutUnknown
-    return kind(f"{what}: {why}")
-
-
-def overtaken(wanted: Wanted, version: int) -> TimedOutUnknown:
-    return TimedOutUnknown(
-        f"group {wanted.group}: version {version} has followed, and who the members of version "
-        f"{wanted.version} were is not known here"
-    )
-
-
-def removed(group: int, node: int) -> NotInCluster:
-    return NotInCluster(f"group {group}: node {node} is no member of it any more")

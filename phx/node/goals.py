@@ -1,23 +1,37 @@
 """What the members of a group are to be, said so that it holds for many groups: "4 in the place of
-1". ValueError, at once: it can be had of no group."""
+1". ValueError, at once: it can be had of no group. And how a call ends that wants it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+from phx.applier import GroupState
 from phx.config import split_address
-from phx.errors import NotInCluster
+from phx.errors import (
+    Closed,
+    ClosedUnknown,
+    ForkedError,
+    NotInCluster,
+    PhxError,
+    TimedOutUnknown,
+    Unknown,
+)
 from phx.membership import roster_of
 from phx.types import MEMBERS_MAX, Member, Role
 
 __all__ = [
     "Goal",
+    "Wanted",
     "adding",
     "concerns",
     "exactly",
+    "overtaken",
+    "removed",
     "removing",
     "replacing",
     "sound",
+    "unknown",
     "votes",
     "with_learners",
 ]
@@ -82,3 +96,41 @@ def with_learners(now: Mapping[int, Member], target: Mapping[int, Member]) -> di
     new = [node for node, one in sorted(target.items()) if node not in now and votes(one)]
     room = MEMBERS_MAX - len(now)
     return {**now, **{node: Member(Role.LEARNER, target[node].address) for node in new[:room]}}
+
+
+# --- one change, and how a call ends
+
+
+@dataclass(slots=True)
+class Wanted:
+    """One change: the members of `version`, after those of the version before."""
+
+    state: GroupState
+    version: int
+    members: Mapping[int, Member]
+    newcomers: tuple[int, ...]  # voters that were none before
+    perhaps: bool = False  # it may have been proposed
+
+    @property
+    def group(self) -> int:
+        return self.state.group
+
+    def roster(self) -> bytes:
+        return roster_of(self.version, self.members)
+
+
+def unknown(what: str, why: PhxError) -> Unknown:
+    """What ends a call of which something may have been done."""
+    kind = ClosedUnknown if isinstance(why, Closed | ForkedError) else TimedOutUnknown
+    return kind(f"{what}: {why}")
+
+
+def overtaken(wanted: Wanted, version: int) -> TimedOutUnknown:
+    return TimedOutUnknown(
+        f"group {wanted.group}: version {version} has followed, and who the members of version "
+        f"{wanted.version} were is not known here"
+    )
+
+
+def removed(group: int, node: int) -> NotInCluster:
+    return NotInCluster(f"group {group}: node {node} is no member of it any more")

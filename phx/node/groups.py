@@ -36,13 +36,14 @@ from phx.machines.directory import (
     encode_resume,
     encode_stop,
 )
+from phx.node.goals import Goal, exactly
 from phx.node.hosting import Hosting, Parts
 from phx.node.keeper import Keeper
 from phx.node.line import Ending
 from phx.node.threads import join_all
 from phx.store import Store
 from phx.store_hosted import HostedRow, clean, prepare, read
-from phx.types import DIRECTORY_GROUP, CreatedGroup, Role
+from phx.types import DIRECTORY_GROUP, CreatedGroup, Role, voter
 
 __all__ = ["Groups", "open_created"]
 
@@ -92,6 +93,14 @@ class Groups:
         """As this node has heard, by id."""
         self._parts.door.open_driver()
         return [said(group, row) for group, row in sorted(self._hosting.rows().items())]
+
+    def destination(self, group: int, nodes: Iterable[int]) -> Goal:
+        """Exactly these nodes, all of which vote. Raises NotInCluster: one of them is no member of
+        the directory, or the group is none that was created and is hosted here; Closed."""
+        where = self.located(nodes)
+        if not self._hosting.hosted(group):
+            raise NotInCluster(f"group {group} was not created, or is not hosted by this node")
+        return exactly({node: voter(at) for node, at in where.items()})
 
     def located(self, members: Iterable[int] | None) -> dict[int, str]:
         """Where they are, by the directory's members; default: all that vote. Raises NotInCluster,
@@ -174,7 +183,11 @@ class Groups:
             if self._parts.node not in row.nodes:
                 return True
             now = self._hosting.rows().get(group)
-            over = now is not None and (now.generation > row.generation or now.phase == "gone")
+            over = now is not None and (
+                now.generation > row.generation
+                or now.phase == "gone"
+                or self._parts.node not in now.nodes  # it was moved away meanwhile
+            )
             return over or self._hosting.hosted(group) >= row.generation
 
         self._wait(there, until_s, f"group {group} was created, and is not hosted here yet")

@@ -51,7 +51,7 @@ from phx.applier import Applier, GroupState, taking
 from phx.checkpoint.catalog import Catalog, path_of
 from phx.checkpoint.files import remove_tree
 from phx.door import Door
-from phx.errors import DeletedUnknown, PhxError, StoppedUnknown
+from phx.errors import DeletedUnknown, GroupStopped, PhxError, StoppedUnknown
 from phx.machine import StateMachine
 from phx.machines.directory import Directory, GroupRow, encode_ended, encode_members
 from phx.node.arrivals import Arrivals
@@ -292,9 +292,8 @@ class Hosting(threading.Thread):
         changed = [group for group, row in rows.items() if self._seen.get(group) is not row]
         with self._change:
             due = [group for group, at_s in self._undone.items() if at_s <= now_s]
-            for group in due:
-                if group not in rows:  # nothing is known of it; when there is, that is news
-                    del self._undone[group]
+            for group in due:  # (Of what has no row nothing is known; when there is, that is news.)
+                del self._undone[group]
             while self._resumed:
                 self._paused.discard(self._resumed.pop())
         for group in dict.fromkeys([*changed, *(group for group in due if group in rows)]):
@@ -313,7 +312,7 @@ class Hosting(threading.Thread):
                     log.error("group %d: %s", group, why, exc_info=unexpected)
                 self.failed[group] = why
             with self._change:
-                heard = self._undone.pop(group, None) == 0.0 and group not in due
+                heard = self._undone.pop(group, None) == 0.0
                 if heard or again_s:
                     self._undone[group] = 0.0 if heard else time.monotonic() + again_s
                 self._change.notify_all()
@@ -370,6 +369,8 @@ class Hosting(threading.Thread):
             if joined is None:
                 return SAID_S
         first = store_hosted.first_members(row.generation, dict(row.first))
+        if joined is not None and joined.membership.instance == first.instance:
+            joined = None  # nobody knows of later ones: it is one of the first, and late
         mine = HostedRow(row.generation, first.roster, joined=joined)
         self._sweep(group)
         self._ask(lambda store: store_hosted.write(store, group, mine))
@@ -422,6 +423,7 @@ class Hosting(threading.Thread):
                 )  # fmt: skip
             except BaseException:
                 parts.restorer.paused.discard(group)
+                parts.memberships.forget(group)
                 del parts.states[group]
                 parts.waiters.drop_group(group, lambda: DeletedUnknown("it was not there"))
                 raise
@@ -650,6 +652,8 @@ def begun(
         state.taking = taking(state.machines)
     except Exception as error:  # a user's
         unmade[group] = error
+        why = f"its machines could not be made: {type(error).__name__}: {error}"
+        state.stopped = GroupStopped(group, 1, None, why)
     return state
 
 

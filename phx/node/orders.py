@@ -34,7 +34,7 @@ from phx.node.changes import Changes
 from phx.node.goals import Goal, adding, exactly, removing, replacing
 from phx.node.groups import Groups
 from phx.node.moves import Moves
-from phx.types import Changed, CreatedGroup, Member, Members, Role, voter
+from phx.types import Changed, CreatedGroup, Member, Members, Role
 
 __all__ = ["ROLES", "TIMEOUT_S_MAX", "Orders"]
 
@@ -87,9 +87,8 @@ class Orders:
     def _goal_of_move(self, asked: Mapping[str, Any]) -> Goal:
         if asked["group"] is None:
             raise ValueError("one group is moved at a time")
-        nodes = numbers(asked["nodes"])
-        where = self._groups().located(nodes)
-        return exactly({node: voter(at) for node, at in where.items()})
+        group = number(asked["group"], "a group")
+        return self._groups().destination(group, numbers(asked["nodes"]))
 
     def groups(self) -> dict[str, Any]:
         """The answer. Raises PhxError."""

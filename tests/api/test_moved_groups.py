@@ -9,9 +9,12 @@ from click.testing import CliRunner
 
 import phx
 from phx import errors
+from phx._core.driver import ERROR_OPTION, DriverError
+from phx._core.member_table import CHANGE_CONFLICT
 from phx.cli.commands import phx as phx_command
 from phx.machines import Counter
-from phx.types import DIRECTORY_GROUP, Role, learner, voter
+from phx.membership import roster_of
+from phx.types import DIRECTORY_GROUP, Role, created_version, learner, voter
 from phx.verify import examine
 from tests.durable.durable_lab import SqliteSums
 
@@ -208,10 +211,11 @@ def test_values_are_taken_while_a_group_moves_and_each_is_applied_once(run_once,
     run_once(main())
 
 
-def test_groups_move_by_commands(run_once, tmp_path):
-    async def command(*words):
-        return await asyncio.to_thread(CliRunner().invoke, phx_command, [*map(str, words)])
+async def command(*words):
+    return await asyncio.to_thread(CliRunner().invoke, phx_command, [*map(str, words)])
 
+
+def test_groups_move_by_commands(run_once, tmp_path):
     async def main():
         async with three(tmp_path, nodes=5) as nodes:
             await nodes[0].create_group(7, [1, 2])
@@ -490,5 +494,139 @@ def test_a_group_moves_on_though_its_leader_dies(run_once, tmp_path):
                 await until(lambda: again._room._hosting.is_gone(7, 1), seconds=20)
                 assert not hosts(again, 7)
                 assert phase(again, 7) == "live"
+
+    run_once(main())
+
+
+# --- calls that are of another group than they were
+
+
+def test_a_call_ends_with_its_group_and_does_not_move_the_next_one_of_its_id(run_once, tmp_path):
+    async def main():
+        async with three(tmp_path, nodes=4, members=at_ports(1, 2, 3, 4)) as nodes:
+            await nodes[0].create_group(7, [1, 2])
+            await everywhere(nodes[:2], 7)
+            await adds(nodes[0], 7, 1)
+            kill(nodes[3])
+            moving = asyncio.ensure_future(nodes[0].move_group(7, [3, 4], timeout=40))
+            await until(lambda: hosts(nodes[2], 7))
+            await nodes[1].delete_group(7, timeout=30)
+            made = await nodes[1].create_group(7, [1, 2], timeout=20)
+            assert made.generation == 2
+            async with back(nodes[3]):
+                with pytest.raises((errors.NotInCluster, errors.TimedOutUnknown)):
+                    await asyncio.wait_for(moving, 30)
+                await everywhere(nodes[:2], 7)
+                await adds(nodes[0], 7, 1)
+                await asyncio.sleep(0.5)
+                assert said_of(nodes[0], 7) == [{1, 2}]
+                assert nodes[0].group(7).members().version == created_version(2)
+
+    run_once(main())
+
+
+def test_a_version_of_one_generation_is_none_of_the_next(run_once, tmp_path):
+    """Neither with the handle of before, nor with that of now."""
+
+    async def main():
+        async with three(tmp_path, nodes=2) as nodes:
+            await nodes[0].create_group(7, [1, 2])
+            await everywhere(nodes, 7)
+            old = nodes[0].group(7)
+            seen = old.members()
+            await nodes[0].delete_group(7, timeout=20)
+            await nodes[0].create_group(7, [1, 2], timeout=20)
+            await everywhere(nodes, 7)
+            one = {1: seen.by_id[1]}
+            with pytest.raises(errors.NotInCluster):
+                await old.set_members(one, version=seen.version, timeout=10)
+            now = nodes[0].group(7)
+            with pytest.raises(errors.VersionConflict):
+                await now.set_members(one, version=seen.version, timeout=10)
+            assert now.members().by_id.keys() == {1, 2}
+            # Whoever leads the next one turns down what is meant for the one before.
+            changes = nodes[0]._room.changes
+            await until(lambda: any(node.group(7).is_leader for node in nodes))
+            leader = leader_of(nodes, 7)
+            answer = leader._room.changes.answer(7, roster_of(seen.version + 1, one))
+            assert answer.verdict == CHANGE_CONFLICT
+            assert changes.members(7)[7].version == created_version(2)
+
+    run_once(main())
+
+
+def test_only_created_groups_are_moved(run_once, tmp_path):
+    async def main():
+        async with three(tmp_path, nodes=2) as nodes:
+            for group in (DIRECTORY_GROUP, 0, 8):
+                with pytest.raises(errors.NotInCluster, match="was not created"):
+                    await nodes[0].move_group(group, [1], timeout=5)
+            done = await command("groups", "move", nodes[0].config.dir, DIRECTORY_GROUP, 1)
+            assert (done.exit_code, "was not created" in done.output) == (1, True)
+            assert len(nodes[0].group(DIRECTORY_GROUP).members().by_id) == 2
+
+    run_once(main())
+
+
+def test_a_group_that_moves_on_before_its_creator_has_it_was_created_all_the_same(
+    run_once, tmp_path
+):
+    async def main():
+        async with three(tmp_path, nodes=4, members=at_ports(1, 2, 3, 4)) as nodes:
+            hosting = nodes[0]._room._hosting
+            hosting._is_seen = lambda: False  # it is slow to see the directory
+            making = asyncio.ensure_future(nodes[0].create_group(7, [1, 2, 3], timeout=30))
+            await everywhere(nodes[1:3], 7)
+            await adds(nodes[1], 7, 1)
+            await nodes[1].move_group(7, [2, 3, 4], timeout=20)
+            del hosting._is_seen
+            assert (await making).generation == 1
+
+    run_once(main())
+
+
+def test_news_that_come_while_a_group_is_looked_at_are_looked_at(run_once, tmp_path, monkeypatch):
+    async def main():
+        async with three(tmp_path, nodes=1) as (node,):
+            await node.create_group(7)
+            hosting, looks = node._room._hosting, []
+            reconcile = hosting._reconcile
+
+            def slow(group, row):
+                looks.append(group)
+                if len(looks) == 1:
+                    hosting.again(group)  # as a change of members that is heard of just now
+                return reconcile(group, row)
+
+            monkeypatch.setattr(hosting, "_reconcile", slow)
+            hosting.again(7)
+            await until(lambda: len(looks) >= 2)
+
+    run_once(main())
+
+
+def test_a_group_that_could_not_begin_may_be_the_next_one_of_its_id(
+    run_once, tmp_path, monkeypatch
+):
+    async def main():
+        async with three(tmp_path, nodes=3) as nodes:
+            hosting = nodes[2]._room._hosting
+            table = hosting._table
+
+            class Refusing:
+                def __getattr__(self, name):
+                    return getattr(table, name)
+
+                def add(self, *of, **more):
+                    raise DriverError(ERROR_OPTION, "it cannot be")
+
+            hosting._table = Refusing()
+            await nodes[0].create_group(7, [1, 2, 3])
+            await until(lambda: 7 in hosting.failed)
+            await nodes[0].delete_group(7, timeout=20)
+            hosting._table = table
+            await nodes[0].create_group(7, [1, 2, 3], timeout=20)
+            await everywhere(nodes, 7)
+            await adds(nodes[2], 7, 1)
 
     run_once(main())
