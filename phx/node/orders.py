@@ -87,8 +87,8 @@ class Orders:
     def _goal_of_move(self, asked: Mapping[str, Any]) -> Goal:
         if asked["group"] is None:
             raise ValueError("one group is moved at a time")
-        group = number(asked["group"], "a group")
-        return self._groups().destination(group, numbers(asked["nodes"]))
+        group, nodes = number(asked["group"], "a group"), numbers(asked["nodes"])
+        return self._groups().destination(group, nodes)
 
     def groups(self) -> dict[str, Any]:
         """The answer. Raises PhxError."""
