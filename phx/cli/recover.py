@@ -28,7 +28,7 @@ If you go on, node {node} in {dir} is the first and only one of a new cluster, {
 - What survivors accepted and do not know to be chosen is taken: it may have been chosen, and it may
   also be something that nobody was told was done. "older": so many of these stand below something
   that was accepted later; where others chose another value in their place, that one is lost, and
-  what came after it is there all the same.
+  what came after it is there all the same. (0 makes that unlikely, and does not exclude it.)
 - No node of the old cluster may go on, or be started again, from here on. They are refused by the
   new one; but a majority of them that runs would go on by itself, and the two are two clusters.
   Keep the old folders for people to look at.

@@ -12,7 +12,8 @@ majority has no such gap below anything that was chosen.
 What cannot be told: where a value was accepted in a lower ballot than one above it, another may
 have been chosen in its place, in the higher ballot, by members that are lost. Mostly none was: who
 leads anew does not propose again what it knows to be chosen. So these values are taken, and counted
-(`older`).
+(`older`). Nor does a count of 0 exclude it: a value that is chosen in a higher ballot may be the
+same that a survivor has of a lower one, and what was chosen below it another.
 """
 
 from __future__ import annotations

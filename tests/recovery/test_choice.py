@@ -161,6 +161,19 @@ def test_values_below_one_of_a_higher_ballot_are_counted() -> None:
     assert of({1: GroupSeen(accepted=votes), 2: GroupSeen()}).older == 0
 
 
+def test_a_count_of_none_does_not_say_that_the_log_is_what_it_was() -> None:
+    """Of five. Ballot 0: 5 accepts y at 5. Ballot 1, without 5: 1 accepts x at 5 and z at 6, 3
+    only z. Ballot 2, with the promises of 3, 4 and 5: y and z are proposed again, and chosen by
+    these three. 1 alone is left: nothing that it has shows that x was not chosen."""
+    five = (1, 2, 3, 4, 5)
+    left = GroupSeen(settled_through=4, accepted={5: (1, b"x"), 6: (1, b"z")})
+    alone = of({1: left}, five)
+    assert (log(alone), alone.older, alone.majority) == ({5: b"x", 6: b"z"}, 0, False)
+    chose = GroupSeen(settled_through=4, accepted={5: (2, b"y"), 6: (2, b"z")})
+    most = of({1: left, 3: chose, 4: chose}, five)
+    assert (log(most), most.majority) == ({5: b"y", 6: b"z"}, True)
+
+
 def test_who_may_have_forgotten_is_none_of_a_majority() -> None:
     found = of({1: GroupSeen(), 2: GroupSeen(forgot=True)})
     assert (found.here, found.majority) == ((1,), False)
