@@ -51,7 +51,6 @@ from phx.errors import (
     Overloaded,
     PhxError,
     Rejected,
-    SystemFailure,
     TimedOut,
     VersionConflict,
 )
@@ -74,7 +73,7 @@ from phx.node.goals import (
 from phx.node.line import Ending, Lines, now_us
 from phx.node.memberships import Memberships
 from phx.node.peers import Introducer, PeerList
-from phx.node.threads import join_all
+from phx.node.threads import Calls, join_all
 from phx.stops import parked
 from phx.transfer.changing import (
     Answer,
@@ -110,8 +109,6 @@ CHANGE_UNMET = 35
 
 AT_ONCE = 16
 """So many groups of a node are changed at a time."""
-CALLS_MAX = 64
-"""So many calls are at it at a time, each in a thread of its own."""
 LEFT_S = 1.0
 """So long other members are waited for that may know who left."""
 AGAIN_S = 0.02
@@ -155,8 +152,7 @@ class Changes:
         self._waiting: Counter[int] = Counter()  # calls, by group
         self._window = at.greeting.window
         self._lines = Lines()
-        self._threads: set[threading.Thread] = set()
-        self._calls = 0  # that have no result yet
+        self._calls = Calls("phx-change", "change members")
         self._lock = threading.Lock()
 
     # --- what is asked of this node by others
@@ -226,7 +222,7 @@ class Changes:
         found = sound(members)  # before anything is begun
         until_s = time.monotonic() + timeout
         state = self._check(group)
-        return self._begin(lambda: self._set(state, found, version, until_s))
+        return self._calls.begin(lambda: self._set(state, found, version, until_s))
 
     def add(
         self, group: int | GroupState, node: int, address: str, role: Role, timeout: float
@@ -260,7 +256,7 @@ class Changes:
         if group is None:
             mine = [one for one in mine if one.group not in self._memberships.removed]
             mine = [one for one in mine if not self._idle(one, goal)]
-        return self._begin(lambda: self._reach_all(mine, goal, until_s))
+        return self._calls.begin(lambda: self._reach_all(mine, goal, until_s))
 
     def _idle(self, state: GroupState, goal: Goal) -> bool:
         """Whether it is a created group, and who is to be replaced is none of its members."""
@@ -274,7 +270,7 @@ class Changes:
         state = self._check(group)
         now = self._now(state).by_id
         self._near(state, now, sound(goal(now)))  # raises what it does before anything is begun
-        return self._begin(lambda: self._reach(state, goal, until_s))
+        return self._calls.begin(lambda: self._reach(state, goal, until_s))
 
     def _check(self, group: int | GroupState) -> GroupState:
         """The group that is meant: a call is of that one alone, and of none that has its id after
@@ -297,48 +293,11 @@ class Changes:
         if state.group in self._memberships.removed:
             raise removed(state.group, self._door.node)
 
-    def _begin(self, work: Callable[[], T]) -> Future[T]:
-        """In a thread of its own. Raises Closed, Overloaded, SystemFailure: it is not begun."""
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # who stops waiting stops nothing
-
-        def over() -> None:
-            with self._lock:
-                self._calls -= 1
-
-        def run() -> None:
-            try:
-                result = work()
-            except BaseException as error:
-                over()
-                future.set_exception(error)
-            else:
-                over()
-                future.set_result(result)
-            with self._lock:
-                self._threads.discard(thread)
-
-        thread = threading.Thread(target=run, name="phx-change", daemon=True)
-        with self._lock:
-            if self._lines.ending.is_set():
-                raise Closed("the node is closed")
-            if self._calls >= CALLS_MAX:
-                raise Overloaded(f"{CALLS_MAX} calls that change members are at it already")
-            try:
-                thread.start()
-            except RuntimeError as error:
-                raise SystemFailure(f"a thread for a change of members: {error}") from error
-            self._threads.add(thread)
-            self._calls += 1
-        return future
-
     def end(self, wait_s: float | None = None) -> None:
         """Nothing more is asked for; calls that wait end. Idempotent."""
         self._lines.ending.set()
         self._memberships.stir()
-        with self._lock:
-            threads = list(self._threads)
-        join_all(threads, wait_s)
+        self._calls.end(wait_s)
 
     def forget(self) -> None:
         """In a forked child."""

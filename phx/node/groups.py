@@ -9,7 +9,6 @@ deleted. So after an Unknown the same call says what came of it.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -17,13 +16,10 @@ from typing import Any, TypeVar
 
 from phx.config import Config
 from phx.errors import (
-    Closed,
     ClosedUnknown,
     ConfigError,
     GroupExists,
     NotInCluster,
-    Overloaded,
-    SystemFailure,
     TimedOut,
     TimedOutUnknown,
 )
@@ -40,15 +36,13 @@ from phx.node.goals import Goal, exactly
 from phx.node.hosting import Hosting, Parts
 from phx.node.keeper import Keeper
 from phx.node.line import Ending
-from phx.node.threads import join_all
+from phx.node.threads import Calls
 from phx.store import Store
 from phx.store_hosted import HostedRow, clean, prepare, read
 from phx.types import DIRECTORY_GROUP, CreatedGroup, Role, voter
 
 __all__ = ["Groups", "open_created"]
 
-CALLS_MAX = 64
-"""So many calls are at it at a time, each in a thread of its own."""
 SLICE_S = 0.2
 
 T = TypeVar("T")
@@ -62,9 +56,7 @@ class Groups:
         self._hosting = hosting
         self._parts = parts
         self._configured = frozenset(config.hosted_ids)
-        self._threads: set[threading.Thread] = set()
-        self._lock = threading.Lock()
-        self._ending = False
+        self._calls = Calls("phx-create", "create or delete groups")
 
     # --- calls: each raises what is known at once
 
@@ -75,7 +67,7 @@ class Groups:
         until_s = self._until(timeout)
         self._not_configured(group)
         value = encode_create(group, self.located(members))
-        return self._begin(lambda: self._create(group, value, until_s))
+        return self._calls.begin(lambda: self._create(group, value, until_s))
 
     def stop(self, group: int, timeout: float) -> Future[CreatedGroup]:
         """See Node.stop_group."""
@@ -121,10 +113,7 @@ class Groups:
 
     def end(self, wait_s: float | None = None) -> None:
         """Calls that wait end. Idempotent."""
-        with self._lock:
-            self._ending = True
-            threads = list(self._threads)
-        join_all(threads, wait_s)
+        self._calls.end(wait_s)
 
     # --- before it is begun
 
@@ -135,39 +124,6 @@ class Groups:
     def _not_configured(self, group: int) -> None:
         if group in self._configured:
             raise GroupExists(group, "configured")
-
-    def _begin(self, work: Callable[[], T]) -> Future[T]:
-        """In a thread of its own. Raises Closed, Overloaded, SystemFailure: it is not begun."""
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # who stops waiting stops nothing
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                result = work()
-            except Ending:
-                error = Closed("the node is closed")
-            except BaseException as raised:
-                error = raised
-            with self._lock:
-                self._threads.discard(thread)
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        thread = threading.Thread(target=run, name="phx-create", daemon=True)
-        with self._lock:
-            if self._ending:
-                raise Closed("the node is closed")
-            if len(self._threads) >= CALLS_MAX:
-                raise Overloaded(f"{CALLS_MAX} calls that create or delete groups are at it")
-            try:
-                thread.start()
-            except RuntimeError as error:
-                raise SystemFailure(f"a thread to create a group: {error}") from error
-            self._threads.add(thread)
-        return future
 
     # --- in a thread of its own
 
@@ -214,7 +170,7 @@ class Groups:
             self._wait(lambda: holds(group, row.generation), until_s, what)
             return said(group, self._hosting.rows().get(group, answer.row))
 
-        return self._begin(work)
+        return self._calls.begin(work)
 
     def _mine(self, group: int, generation: int) -> bool:
         row = self._hosting.rows().get(group)
@@ -282,7 +238,7 @@ class Groups:
             except TimeoutError:
                 if future.done():
                     raise
-                if self._ending:
+                if self._calls.ending:
                     raise Ending from None
                 if until_s is not None and time.monotonic() >= until_s:
                     raise TimedOut("the directory could not be read in time") from None

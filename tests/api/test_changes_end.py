@@ -12,8 +12,7 @@ import phx
 from phx import errors
 from phx._core.driver import ERROR_CLOSED, ERROR_OVERLOADED, DriverError
 from phx._core.member_table import CHANGE_BUSY, CHANGE_UNDER_WAY
-from phx.node import changes as module
-from phx.node import provider
+from phx.node import provider, threads
 from phx.transfer import messages
 from phx.types import Role, learner, voter
 
@@ -239,7 +238,7 @@ def test_what_goes_wrong_in_one_group_is_said_of_it(run_once, tmp_path):
 
 def test_calls_are_not_without_a_limit(run_once, tmp_path, monkeypatch):
     async def main():
-        monkeypatch.setattr(module, "CALLS_MAX", 3)
+        monkeypatch.setattr(threads, "CALLS_MAX", 3)
         async with alone(tmp_path, CHANGE_UNDER_WAY) as (node, planted):
             wanted = {1: voter(f"127.0.0.1:{node.port}")}
             calls = [
