@@ -146,7 +146,7 @@ class Changes:
         self._peers = peers
         self._introducer = introducer
         self._at = at
-        self.made: Callable[[int], bool] = lambda group: False
+        self.is_created: Callable[[int], bool] = lambda group: False
         """Whether a group was created while the cluster ran. Its new members hear of it by the
         directory, so they are members of that before."""
         self._waiting: Counter[int] = Counter()  # calls, by group
@@ -261,7 +261,7 @@ class Changes:
     def _idle(self, state: GroupState, goal: Goal) -> bool:
         """Whether it is a created group, and who is to be replaced is none of its members."""
         with suppress(PhxError, ValueError):  # whoever changes it says so
-            return self.made(state.group) and not concerns(goal, self._now(state).by_id)
+            return self.is_created(state.group) and not concerns(goal, self._now(state).by_id)
         return False
 
     def toward(self, group: int | GroupState, goal: Goal, timeout: float) -> Future[Members]:
@@ -438,7 +438,7 @@ class Changes:
     ) -> None:
         """Raises NotInCluster: of a created group a node is to be a member that would not hear."""
         group, new = state.group, target.keys() - now.keys()
-        if not new or not self.made(group):
+        if not new or not self.is_created(group):
             return
         there = self._door.members_now(self._states[DIRECTORY_GROUP]).by_id
         if strange := sorted(new - there.keys()):

@@ -257,7 +257,7 @@ class Hosting(threading.Thread):
         """Everything runs: look from now on."""
         self._parts, self._table = parts, GroupTable(parts.driver)
         self._arrivals = Arrivals(parts.transfers.peers, self.again)
-        parts.memberships.on_ended, parts.memberships.on_made = self.again, self.heard
+        parts.memberships.on_ended, parts.memberships.on_created_members = self.again, self.heard
         self.start()
 
     def run(self) -> None:
@@ -408,7 +408,7 @@ class Hosting(threading.Thread):
     def _begin(self, group: int, mine: HostedRow) -> None:
         """Its machines, which hold nothing; then it takes part."""
         parts, told = self._parts, mine.membership
-        state = begun(group, parts.factory, parts.restorer.unmade)
+        state = new_state(group, parts.factory, parts.restorer.unmade)
 
         def add() -> None:
             parts.memberships.begin_group(group, mine.first, told)
@@ -639,7 +639,7 @@ class Hosting(threading.Thread):
                 raise Ending
 
 
-def begun(
+def new_state(
     group: int,
     factory: Callable[[int], dict[int, StateMachine]],
     unmade: dict[int, BaseException],

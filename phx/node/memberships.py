@@ -50,7 +50,7 @@ class Memberships:
         first: those of version 1, and where they are, as the configuration has them; all of them
             vote. Empty at a node that joined: it knows of no version 1.
         kept: who left a group, as far as the store saw them pass: `Store.left`.
-        made: groups that were created: who their first members are is no file's to say.
+        created: groups that were created: who their first members are is no file's to say.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Memberships:
         engine: MemberTable | None = None,
         first: Mapping[int, str] | None = None,
         kept: Callable[[int], Collection[int]] = lambda group: (),
-        made: Iterable[int] = (),
+        created: Iterable[int] = (),
     ) -> None:
         self._note = note
         self._tell = tell
@@ -76,14 +76,14 @@ class Memberships:
         self._known: dict[int, list[Membership]] = {}  # ascending
         self._versions: dict[int, dict[int, Membership]] = {}  # the same, and those before
         self._left: dict[int, set[int]] = {}
-        self._made = set(made)  # groups that no configuration has members for
+        self._created = set(created)  # groups that no configuration has members for
         self.ended: set[int] = set()
         """Groups whose last value is known to be chosen: nobody is a member of them any more."""
         self.on_ended: Callable[[int], None] = lambda group: None
         self.removed: set[int] = set()
         """Groups that this node was a member of: an active version is without it."""
         self.on_news: Callable[[int, Membership], None] = lambda group, told: None
-        self.on_made: Callable[[int], None] = lambda group: None
+        self.on_created_members: Callable[[int], None] = lambda group: None
         """Of a created group: its members are others, or they are active."""
 
     def begin(self, rows: Mapping[int, MembersRow], manifests: Iterable[Manifest]) -> None:
@@ -159,13 +159,13 @@ class Memberships:
             self.ended.add(group)
             self.on_ended(group)
             return
-        if group in self._made:
-            self.on_made(group)
+        if group in self._created:
+            self.on_created_members(group)
         self.on_news(group, told)
 
     def begin_group(self, group: int, *told: Membership) -> None:
         """A created group begins, with these members, or those that followed them. Any thread."""
-        self._made.add(group)
+        self._created.add(group)
         for one in told:
             self._learn(group, one)
 
@@ -177,7 +177,7 @@ class Memberships:
             self._known.pop(group, None)
             self._versions.pop(group, None)
             self._left.pop(group, None)
-            for groups in (self.ended, self.removed, self._made):
+            for groups in (self.ended, self.removed, self._created):
                 groups.discard(group)
 
     # --- looking
@@ -289,7 +289,7 @@ class Memberships:
                 gone = set(low.nodes) - set(high.nodes)
                 if gone:
                     self._left.setdefault(group, set()).update(gone)
-            first = () if group in self._made else self._first.keys()
+            first = () if group in self._created else self._first.keys()
             if gone := set(first) - set(ascending[0].nodes):
                 self._left.setdefault(group, set()).update(gone)
             self._known[group] = ascending
@@ -302,7 +302,7 @@ class Memberships:
 
 
 def members_of_node(
-    driver: Driver, store: Store, config: Config, made: Iterable[int] = ()
+    driver: Driver, store: Store, config: Config, created: Iterable[int] = ()
 ) -> Memberships:
     """Of a node whose driver is not started yet."""
     table = MemberTable(driver)
@@ -310,4 +310,4 @@ def members_of_node(
     first = {node: at for node, at in config.members.items() if ids is None or node in ids}
     if config.join and not ids:
         first = {}
-    return Memberships(store.note_members, table.known, table, first, store.left, made)
+    return Memberships(store.note_members, table.known, table, first, store.left, created)

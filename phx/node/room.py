@@ -47,7 +47,7 @@ from phx.node.doctor import Doctor
 from phx.node.floors import Floors
 from phx.node.folder import Folder
 from phx.node.groups import Groups, open_created
-from phx.node.hosting import Hosting, Parts, begun, sweep_gone
+from phx.node.hosting import Hosting, Parts, new_state, sweep_gone
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives, former_lives
 from phx.node.machine_files import durable_in
@@ -247,7 +247,7 @@ class Room:
         if self.config.directory:
             self._hosting = Hosting(rows)
         for group in (group for group, row in rows.items() if not row.gone):
-            state = self.states[group] = begun(group, self._made, self._unmade)
+            state = self.states[group] = new_state(group, self._made, self._unmade)
             if rows[group].stopped:
                 state.parked, state.taking = True, {}
             self._ids = (*self._ids, group)
@@ -270,7 +270,7 @@ class Room:
         )  # fmt: skip
         transfers.on_replaced = hosting.replaced
         self._groups = Groups(self.config, hosting, parts)
-        changes.made = lambda group: hosting.hosted(group) != 0
+        changes.is_created = lambda group: hosting.hosted(group) != 0
         hosting.begin(parts)
 
     def _commit_too(self, state: GroupState) -> None:
