@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,9 +28,10 @@ from phx.store import Store
 from phx.store_facts import forget
 from phx.store_folder import read_identity
 from phx.testing.torture.clients import ACKNOWLEDGED, DAMAGED, REJECTED, UNKNOWN, Record
-from phx.testing.torture.disks import SmallDisk
+from phx.testing.torture.disks import PowerDisk, SmallDisk
 from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
 from phx.testing.torture.machine import APPENDS, Appends, Damaged, encode_append, token_of, value_of
+from phx.testing.torture.nemesis import Nemesis
 from phx.testing.torture.run import OPTIONS, Options, eras
 from phx.testing.torture.schedule import (
     KINDS,
@@ -538,6 +541,64 @@ def test_torture_leaves_nothing_however_it_ends(phx_torture, tmp_path: Path, num
     assert process.wait(150) != 0
     if number != signal.SIGKILL:
         assert not list(tmp_path.glob("phx-*"))
+
+
+class Workers(dict[int, Any]):
+    """What a nemesis needs of a cluster here."""
+
+    mesh = object()
+    ids = (1,)
+
+    @property
+    def workers(self) -> dict[int, Any]:
+        return self
+
+
+class CountedDisk(PowerDisk):
+    """Tells what it is asked; `off` takes until `going` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"))
+        self.asked: list[str] = []
+        self.going = threading.Event()
+
+    def off(self) -> None:
+        self.asked.append("off")
+        assert self.going.wait(10)
+
+    def release(self) -> None:
+        self.asked.append("release")
+
+    def cut(self, seed: int, keep: float) -> None:
+        self.asked.append("cut")
+
+
+def test_who_is_told_to_end_while_power_goes_gives_it_back() -> None:
+    """Or the processes that wait for a sync could not be killed, and the end waited for them."""
+    disk = CountedDisk()
+
+    class Ending:
+        def kill(self) -> None:
+            disk.asked.append("kill")
+
+        async def wait(self) -> int:
+            disk.asked.append("wait")
+            return -9
+
+    async def given_up() -> None:
+        cluster: Any = Workers({1: Ending()})
+        nemesis = Nemesis(cluster, SimpleNamespace(disks={1: disk}), lambda text: None)
+        going = asyncio.create_task(nemesis.power_goes([1], 0, 0.0))
+        while not disk.asked:
+            await asyncio.sleep(0.001)
+        going.cancel()
+        await asyncio.sleep(0.01)
+        disk.going.set()
+        with pytest.raises(asyncio.CancelledError):
+            await going
+
+    asyncio.run(given_up())
+    assert disk.asked == ["off", "kill", "release", "kill", "wait", "cut"]
 
 
 @pytest.mark.processes

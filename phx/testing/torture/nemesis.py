@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -116,13 +116,8 @@ class Nemesis:
 
     async def start(self, *nodes: int) -> None:
         """Start these nodes, and watch that none of them ends unless it is made to."""
-        starting = asyncio.create_task(self._cluster.start(*nodes))
-        await asyncio.sleep(0)
         try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            await asyncio.gather(starting, return_exceptions=True)
-            raise
+            await whole(self._cluster.start(*nodes))
         finally:
             for node in nodes:
                 if worker := self._cluster.workers.get(node):
@@ -519,7 +514,14 @@ class Nemesis:
         await self.start(*nodes)
 
     async def power_goes(self, nodes: list[int], seed: int, keep: float) -> None:
-        """All processes end at once, and with them what was not durable at that moment."""
+        """All processes end at once, and with them what was not durable at that moment.
+
+        Told to end, it goes on to its own: who waits for a sync of a disk without power cannot
+        even be killed before the disk is released.
+        """
+        await whole(self._power_goes(nodes, seed, keep))
+
+    async def _power_goes(self, nodes: list[int], seed: int, keep: float) -> None:
         disks = [self._disks[node] for node in nodes]
         powered = [disk for disk in disks if isinstance(disk, PowerDisk)]
         assert len(powered) == len(disks)
@@ -531,3 +533,13 @@ class Nemesis:
         await self.kill(*nodes)
         for at, disk in enumerate(powered):
             await asyncio.to_thread(disk.cut, seed + at, keep)
+
+
+async def whole(doing: Coroutine[Any, Any, None]) -> None:
+    """Do it to its end, whoever gives it up meanwhile; then that is raised."""
+    task = asyncio.create_task(doing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
