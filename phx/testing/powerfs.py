@@ -10,6 +10,7 @@ memory. Commands are JSON lines on standard input, each answered by one on stand
     {"do": "cut", "seed": 7, "keep": 0.5}   unmount, lose what is not durable, mount again.
                                             Of the unsynced sectors a random part survives: each
                                             with probability `keep`. Nobody may have files open
+    {"do": "fsync", "us": 500000}           from now on an fsync takes so long
     {"do": "stats"}                         counters
 
 What is durable:
@@ -517,6 +518,8 @@ def serve(fs: PowerFS, mount: Mount) -> None:
             mount.off()
         elif message["do"] == "release":
             mount.release()
+        elif message["do"] == "fsync":
+            fs.fsync_s = message["us"] / 1e6
         elif message["do"] == "cut":
             mount.release()
             mount.unmount()
@@ -589,6 +592,10 @@ class Power:
     def cut(self, seed: int = 0, keep: float = 0.0) -> dict[str, Any]:
         """Lose what is not durable. Nobody may have a file open."""
         return self.ask("cut", seed=seed, keep=keep)
+
+    def slow(self, fsync_us: int) -> None:
+        """From now on an fsync takes so long."""
+        self.ask("fsync", us=fsync_us)
 
     def __exit__(self, *_: object) -> None:
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):

@@ -342,7 +342,11 @@ class Cluster:
         raise WorkerFailed(f"not every group has a leader after {timeout_s} s")
 
     async def converged(self, timeout_s: float) -> bool:
-        """Wait until every node has applied the same instances in every group."""
+        """Wait until every node has applied the same instances in every group.
+
+        After a start of them all they do before a leader has found out what was chosen: read, or
+        write, each group first.
+        """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             positions = list((await self.call("positions")).values())

@@ -271,8 +271,12 @@ class Crew:
         raise AssertionError(f"no stable leaders in {timeout_s} s: {views}")
 
     def converged(self, timeout_s: float = 30.0) -> None:
-        """Wait until all nodes have applied the same instances; their digests must be equal."""
+        """Wait until all nodes have applied the same instances, everything that was ever chosen
+        among them (after a start nodes agree before they know that); their digests must be equal.
+        """
         end = time.monotonic() + timeout_s
+        first, *_ = self.workers.values()
+        first.call("barrier", timeout_s + 5, timeout_s=timeout_s)
         while True:
             first, *rest = self.each("positions").values()
             places = [{group: one[:2] for group, one in view.items()} for view in (first, *rest)]

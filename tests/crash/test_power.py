@@ -93,6 +93,24 @@ def test_power_goes_while_nodes_start(powered):
 
 
 @pytest.mark.timeout(90)
+def test_what_only_acceptances_know_is_there_when_a_cluster_has_converged(powered):
+    """Which values were chosen, no log says after this: a leader finds it out, at the disks' pace,
+    and nodes agree long before."""
+    cluster, power = powered(2_000, groups=2)
+    cluster.start(bootstrap=True)
+    cluster.ready()
+    cluster.each("load", run=10, value_bytes=200, rate=1_000.0)
+    time.sleep(1.0)
+    power_goes(cluster, power, random.Random(7), 0.0)
+    power.slow(1_500_000)
+    cluster.start()
+    cluster.ready()
+    cluster.converged()
+    assert cluster.nothing_lost() > 50
+    power.slow(0)
+
+
+@pytest.mark.timeout(90)
 def test_power_goes_while_a_cluster_is_born(powered):
     """A bootstrap that was cut short is begun anew, and no peer remembers a store that is gone."""
     cluster, power = powered(2_000, groups=4)

@@ -226,6 +226,11 @@ class WorkerNode:
     async def do_ready(self, timeout_s: float) -> None:
         await self.node.wait_ready(timeout=timeout_s)
 
+    async def do_barrier(self, timeout_s: float) -> None:
+        """Wait until all that was ever chosen is applied here."""
+        doors = [self.node.group(group) for group in self.groups]
+        await asyncio.gather(*(door.barrier(timeout=timeout_s) for door in doors))
+
     async def do_led(self) -> list[int]:
         return [group for group in self.groups if self.node.group(group).status().leading]
 

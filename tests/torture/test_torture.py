@@ -589,7 +589,7 @@ def test_who_is_told_to_end_while_power_goes_gives_it_back() -> None:
         cluster: Any = Workers({1: Ending()})
         nemesis = Nemesis(cluster, SimpleNamespace(disks={1: disk}), lambda text: None)
         going = asyncio.create_task(nemesis.power_goes([1], 0, 0.0))
-        while not disk.asked:
+        while not disk.asked:  # noqa: ASYNC110 - a thread says it
             await asyncio.sleep(0.001)
         going.cancel()
         await asyncio.sleep(0.01)
