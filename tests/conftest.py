@@ -102,6 +102,39 @@ def left_behind(before: tuple[int, int, int]) -> list[str]:
     ]
 
 
+# Seconds that a test takes, roughly, by what it is marked with.
+WEIGHTS_S = {"slow": 20.0, "processes": 5.0, "": 0.05}
+LONG_S = 15.0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With -n, files are handed out in this order: long ones spread evenly, the longest first. At
+    the end all at once they would wait for each other, and one that is begun last is waited for.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    weights = {
+        path: sum(
+            next(s for mark, s in WEIGHTS_S.items() if not mark or item.get_closest_marker(mark))
+            for item in inside
+        )
+        for path, inside in files.items()
+    }
+    order: list[tuple[float, Path]] = []
+    for paths in (
+        sorted((path for path in files if weights[path] >= LONG_S), key=lambda at: -weights[at]),
+        [path for path in files if weights[path] < LONG_S],
+    ):
+        whole, before = sum(weights[path] for path in paths), 0.0
+        for path in paths:
+            order.append((before / whole, path))
+            before += weights[path]
+    items[:] = [item for _, path in sorted(order) for item in files[path]]
+
+
 def pytest_collection_finish() -> None:
     """Whoever counts what is held collects first, often, and need not go through all tests."""
     gc.collect()
