@@ -102,9 +102,14 @@ def left_behind(before: tuple[int, int, int]) -> list[str]:
     ]
 
 
-# Seconds that a test takes, roughly, by what it is marked with.
-WEIGHTS_S = {"slow": 20.0, "processes": 5.0, "": 0.05}
 LONG_S = 15.0
+
+
+def weight_s(item: pytest.Item) -> float:
+    """How long a test takes, roughly, by what it is marked with."""
+    if slow := item.get_closest_marker("slow"):
+        return float(slow.kwargs.get("seconds", 20))
+    return 5.0 if item.get_closest_marker("processes") else 0.05
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -116,13 +121,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
-    weights = {
-        path: sum(
-            next(s for mark, s in WEIGHTS_S.items() if not mark or item.get_closest_marker(mark))
-            for item in inside
-        )
-        for path, inside in files.items()
-    }
+    weights = {path: sum(map(weight_s, inside)) for path, inside in files.items()}
     order: list[tuple[float, Path]] = []
     for paths in (
         sorted((path for path in files if weights[path] >= LONG_S), key=lambda at: -weights[at]),

@@ -58,7 +58,7 @@ def check(folder, kind, before, told):
     return counts
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
 def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, lives, kind):
@@ -71,7 +71,7 @@ def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, lives, ki
     assert min(counts.values()) > 100
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
 def test_killed_at_any_step_of_a_restore_it_is_done_again(tmp_path, lives, kind):

@@ -26,6 +26,7 @@ def written(cluster, seconds: float) -> None:
     assert all(worker.alive for worker in cluster.workers.values())
 
 
+@pytest.mark.slow(seconds=60)
 @pytest.mark.timeout(180)
 def test_kills_under_load_lose_nothing(crew):
     chance = random.Random(20)

