@@ -8,21 +8,19 @@ from libc.stdio cimport snprintf
 from libc.string cimport memset
 
 from phx._core.codec cimport RecordHeader
-from phx._core.disk cimport pthread_mutex_lock, pthread_mutex_unlock
 from phx._core.driver_state cimport DriverState, Floor, Settled
 from phx._core.engine cimport engine_settle_plan
 from phx._core.inputs cimport (
     input_floor, input_poison, input_pressure, input_retire, input_settled,
 )
-from phx._core.journal cimport (
-    Journal, journal_pressure, journal_recycle, journal_wants_spare,
-)
+from phx._core.journal cimport journal_pressure, journal_recycle, journal_wants_spare
+from phx._core.journal_limits cimport Room, old_segments_end, room_fits, room_pressure
 from phx._core.native cimport *
 from phx._core.queues cimport (
     CHORE_SETTLE, Chore, chores_push, chores_spare, outbox_event, outbox_log,
 )
 from phx._core.state cimport (
-    Effects, EngineOptions, Event, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY, SettleItem,
+    Effects, EngineOptions, Event, PRESSURE_FULL, SettleItem,
 )
 from phx._core.transport cimport LOG_ERROR, LOG_WARNING, READ_BYTES
 from phx._core.writer cimport writer_idle, writer_retry
@@ -75,30 +73,29 @@ cdef u64 turn_bytes(DriverState* s) noexcept nogil:
             + 4 * <u64>o.batch_bytes_max + <u64>o.value_bytes_max)
 
 
-# Records are refused before the journal refuses them, so early that what one turn may emit still
-# fits: a block that does not fit would stand before the carry-over that makes room. And while the
-# disk is so slow that records pile up in memory.
+cdef Room room_of(DriverState* s) noexcept nogil:
+    cdef Room room
+    room.queued_bytes = <u64>phx_load(&s.writer.queued_bytes)
+    room.segment_bytes = s.options.journal.segment_bytes
+    journal_pressure(s.journal, &room.live_bytes, &room.bytes_max)
+    return room
+
+
+# Besides, while the disk is so slow that records pile up in memory.
 cdef void watch_pressure(DriverState* s) noexcept nogil:
-    cdef u64 live = 0, budget = 0
-    cdef u64 segment = s.options.journal.segment_bytes
+    cdef Room room
     cdef u64 queued = <u64>phx_load(&s.writer.queued_bytes)
-    cdef u64 full = 2 * segment + turn_bytes(s)
-    cdef u64 margin = full + max(segment, s.options.engine.pending_bytes_max)
     cdef u64 queue_max = s.options.journal_queue_bytes_max
-    cdef int level = PRESSURE_FULL if phx_load(&s.writer.full) else PRESSURE_NONE
-    cdef int before = s.pressure
+    cdef int before = s.pressure, level
+    cdef bint stuck = phx_load(&s.writer.full) != 0
     cdef char line[160]
-    if level == 0 and s.pressure == 0 and queued <= queue_max and s.pressure_lsn != 0 \
-            and s.lsn_end < s.pressure_lsn + segment // 16:
+    if not stuck and before == 0 and queued <= queue_max and s.pressure_lsn != 0 \
+            and s.lsn_end < s.pressure_lsn + s.options.journal.segment_bytes // 16:
         return
     s.pressure_lsn = s.lsn_end
-    journal_pressure(s.journal, &live, &budget)
-    # (A small journal has its limits nearer to each other.)
-    if live + queued + min(full, max(2 * segment, budget * 3 // 8)) > budget:
-        level = PRESSURE_FULL
-    if level == 0 and live + queued + min(margin, budget // 2) + (before != 0) * segment > budget:
-        level = PRESSURE_OLD_ONLY
-    if queued > (queue_max // 2 if before else queue_max):
+    room = room_of(s)
+    level = room_pressure(&room, turn_bytes(s), s.options.engine.pending_bytes_max, before)
+    if stuck or queued > (queue_max // 2 if before else queue_max):
         level = PRESSURE_FULL
     if level == before:
         return
@@ -111,7 +108,8 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
         return
     if level:
         snprintf(line, 160, "journal at its limit (%llu of %llu bytes, %llu queued): no new values",
-                 <unsigned long long>live, <unsigned long long>budget, <unsigned long long>queued)
+                 <unsigned long long>room.live_bytes, <unsigned long long>room.bytes_max,
+                 <unsigned long long>queued)
         outbox_log(&s.outbox, LOG_WARNING, line)
     else:
         outbox_log(&s.outbox, LOG_WARNING, "journal below its limit again")
@@ -156,23 +154,6 @@ cdef u64 goal_bytes(DriverState* s) noexcept nogil:
     return 4 * segment if s.lsn_end - s.floor_lsn > 2 * s.options.settle_bytes else 2 * segment
 
 
-# End of the oldest segments, so many bytes of them, but at least one.
-cdef u64 old_segments_end(DriverState* s, u64 goal) noexcept nogil:
-    cdef Journal* j = s.journal
-    cdef u64 end = 0
-    cdef size_t i
-    pthread_mutex_lock(&j.lock)
-    i = 0
-    while i + 1 < j.live.size():
-        if end == 0 or j.live[i].end_lsn <= s.floor_lsn + goal:
-            # A floor in the middle of a segment leaves less of it than a segment.
-            if j.live[i].end_lsn > s.floor_lsn and j.live[i].end_lsn <= s.durable:
-                end = j.live[i].end_lsn
-        i += 1
-    pthread_mutex_unlock(&j.lock)
-    return end
-
-
 # Moves the floor to settle_upto. What is not chosen yet is written again by that; when that is most
 # of it (a quorum is missing), doing it over and over would only wear the disk.
 cdef bint retire(DriverState* s) noexcept nogil:
@@ -192,26 +173,15 @@ cdef bint retire_pays(DriverState* s) noexcept nogil:
             or s.settle_upto - s.floor_lsn >= CARRY_GAIN * cost)
 
 
-# All that is below may have to be carried over (a quorum is missing, or much is under way). It is
-# queued before the floor that makes room for it: what does not fit would stand before it for ever.
-cdef bint retire_fits(DriverState* s) noexcept nogil:
-    cdef u64 segment = s.options.journal.segment_bytes
-    cdef u64 below = s.settle_upto - s.floor_lsn
-    cdef u64 live = 0, budget = 0
-    if below <= segment:
-        return True  # there is a reserve for that
-    journal_pressure(s.journal, &live, &budget)
-    return live + <u64>phx_load(&s.writer.queued_bytes) + below + segment <= budget
-
-
 # All that is chosen below settle_upto is written. False: something was chosen since.
 cdef bint planned(DriverState* s) noexcept nogil:
+    cdef Room room = room_of(s)
     s.settle_running = False
     s.again = True
     if not retire_pays(s):
         return True
-    if not retire_fits(s):
-        s.settle_upto = old_segments_end(s, s.options.journal.segment_bytes)
+    if not room_fits(&room, s.settle_upto - s.floor_lsn):
+        s.settle_upto = old_segments_end(s.journal, s.floor_lsn, s.durable, room.segment_bytes)
         if s.settle_upto <= s.floor_lsn:
             return True
     return retire(s)
@@ -295,7 +265,7 @@ cdef void settle(DriverState* s) noexcept nogil:
         return
     # (At the limit there is nothing to wait for: only this makes room.)
     if (s.lsn_end - s.floor_lsn > settle_at(s) or s.pressure) and s.floors.empty():
-        end = old_segments_end(s, goal_bytes(s))
+        end = old_segments_end(s.journal, s.floor_lsn, s.durable, goal_bytes(s))
         if end > s.floor_lsn:
             s.settle_asked = True
             start_plan(s, end)

@@ -1,7 +1,7 @@
 """Keeping a simulated host's journal short: floors, recycling, settling, pressure.
 
-The rules are those of phx/_core/upkeep.pyx, which needs the threads of a driver; the journal, the
-settle plan, the chunks and the index of the store are the production code.
+phx/_core/upkeep.pyx needs the threads of a driver, and does this for it; what it goes by is shared,
+and the journal, the settle plan, the chunks and the index of the store are the production code.
 """
 
 from phx._core.state cimport Effects

@@ -8,11 +8,12 @@ from phx._core.engine cimport (
     engine_pressure, engine_retire, engine_settle_plan, engine_settled,
 )
 from phx._core.journal cimport (
-    Journal, journal_prepare_spare, journal_recycle, journal_wants_spare,
+    journal_prepare_spare, journal_recycle, journal_wants_spare,
 )
+from phx._core.journal_limits cimport Room, old_segments_end, room_fits, room_pressure
 from phx._core.native cimport *
 from phx._core.plan cimport SettlePlan, hold_new
-from phx._core.state cimport Effects, PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY
+from phx._core.state cimport Effects, PRESSURE_FULL
 from phx.sim.agenda cimport AT_COMMIT, AT_SETTLED, AT_SPARE
 from phx.sim.chance cimport chance_between
 from phx.sim.changing cimport members_row
@@ -50,21 +51,25 @@ cdef int recycle(Host h) except -1:
 
 
 # (Nobody else is at the journal: there are no threads here.)
-cdef int watch_pressure(Host h) except -1:
-    cdef u64 live = h.journal.live_bytes
-    cdef u64 budget = h.journal.options.journal_bytes_max
-    cdef u64 segment = h.journal_options.segment_bytes
-    cdef u64 full = 2 * segment + segment // 4 + h.engine_options.frame_bytes_max \
-        + 4 * h.engine_options.batch_bytes_max + h.engine_options.value_bytes_max
-    cdef u64 margin = full + max(segment, h.engine_options.pending_bytes_max)
-    cdef int level = PRESSURE_FULL if h.stuck else PRESSURE_NONE
+cdef Room room_of(Host h) noexcept:
+    cdef Room room
     cdef size_t i
+    room.live_bytes = h.journal.live_bytes
+    room.queued_bytes = 0
+    room.bytes_max = h.journal.options.journal_bytes_max
+    room.segment_bytes = h.journal_options.segment_bytes
     for i in range(h.queue.size()):
-        live += h.queue[i].block.size
-    if live + min(full, max(2 * segment, budget * 3 // 8)) > budget:
-        level = PRESSURE_FULL
-    if level == 0 and live + min(margin, budget // 2) + (h.pressure != 0) * segment > budget:
-        level = PRESSURE_OLD_ONLY
+        room.queued_bytes += h.queue[i].block.size
+    return room
+
+
+cdef int watch_pressure(Host h) except -1:
+    cdef Room room = room_of(h)
+    # A turn takes one frame here.
+    cdef u64 turn_bytes = h.journal_options.segment_bytes // 4 + h.engine_options.frame_bytes_max \
+        + 4 * h.engine_options.batch_bytes_max + h.engine_options.value_bytes_max
+    cdef int level = PRESSURE_FULL if h.stuck else room_pressure(
+        &room, turn_bytes, h.engine_options.pending_bytes_max, h.pressure)
     if level == h.pressure:
         return 0
     h.counts.pressures += h.pressure == 0
@@ -72,23 +77,11 @@ cdef int watch_pressure(Host h) except -1:
         h.settle_after_us = min(h.settle_after_us, h.agenda.now_us + CARRY_PRESSED_US)
     h.pressure = level
     if h.tracing is not None:
-        h.tracing.append((h.agenda.now_us, "pressure", h.node, level, live))
+        held = room.live_bytes + room.queued_bytes
+        h.tracing.append((h.agenda.now_us, "pressure", h.node, level, held))
     engine_pressure(h.engine, level)
     h.poke()
     return 0
-
-
-# End of the oldest segments, so many of them, but at least one.
-cdef u64 old_segments_end(Host h, u64 segments):
-    cdef Journal* j = h.journal
-    cdef u64 goal = h.floor_lsn + segments * h.journal_options.segment_bytes
-    cdef u64 end = 0
-    cdef size_t i
-    for i in range(j.live.size() - 1):
-        if (end == 0 or j.live[i].end_lsn <= goal) and h.floor_lsn < j.live[i].end_lsn \
-                <= h.durable_lsn:
-            end = j.live[i].end_lsn
-    return end
 
 
 cdef bint retire(Host h):
@@ -102,22 +95,12 @@ cdef bint retire(Host h):
     return True
 
 
-# As the driver's: all that is below may have to be carried over.
-cdef bint retire_fits(Host h):
-    cdef u64 segment = h.journal_options.segment_bytes
-    cdef u64 live = h.journal.live_bytes
-    cdef size_t i
-    if h.settle_upto_lsn - h.floor_lsn <= segment:
-        return True
-    for i in range(h.queue.size()):
-        live += h.queue[i].block.size
-    return live + h.settle_upto_lsn - h.floor_lsn + segment <= h.journal.options.journal_bytes_max
-
-
 cdef bint planned(Host h):
+    cdef Room room = room_of(h)
     h.settling = False
-    if not retire_fits(h):
-        h.settle_upto_lsn = old_segments_end(h, 1)
+    if not room_fits(&room, h.settle_upto_lsn - h.floor_lsn):
+        h.settle_upto_lsn = old_segments_end(h.journal, h.floor_lsn, h.durable_lsn,
+                                             room.segment_bytes)
         if h.settle_upto_lsn <= h.floor_lsn:
             return True
     return retire(h)
@@ -184,7 +167,8 @@ cdef int settle(Host h) except -1:
     if h.settling or h.poisoned or h.agenda.now_us < h.settle_after_us:
         return 0
     if (h.lsn_end - h.floor_lsn > h.pace.settle_bytes or h.pressure) and h.floors.empty():
-        end = old_segments_end(h, 1 if h.pressure else 2)
+        end = old_segments_end(h.journal, h.floor_lsn, h.durable_lsn,
+                               h.journal_options.segment_bytes * (1 if h.pressure else 2))
         if end > h.floor_lsn:
             start_plan(h, end)
             return 0

@@ -1,0 +1,1 @@
+"""How full a journal may become: native code only, nothing for Python."""
