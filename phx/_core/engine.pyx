@@ -27,7 +27,7 @@ from phx._core.learner cimport (
     advance_known, carry_settled, jump, learn_tick, replay_settled, settled, supply, tail_entry,
 )
 from phx._core.leases cimport GRANT_MARGIN, heartbeats
-from phx._core.liveness cimport give_to, hand_over, successor, watch, watch_at
+from phx._core.liveness cimport give_to, hand_over, successor, time_sync, watch, watch_at
 from phx._core.membership cimport (
     carry_members, floor_with, is_ended, members_begin, members_status, replay_members, slots_begin,
 )
@@ -44,7 +44,6 @@ from phx._core.wire cimport MSG_CONFIRM, ChosenBody, message_check
 
 cdef enum:
     MARK_IDLE_US = 20000         # a busy period has ended after this long without a record
-    SYNC_US_MAX = 10000000       # a disk slower than this is taken for one that is as slow
 
 
 # --- life
@@ -263,19 +262,10 @@ cdef void run_timers(Engine* e) noexcept nogil:
             learn_tick(e, r)
 
 
-cdef void time_sync(Engine* e) noexcept nogil:
-    e.sync_us = max(e.now_us - e.sync_from_us, e.sync_us - e.sync_us // 8)
-    e.sync_us = min(e.sync_us, <u64>SYNC_US_MAX)
-    e.sync_from_lsn = 0
-    e.sync_done = False
-
-
 cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil:
-    if now_us > e.now_us:
-        e.now_us = now_us
+    time_sync(e, now_us)
+    e.now_us = max(e.now_us, now_us)
     e.wall_us = wall_us
-    if e.sync_done:
-        time_sync(e)
     if not e.started:
         return
     watch(e)

@@ -18,6 +18,8 @@ cdef void on_rejoin(Engine* e, Replica* r, Peer* p, u64 ballot,
                     const RejoinBody* ask) noexcept nogil
 # In every group: who leads it?
 cdef void refresh_all(Engine* e) noexcept nogil
+# Before the time is this: how long a sync takes, if one is under way or has just ended.
+cdef void time_sync(Engine* e, u64 now_us) noexcept nogil
 # Look at everything that depends on time alone.
 cdef void watch(Engine* e) noexcept nogil
 # The next time at which watch has something to do.

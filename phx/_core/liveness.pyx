@@ -26,6 +26,18 @@ cdef enum:
     SETTLED_US = 1000000         # a node must have been alive this long before it gets any back
     TRANSFERS_MAX = 128          # in one look
     ASKED_DOUBLINGS = 2          # of the pause after a transfer that somebody asked for
+    SYNC_US_MAX = 10000000       # a disk slower than this is taken for one that is as slow
+
+
+cdef void time_sync(Engine* e, u64 now_us) noexcept nogil:
+    if now_us > e.now_us + e.options.heartbeat_us:
+        # A heartbeat was due meanwhile: it is this process that stood still, not the disk.
+        e.sync_from_us += now_us - e.now_us - e.options.heartbeat_us
+    if e.sync_done:
+        e.sync_us = max(max(now_us, e.now_us) - e.sync_from_us, e.sync_us - e.sync_us // 8)
+        e.sync_us = min(e.sync_us, <u64>SYNC_US_MAX)
+        e.sync_from_lsn = 0
+        e.sync_done = False
 
 
 cdef void refresh_all(Engine* e) noexcept nogil:

@@ -107,3 +107,34 @@ def test_nobody_is_put_off_for_ever_by_one_that_is_ahead() -> None:
 
     s.drop()
     assert 1 < refused() < 10
+
+
+def test_time_in_which_the_process_stood_still_is_not_the_disk_s() -> None:
+    """A node that was stopped for six seconds while it synced took its disk for one that needs as
+    long, and gave the next candidate, which died, a minute (torture, seed 20261127)."""
+    s = Script()
+    s.elect(1)
+    s.lazy.add(3)
+    s.submit(1, b"a")
+    s.deliver("Accept", "1→3")
+    assert s.durable[3] < s.end[3]
+    for _ in range(600):  # of the others; 3 is stopped
+        s.advance(10_000, 1, 2)
+        s.flow(lambda m: 3 in (m.source, m.dest))
+    s.drop("3→")
+    s.drop("→3")
+    s.lazy.clear()
+    s.sync(3)
+    s.advance(10_000)
+    s.pass_time(1_000_000)
+    s.crash(1)
+    while not s.deliver("Prepare", "2→3"):
+        s.advance(10_000)
+        s.flow(lambda m: m.name == "Prepare")
+    s.crash(2)
+    s.restart(1)
+    mark, began = len(s.lines), s.now
+    while not any(line.startswith("3") for line in s.said("PreVote", since=mark)):
+        assert s.now < began + 8_000_000, "it waits for a candidate that is gone"
+        s.advance(10_000)
+        s.flow(lambda m: m.name in ("PreVote", "Prepare"))
