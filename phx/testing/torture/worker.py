@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from phx.checkpoint.catalog import ROOT
 from phx.config import Config
 from phx.errors import NotInCluster, PhxError, Rejected
 from phx.group import Group
@@ -169,7 +168,7 @@ class TorturedNode:
         where = self.config.dir
         return [
             str(path.relative_to(where))
-            for path in [where / ROOT / str(group), *(where / FOLDER).glob(f"{group}.*")]
+            for path in [where / "checkpoints" / str(group), *(where / FOLDER).glob(f"{group}.*")]
             if path.exists()
         ]
 
