@@ -137,7 +137,7 @@ class Groups:
         there = [life.group for life in self.book.there()]
         free = [group for group in IDS if group not in there]
         pool = (free or there) if kind == "create" else (there or free)
-        chosen = chance.sample(pool, min(len(pool), chance.choice((1, 1, 2, 3))))
+        chosen = chance.sample(pool, min(len(pool), chance.choice((1, 2, 3))))
         until = time.monotonic() + lasts_s
         tasks = [
             asyncio.create_task(self._told(tell(group, until, random.Random(seed))))

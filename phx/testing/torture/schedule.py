@@ -114,14 +114,14 @@ def episodes(
         longest_s: no fault lasts longer, in seconds.
         changing: each episode begins with a change of members, and the other kinds come on top.
         creating: each episode begins with something that is done to created groups, and the others
-            come on top; or with one of SINGLE.
+            come on top; or, half as often, with one of SINGLE.
     """
     chance = random.Random(seed)
     lead = set(kinds) & MEMBERS if changing else set(kinds)
     top = sorted(set(kinds) - MEMBERS if changing else kinds)
     if creating:
         lead, top = set(kinds) & SINGLE, sorted(set(kinds) - GROUPS.keys())
-    late = sorted(lead - set(first))
+    late = sorted(lead - set(first)) + sorted(lead & GROUPS.keys())  # those twice
     while True:
         for turn in (sorted(lead & set(first)), late):
             chance.shuffle(turn)
