@@ -380,6 +380,7 @@ NONE = {"outcome": REJECTED, "text": "there is no group 7 that was created"}
         (DELETE, {"generation": 1}),
         (STOP, {"generation": 1, "hosted": 1, "refused": "GroupStopped"}),
         (STOP, {"generation": 1, "hosted": 0}),  # it is no member
+        (CREATE, {"generation": 1, "closing": True}),
         (MOVE, {"members": [1]}),
     ],
 )

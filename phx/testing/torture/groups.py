@@ -79,6 +79,7 @@ class Answer:
         hosted: generation that the node hosts then; 0: none.
         files: what is left of it there, if it hosts none.
         refused: after a stop: the error that a value got there.
+        closing: it closes, and hosts nothing any more.
     """
 
     node: int
@@ -90,6 +91,7 @@ class Answer:
     hosted: int = 0
     files: tuple[str, ...] = ()
     refused: str = ""
+    closing: bool = False
 
 
 @dataclass(frozen=True)
@@ -366,7 +368,7 @@ class Groups:
 
     def _check(self, call: Call, answer: Answer) -> None:
         """Who says that it is done has done it itself, as far as it is concerned."""
-        if answer.outcome != ACKNOWLEDGED:
+        if answer.outcome != ACKNOWLEDGED or answer.closing:
             return
         node, why = answer.node, ""
         if call.how == "create" and node in call.members and answer.hosted < answer.generation:

@@ -44,6 +44,7 @@ class TorturedNode:
         machines = {KEY_VALUE: KeyValue, APPENDS: Appends}
         self.node = Node(self.config, machines, bootstrap=spec["bootstrap"])
         self.closed = asyncio.Event()
+        self.closing = False
 
     async def do_ready(self) -> None:
         """Answered when the node is open, as everything is."""
@@ -193,6 +194,8 @@ class TorturedNode:
             return found | {
                 "outcome": error.outcome, "error": type(error).__name__, "text": str(error)
             }  # fmt: skip
+        if self.closing:  # it hosts nothing any more
+            return found | {"outcome": "acknowledged", "closing": True}
         found["hosted"] = self._hosted().get(group, 0)
         if how == "delete":
             found["files"] = self._files(group)
@@ -265,6 +268,7 @@ class TorturedNode:
         return jsonable(self.node.status())
 
     async def do_close(self) -> None:
+        self.closing = True
         await self.node.close()
         self.closed.set()
 
