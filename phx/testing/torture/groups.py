@@ -311,7 +311,8 @@ class Groups:
             ):
                 self.calls[call.how] += 1
                 self.took_us.append(now_us() - began_us)
-                self._say(f"{done[0]} is done, by node {done[1].node}")
+                took_s = (now_us() - began_us) / 1e6
+                self._say(f"{done[0]} is done, by node {done[1].node}, after {took_s:.2f} s")
                 return done
             perhaps |= any(one.outcome == UNKNOWN for one in answers)
             why = "; ".join(f"node {one.node}: {one.error} {one.text}" for one in answers) or why

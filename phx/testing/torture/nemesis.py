@@ -83,9 +83,13 @@ class Nemesis:
     async def _rejoined(self) -> None:
         """Who lost its journal votes again, before anybody else loses anything."""
         until = time.monotonic() + REJOIN_WITHIN_S
+        before: list[int] = []
         while self._suspect:
             (node,) = self._suspect
             left = (await self._cluster[node].call("health"))["suspect"]
+            if left != before:
+                self._say(f"node {node} is to rejoin groups {left}")
+                before = left
             if not left:
                 self._suspect.clear()
                 self.noticed["rejoined"] += 1
