@@ -407,6 +407,16 @@ def test_an_answer_that_is_not_true_is_a_finding(call: Call, answer: dict[str, A
     assert findings[0].startswith("untrue: ")
 
 
+def test_a_group_is_gone_from_the_moment_on_in_which_the_first_one_knew() -> None:
+    said = [
+        (DELETE, Answer(node, ACKNOWLEDGED, generation=1, said_us=us))
+        for node, us in ((1, 300), (2, 200))
+    ]
+    found = Nobody().groups._done(said, perhaps=False)
+    assert found is not None
+    assert found[1].said_us == 200
+
+
 def test_a_group_that_is_not_there_was_deleted_by_a_call_that_got_no_answer() -> None:
     findings, done = asked(DELETE, {"outcome": UNKNOWN}, NONE)
     assert findings == []

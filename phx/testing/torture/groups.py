@@ -80,6 +80,7 @@ class Answer:
         files: what is left of it there, if it hosts none.
         refused: after a stop: the error that a value got there.
         closing: it closes, and hosts nothing any more.
+        said_us: when it knew; 0: it said nothing.
     """
 
     node: int
@@ -92,6 +93,7 @@ class Answer:
     files: tuple[str, ...] = ()
     refused: str = ""
     closing: bool = False
+    said_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -274,9 +276,10 @@ class Groups:
     async def _end(self, group: int, chance: random.Random) -> bool:
         life = self.book.now(group)
         assert life is not None
-        if await self._reach([Call("delete", group)], chance) is None:
+        done = await self._reach([Call("delete", group)], chance)
+        if done is None:
             return False
-        self.book.ended(life, now_us())
+        self.book.ended(life, done[1].said_us)
         return True
 
     # --- calls
@@ -384,7 +387,8 @@ class Groups:
             self._found(f"untrue: node {node} says that it did {call}, and {why}")
 
     def _done(self, said: list[tuple[Call, Answer]], perhaps: bool) -> tuple[Call, Answer] | None:
-        """Whoever says that it is done."""
+        """Whoever says that it is done, the first of those."""
+        said = sorted(said, key=lambda one: one[1].said_us)
         done = [(call, answer) for call, answer in said if answer.outcome == ACKNOWLEDGED]
         if len({(call.members, answer.generation) for call, answer in done}) > 1:
             self._found(f"untrue: each of these is said to be done: {done}")
@@ -469,8 +473,8 @@ class Groups:
         for life in self.book.there():
             if node in life.members and len(life.members) < WHOLE:
                 with suppress(Stuck):
-                    await self._until_done(Call("delete", life.group))
-                    self.book.ended(life, now_us())
+                    done = await self._until_done(Call("delete", life.group))
+                    self.book.ended(life, done.said_us)
 
     async def resume_all(self) -> None:
         """Those that were stopped still are, at all of their members; then they go on."""
@@ -488,11 +492,12 @@ class Groups:
                 await self._until_done(Call("resume", life.group))
                 life.phase = "live"
 
-    async def _until_done(self, call: Call) -> None:
-        """Nobody is killed for it, and it is not given up."""
+    async def _until_done(self, call: Call) -> Answer:
+        """Nobody is killed for it, and it is not given up. Raises Stuck."""
         self._may_die = ()
-        while await self._reach([call], random.Random(0)) is None:
-            pass
+        while True:
+            if done := await self._reach([call], random.Random(0)):
+                return done[1]
 
     async def cycles(self) -> None:
         """Groups come and go, nothing else happens: nothing is left of them in any process."""

@@ -192,8 +192,10 @@ class TorturedNode:
                 found["generation"] = made.generation
         except PhxError as error:
             return found | {
-                "outcome": error.outcome, "error": type(error).__name__, "text": str(error)
+                "outcome": error.outcome, "error": type(error).__name__, "text": str(error),
+                "said_us": now_us(),
             }  # fmt: skip
+        found["said_us"] = now_us()
         if self.closing:  # it hosts nothing any more
             return found | {"outcome": "acknowledged", "closing": True}
         found["hosted"] = self._hosted().get(group, 0)
