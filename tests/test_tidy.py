@@ -243,7 +243,9 @@ MAY_IMPORT = {
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
     | {"phx.membership", "phx.store_facts", "phx.store_members", "phx.store_mend", "phx.transfer"}
     | {"phx._core.members"},
-    "phx.testing": NODE | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"},
+    "phx.testing": NODE
+    | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"}
+    | {"phx.store_hosted", "phx.verify"},
     "phx.bench": NODE | {"phx.testing"},
     "phx.server": NODE | {"phx", "phx.blocking"},
     "phx.admin": NODE | {"phx", "phx.blocking"},

@@ -301,7 +301,9 @@ cdef void members_set(Engine* e, Replica* r, const Roster* roster, Block* value,
     role_timer(e, r, 0)
     m.fresh = True
     r.votes = 0
+    # (Whoever asks again begins with itself: `asked_ballot`.)
     r.followers = 0
+    r.follow_ballot = 0
     r.given.clear()
     raise_promise(e, r, m.floor)
     members_record(e, r)

@@ -358,6 +358,12 @@ def fault_kinds(
     help="Each episode of faults begins with a change of members; the others come on top.",
 )
 @click.option(
+    "--created",
+    "creating",
+    is_flag=True,
+    help="Groups are created, stopped, moved and deleted, too. Not with --members.",
+)
+@click.option(
     "--dir",
     "folder",
     metavar="DIR",
@@ -379,7 +385,7 @@ def torture_command(
 
     try:
         result = torture.run(seed=seed, faults=faults, **options)
-    except torture.Missing as error:
+    except torture.Wrong as error:
         raise click.UsageError(str(error)) from error
     except FileExistsError as error:
         raise click.UsageError(f"{error.filename} exists") from error

@@ -13,10 +13,14 @@ from typing import Any
 from phx.cli.report import Progress, number, print_table
 from phx.testing.torture.disks import missing, own_mounts
 from phx.testing.torture.run import Options, Result, Torture
-from phx.testing.torture.schedule import KINDS, MEMBERS
+from phx.testing.torture.schedule import GROUPS, KINDS, MEMBERS
 
 
-class Missing(ValueError):
+class Wrong(ValueError):
+    """What was asked for does not go together."""
+
+
+class Missing(Wrong):
     """A fault was asked for by name that cannot be had here."""
 
 
@@ -30,8 +34,15 @@ def run(
     faults: list[str] | None,
     folder: Path | None,
     changing: bool,
+    creating: bool,
 ) -> Result:
-    """Run it in a loop of its own. Raises Missing; FileExistsError: `folder` is not empty."""
+    """Run it in a loop of its own. Raises Missing; FileExistsError: `folder` is not empty.
+
+    Wrong: members are to change where groups come and go: who is replaced would first have to
+    be moved out of all that it hosts.
+    """
+    if creating and (changing or MEMBERS & set(faults or ())):
+        raise Wrong("--created does not go with changes of members")
     if changing and faults:
         faults = sorted({*faults, *MEMBERS})
     if folder is not None and folder.exists() and any(folder.iterdir()):
@@ -41,8 +52,10 @@ def run(
     if faults and left_out:
         raise Missing("; ".join(f"{kind}: {why}" for kind, why in sorted(left_out.items())))
     chosen = tuple(kind for kind in KINDS if kind not in left_out and kind in (faults or KINDS))
+    if creating:
+        chosen = (*GROUPS, *(kind for kind in chosen if kind not in MEMBERS))
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    options = Options(minutes, seed, nodes, groups, clients, chosen, folder, changing)
+    options = Options(minutes, seed, nodes, groups, clients, chosen, folder, changing, creating)
     with Progress() as progress:
         progress.note(f"seed {seed}; faults: {', '.join(chosen)}")
         for kind, why in sorted(left_out.items()):
@@ -65,6 +78,7 @@ async def _until_told_to_end(torture: Torture) -> Result:
 
 def print_result(result: Result) -> None:
     """The readable table, and how to run the same again."""
+    calls = ", ".join(f"{how} {count}" for how, count in result.group_calls.items())
     faults = ", ".join(f"{kind} {count}" for kind, count in result.faults.items() if count)
     noticed = ", ".join(f"{what} {count}" for what, count in result.noticed.items())
     rows = [
@@ -85,11 +99,16 @@ def print_result(result: Result) -> None:
         ("pause in a change alone p50, ms", number(result.pause_ms["p50"])),
         ("pause in a change alone max, ms", number(result.pause_ms["max"])),
         ("nodes gone for good", number(result.replaced)),
+        ("groups created", number(result.created)),
+        ("most groups of an id", number(result.generations)),
+        ("call for a group p50, ms", number(result.group_call_ms["p50"])),
+        ("call for a group max, ms", number(result.group_call_ms["max"])),
         ("seconds", number(result.seconds)),
         ("findings", number(len(result.findings))),
     ]
     title = f"{result.nodes} nodes, {result.groups} groups, seed {result.seed}\n"
-    print_table(f"{title}faults: {faults}\nnoticed: {noticed or 'nothing'}", ["", "found"], rows)
+    noticed = (noticed or "nothing") + (f"\ngroups: {calls}" if calls else "")
+    print_table(f"{title}faults: {faults}\nnoticed: {noticed}", ["", "found"], rows)
     if result.findings:
         print(f"kept in {result.folder}\nthe same schedule again: {result.again}")
 

@@ -81,7 +81,7 @@ LOOK_S = 0.02
 END_S = 0.05
 """The same, until its last value is known to be chosen."""
 SAID_S = 0.5
-"""The same, until the directory has it that it is, or who its members are."""
+"""The same, until the directory has it that it is, or who its members are; or until it has led."""
 HEARD_S = 0.1
 """The same, until the directory is known as it is now, or whoever leads has said who its members
 are."""
@@ -346,7 +346,7 @@ class Hosting(threading.Thread):
             self._begin(group, mine)
             return LOOK_S
         if row.phase == "stopped":
-            return self._park(group) or self._say(group, row)
+            return min(filter(None, (self._park(group), self._say(group, row))), default=0.0)
         if self._parts.states[group].parked and not self._go_on(group):
             return LOOK_S
         again_s = self._say(group, row)
@@ -442,18 +442,22 @@ class Hosting(threading.Thread):
             return 0.0
         if group in parts.restorer.at or (group in parts.restorer.paused and not state.stopped):
             return LOOK_S  # its machines are not there yet
+        # It has to lead once, or it stays without a vote: whoever loses a journal next, while the
+        # group is stopped, would leave it without a quorum. (What is led takes no values: callers
+        # are refused all the same.)
+        suspect = bool(parts.driver.group_status(group)["suspect"])
 
         def stop() -> None:
             state.parked, state.taking = True, {}
-            if state.stopped is None:  # else nothing is delivered anyway
+            if state.stopped is None and not suspect:  # if it stopped, nothing is delivered anyway
                 parts.driver.pause(group)
                 self._paused.add(group)
             parts.waiters.fail_group(group, lambda: StoppedUnknown(f"group {group} was stopped"))
 
-        if not (state.parked and state.stopped is not None):
+        if not (state.parked and (suspect or state.stopped is not None)):
             self._keep(group, stopped=True)
             self._applying(stop)
-        return 0.0
+        return SAID_S if suspect and state.stopped is None else 0.0
 
     def _go_on(self, group: int) -> bool:
         """Whether it takes values again."""

@@ -18,8 +18,9 @@ from phx.types import DIRECTORY_GROUP
 from tests.durable.durable_lab import LmdbSums, SqliteSums
 
 from .cluster import all_applied, until
-from .created_lab import everywhere, hosts, phase, three
+from .created_lab import at_ports, everywhere, hosts, phase, three
 from .members_lab import counters, kill
+from .test_lost_journal import REJOIN, lose
 
 
 def hosting_of(node):
@@ -146,6 +147,39 @@ def test_a_stopped_group_that_is_repaired_stays_stopped_and_goes_on_when_it_is_r
             assert (await nodes[2].group(7).propose(b"1", timeout=20)).value == 6
             await until(lambda: {n.group(7).machine().total for n in nodes} == {6})
             assert hosting_of(nodes[2]).failed == {}
+
+    run_once(main())
+
+
+def test_a_member_of_a_stopped_group_that_lost_its_journal_votes_again_before_it_is_resumed(
+    run_once, tmp_path
+):
+    """Or another one that loses its own, later, leaves the group without a quorum for good. (Who
+    rejoins leads once, and nothing is led where it is stopped.)"""
+
+    async def main():
+        members = at_ports(1, 2, 3)
+        async with three(tmp_path, members=members, checkpoints=REJOIN) as nodes:
+            await nodes[0].create_group(7)
+            await everywhere(nodes, 7)
+            await nodes[0].group(7).propose(b"5")
+            await all_applied(nodes, 7)
+            await nodes[0].stop_group(7)
+            for at in (1, 2):
+                await until(lambda: all(7 in hosting_of(node)._paused for node in nodes))
+                await nodes[at].close()
+                lose(nodes[at].config)
+                nodes[at] = phx.Node(nodes[at].config, counters)
+                await nodes[at].open()
+                assert nodes[at].group(7).status().suspect
+                await until(lambda at=at: not nodes[at].group(7).status().suspect, seconds=60)
+                with pytest.raises(errors.GroupStopped, match="stop_group"):
+                    await nodes[at].group(7).propose(b"1", timeout=5)
+            await until(lambda: all(7 in hosting_of(node)._paused for node in nodes))
+            await until(lambda: not any(node.group(7).is_leader for node in nodes))
+            await nodes[2].resume_group(7, timeout=20)
+            await nodes[0].close()  # what is chosen now is chosen by those two
+            assert (await nodes[2].group(7).propose(b"1", timeout=20)).value == 6
 
     run_once(main())
 

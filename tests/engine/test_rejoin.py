@@ -5,6 +5,7 @@ import random
 import pytest
 from harness import Faults
 from lossy import SECOND, STEP, Lossy, LossyCluster
+from member_lab import roster
 
 from phx._core.codec import encode_record
 from phx._core.engine_door import Engine
@@ -113,6 +114,23 @@ def test_it_is_whole_after_it_led_once_above_its_ceiling() -> None:
     s.submit(3, b"d")
     s.pass_time(5 * SECOND)
     assert [v for v in s.values(3) if v != "no-op"] == [[b"a"], [b"b"], [b"c"], [b"d"]]
+
+
+def test_who_has_asked_and_passes_a_change_of_members_asks_again_and_is_whole() -> None:
+    """3 has the word of 1, and that of 2 is missing; the members change; then 2 is there."""
+    s = Lossy()
+    s.elect(1)
+    s.disconnect(2, 3)
+    s.lose_journal(3)
+    s.pass_time(3 * SECOND)
+    assert s.suspects() == [3]
+    assert s.engines[1].change_members(0, roster(2, (1, 2, 3))) == 0
+    s.pass_time(3 * SECOND)
+    assert {s.engines[n].membership(0)["version"] for n in s.nodes} == {2}
+    assert s.suspects() == [3]
+    s.connect(2, 3)
+    s.pass_time(10 * SECOND)
+    assert s.suspects() == []
 
 
 def test_it_takes_all_that_were_not_lost_and_its_own_promise_does_not_count() -> None:

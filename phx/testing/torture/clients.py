@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phx.testing.processes import Cluster, WorkerFailed, now_us
+from phx.testing.torture.book import Book, Log
 
 OPERATE_TIMEOUT_S = 2.0
 """How long a node tries; a client gives up on the node half a second later."""
@@ -16,6 +17,10 @@ PAUSE_S = 0.02
 OPERATIONS_PER_KEY = 150
 UNKNOWN_PER_KEY = 5
 REGISTERS_PER_GROUP, STRINGS_PER_GROUP = 2, 1
+CREATED_SHARE = 0.6
+"""Of operations, those on created groups, if there are any."""
+MEMBER_SHARE = 0.9
+"""Of those, the ones that a node is asked for which hosts the group, as it was heard."""
 
 ACKNOWLEDGED, REJECTED, UNKNOWN, DAMAGED = "acknowledged", "rejected", "unknown", "damaged"
 
@@ -34,6 +39,7 @@ class Record:
         outcome: "unknown" until it is known to be something else.
         called_us, returned_us: by one clock for all processes; None: no result.
         error: the class of the error.
+        generation: of the group, if it is one that was created; 0: of the configuration.
     """
 
     client: int
@@ -49,6 +55,11 @@ class Record:
     outcome: str = UNKNOWN
     result: Any = None
     error: str = ""
+    generation: int = 0
+
+    @property
+    def log(self) -> Log:
+        return self.group, self.generation
 
 
 @dataclass
@@ -84,24 +95,22 @@ class Slot:
 class Clients:
     """`count` clients of a cluster, until `stop`.
 
+    Args:
+        book: which groups were created; clients hear of that at once, and of an end a little later.
+
     Attributes:
         records: every operation that was sent.
     """
 
-    def __init__(self, cluster: Cluster, count: int, seed: str) -> None:
+    def __init__(self, cluster: Cluster, count: int, seed: str, book: Book | None = None) -> None:
         self.records: list[Record] = []
         self._cluster = cluster
         self._chance = random.Random(seed)
         self._stopping = asyncio.Event()
         self._numbers = itertools.count(1)
         self._tokens = itertools.count(1)
-        self._slots = {
-            group: [
-                *(Slot(f"r{at}", False) for at in range(REGISTERS_PER_GROUP)),
-                *(Slot(f"s{at}", True) for at in range(STRINGS_PER_GROUP)),
-            ]
-            for group in cluster.groups
-        }
+        self._book = book or Book()
+        self._slots: dict[Log, list[Slot]] = {}
         self._count = count
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -119,24 +128,32 @@ class Clients:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def read_everything(self, timeout_s: float) -> list[tuple[int, str]]:
-        """Read every key that was ever used, through the log; those that could not be read."""
-        keys = sorted({(one.group, one.key, one.kind == "append") for one in self.records})
+    async def read_everything(self, timeout_s: float) -> list[tuple[Log, str]]:
+        """Read every key that was ever used, through the log; those that could not be read. (Of
+        groups that are gone nothing can be.)"""
+        there = {life.log for life in self._book.there()}
+        keys = sorted(
+            {
+                (one.log, one.key, one.kind == "append")
+                for one in self.records
+                if not one.generation or one.log in there
+            }
+        )
         left = iter(keys)
-        failed: list[tuple[int, str]] = []
+        failed: list[tuple[Log, str]] = []
         until_us = now_us() + int(timeout_s * 1e6)
 
         async def read() -> None:
             number = next(self._numbers)
-            for group, key, appends in left:
+            for log, key, appends in left:
                 record = None
                 while record is None or record.outcome != ACKNOWLEDGED:
                     if now_us() > until_us:
-                        failed.append((group, key))
+                        failed.append((log, key))
                         break
                     slot = Slot(key, appends)
                     kind, argument = ("append", "") if appends else ("get", None)
-                    record = await self._send(number, group, key, slot, kind, argument)
+                    record = await self._send(number, log, key, slot, kind, argument)
                     if record is None or record.outcome == UNKNOWN:
                         number = next(self._numbers)
                         await asyncio.sleep(PAUSE_S)
@@ -149,16 +166,30 @@ class Clients:
     async def _run(self) -> None:
         number = next(self._numbers)
         while not self._stopping.is_set():
-            group = self._chance.choice(self._cluster.groups)
-            slot = self._chance.choice(self._slots[group])
+            log = self._choose_log()
+            slot = self._chance.choice(self._slots_of(log))
             slot.turn()
             slot.operations += 1
             key = slot.key
-            record = await self._send(number, group, key, slot, *self._choose(slot))
+            record = await self._send(number, log, key, slot, *self._choose(slot))
             if record is None or record.outcome == UNKNOWN:
                 number = next(self._numbers)
                 slot.unknown += record is not None and slot.key == key
             await asyncio.sleep(self._chance.uniform(0.5, 1.5) * PAUSE_S)
+
+    def _choose_log(self) -> Log:
+        created = self._book.known(now_us())
+        if created and self._chance.random() < CREATED_SHARE:
+            return self._chance.choice(created)
+        return self._chance.choice(self._cluster.groups), 0
+
+    def _slots_of(self, log: Log) -> list[Slot]:
+        if log not in self._slots:
+            self._slots[log] = [
+                *(Slot(f"r{at}", False) for at in range(REGISTERS_PER_GROUP)),
+                *(Slot(f"s{at}", True) for at in range(STRINGS_PER_GROUP)),
+            ]
+        return self._slots[log]
 
     def _choose(self, slot: Slot) -> tuple[str, Any]:
         chance = self._chance
@@ -181,7 +212,7 @@ class Clients:
         return self._chance.randrange(8_000 if chance < 0.97 else 60_000)
 
     async def _send(
-        self, number: int, group: int, key: str, slot: Slot, kind: str, argument: Any
+        self, number: int, log: Log, key: str, slot: Slot, kind: str, argument: Any
     ) -> Record | None:
         """Do it at some node; None: it was not sent to any."""
         # Seldom one that is stopped: it finds what it was asked when it goes on.
@@ -194,14 +225,20 @@ class Clients:
         if not running:
             await asyncio.sleep(PAUSE_S)
             return None
+        (group, generation), members = log, self._book.members(log)
+        if members and self._chance.random() < MEMBER_SHARE:
+            running = [node for node in running if node in members] or running
         node = self._chance.choice(running)
         written = argument[-2] if kind in ("put", "cas") else argument or ""
         expected = slot.seen.get(argument[0]) or None if kind == "cas" else None
-        record = Record(number, node, group, key, kind, argument, written, expected, now_us())
+        record = Record(
+            number, node, group, key, kind, argument, written, expected, now_us(),
+            generation=generation,
+        )  # fmt: skip
         try:
             future = self._cluster[node].ask(
                 "operate", group=group, kind=kind, key=key, argument=argument,
-                timeout_s=OPERATE_TIMEOUT_S,
+                timeout_s=OPERATE_TIMEOUT_S, generation=generation,
             )  # fmt: skip
         except WorkerFailed:
             await asyncio.sleep(PAUSE_S)

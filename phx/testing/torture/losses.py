@@ -11,11 +11,13 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from phx.node.rejoining import Loss, look
 
-__all__ = ["allow_rejoin", "flip", "flip_some", "lose_journal"]
+__all__ = ["allow_rejoin", "flip", "flip_some", "give_back", "lose_journal", "take_away"]
 
 TRIES = 20
 
@@ -48,6 +50,25 @@ def lose_journal(folder: Path, chance: random.Random) -> str:
             (folder / "segment.aside").rename(path)
     shutil.rmtree(journal)
     return "everything"
+
+
+def take_away(folder: Path, names: Collection[str]) -> Path:
+    """Those parts of a folder are gone; where they are, on the same disk."""
+    taken = folder.parent / f"{folder.name}.taken"
+    if folder.is_mount():
+        taken = folder / "taken"
+    taken.mkdir()
+    for name in names:
+        with suppress(FileNotFoundError):
+            (folder / name).rename(taken / name)
+    return taken
+
+
+def give_back(folder: Path, taken: Path) -> None:
+    """What was taken is there again, in the place of what is there now."""
+    for path in list(taken.iterdir()):
+        shutil.rmtree(folder / path.name, ignore_errors=True)
+        path.rename(folder / path.name)
 
 
 def flip_some(folder: Path, chance: random.Random) -> dict[Path, bytes]:

@@ -16,8 +16,15 @@ from phx.testing.proxy import Mesh
 from phx.testing.strace import Strace
 from phx.testing.torture.changes import Changes
 from phx.testing.torture.disks import Machines, PowerDisk, SmallDisk
-from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
-from phx.testing.torture.schedule import MEMBERS, Episode, Fault
+from phx.testing.torture.groups import Groups
+from phx.testing.torture.losses import (
+    allow_rejoin,
+    flip_some,
+    give_back,
+    lose_journal,
+    take_away,
+)
+from phx.testing.torture.schedule import GROUPS, LOSING, MEMBERS, Episode, Fault
 
 SLOW_US = (20_000, 400_000)
 DELAY_US = (10_000, 300_000)
@@ -42,6 +49,7 @@ class Nemesis:
             "rejoined", "below the floors", ...
         findings: in words.
         changes: of members.
+        groups: that come and go.
     """
 
     def __init__(self, cluster: Cluster, machines: Machines, say: Callable[[str], None]) -> None:
@@ -57,6 +65,7 @@ class Nemesis:
         self._traces: list[Strace] = []
         self._suspect: set[int] = set()
         self.changes = Changes(self, cluster, machines, say)
+        self.groups = Groups(self, cluster, say)
 
     async def run(self, episode: Episode) -> None:
         """Let an episode happen; when this returns every node runs and the network is whole."""
@@ -74,9 +83,13 @@ class Nemesis:
     async def _rejoined(self) -> None:
         """Who lost its journal votes again, before anybody else loses anything."""
         until = time.monotonic() + REJOIN_WITHIN_S
+        before: list[int] = []
         while self._suspect:
             (node,) = self._suspect
             left = (await self._cluster[node].call("health"))["suspect"]
+            if left != before:
+                self._say(f"node {node} is to rejoin groups {left}")
+                before = left
             if not left:
                 self._suspect.clear()
                 self.noticed["rejoined"] += 1
@@ -99,6 +112,12 @@ class Nemesis:
             hit = [place for place, node in places.items() if node in nodes]
             await getattr(self.changes, fault.kind)(hit, fault.lasts_s, chance, alone)
             return
+        if fault.kind in GROUPS:
+            kind = fault.kind.removeprefix("group-")
+            await self.groups.run(kind, nodes, fault.lasts_s, chance)
+            return
+        if fault.kind in LOSING:
+            await self.groups.spare(nodes[0])
         action: Callable[[list[int], float, random.Random], Awaitable[None]]
         action = getattr(self, f"_{fault.kind.replace('-', '_')}")
         await action(nodes, fault.lasts_s, chance)
@@ -189,9 +208,20 @@ class Nemesis:
         (node,) = nodes
         await self.kill(node)
         folder = self._cluster.folder / f"node{node}"
-        for name in ("store", "checkpoints") if chance.random() < 0.7 else ("store",):
-            await asyncio.to_thread(shutil.rmtree, folder / name, ignore_errors=True)
-        await self.start(node)
+        names = ("store", "checkpoints") if chance.random() < 0.7 else ("store",)
+        taken = await asyncio.to_thread(take_away, folder, names)
+        try:
+            await self.start(node)
+        except WorkerFailed:
+            if not self.groups.book.lives:
+                raise
+            # Only the store knew which created groups are here: it must not go on without it.
+            if (code := await self._gone(node)) < 0:
+                self.findings.append(f"died: node {node} crashed without its store, code {code}")
+            self.noticed["wipe refused"] += 1
+            await asyncio.to_thread(give_back, folder, taken)
+            await self.start(node)
+        await asyncio.to_thread(shutil.rmtree, taken)
         health = await self._complete("wipe", node, lasts_s)
         self.noticed["store made anew"] += health["damage"] > 0
 

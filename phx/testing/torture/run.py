@@ -17,18 +17,20 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phx.testing.processes import Cluster, WorkerFailed
+from phx.testing.torture.book import Kept, Log, leftovers
 from phx.testing.torture.clients import ACKNOWLEDGED, REJECTED, UNKNOWN, Clients, Record
 from phx.testing.torture.disks import FSYNC_US, LAYOUTS, Machines, PowerDisk
 from phx.testing.torture.nemesis import Nemesis
-from phx.testing.torture.schedule import LONGEST_S, episodes
+from phx.testing.torture.schedule import GROUPS, LONGEST_S, episodes
 from phx.testing.torture.verdict import OWN, judge, pauses_us
+from phx.verify import Report, examine
 
 WORKER = "phx.testing.torture.worker"
 WRITABLE_WITHIN_S = 30.0
@@ -37,7 +39,7 @@ CONVERGED_WITHIN_S = 60.0
 READ_WITHIN_S = 60.0
 PROBE_TIMEOUT_S = 1.0
 ERA_S = 180.0
-TIMES = ("writable_ms", "change_ms", "pause_ms")
+TIMES = ("writable_ms", "change_ms", "pause_ms", "group_call_ms")
 """Of a result: each has a median and a maximum."""
 SHORT_LONGEST_S = 2.5
 MIB = 1 << 20
@@ -107,6 +109,7 @@ class Options:
         folder: where everything is kept; None: a temporary folder, which stays if there is a
             finding.
         changing: members change in each episode.
+        creating: groups come and go.
     """
 
     minutes: float
@@ -117,6 +120,7 @@ class Options:
     faults: tuple[str, ...]
     folder: Path | None = None
     changing: bool = False
+    creating: bool = False
 
 
 @dataclass
@@ -146,6 +150,11 @@ class Result:
     changes: int = 0
     replaced: int = 0
     change_ms: dict[str, float] = field(default_factory=dict)
+    creating: bool = False
+    created: int = 0
+    generations: int = 0
+    group_calls: dict[str, int] = field(default_factory=dict)
+    group_call_ms: dict[str, float] = field(default_factory=dict)
     pause_ms: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     folder: str | None = None
@@ -160,8 +169,10 @@ class Result:
         """The command that runs the same schedule again."""
         return (
             f"phx torture --seed {self.seed} --minutes {self.minutes:g} --nodes {self.nodes} "
-            f"--groups {self.groups} --clients {self.clients} --faults {','.join(self.faults)}"
+            f"--groups {self.groups} --clients {self.clients} "
+            f"--faults {','.join(kind for kind in self.faults if kind not in GROUPS)}"
             + (" --members" if self.changing else "")
+            + (" --created" if self.creating else "")
         )
 
 
@@ -179,6 +190,7 @@ class Torture:
         self._result = Result(
             options.seed, options.minutes, options.nodes, options.groups, options.clients,
             dict.fromkeys(sorted(options.faults), 0), left_out, changing=options.changing,
+            creating=options.creating,
         )  # fmt: skip
         self._times: dict[str, list[float]] = {name: [] for name in TIMES}
         self._noticed: Counter[str] = Counter()
@@ -275,13 +287,17 @@ class Era:
                     WORKER,
                     folder=self._folder,
                     proxies=True,
-                    options=OPTIONS[self._chance.randrange(len(OPTIONS))],
+                    options={
+                        **OPTIONS[self._chance.randrange(len(OPTIONS))],
+                        "directory": options.creating,
+                    },
                 )
             )
             stack.callback(self._keep_logs)
             self._nemesis = Nemesis(self._cluster, self._machines, self._say)
             stack.push_async_callback(self._nemesis.end)
-            self._clients = Clients(self._cluster, options.clients, self._seed)
+            self._book = self._nemesis.groups.book
+            self._clients = Clients(self._cluster, options.clients, self._seed, self._book)
             self._records = self._clients.records
             stack.push_async_callback(self._clients.close)
             try:
@@ -293,9 +309,9 @@ class Era:
             self._count(noticed)
             if states and not result.findings:
                 update(f"looking at {len(self._records)} operations")
-                result.findings += judge(self._records, states)
+                result.findings += judge(self._records, states, list(self._book.lives.values()))
 
-    async def _live(self) -> dict[int, dict[int, Any]]:
+    async def _live(self) -> dict[int, dict[Log, Any]]:
         """Birth, faults, the end of all processes, and what the nodes hold after it."""
         nemesis, cluster, clients = self._nemesis, self._cluster, self._clients
         await nemesis.start(*cluster.ids)
@@ -313,17 +329,57 @@ class Era:
             await nemesis.kill(*cluster.ids)
         await nemesis.start(*cluster.ids)
         await self._writable("after the restart of all")
+        await self._agreed("after the restart of all")
+        await nemesis.groups.resume_all()
         if failed := await clients.read_everything(READ_WITHIN_S):
             self._found(f"{len(failed)} keys could not be read in {READ_WITHIN_S} s: {failed[:5]}")
         if not await cluster.converged(CONVERGED_WITHIN_S):
             places = await cluster.call("positions")
             self._found(f"nodes did not converge in {CONVERGED_WITHIN_S} s: {places}")
+        await self._created_converged()
         answers = await cluster.call("state", 120.0)
+        if self._options.creating:
+            await nemesis.groups.cycles()
         await nemesis.close(*cluster.ids)
+        if self._options.creating:
+            await self._examine()
         return {
-            node: {int(group): state for group, state in groups.items()}
+            node: {(int(group), state.pop("generation")): state for group, state in groups.items()}
             for node, groups in answers.items()
         }
+
+    async def _agreed(self, when: str) -> None:
+        if self._options.creating:
+            await self._nemesis.groups.agree(when)
+
+    async def _created_converged(self) -> None:
+        """Every member of a created group has applied all that any of them has."""
+        until = time.monotonic() + CONVERGED_WITHIN_S
+        while time.monotonic() < until:
+            told = await self._cluster.call("places")
+            apart = [
+                life.log
+                for life in self._book.there()
+                if len(at := {tuple(told[n].get(str(life.group), ())) for n in life.members}) != 1
+                or len(set((*at.pop(), 0, 0)[1:3])) != 1
+            ]
+            if not apart:
+                return
+            await asyncio.sleep(0.1)
+        self._found(f"members did not converge in {CONVERGED_WITHIN_S} s: {apart}, {told}")
+
+    async def _examine(self) -> None:
+        """What the folders hold, now that all nodes are closed."""
+        kept = {}
+        for node in self._cluster.ids:
+            folder = self._cluster.folder / f"node{node}"
+            report = await asyncio.to_thread(examine, folder, whole=True)
+            # (A bit that was flipped where nobody reads stays so.)
+            for damage in report.findings if not self._nemesis.done["flip"] else ():
+                self._found(f"verify: node {node}: {damage}")
+            kept[node] = kept_of(report)
+        for one in leftovers(self._book, kept):
+            self._found(one)
 
     async def _episodes(self) -> None:
         options, result = self._options, self._result
@@ -337,10 +393,12 @@ class Era:
             first=missed,
             longest_s=longest_s,
             changing=options.changing,
+            creating=options.creating,
         ):
             if time.monotonic() >= until or result.findings or self._nemesis.findings:
                 break
             await self._quiet(self._nemesis.run(episode), str(episode))
+            await self._agreed(f"after {episode}")
             await self._writable(f"after {episode}")
             await self._healthy()
             await self._quiet(asyncio.sleep(episode.quiet_s), "quiet")
@@ -365,24 +423,30 @@ class Era:
     async def _writable(self, when: str) -> None:
         """Every group takes a write, whoever is asked, within the time stated above."""
         began = time.monotonic()
+        until = began + WRITABLE_WITHIN_S
+        groups: dict[int, Collection[int]] = dict.fromkeys(self._cluster.groups, ())
+        groups |= {one.group: one.members for one in self._book.there() if one.phase == "live"}
         stuck = await asyncio.gather(
-            *(self._write(group, began + WRITABLE_WITHIN_S) for group in self._cluster.groups)
+            *(self._write(group, members, until) for group, members in groups.items())
         )
         took_s = time.monotonic() - began
         self._times["writable_ms"].append(took_s * 1000)
         self._say(f"writable in {took_s:.2f} s")
-        if groups := [group for group, error in enumerate(stuck) if error is not None]:
+        errors = {
+            group: error for group, error in zip(groups, stuck, strict=True) if error is not None
+        }
+        if errors:
             self._found(
-                f"not writable: groups {groups} took no write in {WRITABLE_WITHIN_S} s {when}: "
-                f"{stuck[groups[0]]}"
+                f"not writable: groups {[*errors]} took no write in {WRITABLE_WITHIN_S} s {when}: "
+                f"{next(iter(errors.values()))}"
             )
 
-    async def _write(self, group: int, until: float) -> str | None:
-        """None, or why not."""
+    async def _write(self, group: int, members: Collection[int], until: float) -> str | None:
+        """None, or why not; at its members, or at all nodes where none are named."""
         error = "no node runs"
         at = group
         while time.monotonic() < until:
-            nodes = sorted(self._cluster.workers)
+            nodes = sorted(node for node in self._cluster.workers if not members or node in members)
             if not nodes:
                 break
             at += 1
@@ -429,8 +493,14 @@ class Era:
         result.acknowledged += outcomes[ACKNOWLEDGED]
         result.unknown += outcomes[UNKNOWN]
         result.rejected += outcomes[REJECTED]
-        result.keys += len({(one.group, one.key) for one in self._records})
+        result.keys += len({(one.log, one.key) for one in self._records})
         self._time_changes()
+        groups = nemesis.groups
+        result.created += len(self._book.lives)
+        most = max((generation for _, generation in self._book.lives), default=0)
+        result.generations = max(result.generations, most)
+        result.group_calls = dict(sorted((groups.calls + Counter(result.group_calls)).items()))
+        self._times["group_call_ms"] += [us / 1000 for us in groups.took_us]
         for disk in self._machines.disks.values():
             if isinstance(disk, PowerDisk):
                 result.power_cuts += disk.cuts
@@ -470,3 +540,17 @@ class Era:
         with open(self._folder / "history.jsonl", "w") as file:
             for one in self._records:
                 file.write(json.dumps(asdict(one)) + "\n")
+
+
+def kept_of(report: Report) -> dict[int, Kept]:
+    """What a folder has of created groups, by id."""
+    found = {}
+    for group, row in report.created.items():
+        one = report.groups.get(group)
+        remains = [] if one is None else [f"checkpoint {at}" for at in one.checkpoints]
+        if group in report.rows:
+            remains.append(f"members {report.rows[group].membership}")
+        if one is not None and (one.kept_from or 1) <= (one.settled_through or 0):
+            remains.append(f"the log from {one.kept_from} through {one.settled_through}")
+        found[group] = Kept(row.generation, row.gone, remains if row.gone else [])
+    return found

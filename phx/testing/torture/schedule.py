@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = {
     "kill": "SIGKILL; sometimes once more while it starts",
@@ -41,10 +41,17 @@ LOSING = frozenset({"wipe", "wipe-journal", "flip"})
 journal votes again only with promises of the others (docs/design/protocol.md, Lemma 7)."""
 MEMBERS = frozenset({"replace", "grow", "shrink", "move"})
 """The members change. None of these ends before the change is active."""
-SINGLE = LOSING | {"lag"} | MEMBERS
+GROUPS = {
+    "group-create": "groups are created, at any node, at times two of an id",
+    "group-delete": "groups are deleted, and others created under their ids",
+    "group-stop": "groups are stopped; then they go on, or are deleted, or stay so",
+    "group-move": "groups are moved to other nodes",
+}
+"""What is done to created groups, where they come and go. None of it ends before it is done."""
+SINGLE = LOSING | {"lag"} | MEMBERS | GROUPS.keys()
 """Of these one in an episode: who lags needs others that go on without it, and so does who lost
-something; and a change of members is to be made though others are in its way, not because of one
-that is."""
+something; and a change of members, or of groups, is to be made though others are in its way, not
+because of one that is."""
 SHORTEST_S, LONGEST_S = 0.5, 6.0
 QUIET_S = (0.5, 2.0)
 
@@ -54,8 +61,9 @@ class Fault:
     """One fault.
 
     Attributes:
-        kind: of KINDS.
+        kind: of KINDS or GROUPS.
         nodes: whom it hits, in order. For oneway and partial: the first is cut off from the others.
+            For GROUPS: who may be killed when it is asked, as nothing else hits it.
             Who is replaced hands its number on here: 1 is node 1, or who came in its place.
         leader_first: hit whoever leads most groups at that moment in place of the first node.
         at_s, lasts_s: from the start of the episode.
@@ -93,22 +101,27 @@ def episodes(
     first: Collection[str] = (),
     longest_s: float = LONGEST_S,
     changing: bool = False,
+    creating: bool = False,
 ) -> Iterator[Episode]:
     """The episodes of a run, without end. The same arguments give the same episodes.
 
     Every kind has its turn before any has its next one, so that a short run has them all.
 
     Args:
-        kinds: of KINDS.
+        kinds: of KINDS; of GROUPS, too, if `creating`.
         nodes: ids.
         first: of these kinds, those that come before the others.
         longest_s: no fault lasts longer, in seconds.
         changing: each episode begins with a change of members, and the other kinds come on top.
+        creating: each episode begins with something that is done to created groups, and the others
+            come on top; or, half as often, with one of SINGLE.
     """
     chance = random.Random(seed)
     lead = set(kinds) & MEMBERS if changing else set(kinds)
     top = sorted(set(kinds) - MEMBERS if changing else kinds)
-    late = sorted(lead - set(first))
+    if creating:
+        lead, top = set(kinds) & SINGLE, sorted(set(kinds) - GROUPS.keys())
+    late = sorted(lead - set(first)) + sorted(lead & GROUPS.keys())  # those twice
     while True:
         for turn in (sorted(lead & set(first)), late):
             chance.shuffle(turn)
@@ -128,7 +141,9 @@ def _episode(
     for one in chosen:
         if one in SINGLE and any(fault.kind in SINGLE for fault in faults):
             continue
-        if one in NETWORK:
+        if one in GROUPS:
+            hit = []
+        elif one in NETWORK:
             hit = chance.sample(nodes, _how_many(chance, one, len(nodes)))
         elif one == "power" and not faults:
             # Whatever is durable nowhere but in memory of a majority shows when all lose power.
@@ -137,13 +152,13 @@ def _episode(
             hit = free if len(free) == len(nodes) else []
         else:
             hit = free[: _how_many(chance, one, len(free))]
-        if not hit:
+        if not hit and one not in GROUPS:
             continue
         if one not in NETWORK:
             free = [node for node in free if node not in hit]
         whole = len(hit) == len(nodes)
         # Elsewhere the leader might be a node that another fault of this episode has already.
-        alone = one in NETWORK or len([f for f in faults if f.kind not in NETWORK]) == 0
+        alone = one in NETWORK or not [f for f in faults if f.kind not in NETWORK | GROUPS.keys()]
         # (Nor has any other process a fault then, and a change is to meet those, too.)
         often = 0.6 if one not in MEMBERS else 0.3
         leader_first = alone and not whole and len(hit) == 1 and chance.random() < often
@@ -159,6 +174,8 @@ def _episode(
                 chance.getrandbits(32),
             )
         )
+    if faults[0].kind in GROUPS:
+        faults[0] = replace(faults[0], nodes=tuple(free))
     return Episode(tuple(faults), round(chance.uniform(*QUIET_S), 3))
 
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from phx.config import Config
-from phx.errors import PhxError
+from phx.errors import NotInCluster, PhxError, Rejected
+from phx.group import Group
+from phx.machines.directory import Directory
 from phx.machines.kv import KeyValue, encode_cas, encode_delete, encode_get, encode_set
 from phx.node import Node
+from phx.node.machine_files import FOLDER
+from phx.store_hosted import generation_at
 from phx.testing.processes import now_us
+from phx.testing.torture.book import generation_of
 from phx.testing.torture.machine import (
     APPENDS,
     KEY_VALUE,
@@ -25,7 +32,7 @@ from phx.testing.torture.machine import (
     value_of,
 )
 from phx.testing.worker import begin, jsonable, serve
-from phx.types import Changed, Role, voter
+from phx.types import DIRECTORY_GROUP, Changed, GroupStatus, Members, Role, voter
 
 
 class TorturedNode:
@@ -33,16 +40,23 @@ class TorturedNode:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.config = Config.from_mapping(spec["config"])
-        self.groups = self.config.group_ids
+        self.groups = self.config.hosted_ids  # of the configuration, with the directory
         machines = {KEY_VALUE: KeyValue, APPENDS: Appends}
         self.node = Node(self.config, machines, bootstrap=spec["bootstrap"])
         self.closed = asyncio.Event()
+        self.closing = False
 
     async def do_ready(self) -> None:
         """Answered when the node is open, as everything is."""
 
     async def do_operate(
-        self, group: int, kind: str, key: str, argument: Any, timeout_s: float
+        self,
+        group: int,
+        kind: str,
+        key: str,
+        argument: Any,
+        timeout_s: float,
+        generation: int = 0,
     ) -> dict[str, Any]:
         """One operation of a client: what became of it, its result, and when it ran.
 
@@ -52,22 +66,30 @@ class TorturedNode:
         cas      version, token, size   the new version, or None
         delete   -                      was it there?
         append   token, or "" to read   the whole string, or None if it is empty
+
+        `generation`: of a created group; it is sent to that one alone.
         """
         machine, command = encode(kind, key, argument)
         found: dict[str, Any] = {"called_us": now_us(), "error": ""}
         try:
-            future = self.node.group(group).propose(command, timeout=timeout_s, machine=machine)
-            result = (await future).value
-            found["returned_us"] = now_us()
+            door = self.node.group(group)
+            if generation and (self._generation(door) != generation or
+                               self.node.group(group) is not door):  # fmt: skip
+                raise NotInCluster(f"generation {generation} of group {group} is not here")
+            done = await door.propose(command, timeout=timeout_s, machine=machine)
+            found["returned_us"], result = now_us(), done.value
         except PhxError as error:
             return found | {"outcome": error.outcome, "error": type(error).__name__}
+        if generation and (other := generation_at(done.instance)) != generation:
+            why = f"{kind} of {key!r} was done by generation {other}, not {generation}"
+            return found | {"outcome": "damaged", "error": why}
         try:
             return found | {"outcome": "acknowledged", "result": decode(kind, result)}
         except (Damaged, ValueError, TypeError) as error:
             return found | {"outcome": "damaged", "error": f"{kind} of {key!r}: {error!r}"}
 
     async def do_led(self) -> list[int]:
-        return [group for group in self.groups if self.node.group(group).status().leading]
+        return [one.group for one in self._statuses() if one.leading]
 
     async def do_positions(self) -> dict[int, tuple[int, int]]:
         """Per group: applied through, chosen through."""
@@ -103,26 +125,125 @@ class TorturedNode:
     async def do_state(self) -> dict[int, dict[str, Any]]:
         """Per group: how far it is, its digests, and everything in its machines."""
         found = {}
-        for group in self.groups:
-            door = self.node.group(group)
+        for door in self.node.groups:
             status = door.status()
-            values: Any = door.machine(KEY_VALUE)
-            appends: Any = door.machine(APPENDS)
-            found[group] = {
+            found[door.id] = {
+                "generation": 0 if door.id in self.groups else self._generation(door),
                 "applied": status.applied_through,
                 "digest": f"{status.digest:x} at {status.digest_at}",
-                "machines": values.digest().decode() + appends.digest().hex(),
                 "broken": [name for name in ("stopped", "halted") if getattr(status, name)],
-                "values": {key: token_of(value) for key, value in values.items()},
-                "appends": {key: value.decode() for key, value in appends.kept.items()},
+                **(self._directory() if door.id == DIRECTORY_GROUP else contents(door)),
             }
             await asyncio.sleep(0)
         return found
 
+    def _directory(self) -> dict[str, Any]:
+        machine = self.node.group(DIRECTORY_GROUP).machine(0)
+        assert isinstance(machine, Directory)
+        return {"machines": machine.digest().hex(), "values": {}, "appends": {}}
+
+    # --- created groups
+
+    def _generation(self, door: Group) -> int:
+        return generation_of(door.members().version)
+
+    def _statuses(self) -> list[GroupStatus]:
+        """Of all groups that are here. (One may be dropped at any time.)"""
+        found = []
+        for door in self.node.groups:
+            with suppress(Rejected):
+                found.append(door.status())
+        return found
+
+    def _hosted(self) -> dict[int, int]:
+        """Generation of each created group that is here."""
+        found = {}
+        for door in self.node.groups:
+            if door.id not in self.groups:
+                with suppress(Rejected):
+                    found[door.id] = self._generation(door)
+        return found
+
+    def _files(self, group: int) -> list[str]:
+        """What the folder has of a group."""
+        where = self.config.dir
+        return [
+            str(path.relative_to(where))
+            for path in [where / "checkpoints" / str(group), *(where / FOLDER).glob(f"{group}.*")]
+            if path.exists()
+        ]
+
+    async def do_group(
+        self, how: str, group: int, members: list[int], timeout_s: float
+    ) -> dict[str, Any]:
+        """Call a method of the node that creates, moves, stops, resumes or deletes a group; what
+        came of it, as Answer in groups.py has it."""
+        node = self.node
+        found: dict[str, Any] = {"members": [], "files": []}
+        try:
+            if how == "create":
+                made = await node.create_group(group, members, timeout=timeout_s)
+                found |= {"generation": made.generation, "members": sorted(made.members)}
+            elif how == "move":
+                there: Members = await node.move_group(group, members, timeout=timeout_s)
+                found["members"] = sorted(there.by_id)
+            else:
+                made = await getattr(node, f"{how}_group")(group, timeout=timeout_s)
+                found["generation"] = made.generation
+        except PhxError as error:
+            return found | {
+                "outcome": error.outcome, "error": type(error).__name__, "text": str(error),
+                "said_us": now_us(),
+            }  # fmt: skip
+        found["said_us"] = now_us()
+        if self.closing:  # it hosts nothing any more
+            return found | {"outcome": "acknowledged", "closing": True}
+        found["hosted"] = self._hosted().get(group, 0)
+        if how == "delete":
+            found["files"] = self._files(group)
+        if how == "stop" and found["hosted"]:
+            said = await self.do_operate(group, "put", "_stopped", ["stopped", 0], 1.0)
+            found["refused"] = said["error"]
+        return found | {"outcome": "acknowledged"}
+
+    async def do_created(self) -> dict[str, Any]:
+        """Which created groups this node lists, hosts, and has something of; and its directory."""
+        listed = {
+            one.group: [one.generation, one.phase, sorted(one.members)]
+            for one in self.node.created_groups()
+        }
+        hosted = self._hosted()
+        return {
+            "listed": listed,
+            "hosted": hosted,
+            "files": [name for one in listed if one not in hosted for name in self._files(one)],
+            "digest": self._directory()["machines"],
+            "failed": {one: why for one in listed if (why := self._why(one))},
+        }
+
+    def _why(self, group: int) -> str:
+        """What is in the way of its being here as the directory says."""
+        return self.node._room.groups.why(group)
+
+    async def do_places(self) -> dict[int, tuple[int, int, int]]:
+        """Of each created group here: generation, applied through, chosen through."""
+        found = {}
+        for group, generation in self._hosted().items():
+            with suppress(Rejected):
+                status = self.node.group(group).status()
+                found[group] = generation, status.applied_through, status.chosen_through
+        return found
+
+    async def do_counts(self) -> dict[str, int]:
+        """What this process has of the system."""
+        return counts()
+
+    # --- how it is
+
     async def do_health(self) -> dict[str, Any]:
         """What the node says of itself."""
         status = self.node.status()
-        groups = [self.node.group(group).status() for group in self.groups]
+        groups = self._statuses()
         return {
             "poisoned": status.poisoned,
             "store_error": status.store_error,
@@ -130,9 +251,7 @@ class TorturedNode:
             "syncs": status.journal["syncs"],
             "settled": status.settle["entries"],
             "damage": status.damage["found"],
-            "broken": [
-                one.group for one in groups if one.halted or (one.stopped and not one.removed)
-            ],
+            "broken": sorted({*status.stopped, *(one.group for one in groups if one.halted)}),
             "suspect": [one.group for one in groups if one.suspect],
             "holes": status.damage["holes"],
             "fetched": status.transfers["fetched"],
@@ -140,15 +259,38 @@ class TorturedNode:
 
     async def do_incomplete(self) -> list[int]:
         """Groups whose machines are not there."""
-        found = [self.node.group(group).status() for group in self.groups]
-        return [one.group for one in found if one.restoring or one.stopped]
+        broken = self.node.status().stopped
+        return [
+            one.group
+            for one in self._statuses()
+            if one.restoring or one.removed or one.group in broken
+        ]
 
     async def do_status(self) -> Any:
         return jsonable(self.node.status())
 
     async def do_close(self) -> None:
+        self.closing = True
         await self.node.close()
         self.closed.set()
+
+
+def contents(door: Group) -> dict[str, Any]:
+    """All that the machines of a group hold."""
+    values: Any = door.machine(KEY_VALUE)
+    appends: Any = door.machine(APPENDS)
+    return {
+        "machines": values.digest().decode() + appends.digest().hex(),
+        "values": {key: token_of(value) for key, value in values.items()},
+        "appends": {key: value.decode() for key, value in appends.kept.items()},
+    }
+
+
+def counts() -> dict[str, int]:
+    """Threads and descriptors of this process, where the kernel says."""
+    own = Path("/proc/self")
+    names = {"threads": "task", "descriptors": "fd"} if own.exists() else {}
+    return {what: len(list((own / name).iterdir())) for what, name in names.items()}
 
 
 def encode(kind: str, key: str, argument: Any) -> tuple[int, bytes]:
