@@ -133,6 +133,38 @@ def test_who_has_asked_and_passes_a_change_of_members_asks_again_and_is_whole() 
     assert s.suspects() == []
 
 
+def test_who_is_told_of_members_before_it_has_the_log_below_them_asks_once_it_has() -> None:
+    """3 fetches a checkpoint, whose members the engine is told first: as long as it does not know
+    what is below them it has no vote to ask for, and later nothing reminded it (torture --created,
+    seed 14)."""
+    s = Lossy()
+    s.elect(1)
+    s.submit(1, b"a")
+    s.pass_time(SECOND // 5)
+    assert s.engines[1].change_members(0, roster(2, (1, 2, 3))) == 0
+    s.pass_time(SECOND // 5)
+    s.submit(1, b"b")
+    s.pass_time(SECOND // 5)
+    through = s.status(1)["chosen_through"]
+    for n in (1, 2):  # what is below is trimmed
+        s.engines[n].floor(0, through + 1)
+        s.kept[n][0] = through + 1
+        s.turn(n)
+    s.lose_journal(3)
+    s.pass_time(SECOND)
+    known = s.engines[1].membership(0)
+    told = (known["version"], known["value"], known["instance"], known["floor"], known["active"])
+    assert s.engines[3].change_known(0, *told) == 0
+    s.turn(3)
+    s.pass_time(3 * SECOND)  # it is being written
+    assert s.suspects() == [3]
+    assert s.status(3)["leader"] == 1
+    assert s.engines[3].install(0, through, s.status(1)["promised"]) == 0
+    s.turn(3)
+    s.pass_time(10 * SECOND)
+    assert s.suspects() == []
+
+
 def test_it_takes_all_that_were_not_lost_and_its_own_promise_does_not_count() -> None:
     """Of five, two others are there: with the node itself a majority, and not enough."""
     s = Lossy(nodes=5)
