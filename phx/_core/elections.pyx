@@ -147,7 +147,7 @@ cdef void schedule_campaign(Engine* e, Replica* r, u64 extra_us) noexcept nogil:
     if r.role != ROLE_FOLLOWER:
         return
     if not votes_in(e, r):
-        # (Nobody reminds a suspect of asking for its vote, once it knows what is below its members.)
+        # (Nobody reminds a suspect of its vote, once it knows what is below its members.)
         if is_removed(r) or not (leaves(r) or (
                 config_has(r, e.own_slot) and (r.suspect or not hears_leader(e, r)))):
             role_timer(e, r, 0)
