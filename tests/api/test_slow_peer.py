@@ -15,6 +15,7 @@ from .cluster import config_of, until
 MIB = 1 << 20
 VALUE = encode_set(b"key", bytes(16 << 10))  # one key: machines stay small
 QUEUE_BYTES = 2 * MIB
+WRITTEN_MIB = 128
 
 
 async def write(node, mib):
@@ -59,10 +60,13 @@ def test_a_stopped_peer_costs_no_memory_and_nobody_waits_for_it(run_once, tmp_pa
             await write(leader, 48)  # (what everything takes once is taken)
             worker.pause()
             before = memory_bytes()[1]
-            await write(leader, 96)
+            await write(leader, WRITTEN_MIB)
             grown = memory_bytes()[1] - before
-            # Both nodes' queues to it may be full; beyond, 96 MiB would be held for it.
-            assert grown < 2 * QUEUE_BYTES + 24 * MIB, grown
+            # Whoever holds it all for the peer grows by all of it. (What a busy disk keeps under
+            # way, and what an allocator does not give back, differs from run to run.)
+            assert grown < WRITTEN_MIB * MIB // 2, grown
+            for node in nodes:
+                assert node.status().peers[3].detail["queued_bytes"] <= 2 * QUEUE_BYTES
             worker.resume()
             through = leader.group(0).status().applied_through
             for _ in range(600):
