@@ -155,6 +155,7 @@ def suspects(node):
     return [row["group"] for row in node._room.driver.group_statuses() if row["suspect"]]
 
 
+@pytest.mark.timeout(180)
 def test_a_member_of_a_stopped_group_that_lost_its_journal_votes_again_before_it_is_resumed(
     run_once, tmp_path
 ):
@@ -177,7 +178,7 @@ def test_a_member_of_a_stopped_group_that_lost_its_journal_votes_again_before_it
                 await nodes[at].open()
                 assert nodes[at].group(7).status().suspect
                 # In the directory, too: two that lack votes at a time are a majority.
-                await until(lambda at=at: not suspects(nodes[at]), seconds=60)
+                await until(lambda at=at: not suspects(nodes[at]), seconds=40)
                 with pytest.raises(errors.GroupStopped, match="stop_group"):
                     await nodes[at].group(7).propose(b"1", timeout=5)
             await until(lambda: all(7 in hosting_of(node)._paused for node in nodes))
