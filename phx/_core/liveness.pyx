@@ -31,7 +31,8 @@ cdef enum:
 
 cdef void time_sync(Engine* e, u64 now_us) noexcept nogil:
     if now_us > e.now_us + e.options.heartbeat_us:
-        # A heartbeat was due meanwhile: it is this process that stood still, not the disk.
+        # (Where peers are connected a heartbeat was due meanwhile.) It is this process that stood
+        # still, and not the disk.
         e.sync_from_us += now_us - e.now_us - e.options.heartbeat_us
     if e.sync_done:
         e.sync_us = max(max(now_us, e.now_us) - e.sync_from_us, e.sync_us - e.sync_us // 8)
