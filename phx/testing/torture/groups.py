@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from phx.testing.processes import Cluster, Worker, WorkerFailed, now_us
 from phx.testing.torture.book import Book, Life, Seen, differences, leaks
+from phx.testing.torture.clients import ACKNOWLEDGED, UNKNOWN
 
 DONE_WITHIN_S = 60.0
 """So long after it was first asked for a call is done, other faults being over long before."""
@@ -39,8 +40,6 @@ CYCLED_ID = IDS.stop
 CYCLES = 12
 WHOLE = 3
 """A group with fewer members cannot lose what one of them had."""
-
-ACKNOWLEDGED, REJECTED, UNKNOWN = "acknowledged", "rejected", "unknown"
 
 
 class Ends(Protocol):
