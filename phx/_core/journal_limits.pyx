@@ -11,7 +11,7 @@ from phx._core.state cimport PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY
 
 # Records are refused before the journal refuses them, so early that what one turn may emit still
 # fits: a block that does not fit would stand before the carry-over that makes room.
-cdef int room_pressure(const Room* room, u64 turn_bytes, u64 pending_bytes_max,
+cdef int room_pressure(const JournalRoom* room, u64 turn_bytes, u64 pending_bytes_max,
                        int before) noexcept nogil:
     cdef u64 segment = room.segment_bytes, budget = room.bytes_max
     cdef u64 held = room.live_bytes + room.queued_bytes
@@ -27,7 +27,7 @@ cdef int room_pressure(const Room* room, u64 turn_bytes, u64 pending_bytes_max,
 
 # All that is below may have to be carried over (a quorum is missing, or much is under way). It is
 # queued before the floor that makes room for it: what does not fit would stand before it for ever.
-cdef bint room_fits(const Room* room, u64 below_bytes) noexcept nogil:
+cdef bint room_fits(const JournalRoom* room, u64 below_bytes) noexcept nogil:
     cdef u64 segment = room.segment_bytes
     if below_bytes <= segment:
         return True  # there is a reserve for that

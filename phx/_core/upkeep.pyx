@@ -14,7 +14,7 @@ from phx._core.inputs cimport (
     input_floor, input_poison, input_pressure, input_retire, input_settled,
 )
 from phx._core.journal cimport journal_pressure, journal_recycle, journal_wants_spare
-from phx._core.journal_limits cimport Room, old_segments_end, room_fits, room_pressure
+from phx._core.journal_limits cimport JournalRoom, old_segments_end, room_fits, room_pressure
 from phx._core.native cimport *
 from phx._core.queues cimport (
     CHORE_SETTLE, Chore, chores_push, chores_spare, outbox_event, outbox_log,
@@ -73,8 +73,8 @@ cdef u64 turn_bytes(DriverState* s) noexcept nogil:
             + 4 * <u64>o.batch_bytes_max + <u64>o.value_bytes_max)
 
 
-cdef Room room_of(DriverState* s) noexcept nogil:
-    cdef Room room
+cdef JournalRoom room_of(DriverState* s) noexcept nogil:
+    cdef JournalRoom room
     room.queued_bytes = <u64>phx_load(&s.writer.queued_bytes)
     room.segment_bytes = s.options.journal.segment_bytes
     journal_pressure(s.journal, &room.live_bytes, &room.bytes_max)
@@ -83,7 +83,7 @@ cdef Room room_of(DriverState* s) noexcept nogil:
 
 # Besides, while the disk is so slow that records pile up in memory.
 cdef void watch_pressure(DriverState* s) noexcept nogil:
-    cdef Room room
+    cdef JournalRoom room
     cdef u64 queued = <u64>phx_load(&s.writer.queued_bytes)
     cdef u64 queue_max = s.options.journal_queue_bytes_max
     cdef int before = s.pressure, level
@@ -175,7 +175,7 @@ cdef bint retire_pays(DriverState* s) noexcept nogil:
 
 # All that is chosen below settle_upto is written. False: something was chosen since.
 cdef bint planned(DriverState* s) noexcept nogil:
-    cdef Room room = room_of(s)
+    cdef JournalRoom room = room_of(s)
     s.settle_running = False
     s.again = True
     if not retire_pays(s):

@@ -10,7 +10,7 @@ from phx._core.engine cimport (
 from phx._core.journal cimport (
     journal_prepare_spare, journal_recycle, journal_wants_spare,
 )
-from phx._core.journal_limits cimport Room, old_segments_end, room_fits, room_pressure
+from phx._core.journal_limits cimport JournalRoom, old_segments_end, room_fits, room_pressure
 from phx._core.native cimport *
 from phx._core.plan cimport SettlePlan, hold_new
 from phx._core.state cimport Effects, PRESSURE_FULL
@@ -51,8 +51,8 @@ cdef int recycle(Host h) except -1:
 
 
 # (Nobody else is at the journal: there are no threads here.)
-cdef Room room_of(Host h) noexcept:
-    cdef Room room
+cdef JournalRoom room_of(Host h) noexcept:
+    cdef JournalRoom room
     cdef size_t i
     room.live_bytes = h.journal.live_bytes
     room.queued_bytes = 0
@@ -64,7 +64,7 @@ cdef Room room_of(Host h) noexcept:
 
 
 cdef int watch_pressure(Host h) except -1:
-    cdef Room room = room_of(h)
+    cdef JournalRoom room = room_of(h)
     # A turn takes one frame here.
     cdef u64 turn_bytes = h.journal_options.segment_bytes // 4 + h.engine_options.frame_bytes_max \
         + 4 * h.engine_options.batch_bytes_max + h.engine_options.value_bytes_max
@@ -96,7 +96,7 @@ cdef bint retire(Host h):
 
 
 cdef bint planned(Host h):
-    cdef Room room = room_of(h)
+    cdef JournalRoom room = room_of(h)
     h.settling = False
     if not room_fits(&room, h.settle_upto_lsn - h.floor_lsn):
         h.settle_upto_lsn = old_segments_end(h.journal, h.floor_lsn, h.durable_lsn,
