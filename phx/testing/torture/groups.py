@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from phx.testing.processes import Cluster, Worker, WorkerFailed, now_us
 from phx.testing.torture.book import Book, Life, Seen, differences, leaks
 from phx.testing.torture.clients import ACKNOWLEDGED, UNKNOWN
+from phx.testing.torture.tasks import together
 
 DONE_WITHIN_S = 60.0
 """So long after it was first asked for a call is done, other faults being over long before."""
@@ -142,16 +143,8 @@ class Groups:
         pool = (free or there) if kind == "create" else (there or free)
         chosen = chance.sample(pool, min(len(pool), chance.choice((1, 2, 3))))
         until = time.monotonic() + lasts_s
-        tasks = [
-            asyncio.create_task(self._told(tell(group, until, random.Random(seed))))
-            for group, seed in [(group, chance.getrandbits(32)) for group in chosen]
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        seeds = [(group, chance.getrandbits(32)) for group in chosen]
+        await together(self._told(tell(group, until, random.Random(seed))) for group, seed in seeds)
 
     @staticmethod
     async def _told(story: Coroutine[Any, Any, None]) -> None:

@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,7 @@ from phx.testing.torture.losses import (
     take_away,
 )
 from phx.testing.torture.schedule import GROUPS, LOSING, MEMBERS, Episode, Fault
+from phx.testing.torture.tasks import together, whole
 
 SLOW_US = (20_000, 400_000)
 DELAY_US = (10_000, 300_000)
@@ -70,13 +71,9 @@ class Nemesis:
     async def run(self, episode: Episode) -> None:
         """Let an episode happen; when this returns every node runs and the network is whole."""
         alone = len(episode.faults) == 1
-        tasks = [asyncio.create_task(self._fault(fault, alone)) for fault in episode.faults]
         try:
-            await asyncio.gather(*tasks)
+            await together(self._fault(fault, alone) for fault in episode.faults)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._mesh.heal_all()
         await self._rejoined()
 
@@ -563,13 +560,3 @@ class Nemesis:
         await self.kill(*nodes)
         for at, disk in enumerate(powered):
             await asyncio.to_thread(disk.cut, seed + at, keep)
-
-
-async def whole(doing: Coroutine[Any, Any, None]) -> None:
-    """Do it to its end, whoever gives it up meanwhile; then that is raised."""
-    task = asyncio.create_task(doing)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
