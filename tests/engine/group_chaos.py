@@ -16,12 +16,13 @@ end   nothing is decided or announced above its last value; nothing of it when i
 whole every start finds its journal whole: what is of nobody there is a group that is gone
 """
 
-import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from member_lab import MEMBERSHIP, roster
-from script import LONG_US, Script
+from script import LONG_US
+from weather import Violation, Weather
 
 from phx._core import members
 from phx._core.engine_door import Engine
@@ -34,10 +35,6 @@ IDS = (6, 700, 1_048_575)
 LIVE, ENDING, GONE = "live", "ending", "gone"
 
 Log = tuple[int, int]  # group, generation
-
-
-class Violation(AssertionError):
-    pass
 
 
 @dataclass
@@ -105,12 +102,13 @@ class Reference:
             self.promised[place] = max(self.promised[place], m.ballot)
 
 
-class GroupChaos(Script):
+class GroupChaos(Weather):
+    STEPS = 3000
+    REACH = 80
+
     def __init__(self, seed: int, nodes: int = 4) -> None:
-        self.random = random.Random(seed)
-        self.seed = seed
+        self.begin(seed)
         self.apart = seed % 8 < 4
-        self.loss = (0.0, 0.02, 0.05, 0.15)[seed % 4]
         self.reference = Reference()
         self.reference.members[0, 0] = tuple(range(1, nodes + 1))
         self.facts: list[Fact] = []
@@ -121,12 +119,10 @@ class GroupChaos(Script):
         self.ending: dict[int, dict[int, int]] = defaultdict(dict)
         self.seen_events: dict[int, int] = defaultdict(int)
         self.seen_chosen: dict[int, int] = defaultdict(int)
-        self.quiet = False
         self.number = 0
         self.heights: dict[Log, int] = defaultdict(int)  # the highest that anybody has announced
         self.asked: dict[tuple[int, int], tuple[Log, int]] = {}  # node, ticket: log, its height
         self.seen_points: dict[int, int] = defaultdict(int)
-        self.counts: dict[str, int] = defaultdict(int)
         super().__init__(nodes, window=32)
         self.lazy = set(self.nodes)
 
@@ -221,11 +217,6 @@ class GroupChaos(Script):
                 break
             self.reference.synced(n, record)
         super().sync(n)
-
-    def put(self, source: int, dest: int, payload: bytes) -> None:
-        super().put(source, dest, payload)
-        if self.fetches[dest]:
-            self.answer_fetches(dest)
 
     def answer_fetches(self, n: int) -> None:
         asked, self.fetches[n] = self.fetches[n], []
@@ -366,32 +357,8 @@ class GroupChaos(Script):
 
     # --- what happens
 
-    def deliver_one(self) -> None:
-        moving = [m for m in self.waiting[:80] if self.ready(m)]
-        if not moving:
-            return
-        m = moving[0] if self.quiet or self.random.random() < 0.7 else self.random.choice(moving)
-        self.reference.leaves(m)
-        if self.quiet or self.random.random() >= 0.03:  # else it comes again
-            self.waiting = [w for w in self.waiting if w is not m]
-        if m.dest in self.engines and (self.quiet or self.random.random() >= self.loss):
-            self.put(m.source, m.dest, m.raw)
-
-    def deliver_some(self) -> None:
-        for _ in range(self.random.choice((1, 4, 16, 64))):
-            self.deliver_one()
-
-    def sync_one(self) -> None:
-        behind = [n for n in self.engines if self.durable[n] < self.end[n]]
-        if behind:
-            self.sync(self.random.choice(behind))
-
     def time(self) -> None:
-        self.now += self.random.choice((1_000, 5_000, 20_000, 60_000))
-        for n in list(self.engines):
-            if self.quiet or self.random.random() < 0.8:
-                self.engines[n].advance(self.now)
-                self.turn(n)
+        super().time()
         self.end_groups()
 
     def fall(self) -> None:
@@ -403,13 +370,6 @@ class GroupChaos(Script):
     def rise(self) -> None:
         if down := [n for n in self.nodes if n not in self.engines]:
             self.restart(self.random.choice(down))
-
-    def cut(self) -> None:
-        a, b = self.random.sample(sorted(self.engines), 2)
-        if (min(a, b), max(a, b)) in self.cuts:
-            self.connect(a, b)
-        else:
-            self.disconnect(a, b)
 
     def write(self) -> None:
         n = self.random.choice(sorted(self.engines))
@@ -456,37 +416,19 @@ class GroupChaos(Script):
                 self.journal[n] = [r for r in self.journal[n] if r.lsn >= floor]
                 self.counts["retired"] += 1
 
-    def run(self, steps: int = 3000) -> None:
-        bad = self.seed % 4  # the weather
-        acts = [
-            (self.deliver_some, 50), (self.sync_one, 30 - 8 * bad), (self.time, 14),
+    def acts(self) -> list[tuple[Callable[[], None], float]]:
+        return [
+            (self.deliver_some, 50), (self.sync_one, 30 - 8 * self.bad), (self.time, 14),
             (self.write, 5), (self.ask, 4), (self.create, 3), (self.delete, 0.6), (self.hear, 6),
-            (self.fall, 0.1 + 0.2 * bad), (self.rise, 1), (self.cut, 0.1 + 0.2 * bad),
+            (self.fall, 0.1 + 0.2 * self.bad), (self.rise, 1), (self.cut, 0.1 + 0.2 * self.bad),
             (self.settle, 0.5),
         ]  # fmt: skip
-        what, weights = zip(*acts, strict=True)
-        try:
-            for act in self.random.choices(what, weights, k=steps):
-                act()
-            self.settle_down()
-        except Violation as broken:
-            raise Violation(f"seed {self.seed}: {broken}") from broken
 
     # --- and at the end
 
     def settle_down(self) -> None:
         """All are back, and hear everything: what ends is gone, and what lives takes a value."""
-        self.quiet = True
-        self.lazy = set()
-        for a, b in list(self.cuts):
-            if a in self.engines and b in self.engines:
-                self.connect(a, b)
-        self.cuts = set()
-        for n in self.nodes:
-            if n not in self.engines:
-                self.restart(n)
-            self.sync(n)
-            self.turn(n)
+        self.clear_up()
         goals: dict[Log, int] = {}
         for _ in range(4000):
             self.time()

@@ -11,11 +11,12 @@ U3   what a node announces is decided              U4   no promise that was told
 epoch: whoever leads under newer members does so in a higher ballot than all before
 """
 
-import random
 import struct
 from collections import defaultdict
+from collections.abc import Callable
 
 from member_lab import LEARNER, MEMBERSHIP, UNDER_WAY, Changing
+from weather import Violation, Weather
 
 from phx._core import members
 from phx._core.engine_door import Engine
@@ -23,10 +24,6 @@ from phx.sim.wire_text import ACCEPT, Message, Record, ballot_text
 
 FAILED, LEADER, HALTED, BELOW = 1, 2, 3, 5
 FIRST = (1, 2, 3)
-
-
-class Violation(AssertionError):
-    pass
 
 
 def kind_of(body: bytes) -> int:
@@ -140,20 +137,15 @@ class Reference:
             self.promised[m.source] = max(self.promised[m.source], m.ballot)
 
 
-class Chaos(Changing):
+class Chaos(Weather, Changing):
     def __init__(self, seed: int, nodes: int = 8) -> None:
-        self.random = random.Random(seed)
-        self.seed = seed
-        self.loss = (0.0, 0.02, 0.05, 0.15)[seed % 4]
+        self.begin(seed)
         self.reference = Reference(FIRST)
         self.rows: dict[int, tuple[int, bytes, int, int, bool]] = {}  # stores: change_known's
         self.seen_events: dict[int, int] = defaultdict(int)
         self.seen_chosen: dict[int, int] = defaultdict(int)
         self.read: dict[int, int] = defaultdict(int)  # records of its journal that were looked at
         self.below: dict[int, int] = {}  # nodes that need a checkpoint: from whom
-        self.quiet = False
-        self.gone: set[int] = set()  # removed, switched off, and deleted
-        self.counts: dict[str, int] = defaultdict(int)
         super().__init__(nodes, FIRST, window=32)
         self.lazy = set(self.nodes)
 
@@ -206,43 +198,10 @@ class Chaos(Changing):
             self.reference.synced(n, record)
         super().sync(n)
 
-    def put(self, source: int, dest: int, payload: bytes) -> None:
-        super().put(source, dest, payload)
-        if self.fetches[dest]:
-            self.answer_fetches(dest)
-
     # --- what happens
 
     def some(self, of: list[int]) -> int:
         return self.random.choice(of)
-
-    def deliver_one(self) -> None:
-        moving = [m for m in self.waiting[:60] if self.ready(m)]
-        if not moving:
-            return
-        m = moving[0] if self.quiet or self.random.random() < 0.7 else self.random.choice(moving)
-        self.reference.leaves(m)
-        again = not self.quiet and self.random.random() < 0.03
-        if not again:
-            self.waiting = [w for w in self.waiting if w is not m]
-        if m.dest in self.engines and (self.quiet or self.random.random() >= self.loss):
-            self.put(m.source, m.dest, m.raw)
-
-    def deliver_some(self) -> None:
-        for _ in range(self.random.choice((1, 4, 16, 64))):
-            self.deliver_one()
-
-    def sync_one(self) -> None:
-        behind = [n for n in self.engines if self.durable[n] < self.end[n]]
-        if behind:
-            self.sync(self.some(behind))
-
-    def time(self) -> None:
-        self.now += self.random.choice((1_000, 5_000, 20_000, 60_000))
-        for n in list(self.engines):
-            if self.quiet or self.random.random() < 0.8:
-                self.engines[n].advance(self.now)
-                self.turn(n)
 
     def fall(self) -> None:
         n = self.some(list(self.engines))
@@ -262,13 +221,6 @@ class Chaos(Changing):
                 self.crash(n)
                 self.gone.add(n)
                 self.counts["deleted"] += 1
-
-    def cut(self) -> None:
-        a, b = self.random.sample(sorted(self.engines), 2)
-        if (min(a, b), max(a, b)) in self.cuts:
-            self.connect(a, b)
-        else:
-            self.disconnect(a, b)
 
     def write(self) -> None:
         if leading := [n for n in self.engines if self.status(n)["leading"]]:
@@ -338,39 +290,19 @@ class Chaos(Changing):
             a, b = self.random.sample(sorted(self.engines), 2)
             self.install(a, b)
 
-    def run(self, steps: int = 1500) -> None:
-        bad = self.seed % 4  # the weather
-        acts = [
-            (self.deliver_some, 50), (self.sync_one, 30 - 8 * bad), (self.time, 14),
-            (self.write, 3), (self.alter, 2), (self.fall, 0.1 + 0.2 * bad), (self.rise, 1),
-            (self.cut, 0.1 + 0.2 * bad), (self.trim, 0.4), (self.catch_up, 1), (self.anything, 3),
-            (self.delete, 2),
+    def acts(self) -> list[tuple[Callable[[], None], float]]:
+        return [
+            (self.deliver_some, 50), (self.sync_one, 30 - 8 * self.bad), (self.time, 14),
+            (self.write, 3), (self.alter, 2), (self.fall, 0.1 + 0.2 * self.bad), (self.rise, 1),
+            (self.cut, 0.1 + 0.2 * self.bad), (self.trim, 0.4), (self.catch_up, 1),
+            (self.anything, 3), (self.delete, 2),
         ]  # fmt: skip
-        what, weights = zip(*acts, strict=True)
-        try:
-            for act in self.random.choices(what, weights, k=steps):
-                act()
-            self.settle_down()
-        except Violation as broken:
-            raise Violation(f"seed {self.seed}: {broken}") from broken
 
     # --- and at the end
 
     def settle_down(self) -> None:
         """All are back, and nothing is lost any more: the members that there are go on."""
-        self.quiet = True
-        self.lazy = set()
-        for a, b in list(self.cuts):
-            if a in self.engines and b in self.engines:
-                self.connect(a, b)
-        self.cuts = set()
-        for n in self.nodes:
-            if n in self.gone:
-                continue
-            if n not in self.engines:
-                self.restart(n)
-            self.sync(n)
-            self.turn(n)
+        self.clear_up()
         goal = len(self.reference.log) + 3
         for _ in range(4000):
             self.time()
