@@ -196,6 +196,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
         return
     if isinstance(item, pytest.Function):
         item.funcargs.clear()  # pytest would hold the fixtures' values a little longer
+    # What was logged while the fixtures ended is held until the next test: so are the errors in it,
+    # and with them the frames that they went through.
+    logged = item.config.pluginmanager.get_plugin("logging-plugin")
+    for handler in (logged.caplog_handler, logged.report_handler):
+        handler.reset()
     until = time.monotonic() + 2
     while (now := others_live()) > before and time.monotonic() < until:
         time.sleep(0.02)

@@ -597,7 +597,8 @@ class Room:
                     return
                 time.sleep(0.002)
         except DriverError as error:
-            log.warning("closing: %s", error)
+            if not self._ended:  # else abandoned meanwhile
+                log.warning("closing: %s", error)
 
     def end_applying(self) -> None:
         """The last slice; then durable machines are committed and closed, and every caller that

@@ -15,6 +15,7 @@ import pytest
 import phx
 from phx import errors
 from phx.machines import Counter
+from phx.node.room import Room
 
 from .cluster import Journal, all_applied, cluster, config_of, introduce, until
 
@@ -412,6 +413,34 @@ def test_closing_that_is_cancelled_is_closing(run, tmp_path):
         return False
 
     run(main())
+
+
+def test_what_hands_over_when_a_close_is_cancelled_ends_in_silence(
+    run_once, tmp_path, monkeypatch, caplog
+):
+    """It finds a driver that was stopped under it."""
+    begun, cut = threading.Event(), threading.Event()
+
+    def settle(room, until, settle=Room._settle):
+        begun.set()
+        assert cut.wait(20)
+        settle(room, until)
+
+    monkeypatch.setattr(Room, "_settle", settle)
+
+    async def main():
+        node = phx.Node(config_of(tmp_path, 1, nodes=1), Journal, bootstrap=True)
+        await node.open()
+        closing = asyncio.ensure_future(node.close())
+        await until(begun.is_set)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait([closing], timeout=10)
+        cut.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    run_once(main())
+    assert [one.getMessage() for one in caplog.records] == []
 
 
 def test_a_loop_that_ends_in_the_middle_of_a_close_leaves_no_thread(tmp_path):
