@@ -1,4 +1,5 @@
-"""A node's process of failover.py: callers, whose waits it notes. ``python -m`` runs it."""
+"""A node's process of failover.py and replace.py: callers, whose waits it notes. ``python -m`` runs
+it."""
 
 from __future__ import annotations
 
@@ -67,6 +68,13 @@ class Callers(NodeWorker):
     async def do_counters(self) -> dict[str, int]:
         status = self.node.status()
         return {**status.counters, "syncs": status.journal["syncs"]}
+
+    async def do_replace(
+        self, old: int, new: int, address: str, timeout_s: float
+    ) -> dict[str, Any]:
+        """In all groups; why not, by group."""
+        made = await self.node.replace_member(old, new, address, timeout=timeout_s)
+        return {"failed": {group: str(why) for group, why in made.failed.items()}}
 
     async def do_drain(self) -> dict[str, Any]:
         since_us = now_us()
