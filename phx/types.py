@@ -70,7 +70,8 @@ class Role(IntEnum):
     VOTER = 1
     """Votes, and has a machine."""
     WITNESS = 2
-    """Votes, keeps log and promises, and has no machine."""
+    """Votes, and leads only where no other voter can. For the rest it is a voter for now: it has a
+    machine, and checkpoints of it."""
     LEARNER = 3
     """Has a machine, and no vote: it may be rebuilt from nothing at any time."""
 
@@ -100,7 +101,7 @@ def voter(address: str) -> Member:
 
 
 def witness(address: str) -> Member:
-    """A member that votes and has no machine, at "host:port"."""
+    """A member that votes and does not want to lead, at "host:port"; see ``Role.WITNESS``."""
     return Member(Role.WITNESS, address)
 
 
