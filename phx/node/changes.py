@@ -559,8 +559,9 @@ class Changes:
 
         Raises VersionConflict: others are.
         """
-        told = self._memberships.of_version(wanted.group, wanted.version)
+        # The newest first: of no version up to that nothing is known by then but of an old one.
         newest = self._memberships.newest(wanted.group)
+        told = self._memberships.of_version(wanted.group, wanted.version)
         self._need_there(wanted.state)  # so that was of this group
         if told is not None and told.members().by_id != wanted.members:
             raise VersionConflict(wanted.group, told.members())

@@ -11,6 +11,7 @@ import phx
 from phx import errors
 from phx.cli.commands import phx as phx_command
 from phx.node import control
+from phx.node.memberships import Memberships
 from phx.types import Role, learner, voter
 
 from .cluster import all_applied, cluster, config_of, until
@@ -34,6 +35,27 @@ def test_a_change_is_active_when_the_call_returns_at_whatever_node(run, tmp_path
             assert nodes[0].group(1).members().version == 1
 
     run(main())
+
+
+def test_a_change_that_is_heard_of_between_two_looks_is_the_one_that_was_asked_for(
+    run_once, tmp_path, monkeypatch
+):
+    """Nothing of the version was known at one look, and it was the newest at the next."""
+    whole = Memberships.of_version
+
+    def of_version(self, group, version):
+        found = whole(self, group, version)
+        if found is None:
+            self.wait(lambda: self.version(group) >= version, 5)
+        return found
+
+    async def main():
+        async with cluster(tmp_path, counters) as nodes:
+            monkeypatch.setattr(Memberships, "of_version", of_version)
+            now = await nodes[0].group(0).set_members(voters(nodes), 1)
+            assert (now.version, now.active) == (2, True)
+
+    run_once(main())
 
 
 def test_a_change_of_another_version_is_refused_with_the_members_there_are(run, tmp_path):
