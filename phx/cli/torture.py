@@ -84,6 +84,7 @@ def print_result(result: Result) -> None:
     rows = [
         ("operations", number(result.operations)),
         ("acknowledged", number(result.acknowledged)),
+        ("of them reads, not proposed", number(sum(result.reads.values()))),
         ("unknown outcomes", number(result.unknown)),
         ("rejected", number(result.rejected)),
         ("keys", number(result.keys)),

@@ -28,7 +28,14 @@ from phx.store import Store
 from phx.store_facts import forget
 from phx.store_folder import read_identity
 from phx.testing.torture.book import Log
-from phx.testing.torture.clients import ACKNOWLEDGED, DAMAGED, REJECTED, UNKNOWN, Record
+from phx.testing.torture.clients import (
+    ACKNOWLEDGED,
+    CONSISTENCY,
+    DAMAGED,
+    REJECTED,
+    UNKNOWN,
+    Record,
+)
 from phx.testing.torture.disks import PowerDisk, SmallDisk
 from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
 from phx.testing.torture.machine import APPENDS, Appends, Damaged, encode_append, token_of, value_of
@@ -76,6 +83,7 @@ def good() -> tuple[list[Record], dict[int, dict[Log, dict[str, Any]]]]:
         done(3, "r0.0", "get", None, ["v2", 2]),
         done(3, "s0.0", "append", "", "v4;v5;v6;"),
     ]
+    records[-2].consistency, records[-1].consistency = "lease", "linearizable"
     states = {
         node: {
             (0, 0): {
@@ -484,6 +492,7 @@ def test_ten_seconds_of_torture_find_nothing(phx_torture, tmp_path: Path) -> Non
     result = json.loads(out)
     assert result["findings"] == [], err
     assert result["acknowledged"] > 500
+    assert all(result["reads"][how] > 0 for how in CONSISTENCY)
     assert result["operations"] >= result["acknowledged"] + result["unknown"] + result["rejected"]
     assert result["episodes"] >= 1
     assert sum(result["faults"].values()) >= 3

@@ -19,6 +19,10 @@ UNKNOWN_PER_KEY = 5
 REGISTERS_PER_GROUP, STRINGS_PER_GROUP = 2, 1
 CREATED_SHARE = 0.6
 """Of operations, those on created groups, if there are any."""
+READ_SHARE = 0.6
+"""Of what only reads: as a read, at whatever node; the rest is proposed."""
+CONSISTENCY = {"linearizable": 0.6, "quorum": 0.2, "lease": 0.2}
+"""Of those. All of them say that they see what was complete when they began."""
 MEMBER_SHARE = 0.9
 """Of those, the ones that a node is asked for which hosts the group, as it was heard."""
 
@@ -40,6 +44,7 @@ class Record:
         called_us, returned_us: by one clock for all processes; None: no result.
         error: the class of the error.
         generation: of the group, if it is one that was created; 0: of the configuration.
+        consistency: how it was read; None: it was proposed.
     """
 
     client: int
@@ -56,6 +61,7 @@ class Record:
     result: Any = None
     error: str = ""
     generation: int = 0
+    consistency: str | None = None
 
     @property
     def log(self) -> Log:
@@ -171,7 +177,10 @@ class Clients:
             slot.turn()
             slot.operations += 1
             key = slot.key
-            record = await self._send(number, log, key, slot, *self._choose(slot))
+            kind, argument = self._choose(slot)
+            record = await self._send(
+                number, log, key, slot, kind, argument, self._how(kind, argument)
+            )
             if record is None or record.outcome == UNKNOWN:
                 number = next(self._numbers)
                 slot.unknown += record is not None and slot.key == key
@@ -202,6 +211,12 @@ class Clients:
             return kind, [slot.newest, self._token(), self._size()]
         return kind, None
 
+    def _how(self, kind: str, argument: Any) -> str | None:
+        """The consistency of a read; None: it is proposed."""
+        if argument or kind not in ("get", "append") or self._chance.random() >= READ_SHARE:
+            return None
+        return self._chance.choices(list(CONSISTENCY), list(CONSISTENCY.values()))[0]
+
     def _token(self) -> str:
         return f"v{next(self._tokens)}"
 
@@ -212,7 +227,14 @@ class Clients:
         return self._chance.randrange(8_000 if chance < 0.97 else 60_000)
 
     async def _send(
-        self, number: int, log: Log, key: str, slot: Slot, kind: str, argument: Any
+        self,
+        number: int,
+        log: Log,
+        key: str,
+        slot: Slot,
+        kind: str,
+        argument: Any,
+        consistency: str | None = None,
     ) -> Record | None:
         """Do it at some node; None: it was not sent to any."""
         # Seldom one that is stopped: it finds what it was asked when it goes on.
@@ -233,12 +255,12 @@ class Clients:
         expected = slot.seen.get(argument[0]) or None if kind == "cas" else None
         record = Record(
             number, node, group, key, kind, argument, written, expected, now_us(),
-            generation=generation,
+            generation=generation, consistency=consistency,
         )  # fmt: skip
         try:
             future = self._cluster[node].ask(
                 "operate", group=group, kind=kind, key=key, argument=argument,
-                timeout_s=OPERATE_TIMEOUT_S, generation=generation,
+                timeout_s=OPERATE_TIMEOUT_S, generation=generation, consistency=consistency,
             )  # fmt: skip
         except WorkerFailed:
             await asyncio.sleep(PAUSE_S)

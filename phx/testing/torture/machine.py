@@ -51,6 +51,10 @@ class Appends(StateMachine):
         made = self.kept[name] = self.kept.get(name, b"") + more
         return made
 
+    def query(self, query: str) -> bytes:
+        """The string of a key."""
+        return self.kept.get(query, b"")
+
     def digest(self) -> bytes:
         state = blake2b(digest_size=16)
         for key in sorted(self.kept):

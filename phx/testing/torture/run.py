@@ -140,6 +140,7 @@ class Result:
     acknowledged: int = 0
     unknown: int = 0
     rejected: int = 0
+    reads: dict[str, int] = field(default_factory=dict)
     keys: int = 0
     restarts: int = 0
     noticed: dict[str, int] = field(default_factory=dict)
@@ -493,6 +494,9 @@ class Era:
         result.acknowledged += outcomes[ACKNOWLEDGED]
         result.unknown += outcomes[UNKNOWN]
         result.rejected += outcomes[REJECTED]
+        answered = (one for one in self._records if one.outcome == ACKNOWLEDGED)
+        reads = Counter(one.consistency for one in answered if one.consistency)
+        result.reads = dict(sorted((reads + Counter(result.reads)).items()))
         result.keys += len({(one.log, one.key) for one in self._records})
         self._time_changes()
         groups = nemesis.groups

@@ -32,7 +32,15 @@ from phx.testing.torture.machine import (
     value_of,
 )
 from phx.testing.worker import begin, jsonable, serve
-from phx.types import DIRECTORY_GROUP, Changed, GroupStatus, Members, Role, voter
+from phx.types import (
+    DIRECTORY_GROUP,
+    Changed,
+    Consistency,
+    GroupStatus,
+    Members,
+    Role,
+    voter,
+)
 
 
 class TorturedNode:
@@ -57,6 +65,7 @@ class TorturedNode:
         argument: Any,
         timeout_s: float,
         generation: int = 0,
+        consistency: Consistency | None = None,
     ) -> dict[str, Any]:
         """One operation of a client: what became of it, its result, and when it ran.
 
@@ -67,20 +76,29 @@ class TorturedNode:
         delete   -                      was it there?
         append   token, or "" to read   the whole string, or None if it is empty
 
-        `generation`: of a created group; it is sent to that one alone.
+        `generation`: of a created group; it is sent to that one alone. `consistency`: of what only
+        reads; it is read then, and not proposed.
         """
-        machine, command = encode(kind, key, argument)
         found: dict[str, Any] = {"called_us": now_us(), "error": ""}
         try:
             door = self.node.group(group)
             if generation and (self._generation(door) != generation or
                                self.node.group(group) is not door):  # fmt: skip
                 raise NotInCluster(f"generation {generation} of group {group} is not here")
-            done = await door.propose(command, timeout=timeout_s, machine=machine)
-            found["returned_us"], result = now_us(), done.value
+            if consistency is None:
+                machine, command = encode(kind, key, argument)
+                done = await door.propose(command, timeout=timeout_s, machine=machine)
+                result, at = done.value, done.instance
+            else:
+                machine, query = asked(kind, key)
+                read = await door.read(
+                    query, consistency=consistency, timeout=timeout_s, machine=machine
+                )
+                result, at = read.value, read.instance + 1  # (perhaps nothing is applied yet)
+            found["returned_us"] = now_us()
         except PhxError as error:
             return found | {"outcome": error.outcome, "error": type(error).__name__}
-        if generation and (other := generation_at(done.instance)) != generation:
+        if generation and (other := generation_at(at)) != generation:
             why = f"{kind} of {key!r} was done by generation {other}, not {generation}"
             return found | {"outcome": "damaged", "error": why}
         try:
@@ -308,6 +326,11 @@ def encode(kind: str, key: str, argument: Any) -> tuple[int, bytes]:
         case "append":
             return APPENDS, encode_append(key, argument)
     raise ValueError(kind)
+
+
+def asked(kind: str, key: str) -> tuple[int, Any]:
+    """Machine and query of a "get", and of an "append" that only reads."""
+    return (APPENDS, key) if kind == "append" else (KEY_VALUE, ("version", key))
 
 
 def decode(kind: str, result: Any) -> Any:
