@@ -17,6 +17,7 @@ whoever leads then; only who runs out of time does not know.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -380,7 +381,7 @@ class Changes:
             if target == now.by_id:
                 self._again(until_s, AGAIN_S, ChangeUnderWay(group))
                 continue
-            if last and (lag := self._far(state, now, target)):
+            if last and (lag := self._far(state, now, target, until_s)):
                 self._again(until_s, LAG_S, NotCaughtUp(group, lag))
                 continue
             try:
@@ -400,7 +401,9 @@ class Changes:
         if self._lines.ending.wait(pause_s):
             raise Closed("the node is closed")
 
-    def _far(self, state: GroupState, now: Members, target: Mapping[int, Member]) -> list[int]:
+    def _far(
+        self, state: GroupState, now: Members, target: Mapping[int, Member], until_s: float
+    ) -> list[int]:
         """Learners that are to vote, and are not near yet by what they say themselves. (Whoever
         leads only makes sure of a quorum.)"""
         group, chosen, far = state.group, self._chosen(state.group), []
@@ -411,7 +414,7 @@ class Changes:
                 continue
             there = 0
             with suppress(KeyError, OSError, Cut, Ending):
-                there = self._told_by(node, group).chosen
+                there = self._told_by(node, group, until_s).chosen
             if there + self._window // 4 < chosen or (chosen and not there):
                 far.append(node)
         return far
@@ -424,14 +427,14 @@ class Changes:
         members = {node: self._located(node, one) for node, one in members.items()}
         if version is None:
             version = now.version
-        if now.version != version and (later := self._beyond(state, now.version, version)):
+        if now.version != version and (later := self._beyond(state, now.version, version, until_s)):
             raise VersionConflict(state.group, later)
         new = tuple(
             node
             for node, one in sorted(members.items())
             if votes(one) and (node not in now.by_id or not votes(now.by_id[node]))
         )
-        return self._ask(Wanted(state, version + 1, members, new), now, until_s)
+        return self._ask(Wanted(state, version + 1, members, new, until_s), now)
 
     def _near(
         self, state: GroupState, now: Mapping[int, Member], target: Mapping[int, Member]
@@ -454,13 +457,15 @@ class Changes:
             return one
         return Member(one.role, self._peers.texts().get(node, one.address))
 
-    def _beyond(self, state: GroupState, known: int, version: int) -> Members | None:
+    def _beyond(
+        self, state: GroupState, known: int, version: int, until_s: float
+    ) -> Members | None:
         """Members of another version than that which a caller means, if there are; this node may
         only be the last to hear."""
-        newest = self._elsewhere(state)
+        newest = self._elsewhere(state, until_s)
         return newest if known > version or newest.version != version else None
 
-    def _ask(self, wanted: Wanted, now: Members, until_s: float) -> Members:
+    def _ask(self, wanted: Wanted, now: Members) -> Members:
         """Until it is known what became of it.
 
         Once it may have been proposed (``wanted.perhaps``) only one thing says that it is not
@@ -469,7 +474,7 @@ class Changes:
         with self._lock:
             self._waiting[wanted.group] += 1
         try:
-            return self._asked_for(wanted, now, until_s)
+            return self._asked_for(wanted, now)
         except VersionConflict:
             raise
         except Rejected as error:
@@ -485,7 +490,7 @@ class Changes:
         """Whether somebody waits here for what becomes of a change of its members."""
         return self._waiting[group] > 0
 
-    def _asked_for(self, wanted: Wanted, now: Members, until_s: float) -> Members:
+    def _asked_for(self, wanted: Wanted, now: Members) -> Members:
         group, pause = wanted.group, AGAIN_S
         refusal: PhxError = NoQuorum(f"group {group}: nobody is known to lead it")
         while True:
@@ -505,13 +510,13 @@ class Changes:
                 self._conflict(wanted)
             elif verdict is not None and not wanted.perhaps:
                 refusal = self._refused(wanted, now, verdict) or refusal
-            left_s = min(pause, until_s - time.monotonic())
+            left_s = min(pause, wanted.until_s - time.monotonic())
             pause = min(2 * pause, AGAIN_MAX_S)
             if left_s > 0 and self._memberships.wait(
                 lambda: self._outcome(wanted) is not None or self._lines.ending.is_set(), left_s
             ):
                 continue
-            if time.monotonic() >= until_s:
+            if time.monotonic() >= wanted.until_s:
                 if wanted.perhaps:
                     refusal = TimedOut("the time is up")
                 raise refusal
@@ -519,7 +524,7 @@ class Changes:
     def _conflict(self, wanted: Wanted) -> None:
         """The leader has other members than this node; ours, if that is the change that was asked
         for. Raises VersionConflict; TimedOutUnknown: others have followed since."""
-        newest = self._elsewhere(wanted.state)
+        newest = self._elsewhere(wanted.state, wanted.until_s)
         if newest.version < wanted.version:
             return  # it is heard of soon
         if newest.version > wanted.version and wanted.perhaps:
@@ -601,12 +606,11 @@ class Changes:
         roster = wanted.roster()
         question = ask_change(ends, self._at.greeting, wanted.group, roster, now_us())
         try:
-            host, port = self._at.at(node)
-            one = self._lines.dial(host, port, self._at.timeout_us)
+            one = self._dial(node, wanted.until_s)
         except (KeyError, OSError, Cut, Ending):
             return CHANGE_UNASKED
         try:
-            moot = partial(self._leads_no_more, wanted.group, node)
+            moot = partial(self._leads_no_more, wanted.group, node, wanted.until_s)
             return unpack_answer(self._lines.ask(one, question, moot)).verdict
         except Declined as error:  # its transport, before anybody looked at what was asked
             log.debug("group %d: node %d: %s", wanted.group, node, error)
@@ -615,15 +619,15 @@ class Changes:
             log.debug("group %d: node %d did not answer: %s", wanted.group, node, error)
             return CHANGE_UNREACHED
 
-    def _elsewhere(self, state: GroupState) -> Members:
+    def _elsewhere(self, state: GroupState, until_s: float) -> Members:
         """The newest that this node or the leader's knows of."""
         group, newest, led = state.group, self._door.members_now(state), state.led
         self._need_there(state)
         if led is None or led.node == self._door.node:
             return newest
         with suppress(KeyError, OSError, Cut, Ending):
-            moot = partial(self._leads_no_more, group, led.node)
-            told = self._told_by(led.node, group, moot).members.get(group)
+            moot = partial(self._leads_no_more, group, led.node, until_s)
+            told = self._told_by(led.node, group, until_s, moot).members.get(group)
             if told is not None and told.version > newest.version:
                 return told.members()
         return newest
@@ -637,18 +641,33 @@ class Changes:
             if time.monotonic() >= until_s:
                 break
             with suppress(KeyError, OSError, Cut, Ending, PhxError):
-                told = self._told_by(node, group, lambda: time.monotonic() >= until_s)
+                told = self._told_by(node, group, until_s)
                 found.update(told.left.get(group, ()))
         return found
 
-    def _leads_no_more(self, group: int, node: int) -> bool:
-        """As far as is known here. Who fell silent is not waited for then: another may lead."""
+    def _leads_no_more(self, group: int, node: int, until_s: float) -> bool:
+        """As far as is known here; or the time is up. Who fell silent is not waited for then:
+        another may lead."""
         state = self._states.get(group)  # None: the group was deleted
-        return state is None or state.led is None or state.led.node != node
+        return (
+            time.monotonic() >= until_s
+            or state is None
+            or state.led is None
+            or state.led.node != node
+        )
 
-    def _told_by(self, node: int, group: int, moot: Callable[[], bool] = lambda: False) -> Page:
-        """What a peer knows of a group. Raises KeyError, OSError, Cut, Ending."""
+    def _dial(self, node: int, until_s: float) -> socket.socket:
+        """Raises KeyError, OSError, Cut, Ending."""
+        left_us = max(0, int((until_s - time.monotonic()) * 1e6))
+        return self._lines.dial(*self._at.at(node), min(left_us, self._at.timeout_us))
+
+    def _told_by(
+        self, node: int, group: int, until_s: float, moot: Callable[[], bool] | None = None
+    ) -> Page:
+        """What a peer knows of a group. Raises KeyError, OSError, Ending, Cut: also when the time
+        is up."""
         ends = Ends(self._at.cluster, self._at.node, node)
         question = ask_members(ends, self._at.greeting, group, now_us())
-        one = self._lines.dial(*self._at.at(node), self._at.timeout_us)
-        return unpack_members(self._lines.ask(one, question, moot), group)
+        one = self._dial(node, until_s)
+        late = moot or (lambda: time.monotonic() >= until_s)
+        return unpack_members(self._lines.ask(one, question, late), group)

@@ -109,6 +109,7 @@ class Wanted:
     version: int
     members: Mapping[int, Member]
     newcomers: tuple[int, ...]  # voters that were none before
+    until_s: float  # of time.monotonic(): nobody waits for longer
     perhaps: bool = False  # it may have been proposed
 
     @property

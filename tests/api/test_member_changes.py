@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 
 import pytest
 from click.testing import CliRunner
@@ -54,6 +55,36 @@ def test_a_change_that_is_heard_of_between_two_looks_is_the_one_that_was_asked_f
             monkeypatch.setattr(Memberships, "of_version", of_version)
             now = await nodes[0].group(0).set_members(voters(nodes), 1)
             assert (now.version, now.active) == (2, True)
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("version", [1, 7])
+def test_a_leader_that_says_nothing_is_waited_for_no_longer_than_the_call_may_take(
+    run_once, tmp_path, monkeypatch, version
+):
+    """Whoever is stopped takes connections, and never answers."""
+
+    async def main():
+        async with cluster(tmp_path, counters, balance=False) as nodes:
+            led = leader_of(nodes)
+            other = next(node for node in nodes if node is not led)
+            await until(
+                lambda: (there := other.group(0).leader()) and there.node == led.config.node
+            )
+            lines = other._room.changes._lines
+
+            def dial(host, port, timeout_us, dial=lines.dial):
+                return dial(*silent.getsockname(), timeout_us)
+
+            monkeypatch.setattr(lines, "dial", dial)
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                call = other.group(0).set_members(voters(nodes), version, timeout=0.5)
+                with pytest.raises(errors.PhxError) as ended:
+                    await asyncio.wait_for(call, 5)
+            # It may have been proposed, if it was asked for at all.
+            kinds = {1: errors.TimedOutUnknown, 7: errors.VersionConflict}
+            assert type(ended.value) is kinds[version]
 
     run_once(main())
 
