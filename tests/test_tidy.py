@@ -80,8 +80,10 @@ STOREYS = [
         "read_table",
         "reads",
         "rejoin",
+        "relaxed",
         "reports",
         "routing",
+        "votes",
     },
     {"engine"},
     {

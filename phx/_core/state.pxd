@@ -65,6 +65,7 @@ cdef struct GroupStatus:
     u64 settled_through
     u64 floor                    # lowest instance that this node can still supply
     u64 accepted_last            # highest instance with an acceptance
+    u64 sync_within_us           # as of Replica
     u32 waiting_values           # of this node's callers
 
 cdef struct GroupMembers:
@@ -96,6 +97,7 @@ cdef struct EngineCounters:
 
 cdef enum:
     NO_CEILING = 0xFFFFFFFFFFFFFFFF
+    NO_SYNC = 0xFFFFFFFFFFFFFFFF # of sync_within_us: never for its own sake
     NO_CLAIM = 0xFFFFFFFFFFFFFFFF
     PRIORITY_USUAL = 100
     PRIORITY_MAX = 255
@@ -170,6 +172,7 @@ cdef struct Effects:
     u64 lsn_end          # position after the last byte (of this or an earlier turn)
     # records hold something that somebody waits for; False: write lazily (a mark)
     bint sync
+    bint write           # somebody waits for them to be written, and no more
     vector[Outgoing] outgoing
     vector[ChosenRange] chosen
     vector[Fetch] fetches
@@ -403,6 +406,7 @@ cdef struct Replica:
     bint restoring
     bint suspect             # may have forgotten votes: rejoin.pxd
     bint rejoin_due          # its leader is to be asked when `followers` are enough
+    bint ack_waits           # in Engine.relaxed: it is acknowledged once more is written
     u64 supplied             # members whose question about the log was answered in this turn
     Config* config           # whose votes count; shared with other groups
     Membership* members      # NULL: as the node's options have them, and nobody has said otherwise
@@ -413,6 +417,10 @@ cdef struct Replica:
     u64 ack_first
     u64 ack_through
     u64 ack_ballot
+    # Its acceptances are told once they are written, and durable so long after it at the latest;
+    # 0: they are told when they are durable. (docs/design/durability.md)
+    u64 sync_within_us
+    u64 hard_lsn             # before this is durable nothing is told that is only written
     Window window            # base: chosen_through + 1
     u64 accepted_last
     # learner
@@ -590,6 +598,9 @@ cdef struct Engine:
     u64 lsn_end              # of everything emitted
     u64 lsn_needed           # of everything that somebody may wait for
     u64 durable
+    u64 written              # as far as it was told, or durable
+    u64 relaxed_end          # of everything that only has to be written
+    u64 relaxed_due_us       # when that is to be synced; 0: at no time, or all of it is asked for
     u64 marked               # highest durable position that a mark says
     u64 mark_due_us
     u64 sync_us                 # how long a sync takes here: the longest lately, fading
@@ -614,6 +625,8 @@ cdef struct Engine:
     vector[u32] dirty
     vector[Timer] timers
     deque[Vote] votes           # own acceptances and promises waiting to become durable
+    # own acceptances that only have to be written; ballot 0: acknowledgements of others' values
+    deque[Vote] relaxed
     Ring cached                 # replica index of each chosen entry in memory, oldest first
     u64 cached_bytes
     u64 pending_bytes

@@ -430,6 +430,8 @@ class Hosting(threading.Thread):
             parts.begun(state)
 
         self._applying(add)
+        if parts.door.relaxing is not None:
+            parts.door.relaxing.added(group)
         parts.restorer.start([group], 1)
         parts.memberships.on_news(group, told)
         log.info("group %d, generation %d, is hosted here", group, mine.generation)
