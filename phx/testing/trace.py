@@ -147,15 +147,8 @@ class Replay:
                 self.engine.receive(t.peer, t.body)
             case Kind.SUBMIT:
                 return self.engine.submit_items(t.group, t.first, t.peer, t.body, t.second)
-            case Kind.DURABLE:
-                self.engine.durable(t.first)
-            case Kind.WRITTEN:
-                self.engine.written(t.first)
-            case Kind.SYNC:
-                self.engine.sync()
-            case Kind.DURABILITY:
-                if self.engine.durability(t.group, t.first) != t.second:
-                    raise Broken("replay", "DURABILITY gives another position now")
+            case Kind.DURABLE | Kind.WRITTEN | Kind.SYNC | Kind.DURABILITY:
+                self._tell_journal(kind, t)
             case Kind.ADVANCE:
                 self.engine.advance(t.first, t.second)
             case Kind.CONNECTED:
@@ -207,6 +200,19 @@ class Replay:
             case _:
                 raise AssertionError(kind)
         return None
+
+    def _tell_journal(self, kind: Kind, t: Input) -> None:
+        """What is durable, and what is to be."""
+        match kind:
+            case Kind.DURABLE:
+                self.engine.durable(t.first)
+            case Kind.WRITTEN:
+                self.engine.written(t.first)
+            case Kind.SYNC:
+                self.engine.sync()
+            case Kind.DURABILITY:
+                if self.engine.durability(t.group, t.first) != t.second:
+                    raise Broken("replay", "DURABILITY gives another position now")
 
     def _tell_groups(self, kind: Kind, t: Input) -> int | None:
         """Which groups there are, and who their members are."""

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from driver_lab import US, Lab
@@ -30,7 +31,8 @@ def work(lab: Lab, group: int, count: int) -> None:
 
 
 def syncs(lab: Lab) -> list[int]:
-    return [int(one.driver.status()["journal"]["syncs"]) for one in lab.running()]  # type: ignore[index]
+    journals: list[Any] = [one.driver.status()["journal"] for one in lab.running()]
+    return [int(journal["syncs"]) for journal in journals]
 
 
 def relax(lab: Lab, group: int, within_us: int = NO_SYNC) -> None:
