@@ -13,10 +13,11 @@ promised before the store has a higher one. With it a node whose journal is lost
 So no life begins while a promise lies above the ceiling that the store has.
 
 A store that has no facts yet (it was made anew, or by an older phx) gets them in step 3; until then
-its node promises nothing new. Where the store cannot be written, for want of room, step 1 is left
-out for one of the few lives that it allows for (`Facts.spare`), if the journal is whole and says
-that this one was never begun, and that nothing was promised above the ceiling that the store has;
-nothing is promised above it, and the store is told when there is room. Of a journal that was lost:
+its node promises nothing new. What may be lacking stands in these as relaxed in no known run. Where
+the store cannot be written, for want of room, step 1 is left out for one of the few lives that it
+allows for (`Facts.spare`), if the journal is whole and says that this one was never begun, and that
+nothing was promised above the ceiling that the store has; nothing is promised above it, and the
+store is told when there is room. Of a journal that was lost:
 
 1. the store says so: no journal is believed any more that does not know this life
 2. what is left of it goes to ``quarantine/``
@@ -164,8 +165,8 @@ class Lives:
 
     @property
     def relaxed(self) -> frozenset[int]:
-        """Groups that the store has as relaxed."""
-        return frozenset(self._facts.relaxed) if self._facts is not None else frozenset()
+        """Groups that the store has as relaxed, or will have before anything else."""
+        return frozenset(self._facts.relaxed if self._facts is not None else self._wiped)
 
     def relax(self, store: Store, groups: Collection[int]) -> None:
         """On the store thread: these and no others are relaxed in this run of the system, durably.
@@ -358,6 +359,8 @@ class Lives:
                 lease_us=config.timing.lease_us,
                 groups=self._hosted(),
             )
+            # (As any other store that knows of no run: the journal may not say it yet.)
+            before = replace(before, relaxed=self._wiped)
         if not self._compared:
             # A store that was made anew knows of less than the journal.
             rows = driver.group_statuses()

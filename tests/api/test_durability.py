@@ -1,5 +1,6 @@
 """How durable a group is: by the configuration, by a call, and after a node that was not closed."""
 
+import shutil
 import uuid
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import phx.node.lives
 from phx import errors
 from phx.config import Durability
 from phx.node.lives import boot_id
-from phx.store_facts import Facts, join, read, unpack
+from phx.store_facts import Facts, join, read, unpack, write
 from phx.types import DIRECTORY_GROUP
 
 from .cluster import Journal, all_applied, cluster, config_of, introduce, until
@@ -211,6 +212,45 @@ def test_a_store_that_was_made_anew_takes_what_is_configured_as_relaxed_for_doub
             config = nodes[1].config
             await nodes[1].close()
             (config.dir / "store" / "data.mdb").unlink()
+            again = nodes[1] = phx.Node(config, Journal)
+            await again.open()
+            assert suspects(again) == [0]
+
+    run_once(main())
+
+
+def test_a_store_that_was_made_anew_forgets_what_is_doubtful_only_when_the_journal_says_it(
+    run_once, tmp_path, monkeypatch
+):
+    """The power goes when the new store has its first facts, and the journal what it had before."""
+
+    async def main():
+        async with cluster(tmp_path, **RELAXED) as nodes:
+            await nodes[0].group(0).propose(b"x")
+            await all_applied(nodes)
+            config = nodes[1].config
+            await nodes[1].close()
+            (config.dir / "store" / "data.mdb").unlink()
+            shutil.copytree(config.dir / "journal", tmp_path / "journal")
+
+            def write_and_copy(store, facts):
+                write(store, facts)
+                if not (tmp_path / "store").exists():
+                    shutil.copytree(config.dir / "store", tmp_path / "store")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(phx.node.lives, "write", write_and_copy)
+                again = nodes[1] = phx.Node(config, Journal)
+                await again.open()
+                assert suspects(again) == [0]
+                await until(lambda: row(again) == (0,))  # in this run: the journal says so now
+                await again.close()
+            for part in ("journal", "store"):
+                shutil.rmtree(config.dir / part)
+                shutil.copytree(tmp_path / part, config.dir / part)
+            facts = facts_of(config)
+            assert facts is not None
+            assert (facts.relaxed, facts.boot) == ((0,), b"")
             again = nodes[1] = phx.Node(config, Journal)
             await again.open()
             assert suspects(again) == [0]
