@@ -10,16 +10,19 @@ relaxed and is not, which costs a rejoin if the machine fails, and never a vote:
 3. the driver is told: from now on it says what is only written
 
 And back: the driver is told, and syncs all that was written; then the store takes the group out. So
-does a close, when the journal is synced. All of it is done on the store thread, in steps of which
-none waits: a journal that is full is synced again when that thread has settled something.
+does a close, when the journal is synced. All of it is done on the store thread, in the order in
+which it was asked for, and in steps of which none waits: a journal that is full is synced again
+when that thread has settled something.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from threading import Lock
 from typing import Any
 
 from phx._core.driver import NO_SYNC, Driver, DriverError
@@ -39,8 +42,23 @@ LOOK_S = 0.001
 LOOKS = 100
 """So often it is looked for a sync, before it is asked whether there will be one."""
 
-Step = Callable[[Store], bool]
-"""On the store thread; whether all is done. Otherwise it is called again."""
+
+class Change:
+    """Of how durable groups are.
+
+    Attributes:
+        within_us: of each group: 0: it syncs; NO_SYNC; else its interval.
+        done: it is so, or why it is not.
+        lsn: the journal has to be durable up to there.
+        synced: whether it is.
+    """
+
+    def __init__(self, within_us: Mapping[int, int], synced: Callable[[int], bool]) -> None:
+        self.within_us = within_us
+        self.done: Future[None] = Future()
+        self.done.set_running_or_notify_cancel()  # who stops waiting stops nothing
+        self.lsn = 0
+        self.synced = synced
 
 
 class Relaxing:
@@ -62,27 +80,28 @@ class Relaxing:
         self._keeper = keeper
         self._error_of = error_of
         self._driver: Driver | None = None
+        self._lock = Lock()  # of the next two
+        self._looking = False  # the store thread was asked to
+        self._waiting: deque[Change] = deque()  # in the order in which they were asked for
         # --- of the store thread
         self._begun = False
         self._start_lsn = 0  # the end of this life's first turn; 0: not asked for
         self._start_synced = self._synced()
         self._relaxed: set[int] = set()  # as the store has them
-        self._changes: dict[int, int] = {}  # of each group: how often it was changed
+        self._last_change: dict[int, Change] = {}  # of each group
+        self._syncing: list[Change] = []  # the driver was told; the journal is not durable yet
 
     def begin(self, driver: Driver, groups: Iterable[int]) -> None:
         """The driver runs, and these groups with it."""
         self._driver = driver
-        wanted = self._config.durability.relaxed(groups)
-        if self._lives.relaxed:
-            self._said(self._until(self._first))
-        for group in wanted:
-            self.added(group)
+        wanted = self._wanted(groups)
+        if wanted or self._lives.relaxed:
+            self._said(self._change(wanted))
 
     def added(self, group: int) -> None:
         """It is hosted from now on."""
-        mode = self._config.durability.of(group)
-        if mode != "sync":
-            self._said(self._until(self._setting(group, self._within_us(mode, None))))
+        if wanted := self._wanted([group]):
+            self._said(self._change(wanted))
 
     def set(self, group: int, mode: DurabilityMode, interval_us: int | None) -> Future[None]:
         """See Group.set_durability."""
@@ -91,11 +110,16 @@ class Relaxing:
         within_us = self._within_us(mode, interval_us)
         if group == DIRECTORY_GROUP:
             raise ValueError("the directory is always sync")
-        return self._until(self._setting(group, within_us))
+        return self._change({group: within_us})
 
     def doubt(self) -> None:
         """The journal failed: what is only written may be gone, though the machine goes on."""
         self._said(self._keeper.ask(self._lives.doubt))
+
+    def _wanted(self, groups: Iterable[int]) -> dict[int, int]:
+        """What the configuration says of those that it has relaxed."""
+        modes = self._config.durability
+        return {group: self._within_us(modes.of(group), None) for group in modes.relaxed(groups)}
 
     def _within_us(self, mode: str, interval_us: int | None) -> int:
         if interval_us is None:
@@ -106,32 +130,20 @@ class Relaxing:
             )
         return {"sync": 0, "interval": interval_us, "none": NO_SYNC}[mode]
 
-    # --- on the store thread
+    def _change(self, within_us: Mapping[int, int]) -> Future[None]:
+        """After all that was asked for before. The future has what went wrong, or Closed."""
+        change = Change(within_us, self._synced())
+        with self._lock:
+            self._waiting.append(change)
+        self._ask()
+        return change.done
 
-    def _until(self, step: Step) -> Future[None]:
-        """Have it called until it is done. What it raises is the future's, and Closed."""
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # who stops waiting stops nothing
-
-        def look(store: Store) -> None:
-            if step(store):
-                future.set_result(None)
-            else:
-                time.sleep(LOOK_S)
-                again()
-
-        def looked(asked: Future[None]) -> None:
-            error = asked.exception()
-            if isinstance(error, DriverError):
-                error = self._error_of(error)
-            if error is not None and not future.done():
-                future.set_exception(error)
-
-        def again() -> None:
-            self._keeper.ask(look).add_done_callback(looked)
-
-        again()
-        return future
+    def _ask(self) -> None:
+        with self._lock:
+            if self._looking:
+                return
+            self._looking = True
+        self._keeper.ask(self._look).add_done_callback(self._looked)
 
     def _said(self, future: Future[Any]) -> None:
         """Of what nobody waits for."""
@@ -143,32 +155,73 @@ class Relaxing:
 
         future.add_done_callback(done)
 
-    def _setting(self, group: int, within_us: int) -> Step:
-        """The steps by which a group becomes so."""
-        lsn, change = 0, 0
-        synced = self._synced()
+    # --- on the store thread
 
-        def step(store: Store) -> bool:
-            nonlocal lsn, change
-            assert self._driver is not None
-            if not self._first(store):
-                return False
-            if change == 0:
-                change = self._changes[group] = self._changes.get(group, 0) + 1
-                if within_us:
-                    self._relaxed.add(group)
-                    self._keep(store)
-                lsn = self._driver.durability(group, within_us)
-            if within_us:
-                return True
-            if not synced(lsn):
-                return False
-            if change == self._changes[group]:  # else it was changed again meanwhile
-                self._relaxed.discard(group)
-                self._keep(store)
-            return True
+    def _look(self, store: Store) -> None:
+        """Go on with what can go on."""
+        with self._lock:
+            self._looking = False
+        while self._waiting and self._tried(self._waiting[0], self._tell, store):
+            change = self._waiting.popleft()
+            if not change.done.done():
+                self._syncing.append(change)
+        self._syncing = [one for one in self._syncing if not self._tried(one, self._end, store)]
+        if self._waiting or self._syncing:
+            time.sleep(LOOK_S)
+            self._ask()
 
-        return step
+    def _looked(self, asked: Future[None]) -> None:
+        """On any thread, if the store is closed."""
+        if (error := asked.exception()) is None:
+            return
+        with self._lock:
+            self._looking = False
+            left = [*self._syncing, *self._waiting]
+            self._syncing.clear()
+            self._waiting.clear()
+        for change in left:
+            change.done.set_exception(error)
+
+    def _tried(self, change: Change, step: Callable[[Change, Store], bool], store: Store) -> bool:
+        """Whether nothing is left of this step, be it that it failed."""
+        try:
+            return step(change, store)
+        except DriverError as error:
+            change.done.set_exception(self._error_of(error))
+        except BaseException as error:
+            change.done.set_exception(error)
+        return True
+
+    def _tell(self, change: Change, store: Store) -> bool:
+        """Tell the store, and then the driver."""
+        assert self._driver is not None
+        if not self._first(store):
+            return False
+        if relaxed := [group for group, within_us in change.within_us.items() if within_us]:
+            self._relaxed.update(relaxed)
+            self._keep(store)
+        self._last_change.update(dict.fromkeys(change.within_us, change))
+        failed: DriverError | None = None
+        for group, within_us in change.within_us.items():
+            try:
+                change.lsn = max(change.lsn, self._driver.durability(group, within_us))
+            except DriverError as error:  # the others may be there all the same
+                failed = error
+        if failed is not None:
+            raise failed
+        return True
+
+    def _end(self, change: Change, store: Store) -> bool:
+        """The groups that sync are taken out when the journal is durable."""
+        back = [group for group, within_us in change.within_us.items() if not within_us]
+        if back and not change.synced(change.lsn):
+            return False
+        if back:
+            # (Else it was changed again meanwhile.)
+            self._relaxed.difference_update(g for g in back if self._last_change[g] is change)
+            self._keep(store)
+        change.done.set_result(None)
+        return True
 
     def _first(self, store: Store) -> bool:
         """What is doubtful is so in the journal; then it is so no more in the store."""

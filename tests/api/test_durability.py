@@ -1,5 +1,6 @@
 """How durable a group is: by the configuration, by a call, and after a node that was not closed."""
 
+import asyncio
 import shutil
 import uuid
 from dataclasses import replace
@@ -12,6 +13,7 @@ import phx.node.lives
 from phx import errors
 from phx.config import Durability
 from phx.node.lives import boot_id
+from phx.node.relaxing import Relaxing
 from phx.store_facts import Facts, join, read, unpack, write
 from phx.types import DIRECTORY_GROUP
 
@@ -102,6 +104,49 @@ def test_a_group_is_relaxed_only_when_the_store_could_say_so(run_once, tmp_path,
                 assert (row(nodes[0]), mode(nodes[0])) == ((), "sync")
             await nodes[0].group(0).set_durability("none")
             assert (row(nodes[0]), mode(nodes[0])) == ((0,), "none")
+
+    run_once(main())
+
+
+def test_all_groups_of_the_configuration_are_one_write_to_the_store(tmp_path, monkeypatch):
+    seen = []
+
+    def write_and_note(store, facts):
+        write(store, facts)
+        seen.append(facts.relaxed)
+
+    monkeypatch.setattr(phx.node.lives, "write", write_and_note)
+    config = config_of(tmp_path, 1, nodes=1, groups=30, durability={"mode": "none"})
+    with phx.blocking.Node(config, Journal, bootstrap=True) as node:
+        node.group(0).set_durability("sync")  # after those of the configuration
+        assert node.group(29).status().durability == "none"
+    assert list(dict.fromkeys(seen)) == [(), tuple(range(30)), tuple(range(1, 30))]
+
+
+def test_changes_are_made_in_the_order_in_which_they_were_asked_for(
+    run_once, tmp_path, monkeypatch
+):
+    """All of them wait until the journal says what a start found: the configuration's, too."""
+
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, durability={"groups": {0: "interval"}})
+        looks, held, first = [], [True], Relaxing._first
+
+        def late(relaxing, store):
+            looks.append(store)
+            return not held[0] and first(relaxing, store)
+
+        monkeypatch.setattr(Relaxing, "_first", late)
+        async with phx.Node(config, Journal, bootstrap=True) as node:
+            modes = ["sync"] * 20 + ["none"]
+            calls = [asyncio.ensure_future(node.group(0).set_durability(one)) for one in modes]
+            await until(lambda: len(looks) > 60)
+            assert not any(call.done() for call in calls)
+            held[0] = False
+            await asyncio.gather(*calls)
+            assert (row(node), mode(node)) == ((0,), "none")
+            await node.group(0).set_durability("sync")
+            assert (row(node), mode(node)) == ((), "sync")
 
     run_once(main())
 
