@@ -93,6 +93,7 @@ class Lives:
         self._compared = False  # with what the journal says
         self._later: frozenset[int] = frozenset()
         self._wiped: tuple[int, ...] = ()  # they may lack acceptances
+        self._doubted = False  # the journal failed in this life
 
     def begin(
         self,
@@ -175,16 +176,19 @@ class Lives:
             self._settle(store)
         if self._facts is None:
             raise StoreError(self._failed)
-        after = replace(
-            self._facts, relaxed=tuple(sorted(groups)), boot=boot_id() if groups else b""
-        )
+        boot = boot_id() if groups and not self._doubted else b""
+        after = replace(self._facts, relaxed=tuple(sorted(groups)), boot=boot)
         if after != self._facts:
             write(store, after)
             self._facts = after
 
     def doubt(self, store: Store) -> None:
-        """On the store thread: what is only written may be lost, though the system goes on."""
-        if self._facts is not None and self._facts.relaxed:
+        """On the store thread: what is only written may be lost, though the system goes on.
+
+        Raises StoreError: it is not noted yet; `look` tries again.
+        """
+        self._doubted = True
+        if self._facts is not None and self._facts.relaxed and self._facts.boot:
             after = replace(self._facts, boot=b"")
             write(store, after)
             self._facts = after
@@ -327,6 +331,11 @@ class Lives:
         again."""
         if self._driver is not None and self._store is not None:
             self._settle(self._store)
+            if self._doubted:
+                try:
+                    self.doubt(self._store)
+                except StoreError:  # it was said when it was asked for
+                    return False
         return not self._failed
 
     def _settle(self, store: Store) -> None:

@@ -315,6 +315,32 @@ def test_what_was_only_written_is_doubtful_once_the_journal_has_failed(run_once,
     run_once(main())
 
 
+def test_a_doubt_that_the_store_could_not_note_is_noted_when_it_can(
+    run_once, tmp_path, monkeypatch
+):
+    async def main():
+        async with cluster(tmp_path, **RELAXED) as nodes:
+            await until(lambda: row(nodes[0]) == (0,))
+            refused = []
+
+            def refuse(*_):
+                refused.append(1)
+                raise errors.StoreError("no room")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(phx.node.lives, "write", refuse)
+                nodes[0]._room.applier.on_poisoned()
+                await until(lambda: len(refused) > 1)
+                assert row(nodes[0]) == (0,)
+            await until(lambda: row(nodes[0]) == ())
+            # And whoever asks for it then does not take it back.
+            await nodes[0].group(1).set_durability("none")
+            facts = read(nodes[0]._room._store)
+            assert (facts.relaxed, facts.boot) == ((0, 1), b"")
+
+    run_once(main())
+
+
 def test_groups_that_are_created_are_as_the_configuration_says_and_the_directory_syncs(
     run_once, tmp_path
 ):
