@@ -94,6 +94,8 @@ class Settable(Protocol):
 
     def added(self, group: int) -> None: ...
 
+    def dropped(self, group: int) -> None: ...
+
 
 class Door:
     """Everything between a caller and the driver: checks, limits, waiters, errors.

@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Any
 
-from phx._core.driver import NO_SYNC, Driver, DriverError
+from phx._core.driver import ERROR_UNKNOWN_GROUP, NO_SYNC, Driver, DriverError
 from phx.config import Config
 from phx.errors import Closed, NotInCluster, PhxError, StoreError
 from phx.node.keeper import Keeper
@@ -38,6 +38,7 @@ __all__ = ["INTERVAL_US_MAX", "INTERVAL_US_MIN", "Relaxing"]
 log = logging.getLogger("phx")
 
 INTERVAL_US_MIN, INTERVAL_US_MAX = 1_000, 60_000_000
+DROPPED = -1
 LOOK_S = 0.001
 LOOKS = 100
 """So often it is looked for a sync, before it is asked whether there will be one."""
@@ -47,7 +48,7 @@ class Change:
     """Of how durable groups are.
 
     Attributes:
-        within_us: of each group: 0: it syncs; NO_SYNC; else its interval.
+        within_us: of each group: 0: it syncs; NO_SYNC; DROPPED; else its interval.
         done: it is so, or why it is not.
         lsn: the journal has to be durable up to there.
         synced: whether it is.
@@ -102,6 +103,10 @@ class Relaxing:
         """It is hosted from now on."""
         if wanted := self._wanted([group]):
             self._said(self._change(wanted))
+
+    def dropped(self, group: int) -> None:
+        """Nothing of it is here any more; what is hosted under its id later is another one."""
+        self._said(self._change({group: DROPPED}))
 
     def set(self, group: int, mode: DurabilityMode, interval_us: int | None) -> Future[None]:
         """See Group.set_durability."""
@@ -197,19 +202,30 @@ class Relaxing:
         assert self._driver is not None
         if not self._first(store):
             return False
-        if relaxed := [group for group, within_us in change.within_us.items() if within_us]:
+        if relaxed := [group for group, within_us in change.within_us.items() if within_us > 0]:
             self._relaxed.update(relaxed)
             self._keep(store)
         self._last_change.update(dict.fromkeys(change.within_us, change))
         failed: DriverError | None = None
         for group, within_us in change.within_us.items():
             try:
-                change.lsn = max(change.lsn, self._driver.durability(group, within_us))
+                if within_us == DROPPED:
+                    self._forget(group, store)
+                else:
+                    change.lsn = max(change.lsn, self._driver.durability(group, within_us))
             except DriverError as error:  # the others may be there all the same
                 failed = error
+                if error.code == ERROR_UNKNOWN_GROUP:
+                    self._forget(group, store)
         if failed is not None:
             raise failed
         return True
+
+    def _forget(self, group: int, store: Store) -> None:
+        """Nothing is told of it."""
+        del self._last_change[group]
+        self._relaxed.discard(group)
+        self._keep(store)
 
     def _end(self, change: Change, store: Store) -> bool:
         """The groups that sync are taken out when the journal is durable."""
@@ -218,7 +234,8 @@ class Relaxing:
             return False
         if back:
             # (Else it was changed again meanwhile.)
-            self._relaxed.difference_update(g for g in back if self._last_change[g] is change)
+            mine = [group for group in back if self._last_change.get(group) is change]
+            self._relaxed.difference_update(mine)
             self._keep(store)
         change.done.set_result(None)
         return True

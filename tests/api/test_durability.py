@@ -359,6 +359,24 @@ def test_groups_that_are_created_are_as_the_configuration_says_and_the_directory
     run_once(main())
 
 
+def test_a_group_that_was_deleted_is_relaxed_no_more(run_once, tmp_path):
+    async def main():
+        given = {"groups": 0, "directory": True, "durability": {"mode": "none"}}
+        async with cluster(tmp_path, **given) as nodes:
+            await nodes[0].create_group(7)
+            await until(lambda: all(row(node) == (7,) for node in nodes))
+            old = nodes[0].group(7)
+            await nodes[0].delete_group(7)
+            await until(lambda: all(row(node) == () for node in nodes))
+            with pytest.raises(errors.PhxError):
+                await old.set_durability("none")
+            assert row(nodes[0]) == ()
+            await nodes[0].create_group(7)
+            await until(lambda: all(row(node) == (7,) for node in nodes))
+
+    run_once(main())
+
+
 def test_without_an_event_loop(tmp_path):
     config = config_of(tmp_path, 1, nodes=1)
     with phx.blocking.Node(config, Journal, bootstrap=True) as node:
