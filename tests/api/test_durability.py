@@ -1,9 +1,11 @@
 """How durable a group is: by the configuration, by a call, and after a node that was not closed."""
 
 import asyncio
+import os
 import shutil
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,16 @@ def not_closed(config: phx.Config, boot: bytes, *groups: int) -> None:
     assert facts is not None
     assert facts.relaxed == ()  # it was closed
     set_facts(config, replace(facts, relaxed=groups, boot=boot))
+
+
+def writes_fail(folder: Path) -> None:
+    """From now on, in every file of this folder that is open in this process."""
+    for link in Path("/proc/self/fd").iterdir():
+        path = Path(os.path.realpath(link))
+        if path.parent == folder and path.is_file():
+            reads = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(reads, int(link.name), inheritable=False)
+            os.close(reads)
 
 
 def test_the_configuration_says_how_durable_groups_are_and_the_store_knows_first(
@@ -311,6 +323,26 @@ def test_what_was_only_written_is_doubtful_once_the_journal_has_failed(run_once,
             await until(lambda: read(nodes[0]._room._store).boot == b"")
             facts = read(nodes[0]._room._store)
             assert facts.relaxed == (0,)
+
+    run_once(main())
+
+
+def test_a_journal_that_fails_takes_the_run_of_the_system_out_of_the_store(run_once, tmp_path):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1, **RELAXED)
+        async with phx.Node(config, Journal, bootstrap=True) as node:
+            await node.group(0).propose(b"x")
+            await until(lambda: row(node) == (0,))
+            writes_fail(config.dir / "journal")
+            with pytest.raises(errors.PhxError):
+                await node.group(0).propose(b"y", timeout=5)
+            assert node.status().poisoned
+            await until(lambda: row(node) == ())
+        facts = facts_of(config)
+        assert facts is not None
+        assert (facts.relaxed, facts.boot) == ((0,), b"")  # the close is not a clean one
+        async with phx.Node(config, Journal) as node:
+            assert suspects(node) == [0]
 
     run_once(main())
 
