@@ -63,6 +63,7 @@ log = logging.getLogger("phx")
 
 ERROR_JOURNAL_DAMAGED = ERROR_JOURNAL + 2
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
+BOOT_ID = "PHX_BOOT_ID"
 COUNTER_BITS = 20  # of a ballot, below its counter
 LIVES_MAX = (1 << 32) - (1 << 16)  # a table that says more is somebody's invention
 
@@ -112,6 +113,12 @@ class Lives:
             later: groups of the configuration that are not hosted before `host` says so.
         """
         self._later = frozenset(later)
+        if os.environ.get(BOOT_ID):
+            log.warning(
+                "%s is set: whether the machine failed is judged by it, and not by the system's "
+                "own. That is for tests: acknowledged values of relaxed groups may be lost by it",
+                BOOT_ID,
+            )
         self._told = self._ask(
             lambda store: self._raise_life(store, lived, journal, create)
         ).result()
@@ -397,7 +404,7 @@ def boot_id() -> bytes:
     PHX_BOOT_ID, a UUID, takes its place: for tests.
     """
     with suppress(OSError, ValueError):
-        told = os.environ.get("PHX_BOOT_ID")
+        told = os.environ.get(BOOT_ID)
         told = told or Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
         return uuid.UUID(told.strip()).bytes
     return b""

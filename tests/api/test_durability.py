@@ -457,6 +457,18 @@ def test_modes_are_checked_with_everything_else():
     assert (made.of(7), made.of(8), made.of(DIRECTORY_GROUP)) == ("sync", "none", "sync")
 
 
+def test_a_start_under_a_boot_id_that_was_given_says_so(run_once, tmp_path, monkeypatch, caplog):
+    async def main():
+        config = config_of(tmp_path, 1, nodes=1)
+        async with phx.Node(config, Journal, bootstrap=True):
+            assert "PHX_BOOT_ID" not in caplog.text
+        monkeypatch.setenv("PHX_BOOT_ID", str(uuid.UUID(int=5)))
+        async with phx.Node(config, Journal):
+            assert "PHX_BOOT_ID" in caplog.text
+
+    run_once(main())
+
+
 def test_a_boot_id_is_that_of_the_system_or_the_one_that_is_given(monkeypatch):
     monkeypatch.setenv("PHX_BOOT_ID", str(uuid.UUID(int=5)))
     assert boot_id() == uuid.UUID(int=5).bytes
