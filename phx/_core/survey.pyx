@@ -65,7 +65,7 @@ cdef void tally_group(Tally* t, const RecordHeader* h) noexcept nogil:
         g.settled = max(g.settled, h.index)
 
 
-# As in a replay: the last loss counts, and that the group became whole after it, whatever the order.
+# As in a replay: the last loss counts, and that the group became whole after it, in any order.
 cdef void tally_suspect(Tally* t, const RecordHeader* h) noexcept nogil:
     cdef SurveyGroup* g
     if h.kind != RECORD_SUSPECT:
