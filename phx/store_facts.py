@@ -25,7 +25,7 @@ of them only grow, or, as `allowed` and `relaxed`, cannot do harm. The bytes of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,6 +132,19 @@ class Facts:
 
     def raised(self, ceiling: int) -> Facts:
         return replace(self, ceiling=max(self.ceiling, min(ceiling, COUNTER_MAX)))
+
+    def may_lack(self, boot: bytes) -> tuple[int, ...]:
+        """In a run of the system of this id: groups of which something may have been told that the
+        machine took along when it failed."""
+        return self.relaxed if self.boot != boot or not self.boot else ()
+
+    def relaxing(self, groups: Collection[int], boot: bytes) -> Facts:
+        """These and no others are relaxed, in this run of the system."""
+        return replace(self, relaxed=tuple(sorted(groups)), boot=boot if groups else b"")
+
+    def doubted(self) -> Facts:
+        """What was only written may be gone, though the system goes on."""
+        return replace(self, boot=b"")
 
     def found_lost(self) -> Facts:
         """No journal is to be believed any more that does not know the life that these are of: one

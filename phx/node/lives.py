@@ -169,7 +169,7 @@ class Lives:
             # A store that was made anew. (It is not known what was chosen while the node ran.)
             relaxed = self._config.durability.relaxed(self._hosted())
             return () if create else tuple(sorted(relaxed))
-        return before.relaxed if before.boot != boot_id() or not before.boot else ()
+        return before.may_lack(boot_id())
 
     @property
     def relaxed(self) -> frozenset[int]:
@@ -183,8 +183,7 @@ class Lives:
             self._settle(store)
         if self._facts is None:
             raise StoreError(self._failed)
-        boot = boot_id() if groups and not self._doubted else b""
-        after = replace(self._facts, relaxed=tuple(sorted(groups)), boot=boot)
+        after = self._facts.relaxing(groups, b"" if self._doubted else boot_id())
         if after != self._facts:
             write(store, after)
             self._facts = after
@@ -196,7 +195,7 @@ class Lives:
         """
         self._doubted = True
         if self._facts is not None and self._facts.relaxed and self._facts.boot:
-            after = replace(self._facts, boot=b"")
+            after = self._facts.doubted()
             write(store, after)
             self._facts = after
 

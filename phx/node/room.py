@@ -225,10 +225,9 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.moves.begin(self.door)
-        self.door.archive = store
+        self.door.archive, self.door.frontier = store, catalog.frontier
         begin_reads(self.driver, config.node, self.applier, self.door)
         self.door.node, self.door.known = config.node, self._addresses.is_peer
-        self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
         )
