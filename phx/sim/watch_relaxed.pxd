@@ -1,9 +1,9 @@
 """The claims about relaxed groups (docs/design/durability.md): told is what is written, and whoever
 may lack something that was told is suspect.
 
-An acceptance of a group that was relaxed when it was emitted, in a replica that was not suspect,
-counts for what is decided as soon as it is written: whoever forgets it is not counted any more
-(lemma 7). Of everything else only what is durable counts, and may be told.
+An acceptance of a group that was relaxed when it was emitted counts for what is decided as soon as
+it is written: whoever forgets it is not counted any more (lemma 7). Of everything else only what is
+durable counts, and may be told.
 """
 
 from phx._core.codec cimport RecordHeader

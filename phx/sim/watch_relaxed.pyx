@@ -91,11 +91,7 @@ cdef void relaxed_started(Watch* w, NodeWatch* n) noexcept nogil:
 
 cdef bint relaxed_emits(Watch* w, NodeWatch* n, const RecordHeader* header,
                         const Written* one) noexcept nogil:
-    cdef Seat* seat
-    if header.group >= w.groups:
-        return False
-    seat = &n.seats[header.group]
-    if not seat.relaxed or seat.suspect or seat.lost or one.value == 0:
+    if header.group >= w.groups or not n.seats[header.group].relaxed or one.value == 0:
         return False
     if header.kind != RECORD_ACCEPT and header.kind != RECORD_CHOSEN:
         return False
