@@ -100,8 +100,9 @@ def test_an_acceptance_waits_for_the_promise_of_its_ballot() -> None:
 
 
 def test_what_a_frame_that_waits_has_said_is_not_said_by_one_that_does_not() -> None:
-    """Two acceptances wait with the promise; the promise and the first one become durable. Then a
-    third one comes, whose answer need not wait: the second one is not even written."""
+    """Two acceptances wait with the promise; the promise and the first one become durable. Then the
+    first one comes again, and a third one, and their answers need not wait: the second one is not
+    even written."""
     s = relaxed()
     s.crash(1, power=False)
     s.advance(5 * SECOND)
@@ -116,6 +117,7 @@ def test_what_a_frame_that_waits_has_said_is_not_said_by_one_that_does_not() -> 
     s.durable[3] = first
     s.engines[3].durable(first)
     s.turn(3)
+    s.put(2, 3, accept(above, 1, value))
     s.put(2, 3, accept(above, 3, value))
     assert [m.through for m in s.left("3→2", "Accepted") if m.through > 1] == []
     s.write(3)
