@@ -14,7 +14,7 @@ from phx._version import __version__
 
 if TYPE_CHECKING:
     from phx import blocking, errors, machines
-    from phx.config import Checkpoints, Config, Journal, Limits, Timing
+    from phx.config import Checkpoints, Config, Durability, Journal, Limits, Timing
     from phx.errors import PhxError, Rejected, Unknown
     from phx.group import Group
     from phx.keys import group_of
@@ -36,6 +36,7 @@ __all__ = [
     "CheckpointInfo",
     "Checkpoints",
     "Config",
+    "Durability",
     "Entry",
     "Group",
     "GroupStatus",
@@ -62,7 +63,7 @@ __all__ = [
 
 _MODULES = {
     "blocking": (),
-    "config": ("Checkpoints", "Config", "Journal", "Limits", "Timing"),
+    "config": ("Checkpoints", "Config", "Durability", "Journal", "Limits", "Timing"),
     "errors": ("PhxError", "Rejected", "Unknown"),
     "group": ("Group",),
     "keys": ("group_of",),

@@ -214,6 +214,7 @@ class Applier:
         self._groups = groups
         self._backlog: deque[Batch] = deque()
         self.poisoned = False
+        self.on_poisoned: Callable[[], None] = lambda: None
         self.stopped: list[int] = []  # groups
         self._calls: deque[Callable[[], None]] = deque()
         self.on_due: Callable[[GroupState], None] | None = None
@@ -434,6 +435,7 @@ class Applier:
                 self.on_ceiling(first_seq)
         elif kind == EVENT_POISONED:
             self.poisoned = True
+            self.on_poisoned()
             log.critical("a write or sync of the journal failed: this node votes no more")
 
     def led(self, state: GroupState, leader: Leader | None) -> None:

@@ -35,6 +35,7 @@ from phx.types import (
     CheckpointInfo,
     Consistency,
     CreatedGroup,
+    DurabilityMode,
     Entry,
     Leader,
     Member,
@@ -243,6 +244,10 @@ class Group(GroupView):
         machine, leases = self._leases(machine)
         lease = BlockingLease(self, machine, leases().clock, name, holder or new_holder())
         return acquire_blocking(lease, Wanted(lease, leases, ttl, under, timeout))
+
+    def set_durability(self, mode: DurabilityMode, *, interval_us: int | None = None) -> None:
+        """See ``phx.Group.set_durability``. Blocks until it is so."""
+        self._door.set_durability(self._state, mode, interval_us).result()
 
     def checkpoint(self) -> CheckpointInfo:
         """See ``phx.Group.checkpoint``. Blocks until it is durable."""

@@ -24,6 +24,9 @@ A configuration file::
     [checkpoints]
     interval_instances = 50_000
 
+    [durability.groups]
+    7 = "interval"
+
 Every option has its unit at the end of its name; its range stands beside its default below, and
 relations between options are checked too.
 """
@@ -31,7 +34,7 @@ relations between options are checked too.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -40,6 +43,7 @@ from typing import Any
 from phx.errors import ConfigError
 from phx.types import (
     DIRECTORY_GROUP,
+    DURABILITIES,
     GROUP_ID_MAX,
     MEMBERS_MAX,
     NODE_ID_MAX,
@@ -232,6 +236,41 @@ class Checkpoints:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Durability:
+    """What this node says of a value that it has accepted, and when. See docs/howto/durability.md:
+    whatever is not "sync" can lose values that were acknowledged, and stop a group, when machines
+    with a majority of its voters fail at about the same time.
+
+    Attributes:
+        mode: of every group that `groups` does not name. "sync": once it is durable. "interval":
+            once it is written to the journal, which is synced soon after. "none": the same, and it
+            is synced with whatever else is. The directory is always "sync".
+        interval_us: how long after it was written a value of a group with "interval" is synced at
+            latest (1 ms .. 60 s).
+        groups: the same of single groups, by their ids.
+
+    ``Group.set_durability`` changes it while the node runs.
+    """
+
+    mode: str = _choice(*DURABILITIES)
+    interval_us: int = _option(100_000, 1_000, 60 * US)
+    groups: Mapping[int, str] = field(default_factory=dict, metadata={"modes": True})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.groups, Mapping):
+            by_id = {_id_of(key): mode for key, mode in self.groups.items()}
+            object.__setattr__(self, "groups", by_id)
+
+    def of(self, group: int) -> str:
+        """The mode of a group."""
+        return "sync" if group == DIRECTORY_GROUP else self.groups.get(group, self.mode)
+
+    def relaxed(self, groups: Iterable[int]) -> list[int]:
+        """Those of `groups` that are not "sync"."""
+        return [group for group in groups if self.of(group) != "sync"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything that a node must be told. Validated when it is made.
 
@@ -258,7 +297,7 @@ class Config:
             with a higher priority what that has caught up with. 0: it leads only what nobody else
             does. ``Node.set_priority`` changes it while the node runs.
         seed: of the back-off's random numbers; 0: a random one.
-        timing, limits, journal, checkpoints: the option groups; a mapping will do.
+        timing, limits, journal, checkpoints, durability: the option groups; a mapping will do.
 
     Raises:
         ConfigError: ``problems`` names everything that is wrong, each with its path.
@@ -279,6 +318,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     journal: Journal = field(default_factory=Journal)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    durability: Durability = field(default_factory=Durability)
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -367,6 +407,7 @@ _SECTIONS: dict[str, type] = {
     "limits": Limits,
     "journal": Journal,
     "checkpoints": Checkpoints,
+    "durability": Durability,
 }
 # Stands in for what is missing, so that everything else is still checked; itself without fault.
 _MISSING: dict[str, Any] = {"cluster": "?", "node": 1, "members": {1: "?:0"}, "dir": "."}
@@ -503,11 +544,26 @@ def _range_problems(config: Config) -> Iterator[str]:
                     allowed = " or ".join(f'"{word}"' for word in words)
                     yield f"{name}.{one.name}: must be {allowed}, not {value!r}"
                 continue
+            if one.metadata.get("modes"):
+                yield from _mode_problems(f"{name}.{one.name}", value)
+                continue
             low, high = one.metadata["low"], one.metadata["high"]
             if not _is_int(value):
                 yield f"{name}.{one.name}: must be a whole number, not {value!r}"
             elif not low <= value <= high:
                 yield f"{name}.{one.name}: must be {low} .. {high}, not {value}"
+
+
+def _mode_problems(path: str, modes: object) -> Iterator[str]:
+    if not isinstance(modes, Mapping):
+        yield f"{path}: must be a table of group id = mode, not {modes!r}"
+        return
+    for group, mode in modes.items():
+        if not _is_int(group) or not 0 <= group < DIRECTORY_GROUP:
+            yield f"{path}.{group}: a group id is 0 .. {DIRECTORY_GROUP - 1}"
+        if mode not in DURABILITIES:
+            allowed = " or ".join(f'"{word}"' for word in DURABILITIES)
+            yield f"{path}.{group}: must be {allowed}, not {mode!r}"
 
 
 def _relation_problems(config: Config) -> Iterator[str]:

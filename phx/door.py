@@ -15,6 +15,7 @@ from phx._core.driver import (
     ERROR_OVERLOADED,
     ERROR_TOO_LARGE,
     ERROR_UNKNOWN_GROUP,
+    NO_SYNC,
     TRANSFER_NOT_LEADING,
     TRANSFER_NOT_READY,
     Driver,
@@ -50,6 +51,7 @@ from phx.stops import parked, same_stop
 from phx.types import (
     CheckpointInfo,
     Consistency,
+    DurabilityMode,
     Entry,
     GroupStatus,
     Leader,
@@ -85,6 +87,16 @@ class Changing(Protocol):
     ) -> Future[Members]: ...
 
 
+class Settable(Protocol):
+    """What changes how durable groups are (`phx.node.relaxing`)."""
+
+    def set(self, group: int, mode: DurabilityMode, interval_us: int | None) -> Future[None]: ...
+
+    def added(self, group: int) -> None: ...
+
+    def dropped(self, group: int) -> None: ...
+
+
 class Door:
     """Everything between a caller and the driver: checks, limits, waiters, errors.
 
@@ -109,6 +121,7 @@ class Door:
         self.known: Callable[[int], bool] = lambda node: False  # a node of the cluster
         self.members_of: Callable[[int], Members] | None = None  # raises DriverError
         self.changing: Changing
+        self.relaxing: Settable | None = None
         self.soon: Soon = _nowhere  # has callbacks called, off the applying path
         self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
@@ -241,6 +254,14 @@ class Door:
 
     # --- looking
 
+    def set_durability(
+        self, state: GroupState, mode: DurabilityMode, interval_us: int | None
+    ) -> Future[None]:
+        """See Group.set_durability."""
+        self.open_driver()
+        assert self.relaxing is not None
+        return self.relaxing.set(state.group, mode, interval_us)
+
     def open_driver(self) -> Driver:
         """The driver, if the node is open."""
         if self.refusal is not None:
@@ -259,6 +280,7 @@ class Door:
             removed=state.removed,
             halted=bool(found["halted"]),
             suspect=bool(found["suspect"]),
+            durability=mode_of(int(found["sync_within_us"])),
             restoring=self.restoring(state.group),
             promised=int(found["promised"]),
             ballot=int(found["ballot"]),
@@ -381,6 +403,13 @@ class Door:
                 return entries_of(group, instance, body)
             raise NoLongerKept(f"group {group}: instance {instance} is not kept any more")
         raise NotInCluster(f"group {group} is not hosted here")
+
+
+def mode_of(within_us: int) -> DurabilityMode:
+    """What the driver was told (`Driver.durability`), by its name."""
+    if within_us == 0:
+        return "sync"
+    return "none" if within_us == NO_SYNC else "interval"
 
 
 def need_member(state: GroupState) -> None:

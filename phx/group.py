@@ -16,6 +16,7 @@ from phx.reading import span_us
 from phx.types import (
     CheckpointInfo,
     Consistency,
+    DurabilityMode,
     Entry,
     GroupStatus,
     Leader,
@@ -467,6 +468,29 @@ class Group(GroupView):
             NoLongerKept: it lies below what this node keeps.
         """
         return await self._loop.run_in_executor(None, self._door.entry, self.id, instance)
+
+    async def set_durability(self, mode: DurabilityMode, *, interval_us: int | None = None) -> None:
+        """What this node says of a value that it has accepted, and when, until it closes.
+
+        Guarantee: with "sync", what it accepts from then on, and all that it has accepted, is
+        durable before anybody counts it; once the call returns, what came before is. With
+        "interval" and "none" it is written to the journal: it outlives the process, and not the
+        machine. Values that were acknowledged are lost, and the group stands still, if machines
+        with a majority of its voters fail at about the same time; after a failure of fewer nothing
+        is lost, and those rejoin. Each node has its own mode: docs/howto/durability.md.
+
+        Args:
+            mode: "sync"; "interval": the journal is synced so long after a value was written at
+                latest; "none": with whatever else is synced.
+            interval_us: 1,000 to 60,000,000; default: that of the configuration.
+
+        Raises:
+            ValueError: no such mode or interval, or the group is the directory.
+            StoreError: the disk refused. The mode is as it was, or it is "sync", and the node takes
+                the group for relaxed if its machine fails.
+            Closed, ForkedError, NotInCluster, Overloaded.
+        """
+        await asyncio.wrap_future(self._door.set_durability(self._state, mode, interval_us))
 
     async def checkpoint(self) -> CheckpointInfo:
         """Write down the state as of now, or a little later; when it is durable.

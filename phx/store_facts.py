@@ -6,10 +6,10 @@ written in one transaction, so neither is ever older than the other, and one tha
 was written last: any single byte may be wrong. (An older ceiling would be a lower one, and what
 was promised above it could be promised differently; so a second copy that is written later than
 the first would be no cure.) Of two that are whole and differ the greater of each fact counts: all
-of them only grow, or, as `allowed`, cannot do harm. The bytes of each, little-endian:
+of them only grow, or, as `allowed` and `relaxed`, cannot do harm. The bytes of each, little-endian:
 
     offset  size  field
-    0       8     magic      PHXFACT2
+    0       8     magic      PHXFACT2; PHXFACT3 where groups are relaxed
     8       8     ceiling
     16      4     incarnation
     20      4     spare
@@ -18,14 +18,14 @@ of them only grow, or, as `allowed`, cannot do harm. The bytes of each, little-e
     32      8     lease_us
     40      4     groups     how many follow, 4 bytes each
     44      4     peers      how many follow, 20 bytes each: node, store id
-    …
+    …             of PHXFACT3: boot (16), how many groups are relaxed (4), and these, 4 bytes each
     -4      4     crc        CRC-32C of all before
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,14 +43,15 @@ CEILING_STEP = 1 << 20
 COUNTER_MAX = (1 << 44) - 1
 SPARE_LIVES = 8
 
-MAGIC = b"PHXFACT2"
+MAGIC, MAGIC_RELAXED = b"PHXFACT2", b"PHXFACT3"
 HEAD = struct.Struct("<8sQIIIIQII")
 PEER = struct.Struct("<I16s")
+RELAXED = struct.Struct("<16sI")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One state of the facts. All but `allowed` only grow.
+    """One state of the facts. All but `allowed`, `boot` and `relaxed` only grow.
 
     Attributes:
         ceiling: no promise of the node, in any group, has a counter above it (0 to 2**44 - 1).
@@ -64,6 +65,9 @@ class Facts:
             could not be written: the journal knows which.
         allowed: the loss, by its number in `lost`, with which the node may start whatever its
             configuration says of lost journals; 0: none.
+        relaxed: ids of groups of which something may have been told that was written, and is not
+            durable (docs/design/durability.md), ascending.
+        boot: what the system called its run then (16 bytes); b"": nobody knows.
     """
 
     ceiling: int = CEILING_STEP
@@ -74,10 +78,12 @@ class Facts:
     peers: Mapping[int, bytes] = field(default_factory=dict)
     spare: int = 0
     allowed: int = 0
+    relaxed: tuple[int, ...] = ()
+    boot: bytes = b""
 
     def pack(self) -> bytes:
         head = HEAD.pack(
-            MAGIC,
+            MAGIC_RELAXED if self.relaxed else MAGIC,
             self.ceiling,
             self.incarnation,
             self.spare,
@@ -90,6 +96,9 @@ class Facts:
         groups = struct.pack(f"<{len(self.groups)}I", *self.groups)
         peers = b"".join(PEER.pack(node, ident) for node, ident in sorted(self.peers.items()))
         body = head + groups + peers
+        if self.relaxed:
+            body += RELAXED.pack(self.boot, len(self.relaxed))
+            body += struct.pack(f"<{len(self.relaxed)}I", *self.relaxed)
         return body + crc32c(body).to_bytes(4, "little")
 
     def next_life(self, *, above: int, lease_us: int, groups: Iterable[int]) -> Facts:
@@ -124,6 +133,19 @@ class Facts:
     def raised(self, ceiling: int) -> Facts:
         return replace(self, ceiling=max(self.ceiling, min(ceiling, COUNTER_MAX)))
 
+    def may_lack(self, boot: bytes) -> tuple[int, ...]:
+        """In a run of the system of this id: groups of which something may have been told that the
+        machine took along when it failed."""
+        return self.relaxed if self.boot != boot or not self.boot else ()
+
+    def relaxing(self, groups: Collection[int], boot: bytes) -> Facts:
+        """These and no others are relaxed, in this run of the system."""
+        return replace(self, relaxed=tuple(sorted(groups)), boot=boot if groups else b"")
+
+    def doubted(self) -> Facts:
+        """What was only written may be gone, though the system goes on."""
+        return replace(self, boot=b"")
+
     def found_lost(self) -> Facts:
         """No journal is to be believed any more that does not know the life that these are of: one
         that can be none of those which the lost journal alone knew."""
@@ -142,6 +164,8 @@ class Facts:
             {**self.peers, **other.peers},
             max(self.spare, other.spare),
             max(self.allowed, other.allowed),
+            tuple(sorted({*self.relaxed, *other.relaxed})),
+            self.boot if self.boot == other.boot else b"",
         )
 
 
@@ -153,15 +177,30 @@ def unpack(packed: bytes, folder: Path) -> Facts:
     magic, ceiling, incarnation, spare, lost, allowed, lease_us, n_groups, n_peers = (
         HEAD.unpack_from(body)
     )
+    at = HEAD.size + 4 * n_groups
+    end = at + PEER.size * n_peers
+    relaxed, boot = _relaxed(body[end:]) if magic == MAGIC_RELAXED else ((), b"")
+    rest = RELAXED.size + 4 * len(relaxed) if magic == MAGIC_RELAXED else 0
     if (
-        magic != MAGIC
+        magic not in (MAGIC, MAGIC_RELAXED)
         or ceiling > COUNTER_MAX
-        or len(body) != HEAD.size + 4 * n_groups + PEER.size * n_peers
+        or len(body) != end + rest
+        or (magic == MAGIC_RELAXED and not relaxed)
     ):
         raise Damaged(f"{folder}: what the store knows of the node's lives cannot be")
     groups = struct.unpack_from(f"<{n_groups}I", body, HEAD.size)
-    peers = dict(PEER.iter_unpack(body[HEAD.size + 4 * n_groups :]))
-    return Facts(ceiling, incarnation, lost, lease_us, groups, peers, spare, allowed)
+    peers = dict(PEER.iter_unpack(body[at:end]))
+    return Facts(ceiling, incarnation, lost, lease_us, groups, peers, spare, allowed, relaxed, boot)
+
+
+def _relaxed(body: bytes) -> tuple[tuple[int, ...], bytes]:
+    """What follows the peers; no groups: that cannot be."""
+    if len(body) < RELAXED.size:
+        return (), b""
+    boot, count = RELAXED.unpack_from(body)
+    if len(body) != RELAXED.size + 4 * count:
+        return (), b""
+    return struct.unpack_from(f"<{count}I", body, RELAXED.size), boot.strip(b"\0") and boot
 
 
 def join(copies: Iterable[bytes | None], folder: Path) -> tuple[Facts | None, str]:

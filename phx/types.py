@@ -21,6 +21,7 @@ __all__ = [
     "AGREED_EVERY",
     "CONSISTENCIES",
     "DIRECTORY_GROUP",
+    "DURABILITIES",
     "GROUP_ID_MAX",
     "MACHINE_ID_MAX",
     "MEMBERS_MAX",
@@ -231,6 +232,9 @@ class Changed:
     failed: dict[int, str]
 
 
+DurabilityMode = Literal["sync", "interval", "none"]
+DURABILITIES: tuple[DurabilityMode, ...] = ("sync", "interval", "none")
+
 Consistency = Literal["linearizable", "lease", "quorum", "stale"]
 CONSISTENCIES: tuple[Consistency, ...] = ("linearizable", "lease", "quorum", "stale")
 
@@ -260,7 +264,10 @@ class GroupStatus:
         stopped: apply failed here, or the state diverged: nothing is applied or proposed here any
             more; or the node was removed.
         removed: this node was a member of the group, and is none any more.
-        suspect: the node lost its journal: it does not vote in the group before it has rejoined.
+        suspect: the node lost votes of it, with its journal, or what was not synced with its
+            machine: it does not vote in the group before it has rejoined.
+        durability: what it says of a value that it has accepted, and when: "sync": once it is
+            durable; "interval", "none": once it is written.
         halted: a protocol invariant broke here: this node does not vote in the group any more.
         restoring: the group's machines wait for a checkpoint: for one of this node to be read, or
             for one of another node to be fetched. It votes meanwhile; nothing newer is applied.
@@ -290,6 +297,7 @@ class GroupStatus:
     removed: bool
     halted: bool
     suspect: bool
+    durability: DurabilityMode
     restoring: bool
     promised: int
     ballot: int

@@ -80,8 +80,10 @@ STOREYS = [
         "read_table",
         "reads",
         "rejoin",
+        "relaxed",
         "reports",
         "routing",
+        "votes",
     },
     {"engine"},
     {
@@ -127,7 +129,15 @@ SIM_STOREYS = [
     {"reference", "watch_frames", "watch_records", "workload"},
     {"configurations"},
     {"invariants"},
-    {"watch_callers", "watch_kept", "watch_lost", "watch_members", "watch_odd", "watch_reads"},
+    {
+        "watch_callers",
+        "watch_kept",
+        "watch_lost",
+        "watch_members",
+        "watch_odd",
+        "watch_reads",
+        "watch_relaxed",
+    },
     {"host"},
     {
         "asking",
@@ -136,13 +146,14 @@ SIM_STOREYS = [
         "damage",
         "diverging",
         "doctoring",
+        "durability",
         "handing",
         "saving",
         "upkeep",
     },
     {"equip", "lives"},
     {"world"},
-    {"altering", "looking", "network", "straying"},
+    {"altering", "looking", "losing", "network", "straying"},
 ]
 # What needs threads, sockets or real files has no place in a simulation.
 NOT_SIMULATED = {
@@ -153,9 +164,10 @@ NOT_SIMULATED = {
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
     ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "diverging"),
-    ("host", "doctoring"), ("host", "handing"), ("host", "lives"), ("host", "saving"),
-    ("host", "upkeep"), ("host", "changing"), ("invariants", "watch_lost"),
-    ("invariants", "watch_members"), ("world", "network"),
+    ("host", "doctoring"), ("host", "durability"), ("host", "handing"), ("host", "lives"),
+    ("host", "saving"), ("host", "upkeep"), ("host", "changing"), ("invariants", "watch_lost"),
+    ("invariants", "watch_members"), ("invariants", "watch_relaxed"), ("world", "losing"),
+    ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
@@ -181,6 +193,7 @@ MAY_IMPORT = {
     "phx.membership": GROUND | {"phx._core.members"},
     "phx.lmdb_files": GROUND,
     "phx.store_facts": GROUND | STORE | {"phx.store"},
+    "phx.store_relaxed": GROUND,
     "phx.store_peers": GROUND | STORE | {"phx.store"},
     "phx.store_first": GROUND | STORE | {"phx.store"},
     "phx.store_hosted": GROUND
@@ -230,7 +243,7 @@ MAY_IMPORT = {
     }
     | {"phx.lmdb_pages", "phx.membership", "phx.store_folder"}
     | {"phx.store_facts", "phx.store_first", "phx.store_members", "phx.store_mend"}
-    | {"phx.store_hosted", "phx.store_peers"},
+    | {"phx.store_hosted", "phx.store_peers", "phx.store_relaxed"},
     "phx.recovery": NODE
     | STORE
     | {"phx._core.ballot", "phx._core.members", "phx._core.survey", "phx.checkpoint"}
@@ -242,7 +255,7 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
     | {"phx.membership", "phx.store_facts", "phx.store_members", "phx.store_mend", "phx.transfer"}
-    | {"phx._core.members"},
+    | {"phx._core.members", "phx.store_relaxed"},
     "phx.testing": NODE
     | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"}
     | {"phx.store_hosted", "phx.verify"},

@@ -13,6 +13,9 @@ from phx._core.effects cimport LANE_LATER, LANE_NOW, answer_room, emit_record, s
 from phx._core.learner cimport want
 from phx._core.membership cimport floor_of, floor_with, is_change, membership_of
 from phx._core.native cimport *
+from phx._core.relaxed cimport (
+    emit_relaxed, is_relaxed, note_hard, sync_relaxed, wait_written,
+)
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find, window_slot
 from phx._core.wire cimport (
@@ -32,6 +35,7 @@ cdef void promise(Engine* e, Replica* r, u64 ballot) noexcept nogil:
     if ballot > r.highest_seen:
         r.highest_seen = ballot
     r.promise_lsn = emit_record(e, RECORD_PROMISE, r.group, 0, ballot, NULL, 0, NULL)
+    note_hard(e, r)
 
 
 cdef void refuse(Engine* e, Replica* r, Peer* p, u64 ballot, u32 reason, u32 leader) noexcept nogil:
@@ -74,6 +78,9 @@ cdef void report(Engine* e, Replica* r, Peer* p, u64 ballot, const PrepareBody* 
     cdef u64 sent = 0
     if not answer_room(p):
         return
+    if r.sync_within_us:
+        # (After a promise that is durable already more may have been accepted in its ballot.)
+        sync_relaxed(e)
     page = block_new(1024)
     e.replies += 1
     head.reply = (<u64>e.incarnation << 40) + e.replies
@@ -122,8 +129,14 @@ cdef u64 accept(Engine* e, Replica* r, u64 ballot, u64 instance, Block* body) no
         block_unref(slot.value)
         slot.value = block_ref(body)
     slot.ballot = ballot
-    slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, ballot, body.data, <u32>body.size,
-                           &lsn_end)
+    if r.sync_within_us and is_relaxed(e, r) and not is_change(body):
+        slot.lsn = emit_relaxed(e, r, RECORD_ACCEPT, instance, ballot, body.data, <u32>body.size,
+                                &lsn_end)
+    else:
+        slot.lsn = emit_record(e, RECORD_ACCEPT, r.group, instance, ballot, body.data,
+                               <u32>body.size, &lsn_end)
+        if r.sync_within_us and is_change(body):
+            note_hard(e, r)
     if instance > r.accepted_last:
         r.accepted_last = instance
     return lsn_end
@@ -161,22 +174,38 @@ cdef void follow(Engine* e, Replica* r, Peer* p, u64 ballot, const AcceptBody* a
 cdef void acknowledge(Engine* e, Replica* r) noexcept nogil:
     """Every instance from first to through: accepted in exactly this ballot, or known chosen."""
     cdef AcceptedBody ack
-    cdef Slot* slot
+    cdef Slot* slot = NULL
+    cdef u64 below = ~<u64>0, through
+    cdef bint relaxed = r.sync_within_us != 0 and is_relaxed(e, r)
     cdef int to = slot_of(e, ballot_node(r.ack_ballot))
     r.ack_due = False
     if to < 0 or r.ack_ballot != r.promised or r.halted or e.poisoned:
         return
-    if r.ack_through < r.chosen_through:
-        r.ack_through = r.chosen_through
+    if relaxed:
+        # What is written may be told, and at once: no frame waits for the journal.
+        below = e.written
+    through = max(r.ack_through, r.chosen_through)
     while True:
-        slot = window_find(&r.window, r.ack_through + 1)
+        slot = window_find(&r.window, through + 1)
         if slot == NULL or not (slot.ballot == r.ack_ballot or slot.flags & SLOT_CHOSEN):
             break
-        r.ack_through += 1
+        if slot.lsn >= below:
+            wait_written(e, r)
+            if through == r.ack_through:
+                return
+            break
+        through += 1
+    if relaxed or r.sync_within_us == 0:
+        # (Else this frame waits for what it says. The next one may be relaxed, and would not.)
+        r.ack_through = through
     ack.first = r.ack_first
-    ack.through = r.ack_through
+    ack.through = through
     ack.chosen_through = r.chosen_through
     r.confirm_due = False
+    if relaxed:
+        send(e, &e.peers[to], LANE_NOW, MSG_ACCEPTED, 0, r.group, r.ack_ballot, &ack, sizeof(ack),
+             NULL, 0)
+        return
     send(e, &e.peers[to], LANE_LATER, MSG_ACCEPTED, 0, r.group, r.ack_ballot, &ack, sizeof(ack),
          NULL, 0)
 

@@ -34,6 +34,7 @@ cdef class Driver:
     cdef readonly ReadPoints points
     cdef readonly int port
     cdef readonly u32 incarnation
+    cdef readonly bint clean             # it was stopped, and all that it wrote is durable
 
     cdef int check(self) except -1
     cdef object hosted(self, group)

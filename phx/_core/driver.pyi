@@ -17,6 +17,7 @@ ERROR_BIND: Final = 6  # message: the system's reason
 ERROR_SYSTEM: Final = 7  # thread, descriptor
 ERROR_TIMED_OUT: Final = 8  # stop() could not join in time; it may be called again
 ERROR_FORKED: Final = 9  # this process is a fork of the one that made the driver
+NO_SYNC: Final = 0xFFFFFFFFFFFFFFFF
 ERROR_START: Final = 10  # a start that the log or the session table cannot follow; not paused
 ERROR_MEMBER: Final = 11  # the node is a member of a group here
 ERROR_GRANTED: Final = 12  # it may lead under a grant that has not run out
@@ -51,6 +52,8 @@ class Driver:
     points: ReadPoints
     port: int
     incarnation: int
+    clean: bool
+    """It was stopped, and all that it wrote is durable."""
     def __init__(
         self,
         *,
@@ -281,6 +284,16 @@ class Driver:
             TRANSFER_UNDER_WAY (or that node leads already), TRANSFER_NOT_LEADING or
             TRANSFER_NOT_READY (nothing was done); and the ballot that this node led with.
         """
+    def durability(self, group: int, within_us: int) -> int:
+        """What is accepted in the group is told once it is written, and durable within so many
+        microseconds (NO_SYNC: with whatever else is synced); 0: it is told when it is durable,
+        which is how a group begins (docs/design/durability.md).
+
+        Returns:
+            A position: when ``durable_lsn()`` is as high, all that was told before is durable.
+        """
+    def durable_lsn(self) -> int:
+        """The journal is durable up to here."""
     def stop(self, timeout_us: int) -> None:
         """Stop and join the native threads and free what they used. Idempotent.
 

@@ -27,6 +27,7 @@ from phx._core.port cimport (
 from phx._core.queues cimport *
 from phx._core.driver_status cimport row_of, status_of
 from phx._core.sessions cimport SessionTable
+from phx._core.writer cimport writer_durable
 from phx._core.state cimport (
     MEMBERS_MAX, NO_CEILING, Callers, Claim, Event, Gone, Lead, OwnRun, Progress, Replica,
 )
@@ -46,6 +47,8 @@ ERROR_START = 10
 ERROR_MEMBER = 11
 ERROR_GRANTED = 12
 ERROR_JOURNAL = LIFE_JOURNAL
+
+NO_SYNC = 0xFFFFFFFFFFFFFFFF
 
 # what transfer() says
 TRANSFER_UNDER_WAY = 0
@@ -124,7 +127,7 @@ cdef class Driver:
         self.options.incarnation = incarnation
         self.options.ceiling = NO_CEILING
         if facts is not None:
-            former_facts(&self.options, facts, bool(suspect))
+            former_facts(&self.options, facts, create and bool(suspect))
         self.s = life_new(&self.options, &self.groups)
         self.points = ReadPoints(self.index_of, ids)
         self.s.published = published_ref(self.points.p)
@@ -182,6 +185,7 @@ cdef class Driver:
         if not self.stopped:
             # The threads have ended: what is left takes no time, and no other thread may come in.
             self.stopped = True
+            self.clean = self.s.clean and not self.s.poisoned
             life_release(self.s)
             block_unref(self.shared)
             self.shared = NULL
@@ -602,6 +606,20 @@ cdef class Driver:
         if question.verdict < 0:
             raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
         return question.verdict, question.instance
+
+    def durability(self, u32 group, u64 within_us):
+        cdef Question question
+        question.kind = ASK_DURABILITY
+        question.group = group
+        question.instance = within_us
+        self.ask(&question)
+        if question.instance == 0:
+            raise DriverError(ERROR_UNKNOWN_GROUP, f"there is no group {group}")
+        return question.instance
+
+    def durable_lsn(self):
+        self.check()
+        return writer_durable(self.s.writer)
 
     def busy_groups(self):
         cdef Question question

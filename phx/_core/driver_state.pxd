@@ -166,6 +166,7 @@ cdef struct DriverState:
     bint running                 # the poll thread exists and is not joined
     i64 stopping
     i64 exited                   # the poll thread has done its last work
+    bint clean                   # and all that it wrote is durable
     u32 incarnation
     int port
     # --- poll thread
@@ -184,6 +185,7 @@ cdef struct DriverState:
     u64 layers_ns[LAYERS]
     # positions
     u64 durable
+    u64 written                  # told to the engine, where somebody waits for no more
     u64 lsn_end                  # of everything the engine emitted
     i64 syncs_seen
     u64 sync_average_ns          # 0: not measured yet

@@ -21,6 +21,10 @@ cdef enum Lane:
 cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
                      u32 nbytes,
                      u64* lsn_end) noexcept nogil
+# For another kind of emitting: the mark, and a record of which nothing is noted.
+cdef void mark_first(Engine* e) noexcept nogil
+cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
+                    u32 nbytes) noexcept nogil
 # Room for what is about to be filled, from what the last ones took: so that it need not be moved
 # while it grows. It forgets a large one in a few turns.
 cdef u64 hint(u64 before, u64 took) noexcept nogil

@@ -43,13 +43,17 @@ cdef u64 put_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const 
     return lsn
 
 
+cdef void mark_first(Engine* e) noexcept nogil:
+    if e.records == NULL and e.durable > e.marked:
+        e.marked = e.durable
+        put_record(e, RECORD_MARK, 0, e.durable, 0, NULL, 0)
+
+
 cdef u64 emit_record(Engine* e, u8 kind, u32 group, u64 index, u64 ballot, const void* body,
                      u32 nbytes,
                      u64* lsn_end) noexcept nogil:
     cdef u64 lsn
-    if e.records == NULL and e.durable > e.marked:
-        e.marked = e.durable
-        put_record(e, RECORD_MARK, 0, e.durable, 0, NULL, 0)
+    mark_first(e)
     lsn = put_record(e, kind, group, index, ballot, body, nbytes)
     e.lsn_needed = e.lsn_end
     if e.sync_from_lsn == 0:

@@ -46,6 +46,17 @@ cdef int engine_submit(Engine* e, u32 group, u64 first_seq, u32 count, Block* bl
 # majority. 0: it stands among the points of this turn or of a later one, once; or a Verdict.
 cdef int engine_read(Engine* e, u32 group, u64 ticket, u32 flags, u64 deadline_us) noexcept nogil
 cdef void engine_durable(Engine* e, u64 lsn) noexcept nogil
+# Everything up to `lsn` was given to the operating system: it outlives this process, and not the
+# machine. Only relaxed groups wait for that; what is durable is written.
+cdef void engine_written(Engine* e, u64 lsn) noexcept nogil
+# Acceptances of the group are told once they are written, and synced within so many microseconds
+# (NO_SYNC: with whatever else is synced); 0: they are told when they are durable, which is how a
+# group begins. What is to be durable before the first one is told (docs/design/durability.md) is
+# the caller's matter. Returns a position: when the journal is durable up to there, all that was
+# told before this call is; 0: there is no such group.
+cdef u64 engine_durability(Engine* e, u32 group, u64 within_us) noexcept nogil
+# Everything that only had to be written is to be synced.
+cdef void engine_sync(Engine* e) noexcept nogil
 # Monotonic time that counts suspension; wall time only for stamping values.
 cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil
 # A peer's handshake: 0, or -1 when it must be refused (another store id under the same node id).

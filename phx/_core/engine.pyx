@@ -24,21 +24,24 @@ from phx._core.groups cimport (
     group_add, group_drop, group_gone, groups_in_order, record_of_other, replica_free,
 )
 from phx._core.learner cimport (
-    advance_known, carry_settled, jump, learn_tick, replay_settled, settled, supply, tail_entry,
+    advance_known, carry_chosen, carry_settled, jump, learn_tick, replay_settled, settled, supply,
+    tail_entry,
 )
 from phx._core.leases cimport GRANT_MARGIN, heartbeats
 from phx._core.liveness cimport give_to, hand_over, successor, time_sync, watch, watch_at
 from phx._core.membership cimport (
-    carry_members, floor_with, is_ended, members_begin, members_status, replay_members, slots_begin,
+    carry_members, is_ended, members_begin, members_status, replay_members, slots_begin,
 )
 from phx._core.native cimport *
 from phx._core.peers cimport peer_add, peer_drop, peer_lost, peer_met
 from phx._core.proposals cimport callers_done, callers_stop, callers_submit, callers_tick
 from phx._core.reads cimport read_take, reads_at, reads_free, reads_turn
+from phx._core.relaxed cimport durability_set, sync_relaxed
 from phx._core.rejoin cimport carry_suspect, replay_suspect, under_ceiling
-from phx._core.proposer cimport pump, role_tick, step_down, transfer, vote_durable
+from phx._core.proposer cimport pump, role_tick, step_down, transfer
 from phx._core.routing cimport route
 from phx._core.state cimport *
+from phx._core.votes cimport votes_durable, votes_written
 from phx._core.window cimport ring_at, ring_free, timer_pop
 from phx._core.wire cimport MSG_CONFIRM, ChosenBody, message_check
 
@@ -83,8 +86,7 @@ cdef void engine_free(Engine* e) noexcept nogil:
     phx_delete[Engine](e)
 
 
-cdef int engine_add_group(Engine* e, u32 group, u32 generation,
-                          u64 settled_through) noexcept nogil:
+cdef int engine_add_group(Engine* e, u32 group, u32 generation, u64 settled_through) noexcept nogil:
     return group_add(e, group, generation, settled_through)
 
 
@@ -227,18 +229,28 @@ cdef int engine_read(Engine* e, u32 group, u64 ticket, u32 flags, u64 deadline_u
 
 
 cdef void engine_durable(Engine* e, u64 lsn) noexcept nogil:
-    cdef Vote vote
     if e.poisoned or lsn <= e.durable:
         return
     e.durable = lsn
     if e.sync_from_lsn and lsn >= e.sync_from_lsn:
         e.sync_done = True
-    while not e.votes.empty() and e.votes.front().lsn_end <= lsn:
-        vote = e.votes.front()
-        e.votes.pop_front()
-        vote_durable(e, &vote)
+    votes_durable(e, lsn)
     if e.durable >= e.lsn_needed and e.marked < e.lsn_needed:
         e.mark_due_us = e.now_us + MARK_IDLE_US
+
+
+cdef void engine_written(Engine* e, u64 lsn) noexcept nogil:
+    if lsn > e.written and not e.poisoned:
+        votes_written(e, lsn)
+
+
+cdef u64 engine_durability(Engine* e, u32 group, u64 within_us) noexcept nogil:
+    cdef Replica* r = find_group(e, group)
+    return durability_set(e, r, within_us) if r != NULL else 0
+
+
+cdef void engine_sync(Engine* e) noexcept nogil:
+    sync_relaxed(e)
 
 
 cdef void run_timers(Engine* e) noexcept nogil:
@@ -270,6 +282,8 @@ cdef void engine_advance(Engine* e, u64 now_us, u64 wall_us) noexcept nogil:
         return
     watch(e)
     run_timers(e)
+    if e.relaxed_due_us and e.now_us >= e.relaxed_due_us:
+        sync_relaxed(e)
     if e.mark_due_us and e.now_us >= e.mark_due_us:
         emit_idle_mark(e)
 
@@ -338,8 +352,7 @@ cdef int engine_install(Engine* e, u32 group, u64 through, u64 ballot) noexcept 
     return 0
 
 
-cdef int engine_change_members(Engine* e, u32 group, const u8* members,
-                               u64 nbytes) noexcept nogil:
+cdef int engine_change_members(Engine* e, u32 group, const u8* members, u64 nbytes) noexcept nogil:
     cdef Replica* r = find_group(e, group)
     return change_members(e, r, members, nbytes) if r != NULL else CHANGE_UNSOUND
 
@@ -356,25 +369,6 @@ cdef void engine_done(Engine* e, u32 group, u64 first_seq, u32 count) noexcept n
     cdef Replica* r = find_group(e, group)
     if r != NULL and r.callers != NULL:
         callers_done(r, first_seq, count)
-
-
-cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:
-    """Chosen since the settle plan was made, and still below `lsn`: emit them from memory."""
-    cdef u32 i
-    cdef u64 instance
-    cdef Block* body
-    for i in range(r.locations.size):
-        if ring_at(&r.locations, i) >= lsn:
-            continue
-        instance = r.settled_through + 1 + i
-        body = tail_entry(r, instance)
-        if body == NULL:
-            return -1
-        if emit:
-            r.locations.items[(r.locations.head + i) & (r.locations.capacity - 1)] = emit_record(
-                e, RECORD_CHOSEN, r.group, instance, floor_with(r, body), body.data,
-                <u32>body.size, NULL)
-    return 0
 
 
 cdef int engine_retire(Engine* e, u64 lsn) noexcept nogil:
@@ -466,6 +460,7 @@ cdef void engine_poison(Engine* e) noexcept nogil:
         return
     e.poisoned = True
     e.votes.clear()
+    e.relaxed.clear()
     for i in range(e.replicas.size()):
         if e.replicas[i] != NULL:
             step_down(e, e.replicas[i])
@@ -542,11 +537,13 @@ cdef void hand_effects(Engine* e) noexcept nogil:
     out.lsn_first = e.effects.lsn_first
     out.lsn_end = e.lsn_end
     out.sync = e.effects.sync
+    out.write = e.effects.write
     out.floor_lsn = e.effects.floor_lsn
     out.floor_after = e.effects.floor_after
     out.wake_at_us = wake_at(e)
     e.records = NULL
     e.effects.sync = False
+    e.effects.write = False
     e.effects.floor_lsn = 0
     e.effects.floor_after = 0
 
@@ -605,6 +602,8 @@ cdef u64 wake_at(Engine* e) noexcept nogil:
         at = min(at, e.timers.front().at_us)
     if e.mark_due_us:
         at = min(at, e.mark_due_us)
+    if e.relaxed_due_us:
+        at = min(at, e.relaxed_due_us)
     return min(at, reads_at(e))
 
 
@@ -643,6 +642,7 @@ cdef bint engine_group_status(Engine* e, u32 group, GroupStatus* out) noexcept n
     out.settled_through = r.settled_through
     out.floor = r.floor
     out.accepted_last = r.accepted_last
+    out.sync_within_us = r.sync_within_us
     out.waiting_values = r.callers.values if r.callers != NULL else 0
     return True
 

@@ -16,14 +16,14 @@ from phx._core.codec cimport RECORD_HEADER_BYTES, RecordHeader, record_stride
 from phx._core.engine cimport (
     engine_add_group, engine_add_peer, engine_advance, engine_applied, engine_ceiling,
     engine_change_known, engine_change_members, engine_connected, engine_counters,
-    engine_disconnected, engine_done, engine_drop_group, engine_drop_peer,
+    engine_disconnected, engine_done, engine_drop_group, engine_drop_peer, engine_durability,
     engine_durable, engine_entry, engine_floor, engine_free, engine_gone, engine_group_status,
     engine_install, engine_location, engine_membership, engine_new, engine_poison,
     engine_pressure, engine_priority, engine_read, engine_receive, engine_replay, engine_resign,
     engine_restoring, engine_retire,
     engine_settle_plan, engine_settled,
-    engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect,
-    engine_transfer, engine_turn,
+    engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect, engine_sync,
+    engine_transfer, engine_turn, engine_written,
 )
 from phx._core.membership cimport config_set
 from phx._core.native cimport *
@@ -168,6 +168,15 @@ cdef class Engine:
     def durable(self, lsn):
         engine_durable(self.e, lsn)
 
+    def written(self, lsn):
+        engine_written(self.e, lsn)
+
+    def durability(self, group, u64 within_us):
+        return engine_durability(self.e, group, within_us)
+
+    def sync(self):
+        engine_sync(self.e)
+
     def advance(self, now_us, wall_us=0):
         engine_advance(self.e, now_us, wall_us)
 
@@ -270,6 +279,7 @@ cdef class Engine:
         cdef size_t i
         result = {
             "lsn_first": out.lsn_first, "lsn_end": out.lsn_end, "sync": bool(out.sync),
+            "write": bool(out.write),
             "wake_at_us": out.wake_at_us, "floor_lsn": out.floor_lsn,
             "floor_after": out.floor_after,
         }

@@ -15,6 +15,7 @@ from phx._core.proposals cimport callers_free, forwards_free
 from phx._core.proposer cimport step_down
 from phx._core.reads cimport reads_drop
 from phx._core.state cimport *
+from phx._core.votes cimport votes_drop
 from phx._core.window cimport ring_at, ring_free, ring_purge, window_free, window_init
 
 cdef extern from "<algorithm>" namespace "std" nogil:
@@ -93,16 +94,6 @@ cdef void group_gone(Engine* e, u32 group, u32 generation) noexcept nogil:
     gone.group = group
     gone.generation = generation
     e.gone.push_back(gone)
-
-
-cdef void votes_drop(Engine* e, u32 index) noexcept nogil:
-    """Those that wait to become durable. What remains is in order."""
-    cdef deque[Vote] kept
-    cdef size_t i
-    for i in range(e.votes.size()):
-        if e.votes[i].index != index:
-            kept.push_back(e.votes[i])
-    e.votes.swap(kept)
 
 
 cdef void effects_of_turn_drop(Engine* e, Replica* r) noexcept nogil:

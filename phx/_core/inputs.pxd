@@ -79,6 +79,25 @@ cdef inline void input_durable(DriverState* s, u64 lsn) noexcept nogil:
     engine_durable(s.engine, lsn)
 
 
+cdef inline void input_written(DriverState* s, u64 lsn) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_WRITTEN, 0, 0, lsn, 0, 0, NULL, 0)
+    engine_written(s.engine, lsn)
+
+
+cdef inline u64 input_durability(DriverState* s, u32 group, u64 within_us) noexcept nogil:
+    cdef u64 lsn = engine_durability(s.engine, group, within_us)
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_DURABILITY, group, 0, within_us, lsn, 0, NULL, 0)
+    return lsn
+
+
+cdef inline void input_sync(DriverState* s) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_SYNC, 0, 0, 0, 0, 0, NULL, 0)
+    engine_sync(s.engine)
+
+
 cdef inline void input_advance(DriverState* s, u64 now_us, u64 wall_us) noexcept nogil:
     if s.trace != NULL:
         trace_input(s.trace, TRACE_ADVANCE, 0, 0, now_us, wall_us, 0, NULL, 0)

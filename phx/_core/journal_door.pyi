@@ -65,6 +65,7 @@ class Writer:
         records: bytes,
         *,
         sync: bool = True,
+        write: bool = False,
         urgent: bool = False,
         inline: bool = False,
     ) -> int: ...

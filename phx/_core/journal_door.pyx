@@ -372,17 +372,17 @@ cdef class Writer:
         if self.w != NULL:
             writer_free(self.w)
 
-    def push(self, u64 lsn, bytes records not None, *, bint sync=True, bint urgent=False,
-             bint inline=False):
+    def push(self, u64 lsn, bytes records not None, *, bint sync=True, bint write=False,
+             bint urgent=False, bint inline=False):
         """The position after the records; with ``inline``, whether the writer was idle."""
         cdef Block* block = block_copy(<const char*>records, len(records))
         cdef u64 end = lsn + block.size
         cdef int done
         if not inline:
-            writer_push(self.w, block, lsn, end, sync, urgent)
+            writer_push(self.w, block, lsn, end, sync, write, urgent)
             return end
         with nogil:
-            done = writer_inline(self.w, block, lsn, end, sync, urgent)
+            done = writer_inline(self.w, block, lsn, end, sync, write, urgent)
         if done == 0:
             block_unref(block)
         if done < 0:
@@ -449,9 +449,9 @@ cdef class Writer:
                 seen = phx_load(&self.notified)
                 code = 0
                 if inline:
-                    code = writer_inline(self.w, block, lsn - block.size, lsn, True, False)
+                    code = writer_inline(self.w, block, lsn - block.size, lsn, True, False, False)
                 if code == 0:
-                    writer_push(self.w, block, lsn - block.size, lsn, True, False)
+                    writer_push(self.w, block, lsn - block.size, lsn, True, False, False)
                     while writer_durable(self.w) < lsn and writer_error(self.w) == 0:
                         wait_for_change(&self.notified, seen)
                 done += 1

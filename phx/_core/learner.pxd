@@ -46,6 +46,9 @@ cdef void settled(Engine* e, Replica* r, u64 through) noexcept nogil
 cdef void jump(Engine* e, Replica* r, u64 through) noexcept nogil
 # The last chosen instances are kept in memory no longer.
 cdef void tail_drop(Engine* e, Replica* r) noexcept nogil
+# Chosen since the settle plan was made, and still below `lsn`: emit them from memory, if `emit`.
+# -1: one is not there any more.
+cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil
 # What is settled is said again if it has grown, or if that was said below `lsn`: it is all that a
 # store that is lost, or put back from a copy, leaves behind.
 cdef void carry_settled(Engine* e, Replica* r, u64 lsn) noexcept nogil

@@ -20,6 +20,7 @@ from phx._core.membership cimport (
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_chosen, callers_unsure
+from phx._core.relaxed cimport emit_relaxed, is_relaxed
 from phx._core.state cimport *
 from phx._core.window cimport (
     SLOT_CHOSEN, Slot, ring_at, ring_free, ring_pop, ring_purge, ring_push, window_advance,
@@ -365,8 +366,11 @@ cdef void learn_one(Engine* e, Replica* r, u64 instance, const u8* body, u32 nby
         block_unref(slot.value)
         slot.value = block_copy(body, nbytes)
         slot.flags |= SLOT_CHOSEN
-        slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, floor_with(r, slot.value), body,
-                               nbytes, NULL)
+        if is_relaxed(e, r) and not is_change(slot.value):
+            slot.lsn = emit_relaxed(e, r, RECORD_CHOSEN, instance, 0, body, nbytes, NULL)
+        else:
+            slot.lsn = emit_record(e, RECORD_CHOSEN, r.group, instance, floor_with(r, slot.value),
+                                   body, nbytes, NULL)
     e.counters.learned_values += 1
     advance_chosen(e, r, instance)
 
@@ -469,6 +473,24 @@ cdef void jump(Engine* e, Replica* r, u64 through) noexcept nogil:
         members_advanced(e, r)
     advance_known(e, r)
     want(e, r, r.want_through, r.leader)
+
+
+cdef int carry_chosen(Engine* e, Replica* r, u64 lsn, bint emit) noexcept nogil:
+    cdef u32 i
+    cdef u64 instance
+    cdef Block* body
+    for i in range(r.locations.size):
+        if ring_at(&r.locations, i) >= lsn:
+            continue
+        instance = r.settled_through + 1 + i
+        body = tail_entry(r, instance)
+        if body == NULL:
+            return -1
+        if emit:
+            r.locations.items[(r.locations.head + i) & (r.locations.capacity - 1)] = emit_record(
+                e, RECORD_CHOSEN, r.group, instance, floor_with(r, body), body.data,
+                <u32>body.size, NULL)
+    return 0
 
 
 cdef void carry_settled(Engine* e, Replica* r, u64 lsn) noexcept nogil:

@@ -18,6 +18,7 @@ from phx._core.members cimport (
 from phx._core.native cimport *
 from phx._core.read_table cimport reads_again
 from phx._core.rejoin cimport under_ceiling
+from phx._core.relaxed cimport note_hard
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_cut, window_find
 
@@ -226,6 +227,7 @@ cdef void members_record(Engine* e, Replica* r) noexcept nogil:
     body = block_append(body, m.value.data, m.value.size)
     m.lsn = emit_record(e, RECORD_MEMBERS, r.group, m.instance, m.floor, body.data,
                         <u32>body.size, NULL)
+    note_hard(e, r)
     block_unref(body)
 
 
@@ -279,6 +281,7 @@ cdef void raise_promise(Engine* e, Replica* r, u64 floor) noexcept nogil:
     if floor > r.promised and under_ceiling(e, floor):
         r.promised = floor
         r.promise_lsn = emit_record(e, RECORD_PROMISE, r.group, 0, floor, NULL, 0, NULL)
+        note_hard(e, r)
 
 
 cdef void members_set(Engine* e, Replica* r, const Roster* roster, Block* value, u64 instance,

@@ -19,6 +19,7 @@ from phx._core.membership cimport (
 )
 from phx._core.native cimport *
 from phx._core.proposals cimport callers_entered, callers_low_water, pending_pop
+from phx._core.relaxed cimport is_relaxed
 from phx._core.state cimport *
 from phx._core.window cimport Slot, window_find
 from phx._core.wire cimport FLAG_AGAIN, MSG_ACCEPT, MSG_CHOSEN, AcceptBody, ChosenBody
@@ -103,7 +104,10 @@ cdef void propose(Engine* e, Replica* r, Block* body) noexcept nogil:
     vote.ballot = r.lead.ballot
     vote.instance = r.lead.next
     vote.index = r.index
-    e.votes.push_back(vote)
+    if r.sync_within_us and is_relaxed(e, r):
+        e.relaxed.push_back(vote)
+    else:
+        e.votes.push_back(vote)
     send_accept(e, r, NULL, r.lead.next, body)
     r.lead.open_bytes += body.size
     r.lead.next += 1

@@ -111,8 +111,14 @@ cdef void poller_durable(void* context) noexcept nogil:
 
 # --- waiting
 
+# (Where no group is relaxed nobody asks.)
+cdef inline bint written_news(DriverState* s) noexcept nogil:
+    return not s.engine.relaxed.empty() and <u64>phx_load(&s.journal.written_lsn) > s.written
+
+
 cdef bint journal_news(DriverState* s) noexcept nogil:
-    return writer_durable(s.writer) > s.durable or (writer_error(s.writer) != 0 and not s.poisoned)
+    return (writer_durable(s.writer) > s.durable or written_news(s)
+            or (writer_error(s.writer) != 0 and not s.poisoned))
 
 
 cdef int wait_ms(DriverState* s) noexcept nogil:
@@ -273,6 +279,9 @@ cdef void take_durable(DriverState* s) noexcept nogil:
         s.durable = lsn
         input_durable(s, lsn)
         transport_release(s.transport, lsn)
+    if written_news(s):
+        s.written = <u64>phx_load(&s.journal.written_lsn)
+        input_written(s, s.written)
     if error != 0:
         upkeep_poison(s, error)
 
@@ -426,6 +435,9 @@ cdef void answer(DriverState* s, Question* question) noexcept nogil:
         hosting_drop(s, question.group)
     elif question.kind == ASK_END_GROUP:
         question.verdict = hosting_end(s, question.group)
+    elif question.kind == ASK_DURABILITY:
+        question.instance = input_durability(s, question.group, question.instance)
+        s.again = True
     else:
         flow_read(s, question)
     inbox_answer(&s.inbox, question)
@@ -456,10 +468,10 @@ cdef void write_records(DriverState* s, const Effects* effects) noexcept nogil:
         return
     if sync_inline(s, effects):
         done = writer_inline(s.writer, effects.records, effects.lsn_first, effects.lsn_end,
-                             effects.sync, urgent)
+                             effects.sync, effects.write, urgent)
     if done == 0:
         writer_push(s.writer, effects.records, effects.lsn_first, effects.lsn_end, effects.sync,
-                    urgent)
+                    effects.write, urgent)
     elif journal_news(s):
         s.again = True
 
@@ -593,6 +605,7 @@ cdef void* poller_run(void* arg) noexcept nogil:
         s.submitted += 1
     # What was emitted reaches the disk, so that a restart replays it; nobody is told any more.
     writer_stop(s.writer)
+    s.clean = writer_error(s.writer) == 0
     pthread_mutex_lock(&s.inbox.lock)
     phx_store(&s.exited, 1)
     pthread_cond_broadcast(&s.inbox.answered)

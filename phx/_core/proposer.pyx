@@ -639,7 +639,9 @@ cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noex
     if not can_lead(e, r) or e.pressure:
         refuse(e, r, p, ballot, REFUSE_STOPPED, 0)
         return
-    if r.role >= ROLE_PREPARING or r.promised > ballot:
+    # (A suspect replica may have promised a ballot of its own that nobody has heard of: it tells
+    # nobody, so that whoever leads stays below.)
+    if r.role >= ROLE_PREPARING or (r.claim if r.suspect else r.promised) > ballot:
         return
     if not under_ceiling(e, own_ballot(e, r)) or not may_prepare(e, r):
         refuse(e, r, p, ballot, REFUSE_STOPPED, 0)

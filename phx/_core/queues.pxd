@@ -81,6 +81,7 @@ cdef enum QuestionKind:
     ASK_ADD_GROUP = 14
     ASK_DROP_GROUP = 15
     ASK_END_GROUP = 16           # verdict: a ChangeVerdict (barrier.pxd)
+    ASK_DURABILITY = 17          # instance: within; then the position (engine_durability)
 
 cdef enum ReadVerdict:
     READ_NOT_CHOSEN = 0

@@ -10,6 +10,7 @@ from phx._core.ballot cimport ballot_counter, ballot_make, ballot_next, ballot_n
 from phx._core.codec cimport RECORD_SUSPECT, RecordHeader
 from phx._core.effects cimport LANE_NOW, cast, emit_event, emit_record, random_below, send
 from phx._core.native cimport *
+from phx._core.relaxed cimport note_hard
 from phx._core.state cimport *
 from phx._core.wire cimport FLAG_LOW, MSG_PREVOTE, MSG_REJOIN, PrevoteBody, RejoinBody
 
@@ -117,6 +118,7 @@ cdef void rejoin_done(Engine* e, Replica* r) noexcept nogil:
     e.grants_version += 1
     e.counters.rejoins += 1
     emit_record(e, RECORD_SUSPECT, r.group, r.suspect_since, r.lead.ballot, NULL, 0, NULL)
+    note_hard(e, r)
 
 
 cdef int replay_suspect(Replica* r, const RecordHeader* header, const u8* body,

@@ -27,6 +27,8 @@ cdef enum:
     GROUP_MAX = 1048575          # the highest id: of the directory (docs/design/membership.md)
     MEMBERS_MAX = 15             # of a group
     SLOTS_MAX = 64               # peers of a node, itself included: bits of a u64 mean slots
+    RESEND_DOUBLINGS = 2         # of the pause before the same is asked or sent again
+    SENT_TIMES = 64
 
 cdef struct EngineOptions:
     u32 node
@@ -41,8 +43,7 @@ cdef struct EngineOptions:
     u32 lease_us
     u32 election_us              # base of back-off between attempts
     u32 resend_us
-    # values waiting at a leader, over all groups, forwarded ones included
-    u64 pending_bytes_max
+    u64 pending_bytes_max        # values waiting at a leader, over all groups, forwarded ones too
     u64 cache_bytes_max          # chosen entries kept for peers and appliers
     u32 frame_bytes_max          # a frame is closed at this size
     u32 value_bytes_max
@@ -65,6 +66,7 @@ cdef struct GroupStatus:
     u64 settled_through
     u64 floor                    # lowest instance that this node can still supply
     u64 accepted_last            # highest instance with an acceptance
+    u64 sync_within_us           # as of Replica
     u32 waiting_values           # of this node's callers
 
 cdef struct GroupMembers:
@@ -96,6 +98,7 @@ cdef struct EngineCounters:
 
 cdef enum:
     NO_CEILING = 0xFFFFFFFFFFFFFFFF
+    NO_SYNC = 0xFFFFFFFFFFFFFFFF # of sync_within_us: never for its own sake
     NO_CLAIM = 0xFFFFFFFFFFFFFFFF
     PRIORITY_USUAL = 100
     PRIORITY_MAX = 255
@@ -119,12 +122,9 @@ cdef struct Fetch:       # older chosen entries are wanted, to be given back wit
     u64 last
 
 cdef enum EventKind:
-    # values first_seq .. first_seq+count-1 of this node will not be waited for any longer
-    EVENT_FAILED = 1
-    # the leader of the group is now `leader` (0: none known), in ballot `first_seq`, its epoch
-    EVENT_LEADER = 2
-    # the group stopped voting here: a protocol invariant broke; `verdict` says which
-    EVENT_HALTED = 3
+    EVENT_FAILED = 1     # values first_seq .. first_seq+count-1 of this node are waited for no more
+    EVENT_LEADER = 2     # it is now `leader` (0: none known), in ballot `first_seq`, its epoch
+    EVENT_HALTED = 3     # it votes no more here: a protocol invariant broke; `verdict` says which
     EVENT_PEER_REFUSED = 4  # group: peer node; its store id is not the one it had
     # no log brings the group on: of the members that are connected each has trimmed what comes next
     # here, or knows no more. leader: who has trimmed least, first_seq: its lowest instance.
@@ -168,8 +168,8 @@ cdef struct Effects:
     Block* records       # NULL when there are none; the reference belongs to whoever drains
     u64 lsn_first        # position of the first byte of `records`
     u64 lsn_end          # position after the last byte (of this or an earlier turn)
-    # records hold something that somebody waits for; False: write lazily (a mark)
-    bint sync
+    bint sync            # somebody waits for records to be durable; False: write lazily (a mark)
+    bint write           # somebody waits for them to be written, and no more
     vector[Outgoing] outgoing
     vector[ChosenRange] chosen
     vector[Fetch] fetches
@@ -201,8 +201,7 @@ cdef enum Role:
     ROLE_FOLLOWER = 0
     ROLE_PREVOTING = 1       # asking, without durable effect, whether a campaign makes sense
     ROLE_PREPARING = 2       # phase 1 under way
-    # phase 1 done, but somebody knows more chosen instances: learn them first
-    ROLE_LEARNING = 3
+    ROLE_LEARNING = 3        # phase 1 done, but somebody knows more to be chosen: learn that first
     ROLE_LEADING = 4
 
 cdef struct Reported:        # what phase 1 found for one instance
@@ -229,9 +228,6 @@ cdef struct Phase1:
     # By instance, those found only: how far they lie apart is what others said, and costs nothing.
     vector[Reported] reported
     size_t again             # the first of them that has not been proposed again
-
-cdef enum:
-    RESEND_DOUBLINGS = 2     # of the pause before the same is asked or sent again
 
 cdef struct Progress:        # what the leader knows of one member
     u64 through              # it has accepted up to here in the leader's ballot, or knows it chosen
@@ -403,6 +399,7 @@ cdef struct Replica:
     bint restoring
     bint suspect             # may have forgotten votes: rejoin.pxd
     bint rejoin_due          # its leader is to be asked when `followers` are enough
+    bint ack_waits           # in Engine.relaxed: it is acknowledged once more is written
     u64 supplied             # members whose question about the log was answered in this turn
     Config* config           # whose votes count; shared with other groups
     Membership* members      # NULL: as the node's options have them, and nobody has said otherwise
@@ -413,6 +410,8 @@ cdef struct Replica:
     u64 ack_first
     u64 ack_through
     u64 ack_ballot
+    u64 sync_within_us       # 0: acceptances are told when durable, else once written (relaxed.pxd)
+    u64 hard_lsn             # before this is durable nothing is told that is only written
     Window window            # base: chosen_through + 1
     u64 accepted_last
     # learner
@@ -472,9 +471,6 @@ cdef enum TimerKind:
     TIMER_LEARN = 3
 
 # ------------------------------------------------------------------------------------------- peers
-
-cdef enum:
-    SENT_TIMES = 64
 
 cdef struct Claim:
     u32 group
@@ -590,6 +586,9 @@ cdef struct Engine:
     u64 lsn_end              # of everything emitted
     u64 lsn_needed           # of everything that somebody may wait for
     u64 durable
+    u64 written              # as far as it was told, or durable
+    u64 relaxed_end          # of everything that only has to be written
+    u64 relaxed_due_us       # when that is to be synced; 0: at no time, or all of it is asked for
     u64 marked               # highest durable position that a mark says
     u64 mark_due_us
     u64 sync_us                 # how long a sync takes here: the longest lately, fading
@@ -614,6 +613,7 @@ cdef struct Engine:
     vector[u32] dirty
     vector[Timer] timers
     deque[Vote] votes           # own acceptances and promises waiting to become durable
+    deque[Vote] relaxed         # those that are only to be written; ballot 0: acknowledgements
     Ring cached                 # replica index of each chosen entry in memory, oldest first
     u64 cached_bytes
     u64 pending_bytes

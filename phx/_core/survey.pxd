@@ -25,6 +25,8 @@ cdef struct SurveyGroup:
     u64 members_floor          # the floor of their ballots,
     u32 members_flags          # what else is known of them,
     Block* members             # and the value that says who they are; owned. NULL: none does
+    u64 suspect_since          # the last life that began without what the group had; 0: none did
+    bint suspect               # nothing says that it is whole again
 
 cdef struct SurveyValue:       # an acceptance, or a value learned as chosen
     u64 instance
@@ -53,7 +55,7 @@ cdef struct Tally:
 
 cdef class Survey:
     cdef readonly object verdict
-    cdef readonly list segments, free, suspects, groups, values
+    cdef readonly list segments, free, suspects, groups, doubtful, values
     cdef readonly dict members
     cdef readonly i64 cut_bytes
     cdef readonly u64 records, odd_records, floor_lsn, first_lsn, end_lsn

@@ -38,6 +38,9 @@ class Survey:
     """(group, highest ballot promised or accepted, records, bytes of bodies, first and last
     instance accepted, first and last instance learned as chosen, highest instance that a record
     says is settled; 0: none does)."""
+    doubtful: list[int]
+    """Groups that may lack what this node has accepted: they are suspect (RECORD_SUSPECT), and
+    nothing says that they are whole again; ascending."""
     members: dict[int, tuple[int, int, int, bytes]]
     """Of each group whose members a record says, by the last change: its instance, the floor of
     their ballots, flags (1: active, 4: this node was one, and is none of these), and the value that

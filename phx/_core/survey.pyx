@@ -65,6 +65,19 @@ cdef void tally_group(Tally* t, const RecordHeader* h) noexcept nogil:
         g.settled = max(g.settled, h.index)
 
 
+# As in a replay: the last loss counts, and that the group became whole after it, in any order.
+cdef void tally_suspect(Tally* t, const RecordHeader* h) noexcept nogil:
+    cdef SurveyGroup* g
+    if h.kind != RECORD_SUSPECT:
+        return
+    g = of_group(t, h.group)
+    if h.index > g.suspect_since:
+        g.suspect_since = h.index
+        g.suspect = h.ballot == 0
+    elif h.index == g.suspect_since:
+        g.suspect = g.suspect and h.ballot == 0
+
+
 # The last change counts; of one change all that any record says: floors and flags only grow.
 cdef void tally_members(Tally* t, const RecordHeader* h, const u8* body) noexcept nogil:
     cdef SurveyGroup* g
@@ -144,6 +157,7 @@ cdef int tally(void* arg, const RecordHeader* h, const u8* body, u64 lsn) noexce
                                     or h.kind == RECORD_SETTLED or h.kind == RECORD_SUSPECT):
         tally_group(t, h)
         tally_counter(t, h, body)
+        tally_suspect(t, h)
         tally_members(t, h, body)
         tally_value(t, h, body)
     else:
@@ -211,6 +225,11 @@ cdef list rows_of(SurveyGroups* groups):
             (g.learned_first, g.learned_last) if g.seen & SEEN_LEARNED else None,
             g.settled))
     return sorted(rows)
+
+
+cdef list doubtful_of(SurveyGroups* groups):
+    cdef size_t at
+    return sorted([groups[0][at].group for at in range(groups.size()) if groups[0][at].suspect])
 
 
 cdef dict members_of(SurveyGroups* groups):
@@ -305,6 +324,7 @@ cdef class Survey:
         self.lease_bound_us = t.lease_bound_us
         self.groups = rows_of(t.groups)
         self.members = members_of(t.groups)
+        self.doubtful = doubtful_of(t.groups)
         self.values = values_of(t.values) if t.values != NULL and code == JOURNAL_OK else []
 
     cdef void _forget(self, Tally* t) noexcept:

@@ -28,7 +28,7 @@ from phx._core.native cimport *
 from phx._core.state cimport Effects, EngineOptions
 
 cdef enum:
-    TRACE_VERSION = 2
+    TRACE_VERSION = 3
     TRACE_HEAD_BYTES = 96        # of a segment's header, kept with a write at offset 0
 
 cdef enum TraceKind:
@@ -72,9 +72,12 @@ cdef enum TraceKind:
     TRACE_CHANGE_KNOWN = 45
     TRACE_GONE = 46              # group, peer: generation
     TRACE_DROP_GROUP = 47        # group
+    TRACE_WRITTEN = 48           # first: lsn
+    TRACE_DURABILITY = 49        # group, first: within; second: the position that it gave
+    TRACE_SYNC = 50
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events;
     # points
-    TRACE_TURN = 48
+    TRACE_TURN = 56
     # the world
     TRACE_SENDING = 64           # TraceSending; frames (TraceSent) that may leave from now on
     TRACE_OPENED = 65            # TraceDisk: file; body: name

@@ -11,7 +11,7 @@ from phx._core.codec cimport RecordHeader
 from phx._core.driver_state cimport DriverState, Floor, Settled
 from phx._core.engine cimport engine_settle_plan
 from phx._core.inputs cimport (
-    input_floor, input_poison, input_pressure, input_retire, input_settled,
+    input_floor, input_poison, input_pressure, input_retire, input_settled, input_sync,
 )
 from phx._core.journal cimport journal_pressure, journal_recycle, journal_wants_spare
 from phx._core.journal_limits cimport JournalRoom, old_segments_end, room_fits, room_pressure
@@ -254,13 +254,22 @@ cdef void upkeep_settle_failed(DriverState* s) noexcept nogil:
     s.settle_retry_us = s.now_us + RETRY_US
 
 
+# Only what is durable is settled. Of relaxed groups some may be only written.
+cdef bint all_durable(DriverState* s) noexcept nogil:
+    if s.engine.relaxed_end <= s.durable:
+        return True
+    input_sync(s)
+    s.again = s.again or s.engine.records != NULL
+    return False
+
+
 cdef void settle(DriverState* s) noexcept nogil:
     cdef u64 end
     if s.settle_running or s.poisoned or s.now_us < s.settle_retry_us:
         return
     if s.settle_wanted:
         # Everything that was chosen must be written, or it would be left out.
-        if writer_idle(s.writer):
+        if writer_idle(s.writer) and all_durable(s):
             settle_all(s)
         return
     # (At the limit there is nothing to wait for: only this makes room.)
@@ -271,7 +280,7 @@ cdef void settle(DriverState* s) noexcept nogil:
             start_plan(s, end)
             return
     if s.unsettled and s.now_us >= s.chosen_us + s.options.settle_idle_us \
-            and s.pressure == 0 and writer_idle(s.writer):
+            and s.pressure == 0 and writer_idle(s.writer) and all_durable(s):
         settle_all(s)
 
 

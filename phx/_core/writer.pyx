@@ -58,10 +58,21 @@ cdef enum:
 ctypedef vector[WriterItem] Items
 
 
+cdef int sync_all(JournalWriter* w) noexcept nogil:
+    cdef i64 lsn = journal_sync(w.journal)
+    if lsn < 0:
+        return <int>lsn
+    w.unsynced = False
+    phx_store(&w.durable_lsn, lsn)
+    return 1
+
+
 # Writes items until one finds the journal full, then syncs if one of them wants it. *done: how many
-# were written (their references are gone). 1: a sync has returned; 0: none was wanted; or an error.
-cdef int run_items(JournalWriter* w, WriterItem* items, size_t count, size_t* done) noexcept nogil:
-    cdef bint sync = False
+# were written (their references are gone). 1: what somebody waits for is so; 0: nobody does; or an
+# error.
+cdef int run_items(JournalWriter* w, WriterItem* items, size_t count, WriterNotify notify,
+                   size_t* done) noexcept nogil:
+    cdef bint sync = False, write = False
     cdef size_t at, urgent = 0
     cdef int code = JOURNAL_OK
     cdef i64 lsn
@@ -75,18 +86,24 @@ cdef int run_items(JournalWriter* w, WriterItem* items, size_t count, size_t* do
         code = journal_append(w.journal, items[at].block, items[at].lsn_first, at < urgent)
         if code == JOURNAL_OK:
             sync = sync or items[at].sync
+            write = write or items[at].write
             phx_add(&w.queued_bytes, -<i64>items[at].block.size)
             block_unref(items[at].block)
             done[0] += 1
     if code != JOURNAL_OK and code != JOURNAL_FULL:
         return code
     if sync:
-        lsn = journal_sync(w.journal)
-        if lsn < 0:
-            return <int>lsn
+        if write and notify != NULL:
+            notify(w.context)
+        return sync_all(w)
+    if not write:
+        return 0
+    # (A new segment was begun: everything before it is durable.)
+    w.unsynced = True
+    lsn = <i64>journal_durable(w.journal)
+    if lsn > phx_load(&w.durable_lsn):
         phx_store(&w.durable_lsn, lsn)
-        return 1
-    return 0
+    return 1
 
 
 cdef void drop(JournalWriter* w, Items* items, size_t first) noexcept nogil:
@@ -121,7 +138,7 @@ cdef bint run_batch(JournalWriter* w, Items* batch) noexcept nogil:
     batch.swap(w.queue)
     w.busy = True
     pthread_mutex_unlock(&w.lock)
-    code = run_items(w, batch.data(), batch.size(), &done)
+    code = run_items(w, batch.data(), batch.size(), w.notify, &done)
     phx_store(&w.cpu_ns, phx_thread_cpu_ns())
     pthread_mutex_lock(&w.lock)
     w.busy = False
@@ -185,12 +202,13 @@ cdef int writer_start(JournalWriter* w) noexcept nogil:
 
 
 cdef void writer_push(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_end, bint sync,
-                      bint urgent) noexcept nogil:
+                      bint write, bint urgent) noexcept nogil:
     cdef WriterItem item
     item.block = block
     item.lsn_first = lsn_first
     item.lsn_end = lsn_end
     item.sync = sync
+    item.write = write
     item.urgent = urgent
     pthread_mutex_lock(&w.lock)
     if phx_load(&w.error) != 0 or w.stopping:
@@ -206,7 +224,7 @@ cdef void writer_push(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_end
 
 
 cdef int writer_inline(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_end, bint sync,
-                       bint urgent) noexcept nogil:
+                       bint write, bint urgent) noexcept nogil:
     cdef WriterItem item
     cdef size_t done = 0
     cdef int code
@@ -224,9 +242,10 @@ cdef int writer_inline(JournalWriter* w, Block* block, u64 lsn_first, u64 lsn_en
     item.lsn_first = lsn_first
     item.lsn_end = lsn_end
     item.sync = sync
+    item.write = write
     item.urgent = urgent
     phx_add(&w.queued_bytes, <i64>block.size)
-    code = run_items(w, &item, 1, &done)
+    code = run_items(w, &item, 1, NULL, &done)
     phx_add(&w.inlined, 1)
     pthread_mutex_lock(&w.lock)
     w.busy = False
@@ -266,6 +285,7 @@ cdef int writer_error(JournalWriter* w) noexcept nogil:
 
 
 cdef void writer_stop(JournalWriter* w) noexcept nogil:
+    cdef int code
     pthread_mutex_lock(&w.lock)
     w.stopping = True
     w.stuck = False
@@ -275,6 +295,10 @@ cdef void writer_stop(JournalWriter* w) noexcept nogil:
         pthread_join(w.thread, NULL)
         w.running = False
     drop(w, &w.queue, 0)
+    if w.unsynced and phx_load(&w.error) == 0:
+        code = sync_all(w)
+        if code < 0:
+            phx_store(&w.error, code)
 
 
 cdef void writer_free(JournalWriter* w) noexcept nogil:

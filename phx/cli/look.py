@@ -130,6 +130,7 @@ def facts(report: Report) -> dict[str, Any]:
             "lost": report.lives.lost,
             "allowed": report.lives.allowed,
             "ceiling": report.lives.ceiling,
+            "relaxed": list(report.lives.relaxed),
         },
         "checkpoints": report.checkpoints,
         "checkpoint_bytes": report.checkpoint_bytes,

@@ -25,6 +25,9 @@ CONSEQUENCES = """\
 If you go on, node {node} in {dir} is the first and only one of a new cluster, {cluster!r}:
 - What was acknowledged by members that are not here, and by none that are, is lost, and nobody can
   say what that was. If a majority is only away, bring it back instead: then nothing is lost.
+- A survivor that lost its journal once counts for no majority ("of them here"), and in a relaxed
+  group neither does one that was not closed, or is suspect: what it lacks is lost, too, if nobody
+  else has it. With every voter here that is all there is to be had.
 - What survivors accepted and do not know to be chosen is taken: it may have been chosen, and it may
   also be something that nobody was told was done. "older": so many of these stand below something
   that was accepted later; where others chose another value in their place, that one is lost, and

@@ -5,6 +5,7 @@
     status         what it says of itself, and which groups are not ready
     folder         who may open it, and whether what lies in it fits together
     lives          what outlives a journal: incarnation, ceiling of promises
+    relaxing       how durable a value is when the node says that it has accepted it
     rejoining      a journal that is lost, before the node starts: may it go on without?
     addresses      where the other nodes are, now
     peers          the other nodes, as they come and go

@@ -430,6 +430,8 @@ class Hosting(threading.Thread):
             parts.begun(state)
 
         self._applying(add)
+        if parts.door.relaxing is not None:
+            parts.door.relaxing.added(group)
         parts.restorer.start([group], 1)
         parts.memberships.on_news(group, told)
         log.info("group %d, generation %d, is hosted here", group, mine.generation)
@@ -567,6 +569,8 @@ class Hosting(threading.Thread):
             while parts.transfers.let_go(group):
                 self._pause(LOOK_S)
             self._applying(lambda: self._let_go(state))
+            if parts.door.relaxing is not None:
+                parts.door.relaxing.dropped(group)
         self._clean(group)
         self._unsaid.pop(group, None)
         log.info("group %d, generation %d, is hosted here no more", group, mine.generation)

@@ -48,6 +48,7 @@ class Keeper(threading.Thread):
     Attributes:
         error: why the store cannot settle at the moment; None: it can.
         hear: called before it settles, which goes past no change of members that is not noted.
+        last: if there is one, called when the driver is stopped, before the store is closed.
     """
 
     def __init__(self, opening: Callable[[], Store], *, idle: Callable[[], bool]) -> None:
@@ -65,6 +66,7 @@ class Keeper(threading.Thread):
         self._trim_s = 0.0  # when a step of trimming has waited for long enough
         self.error: str | None = None
         self.hear: Callable[[], None] = lambda: None
+        self.last: Callable[[Store], object] | None = None
 
     def open(self) -> Store:
         """Start the thread; the store, once it is open. It belongs to the thread."""
@@ -136,6 +138,9 @@ class Keeper(threading.Thread):
                 raise
         finally:
             self._forget_asked()
+            if (last := self.last) is not None:
+                self._ended.wait()
+                self._guarded("closing", partial(last, store))
             store.close()
 
     def _await_driver(self, store: Store) -> Driver | None:

@@ -13,10 +13,11 @@ promised before the store has a higher one. With it a node whose journal is lost
 So no life begins while a promise lies above the ceiling that the store has.
 
 A store that has no facts yet (it was made anew, or by an older phx) gets them in step 3; until then
-its node promises nothing new. Where the store cannot be written, for want of room, step 1 is left
-out for one of the few lives that it allows for (`Facts.spare`), if the journal is whole and says
-that this one was never begun, and that nothing was promised above the ceiling that the store has;
-nothing is promised above it, and the store is told when there is room. Of a journal that was lost:
+its node promises nothing new. What may be lacking stands in these as relaxed in no known run. Where
+the store cannot be written, for want of room, step 1 is left out for one of the few lives that it
+allows for (`Facts.spare`), if the journal is whole and says that this one was never begun, and that
+nothing was promised above the ceiling that the store has; nothing is promised above it, and the
+store is told when there is room. Of a journal that was lost:
 
 1. the store says so: no journal is believed any more that does not know this life
 2. what is left of it goes to ``quarantine/``
@@ -27,15 +28,23 @@ A crash after any of these steps leaves a journal that is found lost again. Unle
 allows it, all of that is done only for a loss that ``phx repair --rejoin`` has allowed
 (`Facts.allowed`), until the new journal is there: a start does not go on, and no life begins on
 that journal, before the store has taken the leave back.
+
+Relaxed groups (docs/design/durability.md) are in the store, with what the system calls its run,
+before the first of them tells of what is only written; a clean close takes them out. Where they
+stand there, and this is another run of the system, they may lack acceptances: they begin as if the
+journal were lost, and stand there until it says so itself (`phx.node.relaxing`).
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import uuid
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from phx._core.driver import ERROR_CLOSED, ERROR_JOURNAL, Driver, DriverError
@@ -48,12 +57,13 @@ from phx.node.folder import Folder
 from phx.store import Store
 from phx.store_facts import CEILING_STEP, SPARE_LIVES, Facts, read, write
 
-__all__ = ["Lives", "former_lives"]
+__all__ = ["Lives", "boot_id", "former_lives"]
 
 log = logging.getLogger("phx")
 
 ERROR_JOURNAL_DAMAGED = ERROR_JOURNAL + 2
 ERROR_JOURNAL_MISSING = ERROR_JOURNAL + 9
+BOOT_ID = "PHX_BOOT_ID"
 COUNTER_BITS = 20  # of a ballot, below its counter
 LIVES_MAX = (1 << 32) - (1 << 16)  # a table that says more is somebody's invention
 
@@ -83,6 +93,8 @@ class Lives:
         self._failed = ""
         self._compared = False  # with what the journal says
         self._later: frozenset[int] = frozenset()
+        self._wiped: tuple[int, ...] = ()  # they may lack acceptances
+        self._doubted = False  # the journal failed in this life
 
     def begin(
         self,
@@ -101,6 +113,12 @@ class Lives:
             later: groups of the configuration that are not hosted before `host` says so.
         """
         self._later = frozenset(later)
+        if os.environ.get(BOOT_ID):
+            log.warning(
+                "%s is set: whether the machine failed is judged by it, and not by the system's "
+                "own. That is for tests: acknowledged values of relaxed groups may be lost by it",
+                BOOT_ID,
+            )
         self._told = self._ask(
             lambda store: self._raise_life(store, lived, journal, create)
         ).result()
@@ -112,6 +130,7 @@ class Lives:
         highest = journal.counter if journal is not None else 0
         self._store = store
         before = self._facts = read(store)
+        self._wiped = self._may_lack(before, create)
         if before is None:
             if not create:
                 return Facts(ceiling=0, incarnation=lived + 1)
@@ -144,6 +163,42 @@ class Lives:
         self._facts = facts
         return facts
 
+    def _may_lack(self, before: Facts | None, create: bool) -> tuple[int, ...]:
+        """Groups of which something may have been told that a machine took along when it failed."""
+        if before is None:
+            # A store that was made anew. (It is not known what was chosen while the node ran.)
+            relaxed = self._config.durability.relaxed(self._hosted())
+            return () if create else tuple(sorted(relaxed))
+        return before.may_lack(boot_id())
+
+    @property
+    def relaxed(self) -> frozenset[int]:
+        """Groups that the store has as relaxed, or will have before anything else."""
+        return frozenset(self._facts.relaxed if self._facts is not None else self._wiped)
+
+    def relax(self, store: Store, groups: Collection[int]) -> None:
+        """On the store thread: these and no others are relaxed in this run of the system, durably.
+        The journal says by now what may be lacking from an earlier one. Raises StoreError."""
+        if self._facts is None:
+            self._settle(store)
+        if self._facts is None:
+            raise StoreError(self._failed)
+        after = self._facts.relaxing(groups, b"" if self._doubted else boot_id())
+        if after != self._facts:
+            write(store, after)
+            self._facts = after
+
+    def doubt(self, store: Store) -> None:
+        """On the store thread: what is only written may be lost, though the system goes on.
+
+        Raises StoreError: it is not noted yet; `look` tries again.
+        """
+        self._doubted = True
+        if self._facts is not None and self._facts.relaxed and self._facts.boot:
+            after = self._facts.doubted()
+            write(store, after)
+            self._facts = after
+
     def _hosted(self) -> list[int]:
         return [*self._config.hosted_ids, *(one for one, there in self._created.items() if there)]
 
@@ -174,7 +229,8 @@ class Lives:
                 which groups lost their votes.
         """
         try:
-            start(create, self._told, ())
+            start(create, self._told, self._wiped)
+            self._say_wiped()
         except DriverError as error:
             if error.code not in (ERROR_JOURNAL_MISSING, ERROR_JOURNAL_DAMAGED):
                 raise
@@ -191,6 +247,15 @@ class Lives:
                 facts = self._lost(error.message)
                 folder.begin_journal(error.message)
                 start(True, facts, facts.groups)
+
+    def _say_wiped(self) -> None:
+        if self._wiped:
+            log.warning(
+                "acceptances of groups %s may be lost with what was not synced: the machine "
+                "failed, or the store that knew better was lost. This node votes there again once "
+                "it has rejoined; where that is true of a majority, it takes phx recover",
+                list(self._wiped),
+            )
 
     def _may_rejoin(self) -> bool:
         facts = self._facts
@@ -272,6 +337,11 @@ class Lives:
         again."""
         if self._driver is not None and self._store is not None:
             self._settle(self._store)
+            if self._doubted:
+                try:
+                    self.doubt(self._store)
+                except StoreError:  # it was said when it was asked for
+                    return False
         return not self._failed
 
     def _settle(self, store: Store) -> None:
@@ -304,6 +374,8 @@ class Lives:
                 lease_us=config.timing.lease_us,
                 groups=self._hosted(),
             )
+            # (As any other store that knows of no run: the journal may not say it yet.)
+            before = replace(before, relaxed=self._wiped)
         if not self._compared:
             # A store that was made anew knows of less than the journal.
             rows = driver.group_statuses()
@@ -323,6 +395,18 @@ class Lives:
             spare=max(before.spare, life + SPARE_LIVES),
             peers=peers,
         )
+
+
+def boot_id() -> bytes:
+    """What the system calls its run since it was started (16 bytes); b"": it does not say.
+
+    PHX_BOOT_ID, a UUID, takes its place: for tests.
+    """
+    with suppress(OSError, ValueError):
+        told = os.environ.get(BOOT_ID)
+        told = told or Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        return uuid.UUID(told.strip()).bytes
+    return b""
 
 
 def former_lives(catalog: Catalog, node: int) -> int:

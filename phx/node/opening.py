@@ -21,6 +21,7 @@ from phx._core.read_tickets import ReadTickets
 from phx.applier import Applier, GroupState
 from phx.asking import Asked
 from phx.checkpoint.catalog import Catalog
+from phx.config import Config
 from phx.door import Door
 from phx.errors import (
     ConfigError,
@@ -32,7 +33,10 @@ from phx.errors import (
     SystemFailure,
     Unknown,
 )
+from phx.node.keeper import Keeper
+from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
+from phx.node.relaxing import Relaxing
 from phx.reading import Reading
 from phx.store import Store
 
@@ -41,6 +45,7 @@ __all__ = [
     "opening_error",
     "partly_done",
     "promise_epochs",
+    "serve_lives",
     "starts_of",
     "traced",
 ]
@@ -129,3 +134,19 @@ def begin_reads(driver: Driver, node: int, applier: Applier, door: Door) -> None
     reading.within = applier.within
     reading.asking = Asked(ReadTickets(driver), door.error_of)
     applier.reads = door.reading = reading
+
+
+def serve_lives(
+    config: Config,
+    lives: Lives,
+    keeper: Keeper,
+    applier: Applier,
+    door: Door,
+    groups: Iterable[int],
+) -> None:
+    """The driver runs: the store is kept up to date with it; and the groups are as durable as the
+    configuration says, from now on or a little later. Raises StoreError, as `Lives.serve`."""
+    lives.serve(door.driver)
+    relaxing = door.relaxing = Relaxing(config, lives, keeper, door.error_of)
+    applier.on_poisoned = relaxing.doubt
+    relaxing.begin(door.driver, groups)

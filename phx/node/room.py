@@ -59,6 +59,7 @@ from phx.node.opening import (
     opening_error,
     partly_done,
     promise_epochs,
+    serve_lives,
     starts_of,
     traced,
 )
@@ -201,8 +202,8 @@ class Room:
         self._beginning.find_others(store, doctor.journal, catalog)
         starts = starts_of(self.states, catalog, self._find_marked(catalog), store)
         created = {group: not row.gone for group, row in self._created.items()}
-        lives, beginning = Lives(config, self._keeper.ask, created), self._beginning
-        self._lives = lives
+        lives = self._lives = Lives(config, self._keeper.ask, created)
+        beginning = self._beginning
         beginning.look(store, doctor.journal, catalog, self._keeper.ask, create=create)
         lived = former_lives(catalog, config.node)
         lives.begin(lived, doctor.journal, create=create, later=beginning.new)
@@ -224,10 +225,9 @@ class Room:
         self.applier = Applier(self.driver, self.waiters, self.states)
         self.door = Door(self.driver, self.waiters, self.states, limits)
         self.moves.begin(self.door)
-        self.door.archive = store
+        self.door.archive, self.door.frontier = store, catalog.frontier
         begin_reads(self.driver, config.node, self.applier, self.door)
         self.door.node, self.door.known = config.node, self._addresses.is_peer
-        self.door.frontier = catalog.frontier
         self.floors = Floors(
             config.checkpoints, catalog, self.states, store, self._keeper, self.driver
         )
@@ -288,7 +288,7 @@ class Room:
         assert self._keeper is not None
         addresses, error_of = self._addresses, self.door.error_of
         self._keeper.hear, self.door.members_of = self._memberships.hear, self._memberships.now
-        lives.serve(self.driver)
+        serve_lives(self.config, lives, self._keeper, self.applier, self.door, self.states)
         addresses.serve(PeerTable(self.driver), self.driver.port, self._keeper.ask)
         self._peers = PeerList(self.config, addresses, lives, self.opened, error_of)
         self._peers.page = self._memberships.page

@@ -52,7 +52,9 @@ class GroupSeen:
         accepted: the others: ballot and value. Those of members who have nothing to say at that
             instance are left out.
         row: who the members are, from which instance on; None: they never changed.
-        forgot: its journal was lost once: it may have forgotten what it accepted.
+        forgot: it may have forgotten what it accepted: its journal was lost once; or the group was
+            relaxed, and the node not closed since (the boot id says nothing: who looks may be
+            another machine); or it is suspect.
     """
 
     kept_from: int = 1
@@ -146,8 +148,10 @@ def _opened(folder: Path, stack: ExitStack) -> Survivor:
     left_out, checkpoints = _checkpoints(folder, identity.cluster)
     hosted = facts.groups if facts is not None else ()
     groups = _groups(folder, store, survey, checkpoints, hosted)
+    doubtful = {*survey.doubtful, *facts.relaxed} if facts is not None else set(groups)
     if facts is not None and facts.lost:
-        groups = {group: replace(one, forgot=True) for group, one in groups.items()}
+        doubtful = set(groups)
+    groups = {group: replace(one, forgot=group in doubtful) for group, one in groups.items()}
     if read_hosted(store) or DIRECTORY_GROUP in groups:
         raise StoreError(
             f"{folder}: its cluster has a directory (`directory = true`), and groups that are "

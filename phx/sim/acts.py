@@ -15,6 +15,7 @@ from phx.sim.acts_keep import KEEP_ACTS
 from phx.sim.acts_lost import LOST_ACTS
 from phx.sim.acts_members import MEMBER_ACTS
 from phx.sim.acts_odd import ODD_ACTS
+from phx.sim.acts_relaxed import RELAXED_ACTS
 from phx.sim.acts_store import STORE_ACTS
 from phx.sim.plan import SECOND, Act
 from phx.types import PRIORITY_USUAL
@@ -623,6 +624,7 @@ ACTS: dict[str, ActKind] = {
     **LOST_ACTS,
     **STORE_ACTS,
     **ODD_ACTS,
+    **RELAXED_ACTS,
     **MEMBER_ACTS,
 }
 """What can happen to a cluster, by name."""

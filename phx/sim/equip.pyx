@@ -16,6 +16,7 @@ from phx.sim.host cimport Host, Pace
 from phx.sim.watch_members cimport watch_members
 
 from phx.sim.keeping import Keeping
+from phx.sim.relaxing import Relaxing, modes_of
 from phx.sim.settings import PACE
 from phx.sim.storage import SettledStore
 from phx.sim.trimming import Trimming
@@ -70,7 +71,12 @@ cdef void equip(Host host, u64 seed, u32 nodes, dict limits, machines) except *:
     host.keep_every_us = limits["checkpoint_us"]
     host.keep_chance = chance_of(seed, 2000 + host.node)
     host.keep_excused = set()
-    host.rejoins = limits["rejoin"]
+    host.rejoins = limits["rejoin"] or limits["relaxed"]
+    host.runs = 1
+    host.boot = host.runs.to_bytes(16, "big")
+    if limits["relaxed"]:
+        host.relaxing = Relaxing(host, seed * 64 + host.node,
+                                 modes_of(seed, host.node, host.groups, limits["relaxed"]))
     host.agreed_every = limits["agreed_every"]
     host.joining = {}
     host.first_members = limits["members"]

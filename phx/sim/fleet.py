@@ -334,6 +334,14 @@ RARE = {
     "rejoin_asks": "leaders asked for a rejoin",
     "rejoins": "groups rejoined",
     "ceilings": "ceilings of promises raised",
+    "written_acks": "acknowledgements of relaxed groups that a write released",
+    "written_votes": "own votes that a write released",
+    "interval_syncs": "syncs because a group's interval was over",
+    "written_lost": "acceptances that were only written when the power failed",
+    "doubtful_groups": "groups that were suspect after that",
+    "switched": "changes of how durable a group is",
+    "switches_failed": "of which failed: the store, or the journal",
+    "doubts": "journals that failed, and made what was only written doubtful",
     "damaged_reads": "damaged entries found when read",
     "ailing": "chunks of stores found damaged",
     "holes": "instances that waited to be fetched from peers",
@@ -401,6 +409,11 @@ OF_ODD_MACHINES = frozenset(
 )
 """Rows that only a profile with the act `odd-machine` can bring about."""
 
+OF_RELAXED = frozenset(
+    ["written_acks", "written_votes", "interval_syncs", "written_lost", "doubtful_groups"]
+) | {"switched", "switches_failed", "doubts"}
+"""Rows that only a profile with the act `switch-durability` can bring about."""
+
 OF_MEMBERS = frozenset(name for name in RARE if name.startswith(("members_", "change_")))
 """Rows that only a profile in which members of groups change can bring about."""
 
@@ -410,6 +423,7 @@ def rare_events(profile: str) -> dict[str, str]:
     weights = PROFILES[profile].weights if profile in PROFILES else {}
     none: frozenset[str] = frozenset()
     left = none if "odd-machine" in weights else OF_ODD_MACHINES
+    left |= none if "switch-durability" in weights else OF_RELAXED
     left |= none if MEMBER_ACTS.keys() & weights.keys() else OF_MEMBERS
     return {name: text for name, text in RARE.items() if name not in left}
 

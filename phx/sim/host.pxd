@@ -24,6 +24,7 @@ cdef struct Queued:              # a block on its way to the journal
     u64 lsn_first
     u64 lsn_end
     bint sync
+    bint write
     bint urgent
 
 cdef struct Held:                # a frame that waits for the journal, or may leave
@@ -104,6 +105,10 @@ cdef struct HostCounts:          # over all lives
     u64 lost_stores              # lost, or older ones put back
     u64 old_rows                 # rows that the journal knew better
     u64 odd_machines             # machines that made something else of a value
+    u64 doubtful_groups          # that may lack something, at starts
+    u64 written_acks             # acknowledgements that waited for a write alone
+    u64 written_votes            # own votes
+    u64 interval_syncs           # because a group's time was over
 
 cdef enum:
     HELD_ALL = 0xFFFF
@@ -140,6 +145,9 @@ cdef class Host:
     cdef u64 keep_every_us               # about that often a checkpoint is taken; 0: never
     cdef Chance keep_chance
     cdef bint rejoins                    # its store keeps facts, and it lives without its journal
+    cdef readonly object relaxing        # relaxing.Relaxing; None: its groups all sync
+    cdef readonly bytes boot             # id of the run of its machine
+    cdef object runs                     # so many of them, so far
     cdef u32 first_members               # nodes 1 to so many; 0: members never change
     cdef object joining                  # by group: the members that it was told of beforehand
     cdef bint losing                     # the journal may be lost: on purpose, or it is a new one
@@ -246,6 +254,7 @@ cdef class Host:
     cdef void write(self, bint inline_)
     cdef void written(self, bint inline_)
     cdef void synced(self)
+    cdef void take_durable(self, u64 lsn)
     cdef void write_more(self)
     cdef void retry(self)
     cdef u64 sync_time_us(self)

@@ -4,6 +4,7 @@ from typing import Any
 from phx.machine import StateMachine
 from phx.membership import Membership
 from phx.sim.keeping import Keeping
+from phx.store_facts import Facts
 
 class Host:
     """One node of a simulated cluster; made and driven by a World."""
@@ -45,6 +46,18 @@ class Host:
     @property
     def up(self) -> bool:
         """It runs."""
+    @property
+    def relaxing(self) -> Any: ...
+    @property
+    def boot(self) -> bytes:
+        """Id of the run of its machine."""
+    @property
+    def durable(self) -> int:
+        """The journal is, up to this position."""
+    def durability(self, group: int, within_us: int) -> int:
+        """As engine_durability."""
+    def row_changed(self, before: Facts, after: Facts) -> None:
+        """What its store has of relaxed groups."""
     def soon(self, after_us: int, what: Callable[[], None]) -> None:
         """Call it then, unless this life is over; later if the process stands still."""
     def facts(self, group: int) -> dict[str, int]:

@@ -39,6 +39,10 @@ from phx.sim.changing cimport members_changed, members_known, members_open
 from phx.sim.chance cimport chance_between, chance_mix, chance_next, chance_ppm
 from phx.sim.clock cimport clock_reaches, clock_shows
 from phx.sim.diverging cimport halt_odd, pause_anew
+from phx.sim.durability cimport (
+    doubt, interval_passes, power_lost, relaxed_begin, rolled, row_changed, tell_durability,
+    written_news,
+)
 from phx.sim.doctoring cimport raise_old_rows
 from phx.sim.handing cimport entries_of, flow_chosen, go_on, question
 from phx.sim.invariants cimport (
@@ -192,6 +196,7 @@ cdef class Host:
         keep_begin(self)
         self.mending.begin()
         self.comparing.begin()
+        relaxed_begin(self)
         self.poke()
 
     cdef void crash(self, bint power):
@@ -203,6 +208,7 @@ cdef class Host:
         if power:
             memory_power_loss(self.disk.state, chance_next(&self.chance))
             self.store.power_loss()
+            power_lost(self)
         else:
             memory_process_crash(self.disk.state)
         keep_crash(self, power)
@@ -214,6 +220,7 @@ cdef class Host:
         if power:
             memory_power_loss(self.disk.state, chance_next(&self.chance))
             self.store.power_loss()
+            power_lost(self)
         else:
             memory_process_crash(self.disk.state)
         keep_crash(self, power)
@@ -304,6 +311,7 @@ cdef class Host:
         self.turn_due = False
         self.turns += 1
         self.heard_bytes = 0
+        interval_passes(self)
         engine_advance(self.engine, self.shows(), self.wall())
         for i in range(self.engine.dirty.size()):
             self.touch(self.engine.replicas[self.engine.dirty[i]].group)
@@ -335,6 +343,7 @@ cdef class Host:
         if not self.queue.empty() and not self.writing and not self.stuck:
             inline_ = chance_ppm(&self.chance, self.pace.inline_ppm)
             self.write(inline_)
+        written_news(self)
         upkeep(self)
         return 0
 
@@ -363,6 +372,7 @@ cdef class Host:
         item.lsn_first = out.lsn_first
         item.lsn_end = out.lsn_end
         item.sync = out.sync
+        item.write = out.write
         item.urgent = self.pressure == PRESSURE_FULL or out.floor_lsn != 0
         out.records = NULL
         self.queue.push_back(item)
@@ -428,7 +438,7 @@ cdef class Host:
     cdef void written(self, bint inline_):
         cdef size_t done = 0, i, urgent = 0
         cdef int code = 0
-        cdef bint sync = self.sync_wanted
+        cdef bint sync = self.sync_wanted, write = False
         cdef Queued* item
         # What stands before an urgent block is as urgent as it is: the stream has no gaps.
         for i in range(self.queue.size()):
@@ -440,6 +450,7 @@ cdef class Host:
             if code == JOURNAL_FULL:
                 break
             sync = sync or item.sync
+            write = write or item.write
             block_unref(item.block)
             done += 1
             if code != 0:
@@ -456,7 +467,10 @@ cdef class Host:
         elif code != 0:
             self.poison(code)
             return
+        written_news(self)
         if not sync:
+            if write:
+                rolled(self)
             self.writing = False
             self.write_more()
         elif inline_:
@@ -480,8 +494,13 @@ cdef class Host:
             self.poison(<int>lsn)
             return
         self.writing = False
+        self.take_durable(<u64>lsn)
+        self.write_more()
+        self.poke()
+
+    cdef void take_durable(self, u64 lsn):
         self.counts.durables += 1
-        self.durable_lsn = <u64>lsn
+        self.durable_lsn = lsn
         self.losing = False
         self.note(self.durable_lsn)
         if self.tracing is not None:
@@ -490,8 +509,6 @@ cdef class Host:
         engine_durable(self.engine, self.durable_lsn)
         self.release()
         recycle(self)
-        self.write_more()
-        self.poke()
 
     cdef void retry(self):
         if self.stuck:
@@ -509,6 +526,7 @@ cdef class Host:
         if self.tracing is not None:
             self.tracing.append((self.agenda.now_us, "poisoned", self.node, code))
         engine_poison(self.engine)
+        doubt(self)
         self.poke()
 
     # --- for Python, see host.pyi
@@ -520,6 +538,16 @@ cdef class Host:
     @property
     def up(self):
         return self.engine != NULL
+
+    @property
+    def durable(self):
+        return self.durable_lsn
+
+    def durability(self, u32 group, u64 within_us):
+        return tell_durability(self, group, within_us)
+
+    def row_changed(self, before, after):
+        row_changed(self, before, after)
 
     def soon(self, u64 after_us, what):
         soon(self, after_us, what)

@@ -10,7 +10,8 @@ every few hundred steps. The first one that does not hold ends the run.
     U3  decided stays decided: nobody calls chosen what no quorum holds; no acceptance that
         counted is missing after a restart; a journal gives back what was written, where it was
     U4  a promise never falls, over restarts too, and is at least every accepted ballot
-    U5  nothing leaves before what it exposes is durable; no mark runs ahead
+    U5  nothing leaves before what it exposes is durable; no mark runs ahead. Of relaxed groups what
+        is acknowledged need only be written (watch_relaxed)
     U6  one value per (ballot, instance); a ballot belongs to one leadership of one life
     U7  applied in order, once, and what the log says, with what was packed
     U8  nobody who was told "rejected" is chosen; nobody is told twice, or what was not applied
@@ -25,8 +26,9 @@ every few hundred steps. The first one that does not hold ends the run.
     U9i a replica that is odd is found by the comparison that can know it, and no other one stops;
         what it answers from then on, and what it took of its state, counts no more (watch_odd)
     U9g nothing counts as settled, in memory or in a record, but what the store's row says
-    U10r who lost its journal is counted by nobody before it has led once, above all that it can
-        have promised, with promises of enough others (watch_lost)
+    U10r who lost its journal, or of a relaxed group what was only written, is counted by nobody
+        before it has led once, above all that it can have promised, with promises of enough others
+        (watch_lost, watch_relaxed)
     U10 decided by the members of its instance, in their ballots, and all else of watch_members
     U11 nobody decides while somebody else holds the lease; nobody else holds it
     U14 a read point covers what anybody knew to be chosen when its read began; what a node
@@ -66,11 +68,16 @@ cdef struct Seat:                # one node in one group
     u64 acked_through
     u64 before                   # the highest ballot that it can have promised before a loss
     bint lost                    # its votes are, and nothing durable says that it is whole again
+    u64 lost_in                  # the last life before; 0: the records of those are gone, too
+    bint said                    # and its journal has it, durably
     bint suspect                 # so the engine says in this life
     u64 odd                      # its state is not what was decided, from here on; 0: it is
     bint found                   # and a comparison has said so in this life
     bint marked                  # it is to be made anew, durably
     bint renewed                 # and has another state since
+    bint relaxed                 # it may tell what is only written,
+    u64 relaxed_until            # or might, in frames that were made up to this turn
+    bint row_relaxed             # its store knows that
     u64 version                  # of members that it knows durably; 0: it knows the first
     bint ended_durably           # it is none of them, and says so
     u64 ended                    # since this turn it says so in this life; 0: not
@@ -92,6 +99,7 @@ cdef struct NodeWatch:
     u64 turn                     # the last one, where members may change
     u64 ceiling                  # of its promises' counters, as its store has it
     u64 above                    # the same when this life began
+    bint relaxes                 # groups of it may be relaxed
     vector[Seat] seats
     vector[vector[Ballot]] ballots   # by group
 
@@ -121,6 +129,7 @@ cdef struct Watch:
     vector[u64] known            # by group: the highest instance that any node took for chosen,
     vector[u64] announced        # and handed on, in the turn in which anybody can first hear of it
     u64 rejoin_asks
+    u64 written_lost             # acceptances that were only written when the power went
     u64 promised                 # before the install under way
     vector[Kept] held            # likewise, above its frontier
     bint changing                # members of groups may change: see watch_members
@@ -138,6 +147,9 @@ cdef void fail_at(Watch* w, const char* kind, u32 node, u32 group, u64 instance,
 cdef inline NodeWatch* of(Watch* w, u32 node) noexcept nogil:
     return &w.node[node - 1]
 
+# An acceptance is in the node's journal, durably or (of a relaxed group) at least written.
+cdef void accepted(Watch* w, u32 node, u32 group, u64 instance, u64 ballot,
+                   bint durably) noexcept nogil
 # An instance is decided: the vote's value, in its ballot.
 cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
                  Vote* vote) noexcept nogil

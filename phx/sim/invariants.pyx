@@ -25,9 +25,9 @@ from phx._core.wire cimport (
 )
 from phx.sim.clock cimport Clock, clock_shows
 from phx.sim.reference cimport (
-    Applied, Cell, Log, Reference, Value, Vote, cell_synced_ballot, cell_synced_in, cell_vote,
+    Applied, Cell, Log, Reference, Value, Vote, cell_kept_ballot, cell_synced_in, cell_vote,
     reference_cell, reference_chain, reference_decide, reference_forget, reference_free,
-    reference_new, reference_value, vote_synced,
+    reference_new, reference_value, vote_counted,
 )
 from phx.sim.watch_frames cimport Ballot, Entries, Entry, ballot_used, next_reported, next_supplied
 from phx.sim.watch_lost cimport (
@@ -38,6 +38,7 @@ from phx.sim.watch_members cimport (
     members_accepted, members_durable, members_emitted, members_kept, members_proposed,
     members_sent, members_started, members_step, members_votes,
 )
+from phx.sim.watch_relaxed cimport relaxed_emits, relaxed_started, relaxed_tells
 from phx.sim.watch_records cimport (
     Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
     records_rewind,
@@ -156,13 +157,17 @@ cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
     check_holders(w, group, instance, ballot)
 
 
-# An acceptance is in the node's journal, durably.
-cdef void accepted_durably(Watch* w, u32 node, u32 group, u64 instance, u64 ballot) noexcept nogil:
+cdef void accepted(Watch* w, u32 node, u32 group, u64 instance, u64 ballot,
+                   bint durably) noexcept nogil:
     cdef Cell* cell = reference_cell(w.ref, group, instance)
     cdef Vote* vote = cell_vote(cell, ballot, 0)
+    if durably:
+        vote.synced |= <u32>1 << (node - 1)
+    else:
+        vote.written |= <u32>1 << (node - 1)
     if w.changing:
         members_accepted(w, node, group, instance, ballot)
-    elif vote_synced(w.ref, vote, node):
+    elif vote_counted(w.ref, vote, node):
         decide(w, node, group, instance, cell, vote)
 
 
@@ -244,7 +249,7 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
     elif header.kind == RECORD_PROMISE:
         if header.ballot < seat.promised:
             fail_at(w, b"U4", n.node, header.group, 0, header.ballot, b"takes a promise back")
-        lost_promises(w, n, header)
+        lost_promises(w, n, header, False)
         seat.promised = header.ballot
     elif header.kind == RECORD_ACCEPT:
         vote = proposal(w, n.node, header.group, header.index, header.ballot, body,
@@ -261,8 +266,8 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
                         b"accepts beyond its window")
             if w.changing:
                 members_votes(w, n, header)
+        lost_promises(w, n, header, vote.held & bit == 0)
         vote.held |= bit
-        lost_promises(w, n, header)
         seat.promised = max(seat.promised, header.ballot)
         out.value = vote.value
     elif is_decided(w, b"U1", n.node, header.group, header.index, body, header.body_bytes):
@@ -280,6 +285,7 @@ cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) 
     while at < count:
         written = record_read(data + at, lsn + at, &header)
         emitted(w, n, &header, data + at + RECORD_HEADER_BYTES, &written)
+        written.relaxed = n.relaxes and relaxed_emits(w, n, &header, &written)
         n.records.written.push_back(written)
         at = written.end - lsn
 
@@ -294,14 +300,16 @@ cdef void record_durable(Watch* w, NodeWatch* n, const Written* one) noexcept no
         return
     seat = &n.seats[one.group]
     if one.kind == RECORD_SUSPECT:
-        seat.lost = seat.lost and one.ballot == 0
+        if one.instance > seat.lost_in:
+            seat.said = True
+            seat.lost = seat.lost and one.ballot == 0
         return
     if one.kind == RECORD_CHOSEN:
         reference_cell(w.ref, one.group, one.instance).known |= <u32>1 << (n.node - 1)
         return
     seat.durable = max(seat.durable, one.ballot)
     if one.kind == RECORD_ACCEPT:
-        accepted_durably(w, n.node, one.group, one.instance, one.ballot)
+        accepted(w, n.node, one.group, one.instance, one.ballot, True)
 
 
 cdef void watch_durable(Watch* w, u32 node, u64 lsn) noexcept nogil:
@@ -346,7 +354,7 @@ cdef void check_kept(Watch* w, NodeWatch* n, u32 group, u64 settled) noexcept no
         return
     for instance in range(r.chosen_through + 1, log.cells.size()):
         ballot = members_kept(w, n, r, instance) if w.changing \
-            else cell_synced_ballot(&log.cells[instance], n.node)
+            else cell_kept_ballot(&log.cells[instance], n.node)
         if ballot == 0:
             continue
         slot = window_find(&r.window, instance)
@@ -382,6 +390,7 @@ cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
         if r.floor < seat.kept:
             fail_at(w, b"U9b", node, group, r.floor, 0, b"begins with less than its floor")
     lost_started(w, n)
+    relaxed_started(w, n)
     if w.changing:
         members_started(w, n)
 
@@ -472,7 +481,8 @@ cdef void sent_accepted(Watch* w, NodeWatch* n, const MessageHeader* m,
     while instance <= body.through:
         cell = reference_cell(w.ref, m.group, instance)
         if not (cell.decided and (instance <= seat.through or cell.known & bit)) \
-                and not cell_synced_in(cell, m.ballot, n.node):
+                and not cell_synced_in(cell, m.ballot, n.node) \
+                and not relaxed_tells(n, m.group, cell, m.ballot):
             fail_at(w, b"U5", n.node, m.group, instance, m.ballot,
                     b"acknowledges an instance that it does not hold durably in this ballot")
             return

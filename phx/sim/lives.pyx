@@ -17,6 +17,7 @@ from phx._core.rejoin cimport CEILING_STEP
 from phx.sim.catchup cimport soon
 from phx.sim.chance cimport chance_between, chance_next
 from phx.sim.damage cimport flip_record
+from phx.sim.durability cimport doubtful
 from phx.sim.host cimport Host
 from phx.sim.invariants cimport watch_fail
 from phx.sim.watch_lost cimport watch_ceiling, watch_losing, watch_lost
@@ -85,9 +86,8 @@ cdef void life_told(Host h, bint lost):
     header.ballot = h.store.facts.lease_us if lost else 0
     engine_replay(h.engine, &header, NULL, 0)
     engine_ceiling(h.engine, h.store.facts.ceiling)
-    if lost:
-        for group in h.groups:
-            engine_suspect(h.engine, group)
+    for group in h.groups if lost else doubtful(h):
+        engine_suspect(h.engine, group)
 
 
 cdef void ceiling_wanted(Host h, u64 counter):

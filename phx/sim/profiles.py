@@ -203,6 +203,26 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "rejoin": 1, "journal_bytes_max": 6 << 16}, 1),
         ],
     ),
+    "relaxed": Profile(
+        "groups say what is only written, at some nodes or at all, while power, disks, links fail",
+        {
+            "power": 6, "power-operation": 4, "power-starting": 1.5, "blackout": 1.5, "crash": 3,
+            "crash-operation": 2, "crash-starting": 1.5, "power-keep": 0.7, "last-words": 1.5,
+            "switch-durability": 6, "lose-journal": 1.5, "fail-write": 0.7, "fail-sync": 1.2,
+            "fail-store": 2, "full-disk": 0.7, "slow-disk": 3, "late-votes": 2, "transfer": 1.5,
+            "loss": 1.5, "duplicate": 1.5, "reorder": 1.5, "delay": 0.7, "one-way": 1, "apart": 1.5,
+            "silent": 1, "chain": 0.7, "reset": 1, "pause": 1.5, "drift": 1, "two-behind": 1,
+            "checkpoint": 1, "settle": 1.5, "resign": 0.7, "burst": 2,
+        },
+        nodes=(3, 3, 4, 5, 5, 7), acts=(16, 30),
+        limits=[
+            ({**USUAL, "rejoin": 1, "relaxed": 100}, 2),
+            ({**USUAL, "rejoin": 1, "relaxed": 50}, 2),
+            ({**USUAL, "rejoin": 1, "relaxed": 80, "window": 8, "batch_bytes_max": 512}, 1),
+            ({**USUAL, "rejoin": 1, "relaxed": 70, "journal_bytes_max": 6 << 16}, 1),
+            ({**USUAL, "rejoin": 1, "relaxed": 80, "checkpoint_us": SECOND}, 1),
+        ],
+    ),
     "stores": Profile(
         "stores are lost, or older copies put back, while links and nodes fail",
         {

@@ -53,13 +53,15 @@ cdef struct Vote:                # one ballot of an instance
     u32 value
     u32 held                     # nodes that have the acceptance in this life, as bits
     u32 synced                   # and that have it durably
-    u32 counted                  # or once had, and lost it with the journal
+    u32 written                  # or, in a group that was relaxed, have it written
+    u32 counted                  # or once had, and lost it: with the journal, or as it was written
 
 cdef struct Cell:                # one instance
     vector[Vote] votes
     u64 decided_ballot           # the first in which a quorum had it
     u32 decided                  # its value; 0: not decided
     u32 known                    # nodes that hold it durably as learned, as bits
+    u32 heard                    # and, of relaxed ones, that have that written
     u32 chain                    # the chained checksum after it, as first seen
     bint chained                 # it was seen
 
@@ -129,13 +131,19 @@ cdef u32 reference_value(Reference* ref, u32 group, const u8* data, u64 count,
 cdef Cell* reference_cell(Reference* ref, u32 group, u64 instance) noexcept nogil
 # The vote of this ballot, made if it is new, then with `value`.
 cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil
-# The node has the acceptance durably: did that make a quorum just now?
-cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil
-# The highest ballot in which the node has an acceptance durably; 0: in none. And: in this one?
-cdef u64 cell_synced_ballot(const Cell* cell, u32 node) noexcept nogil
+# The node has the acceptance, and it counts: did that make a quorum just now?
+cdef bint vote_counted(Reference* ref, Vote* vote, u32 node) noexcept nogil
+# The highest ballot in which the node has an acceptance, durably or written; 0: in none.
+cdef u64 cell_kept_ballot(const Cell* cell, u32 node) noexcept nogil
+# In this one it has it durably. And: it has it written?
 cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil
-# A life of the node is over: it holds nothing in memory. And: its journal is lost, too.
+cdef bint cell_written_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil
+# There is an acceptance of the node in the group that counts, and is only written.
+cdef bint reference_only_written(const Reference* ref, u32 node, u32 group) noexcept nogil
+# A life of the node is over: it holds nothing in memory. And: its journal is lost, too. Or, with
+# the power of its machine, what was only written: so many acceptances.
 cdef void reference_forget(Reference* ref, u32 node) noexcept nogil
+cdef u64 reference_power(Reference* ref, u32 node) noexcept nogil
 cdef void reference_lost(Reference* ref, u32 node) noexcept nogil
 # The number of a new value; and who proposed it, under which name.
 cdef u64 reference_op(Reference* ref) noexcept nogil

@@ -218,14 +218,13 @@ cdef Vote* cell_vote(Cell* cell, u64 ballot, u32 value) noexcept nogil:
             return &cell.votes[i]
     vote.ballot = ballot
     vote.value = value
-    vote.held = vote.synced = vote.counted = 0
+    vote.held = vote.synced = vote.written = vote.counted = 0
     cell.votes.push_back(vote)
     return &cell.votes.back()
 
 
-cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil:
+cdef bint vote_counted(Reference* ref, Vote* vote, u32 node) noexcept nogil:
     cdef u32 bits, count = 0
-    vote.synced |= <u32>1 << (node - 1)
     if vote.counted & (<u32>1 << (node - 1)):
         return False
     vote.counted |= <u32>1 << (node - 1)
@@ -236,11 +235,11 @@ cdef bint vote_synced(Reference* ref, Vote* vote, u32 node) noexcept nogil:
     return count == ref.quorum
 
 
-cdef u64 cell_synced_ballot(const Cell* cell, u32 node) noexcept nogil:
+cdef u64 cell_kept_ballot(const Cell* cell, u32 node) noexcept nogil:
     cdef u64 ballot = 0
     cdef size_t i
     for i in range(cell.votes.size()):
-        if cell.votes[i].synced & (<u32>1 << (node - 1)):
+        if (cell.votes[i].synced | cell.votes[i].written) & (<u32>1 << (node - 1)):
             ballot = max(ballot, cell.votes[i].ballot)
     return ballot
 
@@ -250,6 +249,25 @@ cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil:
     for i in range(cell.votes.size()):
         if cell.votes[i].ballot == ballot and cell.votes[i].synced & (<u32>1 << (node - 1)):
             return True
+    return False
+
+
+cdef bint cell_written_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil:
+    cdef size_t i
+    for i in range(cell.votes.size()):
+        if cell.votes[i].ballot == ballot and cell.votes[i].written & (<u32>1 << (node - 1)):
+            return True
+    return False
+
+
+cdef bint reference_only_written(const Reference* ref, u32 node, u32 group) noexcept nogil:
+    cdef u32 bit = <u32>1 << (node - 1)
+    cdef const Log* log = &ref.logs[group]
+    cdef size_t i, v
+    for i in range(log.cells.size()):
+        for v in range(log.cells[i].votes.size()):
+            if log.cells[i].votes[v].written & ~log.cells[i].votes[v].synced & bit:
+                return True
     return False
 
 
@@ -272,8 +290,28 @@ cdef void reference_lost(Reference* ref, u32 node) noexcept nogil:
         log = &ref.logs[group]
         for i in range(log.cells.size()):
             log.cells[i].known &= ~bit
+            log.cells[i].heard &= ~bit
             for v in range(log.cells[i].votes.size()):
                 log.cells[i].votes[v].synced &= ~bit
+                log.cells[i].votes[v].written &= ~bit
+
+
+# (Likewise. What is there all the same is durable once it was replayed.)
+cdef u64 reference_power(Reference* ref, u32 node) noexcept nogil:
+    cdef u32 bit = <u32>1 << (node - 1)
+    cdef Log* log
+    cdef Vote* vote
+    cdef u64 lost = 0
+    cdef size_t group, i, v
+    for group in range(ref.logs.size()):
+        log = &ref.logs[group]
+        for i in range(log.cells.size()):
+            log.cells[i].heard &= ~bit
+            for v in range(log.cells[i].votes.size()):
+                vote = &log.cells[i].votes[v]
+                lost += vote.written & ~vote.synced & bit != 0
+                vote.written &= ~bit
+    return lost
 
 
 # --- the log

@@ -18,6 +18,7 @@ from phx.sim import verdicts
 from phx.sim.altering import can_change, counts, members
 from phx.sim.asking_load import AskingLoad
 from phx.sim.history import Operation
+from phx.sim.losing import switches
 from phx.sim.machine import SimMachine
 from phx.sim.operating import standings
 from phx.sim.plan import SECOND, STILL_US, Plan
@@ -398,6 +399,7 @@ def play(
     outcome.counters = {
         **world.counters(),
         **counts(world),
+        **switches(world),
         **{name.replace(" ", "_"): value for name, value in run.stage.asked.items()},
         "lease_reads": len(run.readers.answered),
         "lease_reads_asked": run.readers.asked,

@@ -24,6 +24,7 @@ LIMITS: dict[str, int] = {
     "checkpoints_kept": 2,
     "hold_instances": 10,
     "rejoin": 0,
+    "relaxed": 0,
     "agreed_every": 4096,
     "compare_us": 0,
     "members": 0,

@@ -17,6 +17,7 @@ from phx._core.state cimport Effects, PRESSURE_FULL
 from phx.sim.agenda cimport AT_COMMIT, AT_SETTLED, AT_SPARE
 from phx.sim.chance cimport chance_between
 from phx.sim.changing cimport members_row
+from phx.sim.durability cimport all_durable
 from phx.sim.host cimport Floor, Host
 from phx.sim.watch_kept cimport watch_row
 
@@ -124,8 +125,12 @@ cdef void start_plan(Host h, u64 upto_lsn):
 
 cdef void settle_all(Host h):
     h.unsettled = False
-    if not h.settling and h.queue.empty() and not h.writing:
+    if h.settling or not h.queue.empty() or h.writing:
+        return
+    if all_durable(h):
         start_plan(h, h.durable_lsn)
+    else:
+        h.unsettled = True
 
 
 cdef void rows_changed(Host h):

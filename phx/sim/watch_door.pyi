@@ -25,6 +25,13 @@ class WatchDoor:
     def die(self, node: int) -> None: ...
     def lose(self, node: int) -> None:
         """Its journal is gone; it is down."""
+    def relax(self, node: int, group: int, on: bool, turn: int = 0) -> None:
+        """The engine is told so, after its turn `turn`."""
+    def relaxed_row(self, node: int, group: int, on: bool) -> None:
+        """The store has the group as relaxed in this run of the machine; or not any more."""
+    def written(self, node: int, lsn: int) -> None: ...
+    def power(self, node: int) -> None:
+        """The power of its machine goes; it is down."""
     def ceiling(self, node: int, counter: int) -> None: ...
     def emit(self, node: int, lsn: int, records: bytes) -> int:
         """Records are written from this position on; the position after them."""

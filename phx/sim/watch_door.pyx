@@ -33,6 +33,9 @@ from phx.sim.watch_odd cimport (
     watch_answers, watch_found, watch_gives, watch_made_of, watch_marked, watch_odd,
     watch_odd_life,
 )
+from phx.sim.watch_relaxed cimport (
+    watch_power, watch_relaxed, watch_row_relaxed, watch_written,
+)
 from phx.sim.watch_reads cimport (
     known_through, watch_announced, watch_asked_point, watch_published, watch_read_point,
 )
@@ -171,6 +174,18 @@ cdef class WatchDoor:
 
     def lose(self, u32 node):
         watch_lost(self.watch, node)
+
+    def relax(self, u32 node, u32 group, bint on, u64 turn=0):
+        watch_relaxed(self.watch, node, group, on, turn)
+
+    def relaxed_row(self, u32 node, u32 group, bint on):
+        watch_row_relaxed(self.watch, node, group, on)
+
+    def written(self, u32 node, u64 lsn):
+        watch_written(self.watch, node, lsn)
+
+    def power(self, u32 node):
+        watch_power(self.watch, node)
 
     def ceiling(self, u32 node, u64 counter):
         watch_ceiling(self.watch, node, counter)

@@ -19,8 +19,10 @@ cdef bint watch_losing(Watch* w, u32 node) noexcept nogil
 
 # A life begins, and the engine has started.
 cdef void lost_started(Watch* w, NodeWatch* n) noexcept nogil
-# It writes a ballot that it promises; and how it stands with its votes.
-cdef void lost_promises(Watch* w, NodeWatch* n, const RecordHeader* header) noexcept nogil
+# It writes a ballot that it promises (`accepts`: with an acceptance that it does not have already);
+# and how it stands with its votes.
+cdef void lost_promises(Watch* w, NodeWatch* n, const RecordHeader* header,
+                        bint accepts) noexcept nogil
 cdef void lost_whole(Watch* w, NodeWatch* n, const RecordHeader* header) noexcept nogil
 # It writes an acceptance in this ballot, or asks for promises of it.
 cdef void lost_takes_part(Watch* w, NodeWatch* n, u32 group, u64 ballot) noexcept nogil

@@ -5,7 +5,7 @@
 """The claims about lost journals; see watch_lost.pxd."""
 
 from phx._core.ballot cimport ballot_counter, ballot_node
-from phx._core.codec cimport RECORD_ACCEPT, RecordHeader
+from phx._core.codec cimport RecordHeader
 from phx._core.native cimport *
 from phx._core.state cimport find_group
 from phx._core.wire cimport MessageHeader
@@ -24,7 +24,7 @@ cdef void watch_lost(Watch* w, u32 node) noexcept nogil:
     cdef Seat* seat
     cdef size_t group
     n.records.written.clear()
-    n.records.unsynced = 0
+    n.records.unsynced = n.records.unwritten = 0
     n.durable = 0
     for group in range(n.seats.size()):
         seat = &n.seats[group]
@@ -32,6 +32,8 @@ cdef void watch_lost(Watch* w, u32 node) noexcept nogil:
         seat.before = max(max(seat.before, seat.promised), max(seat.durable, seat.exposed))
         seat.durable = seat.exposed = 0
         seat.lost = True
+        seat.said = False
+        seat.lost_in = 0
     reference_lost(w.ref, node)
 
 
@@ -55,12 +57,14 @@ cdef void lost_started(Watch* w, NodeWatch* n) noexcept nogil:
                     b"begins as if it had lost nothing, and never became whole durably")
 
 
-cdef void lost_promises(Watch* w, NodeWatch* n, const RecordHeader* header) noexcept nogil:
+cdef void lost_promises(Watch* w, NodeWatch* n, const RecordHeader* header,
+                        bint accepts) noexcept nogil:
     if ballot_counter(header.ballot) > n.ceiling:
         fail_at(w, b"U10r", n.node, header.group, header.index, header.ballot,
                 b"promises more than the ceiling that its store has")
-    # (A promise alone, of what an install has brought, is no part in it.)
-    if header.kind == RECORD_ACCEPT:
+    # (A promise alone, of what an install has brought, is no part in it; nor is it to write again
+    # what is left.)
+    if accepts:
         lost_takes_part(w, n, header.group, header.ballot)
 
 

@@ -86,7 +86,6 @@ cdef void members_accepted(Watch* w, u32 node, u32 group, u64 instance, u64 ball
     cdef Log* log = &w.ref.logs[group]
     cdef Cell* cell = reference_cell(w.ref, group, instance)
     cdef Vote* vote = cell_vote(cell, ballot, 0)
-    vote.synced |= bit_of(node)
     vote.counted |= bit_of(node)
     if instance <= log.end:
         if makes_quorum(log, instance, vote) and fits_below(log, ballot, instance):
@@ -316,7 +315,7 @@ cdef u64 members_kept(Watch* w, NodeWatch* n, Replica* r, u64 instance) noexcept
     if is_removed(r):
         return 0
     for i in range(cell.votes.size()):
-        if not cell.votes[i].synced & bit_of(n.node):
+        if not (cell.votes[i].synced | cell.votes[i].written) & bit_of(n.node):
             continue
         if r.members != NULL and r.members.value != NULL and instance > r.members.instance \
                 and fate_of(log, cell.votes[i].ballot).version < r.version:

@@ -16,6 +16,7 @@ cdef u64 records_rewind(Records* r, u64 lsn, u64 durable) noexcept nogil:
         kept += r.written.back().end <= durable
         r.written.pop_back()
     r.unsynced = min(r.unsynced, r.written.size())
+    r.unwritten = min(r.unwritten, r.written.size())
     return kept
 
 
@@ -40,8 +41,15 @@ cdef const Written* records_next_durable(Records* r, u64 lsn) noexcept nogil:
     return &r.written[r.unsynced - 1]
 
 
+cdef const Written* records_next_written(Records* r, u64 lsn) noexcept nogil:
+    if r.unwritten >= r.written.size() or r.written[r.unwritten].end > lsn:
+        return NULL
+    r.unwritten += 1
+    return &r.written[r.unwritten - 1]
+
+
 cdef void records_died(Records* r) noexcept nogil:
-    r.unsynced = r.written.size()
+    r.unsynced = r.unwritten = r.written.size()
 
 
 cdef const Written* record_at(const Records* r, u64 lsn) noexcept nogil:

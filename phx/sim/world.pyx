@@ -27,12 +27,13 @@ from phx.sim.host cimport HELD_ALL, Held, Host, LogFlow, find_flow
 from phx.sim.invariants cimport (
     Watch, watch_fail, watch_free, watch_full, watch_leases, watch_new, watch_sent,
 )
-from phx.sim.lives cimport is_losing, lose
+from phx.sim.losing cimport (
+    change_store, elsewhere, lose_journal, spares_a_majority, with_power,
+)
 from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence, transmit, wire_us
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 from phx.sim.watch_callers cimport watch_submitted, watch_submitting
-from phx.sim.watch_kept cimport watch_store
 
 from phx.sim.comparing import Comparing
 from phx.sim.fetching import Fetching
@@ -57,36 +58,6 @@ cdef dict merged(dict base, dict changes, str what):
         if unknown:
             raise TypeError(f"no such {what}: {sorted(unknown)}")
     return {**base, **(changes or {})}
-
-
-# Is what the host's store does not keep in a checkpoint, or in the whole log, of another one?
-cdef bint elsewhere(World world, Host host, group):
-    cdef Host other
-    row = host.store.floor(group)
-    floor = row.kept_from if row is not None else 1
-    if floor == 1:
-        return True
-    for other in world.hosts:
-        row = other.store.floor(group)
-        if other is host or row is None or other.node in world.damaged_nodes \
-                or other.store.ailing():
-            continue
-        if row.kept_from == 1 and row.settled_through + 1 >= floor:
-            return True
-        if group not in other.keep_excused and other.keeping.cover(group, floor):
-            return True
-    return False
-
-
-# A host, that is taken down, has another store: what it kept, its journal alone knows.
-cdef void change_store(World world, Host host, copy) except *:
-    world.bring_down(host, False)
-    host.store.put_back(copy)
-    host.store_changed = True
-    host.store_copy = None
-    host.counts.lost_stores += 1
-    host.keep_excused.update(world.groups)
-    watch_store(world.watch, host.node)
 
 
 cdef class World:
@@ -149,7 +120,7 @@ cdef class World:
             host.machines = None
             host.waiting = {}
             host.fetching = host.trimming = host.provider = host.mending = None
-            host.comparing = None
+            host.comparing = host.relaxing = None
             host.store.on_damage = None
             host.tasks = {}
         self.calls = {}
@@ -305,7 +276,7 @@ cdef class World:
         if host.disk.state.dead or host.keep_dead:
             self.count_torn(host)
             self.counts.deaths_at_start += 1
-            host.die_at_start(self.power_next.pop(host.index, True))
+            host.die_at_start(with_power(self, host, self.power_next.pop(host.index, True)))
         elif host.node not in self.damaged_nodes and not host.disk_failing():
             watch_fail(self.watch, b"U3",
                        f"node {host.node} refuses a journal that nobody damaged: {host.why}"
@@ -317,6 +288,7 @@ cdef class World:
         cdef u64 now = self.agenda.now_us
         if host.engine == NULL:
             return
+        power = with_power(self, host, power)
         self.counts.crashes += 1
         self.counts.power_losses += power
         if self.tracing:
@@ -458,7 +430,10 @@ cdef class World:
         host.pace = pace_of(merged(host.pace, settings, "pace"))
 
     def fail_disk(self, node, kind, u64 after, int error):
-        self.host_of(node).disk.fail(kind, after, error)
+        cdef Host host = self.host_of(node)
+        # (Where groups are relaxed, a journal that fails makes their votes doubtful.)
+        if host.relaxing is None or spares_a_majority(self, host):
+            host.disk.fail(kind, after, error)
 
     def fill_disk(self, node, u64 bytes_free):
         cdef Host host = self.host_of(node)
@@ -483,13 +458,7 @@ cdef class World:
         return True
 
     def lose_journal(self, node, bint damaged, u64 which, u64 bit):
-        cdef Host host = self.host_of(node)
-        losing = sum(is_losing(one) for one in self.hosts if one is not host)
-        if not host.rejoins or losing >= self.n - (self.n // 2 + 1):
-            return False
-        self.bring_down(host, False)
-        lose(host, damaged, which, bit)
-        return True
+        return lose_journal(self, self.host_of(node), damaged, which, bit)
 
     def lose_store(self, node):
         cdef Host host = self.host_of(node)
@@ -671,7 +640,7 @@ cdef class World:
         total["noops_decided"] = self.watch.ref.noops_decided
         total["late_decisions"] = self.watch.ref.late_decisions
         total.update(steps=self.agenda.steps, checks=self.watch.checks,
-                     rejoin_asks=self.watch.rejoin_asks)
+                     rejoin_asks=self.watch.rejoin_asks, written_lost=self.watch.written_lost)
         return total
 
     def digest(self):

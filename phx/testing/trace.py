@@ -57,8 +57,8 @@ class Finding(AssertionError):
     """A trace shows what must not be.
 
     Attributes:
-        rule: which check: "journal", "durable", "after", "frame", "U5", "replay"; of several
-            traces "U1", "U4", "U6", "unseen".
+        rule: which check: "journal", "durable", "written", "after", "frame", "U5", "replay"; of
+            several traces "U1", "U4", "U6", "unseen".
         path, event: where.
         context: the last events before it, readable.
     """
@@ -147,8 +147,8 @@ class Replay:
                 self.engine.receive(t.peer, t.body)
             case Kind.SUBMIT:
                 return self.engine.submit_items(t.group, t.first, t.peer, t.body, t.second)
-            case Kind.DURABLE:
-                self.engine.durable(t.first)
+            case Kind.DURABLE | Kind.WRITTEN | Kind.SYNC | Kind.DURABILITY:
+                self._tell_journal(kind, t)
             case Kind.ADVANCE:
                 self.engine.advance(t.first, t.second)
             case Kind.CONNECTED:
@@ -200,6 +200,19 @@ class Replay:
             case _:
                 raise AssertionError(kind)
         return None
+
+    def _tell_journal(self, kind: Kind, t: Input) -> None:
+        """What is durable, and what is to be."""
+        match kind:
+            case Kind.DURABLE:
+                self.engine.durable(t.first)
+            case Kind.WRITTEN:
+                self.engine.written(t.first)
+            case Kind.SYNC:
+                self.engine.sync()
+            case Kind.DURABILITY:
+                if self.engine.durability(t.group, t.first) != t.second:
+                    raise Broken("replay", "DURABILITY gives another position now")
 
     def _tell_groups(self, kind: Kind, t: Input) -> int | None:
         """Which groups there are, and who their members are."""
@@ -316,6 +329,7 @@ class Check:
                 self.journal.opened(disk)
             case Kind.WROTE:
                 self.journal.wrote(disk)
+                self.exposure.wrote(self.journal.written)
             case Kind.SYNCING:
                 self.journal.syncing(disk)
             case Kind.SYNCED:
@@ -336,6 +350,10 @@ class Check:
                 self.exposure.chosen[told.group] = told.first
         elif kind == Kind.DROP_GROUP:
             self.replayed.pop(told.group, None)
+            self.exposure.relaxed.discard(told.group)
+        elif kind == Kind.DURABILITY:
+            relaxed = self.exposure.relaxed
+            relaxed.add(told.group) if told.first else relaxed.discard(told.group)
         elif kind == Kind.FLOOR:
             self.exposure.known(told.group, told.first - 1)
         elif kind == Kind.INSTALL and told.result == 0:
@@ -355,6 +373,12 @@ class Check:
                 "durable",
                 f"the engine is told that {told.first} is durable; the disk has synced"
                 f" everything up to {self.journal.durable}",
+            )
+        elif kind == Kind.WRITTEN and told.first > self.journal.written:
+            raise Broken(
+                "written",
+                f"the engine is told that {told.first} is written; the disk has taken"
+                f" everything up to {self.journal.written}",
             )
         if self._replaying:
             self.replay.tell(kind, told)

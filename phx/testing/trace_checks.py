@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from phx._core.codec import crc32c, salt
@@ -60,11 +60,12 @@ class Journal:
         self.emitted: deque[tuple[int, bytes]] = deque()  # not yet written
         self.ranges: dict[int, int] = {}  # durable, beyond a gap
         self.durable = 0
+        self.written = 0  # given to the system, without a gap
         self.started = False
         self.writes = 0
 
     def start(self, next_lsn: int) -> None:
-        self.durable = next_lsn
+        self.durable = self.written = next_lsn
         self.started = True
 
     def emit(self, lsn: int, data: bytes) -> None:
@@ -107,6 +108,7 @@ class Journal:
             raise Broken("journal", f"what was written at {first} is not what was emitted")
         self.writes += 1
         file.written.append((first, first + d.count))
+        self.written = first + d.count
 
     def _take(self, first: int, count: int) -> bytes:
         """Emitted bytes, each once, in order."""
@@ -160,7 +162,9 @@ def salted(data: bytes, word: int) -> bytes:
 class Need:
     """What must be durable before a message may leave."""
 
-    what: str  # "promise": of at least `ballot`; "accepted": first .. last in exactly `ballot`
+    # "promise": of at least `ballot`; "accepted": first .. last in exactly `ballot`;
+    # "acknowledged": so, or learned; "told": the same, of a relaxed group: written will do
+    what: str
     group: int
     ballot: int
     first: int
@@ -201,12 +205,19 @@ class Made:
 
 
 class Exposure:
-    """U5: whatever exposes a promise or an acceptance leaves after its record is durable."""
+    """U5: whatever exposes a promise or an acceptance leaves after its record is durable.
+
+    What a relaxed group (docs/design/durability.md) acknowledges need only be written; its promises
+    are durable like all others.
+    """
 
     def __init__(self) -> None:
         self.chosen: dict[int, int] = defaultdict(int)
         self.frames: dict[tuple[int, int], list[Made]] = defaultdict(list)
         self.waiting: deque[Record] = deque()
+        self.unwritten: deque[Record] = deque()
+        self.written: set[tuple[int, int, int]] = set()  # acceptances; ballot 0: learned
+        self.relaxed: set[int] = set()
         self.promise: dict[int, int] = defaultdict(int)  # durable
         self.accepted: set[tuple[int, int, int]] = set()
         self.learned: set[tuple[int, int]] = set()
@@ -227,10 +238,26 @@ class Exposure:
             self.known(group, last)
         made = turn.records()
         self.waiting.extend(made)
+        self.unwritten.extend(made)
         for peer, after, frame, messages in turn.messages():
             found = [one for m in messages for one in needs(m, self.chosen[m.group])]
+            found = [
+                replace(one, what="told")
+                if one.what == "acknowledged" and one.group in self.relaxed
+                else one
+                for one in found
+            ]
             self.frames[crc32c(frame), len(frame)].append(Made(peer, after, found))
         return len(made)
+
+    def wrote(self, lsn: int) -> None:
+        waiting = self.unwritten
+        while waiting and waiting[0].lsn + len(waiting[0].raw) <= lsn:
+            record = waiting.popleft()
+            if record.kind == ACCEPT:
+                self.written.add((record.group, record.index, record.ballot))
+            elif record.kind == CHOSEN:
+                self.written.add((record.group, record.index, 0))
 
     def durable(self, lsn: int) -> None:
         waiting = self.waiting
@@ -292,5 +319,10 @@ class Exposure:
                 continue
             if need.what == "acknowledged" and (need.group, instance) in self.learned:
                 continue
+            if need.what == "told":
+                place = need.group, instance
+                if (*place, need.ballot) in self.written or (*place, 0) in self.written:
+                    continue
+                return f"{need.message} leaves, and instance {instance} is not written"
             return f"{need.message} leaves, and instance {instance} is not durable in that ballot"
         return ""

@@ -16,7 +16,7 @@ from phx._core.codec import crc32c
 from phx.sim.wire_text import FRAME_HEADER_BYTES, Message, Record, align8, decode, records
 
 MAGIC: Final = int.from_bytes(b"PHXTRACE", "little")
-VERSION: Final = 2
+VERSION: Final = 3
 
 HEADER = struct.Struct("<IIB3xI")
 BEGIN = struct.Struct("<QIIQ16s")
@@ -78,7 +78,10 @@ class Kind(IntEnum):
     CHANGE_KNOWN = 45
     GONE = 46
     DROP_GROUP = 47
-    TURN = 48
+    WRITTEN = 48
+    DURABILITY = 49
+    SYNC = 50
+    TURN = 56
     SENDING = 64
     OPENED = 65
     WROTE = 66

@@ -237,6 +237,10 @@ class WorkerNode:
     async def do_leaders(self) -> list[int | None]:
         return [self.node.group(group).status().leader for group in self.groups]
 
+    async def do_suspects(self) -> list[int]:
+        """Groups in which this node does not vote, as it may have lost votes."""
+        return [group for group in self.groups if self.node.group(group).status().suspect]
+
     async def do_positions(self) -> dict[int, tuple[int, int, int]]:
         """Per group: applied through, chosen through, digest of what was applied."""
         found = {}

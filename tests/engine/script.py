@@ -46,6 +46,7 @@ class Script:
         self.points: dict[int, list[tuple[int, ...]]] = {n: [] for n in self.nodes}
         self.wake: dict[int, int] = {}
         self.floors: dict[int, tuple[int, int]] = {}
+        self.syncs: list[int] = []  # nodes whose records somebody waited for, in order
         self.seq = {n: dict.fromkeys(self.groups, 1) for n in self.nodes}
         self.cuts: set[tuple[int, int]] = set()
         for n in self.nodes:
@@ -113,6 +114,8 @@ class Script:
 
     def turn(self, n: int) -> None:
         out = self.engines[n].turn()
+        if out["sync"]:
+            self.syncs.append(n)
         if out["records"]:
             self.journal[n] += records(out["records"], out["lsn_first"])
             self.end[n] = out["lsn_end"]

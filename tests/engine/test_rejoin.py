@@ -411,6 +411,28 @@ def test_nor_by_a_transfer_that_it_did_not_ask_for() -> None:
     assert not s.said("Prepare", since=mark)
 
 
+def test_what_it_promised_itself_and_nobody_heard_does_not_keep_it_from_its_vote() -> None:
+    """2 is given the leadership, promises its own ballot, and dies; it comes back with that
+    promise, which is above the ballot in which the next leader gives it away."""
+    s = Lossy()
+    s.elect(1)
+    s.lose_journal(2)
+    for _ in range(400):
+        s.pass_time(10_000, lambda m: m.source == 2 and m.name == "Prepare")
+        if s.status(2)["promised"]:
+            break
+    own = s.status(2)["promised"]
+    assert own >> 20 > STEP
+    s.crash(2, power=False)
+    s.drop("2→")
+    s.pass_time(5 * SECOND)
+    s.restart(2)
+    assert s.status(2)["promised"] == own
+    assert max(s.status(n)["promised"] for n in (1, 3)) < own
+    s.pass_time(20 * SECOND)
+    assert s.suspects() == []
+
+
 def test_of_five_two_that_cannot_follow_are_waited_for() -> None:
     s = Lossy(nodes=5)
     s.elect(5)

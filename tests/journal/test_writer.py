@@ -88,6 +88,17 @@ def test_a_lazy_block_is_written_and_waits_for_the_next_sync(disk, journal, writ
     assert disk.syncs == before + 1
 
 
+def test_what_was_only_written_is_synced_at_a_stop(disk, journal, writer) -> None:
+    before = disk.syncs
+    end = writer.push(FIRST_LSN, accept(1), sync=False, write=True)
+    wait_for(lambda: writer.notices == 1)
+    assert (disk.syncs, writer.durable_lsn) == (before, FIRST_LSN)
+    writer.stop()
+    assert (disk.syncs, writer.durable_lsn, writer.error) == (before + 1, end, None)
+    disk.power_loss(1)
+    assert [lsn for lsn, _ in replayed(Journal(disk))] == [FIRST_LSN]
+
+
 def test_an_idle_writer_lets_the_caller_do_it(disk, journal, writer) -> None:
     assert writer.push(FIRST_LSN, accept(1), inline=True) is True
     assert writer.durable_lsn == journal.next_lsn

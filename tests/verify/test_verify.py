@@ -651,3 +651,27 @@ def test_a_survey_has_the_values_that_are_wanted(tmp_path: Path) -> None:
     assert len(values(above={})) == 5
     assert values(above={1: 6, 2: 1}) == []
     assert Survey(path, cluster=8, node=3, store_id=sid, above={}).values == []
+
+
+def test_a_survey_says_which_groups_are_suspect(tmp_path: Path) -> None:
+    """The last loss counts, and that a group is whole after it, in whichever order."""
+    sid, path, above = bytes(range(16)), tmp_path / "journal", bytes(8)
+    path.mkdir()
+    journal = Journal(path, create=True, cluster=7, node=3, store_id=sid)
+    records = [
+        encode_record(10, 1, 4, 0, above),
+        encode_record(10, 2, 4, 0, above),
+        encode_record(10, 2, 4, 99, b""),
+        encode_record(10, 3, 5, 99, b""),
+        encode_record(10, 3, 5, 0, above),
+        encode_record(10, 4, 5, 99, b""),
+        encode_record(10, 4, 6, 0, above),
+        encode_record(10, 4, 5, 0, above),
+        encode_record(2, 5, 1, 41, b""),
+    ]
+    journal.append(b"".join(records))
+    journal.sync()
+    journal.close()
+    survey = Survey(path, cluster=7, node=3, store_id=sid)
+    assert survey.verdict is None
+    assert survey.doubtful == [1, 4]
