@@ -26,5 +26,5 @@ cdef void doubt(Host h)
 cdef void power_lost(Host h)
 # As engine_durability, for `relaxing`.
 cdef u64 tell_durability(Host h, u32 group, u64 within_us)
-# The row of the store was {group of `before`} in the run `boot`, and is what the store has now.
+# What the store knows of them was `before`, and is `after`: facts.
 cdef void row_changed(Host h, before, after)
