@@ -179,7 +179,7 @@ def test_a_learner_that_was_added_is_not_taken_for_nothing(run_once, tmp_path):
     async def main():
         async with alone(tmp_path) as (node, _):
             changes = node._room.changes
-            changes._far = lambda group, now, target: []  # it has come, for all that is known
+            changes._far = lambda *asked: []  # it has come, for all that is known
             table, planted = changes._table, Planted(CHANGE_BUSY)
 
             class Once:
