@@ -357,6 +357,13 @@ def asked(call: Call, *answers: dict[str, Any]) -> tuple[list[str], Any]:
     return asyncio.run(main())
 
 
+class Hasty(random.Random):
+    """Gives a call up that was rejected."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 class Patient(random.Random):
     """Nobody is hasty, one node is asked at a time."""
 
@@ -444,6 +451,20 @@ def test_a_call_without_an_answer_explains_the_group_that_it_made_later() -> Non
         one._explain(7, Seen(listed, {}, (), ""))
         assert [life.log for life in one.book.there()] == [(7, 1)]
         assert cluster.noticed["group calls done later"] == 1
+
+    asyncio.run(main())
+
+
+def test_an_id_is_not_used_again_while_its_group_is_there() -> None:
+    """Its end was asked for in haste, was rejected, and was left at that."""
+
+    async def main() -> None:
+        made = {"generation": 1, "hosted": 1, "said_us": 1}
+        cluster = Nobody({"outcome": REJECTED, "error": "NoQuorum"}, made)
+        cluster.groups.book.made(7, 1, frozenset({1}), 0)
+        await cluster.groups._creates(7, 0.0, Hasty(1))
+        assert cluster.noticed["group calls given up"] == 1
+        assert cluster.findings == []
 
     asyncio.run(main())
 

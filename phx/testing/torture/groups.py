@@ -155,8 +155,8 @@ class Groups:
 
     async def _creates(self, group: int, until: float, chance: random.Random) -> None:
         while True:
-            if self.book.now(group) is not None:
-                await self._end(group, chance)
+            if self.book.now(group) is not None and not await self._end(group, chance):
+                return  # it was rejected, and the group is still there
             if await self._make(group, chance) and chance.random() < 0.4:
                 await self._is_taken(group, chance)
             await asyncio.sleep(chance.uniform(0.0, 1.0))
