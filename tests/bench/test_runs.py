@@ -57,9 +57,17 @@ def test_rows_are_shares_of_a_limit_that_is_measured_just_before(
     assert any("p50/limit" in table.columns for table in tables(result))
 
 
-@pytest.mark.parametrize(("mode", "at"), [("propose", "leader"), ("propose_many", "any")])
-def test_rows_of_reads_count_reads_and_sync_nothing(mode: str, at: str, tmp_path: Path) -> None:
-    reads = "lease" if at == "leader" else "stale"
+@pytest.mark.parametrize(
+    ("mode", "at", "reads"),
+    [
+        ("propose", "leader", "lease"),
+        ("propose_many", "any", "stale"),
+        ("propose_many", "follower", "linearizable"),
+    ],
+)
+def test_rows_of_reads_count_reads_and_sync_nothing(
+    mode: str, at: str, reads: str, tmp_path: Path
+) -> None:
     case = Case(groups=3, inflight=30, mode=mode, at=at, reads=reads, seconds=1, warmup=0.7)
     result = run.run(run.Options([case], tmp_path), Said())
     (row,) = result["rows"]
