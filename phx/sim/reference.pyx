@@ -244,20 +244,23 @@ cdef u64 cell_kept_ballot(const Cell* cell, u32 node) noexcept nogil:
     return ballot
 
 
-cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil:
+# NULL: nobody has accepted anything there in that ballot.
+cdef const Vote* vote_in(const Cell* cell, u64 ballot) noexcept nogil:
     cdef size_t i
     for i in range(cell.votes.size()):
-        if cell.votes[i].ballot == ballot and cell.votes[i].synced & (<u32>1 << (node - 1)):
-            return True
-    return False
+        if cell.votes[i].ballot == ballot:
+            return &cell.votes[i]
+    return NULL
+
+
+cdef bint cell_synced_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil:
+    cdef const Vote* vote = vote_in(cell, ballot)
+    return vote != NULL and vote.synced & (<u32>1 << (node - 1)) != 0
 
 
 cdef bint cell_written_in(const Cell* cell, u64 ballot, u32 node) noexcept nogil:
-    cdef size_t i
-    for i in range(cell.votes.size()):
-        if cell.votes[i].ballot == ballot and cell.votes[i].written & (<u32>1 << (node - 1)):
-            return True
-    return False
+    cdef const Vote* vote = vote_in(cell, ballot)
+    return vote != NULL and vote.written & (<u32>1 << (node - 1)) != 0
 
 
 cdef bint reference_only_written(const Reference* ref, u32 node, u32 group) noexcept nogil:
