@@ -1,6 +1,7 @@
 """Nodes that lose their journal: what a store remembers for them, in scripts and in random runs."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 
 from engine_checks import Checker, Violation
 from harness import Cluster, Faults, Node
@@ -183,3 +184,44 @@ class LossyCluster(Cluster):
             for n, status in self.statuses(group).items():
                 if status["suspect"]:
                     yield n, group
+
+
+def storm(
+    c: LossyCluster,
+    dice: random.Random,
+    with_power: Callable[[], bool],
+    hits: float,
+    hit: Callable[[int], None],
+) -> None:
+    """Values, cut links, crashes, and what loses votes, at random; then all is well at last.
+
+    Args:
+        with_power: whether a crash is one of the machine.
+        hits, hit: how often a node loses votes, and what does that to it; one node at a time, for
+            two would be suspect for ever.
+    """
+    for number in range(250):
+        n, group = dice.choice(c.nodes), dice.choice(c.groups)
+        if c.alive(n):
+            c.node[n].submit(group, [b"%d" % number], 20 * SECOND)
+            if dice.random() < 0.3:
+                c.node[n].settle()
+        if dice.random() < 0.05:
+            a, b = dice.sample(c.nodes, 2)
+            c.cut(a, b, dice.choice(["told", "silent", "one-way"]))
+        if dice.random() < 0.1:
+            c.heal_all()
+        if dice.random() < 0.06:
+            c.crash(n, power=with_power(), restart_us=dice.randrange(1, SECOND))
+        elif (
+            dice.random() < hits
+            and not {m for m, _ in c.suspects()} - {n}
+            and all(c.alive(m) for m in c.nodes)
+        ):
+            hit(n)
+        c.run(dice.randrange(120_000))
+    c.heal_all()
+    c.faults = Faults()
+    c.run_until(
+        lambda: all(map(c.alive, c.nodes)) and c.even() and not list(c.suspects()), 120 * SECOND
+    )

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from harness import Faults
-from lossy import SECOND, STEP, Lossy, LossyCluster
+from lossy import SECOND, STEP, Lossy, LossyCluster, storm
 from member_lab import roster
 
 from phx._core.codec import encode_record
@@ -580,34 +580,14 @@ def test_journals_are_lost_at_random_and_every_claim_holds(seed: int) -> None:
         seed, nodes=5 if seed % 3 == 0 else 3, faults=Faults(loss=0.03, twice=0.02, slow_sync=0.02)
     )
     losses = 0
-    for number in range(250):
-        n, group = dice.choice(c.nodes), dice.choice(c.groups)
-        if c.alive(n):
-            c.node[n].submit(group, [b"%d" % number], 20 * SECOND)
-            if dice.random() < 0.3:
-                c.node[n].settle()
-        if dice.random() < 0.05:
-            a, b = dice.sample(c.nodes, 2)
-            c.cut(a, b, dice.choice(["told", "silent", "one-way"]))
-        if dice.random() < 0.1:
-            c.heal_all()
-        if dice.random() < 0.06:
-            c.crash(n, power=dice.random() < 0.5, restart_us=dice.randrange(1, SECOND))
-        elif (
-            dice.random() < 0.08
-            and not {m for m, _ in c.suspects()} - {n}
-            and all(c.alive(m) for m in c.nodes)
-        ):
-            # (Two at a time would be for ever.)
-            c.note(f"node {n} loses its journal")
-            c.lossy(n).lose_journal(dice.random() < 0.5)
-            c.at(c.now + dice.randrange(1, SECOND), lambda n=n: c.restart(n))  # type: ignore[misc]
-            losses += 1
-        c.run(dice.randrange(120_000))
-    c.heal_all()
-    c.faults = Faults()
-    c.run_until(
-        lambda: all(map(c.alive, c.nodes)) and c.even() and not list(c.suspects()), 120 * SECOND
-    )
+
+    def lose(n: int) -> None:
+        nonlocal losses
+        c.note(f"node {n} loses its journal")
+        c.lossy(n).lose_journal(dice.random() < 0.5)
+        c.at(c.now + dice.randrange(1, SECOND), lambda: c.restart(n))
+        losses += 1
+
+    storm(c, dice, lambda: dice.random() < 0.5, 0.08, lose)
     assert losses
     assert c.checker.rejoins  # type: ignore[attr-defined]

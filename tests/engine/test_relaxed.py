@@ -4,7 +4,7 @@ import random
 
 import pytest
 from harness import Cluster, Faults, Node
-from lossy import SECOND, Lossy, LossyChecker, LossyCluster, LossyNode
+from lossy import SECOND, Lossy, LossyChecker, LossyCluster, LossyNode, storm
 from member_lab import Changing
 from script import Script
 
@@ -497,32 +497,11 @@ def test_power_fails_at_random_and_every_claim_holds(seed: int) -> None:
     c = RelaxedCluster(
         seed, nodes=5 if seed % 3 == 0 else 3, faults=Faults(loss=0.03, twice=0.02, slow_sync=0.02)
     )
-    for number in range(250):
-        n, group = dice.choice(c.nodes), dice.choice(c.groups)
-        if c.alive(n):
-            c.node[n].submit(group, [b"%d" % number], 20 * SECOND)
-            if dice.random() < 0.3:
-                c.node[n].settle()
-        if dice.random() < 0.05:
-            a, b = dice.sample(c.nodes, 2)
-            c.cut(a, b, dice.choice(["told", "silent", "one-way"]))
-        if dice.random() < 0.1:
-            c.heal_all()
-        if dice.random() < 0.06:
-            c.crash(n, power=False, restart_us=dice.randrange(1, SECOND))
-        elif (
-            dice.random() < 0.1
-            and not {m for m, _ in c.suspects()} - {n}
-            and all(c.alive(m) for m in c.nodes)
-        ):
-            # (Two at a time would be for ever.)
-            c.crash(n, power=True, restart_us=dice.randrange(1, SECOND))
-        c.run(dice.randrange(120_000))
-    c.heal_all()
-    c.faults = Faults()
-    c.run_until(
-        lambda: all(map(c.alive, c.nodes)) and c.even() and not list(c.suspects()), 120 * SECOND
-    )
+
+    def cut_power(n: int) -> None:
+        c.crash(n, power=True, restart_us=dice.randrange(1, SECOND))
+
+    storm(c, dice, lambda: False, 0.1, cut_power)
     checker = c.checker
     assert isinstance(checker, RelaxedChecker)
     assert checker.unsynced, "nothing was ever told before it was durable: this shows nothing"
