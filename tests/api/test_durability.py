@@ -37,6 +37,14 @@ def mode(node: phx.Node, group: int = 0) -> str:
     return node.group(group).status().durability
 
 
+async def used_and_closed(nodes):
+    """A value is applied everywhere, and the second node is closed: its configuration."""
+    await nodes[0].group(0).propose(b"x")
+    await all_applied(nodes)
+    await nodes[1].close()
+    return nodes[1].config
+
+
 def not_closed(config: phx.Config, boot: bytes, *groups: int) -> None:
     """As a node leaves its folder that was not closed, and ran under this boot id."""
     facts = facts_of(config)
@@ -165,10 +173,7 @@ def test_changes_are_made_in_the_order_in_which_they_were_asked_for(
 def test_a_process_that_died_votes_at_once_in_the_same_run_of_the_machine(run_once, tmp_path):
     async def main():
         async with cluster(tmp_path, **RELAXED) as nodes:
-            await nodes[0].group(0).propose(b"x")
-            await all_applied(nodes)
-            config = nodes[1].config
-            await nodes[1].close()
+            config = await used_and_closed(nodes)
             not_closed(config, boot_id(), 0)
             again = nodes[1] = phx.Node(config, Journal)
             await again.open()
@@ -224,10 +229,7 @@ def test_the_store_forgets_the_last_run_only_when_the_journal_says_what_may_be_l
 
     async def main():
         async with cluster(tmp_path, **RELAXED) as nodes:
-            await nodes[0].group(0).propose(b"x")
-            await all_applied(nodes)
-            config = nodes[1].config
-            await nodes[1].close()
+            config = await used_and_closed(nodes)
             not_closed(config, OTHER_BOOT, 0)
             taken = replace(config, members={**config.members, 2: f"127.0.0.1:{nodes[0].port}"})
             with pytest.raises(errors.PhxError):
@@ -263,10 +265,7 @@ def test_a_store_that_was_made_anew_takes_what_is_configured_as_relaxed_for_doub
 ):
     async def main():
         async with cluster(tmp_path, **RELAXED) as nodes:
-            await nodes[0].group(0).propose(b"x")
-            await all_applied(nodes)
-            config = nodes[1].config
-            await nodes[1].close()
+            config = await used_and_closed(nodes)
             (config.dir / "store" / "data.mdb").unlink()
             again = nodes[1] = phx.Node(config, Journal)
             await again.open()
@@ -282,10 +281,7 @@ def test_a_store_that_was_made_anew_forgets_what_is_doubtful_only_when_the_journ
 
     async def main():
         async with cluster(tmp_path, **RELAXED) as nodes:
-            await nodes[0].group(0).propose(b"x")
-            await all_applied(nodes)
-            config = nodes[1].config
-            await nodes[1].close()
+            config = await used_and_closed(nodes)
             (config.dir / "store" / "data.mdb").unlink()
             shutil.copytree(config.dir / "journal", tmp_path / "journal")
 
