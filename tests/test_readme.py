@@ -26,7 +26,7 @@ def blocks(document: str, language: str) -> list[str]:
     return [text for kind, text in found if kind == language]
 
 
-def free_ports(count: int) -> int:
+def neighbours(count: int) -> int:
     """The first of `count` neighbouring ports that were all free a moment ago."""
     while True:
         first = random.randrange(10_000, 31_000)
@@ -47,7 +47,7 @@ def on_free_ports(program: str) -> str:
     used = sorted({int(port) for port in PORT.findall(program)})
     if not used:
         return program
-    base = free_ports(used[-1] - used[0] + 4)
+    base = neighbours(used[-1] - used[0] + 4)
     return PORT.sub(lambda match: str(base + int(match[0]) - used[0]), program)
 
 

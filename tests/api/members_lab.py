@@ -1,7 +1,6 @@
 """Nodes that come and go: for tests of members that change."""
 
 import asyncio
-import socket
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -10,6 +9,7 @@ import phx
 from phx import errors
 from phx.machines import Counter
 from phx.types import voter
+from tests.ports import free_address
 
 from .cluster import config_of
 
@@ -45,17 +45,11 @@ def kill(node):
     node._room.abandon()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Joining:
     """A node that starts as a member as soon as it is one; its address is known before."""
 
     def __init__(self, folder, number, nodes, groups=2, machines=counters, **changes):
-        self.number, self.at = number, f"127.0.0.1:{free_port()}"
+        self.number, self.at = number, free_address()
         config = config_of(
             folder,
             number,

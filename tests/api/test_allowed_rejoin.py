@@ -14,9 +14,10 @@ from phx import errors
 from phx.machine import CopyView
 from phx.store_facts import read
 from phx.verify import examine
+from tests.ports import at_ports
 
 from .cluster import Journal, all_applied, cluster, config_of, introduce, until
-from .members_lab import free_port, joining
+from .members_lab import joining
 from .test_lost_journal import damage, facts_of, lose, suspects
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -193,7 +194,7 @@ def test_the_first_of_a_cluster_that_grew_is_not_alone(run_once, tmp_path):
     """Its file names itself, as the members that the cluster began with."""
 
     async def main():
-        config = config_of(tmp_path, 1, nodes=1, members={1: f"127.0.0.1:{free_port()}"})
+        config = config_of(tmp_path, 1, nodes=1, members=at_ports(1))
         async with phx.Node(config, Journal, bootstrap=True) as one:
             await one.wait_ready(timeout=20)
             await one.group(0).propose(b"alone")

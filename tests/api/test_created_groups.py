@@ -13,9 +13,10 @@ from phx.cli.commands import phx as phx_command
 from phx.machines import Counter
 from phx.store import Store
 from phx.types import DIRECTORY_GROUP
+from tests.ports import at_ports
 
 from .cluster import Journal, all_applied, cluster, config_of, until
-from .created_lab import at_ports, everywhere, hosts, phase, three
+from .created_lab import everywhere, hosts, phase, three
 from .members_lab import addresses, counters, kill
 
 # --- create

@@ -16,9 +16,10 @@ from phx.node.restorer import Restorer
 from phx.store_hosted import base_of, generation_at
 from phx.types import DIRECTORY_GROUP
 from tests.durable.durable_lab import LmdbSums, SqliteSums
+from tests.ports import at_ports
 
 from .cluster import all_applied, until
-from .created_lab import at_ports, everywhere, hosts, phase, three
+from .created_lab import everywhere, hosts, phase, three
 from .members_lab import counters, kill
 from .test_lost_journal import REJOIN, lose
 
@@ -409,7 +410,7 @@ def test_files_of_an_earlier_group_of_the_id_are_nobodys(run_once, tmp_path, mon
         async with phx.Node(node.config, lambda group: SqliteSums()) as back:
             await until(lambda: hosts(back, 7))
             assert (await back.group(7).propose(b"1 1", timeout=20)).value == 1
-            assert phase(back, 7) == "live"
+            await until(lambda: phase(back, 7) == "live")  # the directory is read again meanwhile
 
     run_once(main())
 

@@ -11,18 +11,15 @@ import phx
 from phx import errors, store_first
 from phx.store import Store
 from phx.types import Role
+from tests.ports import at_ports
 
 from .cluster import all_applied, cluster, config_of, until
-from .members_lab import addresses, counters, free_port, joining, kill
-
-
-def ports(*nodes):
-    return {node: f"127.0.0.1:{free_port()}" for node in nodes}
+from .members_lab import addresses, counters, joining, kill
 
 
 async def closed_after(folder, *changes):
     """The configurations of {1, 2, 3} in one group, and of those who came: (gone, new) each."""
-    async with cluster(folder, counters, members=ports(1, 2, 3), groups=1) as nodes:
+    async with cluster(folder, counters, members=at_ports(1, 2, 3), groups=1) as nodes:
         there = {node.config.node: node for node in nodes}
         await nodes[0].group(0).propose(b"1")
         made = []
@@ -227,7 +224,7 @@ def test_join_does_not_make_the_file_of_a_first_node_count(run_once, tmp_path):
     """1 of {1, 2, 3}, with a file that names itself alone: it would choose in {1}."""
 
     async def main():
-        at = ports(1, 2, 3)
+        at = at_ports(1, 2, 3)
         async with cluster(tmp_path, counters, members=at, groups=1) as nodes:
             await nodes[0].group(0).propose(b"1")
             config = nodes[0].config
@@ -248,7 +245,7 @@ def test_join_does_not_make_the_file_of_a_first_node_count(run_once, tmp_path):
 
 def test_a_first_node_may_have_join_and_whom_it_named_at_first(run_once, tmp_path):
     async def main():
-        at = ports(1, 2, 3)
+        at = at_ports(1, 2, 3)
         async with cluster(tmp_path, counters, members=at, groups=1) as nodes:
             await nodes[0].group(0).propose(b"1")
             config = nodes[0].config

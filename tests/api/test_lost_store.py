@@ -26,9 +26,10 @@ from phx.store import Floor, MembersRow, Store
 from phx.store_folder import read_identity
 from phx.store_members import keys_of
 from phx.verify import examine
+from tests.ports import at_ports
 
 from .cluster import all_applied, cluster, config_of, introduce, until
-from .members_lab import free_port, joining
+from .members_lab import joining
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 RECORD_MEMBERS = 11
@@ -539,7 +540,7 @@ def test_who_is_named_alone_in_its_file_gets_its_groups_back_from_the_others(
     one that the cluster began with, or one that joined."""
 
     async def main():
-        first = config_of(tmp_path, 1, nodes=1, members={1: f"127.0.0.1:{free_port()}"})
+        first = config_of(tmp_path, 1, nodes=1, members=at_ports(1))
         async with phx.Node(first, Counter, bootstrap=True) as one:
             await one.wait_ready(timeout=20)
             async with joining(tmp_path, [2, 3], [one]) as made:

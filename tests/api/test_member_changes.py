@@ -14,9 +14,10 @@ from phx.cli.commands import phx as phx_command
 from phx.node import control
 from phx.node.memberships import Memberships
 from phx.types import Role, learner, voter
+from tests.ports import at_ports, free_address
 
 from .cluster import all_applied, cluster, config_of, until
-from .members_lab import Joining, addresses, counters, free_port, joining, kill, leader_of, voters
+from .members_lab import Joining, addresses, counters, joining, kill, leader_of, voters
 
 # --- one change
 
@@ -249,7 +250,7 @@ def test_a_new_member_does_not_vote_before_it_has_caught_up(run_once, tmp_path):
     async def main():
         async with cluster(tmp_path, counters) as nodes:
             await nodes[0].group(0).propose(b"1")
-            at = f"127.0.0.1:{free_port()}"
+            at = free_address()
             with pytest.raises(errors.NotCaughtUp) as refused:
                 await nodes[0].group(0).add_member(4, at, timeout=0.5)
             assert refused.value.nodes == [4]
@@ -409,7 +410,7 @@ def test_a_restart_with_the_old_file_counts_the_new_members(run, tmp_path):
     """{1, 2, 3} -> {1, 2, 4}; then all start again, and 3 is of no use to anybody."""
 
     async def main():
-        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3)}
+        at = at_ports(1, 2, 3)
         async with cluster(tmp_path, counters, members=at) as nodes:
             await nodes[0].group(0).propose(b"1")
             async with joining(tmp_path, [4], nodes) as (four,):
@@ -516,7 +517,7 @@ def test_a_leader_that_dies_in_the_middle_of_a_change(run_once, tmp_path, when):
     """The call ends, and members() says what came of it: it is so, or it is not."""
 
     async def main():
-        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3)}
+        at = at_ports(1, 2, 3)
         async with cluster(tmp_path, counters, groups=1, members=at) as nodes:
             led = leader_of(nodes)
             others = [node for node in nodes if node is not led]

@@ -13,10 +13,11 @@ import phx
 from phx import errors
 from phx._core.driver import DriverError
 from phx.verify import examine
+from tests.ports import at_ports
 
 from .catch_up import QUIET, trim
 from .cluster import config_of, until
-from .created_lab import at_ports, hosts
+from .created_lab import hosts
 from .members_lab import counters, kill
 
 GROUP = 7

@@ -19,9 +19,10 @@ from phx.store import Store
 from phx.store_hosted import base_of
 from phx.transfer.changing import Page
 from phx.types import DIRECTORY_GROUP, Entry, Members, learner, voter
+from tests.ports import at_ports
 
 from .cluster import until
-from .created_lab import at_ports, everywhere, hosts, three
+from .created_lab import everywhere, hosts, three
 from .members_lab import addresses, counters, kill
 from .test_moved_groups import adds, are_members, back, nothing_is_left
 

@@ -23,15 +23,9 @@ from phx.node.changes import CHANGE_UNMET
 from phx.node.room import Room
 from phx.store_peers import Learned, pack, unpack
 from phx.types import learner
+from tests.ports import at_ports, free_address, free_ports
 
 from .cluster import Journal, cluster, config_of, introduce, until
-
-
-def free_port() -> int:
-    """One that was free a moment ago, at all addresses of this machine that a test uses."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 class Names:
@@ -69,7 +63,7 @@ def test_a_name_is_looked_up_afresh_at_every_attempt(run, tmp_path, names):
     """A pod that comes back under the same name with another address, and again."""
 
     async def main():
-        ports = free_port(), free_port()
+        ports = free_ports(2)
         members = {1: f"127.0.0.1:{ports[0]}", 2: f"two.test:{ports[1]}"}
         names.hosts["two.test"] = ["127.0.0.9"]  # where nobody is
         one = phx.Node(config_of(tmp_path, 1, members=members), Journal, bootstrap=True)
@@ -91,7 +85,7 @@ def test_a_name_is_looked_up_afresh_at_every_attempt(run, tmp_path, names):
 
 def test_a_name_that_has_no_address_at_the_start_gets_one_later(run_once, tmp_path, names):
     async def main():
-        ports = free_port(), free_port()
+        ports = free_ports(2)
         members = {1: f"127.0.0.1:{ports[0]}", 2: f"two.test:{ports[1]}"}
         names.hosts["two.test"] = []
         config = config_of(tmp_path, 2, members=members, bind=f"127.0.0.1:{ports[1]}")
@@ -109,7 +103,7 @@ def test_a_name_that_has_no_address_at_the_start_gets_one_later(run_once, tmp_pa
 
 def test_of_several_addresses_of_a_name_each_is_tried(run_once, tmp_path, names):
     async def main():
-        ports = free_port(), free_port()
+        ports = free_ports(2)
         members = {1: f"127.0.0.1:{ports[0]}", 2: f"two.test:{ports[1]}"}
         names.hosts["two.test"] = ["127.0.0.8", "127.0.0.9", "127.0.0.4"]
         config = config_of(tmp_path, 2, members=members, bind=f"127.0.0.4:{ports[1]}")
@@ -186,7 +180,7 @@ def test_an_address_that_was_told_outlives_the_node_until_its_configuration_is_e
     run_once, tmp_path
 ):
     async def main():
-        members = {1: f"127.0.0.1:{free_port()}", 2: "127.0.0.1:1", 3: "127.0.0.1:2"}
+        members = {**at_ports(1), 2: "127.0.0.1:1", 3: "127.0.0.1:2"}
         config = config_of(tmp_path, 1, members=members)
 
         async def addresses(config: phx.Config) -> dict[int, str | None]:
@@ -210,7 +204,7 @@ def test_an_address_that_was_told_outlives_the_node_until_its_configuration_is_e
 
 def test_a_member_that_moved_is_found_after_a_restart_of_the_other(run_once, tmp_path):
     async def main():
-        ports = [free_port() for _ in range(3)]
+        ports = free_ports(3)
         members = {1: f"127.0.0.1:{ports[0]}", 2: f"127.0.0.1:{ports[1]}"}
         moved = config_of(tmp_path, 2, members=members, bind=f"127.0.0.1:{ports[2]}")
         one = config_of(tmp_path, 1, members=members)
@@ -243,7 +237,7 @@ def test_damaged_addresses_are_noted_and_those_of_the_configuration_count(
     run_once, tmp_path, monkeypatch
 ):
     async def main():
-        config = config_of(tmp_path, 1, members={1: f"127.0.0.1:{free_port()}", 2: "127.0.0.1:1"})
+        config = config_of(tmp_path, 1, members={**at_ports(1), 2: "127.0.0.1:1"})
         async with phx.Node(config, Journal, bootstrap=True) as node:
             monkeypatch.setattr("phx.store_peers.pack", lambda peers: b"no such thing")
             node.set_address(2, "127.0.0.1:7")
@@ -294,7 +288,7 @@ def test_a_node_that_joins_learns_who_is_there_and_is_connected_once_it_is_added
 
 def test_a_peer_that_was_added_is_one_after_a_restart_and_keeps_its_store(run_once, tmp_path):
     async def main():
-        members = {1: f"127.0.0.1:{free_port()}"}
+        members = at_ports(1)
         config = config_of(tmp_path, 1, nodes=1, members=members)
         async with guest(tmp_path, 4, [members[1]]) as four:
             async with phx.Node(config, Journal, bootstrap=True) as one:
@@ -323,14 +317,14 @@ def test_a_peer_that_was_added_is_one_after_a_restart_and_keeps_its_store(run_on
 
 def test_who_is_met_while_it_is_let_go_of_keeps_its_store(run_once, tmp_path, monkeypatch):
     async def main():
-        members = {1: f"127.0.0.1:{free_port()}"}
+        members = at_ports(1)
         config = config_of(tmp_path, 1, nodes=1, members=members)
         async with (
             phx.Node(config, Journal, bootstrap=True) as one,
             guest(tmp_path, 4, ["127.0.0.1:1"]) as four,
         ):
             four._room.peers.add(1, members[1])
-            one._room.peers.add(4, f"127.0.0.1:{free_port()}")  # where it is not
+            one._room.peers.add(4, free_address())  # where it is not
             lives = one._room._lives
             keep = lives.keep_peers
             monkeypatch.setattr(lives, "look", lambda: True)
@@ -352,7 +346,7 @@ def test_who_is_met_while_it_is_let_go_of_keeps_its_store(run_once, tmp_path, mo
 
 def test_who_comes_with_another_store_is_not_told_who_is_there(run_once, tmp_path, caplog):
     async def main():
-        members = {1: f"127.0.0.1:{free_port()}"}
+        members = at_ports(1)
         config = config_of(tmp_path, 1, nodes=1, members=members)
         async with phx.Node(config, Journal, bootstrap=True) as one:
             async with guest(tmp_path, 4, [members[1]]) as four:
@@ -368,7 +362,7 @@ def test_who_comes_with_another_store_is_not_told_who_is_there(run_once, tmp_pat
 
 def test_who_asks_another_cluster_is_told_so(run_once, tmp_path, caplog):
     async def main():
-        members = {1: f"127.0.0.1:{free_port()}"}
+        members = at_ports(1)
         async with (
             phx.Node(config_of(tmp_path, 1, nodes=1, members=members), Journal, bootstrap=True),
             guest(tmp_path, 4, [members[1]], cluster="another") as four,

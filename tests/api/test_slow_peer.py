@@ -10,7 +10,8 @@ import phx
 from phx.bench.meter import memory_bytes
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
-from phx.testing.processes import Spec, Worker, free_ports
+from phx.testing.processes import Spec, Worker
+from tests.ports import at_ports
 
 from .cluster import config_of, until
 
@@ -44,7 +45,7 @@ def busy(node):
 @pytest.mark.processes
 @pytest.mark.timeout(180)
 def test_a_stopped_peer_costs_no_memory_and_nobody_waits_for_it(run_once, tmp_path):
-    at = {node: f"127.0.0.1:{port}" for node, port in enumerate(free_ports(3), 1)}
+    at = at_ports(1, 2, 3)
 
     def config(node):
         return config_of(

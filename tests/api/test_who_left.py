@@ -11,9 +11,10 @@ from phx.node.memberships import Memberships
 from phx.store import MembersRow
 from phx.types import Role
 from tests.checkpoint.checkpoint_lab import membership
+from tests.ports import at_ports
 
 from .cluster import cluster, config_of, until
-from .members_lab import addresses, counters, free_port, have_lead, joining
+from .members_lab import addresses, counters, have_lead, joining
 
 FIRST = {1: "a:1", 2: "a:2", 3: "a:3"}
 
@@ -52,7 +53,7 @@ def test_a_node_that_catches_up_over_two_changes_at_once_lets_nobody_come_back(r
     """2 was away while 3 was replaced by 4, gets the log, and leads. 5 came and went meanwhile."""
 
     async def main():
-        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3, 5)}
+        at = at_ports(1, 2, 3, 5)
         first = {n: where for n, where in at.items() if n != 5}
         async with cluster(tmp_path, counters, members=first, groups=1) as nodes:
             one, two, three = nodes
@@ -78,7 +79,7 @@ def test_a_node_that_catches_up_over_two_changes_at_once_lets_nobody_come_back(r
 
 def test_who_only_stands_in_the_file_of_a_node_that_joined_never_was_a_member(run, tmp_path):
     async def main():
-        at = {n: f"127.0.0.1:{free_port()}" for n in (4, 5)}
+        at = at_ports(4, 5)
         async with cluster(tmp_path, counters, groups=1) as nodes:
             config = config_of(
                 tmp_path, 4, members=at, join=list(addresses(nodes).values()), groups=1
@@ -102,7 +103,7 @@ def test_a_leader_whose_store_was_made_anew_asks_who_left(run_once, tmp_path):
     """3 -> 4 -> 5. The journal of 1 only says who the members are now."""
 
     async def main():
-        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3)}
+        at = at_ports(1, 2, 3)
         async with cluster(tmp_path, counters, members=at, groups=1) as (one, two, three):
             await one.group(0).propose(b"1")
             async with joining(tmp_path, [4], [one, two], groups=1) as (fourth,):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phx.testing.processes import free_ports
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 

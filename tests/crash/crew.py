@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from phx.testing.processes import free_ports
 from phx.testing.strace import Refused, Strace
+from tests.ports import free_ports
 
 WORKER = Path(__file__).with_name("worker.py")
 RECORD_BYTES = 40  # of a ledger: worker.RECORD

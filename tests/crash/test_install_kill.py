@@ -15,9 +15,9 @@ import phx
 from phx._core.member_table import CHANGE_UNDER_WAY, MemberTable
 from phx._core.members import write
 from phx.store import Floor
-from phx.testing.processes import free_ports
 from phx.verify import examine
 from tests.api.cluster import until
+from tests.ports import free_ports
 
 WORKER = Path(__file__).with_name("install_worker.py")
 pytestmark = pytest.mark.processes

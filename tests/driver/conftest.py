@@ -1,6 +1,5 @@
 """Makes driver_lab importable for the tests in this folder, and cleans up after it."""
 
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from driver_lab import Lab
 
 from phx._core.transport_door import TransportDoor
+from tests.ports import free_ports
 
 
 @pytest.fixture
@@ -44,7 +44,5 @@ def make(no_leaks) -> Iterator[Callable[..., TransportDoor]]:
 
 @pytest.fixture
 def port() -> int:
-    """One that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    (one,) = free_ports(1)
+    return one

@@ -10,7 +10,7 @@ from phx.cli.commands import phx as command
 from phx.recovery.making import make_folder, plan
 from phx.recovery.seen import survivors
 from tests.api.cluster import config_of
-from tests.api.members_lab import free_port
+from tests.ports import at_ports
 
 NEW = 11
 NAME = "test, recovered"
@@ -22,7 +22,7 @@ def new_config(folder: Path, node: int = NEW, **changes: object) -> phx.Config:
     given: dict[str, object] = {
         "cluster": NAME,
         "dir": folder / f"new{node}",
-        "members": {node: f"127.0.0.1:{free_port()}"},
+        "members": at_ports(node),
     }
     return config_of(folder, node, **(given | changes))
 

@@ -12,7 +12,8 @@ from phx.machines import Counter
 from phx.types import voter
 from phx.verify import examine
 from tests.api.cluster import cluster, config_of, until
-from tests.api.members_lab import counters, free_port, joining, kill, leader_of
+from tests.api.members_lab import counters, joining, kill, leader_of
+from tests.ports import at_ports
 
 from .recovery_lab import NAME, NEW, content, made, new_config, recover, write_toml
 
@@ -116,7 +117,7 @@ def test_nodes_of_the_old_cluster_are_refused(run_once, tmp_path, caplog):
     """Two of the three come back, and look for the third one, at whose address the new one is."""
 
     async def main():
-        at = {n: f"127.0.0.1:{free_port()}" for n in (1, 2, 3)}
+        at = at_ports(1, 2, 3)
         folders, _ = await lost_cluster(tmp_path, values=5, members=at)
         config = new_config(tmp_path, members={NEW: at[3]})
         await asyncio.to_thread(made, folders[2:], config)
