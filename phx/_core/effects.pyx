@@ -73,6 +73,17 @@ cdef void emit_idle_mark(Engine* e) noexcept nogil:
     e.mark_due_us = 0
 
 
+# Room is made for what came before (`broadcast_hint`). A frame may wait long, at a peer that takes
+# nothing, and holds all of its block there: so a small one goes over to a block of its own.
+cdef Block* without_room(Block* frame) noexcept nogil:
+    cdef Block* fitting
+    if frame.capacity <= max(4 * frame.size, <u64>1024):
+        return frame
+    fitting = block_copy(frame.data, frame.size)
+    block_unref(frame)
+    return fitting
+
+
 cdef void seal(Engine* e, Block** box, u32 peer, int lane) noexcept nogil:
     cdef Outgoing out
     if box[0] == NULL:
@@ -86,7 +97,7 @@ cdef void seal(Engine* e, Block** box, u32 peer, int lane) noexcept nogil:
         out.after = 0
     if peer == 0:
         e.broadcast_hint = hint(e.broadcast_hint, box[0].size)
-    out.frame = box[0]
+    out.frame = without_room(box[0])
     e.effects.outgoing.push_back(out)
     box[0] = NULL
 

@@ -9,6 +9,11 @@ from phx._core.port cimport iovec
 from phx._core.transport cimport Link, Queued, Transport, transport_link
 
 
+# What a frame counts in a queue: what it keeps from being used, which may be more than its bytes.
+cdef inline u64 held_bytes(const Block* frame) noexcept nogil:
+    return sizeof(Block) + frame.capacity
+
+
 cdef void queue_drop(Link* link) noexcept nogil:
     cdef size_t i
     for i in range(link.ready.size()):
@@ -31,15 +36,15 @@ cdef void transport_send(Transport* t, u32 peer, u64 after, Block* frame) noexce
         return
     cdef Link* link = transport_link(t, peer)
     cdef Queued item
-    if link == NULL or link.connection == NULL or (
-            link.queued_bytes and link.queued_bytes + frame.size > t.options.peer_queue_bytes_max):
+    if link == NULL or link.connection == NULL or (link.queued_bytes and
+            link.queued_bytes + held_bytes(frame) > t.options.peer_queue_bytes_max):
         if link != NULL:
             link.frames_dropped += 1
         block_unref(frame)
         return
     item.after = after
     item.frame = frame
-    link.queued_bytes += frame.size
+    link.queued_bytes += held_bytes(frame)
     if after <= t.durable:
         link.ready.push_back(item)
         return
@@ -86,7 +91,7 @@ cdef void queue_sent(Link* link, u64 count) noexcept nogil:
             link.sent += count
             return
         count -= left
-        link.queued_bytes -= link.ready.front().frame.size
+        link.queued_bytes -= held_bytes(link.ready.front().frame)
         block_unref(link.ready.front().frame)
         link.ready.pop_front()
         link.frames_sent += 1

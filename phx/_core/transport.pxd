@@ -138,7 +138,7 @@ cdef struct Link:                # everything about one peer
     deque[Queued] ready          # free to go; the first `sent` bytes of the first are gone
     u64 sent
     deque[Queued] held           # ascending `after`
-    u64 queued_bytes
+    u64 queued_bytes              # of memory that the queue holds
     u64 frames_sent
     u64 bytes_sent
     u64 frames_received
