@@ -67,6 +67,7 @@ _OF_CALLERS = (
 
 # What a batch needs beyond the bytes of one value: body, run and item headers, and a record's.
 OVERHEAD_BYTES = 4 * KIB
+JOURNAL_SEGMENTS_MIN = 8
 
 WAIT_US_MIN = 1_000
 """A bound below that would be one on the operating system."""
@@ -131,8 +132,8 @@ class Limits:
         cache_bytes_max: chosen values kept in memory for peers that lag a little (up to 16 GiB).
         delivery_bytes_max: chosen values kept in memory for a machine that is slow; what is beyond
             is read again from the journal (up to 16 GiB).
-        peer_queue_bytes_max: bytes waiting to be sent to one peer; beyond, Accepts are dropped and
-            sent again later (up to 4 GiB).
+        peer_queue_bytes_max: memory that holds what waits to be sent to one peer; beyond, Accepts
+            are dropped and sent again later (up to 4 GiB).
     """
 
     value_bytes_max: int = _option(1 * MIB, 1, 32 * MIB)
@@ -159,14 +160,14 @@ class Journal:
         segment_bytes: of each of its files, written full of zeros once and then used again (1 MiB
             .. 1 GiB; holds at least one value of the largest size).
         journal_bytes_max: of all of them; at this size the node takes no new values until some are
-            settled (at least 4 segments, .. 1 TiB).
+            settled (at least 8 segments, .. 1 TiB).
         settle_bytes: how much may be unsettled before chosen values move to the store (at least one
             segment; at most half of journal_bytes_max). Members with higher ids begin up to two
             segments earlier, so that they do not all write at once.
     """
 
     segment_bytes: int = _option(32 * MIB, 1 * MIB, 1 * GIB)
-    journal_bytes_max: int = _option(1 * GIB, 4 * MIB, 1 << 40)
+    journal_bytes_max: int = _option(1 * GIB, 8 * MIB, 1 << 40)
     settle_bytes: int = _option(128 * MIB, 1 * MIB, 1 << 39)
 
 
@@ -606,10 +607,10 @@ def _relation_problems(config: Config) -> Iterator[str]:
             f"journal.segment_bytes: {journal.segment_bytes} does not hold the largest record "
             f"({largest})"
         )
-    if journal.journal_bytes_max < 4 * journal.segment_bytes:
+    if journal.journal_bytes_max < JOURNAL_SEGMENTS_MIN * journal.segment_bytes:
         yield (
-            f"journal.journal_bytes_max: {journal.journal_bytes_max} is below 4 segments "
-            f"({4 * journal.segment_bytes})"
+            f"journal.journal_bytes_max: {journal.journal_bytes_max} is below "
+            f"{JOURNAL_SEGMENTS_MIN} segments ({JOURNAL_SEGMENTS_MIN * journal.segment_bytes})"
         )
     if not journal.segment_bytes <= journal.settle_bytes <= journal.journal_bytes_max // 2:
         yield (

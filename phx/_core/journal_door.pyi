@@ -91,5 +91,13 @@ class Writer:
         self, seconds: float, body_bytes: int, inline: bool
     ) -> tuple[int, int]: ...
 
+def pressure(
+    held_bytes: int,
+    bytes_max: int,
+    segment_bytes: int,
+    turn_bytes: int,
+    pending_bytes_max: int,
+    before: int,
+) -> int: ...
 def blocks_live() -> int: ...
 def allocations_live() -> int: ...

@@ -20,6 +20,7 @@ from phx._core.journal cimport (
     journal_counters, journal_durable, journal_new, journal_next_lsn, journal_open,
     journal_poisoned, journal_prepare_spare, journal_pressure, journal_read, journal_read_span,
     journal_recycle, journal_replay, journal_sync, journal_wants_spare)
+from phx._core.journal_limits cimport JournalRoom, room_pressure
 from phx._core.memdisk cimport MemoryDisk, memory_disk_api
 from phx._core.writer cimport (
     writer_durable, writer_error, writer_free, writer_idle, writer_inline, writer_new, writer_push,
@@ -471,6 +472,17 @@ cdef extern from *:
     }
     """
     void wait_for_change(i64* word, i64 seen) nogil
+
+
+def pressure(u64 held_bytes, u64 bytes_max, u64 segment_bytes, u64 turn_bytes,
+             u64 pending_bytes_max, int before):
+    """What a journal that holds so much puts on the engine: one of PRESSURE_*."""
+    cdef JournalRoom room
+    room.live_bytes = held_bytes
+    room.queued_bytes = 0
+    room.bytes_max = bytes_max
+    room.segment_bytes = segment_bytes
+    return room_pressure(&room, turn_bytes, pending_bytes_max, before)
 
 
 def blocks_live():

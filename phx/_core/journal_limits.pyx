@@ -10,17 +10,22 @@ from phx._core.state cimport PRESSURE_FULL, PRESSURE_NONE, PRESSURE_OLD_ONLY
 
 
 # Records are refused before the journal refuses them, so early that what one turn may emit still
-# fits: a block that does not fit would stand before the carry-over that makes room.
+# fits: a block that does not fit would stand before the carry-over that makes room. New values are
+# refused two segments earlier: what is open is carried over whole, and stands in up to two segments
+# more than before then. If that alone were above the limit at which nobody leads or accepts, it
+# would be open for ever.
 cdef int room_pressure(const JournalRoom* room, u64 turn_bytes, u64 pending_bytes_max,
                        int before) noexcept nogil:
     cdef u64 segment = room.segment_bytes, budget = room.bytes_max
     cdef u64 held = room.live_bytes + room.queued_bytes
-    cdef u64 full = 2 * segment + turn_bytes
-    cdef u64 margin = full + max(segment, pending_bytes_max)
     # (A small journal has its limits nearer to each other.)
-    if held + min(full, max(2 * segment, budget * 3 // 8)) > budget:
+    cdef u64 full = min(2 * segment + turn_bytes, max(2 * segment, budget * 3 // 8))
+    cdef u64 margin = max(full + 2 * segment, min(full + pending_bytes_max, budget // 2))
+    # (Below eight segments there is no room for both. One in which nothing is open takes values.)
+    margin = min(margin, budget - 3 * segment)
+    if held + full > budget:
         return PRESSURE_FULL
-    if held + min(margin, budget // 2) + (before != 0) * segment > budget:
+    if held + margin + (before != 0) * segment > budget:
         return PRESSURE_OLD_ONLY
     return PRESSURE_NONE
 

@@ -27,7 +27,7 @@ LIMITS: list[tuple[Settings, float]] = [
     ({**USUAL, "window": 8, "batch_bytes_max": 512}, 1),
     ({**USUAL, "window_bytes": 32 * KIB, "pending_bytes_max": 48 * KIB}, 1),
     ({**USUAL, "journal_bytes_max": 8 << 16}, 1),
-    ({**USUAL, "journal_bytes_max": 6 << 16}, 0.5),
+    ({**USUAL, "journal_bytes_max": 10 << 16}, 0.5),
     ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 1),
     ({**USUAL, "atom": 4096, "balance": 0}, 1),
     ({**USUAL, "checkpoints_kept": 1, "hold_instances": 0}, 1),
@@ -200,7 +200,7 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "rejoin": 1}, 3),
             ({**USUAL, "rejoin": 1, "checkpoint_us": SECOND}, 1),
             ({**USUAL, "rejoin": 1, "window": 8, "batch_bytes_max": 512}, 1),
-            ({**USUAL, "rejoin": 1, "journal_bytes_max": 6 << 16}, 1),
+            ({**USUAL, "rejoin": 1, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
     "relaxed": Profile(
@@ -219,7 +219,7 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "rejoin": 1, "relaxed": 100}, 2),
             ({**USUAL, "rejoin": 1, "relaxed": 50}, 2),
             ({**USUAL, "rejoin": 1, "relaxed": 80, "window": 8, "batch_bytes_max": 512}, 1),
-            ({**USUAL, "rejoin": 1, "relaxed": 70, "journal_bytes_max": 6 << 16}, 1),
+            ({**USUAL, "rejoin": 1, "relaxed": 70, "journal_bytes_max": 8 << 16}, 1),
             ({**USUAL, "rejoin": 1, "relaxed": 80, "checkpoint_us": SECOND}, 1),
         ],
     ),
@@ -235,7 +235,7 @@ PROFILES: dict[str, Profile] = {
         limits=[
             ({**USUAL, "checkpoint_us": 2 * SECOND}, 2),
             ({**USUAL, "checkpoint_us": SECOND, "journal_bytes_max": 8 << 16}, 1),
-            ({**USUAL, "journal_bytes_max": 6 << 16}, 1),
+            ({**USUAL, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
     "members": Profile(
@@ -256,7 +256,7 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "members": 1}, 0.5),
             ({**USUAL, "members": 3, "checkpoint_us": 600_000, "hold_instances": 0}, 1.5),
             ({**USUAL, "members": 3, "window": 8, "batch_bytes_max": 512}, 1),
-            ({**USUAL, "members": 3, "journal_bytes_max": 6 << 16}, 1),
+            ({**USUAL, "members": 3, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
     "transfers": Profile(
