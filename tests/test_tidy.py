@@ -193,7 +193,7 @@ MAY_IMPORT = {
     "phx.membership": GROUND | {"phx._core.members"},
     "phx.lmdb_files": GROUND,
     "phx.store_facts": GROUND | STORE | {"phx.store"},
-    "phx.store_relaxed": GROUND,
+    "phx.durability": GROUND,
     "phx.store_peers": GROUND | STORE | {"phx.store"},
     "phx.store_first": GROUND | STORE | {"phx.store"},
     "phx.store_hosted": GROUND
@@ -243,7 +243,7 @@ MAY_IMPORT = {
     }
     | {"phx.lmdb_pages", "phx.membership", "phx.store_folder"}
     | {"phx.store_facts", "phx.store_first", "phx.store_members", "phx.store_mend"}
-    | {"phx.store_hosted", "phx.store_peers", "phx.store_relaxed"},
+    | {"phx.store_hosted", "phx.store_peers", "phx.durability"},
     "phx.recovery": NODE
     | STORE
     | {"phx._core.ballot", "phx._core.members", "phx._core.survey", "phx.checkpoint"}
@@ -255,7 +255,7 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
     | {"phx.membership", "phx.store_facts", "phx.store_members", "phx.store_mend", "phx.transfer"}
-    | {"phx._core.members", "phx.store_relaxed"},
+    | {"phx._core.members", "phx.durability"},
     "phx.testing": NODE
     | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"}
     | {"phx.store_hosted", "phx.verify"},

@@ -1,7 +1,7 @@
 """How durable a value of a group is when this node says that it has accepted it: sync, interval or
 none (docs/design/durability.md).
 
-In which order store, driver and journal are told says `phx.store_relaxed`; here is who asks. All of
+In which order store, driver and journal are told says `phx.durability`; here is who asks. All of
 it is done on the store thread. A close, when the journal is synced, takes all groups out.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 
 from phx._core.driver import ERROR_UNKNOWN_GROUP, NO_SYNC, Driver, DriverError
 from phx.config import Config
+from phx.durability import DROPPED, Change, DurabilityOrder
 from phx.errors import Closed, NotInCluster, PhxError
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives
 from phx.store import Store
-from phx.store_relaxed import DROPPED, Change, Order
 from phx.types import DIRECTORY_GROUP, DURABILITIES, DurabilityMode
 
 __all__ = ["INTERVAL_US_MAX", "INTERVAL_US_MIN", "Relaxing"]
@@ -31,7 +31,7 @@ INTERVAL_US_MIN, INTERVAL_US_MAX = 1_000, 60_000_000
 LOOK_S = 0.001
 
 
-class Relaxing(Order):
+class Relaxing(DurabilityOrder):
     """The groups of one node.
 
     Args:

@@ -1,7 +1,7 @@
 """Relaxed groups of a host: what the poll thread, the journal thread and the machine do about them.
 
 In which order store and engine are told is the production code's (`relaxing`, over
-`phx.store_relaxed`); what the poller and the writer of a node do besides is done here, for a host
+`phx.durability`); what the poller and the writer of a node do besides is done here, for a host
 without threads. Nothing of it happens to hosts whose groups cannot be relaxed (limit `relaxed` 0).
 """
 

@@ -1,4 +1,4 @@
-"""How durable the groups of a simulated node are: the production order (`phx.store_relaxed`) over
+"""How durable the groups of a simulated node are: the production order (`phx.durability`) over
 the facts of its store, a step at a time.
 """
 
@@ -8,9 +8,9 @@ from collections.abc import Collection
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from phx.durability import Change, DurabilityOrder
 from phx.errors import StoreError
 from phx.sim.storage import StoreFailed
-from phx.store_relaxed import Change, Order
 
 if TYPE_CHECKING:
     from phx.sim.host import Host
@@ -87,7 +87,7 @@ class Driver:
         return [{"group": 0}]
 
 
-class LifeOrder(Order):
+class LifeOrder(DurabilityOrder):
     """Of one life."""
 
     def __init__(self, host: Host) -> None:

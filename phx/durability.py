@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from phx.errors import StoreError
 
-__all__ = ["DROPPED", "Change", "Order"]
+__all__ = ["DROPPED", "Change", "DurabilityOrder"]
 
 DROPPED = -1
 LOOKS = 100
@@ -76,7 +76,7 @@ class Change:
         self.synced = synced
 
 
-class Order:
+class DurabilityOrder:
     """The changes of one life of a node; all calls from the thread that writes to the store, but
     for `_waiting`, whose guard is the caller's.
     """
