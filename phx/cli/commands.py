@@ -348,8 +348,8 @@ def fault_kinds(
     metavar="KIND,KIND,…",
     default=None,
     help="Only these: kill, close, stop, drop, oneway, partial, delay, cut, slow, eio, full, "
-    "power, wipe, wipe-journal, lag, flip, replace, grow, shrink, move. Default: all that this "
-    "machine can do.",
+    "power, forget, wipe, wipe-journal, lag, flip, replace, grow, shrink, move. Default: all that "
+    "this machine can do.",
 )
 @click.option(
     "--members",
@@ -362,6 +362,12 @@ def fault_kinds(
     "creating",
     is_flag=True,
     help="Groups are created, stopped, moved and deleted, too. Not with --members.",
+)
+@click.option(
+    "--relaxed",
+    "relaxing",
+    is_flag=True,
+    help="Most groups say what is only written; what takes that away hits one node at a time.",
 )
 @click.option(
     "--dir",

@@ -35,6 +35,7 @@ def run(
     folder: Path | None,
     changing: bool,
     creating: bool,
+    relaxing: bool,
 ) -> Result:
     """Run it in a loop of its own. Raises Missing; FileExistsError: `folder` is not empty.
 
@@ -55,7 +56,9 @@ def run(
     if creating:
         chosen = (*GROUPS, *(kind for kind in chosen if kind not in MEMBERS))
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    options = Options(minutes, seed, nodes, groups, clients, chosen, folder, changing, creating)
+    options = Options(
+        minutes, seed, nodes, groups, clients, chosen, folder, changing, creating, relaxing
+    )
     with Progress() as progress:
         progress.note(f"seed {seed}; faults: {', '.join(chosen)}")
         for kind, why in sorted(left_out.items()):

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -49,6 +50,7 @@ class Spec:
     machine: str  # a name that the worker knows
     bootstrap: bool
     loop: str = "auto"  # "uvloop", "asyncio", "auto"
+    boot: str = ""  # of the machine that it runs on: a UUID; "": this one's
 
 
 def now_us() -> int:
@@ -242,6 +244,7 @@ class Cluster:
         self._machine, self._loop, self._options = machine, loop, options or {}
         self._module = worker
         self._born: set[int] = set()
+        self._boots: dict[int, str] = {}
         self._want_proxies = proxies
         self.scratch = Path(tempfile.mkdtemp(prefix="phx-"))
         self.folder = folder if folder is not None else self.scratch
@@ -305,6 +308,10 @@ class Cluster:
         if self.mesh is not None:
             await self.mesh.remove(node)
         await asyncio.to_thread(shutil.rmtree, self.folder / f"node{node}", ignore_errors=True)
+
+    def reboot(self, node: int) -> None:
+        """Its machine fails: the next process of the node runs on one that was started anew."""
+        self._boots[node] = str(uuid.uuid4())
 
     def address(self, node: int) -> str:
         """Where the others find it."""
@@ -375,4 +382,5 @@ class Cluster:
         # A node that has run here before and finds nothing has lost its disk: it must say so. One
         # whose first start was cut short, while it waited to be a member, begins again.
         new = joins is not None or not any(folder.iterdir())
-        return Spec(node, config, self._machine, node not in self._born and new, self._loop)
+        bootstrap, boot = node not in self._born and new, self._boots.get(node, "")
+        return Spec(node, config, self._machine, bootstrap, self._loop, boot)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from phx.node.rejoining import Loss, look
 from phx.store import Store
 from phx.store_facts import forget
 from phx.store_folder import read_identity
+from phx.testing.processes import Cluster
 from phx.testing.torture.book import Log
 from phx.testing.torture.clients import (
     ACKNOWLEDGED,
@@ -42,12 +44,14 @@ from phx.testing.torture.machine import APPENDS, Appends, Damaged, encode_append
 from phx.testing.torture.nemesis import Nemesis
 from phx.testing.torture.run import OPTIONS, Options, eras
 from phx.testing.torture.schedule import (
+    DOUBTFUL,
     GROUPS,
     KINDS,
     LOSING,
     MEMBERS,
     NETWORK,
     SINGLE,
+    WHOLE,
     Episode,
     episodes,
 )
@@ -310,7 +314,7 @@ def test_where_members_change_each_episode_begins_with_that() -> None:
     assert not {fault.kind for one in found for fault in one.faults[1:]} & MEMBERS
     on_top = {fault.kind for one in found for fault in one.faults[1:]}
     # (Where members change nothing is lost, and nobody lags so far, at the same time.)
-    assert on_top == KINDS.keys() - SINGLE
+    assert on_top == KINDS.keys() - SINGLE - WHOLE
     assert all(len(one.faults[0].nodes) == 3 for one in found if one.faults[0].kind == "move")
     assert first(200, "6", MEMBERS, changing=True)
 
@@ -330,6 +334,31 @@ def test_no_two_nodes_lose_what_was_durable_at_a_time() -> None:
         assert all(len(fault.nodes) == 1 for fault in single if fault.kind != "move")
         kinds |= {fault.kind for fault in single if len(episode.faults) > 1}
     assert kinds == SINGLE - GROUPS.keys() > LOSING
+
+
+def test_where_groups_are_relaxed_one_machine_fails_at_a_time() -> None:
+    """More than what is only written outlives."""
+    kinds = set()
+    for episode in first(3_000, "9", relaxing=True):
+        single = [fault for fault in episode.faults if fault.kind in SINGLE | DOUBTFUL]
+        assert len(single) <= 1
+        assert all(len(fault.nodes) == 1 for fault in single if fault.kind not in WHOLE)
+        kinds |= {fault.kind for fault in single}
+    assert kinds > DOUBTFUL
+    assert any(len(one.faults[0].nodes) == 3 for one in first(50, "9", ["power"]))
+
+
+def test_who_starts_again_after_its_power_went_is_on_a_machine_that_was_started_anew() -> None:
+    async def main() -> None:
+        async with Cluster(2, 1, "", "phx.testing.torture.worker") as cluster:
+            assert [cluster._spec(node).boot for node in (1, 2)] == ["", ""]
+            cluster.reboot(2)
+            before = cluster._spec(2).boot
+            cluster.reboot(2)
+            assert cluster._spec(1).boot == "" != before != cluster._spec(2).boot
+            assert len(uuid.UUID(before).bytes) == 16
+
+    asyncio.run(main())
 
 
 def test_eras_have_the_disks_that_the_faults_need() -> None:
@@ -563,6 +592,9 @@ class Workers(dict[int, Any]):
     @property
     def workers(self) -> dict[int, Any]:
         return self
+
+    def reboot(self, node: int) -> None:
+        assert node in self.ids
 
 
 class CountedDisk(PowerDisk):

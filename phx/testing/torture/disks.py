@@ -24,7 +24,7 @@ MS_NOSUID_NODEV = 2 | 4
 SMALL_BYTES = 160 << 20
 FSYNC_US = (1_000, 5_000, 20_000)
 """A sync of a disk that can lose power takes one of these: the longer, the more is under way."""
-LAYOUTS = {"power": "power", "full": "small"}
+LAYOUTS = {"power": "power", "forget": "power", "full": "small"}
 """The disks that a kind of fault needs, where it needs special ones."""
 
 

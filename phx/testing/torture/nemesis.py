@@ -26,10 +26,14 @@ from phx.testing.torture.losses import (
 )
 from phx.testing.torture.schedule import GROUPS, LOSING, MEMBERS, Episode, Fault
 from phx.testing.torture.tasks import together, whole
+from phx.types import DURABILITIES
 
 SLOW_US = (20_000, 400_000)
 DELAY_US = (10_000, 300_000)
 CUT_EVERY_S = (0.05, 0.7)
+FORGET_AFTER_S = (0.05, 0.6)
+"""Soon all clients wait for the node that is cut off, and nothing new is said."""
+ELECTED_S = 3.0
 POISON_WITHIN_S = 5.0
 RECOVER_WITHIN_S = 40.0
 REJOIN_WITHIN_S = 60.0
@@ -44,6 +48,9 @@ PUSHED_BYTES = 60_000
 class Nemesis:
     """What goes wrong in a cluster, and what is noticed about it.
 
+    Args:
+        relaxing: some groups say what is only written: what takes that away makes a node suspect.
+
     Attributes:
         done: faults by kind.
         noticed: what nodes said of themselves, counted: "poisoned", "store error", "journal full",
@@ -53,7 +60,14 @@ class Nemesis:
         groups: that come and go.
     """
 
-    def __init__(self, cluster: Cluster, machines: Machines, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        machines: Machines,
+        say: Callable[[str], None],
+        *,
+        relaxing: bool = False,
+    ) -> None:
         assert cluster.mesh is not None
         self.done: Counter[str] = Counter()
         self.noticed: Counter[str] = Counter()
@@ -64,6 +78,7 @@ class Nemesis:
         self._watches: dict[Worker, asyncio.Task[None]] = {}
         self._ours: set[Worker] = set()  # we ended them
         self._traces: list[Strace] = []
+        self._relaxing = relaxing
         self._suspect: set[int] = set()
         self.changes = Changes(self, cluster, machines, say)
         self.groups = Groups(self, cluster, say)
@@ -71,6 +86,8 @@ class Nemesis:
     async def run(self, episode: Episode) -> None:
         """Let an episode happen; when this returns every node runs and the network is whole."""
         alone = len(episode.faults) == 1
+        if self._relaxing:
+            await self._switch(random.Random(episode.faults[0].seed))
         try:
             await together(self._fault(fault, alone) for fault in episode.faults)
         finally:
@@ -78,7 +95,8 @@ class Nemesis:
         await self._rejoined()
 
     async def _rejoined(self) -> None:
-        """Who lost its journal votes again, before anybody else loses anything."""
+        """Who lost its journal, or what was only written to it, votes again before anybody else
+        loses anything."""
         until = time.monotonic() + REJOIN_WITHIN_S
         before: list[int] = []
         while self._suspect:
@@ -91,10 +109,19 @@ class Nemesis:
                 self._suspect.clear()
                 self.noticed["rejoined"] += 1
             elif time.monotonic() > until:
-                self.findings.append(f"wipe-journal: node {node} did not rejoin groups {left}")
+                self.findings.append(f"suspect: node {node} did not rejoin groups {left}")
                 break
             else:
                 await asyncio.sleep(POLL_S)
+
+    async def _switch(self, chance: random.Random) -> None:
+        """Another durability of some group at one node, while it runs."""
+        node = chance.choice(sorted(self._cluster.workers))
+        group = chance.choice(self._cluster.groups)
+        mode = chance.choice(DURABILITIES)
+        why = await self._cluster[node].call("durability", group=group, mode=mode)
+        self._say(f"node {node}, group {group}: {mode}{why and ' was refused: '}{why}")
+        self.noticed["switched" if not why else "not switched"] += 1
 
     async def _fault(self, fault: Fault, alone: bool) -> None:
         await asyncio.sleep(fault.at_s)
@@ -436,6 +463,7 @@ class Nemesis:
         else:
             await self.kill(*nodes)
         await self.start(*nodes)
+        self._doubt(nodes)
 
     async def _eio_at(self, node: int, lasts_s: float, when: int) -> None:
         """A failed sync: the node must say so, acknowledge nothing more, and be started again.
@@ -539,6 +567,33 @@ class Nemesis:
             with suppress(WorkerFailed):
                 await starting
         await self.start(*nodes)
+        self._doubt(nodes)
+
+    async def _forget(self, nodes: list[int], lasts_s: float, chance: random.Random) -> None:
+        """Whoever is left makes a majority, with one that may lack what it said: it was synced, or
+        they must not go on without those that have it."""
+        behind = (len(nodes) - 1) // 2
+        apart, (doubtful, *killed) = nodes[:behind], nodes[behind:]
+        for node in apart:
+            self._mesh.isolate(node)
+        await asyncio.sleep(chance.uniform(*FORGET_AFTER_S))
+        await together([
+            self.power_goes([doubtful], chance.getrandbits(32), 0.0), self.kill(*killed)
+        ])  # fmt: skip
+        for node in apart:
+            for other in self._others(node):
+                self._mesh.cut(node, other)  # or what was held back would be delivered
+            self._mesh.heal(node)
+        await self.start(doubtful)
+        left = (await self._cluster[doubtful].call("health"))["suspect"]
+        self._say(f"node {doubtful} may lack something of groups {left}")
+        await asyncio.sleep(lasts_s + ELECTED_S)
+        await self.start(*killed)
+        self._doubt([doubtful])
+
+    def _doubt(self, nodes: list[int]) -> None:
+        if self._relaxing:
+            self._suspect.update(nodes)
 
     async def power_goes(self, nodes: list[int], seed: int, keep: float) -> None:
         """All processes end at once, and with them what was not durable at that moment.
@@ -556,6 +611,7 @@ class Nemesis:
         for node in nodes:
             self._ours.add(self._cluster[node])
             self._cluster[node].kill()
+            self._cluster.reboot(node)
         await asyncio.gather(*(asyncio.to_thread(disk.release) for disk in powered))
         await self.kill(*nodes)
         for at, disk in enumerate(powered):

@@ -42,6 +42,7 @@ ERA_S = 180.0
 TIMES = ("writable_ms", "change_ms", "pause_ms", "group_call_ms")
 """Of a result: each has a median and a maximum."""
 SHORT_LONGEST_S = 2.5
+RELAXED = (("none", 100_000), ("interval", 50_000), ("interval", 2_000_000))
 MIB = 1 << 20
 # Small, so that segments roll and chunks settle all the time, and who was away is beyond what the
 # others have in memory. A journal holds twice what may be pending and four segments, so that a node
@@ -110,6 +111,8 @@ class Options:
             finding.
         changing: members change in each episode.
         creating: groups come and go.
+        relaxing: most groups say what is only written; what that does not outlive hits one node at
+            a time.
     """
 
     minutes: float
@@ -121,6 +124,7 @@ class Options:
     folder: Path | None = None
     changing: bool = False
     creating: bool = False
+    relaxing: bool = False
 
 
 @dataclass
@@ -152,6 +156,7 @@ class Result:
     replaced: int = 0
     change_ms: dict[str, float] = field(default_factory=dict)
     creating: bool = False
+    relaxing: bool = False
     created: int = 0
     generations: int = 0
     group_calls: dict[str, int] = field(default_factory=dict)
@@ -174,6 +179,7 @@ class Result:
             f"--faults {','.join(kind for kind in self.faults if kind not in GROUPS)}"
             + (" --members" if self.changing else "")
             + (" --created" if self.creating else "")
+            + (" --relaxed" if self.relaxing else "")
         )
 
 
@@ -191,7 +197,7 @@ class Torture:
         self._result = Result(
             options.seed, options.minutes, options.nodes, options.groups, options.clients,
             dict.fromkeys(sorted(options.faults), 0), left_out, changing=options.changing,
-            creating=options.creating,
+            creating=options.creating, relaxing=options.relaxing,
         )  # fmt: skip
         self._times: dict[str, list[float]] = {name: [] for name in TIMES}
         self._noticed: Counter[str] = Counter()
@@ -229,7 +235,8 @@ class Torture:
 
 def eras(options: Options) -> list[str]:
     """The disks of each era: every kind that the faults need in turn, and plain ones."""
-    wanted = [LAYOUTS[kind] for kind in sorted(LAYOUTS, reverse=True) if kind in options.faults]
+    needed = [LAYOUTS[kind] for kind in sorted(LAYOUTS, reverse=True) if kind in options.faults]
+    wanted = list(dict.fromkeys(needed))
     count = max(len(wanted), round(options.minutes * 60 / ERA_S), 1)
     if count > len(wanted) or not wanted:
         wanted.append("plain")
@@ -291,11 +298,14 @@ class Era:
                     options={
                         **OPTIONS[self._chance.randrange(len(OPTIONS))],
                         "directory": options.creating,
+                        "durability": self._durability(),
                     },
                 )
             )
             stack.callback(self._keep_logs)
-            self._nemesis = Nemesis(self._cluster, self._machines, self._say)
+            self._nemesis = Nemesis(
+                self._cluster, self._machines, self._say, relaxing=options.relaxing
+            )
             stack.push_async_callback(self._nemesis.end)
             self._book = self._nemesis.groups.book
             self._clients = Clients(self._cluster, options.clients, self._seed, self._book)
@@ -322,7 +332,7 @@ class Era:
         await clients.stop()
         if self._result.findings or nemesis.findings:
             return {}
-        if self._layout == "power":
+        if self._layout == "power" and not self._options.relaxing:
             self._say("every node loses its power, and what was not synced")
             await nemesis.power_goes(cluster.ids, 0, 0.0)
         else:
@@ -348,6 +358,15 @@ class Era:
             node: {(int(group), state.pop("generation")): state for group, state in groups.items()}
             for node, groups in answers.items()
         }
+
+    def _durability(self) -> dict[str, Any]:
+        """Of the configurations. (A group that syncs makes durable what others wrote before.)"""
+        if not self._options.relaxing:
+            return {}
+        mode, interval_us = self._chance.choice(RELAXED)
+        synced = range(0, self._options.groups, self._chance.choice((3, self._options.groups)))
+        groups = {str(group): "sync" for group in synced if group}
+        return {"mode": mode, "interval_us": interval_us, "groups": groups}
 
     async def _agreed(self, when: str) -> None:
         if self._options.creating:
@@ -395,6 +414,7 @@ class Era:
             longest_s=longest_s,
             changing=options.changing,
             creating=options.creating,
+            relaxing=options.relaxing,
         ):
             if time.monotonic() >= until or result.findings or self._nemesis.findings:
                 break

@@ -24,6 +24,7 @@ KINDS = {
     "eio": "an fdatasync fails, or every one",
     "full": "the file system is full",
     "power": "what was not synced is gone, or some of it",
+    "forget": "some lag; of those that do not, one loses its power, and the rest is killed",
     "wipe": "SIGKILL, and the store is gone, mostly the checkpoints too; the journal stays",
     "wipe-journal": "SIGKILL, and the journal is gone or damaged; the node is allowed to rejoin",
     "lag": "killed or stopped until the others do not keep the log that it needs any more",
@@ -39,6 +40,8 @@ NETWORK = frozenset({"drop", "oneway", "partial", "delay", "cut"})
 LOSING = frozenset({"wipe", "wipe-journal", "flip"})
 """One at a time: two that lost theirs may be all that had some value, and a node that lost its
 journal votes again only with promises of the others (docs/design/protocol.md, Lemma 7)."""
+DOUBTFUL = frozenset({"power", "eio", "forget"})
+"""What relaxed groups lose something by: where there are any, these are such, too."""
 MEMBERS = frozenset({"replace", "grow", "shrink", "move"})
 """The members change. None of these ends before the change is active."""
 GROUPS = {
@@ -52,6 +55,8 @@ SINGLE = LOSING | {"lag"} | MEMBERS | GROUPS.keys()
 """Of these one in an episode: who lags needs others that go on without it, and so does who lost
 something; and a change of members, or of groups, is to be made though others are in its way, not
 because of one that is."""
+WHOLE = frozenset({"move", "forget"})
+"""They need every node."""
 SHORTEST_S, LONGEST_S = 0.5, 6.0
 QUIET_S = (0.5, 2.0)
 
@@ -102,6 +107,7 @@ def episodes(
     longest_s: float = LONGEST_S,
     changing: bool = False,
     creating: bool = False,
+    relaxing: bool = False,
 ) -> Iterator[Episode]:
     """The episodes of a run, without end. The same arguments give the same episodes.
 
@@ -115,22 +121,30 @@ def episodes(
         changing: each episode begins with a change of members, and the other kinds come on top.
         creating: each episode begins with something that is done to created groups, and the others
             come on top; or, half as often, with one of SINGLE.
+        relaxing: there are groups that say what is only written, which outlives the failure of one
+            machine at a time.
     """
     chance = random.Random(seed)
     lead = set(kinds) & MEMBERS if changing else set(kinds)
     top = sorted(set(kinds) - MEMBERS if changing else kinds)
     if creating:
         lead, top = set(kinds) & SINGLE, sorted(set(kinds) - GROUPS.keys())
+    single = SINGLE | DOUBTFUL if relaxing else SINGLE
     late = sorted(lead - set(first)) + sorted(lead & GROUPS.keys())  # those twice
     while True:
         for turn in (sorted(lead & set(first)), late):
             chance.shuffle(turn)
             for kind in turn:
-                yield _episode(chance, kind, top, sorted(nodes), longest_s)
+                yield _episode(chance, kind, top, sorted(nodes), longest_s, single)
 
 
 def _episode(
-    chance: random.Random, kind: str, kinds: list[str], nodes: list[int], longest_s: float
+    chance: random.Random,
+    kind: str,
+    kinds: list[str],
+    nodes: list[int],
+    longest_s: float,
+    single: Collection[str],
 ) -> Episode:
     chosen = [kind]
     if kinds and chance.random() < 0.6:
@@ -139,19 +153,19 @@ def _episode(
     chance.shuffle(free)
     faults: list[Fault] = []
     for one in chosen:
-        if one in SINGLE and any(fault.kind in SINGLE for fault in faults):
+        if one in single and any(fault.kind in single for fault in faults):
             continue
         if one in GROUPS:
             hit = []
         elif one in NETWORK:
-            hit = chance.sample(nodes, _how_many(chance, one, len(nodes)))
-        elif one == "power" and not faults:
+            hit = chance.sample(nodes, _how_many(chance, one, len(nodes), single))
+        elif one == "power" and one not in single and not faults:
             # Whatever is durable nowhere but in memory of a majority shows when all lose power.
             hit = free if chance.random() < 0.5 else free[:1]
-        elif one == "move":
+        elif one in WHOLE:
             hit = free if len(free) == len(nodes) else []
         else:
-            hit = free[: _how_many(chance, one, len(free))]
+            hit = free[: _how_many(chance, one, len(free), single)]
         if not hit and one not in GROUPS:
             continue
         if one not in NETWORK:
@@ -179,8 +193,8 @@ def _episode(
     return Episode(tuple(faults), round(chance.uniform(*QUIET_S), 3))
 
 
-def _how_many(chance: random.Random, kind: str, available: int) -> int:
+def _how_many(chance: random.Random, kind: str, available: int, single: Collection[str]) -> int:
     """Mostly one; sometimes so many that no majority is left; sometimes all."""
-    if kind in ("oneway", "partial", "full") or kind in SINGLE:
+    if kind in ("oneway", "partial", "full") or kind in single:
         return min(1, available)
     return min(available, chance.choice((1, 1, 1, 1, 2, available)))

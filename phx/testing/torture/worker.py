@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from phx.group import Group
 from phx.machines.directory import Directory
 from phx.machines.kv import KeyValue, encode_cas, encode_delete, encode_get, encode_set
 from phx.node import Node
+from phx.node.lives import BOOT_ID
 from phx.node.machine_files import FOLDER
 from phx.store_hosted import generation_at
 from phx.testing.processes import now_us
@@ -36,6 +38,7 @@ from phx.types import (
     DIRECTORY_GROUP,
     Changed,
     Consistency,
+    DurabilityMode,
     GroupStatus,
     Members,
     Role,
@@ -47,6 +50,8 @@ class TorturedNode:
     """The node of this process, and what its parent may ask of it."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        if spec["boot"]:
+            os.environ[BOOT_ID] = spec["boot"]
         self.config = Config.from_mapping(spec["config"])
         self.groups = self.config.hosted_ids  # of the configuration, with the directory
         machines = {KEY_VALUE: KeyValue, APPENDS: Appends}
@@ -131,6 +136,14 @@ class TorturedNode:
             return {"done": [], "failed": repr(error)}
         failed = "; ".join(f"group {group}: {why}" for group, why in sorted(made.failed.items()))
         return {"done": list(made.done), "failed": failed}
+
+    async def do_durability(self, group: int, mode: DurabilityMode) -> str:
+        """What this node says of its acceptances from now on; "", or why it does not."""
+        try:
+            await self.node.group(group).set_durability(mode)
+        except PhxError as error:
+            return repr(error)
+        return ""
 
     async def do_removed(self) -> list[int]:
         """Groups that this node says it is no member of any more."""
