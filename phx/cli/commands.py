@@ -367,7 +367,8 @@ def fault_kinds(
     "--relaxed",
     "relaxing",
     is_flag=True,
-    help="Most groups say what is only written; what takes that away hits one node at a time.",
+    help="Most groups say what is only written; what takes that away hits one node at a time. Not "
+    "with --created.",
 )
 @click.option(
     "--dir",

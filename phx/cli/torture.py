@@ -40,10 +40,13 @@ def run(
     """Run it in a loop of its own. Raises Missing; FileExistsError: `folder` is not empty.
 
     Wrong: members are to change where groups come and go: who is replaced would first have to
-    be moved out of all that it hosts.
+    be moved out of all that it hosts. Or they come and go, and are relaxed: one of few members
+    stands still for good when a machine fails.
     """
     if creating and (changing or MEMBERS & set(faults or ())):
         raise Wrong("--created does not go with changes of members")
+    if creating and relaxing:
+        raise Wrong("--created does not go with groups that are relaxed")
     if changing and faults:
         faults = sorted({*faults, *MEMBERS})
     if folder is not None and folder.exists() and any(folder.iterdir()):

@@ -542,8 +542,8 @@ def test_the_same_schedule_again_is_a_command_that_is_taken() -> None:
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("words", [["--members"], ["--faults", "kill,replace"]])
-def test_members_do_not_change_where_groups_come_and_go(words: list[str]) -> None:
+@pytest.mark.parametrize("words", [["--members"], ["--faults", "kill,replace"], ["--relaxed"]])
+def test_where_groups_come_and_go_members_do_not_change_and_all_sync(words: list[str]) -> None:
     done = phx_torture("--created", *words)
     assert done.returncode == 2
     assert "--created does not go with" in done.stderr
