@@ -647,23 +647,24 @@ class Wanted:
 
     @property
     def left_s(self) -> float:
-        return self._until - time.monotonic()
+        """Never less than nothing."""
+        return max(0.0, self._until - time.monotonic())
 
     def next(self) -> float | bytes | None:
         lease, found = self._lease, self._found
         if isinstance(found, Granted):
             return None
-        if self.left_s <= 0:
+        if not (left_s := self.left_s):
             name = lease.name
             raise TimedOut(f"the lease of {name!r} was not to be had in {self._timeout:g} s")
         self._found = None
         if isinstance(found, Full):
             return encode_forget()
         if isinstance(found, Held):
-            return min(POLL_S, self.left_s)
+            return min(POLL_S, left_s)
         # While this node knows of somebody in the way, nothing is proposed.
         if wait_us := self._leases().wait_us(lease.name, lease.holder, self._under):
-            return min(wait_us / 1e6, POLL_S, self.left_s)
+            return min(wait_us / 1e6, POLL_S, left_s)
         self._since_us = lease._clock()
         return encode_acquire(lease.name, lease.holder, self._ttl_us, self._under)
 

@@ -1,13 +1,16 @@
 """Named leases on real nodes: waiting, renewing, letting in, and a holder that is gone."""
 
 import asyncio
+import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from phx import blocking, errors
 from phx.machines import Counter, KeyValue, Leases
-from phx.machines.lease import Belief, Granted, encode_acquire, encode_release
+from phx.machines import lease as lease_module
+from phx.machines.lease import Belief, Granted, Wanted, encode_acquire, encode_release
 
 from .cluster import all_applied, cluster, config_of
 
@@ -190,6 +193,25 @@ def test_a_blocking_node_takes_the_commands(tmp_path):
         assert not lease.held
         assert not lease.renew()
         assert group.machine().get("job") is None
+
+
+def test_a_time_that_is_up_between_two_looks_at_it_is_nothing_and_not_less(monkeypatch):
+    """A thread may be kept waiting anywhere. (CI on a busy machine: "must be non-negative".)"""
+    clock = itertools.count(0.0, 0.4)
+    monkeypatch.setattr(lease_module.time, "monotonic", lambda: next(clock))
+    lease, leases = (
+        SimpleNamespace(name="job", holder="me"),
+        SimpleNamespace(wait_us=lambda *_: 10**9),
+    )
+    looked = 0
+    for timeout in (0.5, 0.9, 1.3, 1.7):
+        wanted = Wanted(lease, lambda: leases, 1.0, 0, timeout)
+        with pytest.raises(errors.TimedOut):
+            while True:
+                assert wanted.next() >= 0
+                looked += 1
+        assert wanted.left_s == 0
+    assert looked > 2
 
 
 # --- leases that renew themselves
