@@ -121,17 +121,15 @@ def test_it_is_one_state_whatever_is_applied_meanwhile(run_once, tmp_path):
     config = alone(tmp_path, keep=100)
 
     async def main():
-        times, frontiers = 0, set()
+        rounds, frontiers = [], set()
         async with phx.Node(config, {0: Seen, 1: Seen}, bootstrap=True) as node:
             group = node.group(0)
 
             async def both():
-                nonlocal times
-                while times < 300 or len(frontiers) < 4:
-                    await asyncio.gather(
+                while len(rounds) < 300 or len(frontiers) < 4:
+                    rounds.append(await asyncio.gather(
                         group.propose_many([b"1"] * 5), group.propose_many([b"1"] * 5, machine=1)
-                    )
-                    times += 1
+                    ))  # fmt: skip
 
             with pytest.raises(errors.CheckpointFailed, match="nothing is applied yet"):
                 await node.group(1).checkpoint()
@@ -146,7 +144,7 @@ def test_it_is_one_state_whatever_is_applied_meanwhile(run_once, tmp_path):
             async with phx.Node(config, {0: Seen, 1: Seen}) as node:
                 await node.wait_ready()
                 machines = [node.group(0).machine(n) for n in (0, 1)]
-                assert [one.total for one in machines] == [5 * times, 5 * times]
+                assert [one.total for one in machines] == [5 * len(rounds)] * 2
                 frontier = int(found[-1].name.partition("-")[0])
                 assert all(n > frontier for one in machines for n in one.instances)
             shutil.rmtree(found.pop())
