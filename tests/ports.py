@@ -19,7 +19,8 @@ def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, at all addresses of this machine.
 
     No two of these are the same, nor the same as any that this process was given before (until its
-    share is used up); and tests that run side by side have each a share of their own. A port that
+    share is used up); and workers that run side by side have each a share of their own
+    (what a program under test draws for itself, as `phx torture` does, is by chance). A port that
     is bound, told and let go is given to the next who asks now and then, by the kernel too.
     """
     global _next
