@@ -37,6 +37,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def neighbours(count: int) -> int:
+    """The first of `count` such ports in a row."""
+    while True:
+        ports = free_ports(count)
+        if ports == list(range(ports[0], ports[0] + count)):
+            return ports[0]
+
+
 def at_ports(*nodes: int) -> dict[int, str]:
     """An address on this machine for each of these nodes."""
     return {node: free_address() for node in nodes}

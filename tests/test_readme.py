@@ -1,14 +1,14 @@
 """The code in the documents runs, and their links lead somewhere."""
 
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.ports import neighbours
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -24,22 +24,6 @@ PORT = re.compile(r"\b74\d\d\b")
 def blocks(document: str, language: str) -> list[str]:
     found = BLOCK.findall((ROOT / document).read_text())
     return [text for kind, text in found if kind == language]
-
-
-def neighbours(count: int) -> int:
-    """The first of `count` neighbouring ports that were all free a moment ago."""
-    while True:
-        first = random.randrange(10_000, 31_000)
-        probes = [socket.socket() for _ in range(count)]
-        try:
-            for offset, probe in enumerate(probes):
-                probe.bind(("127.0.0.1", first + offset))
-        except OSError:
-            continue
-        finally:
-            for probe in probes:
-                probe.close()
-        return first
 
 
 def on_free_ports(program: str) -> str:
