@@ -203,8 +203,8 @@ class Mesh:
                 link.cut()
 
     def isolate(self, node: int) -> None:
-        """Nothing from and to `node` gets through, and nobody is told. It is held, as TCP sends again
-        what a network drops; a `cut` loses it."""
+        """Nothing from and to `node` gets through, and nobody is told. It is held, as TCP sends
+        again what a network drops; a `cut` loses it."""
         self._isolated.add(node)
         for link in self.links(node):
             link.hold()
