@@ -4,9 +4,11 @@ PHX_BUILD is for working on phx itself: one or several, with commas between, of
 
     debug       assertions of the C++ library, no optimisation, bounds checks, annotated HTML
     asan ubsan  AddressSanitizer, UndefinedBehaviorSanitizer (preload libasan and libstdc++)
-    tsan        ThreadSanitizer (preload libtsan); of phx/_core alone, the rest has one thread
+    tsan        ThreadSanitizer (preload libtsan)
     coverage    counts executed lines of native code for gcov
 
+PHX_BUILD_ONLY names modules, with commas between, as in phx/_core/*,phx/sim/watch_*: no others
+are built.
 PHX_BUILD_CACHE is a folder where the C++ that Cython makes is kept, and taken from by other builds
 of the same sources, in any of these.
 """
@@ -39,6 +41,7 @@ VARIANTS = {
 }
 
 
+ONLY = [name for name in os.environ.get("PHX_BUILD_ONLY", "").split(",") if name]
 VARIANT = [name for name in os.environ.get("PHX_BUILD", "").split(",") if name]
 if unknown := set(VARIANT) - set(VARIANTS):
     sys.exit(f"PHX_BUILD is one of {', '.join(VARIANTS)}; not {', '.join(sorted(unknown))}")
@@ -58,6 +61,18 @@ def kept_for(directives: dict[str, object]) -> Path | None:
     return Path(cache, key.hexdigest())
 
 
+def sources() -> list[Path]:
+    found = [
+        source
+        for folder in NATIVE
+        for source in sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob("*.pyx"))
+    ]
+    chosen = [one for one in found if any(one.with_suffix("").match(name) for name in ONLY)]
+    if ONLY and not chosen:
+        sys.exit(f"PHX_BUILD_ONLY: no module is {' or '.join(ONLY)}")
+    return chosen or found
+
+
 def extensions() -> list[Extension]:
     compile_args = ["-std=c++17", "-O3", "-g" if "debug" in VARIANT else "-g1", "-pthread"]
     link_args = ["-pthread"]
@@ -75,8 +90,7 @@ def extensions() -> list[Extension]:
             include_dirs=[str(CORE)],
             depends=[str(header) for header in sorted(CORE.glob("*.h"))],
         )
-        for folder in (NATIVE[:1] if "tsan" in VARIANT else NATIVE)
-        for source in sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob("*.pyx"))
+        for source in sources()
     ]
     if {"egg_info", "dist_info", "sdist"} & set(sys.argv):
         return modules  # nothing will be compiled
@@ -94,7 +108,7 @@ def extensions() -> list[Extension]:
         nthreads=JOBS if sys.platform == "linux" else 0,
         quiet=True,
     )
-    if kept and not kept.exists() and "tsan" not in VARIANT:
+    if kept and not kept.exists() and not ONLY:
         shutil.copytree(BUILD / "cython", fresh := kept.with_suffix(f".{os.getpid()}"))
         fresh.rename(kept)
     for module in made:  # not before: the C++ names what it is made with, and is one for all

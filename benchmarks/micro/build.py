@@ -8,6 +8,7 @@ sources, with phx's declarations, with Cython and with Python.
 import contextlib
 import hashlib
 import io
+import os
 import sys
 import sysconfig
 from pathlib import Path
@@ -25,6 +26,7 @@ LOOPS = HERE / "phx_micro"
 MODULES = ("measure", "codec_loops", "engine_loops", "log_loops", "queue_loops")
 PHX = Path(phx.__file__).resolve().parent
 COMPILE = ["-std=c++17", "-O3", "-g1", "-pthread", "-Wno-sign-compare"]  # as setup.py does
+COMPILE += os.environ.get("PHX_MICRO_FLAGS", "").split()
 
 
 def version_of_sources() -> str:

@@ -8,6 +8,7 @@ import pytest
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 KILLS = 12
+RATE_PER_S = 200.0  # values of each node: of many kills, not of a full processor
 OFTEN = {"interval_instances": 60, "interval_us": 0, "keep": 2}
 
 
@@ -33,7 +34,7 @@ def test_kills_under_load_lose_nothing(crew):
     cluster = crew(groups=6, checkpoints=OFTEN)
     cluster.start(bootstrap=True)
     cluster.ready()
-    cluster.each("load", rate=600.0)
+    cluster.each("load", rate=RATE_PER_S)
     before = 0
     for kill in range(KILLS):
         written(cluster, chance.uniform(0.1, 0.6))
@@ -43,7 +44,7 @@ def test_kills_under_load_lose_nothing(crew):
         cluster.start(victim)
         if chance.random() < 0.5:
             cluster.ready(nodes=[victim])
-        cluster[victim].call("load", rate=600.0)
+        cluster[victim].call("load", rate=RATE_PER_S)
         if kill % 5 == 4:
             cluster.ready()
             written(cluster, 0.3)

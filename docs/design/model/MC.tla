@@ -100,14 +100,14 @@ Watch ==
                              /\ lead'[n].next > lead[n].next)
     /\ Note(5, "two nodes lead at once",
             \E n, o \in Nodes : n # o /\ lead'[n].role = "lead" /\ lead'[o].role = "lead")
-    /\ Note(6, "a leader runs phase 1 again", \* full
+    /\ Note(6, "a leader runs phase 1 again",
             \E n \in Nodes : lead[n].role = "lead" /\ lead'[n].role = "prepare")
     /\ Note(7, "an acceptor has a hole",
             \E n \in Nodes : \E i \in Inst : ct'[n] < i /\ jour'[n].acc[i].b = 0
                              /\ \E k \in Inst : k > i /\ jour'[n].acc[k].b > 0)
     /\ Note(8, "an entry is elided from a Promise",
             \E m \in new : m.t = "promise" /\ \E i \in Inst : m.rep[i][3] = "elided")
-    /\ Note(9, "a Promise reports an entry marked chosen", \* full
+    /\ Note(9, "a Promise reports an entry marked chosen",
             \E m \in new : m.t = "promise" /\ \E i \in Inst : m.rep[i][3] = "cho")
     /\ Note(10, "a watermark makes an instance chosen",
             \E n \in Nodes : ct'[n] > ct[n] /\ lead[n].role # "lead"
@@ -141,7 +141,7 @@ Watch ==
             \E m \in new : m.t = "accepted" /\ \E i \in 1 .. m.u :
                 /\ <<m.n, i>> \notin {<<x[1], x[2]>> : x \in {z \in votes' : z[3] = m.b}}
                 /\ \E o \in msgs : o.t = "accept" /\ o.b = m.b /\ o.i = i)
-    /\ Note(21, "an Accept beyond the window is not taken", \* full
+    /\ Note(21, "an Accept beyond the window is not taken",
             \E n \in Nodes : \E m \in msgs' : m.t = "accept" /\ m.i > ct'[n] + Window
                              /\ m.b = jour'[n].prom)
     /\ Note(22, "all instances are chosen everywhere",
@@ -150,14 +150,14 @@ Watch ==
             \E m \in new : m.t = "accepted" /\ \E i \in 1 .. m.u :
                 \E o \in msgs : /\ o.t = "accept" /\ o.b = m.b /\ o.i = i
                                /\ \E x \in told : x[1] = i /\ x[2] # o.v)
-    /\ Note(24, "a node restarts from what its store holds", \* full
+    /\ Note(24, "a node restarts from what its store holds",
             \E n \in Nodes : life'[n] > life[n] /\ settled[n] > 0)
-    /\ Note(25, "a node reports a chosen entry of which it no longer has the ballot", \* full
+    /\ Note(25, "a node reports a chosen entry of which it no longer has the ballot",
             \E m \in new : m.t = "promise"
                 /\ \E i \in Inst : m.rep[i][3] = "cho" /\ m.rep[i][1] = 0)
-    /\ Note(26, "a node that lost an acceptance rejoins", \* full
+    /\ Note(26, "a node that lost an acceptance rejoins",
             \E n \in Nodes : loss[n].sus /\ ~loss'[n].sus
                              /\ \E x \in votes : x[1] = n /\ x[3] <= loss[n].top)
-    /\ Note(27, "a leader is promised by a node that has rejoined", \* full
+    /\ Note(27, "a leader is promised by a node that has rejoined",
             \E m \in new : m.t = "promise" /\ loss[m.n].n > 0)
 =============================================================================

@@ -127,10 +127,10 @@ Watch ==
     /\ Note(6, "a member of both drops an acceptance above the barrier",
             \E n \in Nodes : conf'[n].ver > conf[n].ver
                              /\ \E i \in Inst : i > conf'[n].i /\ acc[n][i].b > 0)
-    /\ Note(7, "old and new members have a leader at once", \* full
+    /\ Note(7, "old and new members have a leader at once",
             \E n, o \in Nodes : /\ lead'[n].role = "lead" /\ lead'[o].role = "lead"
                                 /\ lead'[n].ver < lead'[o].ver)
-    /\ Note(8, "old members elect a leader after the new ones have chosen something", \* full
+    /\ Note(8, "old members elect a leader after the new ones have chosen something",
             \E n \in Nodes : /\ lead'[n].role = "lead" /\ lead[n].role # "lead"
                              /\ \E t \in told : t[3] > lead'[n].ver)
     /\ Note(9, "a removed member forgets what it accepted",

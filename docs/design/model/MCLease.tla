@@ -59,24 +59,24 @@ Watch ==
     /\ Note(4, "a promise is held up by a grant",
             \E n \in Nodes : \E m \in msgs' : m.t = "prepare" /\ m.b > prom'[n]
                                               /\ GrantRuns(n, m.b, m.rel)')
-    /\ Note(5, "a transfer passes over a grant that runs", \* full
+    /\ Note(5, "a transfer passes over a grant that runs",
             \E m \in new : m.t = "promise" /\ grant[m.n].left > 0 /\ grant[m.n].b = prom[m.n]
                            /\ m.b > prom[m.n])
-    /\ Note(6, "a leader counts on a grant that was forgotten by a restart", \* full
+    /\ Note(6, "a leader counts on a grant that was forgotten by a restart",
             \E n, o \in Nodes : quiet'[o] > 0 /\ Believes(n)' /\ held'[n][o] > 0)
-    /\ Note(7, "a crash forgets a promise on which a lease rests", \* full
+    /\ Note(7, "a crash forgets a promise on which a lease rests",
             \E n, o \in Nodes : crashes' > crashes /\ prom'[o] < prom[o]
                                 /\ Believes(n) /\ held[n][o] > 0)
     /\ Note(8, "a leader holds a lease before it has recovered",
             \E n \in Nodes : Believes(n)' /\ ~Ready(n)' /\ known' > ct'[n])
     /\ Note(9, "a leader is overtaken, and something is chosen that it does not know",
             \E n, o \in Nodes : lead'[n].role = "lead" /\ Ready(n)' /\ known' > ct'[n])
-    /\ Note(10, "a read is checked by a leader whose lease does not run", \* full
+    /\ Note(10, "a read is checked by a leader whose lease does not run",
             read'.st = "done" /\ read.st = "asked" /\ ~Runs(read.at))
-    /\ Note(11, "a point is taken anew, and is another one", \* full
+    /\ Note(11, "a point is taken anew, and is another one",
             read'.b > read.b /\ read.st = "asked" /\ read'.point > read.point)
     /\ Note(12, "a lease read sees what is chosen",
             \E n \in Nodes : Believes(n)' /\ Ready(n)' /\ known' > 0)
-    /\ Note(13, "a lease is renewed", \* full
+    /\ Note(13, "a lease is renewed",
             \E n, o \in Nodes : held'[n][o] > held[n][o] /\ held[n][o] > 0)
 =============================================================================
