@@ -2,12 +2,14 @@
 
     gate_left     some values left: were applied. Nothing else moves a gate
     gate_full     whether one more is turned away; set `refused` then
+    gate_over     whether it may open, since nobody waits and nobody has for a while
 
 A gate is open or shut. Open, it lets everything in. It shuts when for a while no value that left
 had been here for less than half of the bound: then values leave as fast as they can, and how fast
 that is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so
-many wait if each waits so long). It opens when nobody was turned away for a span, or nobody waits.
-docs/design/flow.md has the argument.
+many wait if each waits so long). It opens when nobody was turned away for a span; or when nobody
+waits, unless that is because somebody was turned away just now. docs/design/flow.md has the
+argument.
 """
 
 from phx._core.native cimport *
@@ -39,6 +41,7 @@ cdef struct Gate:
 cdef void gate_left(Gate* g, u64 bound_us, u64 n, u64 nbytes, u64 stay_us, u64 waiting,
                     u64 now_us) noexcept nogil
 cdef void gate_open(Gate* g) noexcept nogil
+cdef bint gate_over(const Gate* g, u64 bound_us, u64 waiting, u64 now_us) noexcept nogil
 
 cdef inline bint gate_full(const Gate* g, u64 waiting, u64 nbytes) noexcept nogil:
     return g.window != 0 and waiting >= GATE_FLOOR and (

@@ -31,6 +31,12 @@ cdef void gate_open(Gate* g) noexcept nogil:
     g.window = g.window_bytes = 0
 
 
+# A window of a few is empty at times while many are turned away. Open, it would let all of them in
+# until the next value leaves. So it waits for a span without anybody, which overload has not.
+cdef bint gate_over(const Gate* g, u64 bound_us, u64 waiting, u64 now_us) noexcept nogil:
+    return g.window != 0 and waiting == 0 and now_us > g.last_us + span_us(bound_us)
+
+
 cdef double follow(double known, double seen) noexcept nogil:
     if seen > known:
         return known + (seen - known) / RISE
@@ -47,7 +53,7 @@ cdef void gate_left(Gate* g, u64 bound_us, u64 n, u64 nbytes, u64 stay_us, u64 w
     cdef bint stall = now_us - g.last_us > STALL_US
     cdef double elapsed_us
     g.last_us = now_us
-    if waiting == 0:
+    if waiting == 0 and not g.refused:
         gate_open(g)
     if g.window == 0 and (waiting == 0 or stall or stay_us <= bound_us // 2):
         begin(g, now_us)
@@ -89,8 +95,10 @@ cdef class GateDoor:
         memset(&self.g, 0, sizeof(Gate))
         self.bound_us = bound_us
 
-    def offer(self, u64 n=1, u64 nbytes=0):
-        """Whether `n` more are let in."""
+    def offer(self, u64 n=1, u64 nbytes=0, u64 now_us=0):
+        """Whether `n` more are let in, at that time."""
+        if gate_over(&self.g, self.bound_us, self.waiting, now_us):
+            gate_open(&self.g)
         if gate_full(&self.g, self.waiting, self.waiting_bytes):
             self.g.refused = True
             return False

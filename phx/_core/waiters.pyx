@@ -11,7 +11,7 @@ from libc.string cimport memset
 
 from phx._core.native cimport *
 from phx._core.entries cimport Entries, Entry, Passage, Stretch
-from phx._core.gate cimport Gate, gate_full, gate_left, gate_open
+from phx._core.gate cimport Gate, gate_full, gate_left, gate_open, gate_over
 from phx._core.sessions cimport SEQUENCES_MAX
 
 IN_FLIGHT_MAX = <int>SEQUENCES_MAX
@@ -241,6 +241,13 @@ cdef class Waiters:
     # all the same whoever has less waiting than its share of the window.
     cdef bint held_up(self, WaiterRing* ring) noexcept:
         cdef Gate* gate = self.gate_of(ring)
+        cdef u64 now_us = self.now_us()
+        if gate_over(gate, self.wait_us_max, ring.count, now_us):
+            gate_open(gate)
+            self.shut -= 1
+        if gate_over(&self.gate, self.wait_us_max, self.count, now_us):
+            gate_open(&self.gate)
+            self.shut -= 1
         if gate_full(gate, ring.count, ring.bytes):
             gate.refused = True
             return True

@@ -39,7 +39,7 @@ class Station:
 
     def offer(self, n=1):
         self.offered += n
-        if not self.gate.offer(n, n * self.nbytes):
+        if not self.gate.offer(n, n * self.nbytes, self.now_us):
             self.refused += n
             return False
         self.queue += [(self.now_us, self.nbytes)] * n
@@ -244,6 +244,22 @@ def test_a_disk_that_is_slower_than_the_bound_meanwhile_leaves_a_few_and_comes_b
     assert made.left_since(began_us) > 0.8 * 5 * PER_S
 
 
+@pytest.mark.parametrize("sync_ms", [30, 50, 100, 300])
+def test_few_are_let_in_also_when_those_few_have_left(sync_ms):
+    """The bound is below what any value takes. When the four that may wait have left nobody waits
+    for a moment; thousands were let in then, before the next left."""
+    made = Station(20 * MS, base_us=sync_ms * MS)
+    made.run(2, PER_S * 5)
+    made.run(20)  # what was let in before anything was known leaves
+    assert made.gate.waiting == 0
+    made.run(20, PER_S * 5)
+    began_us, made.most = made.now_us, 0
+    made.run(20, PER_S * 5)
+    assert made.gate.window == made.most == FLOOR
+    assert made.left_since(began_us) >= FLOOR * 15 * S / (sync_ms * MS)
+    assert made.p99_us(began_us) < 1.5 * sync_ms * MS
+
+
 def test_what_waits_does_not_grow_while_nothing_leaves_under_overload():
     made = warm(100 * MS)
     made.run(5, PER_S * 5)
@@ -282,6 +298,9 @@ def test_a_queue_that_emptied_is_no_overload():
     made.run(1, PER_S * 5)
     assert made.gate.window
     assert made.gate.rate_per_s == pytest.approx(PER_S, rel=0.3)
+    burst = 10 * made.gate.window
     made.run(1)
     assert made.gate.waiting == 0
+    assert made.offer(burst)
+    assert made.offer(burst)
     assert made.gate.window == 0
