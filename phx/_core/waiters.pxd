@@ -59,7 +59,8 @@ cdef class Waiters:
     cdef WaiterRing* find(self, u32 group) except NULL
     cdef int grow(self, WaiterRing* ring, u64 count) except -1
     cdef Gate* gate_of(self, WaiterRing* ring) noexcept
-    cdef bint held_up(self, WaiterRing* ring) noexcept
+    cdef bint held_up(self, WaiterRing* ring) except? True
+    cdef int open_idle(self, Gate* gate, u64 waiting) except -1
     cdef int left(self, WaiterRing* ring, u64 count, u64 nbytes) except -1
     cdef void emptied(self, WaiterRing* ring) noexcept
     cdef u64 due(self, object timeout) except? 0

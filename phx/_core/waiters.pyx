@@ -239,15 +239,10 @@ cdef class Waiters:
 
     # Whether a gate is shut for one more in this group: the group's, or the node's, which lets in
     # all the same whoever has less waiting than its share of the window.
-    cdef bint held_up(self, WaiterRing* ring) noexcept:
+    cdef bint held_up(self, WaiterRing* ring) except? True:
         cdef Gate* gate = self.gate_of(ring)
-        cdef u64 now_us = self.now_us()
-        if gate_over(gate, self.wait_us_max, ring.count, now_us):
-            gate_open(gate)
-            self.shut -= 1
-        if gate_over(&self.gate, self.wait_us_max, self.count, now_us):
-            gate_open(&self.gate)
-            self.shut -= 1
+        self.open_idle(gate, ring.count)
+        self.open_idle(&self.gate, self.count)
         if gate_full(gate, ring.count, ring.bytes):
             gate.refused = True
             return True
@@ -257,6 +252,15 @@ cdef class Waiters:
             self.gate.refused = True
             return True
         return False
+
+    cdef int open_idle(self, Gate* gate, u64 waiting) except -1:
+        cdef u64 now_us
+        if waiting == 0 and gate.window:
+            now_us = self.now_us()
+            if gate_over(gate, self.wait_us_max, waiting, now_us):
+                gate_open(gate)
+                self.shut -= 1
+        return 0
 
     # So many of a group were applied, the youngest last.
     cdef int left(self, WaiterRing* ring, u64 count, u64 nbytes) except -1:
@@ -587,11 +591,16 @@ cdef class Waiters:
     def gate_of_group(self, u32 group):
         """(values turned away, how many may wait: 0: as many as the limits allow)."""
         cdef WaiterRing* ring = self.find(group)
-        return ring.turned_away, self.gate_of(ring).window if self.wait_us_max else 0
+        if self.shut == 0:
+            return ring.turned_away, 0
+        self.open_idle(self.gate_of(ring), ring.count)
+        return ring.turned_away, self.gate_of(ring).window
 
     def gates_now(self):
         """What is turned away at this node, as numbers by name."""
-        cdef bint shut = self.gate.window != 0
+        cdef bint shut
+        self.open_idle(&self.gate, self.count)
+        shut = self.gate.window != 0
         return {
             "turned_away": self.turned_away,
             "window": self.gate.window,

@@ -43,6 +43,8 @@ def test_what_would_wait_for_longer_is_turned_away_and_the_rest_is_applied(run_o
             applied = group.machine().values
             assert sorted(applied) == sorted(value for value, _ in taken)
             assert (await group.propose(b"when nobody waits")).value
+            await asyncio.sleep(4 * BOUND_US / 1e6)  # twice what is a span without anybody
             assert group.status().wait_window == node.status().flow["window"] == 0
+            await asyncio.gather(*(group.propose(b"%d" % n) for n in range(50)))
 
     run_once(main())
