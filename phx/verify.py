@@ -473,7 +473,10 @@ def lmdb_findings(folder: Path) -> Iterator[str]:
     """Of files whose pages are sound."""
     try:
         with closing(read_only(folder)) as env:
-            applied_of(env, folder)
+            if applied_of(env, folder) is not None:
+                with env.begin() as txn:
+                    for name in list(txn.cursor().iternext(values=False)):
+                        env.open_db(bytes(name), txn, create=False)
     except (lmdb.Error, Damaged) as error:
         yield str(error)
 
@@ -504,6 +507,8 @@ def sqlite_findings(file: Path) -> Iterator[str]:
                     )
         except (sqlite3.Error, Damaged) as error:
             yield str(error)
+        except UnicodeDecodeError as error:  # of what SQLite says of a schema that is damaged
+            yield f"the schema is no text: {error}"
 
 
 # --- all of it together

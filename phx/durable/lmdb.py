@@ -247,6 +247,16 @@ def _open_env(folder: Path, map_bytes: int, tables: int) -> lmdb.Environment:
     return env
 
 
+# What LMDB says of pages, or of what a page says of a table, that it could not have written.
+_DAMAGE = (
+    lmdb.NotFoundError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.IncompatibleError,
+)
+
+
 def _open_tables(
     env: lmdb.Environment, folder: Path, names: tuple[str, ...]
 ) -> tuple[dict[str, Any], int]:
@@ -259,7 +269,7 @@ def _open_tables(
             if new:
                 txn.put(APPLIED, _pack_applied(0), db=own)
             applied = _applied_in(txn, own, folder)
-    except (lmdb.NotFoundError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+    except _DAMAGE as error:
         raise Damaged(f"{folder}: {error}") from error
     return {"phx": own, **tables}, applied
 

@@ -177,12 +177,15 @@ class SqliteMachine(DurableMachine):
 
     def _begin_with(self, db: _Connection) -> None:
         """Make ready a connection that was just opened; afterwards a transaction is open."""
-        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        try:
+            (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+            new = _number(db, "SELECT count(*) FROM sqlite_master") == 0
+        except UnicodeDecodeError as error:  # of what SQLite says of a schema that is damaged
+            raise Damaged(f"{self._path}: its schema is no text: {error}") from error
         if mode != "wal":
             raise sqlite3.OperationalError(f"the journal mode is {mode}: a network disk?")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's cache, too
-        new = _number(db, "SELECT count(*) FROM sqlite_master") == 0
         self.connected(db)
         self._changes = -1
         self._ending = True

@@ -534,3 +534,57 @@ def test_between_any_two_statements_the_files_are_those_of_one_commit(tmp_path):
     assert sum(statement == "COMMIT" for statement, *_ in seen) == 2
     assert [one for one in seen if not one[2]] == []
     assert {applied for _, applied, _ in seen} == {0, 5, 8}
+
+
+def damaged_or_whole(kind, folder, content):
+    """A machine on these bytes opens as it was, or says that they are damaged; whether it opens."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / ("data.mdb" if kind == "lmdb" else "state.db")).write_bytes(content)
+    named = list(content_findings(folder / next(folder.iterdir()).name))
+    again = KINDS[kind]()
+    try:
+        assert again.open(folder) == 40
+    except Damaged:
+        assert named
+        return False
+    finally:
+        again.close()
+    return True
+
+
+def closed_at_forty(kind, folder):
+    made = KINDS[kind]()
+    made.open(folder)
+    feed(made, 1, 40)
+    made.commit(40)
+    made.close()
+    (file,) = (one for one in folder.iterdir() if one.suffix in (".mdb", ".db")
+               and one.name != "lock.mdb")  # fmt: skip
+    return file.read_bytes()
+
+
+def test_whatever_bit_of_a_table_s_record_is_flipped_lmdb_s_words_for_it_are_damage(tmp_path):
+    """Seen by the sweep over all bytes: MDB_INVALID of one table kept the whole node from starting,
+    and `phx verify` did not look at the machine's own tables."""
+    folder = tmp_path / "machine"
+    sound = closed_at_forty("lmdb", folder)
+    places = [at for at in range(len(sound)) if sound.startswith(b"sums", at)]
+    assert places
+    opened = []
+    for place in places:
+        for at in range(place - 8, place + 4 + 48):  # the head of the node, its name, the record
+            for bit in range(8):
+                content = bytearray(sound)
+                content[at] ^= 1 << bit
+                opened.append(damaged_or_whole("lmdb", folder, content))
+    assert opened.count(False) > 8
+
+
+def test_a_schema_that_is_no_text_any_more_is_damage(tmp_path):
+    """So was seen that SQLite's words for it could not be decoded: `phx verify` ended there."""
+    folder = tmp_path / "machine"
+    sound = closed_at_forty("sqlite", folder)
+    content = bytearray(sound)
+    content[sound.index(b"CREATE TABLE sums") + len("CREATE ")] = 0xC1  # near "\xc1ABLE"
+    assert not damaged_or_whole("sqlite", folder, content)
