@@ -29,7 +29,6 @@ from phx.checkpoint.catalog import ROOT, Catalog, look, path_of
 from phx.checkpoint.files import OsFiles
 from phx.checkpoint.loading import Broken, need_sound
 from phx.lmdb_files import LMDB_MAJOR
-from phx.errors import Damaged
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
 from phx.membership import Membership
@@ -339,7 +338,7 @@ def test_each_byte_of_the_files_of_a_durable_machine(kind: str, room: Path) -> N
                 same += 1
             else:
                 other += 1
-        except Damaged:
+        except errors.Damaged:
             refused += 1  # where phx's own table has another name, the file is somebody else's
         except (ValueError, TypeError, sqlite3.OperationalError):
             refused += 1  # of the machine's own: a key that is no number, a column of another name
