@@ -229,10 +229,10 @@ def look_at_store(report: Report, whole: bool) -> None:
         report.find(f"{STORE}/data.mdb", error)
 
 
-def read_only(path: Path) -> lmdb.Environment:
-    """LMDB that makes no lock file and changes nothing."""
+def read_only(path: Path, tables: int = 3) -> lmdb.Environment:
+    """LMDB that makes no lock file and changes nothing, for so many tables at a time."""
     return lmdb.Environment(
-        str(path), readonly=True, lock=False, create=False, max_dbs=3, lib_version=LMDB_MAJOR
+        str(path), readonly=True, lock=False, create=False, max_dbs=tables, lib_version=LMDB_MAJOR
     )
 
 
@@ -473,10 +473,12 @@ def lmdb_findings(folder: Path) -> Iterator[str]:
     """Of files whose pages are sound."""
     try:
         with closing(read_only(folder)) as env:
-            if applied_of(env, folder) is not None:
-                with env.begin() as txn:
-                    for name in list(txn.cursor().iternext(values=False)):
-                        env.open_db(bytes(name), txn, create=False)
+            tables = env.stat()["entries"]
+            if applied_of(env, folder) is None:
+                return
+        with closing(read_only(folder, tables)) as env, env.begin() as txn:
+            for name in list(txn.cursor().iternext(values=False)):
+                env.open_db(name, txn, create=False)
     except (lmdb.Error, Damaged) as error:
         yield str(error)
 

@@ -24,6 +24,7 @@ from phx.durable.sqlite import SqliteMachine
 from phx.errors import Damaged
 from phx.machine import StateMachine, has_snapshots
 from phx.types import Entry
+from phx.verify import content_findings
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -89,6 +90,18 @@ def test_this_lmdb_has_its_patch(tmp_path):
     machine.open(tmp_path / "one")
     assert written(machine, 3)[:8] == b"PHXLMDB1"
     machine.close()
+
+
+def test_a_sound_machine_of_many_tables_has_no_findings(tmp_path):
+    class Many(LmdbSums):
+        tables = (*LmdbSums.tables, *(f"table {n}" for n in range(20)))
+
+    machine = Many()
+    machine.open(tmp_path / "many")
+    feed(machine, 1, 10)
+    machine.commit(10)
+    machine.close()
+    assert list(content_findings(tmp_path / "many" / "data.mdb")) == []
 
 
 def test_lmdb_refuses_a_commit_from_elsewhere(tmp_path):
