@@ -26,7 +26,7 @@ LOOPS = HERE / "phx_micro"
 MODULES = ("measure", "codec_loops", "engine_loops", "log_loops", "queue_loops")
 PHX = Path(phx.__file__).resolve().parent
 COMPILE = ["-std=c++17", "-O3", "-g1", "-pthread", "-Wno-sign-compare"]  # as setup.py does
-COMPILE += os.environ.get("PHX_MICRO_FLAGS", "").split()
+COMPILE += os.environ.get("PHX_MICRO_FLAGS", "").split()  # for tests, which measure nothing
 
 
 def version_of_sources() -> str:

