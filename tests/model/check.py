@@ -61,11 +61,11 @@ class Case:
         while todo:
             texts.append((MODEL / f"{todo.pop()}.tla").read_text())
             extends = re.findall(r"^EXTENDS (.*)$", texts[-1], re.MULTILINE)
-            todo += [name for name in re.findall(r"\w+", " ".join(extends)) if own(name)]
+            todo += [name for name in re.findall(r"\w+", " ".join(extends)) if is_ours(name)]
         return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def own(module: str) -> bool:
+def is_ours(module: str) -> bool:
     return (MODEL / f"{module}.tla").exists()
 
 
@@ -99,7 +99,7 @@ class Result:
         expects = self.case.expects
         return self.verdict == ("passes" if expects is None else f"violates {expects}")
 
-    def recorded(self) -> dict[str, object]:
+    def row(self) -> dict[str, object]:
         return {
             "of": self.case.digest(),
             "verdict": self.verdict,
@@ -143,7 +143,7 @@ def situations() -> set[str]:
     return set(re.findall(r'Note\(\d+, "([^"]+)"', text))
 
 
-def record() -> dict[str, dict[str, object]]:
+def read_record() -> dict[str, dict[str, object]]:
     """What was recorded, by the name of the configuration."""
     known: dict[str, dict[str, object]] = json.loads(RECORD.read_text())
     return known
@@ -151,7 +151,7 @@ def record() -> dict[str, dict[str, object]]:
 
 def differs(result: Result, known: dict[str, dict[str, object]]) -> bool:
     """Whether something else was recorded of the same text."""
-    before, now = known.get(result.case.name, {}), result.recorded()
+    before, now = known.get(result.case.name, {}), result.row()
     return before.get("of") == now["of"] and before != now
 
 
@@ -213,12 +213,12 @@ def main() -> int:
     named = set(options.names)
     chosen = [case for case in cases() if case.name in named or not named]
     chosen = [case for case in chosen if case.quick or not options.quick]
-    known = {} if options.record or not RECORD.exists() else record()
+    known = {} if options.record or not RECORD.exists() else read_record()
     print(f"{'configuration':44} {'distinct states':>15} {'depth':>5} {'s':>6}  outcome")
     good, reached, fresh = True, set[str](), {}
     for result in results(java, jar, chosen, options.jobs):
         case, other = result.case, differs(result, known)
-        fresh[case.name] = result.recorded()
+        fresh[case.name] = result.row()
         good = good and result.good and not other
         if case.expects is None:
             reached |= result.reached
@@ -238,7 +238,7 @@ def main() -> int:
     cpu_s = used.ru_utime + used.ru_stime
     print(f"{'as expected' if good else 'FAILED'}, {cpu_s:.0f} s of one core")
     if good and options.record:
-        kept = record() if (named or options.quick) and RECORD.exists() else {}
+        kept = read_record() if (named or options.quick) and RECORD.exists() else {}
         RECORD.write_text(json.dumps(kept | fresh, indent=1, sort_keys=True) + "\n")
     return 0 if good else 1
 

@@ -46,7 +46,7 @@ def test_the_rules_pass_and_broken_variants_are_rejected() -> None:
 
 
 def test_the_model_as_it_stands_was_checked_as_a_whole() -> None:
-    known, cases = check.record(), check.cases()
+    known, cases = check.read_record(), check.cases()
     assert sorted(known) == sorted(case.name for case in cases)
     reached = set[str]()
     for case in cases:
@@ -80,7 +80,7 @@ def test_a_digest_is_of_all_text_that_an_outcome_depends_on(tmp_path: Path, monk
 def test_an_outcome_that_is_not_the_recorded_one_is_told() -> None:
     case = check.cases()[0]
     one = check.Result(case, f"7 distinct states found\n{check.PASSED}", 1.0)
-    known = {case.name: one.recorded()}
+    known = {case.name: one.row()}
     assert not check.differs(one, known)
     other = check.Result(case, f"8 distinct states found\n{check.PASSED}", 1.0)
     assert check.differs(other, known)
