@@ -174,6 +174,9 @@ MALFORMED = [
     msgpack.packb(["set"]),
     msgpack.packb(["set", "k"]),
     msgpack.packb(["set", "k", "text"]),
+    msgpack.packb(["set", "k", b"v", 1]),
+    msgpack.packb([b"set", "k", b"v"]),
+    msgpack.packb({"set": 1, "k": 2, b"v": 3}),
     msgpack.packb(["set", 5, b"v"]),
     msgpack.packb(["set", ["k"], b"v"]),
     msgpack.packb(["get", "k", 1]),
@@ -281,6 +284,19 @@ def test_states_that_differ_have_digests_that_differ(commands):
 
 def test_a_batch_is_its_commands_one_by_one():
     one, other = KeyValue(), KeyValue()
-    commands = [Entry(value=encode_set(f"k{n % 3}", b"%d" % n)) for n in range(9)]
-    assert one.apply_batch(commands) == [other.apply(command) for command in commands]
+    sound = [
+        command
+        for n in range(9)
+        for command in (
+            encode_set(f"k{n % 3}", b"%d" % n), encode_set(b"k", b"%d" % n), encode_get("k1"),
+            encode_cas("k2", n, b"x"), encode_delete("k0"),
+            encode_multi([("k1", True)], [encode_get("k1")]),
+        )
+    ]  # fmt: skip
+    values = [
+        value for pair in zip(sound, MALFORMED * len(sound), strict=False) for value in pair
+    ]  # each malformed one between two sound ones
+    assert len(values) > 2 * len(MALFORMED)
+    batch = [Entry(value=value) for value in values]
+    assert one.apply_batch(batch) == [other.apply(entry) for entry in batch]
     assert one.digest() == other.digest()
