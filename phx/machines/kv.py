@@ -211,7 +211,9 @@ class KeyValue(StateMachine):
 
     def apply_batch(self, entries: Sequence[Entry]) -> list[Any]:
         """As ``apply``, one after the other; a set, the most frequent, is done in place: a quarter
-        less time a value."""
+        less time a value. (Not in a class whose ``apply`` is another.)"""
+        if type(self).apply is not KeyValue.apply:
+            return [self.apply(entry) for entry in entries]
         run, unpack, items = self._run, _unpack, self._items
         results: list[Any] = []
         append = results.append

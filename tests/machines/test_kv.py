@@ -282,6 +282,19 @@ def test_states_that_differ_have_digests_that_differ(commands):
     assert same == [commands]
 
 
+def test_a_batch_goes_through_apply_where_that_is_another():
+    class Counting(KeyValue):
+        seen = 0
+
+        def apply(self, entry):
+            self.seen += 1
+            return super().apply(entry)
+
+    one = Counting()
+    assert one.apply_batch([Entry(value=encode_set("k", b"%d" % n)) for n in range(3)]) == [1, 2, 3]
+    assert one.seen == 3
+
+
 def test_a_batch_is_its_commands_one_by_one():
     one, other = KeyValue(), KeyValue()
     sound = [
