@@ -323,7 +323,8 @@ def refuse_bad_pages(folder: Folder) -> None:
 
 def whole_journal(folder: Folder, identity: StoreIdentity) -> Survey | None:
     """What the journal holds; None: it is not that of this store, or not whole, as its replay will
-    say; or no life has begun in it yet."""
+    say; or no life has begun in it yet. Raises StoreError: it cannot be read at the moment, which
+    its replay, a moment later, may not find so."""
     try:
         survey = Survey(
             folder.journal,
@@ -335,6 +336,8 @@ def whole_journal(folder: Folder, identity: StoreIdentity) -> Survey | None:
         raise StoreError(f"{folder.journal}: {os.strerror(error.errno or 0)}") from error
     # Before its first records, too: what a lost journal made doubtful stands in them, before the
     # life (RECORD_SUSPECT, then RECORD_NODE).
+    if survey.verdict is not None and survey.verdict[0] == "io":
+        raise StoreError(f"{folder.journal}: {survey.verdict[1]}")
     if survey.verdict is not None or survey.incarnation == 0:
         return None
     return survey

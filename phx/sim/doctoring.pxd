@@ -4,4 +4,6 @@ whose journal is on a simulated disk."""
 from phx.sim.host cimport Host
 
 # Before a start: what the journal says is settled becomes the store's row, where that is behind it.
-cdef void raise_old_rows(Host h) except *
+# False: the journal cannot be read at the moment, and there is no start; a replay, a moment later,
+# might find it sound.
+cdef bint raise_old_rows(Host h) except -1

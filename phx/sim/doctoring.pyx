@@ -7,7 +7,7 @@
 from phx._core.codec cimport RECORD_SETTLED, RecordHeader
 from phx._core.disk cimport DiskApi
 from phx._core.journal cimport (
-    Journal, journal_close, journal_new, journal_open, journal_replay,
+    JOURNAL_IO, Journal, journal_close, journal_new, journal_open, journal_replay,
 )
 from phx._core.memdisk cimport memory_disk_api
 from phx._core.native cimport *
@@ -24,13 +24,13 @@ cdef int note_settled(void* arg, const RecordHeader* header, const u8* body,
     return 0
 
 
-cdef void raise_old_rows(Host h) except *:
+cdef bint raise_old_rows(Host h) except -1:
     cdef vector[u64] told
     cdef DiskApi api
     cdef Journal* journal
     cdef int code
     if not h.store_changed:
-        return
+        return True
     told.resize(len(h.groups))
     memory_disk_api(h.disk.state, &api)
     journal = journal_new(&api, &h.journal_options)
@@ -38,8 +38,10 @@ cdef void raise_old_rows(Host h) except *:
     if code == 0:
         code = journal_replay(journal, note_settled, &told)
     journal_close(journal)
+    if code == JOURNAL_IO:
+        return False
     if code != 0:
-        return                        # whoever replays it next says why
+        return True                   # whoever replays it next says why
     rows = h.store.settled()
     old = {group: Floor(told[group] + 1, told[group]) for group in h.groups
            if told[group] > rows.get(group, 0)}
@@ -50,3 +52,4 @@ cdef void raise_old_rows(Host h) except *:
     h.store_changed = False
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "an older store", h.node, len(old)))
+    return True

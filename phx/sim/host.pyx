@@ -93,13 +93,16 @@ cdef class Host:
         cdef bint lost
         self.life += 1
         self.counts.starts += 1
-        raise_old_rows(self)
+        self.failing_start = self.disk.state.fail_after != 0
+        if not raise_old_rows(self):
+            self.why = "its journal cannot be read"
+            self.counts.refused_starts += 1
+            return False
         settled = self.store.settled()
         floors = floors_open(self)
         starts = keep_open(self, floors)
         if self.keep_dead:
             return False
-        self.failing_start = self.disk.state.fail_after != 0
         life_begins(self)
         code = self.open(settled, floors, starts, self.life == 1)
         if code == JOURNAL_MISSING and self.incarnation == 0 and not self.disk.state.dead:

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import pytest
@@ -207,7 +208,8 @@ def test_a_store_that_is_made_anew_has_the_members(config, how):
     assert opened(config)[2] == []
 
 
-def test_an_older_store_gets_the_members_with_the_rows(config):
+def put_empty(config: phx.Config) -> None:
+    """In the place of the store, one of the same id that knows of nothing."""
     shutil.copytree(config.dir / "store", config.dir / "older")
     move_members(config)
     shutil.rmtree(config.dir / "store")
@@ -218,10 +220,31 @@ def test_an_older_store_gets_the_members_with_the_rows(config):
         config.cluster_id, config.node, store_id, store_folder.FORMAT_VERSION, (0, 9, 0)
     )
     store_folder.remake(config.dir / "store", 1 << 20, made, {})
+
+
+def test_an_older_store_gets_the_members_with_the_rows(config):
+    put_empty(config)
     _, rows, said = opened(config)
     assert "the store is an older one" in said[0]
     assert rows[0].settled_through >= TOLD.instance
     assert members_of(config) == {0: TOLD}
+
+
+def test_a_journal_that_cannot_be_read_at_the_moment_is_not_passed_over(config, monkeypatch):
+    """Its replay may find it sound a moment later: a store whose rows were not raised would begin
+    below what the journal says is settled."""
+    put_empty(config)
+
+    def failing(*args, **kwargs):
+        return SimpleNamespace(verdict=("io", "segment 1: Too many open files"), incarnation=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "Survey", failing)
+        with pytest.raises(errors.StoreError, match="Too many open files"):
+            opened(config)
+    _, rows, said = opened(config)
+    assert "the store is an older one" in said[0]
+    assert rows[0].settled_through >= TOLD.instance
 
 
 def tell_journal(config: phx.Config, told: Membership, flags: int = 0) -> None:
