@@ -130,7 +130,13 @@ class Door:
         self._add = waiters.add
         self._submit = driver.submit
         self._now_us = driver.now_us
-        waiters.connect(driver.submit, driver.now_us, limits.value_bytes_max)
+        waiters.connect(
+            driver.submit,
+            driver.now_us,
+            limits.value_bytes_max,
+            driver.behind_us,
+            driver.turning_away,
+        )
 
     def submit(
         self, state: GroupState, waiter: object, value: bytes, timeout: float | None, machine: int

@@ -354,7 +354,9 @@ class NodeStatus:
         flow: what ``limits.wait_us_max`` does: ``turned_away``, values since the start; ``window``,
             how many may wait at this moment, and ``rate_per_s``, how many are thought to leave a
             second (0: any number, and not known, while nothing is turned away for the node as a
-            whole); ``groups_shut``, groups with such a limit of their own at this moment.
+            whole); ``behind_us``, by how much another node that turns callers away applies later
+            than this one, which lets in less for it; ``groups_shut``, groups with such a limit of
+            their own at this moment.
         poisoned: a write or sync of the journal failed: the node votes no more, until it is opened
             again.
         store_error: why the store cannot settle at the moment; None: it can.

@@ -29,6 +29,7 @@ cdef class Driver:
     cdef bint stopped
     cdef bint forked
     cdef u32 chore_generation            # store thread: of the group that it is at
+    cdef u64 taken_us                    # when the last of what was taken had been handed over
     cdef Block* shared                   # block of small submissions, or NULL
     cdef readonly Sessions sessions
     cdef readonly ReadPoints points

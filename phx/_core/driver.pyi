@@ -142,8 +142,14 @@ class Driver:
     def take(self, bytes_max: int) -> list[Batch]:
         """Chosen entries to apply, in order within each group, at most about ``bytes_max``.
 
-        What is left over makes ``fileno`` readable again.
+        What is left over makes ``fileno`` readable again. Whoever comes again has applied what it
+        took before: how long ago that was handed over is how late this node applies.
         """
+    def turning_away(self, on: bool) -> None:
+        """Whether callers here are turned away: the other nodes hear how late it applies then."""
+    def behind_us(self) -> int:
+        """By how much the latest of the other nodes that turn callers away applies later than this
+        one does; 0: none, or nobody is heard. Whoever is later than a second does not count."""
     def events(self) -> list[tuple[int, int, int, int, int, int]]:
         """``(kind, verdict, group, first_seq, count, leader)`` of all since the last call.
 

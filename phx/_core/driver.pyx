@@ -299,13 +299,24 @@ cdef class Driver:
 
     def take(self, u64 bytes_max):
         cdef vector[Delivered] taken
+        cdef u64 now_us = phx_now_us()
         self.check()
-        outbox_take(&self.s.outbox, bytes_max, &taken)
+        # What was taken the last time is applied by now.
+        phx_store(&self.s.late_us, now_us - min(self.taken_us, now_us) if self.taken_us else 0)
+        self.taken_us = outbox_take(&self.s.outbox, bytes_max, &taken)
         phx_fence()
         if phx_load(&self.s.outbox.starved) and \
                 phx_load(&self.s.outbox.handed_bytes) * 2 < <i64>self.options.delivery_bytes_max:
             inbox_wake(&self.s.inbox)
         return self.sessions.batches(&taken)
+
+    def turning_away(self, bint on):
+        self.check()
+        phx_store(&self.s.turned_away, on)
+
+    def behind_us(self):
+        self.check()
+        return max(<i64>0, self.points.late_us() - phx_load(&self.s.late_us))
 
     def events(self):
         cdef vector[Event] events

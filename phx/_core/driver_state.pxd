@@ -154,6 +154,8 @@ cdef struct DriverState:
     Chores chores
     Lookups lookups
     Published* published         # for reads at this node
+    i64 late_us                  # how late what was taken last was applied; 0: in time
+    i64 turned_away              # callers of this node are, because of what waits here
     vector[KnownMembers] known   # of groups, told before the start; their references
     # --- made by start, freed by stop
     Trace* trace                 # NULL: nobody wants to know
@@ -171,6 +173,7 @@ cdef struct DriverState:
     int port
     # --- poll thread
     u64 now_us
+    u64 late_told_us             # to the engine
     u64 engine_wake_us
     bint again                   # there is more to do at once
     vector[pollfd] watched

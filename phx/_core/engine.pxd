@@ -145,6 +145,9 @@ cdef int engine_transfer(Engine* e, u32 group, u32 to) noexcept nogil
 # How much this node wants to lead (0 .. PRIORITY_MAX; 0: only if nobody else does). The others hear
 # it with the next heartbeat. From the engine's birth on: PRIORITY_USUAL.
 cdef void engine_priority(Engine* e, u32 priority) noexcept nogil
+# How late this node applies what is chosen, as its callers have it who wait; 0: nobody has to be
+# told. The others hear it when they are answered; no rule of the protocol looks at it.
+cdef void engine_late(Engine* e, u32 late_us) noexcept nogil
 # Hand all leaderships over (a node that closes); they are not taken back.
 cdef void engine_resign(Engine* e) noexcept nogil
 

@@ -502,6 +502,10 @@ cdef void engine_priority(Engine* e, u32 priority) noexcept nogil:
     e.beat_now = True
 
 
+cdef void engine_late(Engine* e, u32 late_us) noexcept nogil:
+    e.late_us = late_us
+
+
 cdef void engine_resign(Engine* e) noexcept nogil:
     e.resigned = True
     hand_over(e)

@@ -18,10 +18,9 @@ from phx._core.engine cimport (
     engine_change_known, engine_change_members, engine_connected, engine_counters,
     engine_disconnected, engine_done, engine_drop_group, engine_drop_peer, engine_durability,
     engine_durable, engine_entry, engine_floor, engine_free, engine_gone, engine_group_status,
-    engine_install, engine_location, engine_membership, engine_new, engine_poison,
+    engine_install, engine_late, engine_location, engine_membership, engine_new, engine_poison,
     engine_pressure, engine_priority, engine_read, engine_receive, engine_replay, engine_resign,
-    engine_restoring, engine_retire,
-    engine_settle_plan, engine_settled,
+    engine_restoring, engine_retire, engine_settle_plan, engine_settled,
     engine_start, engine_stop_group, engine_submit, engine_supply, engine_suspect, engine_sync,
     engine_transfer, engine_turn, engine_written,
 )
@@ -269,6 +268,9 @@ cdef class Engine:
 
     def priority(self, u32 priority):
         engine_priority(self.e, priority)
+
+    def late(self, u32 late_us):
+        engine_late(self.e, late_us)
 
     def resign(self):
         engine_resign(self.e)

@@ -199,6 +199,7 @@ cdef void hand(DriverState* s, Flow* flow, Block** bodies, u32 count, u64 nbytes
     item.entries.bodies = bodies
     item.index = flow_index(s, flow)
     item.bytes = nbytes
+    item.at_us = s.now_us
     flow.next += count
     outbox_hand(&s.outbox, &item)
 

@@ -1,6 +1,7 @@
 """Whether one more value is let in, for a bound on how long it waits here that the user has stated.
 
     gate_left     some values left: were applied. Nothing else shuts a gate, or moves its window
+    gate_room     how much of a shut one's window is left while another node applies later
     gate_full     whether one more is turned away; set `refused` then
     gate_over     whether it is to be opened, as nobody waits and nothing has left for a span
 
@@ -8,8 +9,12 @@ A gate is open or shut. Open, it lets everything in. It shuts when for a while n
 had been here for less than half of the bound: then values leave as fast as they can, and how fast
 that is has just been seen. Shut, it lets in as many as leave within the bound (Little's law: so
 many wait if each waits so long). It opens when nobody was turned away for a span; or when nobody
-waits, unless that is because somebody was turned away just now. docs/design/flow.md has the
-argument.
+waits, unless that is because somebody was turned away just now.
+
+All nodes apply the values of all. One that is later than the others stays so while these let in as
+much as they can do. So a node lets in less as long as another, whose callers wait for it, is later:
+its window counts as if its own values were applied when that one applies them, which is what this
+other node's callers have before them. docs/design/flow.md has the argument.
 """
 
 from phx._core.native cimport *
@@ -43,6 +48,13 @@ cdef void gate_left(Gate* g, u64 bound_us, u64 n, u64 nbytes, u64 stay_us, u64 w
 cdef void gate_open(Gate* g) noexcept nogil
 cdef bint gate_over(const Gate* g, u64 bound_us, u64 waiting, u64 now_us) noexcept nogil
 
-cdef inline bint gate_full(const Gate* g, u64 waiting, u64 nbytes) noexcept nogil:
+# What is left of `window` values, or bytes, of which `rate` leave in a microsecond, if they were to
+# be applied `behind_us` later than they are here.
+cdef inline u64 gate_room(u64 window, double rate, u64 behind_us) noexcept nogil:
+    cdef double taken = rate * <double>behind_us
+    return window - <u64>taken if taken < <double>window else 0
+
+cdef inline bint gate_full(const Gate* g, u64 waiting, u64 nbytes, u64 behind_us) noexcept nogil:
     return g.window != 0 and waiting >= GATE_FLOOR and (
-        waiting >= g.window or nbytes > g.window_bytes)
+        waiting >= gate_room(g.window, g.rate, behind_us)
+        or nbytes > gate_room(g.window_bytes, g.rate_bytes, behind_us))

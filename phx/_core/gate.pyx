@@ -95,11 +95,11 @@ cdef class GateDoor:
         memset(&self.g, 0, sizeof(Gate))
         self.bound_us = bound_us
 
-    def offer(self, u64 n=1, u64 nbytes=0, u64 now_us=0):
-        """Whether `n` more are let in, at that time."""
+    def offer(self, u64 n=1, u64 nbytes=0, u64 now_us=0, u64 behind_us=0):
+        """Whether `n` more are let in, at that time, while another node is so much later."""
         if gate_over(&self.g, self.bound_us, self.waiting, now_us):
             gate_open(&self.g)
-        if gate_full(&self.g, self.waiting, self.waiting_bytes):
+        if gate_full(&self.g, self.waiting, self.waiting_bytes, behind_us):
             self.g.refused = True
             return False
         self.waiting += n

@@ -245,6 +245,12 @@ cdef inline void input_priority(DriverState* s, u32 priority) noexcept nogil:
     engine_priority(s.engine, priority)
 
 
+cdef inline void input_late(DriverState* s, u32 late_us) noexcept nogil:
+    if s.trace != NULL:
+        trace_input(s.trace, TRACE_LATE, 0, 0, late_us, 0, 0, NULL, 0)
+    engine_late(s.engine, late_us)
+
+
 cdef inline void input_resign(DriverState* s) noexcept nogil:
     if s.trace != NULL:
         trace_input(s.trace, TRACE_RESIGN, 0, 0, 0, 0, 0, NULL, 0)

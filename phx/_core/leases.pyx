@@ -162,6 +162,7 @@ cdef bint on_heartbeat_ack(Engine* e, Peer* p, u8 flags,
         p.acked_version = 0
         e.beat_now = True
         return True
+    p.late_us = ack.late_us
     if ack.version > p.acked_version:
         p.acked_version = ack.version
     if ack.seq + SENT_TIMES <= p.beat_seq:
@@ -309,7 +310,7 @@ cdef void acknowledge(Engine* e, Peer* p, const HeartbeatBody* beat,
         return
     ack.seq = beat.seq
     ack.incarnation = p.incarnation
-    ack.pad = 0
+    ack.late_us = e.late_us
     ack.version = p.claim_version
     ack.lease_us = <u32>min(<u64>beat.lease_us, e.lease_bound_us)
     if need_whole:

@@ -101,6 +101,7 @@ cdef void peer_lost(Engine* e, u32 node) noexcept nogil:
         return
     p = &e.peers[at]
     p.connected = False
+    p.late_us = 0
     e.connected -= 1
     block_unref(p.now)
     block_unref(p.later)

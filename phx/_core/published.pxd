@@ -28,6 +28,7 @@ cdef struct PublishedNode:
     i64 until_us[SLOTS_MAX]      # of each peer's grant to this node
     i64 acked[SLOTS_MAX]         # version of the led set that it has acknowledged
     i64 heard_us[SLOTS_MAX]      # when its last heartbeat came in; 0: never
+    i64 late_us[SLOTS_MAX]       # how late it applies; 0: in time, or it is not alive
 
 cdef struct PublishedGroup:
     i64 sequence

@@ -23,3 +23,5 @@ class ReadPoints:
         """The highest instance that this node knows to be chosen, here or elsewhere."""
     def heard_us(self, node: int) -> int:
         """When the last heartbeat of a member came in, by ``Driver.now_us``; 0: never."""
+    def late_us(self) -> int:
+        """How late the latest of the other nodes applies, of those whose callers wait for it."""

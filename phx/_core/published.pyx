@@ -8,11 +8,12 @@ from phx._core.membership cimport changing
 from phx._core.native cimport *
 from phx._core.port cimport phx_now_us
 from phx._core.state cimport (
-    ROLE_LEADING, SLOTS_MAX, Engine, Lead, Replica, leading_zeros, next_member,
+    ROLE_LEADING, SLOTS_MAX, Engine, Lead, Peer, Replica, leading_zeros, next_member,
 )
 
 cdef enum:
     LOOKS_MAX = 100
+    LATE_US_MAX = 1000000
 
 
 cdef Published* published_new(u32 groups) noexcept nogil:
@@ -79,6 +80,11 @@ cdef void publish_group(PublishedGroup* g, Replica* r) noexcept nogil:
     phx_store(&g.sequence, g.sequence + 1)
 
 
+# Whoever is later than that is ill: the others do not wait for it.
+cdef i64 late_of(const Peer* p) noexcept nogil:
+    return p.late_us if p.alive and p.late_us <= LATE_US_MAX else 0
+
+
 cdef bint node_changed(const PublishedNode* n, Engine* e) noexcept nogil:
     cdef u32 i
     if n.slots == 0:
@@ -86,7 +92,8 @@ cdef bint node_changed(const PublishedNode* n, Engine* e) noexcept nogil:
     for i in range(e.n_slots):
         if (n.until_us[i] != <i64>e.peers[i].lease_until_us
                 or n.acked[i] != <i64>e.peers[i].acked_version
-                or n.heard_us[i] != <i64>e.peers[i].heard_us):
+                or n.heard_us[i] != <i64>e.peers[i].heard_us
+                or n.late_us[i] != late_of(&e.peers[i])):
             return True
     return False
 
@@ -106,6 +113,7 @@ cdef void publish(Published* p, Engine* e, const vector[u32]* changed) noexcept 
         phx_store(&n.until_us[i], <i64>e.peers[i].lease_until_us)
         phx_store(&n.acked[i], <i64>e.peers[i].acked_version)
         phx_store(&n.heard_us[i], <i64>e.peers[i].heard_us)
+        phx_store(&n.late_us[i], late_of(&e.peers[i]))
     phx_store(&n.sequence, n.sequence + 1)
 
 
@@ -192,3 +200,10 @@ cdef class ReadPoints:
     def heard_us(self, node):
         cdef Py_ssize_t index = self.member_of[node]
         return phx_load(&self.p.node.heard_us[index])
+
+    def late_us(self):
+        cdef i64 found = 0
+        cdef i64 i
+        for i in range(phx_load(&self.p.node.slots)):
+            found = max(found, phx_load(&self.p.node.late_us[i]))
+        return found

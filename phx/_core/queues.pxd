@@ -173,6 +173,7 @@ cdef struct Handed:
     Delivered entries
     u32 index                    # of the group
     u64 bytes
+    u64 at_us                    # when it was handed over
 
 cdef struct MembersNote:         # who the members of a group are now
     u32 group
@@ -224,8 +225,8 @@ cdef void outbox_log(Outbox* q, int level, const char* text) noexcept nogil
 # Wake Python if anything was added (end of a turn).
 cdef void outbox_signal(Outbox* q) noexcept nogil
 # Python. At least one, then up to about bytes_max; stretches of one group that follow each other
-# are joined.
-cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil
+# are joined. When the last of them was handed over; 0: there is nothing.
+cdef u64 outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil
 cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil
 cdef void outbox_take_points(Outbox* q, Inbox* inbox, vector[ReadPoint]* out) noexcept nogil
 # With their references.

@@ -445,7 +445,7 @@ cdef inline bint follows(const Delivered* into, const Delivered* more) noexcept 
     return into.first + into.count == more.first
 
 
-cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil:
+cdef u64 outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept nogil:
     cdef vector[Handed] taken
     cdef vector[u32] room
     cdef size_t i
@@ -476,6 +476,7 @@ cdef void outbox_take(Outbox* q, u64 bytes_max, vector[Delivered]* out) noexcept
             q.slots[item.index] = <u32>out.size()
     for i in range(taken.size()):
         q.slots[taken[i].index] = 0
+    return taken.back().at_us if taken.size() else 0
 
 
 cdef void outbox_events(Outbox* q, vector[Event]* out) noexcept nogil:

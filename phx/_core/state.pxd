@@ -191,8 +191,7 @@ cdef struct SettleItem:
 
 cdef enum Pressure:           # how near the journal is to its limit
     PRESSURE_NONE = 0
-    # No new values; what was begun is finished, or nothing of it could ever be settled: values that
-    # phase 1 finds are proposed and accepted again, what is chosen is learned.
+    # No new values; what was begun is accepted and learned to its end, or it could not be settled.
     PRESSURE_OLD_ONLY = 1
     # Nothing that takes room: promises and carry-over have the reserve.
     PRESSURE_FULL = 2
@@ -536,10 +535,11 @@ cdef struct Peer:
     u64 heard_us                # when its last heartbeat came in
     u64 claim_version
     vector[Claim] claims     # by group
-    vector[u32] refused      # groups of these claims that are not granted, as of grants_version:
-    u64 refused_version
+    vector[u32] refused      # groups of these claims that are not granted,
+    u64 refused_version      # as of this grants_version
     # what it granted us
     u64 lease_until_us       # from the sending time of the last acknowledged heartbeat
+    u32 late_us              # how late it applies, as its last acknowledgement said
     u64 ack_seq              # of the newest heartbeat that it has answered
     bint refused_any         # the last acknowledgement named groups that it does not grant
     u64 acked_version
@@ -598,8 +598,8 @@ cdef struct Engine:
     u64 start_lsn            # nothing is sent before the journal is durable up to here
     u64 node_lsn
     u64 floor_lsn
-    bint stray                  # a replayed vote is of a group that is not hosted,
-    u32 stray_group             # this one
+    bint stray                  # a replayed vote is of a group that is not hosted: stray_group
+    u32 stray_group
     vector[Replica*] replicas   # by index; NULL: a hole, for the next one that comes
     vector[Replica*] by_group   # direct table; NULL where there is none
     Replica* highest            # group GROUP_MAX: up to there the table would be 8 MiB of holes
@@ -618,12 +618,12 @@ cdef struct Engine:
     u64 cached_bytes
     u64 pending_bytes
     u64 again_bytes             # of values proposed again in this turn
-    # Grows with whatever grants depend on: claims heard, promises, groups stopped or halted.
-    u64 grants_version
+    u64 grants_version          # grows with claims heard, promises, groups stopped or halted
     # our claims
     u64 claim_version
     vector[Claim] claims        # by group
     deque[ClaimLog] claim_log   # its latest changes, the last one made version claim_version
+    u32 late_us                 # how late this node applies, for the others to hear
     u64 beat_at_us
     u64 beat_last_us
     bint beat_now               # soon: the claims changed

@@ -75,6 +75,7 @@ cdef enum TraceKind:
     TRACE_WRITTEN = 48           # first: lsn
     TRACE_DURABILITY = 49        # group, first: within; second: the position that it gave
     TRACE_SYNC = 50
+    TRACE_LATE = 51              # first: how late this node applies
     # effects: TraceTurn; records; frames (TraceFrame, bytes, zeros to 8); chosen; fetches; events;
     # points
     TRACE_TURN = 56

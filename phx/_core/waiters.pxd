@@ -55,11 +55,15 @@ cdef class Waiters:
     cdef object partly
     cdef object submit                   # of the driver, and its clock: set by connect()
     cdef object now_us
+    cdef object behind_us                # by how much another node applies later than this one
+    cdef object turning_away             # is told whether any gate is shut
+    cdef bint told_shut
     cdef vector[WaiterRing*] rings       # ascending groups; a ring stays where it is, until it goes
     cdef WaiterRing* find(self, u32 group) except NULL
     cdef int grow(self, WaiterRing* ring, u64 count) except -1
     cdef Gate* gate_of(self, WaiterRing* ring) noexcept
     cdef bint held_up(self, WaiterRing* ring) except? True
+    cdef u64 later_us(self) except? 0
     cdef int open_idle(self, Gate* gate, u64 waiting) except -1
     cdef int left(self, WaiterRing* ring, u64 count, u64 nbytes) except -1
     cdef void emptied(self, WaiterRing* ring) noexcept

@@ -50,6 +50,8 @@ class Waiters:
         submit: Callable[[int, int, list[bytes], int], int],
         now_us: Callable[[], int],
         value_bytes_max: int,
+        behind_us: Callable[[], int] | None = None,
+        turning_away: Callable[[bool], None] | None = None,
     ) -> None: ...
     def propose(
         self, group: int, machine: int, value: bytes, timeout: float | None, waiter: object

@@ -11,7 +11,9 @@ from libc.string cimport memset
 
 from phx._core.native cimport *
 from phx._core.entries cimport Entries, Entry, Passage, Stretch
-from phx._core.gate cimport Gate, gate_full, gate_left, gate_open, gate_over
+from phx._core.gate cimport (
+    GATE_FLOOR, Gate, gate_full, gate_left, gate_open, gate_over, gate_room,
+)
 from phx._core.sessions cimport SEQUENCES_MAX
 
 IN_FLIGHT_MAX = <int>SEQUENCES_MAX
@@ -241,17 +243,24 @@ cdef class Waiters:
     # all the same whoever has less waiting than its share of the window.
     cdef bint held_up(self, WaiterRing* ring) except? True:
         cdef Gate* gate = self.gate_of(ring)
+        cdef Gate* node = &self.gate
+        cdef u64 behind_us = self.later_us()
         self.open_idle(gate, ring.count)
-        self.open_idle(&self.gate, self.count)
-        if gate_full(gate, ring.count, ring.bytes):
+        self.open_idle(node, self.count)
+        if gate_full(gate, ring.count, ring.bytes, behind_us):
             gate.refused = True
             return True
-        if gate_full(&self.gate, self.count, self.held_bytes) and (
-                ring.count * self.active >= self.gate.window
-                or ring.bytes * self.active > self.gate.window_bytes):
-            self.gate.refused = True
+        if gate_full(node, self.count, self.held_bytes, behind_us) and (
+                ring.count * self.active >= gate_room(node.window, node.rate, behind_us)
+                or ring.bytes * self.active > gate_room(node.window_bytes, node.rate_bytes,
+                                                        behind_us)):
+            node.refused = True
             return True
         return False
+
+    # By how much another node that turns callers away applies later than this one.
+    cdef u64 later_us(self) except? 0:
+        return self.behind_us() if self.behind_us is not None else 0
 
     cdef int open_idle(self, Gate* gate, u64 waiting) except -1:
         cdef u64 now_us
@@ -275,6 +284,9 @@ cdef class Waiters:
         gate_left(gate, self.wait_us_max, count, nbytes, stay_us, ring.count, now_us)
         gate_left(&self.gate, self.wait_us_max, count, nbytes, stay_us, self.count, now_us)
         self.shut += (gate.window != 0) + (self.gate.window != 0)
+        if self.turning_away is not None and self.told_shut != (self.shut != 0):
+            self.told_shut = not self.told_shut
+            self.turning_away(self.told_shut)
         return 0
 
     # Nobody waits any more: what was learned of a queue is over.
@@ -314,11 +326,14 @@ cdef class Waiters:
         """The sequence under which `waiter` waits from now on; 0 when a limit is reached."""
         return self.enter(self.find(group), waiter, nbytes, now_us)
 
-    def connect(self, submit not None, now_us not None, u64 value_bytes_max):
-        """What propose() needs of the driver, and the largest value that it takes."""
+    def connect(self, submit not None, now_us not None, u64 value_bytes_max, behind_us=None,
+                turning_away=None):
+        """What propose() and the gates need of the driver, and the largest value that it takes."""
         self.submit = submit
         self.now_us = now_us
         self.value_bytes_max = value_bytes_max
+        self.behind_us = behind_us
+        self.turning_away = turning_away
 
     # When a timeout ends, on the driver's clock; 0: it is out of the ordinary.
     cdef u64 due(self, object timeout) except? 0:
@@ -584,9 +599,10 @@ cdef class Waiters:
         ring.turned_away += count
         self.turned_away += count
         gate = self.gate_of(ring)
-        if gate_full(gate, ring.count, ring.bytes):
-            return True, ring.count, ring.bytes, gate.window, gate.window_bytes
-        return False, self.count, self.held_bytes, self.gate.window, self.gate.window_bytes
+        behind_us = self.later_us()
+        if gate_full(gate, ring.count, ring.bytes, behind_us):
+            return True, ring.count, ring.bytes, *room_of(gate, behind_us)
+        return False, self.count, self.held_bytes, *room_of(&self.gate, behind_us)
 
     def gate_of_group(self, u32 group):
         """(values turned away, how many may wait: 0: as many as the limits allow)."""
@@ -606,7 +622,14 @@ cdef class Waiters:
             "window": self.gate.window,
             "rate_per_s": <u64>(self.gate.rate * 1e6) if shut else 0,
             "groups_shut": self.shut - shut,
+            "behind_us": self.later_us() if self.shut else 0,
         }
+
+
+# Values and bytes that may wait while another node is so much later.
+cdef tuple room_of(const Gate* gate, u64 behind_us):
+    return (max(<u64>GATE_FLOOR, gate_room(gate.window, gate.rate, behind_us)),
+            gate_room(gate.window_bytes, gate.rate_bytes, behind_us))
 
 
 cdef void ring_free(WaiterRing* ring) noexcept:

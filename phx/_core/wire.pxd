@@ -203,7 +203,7 @@ cdef packed struct HeartbeatAckBody: # then `refused` × u32 group: not granted
     u32 lease_us                     # granted length
     u32 refused
     u32 incarnation                  # of the node that is answered
-    u32 pad
+    u32 late_us                      # how late the sender applies what is chosen (engine_late)
 
 cdef packed struct RejoinBody:       # ballot: the leadership that is asked to hand over
     u64 chosen_through

@@ -27,6 +27,7 @@ __all__ = ["Overload", "Phase", "measure"]
 BOUND_OF_P99 = 1.5
 BOUND_US_MIN = 1_000
 ASK_TIMEOUT_S = 120.0
+CACHE_BYTES = 2 << 20  # full before it is measured: what memory grows by is no cache that fills
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def _cluster(what: Overload, folder: Path, bound_us: int) -> Cluster:
         what.machine,
         "phx.bench.overload_worker",
         folder=folder,
-        options={"limits": {"wait_us_max": bound_us}},
+        options={"limits": {"wait_us_max": bound_us, "cache_bytes_max": CACHE_BYTES}},
     )
 
 

@@ -175,10 +175,6 @@ class Replay:
                 self.engine.floor(t.group, t.first)
             case Kind.INSTALL:
                 return self.engine.install(t.group, t.first, t.second)
-            case Kind.CHANGE_MEMBERS:
-                return self.engine.change_members(t.group, t.body)
-            case Kind.CHANGE_KNOWN:
-                return self.engine.change_known(t.group, *known_of(t))
             case Kind.DONE:
                 self.engine.done(t.group, t.first, t.peer)
             case Kind.CEILING:
@@ -195,6 +191,8 @@ class Replay:
                 self.engine.pressure(t.first)
             case Kind.PRIORITY:
                 self.engine.priority(t.first)
+            case Kind.LATE:
+                self.engine.late(t.first)
             case Kind.RESIGN:
                 self.engine.resign()
             case _:

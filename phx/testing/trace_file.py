@@ -81,6 +81,7 @@ class Kind(IntEnum):
     WRITTEN = 48
     DURABILITY = 49
     SYNC = 50
+    LATE = 51
     TURN = 56
     SENDING = 64
     OPENED = 65

@@ -478,7 +478,10 @@ class Line:
         self.next = dict.fromkeys(groups, 1)
         self.first = dict.fromkeys(groups, 1)
         self.clock_us = 1_000_000
-        self.made.connect(self.submit, lambda: self.clock_us, 1 << 20)
+        self.behind_us, self.told = 0, []
+        self.made.connect(
+            self.submit, lambda: self.clock_us, 1 << 20, lambda: self.behind_us, self.told.append
+        )
 
     def submit(self, group, machine, values, due_us):
         first = self.next[group]
@@ -551,7 +554,44 @@ def test_turned_away_is_counted_once_for_the_group_and_the_node():
         "window": 0,
         "rate_per_s": 0,
         "groups_shut": 1,
+        "behind_us": 0,
     }
+
+
+@pytest.mark.parametrize("groups", [1, 2, 40])
+def test_less_is_let_in_while_another_node_is_later(groups):
+    """Whether the group's gates turn away or, where each has little, the node's."""
+    line = Line(*range(groups))
+    come = dict.fromkeys(range(groups), 200 // groups)
+    leave = dict.fromkeys(range(groups), 40 // groups)
+    line.run(1_000, come, leave)
+    whole = line.made.count
+    assert whole == pytest.approx(40 * BOUND_US / 1_000, rel=0.1)
+    line.behind_us = BOUND_US // 2
+    line.run(1_000, come, leave)
+    assert line.made.count == pytest.approx(whole / 2, rel=0.1)
+    assert line.made.gates_now()["behind_us"] == BOUND_US // 2
+    line.behind_us = 20 * BOUND_US
+    let_in = line.run(200, come, leave)
+    assert line.made.count <= 4 * groups
+    assert sum(let_in.values()) > 0  # a few, as always
+    line.offer(0, 4)
+    assert line.made.turn_away(0, 1)[3] == 4
+    line.behind_us = 0
+    line.run(1_000, come, leave)
+    assert line.made.count == pytest.approx(whole, rel=0.1)
+
+
+def test_it_is_told_whether_the_node_turns_callers_away():
+    line = Line(GROUP, 9)
+    come, leave = {GROUP: 10, 9: 10}, {GROUP: 2, 9: 2}
+    line.run(100, {GROUP: 1}, {GROUP: 1})
+    assert line.told == []
+    line.run(500, come, leave)
+    assert line.told == [True]
+    line.run(1_000, {GROUP: 1, 9: 1}, leave)
+    line.run(500, {GROUP: 1, 9: 1}, {GROUP: 1, 9: 1})
+    assert line.told == [True, False]
 
 
 def test_a_slow_group_is_turned_away_and_the_others_are_not():
