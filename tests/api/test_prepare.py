@@ -194,7 +194,10 @@ def test_threads_of_a_blocking_node_prepare_one_after_the_other(tmp_path):
         node.wait_ready()
         group = node.group(0)
 
+        together = threading.Barrier(4)  # an ident is used again when its thread has ended
+
         def work(number):
+            together.wait(30)
             for n in range(50):
                 group.propose(b"%d/%d" % (number, n))
 
