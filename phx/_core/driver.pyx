@@ -312,7 +312,7 @@ cdef class Driver:
 
     def turning_away(self, bint on):
         self.check()
-        phx_store(&self.s.turned_away, on)
+        phx_store(&self.s.turning_away, on)
 
     def behind_us(self):
         self.check()

@@ -155,7 +155,7 @@ cdef struct DriverState:
     Lookups lookups
     Published* published         # for reads at this node
     i64 late_us                  # how late what was taken last was applied; 0: in time
-    i64 turned_away              # callers of this node are, because of what waits here
+    i64 turning_away             # callers of this node are turned away: others are told late_us
     vector[KnownMembers] known   # of groups, told before the start; their references
     # --- made by start, freed by stop
     Trace* trace                 # NULL: nobody wants to know

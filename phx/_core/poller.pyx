@@ -40,7 +40,7 @@ cdef enum:
     INLINE_AVERAGE_NS = 1000000  # syncs are this quick on the average, and
     INLINE_LAST_NS = 2000000     # the last one was: the poll thread syncs by itself
     WAIT_MS_MAX = 60000
-    LATE_STEP_BITS = 13          # 8 ms: far below any bound that matters, and the heartbeats' pace
+    LATE_STEP_BITS = 10          # about 1 ms
     CLOCK_OLD_US = 1000          # far below the eighth of a lease by which a granter waits longer
 
 cdef u64 NEVER = 0xFFFFFFFFFFFFFFFF
@@ -555,7 +555,7 @@ cdef void say_trace(DriverState* s) noexcept nogil:
 # Others let in less while callers here wait for what they let in. In steps, for each is traced.
 cdef void tell_late(DriverState* s) noexcept nogil:
     cdef u64 late_us = 0
-    if phx_load(&s.turned_away):
+    if phx_load(&s.turning_away):
         late_us = min(<u64>phx_load(&s.late_us), <u64>0xFFFFFFFF)
     if late_us >> LATE_STEP_BITS != s.late_told_us >> LATE_STEP_BITS:
         s.late_told_us = late_us

@@ -1,4 +1,5 @@
-"""What the poll thread publishes of its groups, for reads that ask nobody (docs/design/reads.md).
+"""What the poll thread publishes: of its groups, for reads that ask nobody (docs/design/reads.md);
+of other nodes, how late they apply, for the gates (docs/design/flow.md).
 
 Guarantee: `published_point` gives an instance R only if, at some moment after it was called, this
 node held the lease of the group and R covered every instance that any node knew to be chosen.

@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 
 class ReadPoints:
-    """What the poll thread publishes, for reads at this node. Any thread; it never waits.
+    """What the poll thread publishes, for reads and gates here. Any thread; it never waits.
 
     Args:
         groups: ids, ascending, all of the node.

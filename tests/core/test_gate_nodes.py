@@ -16,6 +16,7 @@ PER_S = 4_000  # each node can apply
 BOUND_US = 60 * MS
 BATCH_US = 8 * MS
 HEARTBEAT_US = 100 * MS
+ILL_US = 1 * S  # whoever is later is not waited for (published.late_of)
 
 
 class Node:
@@ -75,7 +76,7 @@ class Nodes:
     def beat(self):
         for number, node in enumerate(self.nodes):
             if (self.now_us + number * 37 * MS) % HEARTBEAT_US == 0:
-                late_us = node.late_us if node.gate.window else 0
+                late_us = node.late_us if node.gate.window and node.late_us <= ILL_US else 0
                 for other in self.nodes:
                     if other is not node:
                         other.heard_us[node] = late_us
@@ -124,3 +125,32 @@ def test_nodes_without_any_pause_have_their_share_under_overload(seed):
     for node in late.nodes.nodes:
         assert node.p99_us(ended_us + 1 * S) < 2 * BOUND_US
         assert sum(came > ended_us for came, _ in node.stays) > 10 * PER_S / 3 / 2
+
+
+def slower(seed, share):
+    """One can apply so much of what the others can; since when it is looked at, and what each
+    node applied in the twenty seconds from then on, as a share."""
+    made = Nodes(seed)
+    made.nodes[0].per_us *= share
+    made.run(2, 0.3)
+    made.run(10, 5)
+    since_us, before = made.now_us, [node.at for node in made.nodes]
+    made.run(20, 5)
+    done = zip(made.nodes, before, strict=True)
+    return made.nodes, since_us, [(node.at - at) / (20 * PER_S) for node, at in done]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_that_is_a_little_slower_holds_the_others_to_its_pace(seed):
+    nodes, since_us, applied = slower(seed, 0.95)
+    assert all(node.p99_us(since_us) < 2 * BOUND_US for node in nodes)
+    assert all(share > 0.93 for share in applied)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_that_is_much_slower_is_left_to_itself(seed, share):
+    """The few that are always let in are more than it can do. It is soon later than a second."""
+    nodes, since_us, applied = slower(seed, share)
+    assert all(node.p99_us(since_us) < 2 * BOUND_US for node in nodes[1:])
+    assert all(share > 0.95 for share in applied[1:])

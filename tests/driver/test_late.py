@@ -52,26 +52,24 @@ def test_others_hear_how_late_a_node_applies_that_turns_callers_away(three):
     pump_others(three, node, lambda: not any(d.behind_us() for d in others(three, node)))
 
 
-def test_nobody_waits_for_a_node_that_turns_nobody_away(three):
-    node = three.led() % 3 + 1
-    hold(three, node, LATE_S)
-    end = time.monotonic() + 0.5
+def nobody_waits(three, node, seconds):
+    hold(three, node, seconds)
+    end = time.monotonic() + 0.5  # five heartbeats
     while time.monotonic() < end:
         pump_others(three, node, lambda: True)
         assert not any(driver.behind_us() for driver in others(three, node))
         time.sleep(0.01)
+
+
+def test_nobody_waits_for_a_node_that_turns_nobody_away(three):
+    nobody_waits(three, three.led() % 3 + 1, LATE_S)
 
 
 def test_nobody_waits_for_a_node_that_is_ill(three):
     """Over a second late: it would hold up everybody for as long as it takes."""
     node = three.led() % 3 + 1
     three.members[node].driver.turning_away(True)
-    hold(three, node, 1.3)
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        pump_others(three, node, lambda: True)
-        assert not any(driver.behind_us() for driver in others(three, node))
-        time.sleep(0.01)
+    nobody_waits(three, node, 1.3)
 
 
 def test_nobody_waits_for_a_node_that_is_gone(three):
