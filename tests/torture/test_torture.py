@@ -536,20 +536,22 @@ def test_ten_seconds_of_torture_find_nothing(phx_torture, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
-    ("kinds", "noticed", "minutes"),
+    ("kind", "noticed", "minutes"),
     [
-        ("wipe-journal,lag", ("rejoined", "below the floors", "fetched a checkpoint"), 0.6),
+        ("wipe-journal", ("rejoined",), 0.3),
+        # Of those that were only stopped some go on from what stood in their sockets.
+        ("lag", ("below the floors", "fetched a checkpoint"), 0.5),
         ("flip", ("flip found",), 0.7),  # some hit what nobody reads
     ],
 )
 def test_a_fault_does_what_it_says(
-    phx_torture, kinds: str, noticed: tuple[str, ...], minutes: float
+    phx_torture, kind: str, noticed: tuple[str, ...], minutes: float
 ) -> None:
-    words = ["--minutes", minutes, "--seed", 4, "--faults", kinds, "--json"]
+    words = ["--minutes", minutes, "--seed", 4, "--faults", kind, "--json"]
     out, err = phx_torture(*words).communicate(timeout=180)
     result = json.loads(out)
     assert result["findings"] == [], err
-    assert all(result["faults"][kind] >= 1 for kind in kinds.split(","))
+    assert result["faults"][kind] >= 1
     assert all(result["noticed"].get(one, 0) >= 1 for one in noticed), result["noticed"]
     assert result["acknowledged"] > 100
 
