@@ -21,7 +21,7 @@ from phx.checkpoint.taking import Capture, Part
 from phx.machines import Counter
 from phx.node import mirror
 from phx.transfer.messages import Entry, pack_entries
-from tests.api.cluster import all_applied, cluster, config_of
+from tests.api.cluster import all_applied, cluster, config_of, until
 from tests.api.test_checkpoints import QUIET, alone, flip, grown, of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -433,6 +433,7 @@ def test_it_follows_through_the_store_and_the_journal(run_once, tmp_path):
             for _ in range(3):
                 for _ in range(40):
                     await node.group(0).propose(b"x" * 100_000)
+                await until(lambda: node.group(0).status().settled_through)
                 info = await node.group(0).checkpoint()
                 assert 0 < node.group(0).status().settled_through < info.frontier
                 assert state_in(of(config)[-1]) == node.group(0).machine().told

@@ -54,6 +54,14 @@ def told_of(output: str, places: Iterable[Place]) -> dict[Place, int]:
     return told
 
 
+async def recovered(node: Any, groups: Iterable[int]) -> None:
+    """Everything that was ever acknowledged is applied here. A node is *ready* a second after it
+    has a leader, also where a slow disk keeps that leader from finding out what was chosen."""
+    await node.wait_ready(timeout=20)
+    for group in groups:
+        await node.group(group).barrier(timeout=20)
+
+
 def breed(worker: Path) -> None:
     """A life of the worker for each line of its arguments, one after the other.
 

@@ -40,7 +40,7 @@ def lives():
 async def found(folder, kind):
     """By place: the digest; how many values are in the log."""
     async with phx.Node(config_of(folder), machines(kind), bootstrap=True) as node:
-        await node.wait_ready(timeout=20)
+        await dying.recovered(node, (0, 1))
         digests = {(g, m): node.group(g).machine(m).digest() for g, m in PLACES}
         counts = dict.fromkeys(PLACES, 0)
         for group in (0, 1):

@@ -62,7 +62,7 @@ def floors_of(folder):
 async def look(folder, floors):
     """Open it once more: every machine has all that it needs. By place, how many values."""
     async with phx.Node(config_of(folder), machines) as node:
-        await node.wait_ready(timeout=20)
+        await dying.recovered(node, range(3))
         assert not node.status().stopped
         counts = {}
         for group, machine in PLACES:
