@@ -132,6 +132,7 @@ SIM_STOREYS = [
     {
         "watch_callers",
         "watch_kept",
+        "watch_lives",
         "watch_lost",
         "watch_members",
         "watch_odd",
@@ -148,6 +149,7 @@ SIM_STOREYS = [
         "doctoring",
         "durability",
         "handing",
+        "hosted",
         "saving",
         "upkeep",
     },
@@ -164,10 +166,10 @@ NOT_SIMULATED = {
 # A host calls the rooms that do its work, the watch that of its claims, and a world its network.
 SIM_BACK = {
     ("asking", "world"), ("host", "asking"), ("host", "catchup"), ("host", "diverging"),
-    ("host", "doctoring"), ("host", "durability"), ("host", "handing"), ("host", "lives"),
-    ("host", "saving"), ("host", "upkeep"), ("host", "changing"), ("invariants", "watch_lost"),
-    ("invariants", "watch_members"), ("invariants", "watch_relaxed"), ("world", "losing"),
-    ("world", "network"),
+    ("host", "doctoring"), ("host", "durability"), ("host", "handing"), ("host", "hosted"),
+    ("host", "lives"), ("host", "saving"), ("host", "upkeep"), ("host", "changing"),
+    ("invariants", "watch_lives"), ("invariants", "watch_lost"), ("invariants", "watch_members"),
+    ("invariants", "watch_relaxed"), ("world", "losing"), ("world", "network"),
 }  # fmt: skip
 BENCH_STOREYS = [{"limit"}, {"limit_door"}]
 BENCH_CIMPORTS = {f"phx._core.{name}" for name in ("disk", "native", "port")}
@@ -255,7 +257,7 @@ MAY_IMPORT = {
     | STORE
     | {"phx._core.engine", "phx.checkpoint", "phx.machine", "phx.machines", "phx.store_trim"}
     | {"phx.membership", "phx.store_facts", "phx.store_members", "phx.store_mend", "phx.transfer"}
-    | {"phx._core.members", "phx.durability"},
+    | {"phx._core.members", "phx.durability", "phx.store_hosted"},
     "phx.testing": NODE
     | {"phx.sim", "phx.blocking", "phx._core.codec", "phx._core.engine_door"}
     | {"phx.store_hosted", "phx.verify"},

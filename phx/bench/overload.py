@@ -60,7 +60,8 @@ class Overload:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What became of one offer, over all nodes. Times of those let in, and of those turned away."""
+    """What became of one offer, over all nodes. Times of those let in, and of those turned away:
+    from when they were due, and (`refused_call_p99_us`) from when the call was made."""
 
     times: float
     seconds: float
@@ -72,6 +73,7 @@ class Phase:
     p99_us: float
     p99_us_of_nodes: list[float]
     refused_p99_us: float
+    refused_call_p99_us: float
     failed: dict[str, int]
     memory_begin_bytes: int
     memory_end_bytes: int
@@ -98,6 +100,7 @@ async def _measure(what: Overload, folder: Path, progress: Progress) -> dict[str
         "verdict": {
             "p99_to_normal": round(over.p99_us / normal.p99_us, 2) if normal.p99_us else 0.0,
             "refused_p99_us": over.refused_p99_us,
+            "refused_call_p99_us": over.refused_call_p99_us,
             "memory_grown_bytes": over.memory_end_bytes - over.memory_begin_bytes,
             "share_refused_at_normal": with_bound[0].share_refused,
             "share_of_capacity": round(over.admitted_per_s / sum(rates.values()), 3),
@@ -194,6 +197,7 @@ async def _offered(
 def _phase(times: float, seconds: float, bound_us: int, found: Sequence[dict[str, Any]]) -> Phase:
     stays = summed([one["stays"] for one in found])
     refusals = summed([one["refusals"] for one in found])
+    answers = summed([one["answers"] for one in found])
     took_s = max(one["took_s"] for one in found)
     offered = sum(one["offered"] for one in found)
     return Phase(
@@ -207,6 +211,7 @@ def _phase(times: float, seconds: float, bound_us: int, found: Sequence[dict[str
         p99_us=round(quantile_us(stays, 0.99), 1),
         p99_us_of_nodes=[round(quantile_us(summed([one["stays"]]), 0.99), 1) for one in found],
         refused_p99_us=round(quantile_us(refusals, 0.99), 1),
+        refused_call_p99_us=round(quantile_us(answers, 0.99), 1),
         failed=summed([one["failed"] for one in found]),
         memory_begin_bytes=sum(one["memory"][0] for one in found),
         memory_end_bytes=sum(one["memory"][1] for one in found),

@@ -63,10 +63,10 @@ class OverloadNode(NodeWorker):
 
     async def do_offer(self, per_s: float, value_bytes: int, seconds: float) -> dict[str, Any]:
         """Propose so many values a second, whatever becomes of them; what did. Times count from
-        when a value was due."""
+        when a value was due; `answers`, of those turned away, from the call."""
         led = await self.do_led()
         doors = [self.node.group(group).propose for group in led]
-        stays, refusals = Histogram(), Histogram()
+        stays, refusals, answers = Histogram(), Histogram(), Histogram()
         failed: dict[str, int] = {}
         open_values: set[Any] = set()
         memory = [memory_bytes()[1]]
@@ -88,10 +88,13 @@ class OverloadNode(NodeWorker):
             for _ in range(min(wanted - offered, BURST_MAX)):
                 due = began + int(offered * every_ns)
                 offered += 1
+                asked = clock()
                 try:
                     future = doors[offered % len(doors)](value, timeout=TIMEOUT_S)
                 except errors.Overloaded:
-                    refusals.add(clock() - due)
+                    told = clock()
+                    refusals.add(told - due)
+                    answers.add(told - asked)
                     refused += 1
                     continue
                 open_values.add(future)
@@ -108,6 +111,7 @@ class OverloadNode(NodeWorker):
             "took_s": took_s,
             "stays": stays.found(),
             "refusals": refusals.found(),
+            "answers": answers.found(),
             "memory": memory,
         }
 

@@ -76,7 +76,7 @@ def table(result: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
         f"{verdict['p99_to_normal']:g} times normal, {verdict['share_of_capacity']:.0%} of it used"
     )
     heads = ["offered", "s", "wait_us_max", "offered/s", "let in/s", "refused", "p50 us", "p99 us"]
-    heads += ["refused p99 us", "MB begin", "MB end"]
+    heads += ["refused p99 us", "of call", "MB begin", "MB end"]
     rows = [
         [
             f"{one['times']:g}x",
@@ -88,6 +88,7 @@ def table(result: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
             f"{one['p50_us']:,.0f}",
             f"{one['p99_us']:,.0f}",
             f"{one['refused_p99_us']:,.0f}",
+            f"{one['refused_call_p99_us']:,.0f}",
             f"{one['memory_begin_bytes'] / 1e6:,.0f}",
             f"{one['memory_end_bytes'] / 1e6:,.0f}",
         ]

@@ -11,6 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
+from phx.sim.acts_groups import GROUP_ACTS
 from phx.sim.acts_keep import KEEP_ACTS
 from phx.sim.acts_lost import LOST_ACTS
 from phx.sim.acts_members import MEMBER_ACTS
@@ -626,6 +627,7 @@ ACTS: dict[str, ActKind] = {
     **ODD_ACTS,
     **RELAXED_ACTS,
     **MEMBER_ACTS,
+    **GROUP_ACTS,
 }
 """What can happen to a cluster, by name."""
 

@@ -52,7 +52,7 @@ def members(World world, u32 group):
     cdef const Configuration* last
     cdef u32 all_of_them = 0
     cdef size_t i
-    if not world.watch.changing or group >= len(world.groups):
+    if not world.watch.changing or group >= world.watch.groups:
         raise KeyError(group)
     log = &world.watch.ref.logs[group]
     last = &log.configurations.back()
@@ -77,7 +77,7 @@ def known(World world, node, u32 group):
     cdef Host h = world.host_of(node)
     cdef GroupMembers found
     cdef Replica* r
-    if h.engine == NULL or group >= len(world.groups):
+    if h.engine == NULL or group >= world.watch.groups:
         raise KeyError((node, group))
     r = find_group(h.engine, group)
     engine_membership(h.engine, group, &found)
@@ -91,7 +91,7 @@ def known(World world, node, u32 group):
 
 def ended(World world, node, u32 group):
     cdef Host h = world.host_of(node)
-    if h.engine == NULL or group >= len(world.groups):
+    if h.engine == NULL or group >= world.watch.groups:
         raise KeyError((node, group))
     return bool(is_removed(find_group(h.engine, group)))
 
@@ -100,7 +100,7 @@ def tell(World world, node, u32 group, source):
     cdef Host h = world.host_of(node)
     cdef Host other = world.host_of(source)
     cdef GroupMembers found
-    if other.engine == NULL or group >= len(world.groups):
+    if other.engine == NULL or group >= world.watch.groups:
         return False
     engine_membership(other.engine, group, &found)
     if found.value == NULL:

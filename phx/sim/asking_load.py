@@ -77,7 +77,7 @@ class AskingLoad(Workload):
         if self.changing:
             roles = members(self.world, client.group)["roles"]
             late = self.world.now_us >= self.plan.faults_end_us
-            if node not in roles and (late or self.stray.random() >= STRAYS):
+            if roles and node not in roles and (late or self.stray.random() >= STRAYS):
                 node = list(roles)[node % len(roles)]
         super().submit(client, node, calls, timeout_us)
 

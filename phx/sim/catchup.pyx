@@ -80,6 +80,8 @@ cdef void forget_tasks(Host h):
     h.mending.crash()
     h.comparing.crash()
     h.trimming.crash()
+    if h.hosting is not None:
+        h.hosting.crash()
     h.provider = None
 
 

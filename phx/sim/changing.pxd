@@ -13,6 +13,8 @@ from phx.sim.host cimport Host, LogFlow
 # The groups of an engine that has replayed nothing yet have their first members, or those that the
 # store, a checkpoint, or whoever had it join says.
 cdef void members_open(Host h)
+# The engine is told of a group's members, which the node knows from now on.
+cdef void members_told(Host h, u32 group, told)
 # EVENT_MEMBERS.
 cdef void members_changed(Host h, const Event* event)
 # A checkpoint says these (a Membership, or None: they never changed), and is about to be installed.

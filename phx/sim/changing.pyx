@@ -29,6 +29,8 @@ cdef u64 RETRY_US = 1000000
 
 cdef void tell(Host h, u32 group, told):
     cdef bytes roster = told.roster
+    if h.engine.poisoned:
+        return                        # it takes nothing any more
     if engine_change_known(h.engine, group, told.version,
                            <const u8*>PyBytes_AS_STRING(roster), PyBytes_GET_SIZE(roster),
                            told.instance, told.floor, told.active) != 0:
@@ -40,9 +42,12 @@ cdef void members_open(Host h):
     h.memberships = Memberships()
     h.changed = []
     for group in h.groups:
-        config_set(h.engine, find_group(h.engine, group), (<u64>1 << h.first_members) - 1, 0, 0)
         known = [one.membership for one in h.keeping.catalog.of(group)
                  if one.membership is not None]
+        if group in h.store.hosted:
+            known.append(h.store.hosted[group].first)
+        else:
+            config_set(h.engine, find_group(h.engine, group), (<u64>1 << h.first_members) - 1, 0, 0)
         if group in h.store.members:
             kept = h.store.members[group].membership
             known.append(kept)
@@ -55,6 +60,12 @@ cdef void members_open(Host h):
         if newest is not None:
             h.store.note_members(group, newest)
             tell(h, group, newest)
+
+
+cdef void members_told(Host h, u32 group, told):
+    h.memberships.learn(group, told)
+    watch_members_told(h.watch, h.node, group, told.version)
+    tell(h, group, told)
 
 
 def write_members(Host h):

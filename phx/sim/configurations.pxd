@@ -18,8 +18,16 @@ were.
 from phx._core.native cimport *
 from phx.sim.reference cimport Configuration, Fate, Log, Reference, Vote
 
+cdef enum:
+    CREATED_BASE = 1             # as phx.store_hosted.base_of of the first generation
+    CREATED_FLOOR = 1            # and its FIRST_FLOOR
+
 # The group's members may change; the first ones are these voters, as bits.
 cdef void configurations_begin(Reference* ref, u32 group, u32 voters) noexcept nogil
+
+# A group is created: its log begins behind instance CREATED_BASE, at which this value, of its first
+# members, counts as decided.
+cdef void configurations_created(Reference* ref, u32 group, u32 value) noexcept nogil
 
 cdef inline bint may_change(const Log* log) noexcept nogil:
     return not log.configurations.empty()

@@ -7,7 +7,9 @@
 from libc.string cimport memset
 
 from phx._core.native cimport *
-from phx.sim.reference cimport Cell, Configuration, Fate, Log, Reference, Vote
+from phx.sim.reference cimport (
+    Cell, Configuration, Fate, Log, Reference, Vote, reference_cell,
+)
 
 
 cdef void configurations_begin(Reference* ref, u32 group, u32 voters) noexcept nogil:
@@ -18,6 +20,22 @@ cdef void configurations_begin(Reference* ref, u32 group, u32 voters) noexcept n
     first.active = True
     ref.logs[group].configurations.clear()
     ref.logs[group].configurations.push_back(first)
+
+
+cdef void configurations_created(Reference* ref, u32 group, u32 value) noexcept nogil:
+    cdef Log* log = &ref.logs[group]
+    cdef Cell* cell = reference_cell(ref, group, CREATED_BASE)
+    cdef Configuration first
+    configurations_begin(ref, group, 0)    # before there is anybody
+    memset(&first, 0, sizeof(first))
+    first.instance = CREATED_BASE
+    first.who = ref.changes[ref.values[value].change]
+    first.active = True
+    log.configurations.push_back(first)
+    log.members = first.who.members
+    cell.decided = value
+    cell.decided_ballot = CREATED_FLOOR
+    log.base = log.end = CREATED_BASE
 
 
 cdef Configuration* configuration_at(Log* log, u64 instance) noexcept nogil:

@@ -80,6 +80,7 @@ cdef void equip(Host host, u64 seed, u32 nodes, dict limits, machines) except *:
     host.agreed_every = limits["agreed_every"]
     host.joining = {}
     host.first_members = limits["members"]
+    host.slots = <u32>len(host.configured) + limits["created"]
     if host.first_members and host.index == 0:
         watch_members(host.watch, (<u32>1 << host.first_members) - 1)
     host.clock.rate_ppm = 1000000

@@ -250,6 +250,14 @@ class Fetching:
         self._wanted.setdefault(group, Want())
         self._soon(BUSY_US)
 
+    def forget(self, group: int) -> None:
+        """It is hosted no more, and nothing is under way for it (`at`)."""
+        self._wanted.pop(group, None)
+
+    def at(self, group: int) -> bool:
+        """Something is under way for it."""
+        return self._group == group
+
     def lost(self, group: int, first: int, last: int) -> None:
         """The log here has a hole, and no peer gives what fills it."""
         self._wanted.setdefault(group, Want()).hole = Hole(group, first, last)

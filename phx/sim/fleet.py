@@ -399,6 +399,11 @@ RARE = {
     "change_not_caught_up": "changes refused: no quorum of the new voters is near",
     "change_not_leading": "changes asked of who does not lead",
     "change_killed": "leaders killed at some stage of a change",
+    "groups_hosted": "created groups that a node began to host",
+    "groups_ends": "last values that were proposed",
+    "groups_dropped": "created groups that a node dropped",
+    "groups_cut": "deaths behind a step of hosting or dropping",
+    "groups_cleaned": "groups that a start swept away",
     "settled_calls": "callers told by an install",
     "lease_reads": "reads answered under a lease",
 }
@@ -417,6 +422,9 @@ OF_RELAXED = frozenset(
 OF_MEMBERS = frozenset(name for name in RARE if name.startswith(("members_", "change_")))
 """Rows that only a profile in which members of groups change can bring about."""
 
+OF_CREATED = frozenset(name for name in RARE if name.startswith("groups_"))
+"""Rows that only a profile with the act `create-group` can bring about."""
+
 
 def rare_events(profile: str) -> dict[str, str]:
     """What should happen now and then in runs of that profile: counter and text."""
@@ -425,6 +433,7 @@ def rare_events(profile: str) -> dict[str, str]:
     left = none if "odd-machine" in weights else OF_ODD_MACHINES
     left |= none if "switch-durability" in weights else OF_RELAXED
     left |= none if MEMBER_ACTS.keys() & weights.keys() else OF_MEMBERS
+    left |= none if "create-group" in weights else OF_CREATED
     return {name: text for name, text in RARE.items() if name not in left}
 
 

@@ -25,3 +25,4 @@ cdef void apply(Host h)                       # AT_APPLY
 # Callers whose values are not waited for any longer: by verdicts of the engine, and of groups whose
 # machine has failed.
 cdef void fail_calls(Host h)
+cdef void fail_call(Host h, call, int verdict)

@@ -33,9 +33,9 @@ from phx.sim.storage import StoreDamaged
 VERDICTS = {
     1: "timed out, rejected", 2: "timed out, unknown", 3: "overloaded", 4: "not leader",
     5: "stopped, rejected", 6: "stopped, unknown", 7: "no quorum", 8: "poisoned, rejected",
-    9: "poisoned, unknown",
+    9: "poisoned, unknown", 10: "ended, rejected", 11: "ended, unknown",
 }
-UNKNOWN = frozenset({2, 6, 9})
+UNKNOWN = frozenset({2, 6, 9, 11})
 
 cdef int STOPPED_UNKNOWN = 6
 cdef u64 ANSWER_BYTES = 16384
@@ -126,7 +126,10 @@ cdef bytes entries_of(Host h, u32 group, u64 first, u64 last):
 
 cdef void answer(Host h, u64 number):
     cdef Asked asked = h.asked[number]
-    cdef Block* out = run_of(h, asked.group, asked.first, asked.last)
+    cdef Block* out
+    if find_flow(h, asked.group) == NULL:
+        return                        # it was dropped since
+    out = run_of(h, asked.group, asked.first, asked.last)
     if out.size:
         h.counts.supplied += 1
     engine_supply(h.engine, asked.group, asked.peer, asked.first, out.data, out.size)

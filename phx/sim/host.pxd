@@ -45,6 +45,7 @@ cdef enum Stray:                 # what goes wrong with the next value
 
 cdef struct LogFlow:             # a group's chosen entries on their way to the machines
     u32 group
+    bint hosted                  # False: a created group that is not here
     bint stopped                 # its machine failed
     bint paused                  # its machine is being restored
     bint lost                    # paused until one is fetched: no checkpoint here will do
@@ -156,7 +157,10 @@ cdef class Host:
     cdef bint taken                      # on purpose, and no start has found that yet
     cdef set keep_excused                # groups whose checkpoints were damaged on purpose
     cdef object machines                 # group id -> StateMachine, called at each start
-    cdef list groups
+    cdef list configured                 # groups that are always there
+    cdef list groups                     # and those that are hosted in this life, ascending
+    cdef u32 slots                       # ids that there may be
+    cdef readonly object hosting         # hosting.Hosting; None: no groups are created
     cdef readonly object fetching        # fetching.Fetching
     cdef readonly object mending         # mending.Mending
     cdef readonly object trimming        # trimming.Trimming
@@ -260,10 +264,8 @@ cdef class Host:
     cdef u64 sync_time_us(self)
     cdef void poison(self, int code)
 
-# The flow of a group, or NULL.
+# The flow of a group that is hosted, or NULL.
 cdef inline LogFlow* find_flow(Host h, u32 group) noexcept:
-    cdef size_t i
-    for i in range(h.flows.size()):
-        if h.flows[i].group == group:
-            return &h.flows[i]
-    return NULL
+    if group >= h.flows.size() or not h.flows[group].hosted:
+        return NULL
+    return &h.flows[group]

@@ -12,7 +12,7 @@ from phx._core.codec cimport RecordHeader, phx_crc32c
 from phx._core.delivery cimport Sessions
 from phx._core.disk cimport DiskApi
 from phx._core.engine cimport (
-    engine_add_group, engine_advance, engine_counters, engine_durable, engine_free, engine_new,
+    engine_advance, engine_counters, engine_durable, engine_free, engine_new,
     engine_poison, engine_replay, engine_restoring, engine_start, engine_turn,
 )
 from phx._core.journal cimport (
@@ -45,14 +45,15 @@ from phx.sim.durability cimport (
 )
 from phx.sim.doctoring cimport raise_old_rows
 from phx.sim.handing cimport entries_of, flow_chosen, go_on, question
+from phx.sim.hosted cimport flow_begin, groups_begin, groups_open
 from phx.sim.invariants cimport (
-    Watch, watch_died, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_started,
-    watch_step,
+    Watch, watch_durable, watch_emitted, watch_fail, watch_replayed, watch_step,
 )
 from phx.sim.lives cimport ceiling_wanted, life_begins, life_lost, life_told, life_without
 from phx.sim.saving cimport keep_ask, keep_begin, keep_crash, keep_open
 from phx.sim.upkeep cimport note_floor, recycle, upkeep
 from phx.sim.watch_kept cimport watch_mended, watch_wrote
+from phx.sim.watch_lives cimport watch_died, watch_started
 from phx.sim.watch_members cimport watch_leads
 from phx.sim.watch_odd cimport (
     odd_found, odd_marked, odd_since, watch_gives, watch_marked, watch_odd_life,
@@ -98,6 +99,7 @@ cdef class Host:
             self.why = "its journal cannot be read"
             self.counts.refused_starts += 1
             return False
+        groups_begin(self)
         settled = self.store.settled()
         floors = floors_open(self)
         starts = keep_open(self, floors)
@@ -125,8 +127,7 @@ cdef class Host:
         cdef DiskApi api
         cdef int code
         self.engine = engine_new(&self.engine_options)
-        for group in self.groups:
-            engine_add_group(self.engine, group, 0, settled.get(group, 0))
+        groups_open(self, settled)
         if self.first_members:
             members_open(self)
         rows_open(self, settled, floors)
@@ -157,8 +158,8 @@ cdef class Host:
         self.durable_lsn = journal_next_lsn(self.journal)
         life_told(self, lost)
         self.incarnation = engine_start(self.engine, self.durable_lsn, self.shows(), self.wall())
-        for group in self.groups:
-            through.push_back(settled.get(group, 0))
+        for i in range(self.slots):
+            through.push_back(settled.get(i, 0))
         watch_started(self.watch, self.node, self.engine, self.incarnation, through.data())
         watch_odd_life(self.watch, self.node)
         self.poisoned = False
@@ -172,17 +173,10 @@ cdef class Host:
         reads_begin(self)
         self.published = published_new(<u32>through.size())
         self.flows.resize(through.size())
+        hosted = set(self.groups)
         for i in range(through.size()):
-            self.flows[i].group = self.groups[i]
-            self.flows[i].stopped = False
-            self.flows[i].paused = self.flows[i].group in starts
-            self.flows[i].lost = self.flows[i].busy = self.flows[i].refused = False
-            self.flows[i].anew = False
-            self.flows[i].stray = STRAY_NOT
-            self.flows[i].covered = 0
-            self.flows[i].next = 1
-            self.flows[i].last = through[i]
-            self.flows[i].applied = 0
+            flow_begin(&self.flows[i], <u32>i, i in hosted, i in starts,
+                       through[i] if i in hosted else 0)
         memset(self.connections, 0, sizeof(self.connections))
         self.turn_due = self.writing = self.sync_wanted = self.stuck = False
         self.settling = self.unsettled = self.apply_due = self.spare_due = False
@@ -200,6 +194,8 @@ cdef class Host:
         self.mending.begin()
         self.comparing.begin()
         relaxed_begin(self)
+        if self.hosting is not None:
+            self.hosting.begin()
         self.poke()
 
     cdef void crash(self, bint power):
@@ -313,6 +309,7 @@ cdef class Host:
         cdef bint inline_ = False
         self.turn_due = False
         self.turns += 1
+        self.watch.node[self.index].turn = self.turns
         self.heard_bytes = 0
         interval_passes(self)
         engine_advance(self.engine, self.shows(), self.wall())
@@ -336,7 +333,6 @@ cdef class Host:
         for i in range(out.fetches.size()):
             question(self, &out.fetches[i])
         reads_turn(self, out)
-        self.watch.node[self.index].turn = self.turns
         for i in range(self.touched.size()):
             watch_step(self.watch, self.node, self.touched[i])
         self.touched.clear()

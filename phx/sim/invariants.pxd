@@ -33,6 +33,8 @@ every few hundred steps. The first one that does not hold ends the run.
     U11 nobody decides while somebody else holds the lease; nobody else holds it
     U14 a read point covers what anybody knew to be chosen when its read began; what a node
         publishes is what its engine believes (watch_reads)
+    U15 nobody takes part in a created group before its store says so, or when it has dropped it
+        (watch_lives)
     bounded   rings, caches and queues keep to their limits
 
 (U12 is checked at the end of a run.)
@@ -81,6 +83,10 @@ cdef struct Seat:                # one node in one group
     u64 version                  # of members that it knows durably; 0: it knows the first
     bint ended_durably           # it is none of them, and says so
     u64 ended                    # since this turn it says so in this life; 0: not
+    bint hosts                   # its store says so, of a created group
+    bint gone                    # or did, and never will again
+    bint dropped                 # and its engine has it no more,
+    u64 dropped_turn             # but frames that were made up to this turn
 
 cdef struct Kept:                # an acceptance, before an install
     u64 instance
@@ -120,6 +126,7 @@ cdef struct Watch:
     Reference* ref
     u32 nodes
     u32 groups
+    u32 configured               # of them; those above come and go
     u64 now_us
     u64 leases_from_us           # U11 is checked from then on (clocks were out of bounds before)
     bint leases_void
@@ -157,10 +164,6 @@ cdef void decide(Watch* w, u32 node, u32 group, u64 instance, Cell* cell,
 # --- a node's life
 cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u8* body,
                          u64 lsn) noexcept nogil
-# `settled`: by group, what the store holds; everything replayed is durable.
-cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
-                        const u64* settled) noexcept nogil
-cdef void watch_died(Watch* w, u32 node) noexcept nogil
 
 # --- its journal and its frames
 cdef void watch_emitted(Watch* w, u32 node, const u8* data, u64 count, u64 lsn) noexcept nogil

@@ -24,24 +24,25 @@ from phx._core.wire cimport (
     message_check,
 )
 from phx.sim.clock cimport Clock, clock_shows
+from phx.sim.configurations cimport CREATED_FLOOR
 from phx.sim.reference cimport (
-    Applied, Cell, Log, Reference, Value, Vote, cell_kept_ballot, cell_synced_in, cell_vote,
-    reference_cell, reference_chain, reference_decide, reference_forget, reference_free,
-    reference_new, reference_value, vote_counted,
+    Applied, Cell, Log, Reference, Value, Vote, cell_synced_in, cell_vote, reference_cell,
+    reference_chain, reference_decide, reference_free, reference_new, reference_value,
+    vote_counted,
 )
 from phx.sim.watch_frames cimport Ballot, Entries, Entry, ballot_used, next_reported, next_supplied
 from phx.sim.watch_lost cimport (
-    lost_answers, lost_prevotes, lost_promised, lost_promises, lost_started, lost_step,
-    lost_takes_part, lost_whole,
+    lost_answers, lost_prevotes, lost_promised, lost_promises, lost_step, lost_takes_part,
+    lost_whole,
 )
+from phx.sim.watch_lives cimport takes_part
 from phx.sim.watch_members cimport (
-    members_accepted, members_durable, members_emitted, members_kept, members_proposed,
-    members_sent, members_started, members_step, members_votes,
+    members_accepted, members_durable, members_emitted, members_proposed, members_sent,
+    members_step, members_votes,
 )
-from phx.sim.watch_relaxed cimport relaxed_emits, relaxed_started, relaxed_tells
+from phx.sim.watch_relaxed cimport relaxed_emits, relaxed_tells
 from phx.sim.watch_records cimport (
-    Records, Written, record_at, record_is, record_read, records_died, records_next_durable,
-    records_rewind,
+    Records, Written, record_at, record_is, record_read, records_next_durable, records_rewind,
 )
 
 cdef u64 INSTANCE_MAX = 1 << 22       # no run gets there: a number above is garbage
@@ -51,7 +52,7 @@ cdef Watch* watch_new(u32 nodes, u32 groups) noexcept nogil:
     cdef Watch* w = phx_new[Watch]()
     cdef u32 i, k
     w.ref = reference_new(nodes, groups)
-    w.nodes, w.groups = nodes, groups
+    w.nodes, w.groups, w.configured = nodes, groups, groups
     w.node.resize(nodes)
     w.known.resize(groups)
     w.announced.resize(groups)
@@ -97,9 +98,9 @@ cdef u64 holds_lease(Watch* w, NodeWatch* n, u32 group) noexcept nogil:
     if n.engine == NULL or n.engine.poisoned:
         return 0
     r = find_group(n.engine, group)
-    if w.changing and changing(r):
-        return 0                      # it answers no reads any more
-    if r == NULL or r.role != ROLE_LEADING or r.lead == NULL or r.lead.ballot != r.promised:
+    if r == NULL or (w.changing and changing(r)):
+        return 0                      # it answers no reads (any more)
+    if r.role != ROLE_LEADING or r.lead == NULL or r.lead.ballot != r.promised:
         return 0
     if group_lease_until(n.engine, r) <= clock_shows(n.clock, w.now_us):
         return 0
@@ -240,6 +241,8 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
         fail_at(w, b"U2", n.node, header.group, 0, 0, b"a record of no group")
         return
     seat = &n.seats[header.group]
+    if not takes_part(w, n, header.group, n.turn):
+        return
     if header.kind == RECORD_SUSPECT:
         lost_whole(w, n, header)
     elif header.kind == RECORD_SETTLED:
@@ -339,67 +342,6 @@ cdef void watch_replayed(Watch* w, u32 node, const RecordHeader* header, const u
         cell_vote(reference_cell(w.ref, one.group, one.instance), one.ballot,
                   one.value).held |= <u32>1 << (node - 1)
     record_durable(w, n, one)
-
-
-# --- life
-
-# No acceptance that others may have counted is missing.
-cdef void check_kept(Watch* w, NodeWatch* n, u32 group, u64 settled) noexcept nogil:
-    cdef Log* log = &w.ref.logs[group]
-    cdef Replica* r = find_group(n.engine, group)
-    cdef Slot* slot
-    cdef u64 instance, ballot
-    if settled > log.end:
-        fail_at(w, b"U3", n.node, group, settled, 0, b"the store holds what is not decided")
-        return
-    for instance in range(r.chosen_through + 1, log.cells.size()):
-        ballot = members_kept(w, n, r, instance) if w.changing \
-            else cell_kept_ballot(&log.cells[instance], n.node)
-        if ballot == 0:
-            continue
-        slot = window_find(&r.window, instance)
-        if slot == NULL or (slot.ballot < ballot and not slot.flags & SLOT_CHOSEN):
-            fail_at(w, b"U3", n.node, group, instance, ballot,
-                    b"an acceptance is forgotten over a restart")
-
-
-cdef void watch_started(Watch* w, u32 node, Engine* engine, u32 incarnation,
-                        const u64* settled) noexcept nogil:
-    cdef NodeWatch* n = of(w, node)
-    cdef Replica* r
-    cdef Seat* seat
-    cdef u32 group
-    n.engine = engine
-    n.incarnation = incarnation
-    n.life += 1
-    n.durable = max(n.durable, engine.durable)
-    for group in range(w.groups):
-        r = find_group(engine, group)
-        seat = &n.seats[group]
-        if r.promised < seat.exposed or r.promised < seat.durable:
-            fail_at(w, b"U4", node, group, 0, max(seat.exposed, seat.durable),
-                    b"a promise is forgotten over a restart")
-        check_kept(w, n, group, settled[group])
-        seat.promised = seat.seen = r.promised
-        seat.through = r.chosen_through
-        seat.handed = seat.restored = 0
-        seat.applied = 0
-        seat.acked_ballot = 0
-        seat.told = r.floor
-        seat.told_turn = 0
-        if r.floor < seat.kept:
-            fail_at(w, b"U9b", node, group, r.floor, 0, b"begins with less than its floor")
-    lost_started(w, n)
-    relaxed_started(w, n)
-    if w.changing:
-        members_started(w, n)
-
-
-cdef void watch_died(Watch* w, u32 node) noexcept nogil:
-    cdef NodeWatch* n = of(w, node)
-    n.engine = NULL
-    records_died(&n.records)
-    reference_forget(w.ref, node)
 
 
 # --- frames (U5, U6, and every claim that something is chosen)
@@ -542,7 +484,7 @@ cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogi
     cdef ChosenBody chosen
     cdef PrevoteReplyBody prevote
     memcpy(&m, data, sizeof(m))
-    if m.group >= w.groups:
+    if m.group >= w.groups or not takes_part(w, n, m.group, n.made):
         return
     if w.changing:
         members_sent(w, n, &m)
@@ -560,7 +502,9 @@ cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogi
         sent_learn(w, n, &m, fixed, data + length)
     elif m.kind == MSG_REFUSE:
         memcpy(&refuse, fixed, sizeof(refuse))
-        exposes(w, n, &m, refuse.promised)
+        # (A created group's first floor is no ballot of anybody's: its row stands for it.)
+        if refuse.promised != CREATED_FLOOR or m.group < w.configured:
+            exposes(w, n, &m, refuse.promised)
     elif m.kind == MSG_CHOSEN:
         memcpy(&chosen, fixed, sizeof(chosen))
         claims_through(w, n, &m, chosen.through)
@@ -593,6 +537,8 @@ cdef void watch_sent(Watch* w, u32 node, const u8* frame, u64 count, u64 made) n
 cdef void check_slots(Watch* w, NodeWatch* n, Replica* r) noexcept nogil:
     cdef u64 instance
     cdef Slot* slot
+    if r == NULL:
+        return
     for instance in range(r.window.base, r.accepted_last + 1):
         slot = window_find(&r.window, instance)
         if slot == NULL:
@@ -611,6 +557,8 @@ cdef void watch_step(Watch* w, u32 node, u32 group) noexcept nogil:
     cdef Replica* r = find_group(n.engine, group)
     cdef Seat* seat = &n.seats[group]
     w.checks += 1
+    if r == NULL:
+        return
     if r.promised < seat.seen or r.promised < seat.promised:
         fail_at(w, b"U4", node, group, 0, r.promised, b"a promise has fallen")
     seat.seen = r.promised

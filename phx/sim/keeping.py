@@ -16,7 +16,7 @@ from typing import Any
 
 from phx._core.session_codec import table_facts
 from phx.checkpoint.catalog import ROOT, STAGING, Catalog, path_of
-from phx.checkpoint.files import Files, exists, join
+from phx.checkpoint.files import Files, exists, join, remove_tree
 from phx.checkpoint.loading import Broken, load_machine, need_sound
 from phx.checkpoint.manifest import (
     MANIFEST,
@@ -33,7 +33,7 @@ from phx.membership import Membership
 from phx.sim.files import UNLIMITED_BYTES, Crashed, MemoryFiles
 from phx.sim.oddness import Oddness
 from phx.sim.reference import bytes_hash
-from phx.transfer.staging import kept
+from phx.transfer.staging import kept, waiting
 
 __all__ = ["Keeping"]
 
@@ -287,6 +287,14 @@ class Keeping:
         checkpoint."""
         self._condemned[group] += 1
         return self.catalog.condemn(group, above, but)
+
+    def sweep(self, group: int) -> None:
+        """Nothing stays of a group that was dropped; as `phx.node.hosting.sweep_group`. It may die
+        meanwhile: raises Crashed."""
+        for one in self.condemn(group, -1):
+            remove_tree(self.files, path_of(ROOT, one))
+        while (found := waiting(self.files, ROOT).get(group)) is not None:
+            remove_tree(self.files, found[0])
 
     def is_odd(self, manifest: Manifest) -> bool:
         """An odd replica has taken it. For claims alone."""

@@ -25,6 +25,10 @@ class Memberships:
         self._known[group] = [known[instance] for instance in sorted(known)]
         return both
 
+    def forget(self, group: int) -> None:
+        """It is hosted no more."""
+        self._known.pop(group, None)
+
     def newest(self, group: int) -> Membership | None:
         known = self._known.get(group)
         return known[-1] if known else None

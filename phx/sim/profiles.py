@@ -259,6 +259,26 @@ PROFILES: dict[str, Profile] = {
             ({**USUAL, "members": 3, "journal_bytes_max": 8 << 16}, 1),
         ],
     ),
+    "groups": Profile(
+        "groups are created on some of the nodes, and deleted, while links, nodes and disks fail",
+        {
+            "create-group": 9, "delete-group": 6, "cut-hosting": 6, "crash": 3, "power": 3,
+            "power-operation": 1.5, "crash-starting": 1, "power-starting": 1, "blackout": 0.6,
+            "power-keep": 1, "last-words": 1.5, "late-votes": 1, "transfer": 1, "fail-store": 2,
+            "full-disk": 0.7, "fail-sync": 0.7, "loss": 1.5, "reorder": 1.5, "duplicate": 1,
+            "delay": 1, "one-way": 1.5, "apart": 2, "silent": 1, "chain": 1, "reset": 1,
+            "pause": 2, "slow-disk": 1.5, "drift": 1, "two-behind": 1.5, "checkpoint": 1.5,
+            "settle": 2, "resign": 0.7, "burst": 1.5, "block": 0.7, "cut-transfer": 0.7,
+        },
+        nodes=(5,), groups=2, clients=3, acts=(24, 40), seconds=40,
+        limits=[
+            ({**USUAL, "members": 5, "created": 8}, 3),
+            ({**USUAL, "members": 5, "created": 8, "checkpoint_us": 600_000,
+              "hold_instances": 0}, 2),
+            ({**USUAL, "members": 5, "created": 8, "window": 8, "batch_bytes_max": 512}, 1),
+            ({**USUAL, "members": 5, "created": 8, "journal_bytes_max": 8 << 16}, 1),
+        ],
+    ),
     "transfers": Profile(
         "leaderships are moved to and fro, while links and nodes fail",
         {

@@ -10,6 +10,7 @@ from phx.checkpoint.catalog import ROOT, path_of
 from phx.checkpoint.manifest import Manifest
 from phx.errors import Damaged
 from phx.sim.files import Crashed
+from phx.sim.hosted import hosts
 from phx.sim.pipes import Pipe
 from phx.transfer.choice import offered
 from phx.transfer.messages import (
@@ -24,6 +25,7 @@ from phx.transfer.messages import (
     unpack_entries,
 )
 from phx.transfer.sender import Bucket, Sender
+from phx.types import NEVER
 
 if TYPE_CHECKING:
     from phx.sim.host import Host
@@ -120,6 +122,8 @@ class Provider:
         pipe.ends[1] = Talk(self, pipe)
 
     def offer(self, fetch: Fetch, peer: int) -> Offer:
+        if not hosts(self.host, fetch.group):
+            return Offer(floor=NEVER)
         facts = self.host.facts(fetch.group)
         found = self._sound(fetch.group, peer)
         best = offered(found, floor=facts["floor"], ident=fetch.ident)
@@ -150,6 +154,8 @@ class Provider:
 
     def entries(self, fetch: Fetch) -> list[list[Entry]] | None:
         """What is asked for of the log, as far as one run of it is here."""
+        if not hosts(self.host, fetch.group):
+            return None
         found = self.host.entries(fetch.group, fetch.above + 1, fetch.through)
         return [unpack_entries(found)] if found else None
 
@@ -161,6 +167,8 @@ class Provider:
 
     def begin(self, talk: Talk, fetch: Fetch) -> tuple[str, Manifest] | None:
         """The checkpoint that is asked for, pinned; None: it is not there, or not given now."""
+        if not hosts(self.host, fetch.group):
+            return None
         keeping, peer = self.host.keeping, talk.pipe.nodes[0]
         catalog, sound = keeping.catalog, self._sound(fetch.group, peer)
         found = [one for one in sound if one.content == fetch.ident]

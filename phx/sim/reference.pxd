@@ -99,6 +99,7 @@ cdef struct Log:                 # of one group
     vector[Cell] cells           # by instance
     vector[Applied] applied
     vector[Row] rows             # by node index
+    u64 base                     # it begins behind this instance, which says who its members are
     u64 end                      # everything up to here is decided
     u64 decided                  # instances, also beyond a gap
     u32 members                  # whose entries are applied from here on, as bits

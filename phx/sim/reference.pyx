@@ -454,9 +454,10 @@ cdef const char* same_rows(Reference* ref, u32 group, u64 through,
     cdef u32 members = ~<u32>0
     cdef size_t i, met = 0
     rows.resize(ref.nodes)
-    for instance in range(1, through + 1):
+    for instance in range(max(log.base, <u64>1), through + 1):
         value = &ref.values[log.cells[instance].decided]
-        epoch = max(epoch, value.epoch)
+        if instance > log.base:
+            epoch = max(epoch, value.epoch)
         if value.change:
             members = ref.changes[value.change].members
             rows_left(&rows, members)

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from phx.machine import StateMachine
 from phx.sim import verdicts
 from phx.sim.altering import can_change, counts, members
 from phx.sim.asking_load import AskingLoad
+from phx.sim.directory import LIVE
 from phx.sim.history import Operation
 from phx.sim.losing import switches
 from phx.sim.machine import SimMachine
@@ -26,7 +27,7 @@ from phx.sim.profiles import plan_of
 from phx.sim.readers import Readers
 from phx.sim.stage import Stage
 from phx.sim.straying import astray, rebuild, unfound
-from phx.sim.verdicts import Broken, Probe, Replica
+from phx.sim.verdicts import Broken, Hosting, Probe, Replica
 from phx.sim.violation import Violation
 from phx.sim.workload import TOKEN_BYTES, is_list
 from phx.sim.world import LIMITS, World
@@ -46,6 +47,8 @@ and takes none that is in doubt."""
 PROBE_TIMEOUT_US = 1_000_000
 PROBE_AGAIN_US = 20_000
 BALLOT_NODE_BITS = 20
+GROUP_BITS = 24
+"""Of a key of the workload, below its group."""
 
 
 @dataclass(slots=True)
@@ -111,6 +114,10 @@ class SimLoad(AskingLoad):
 
     def broken(self, machines: dict[int, Any]) -> Broken | None:
         operations = self.operations
+        created = self.world.directory
+        history = operations.history
+        if created is not None:  # of those that are deleted nothing is left
+            history = [one for one in history if cast(int, one.key) >> GROUP_BITS in machines]
         lists = {
             key: value
             for machine in machines.values()
@@ -119,7 +126,7 @@ class SimLoad(AskingLoad):
         }
         return (
             verdicts.settled(self.unheard())
-            or verdicts.exactly_once(operations.history, lists, TOKEN_BYTES)
+            or verdicts.exactly_once(history, lists, TOKEN_BYTES)
             or verdicts.linearizable([*operations.history, *self.reads])
         )
 
@@ -237,8 +244,9 @@ class Run:
         # (A change may have been under way: its leader is elected anew.)
         times = 3 if late else 2 if self.changing else 1
         self.judge(verdicts.decides(probes, self.bound_us() * times))
+        self.judge(verdicts.hosted(self.hostings()))
         replicas = [one for one in self.replicas() if (one.node, one.group) not in odd]
-        decided = {group: world.decided_through(group) for group in range(plan.groups)}
+        decided = {group: world.decided_through(group) for group in self.groups()}
         whole = [
             one
             for one in replicas
@@ -284,7 +292,7 @@ class Run:
         self.judge(verdicts.repaired(astray(world)))
         world.run(world.now_us + 2 * SECOND)
         replicas = self.replicas()
-        decided = {group: world.decided_through(group) for group in range(plan.groups)}
+        decided = {group: world.decided_through(group) for group in self.groups()}
         self.judge(verdicts.caught_up(replicas, decided))
         self.judge(verdicts.equal_digests(replicas))
         self.judge(verdicts.decides(map(self.seen, self.probes), 2 * REPAIRS_US))
@@ -306,7 +314,7 @@ class Run:
 
     def probe(self) -> None:
         self.repairs_before = self.repairs()
-        self.probes = [Probing(self, group) for group in range(self.plan.groups)]
+        self.probes = [Probing(self, group) for group in self.groups()]
 
     def seen(self, probe: Probing) -> Probe:
         return Probe(probe.group, probe.asked_us, probe.done_us)
@@ -322,9 +330,27 @@ class Run:
             )
             for node in self.nodes
             if world.running(node)
-            for group in range(self.plan.groups)
+            for group in self.groups()
             if node in self.members(group)
         ]
+
+    def groups(self) -> list[int]:
+        """Those that are there: always, or created and not deleted (by now)."""
+        created = self.world.directory
+        return [*range(self.plan.groups), *(created.those(LIVE) if created is not None else ())]
+
+    def hostings(self) -> list[Hosting]:
+        """Of all that were ever created, at the nodes that run."""
+        world, directory = self.world, self.world.directory
+        return [
+            Hosting(
+                node, fact.group, fact.phase, node in fact.nodes, world.runs(node, fact.group),
+                world.host(node).hosting.left(fact.group),
+            )
+            for fact in (directory.newest() if directory is not None else ())
+            for node in self.nodes
+            if world.running(node)
+        ]  # fmt: skip
 
     def members(self, group: int) -> list[int]:
         """By what is decided now."""
@@ -336,8 +362,8 @@ class Run:
             (node, group)
             for node in self.nodes
             if world.running(node)
-            for group in range(self.plan.groups)
-            if world.status(node, group)["suspect"]
+            for group in self.groups()
+            if world.runs(node, group) and world.status(node, group)["suspect"]
         ]
 
     def rounds(self) -> dict[int, int]:
@@ -347,9 +373,9 @@ class Run:
             group: max(
                 world.status(node, group)["promised"] >> BALLOT_NODE_BITS
                 for node in self.nodes
-                if world.running(node)
+                if world.runs(node, group)
             )
-            for group in range(self.plan.groups)
+            for group in self.groups()
         }
 
     def limit(self, name: str) -> int:

@@ -12,9 +12,11 @@ from phx.sim.agenda cimport AT_KEEP, AT_RESTORE
 from phx.sim.changing cimport members_at
 from phx.sim.chance cimport chance_below, chance_between, chance_next, chance_ppm
 from phx.sim.host cimport Host, KEEP_IDLE, KEEP_WANTED, KEEP_WRITING, LogFlow, find_flow
+from phx.sim.hosted cimport base_of, is_over
 from phx.sim.invariants cimport watch_fail
 from phx.sim.reference cimport hash_bytes
 from phx.sim.watch_kept cimport watch_checkpoint, watch_cover, watch_loaded, watch_restored
+from phx.sim.watch_lives cimport watch_begun
 from phx.sim.watch_odd cimport odd_since, watch_made_of, watch_marked
 
 cdef enum:
@@ -47,10 +49,14 @@ cdef u64 floor_of(Host h, u32 group) noexcept:
     return h.watch.node[h.index].seats[group].kept
 
 
+cdef u64 keep_cover(Host h, u32 group):
+    return max(h.keeping.cover(group, floor_of(h, group)), base_of(h, group))
+
+
 cdef dict keep_open(Host h, dict floors):
     starts = h.keeping.open(floors)
     h.keep_dead = h.keeping.dead
-    return starts
+    return {group: starts[group] for group in starts if group in h.groups}
 
 
 cdef void keep_begin(Host h):
@@ -58,9 +64,10 @@ cdef void keep_begin(Host h):
     cdef LogFlow* flow
     for i in range(h.flows.size()):
         flow = &h.flows[i]
+        if not flow.hosted:
+            continue
         if flow.group not in h.keep_excused:
-            watch_cover(h.watch, h.node, flow.group,
-                        h.keeping.cover(flow.group, floor_of(h, flow.group)))
+            watch_cover(h.watch, h.node, flow.group, keep_cover(h, flow.group))
         if flow.group in h.keeping.marked:
             flow.lost = flow.anew = True
             watch_marked(h.watch, h.node, flow.group, True)
@@ -79,15 +86,15 @@ cdef void keep_crash(Host h, bint power):
 # --- taking
 
 cdef bint worth(Host h, const LogFlow* flow):
-    return not flow.stopped and not flow.paused and not flow.busy \
-        and flow.applied > h.keeping.frontier(flow.group)
+    return flow.hosted and not flow.stopped and not flow.paused and not flow.busy \
+        and flow.applied > h.keeping.frontier(flow.group) and not is_over(h, flow.group)
 
 
 cdef void capture(Host h, LogFlow* flow, bytes table):
     machine = h.machine[flow.group]
     cdef bint known
     known, told = members_at(h, flow)
-    if not known:
+    if not known or is_over(h, flow.group):
         keep_idle(h)
         return
     try:
@@ -197,8 +204,8 @@ cdef void restore(Host h, u32 group):
     cdef LogFlow* flow = find_flow(h, group)
     cdef u64 frontier = 0
     cdef bytes table
-    if flow.anew:
-        return                        # its state was asked for anew meanwhile
+    if flow == NULL or flow.anew:
+        return                        # it was dropped, or its state asked for anew, meanwhile
     h.machine[group], manifest, read = made(h, group)
     h.keep_dead = h.keeping.dead
     if h.keep_dead or h.watch.failed:
@@ -211,6 +218,10 @@ cdef void restore(Host h, u32 group):
         watch_made_of(h.watch, h.node, group, frontier, h.keeping.is_odd(manifest), True)
         watch_restored(h.watch, h.node, group, frontier, <const u8*>PyBytes_AS_STRING(table),
                        PyBytes_GET_SIZE(table), hash_of(h.machine[group].digest()))
+    elif base_of(h, group) and floor_of(h, group) <= base_of(h, group) + 1:
+        frontier = base_of(h, group)
+        h.sessions.begin(group, frontier, h.store.hosted[group].first.nodes)
+        watch_begun(h.watch, h.node, group, frontier)
     if group not in h.keep_excused:
         watch_cover(h.watch, h.node, group, frontier)
     elif frontier + 1 < floor_of(h, group):

@@ -28,6 +28,7 @@ LIMITS: dict[str, int] = {
     "agreed_every": 4096,
     "compare_us": 0,
     "members": 0,
+    "created": 0,
 }
 
 PACE: dict[str, int] = {

@@ -13,6 +13,7 @@ from phx._core.plan import SettlePlan
 from phx._core.settler import SettleError, Settler
 from phx.membership import Membership
 from phx.store_facts import Facts
+from phx.store_hosted import HostedRow
 from phx.store_members import MembersRow, later, passing
 from phx.store_mend import Ailing, Hole, Holes, look_into, patched
 from phx.store_trim import Floor, joined, next_step, stage_floors
@@ -48,6 +49,8 @@ class SettledStore:
         self.holes = Holes()
         self.members: dict[int, MembersRow] = {}
         """Of each group whose members ever changed: rows."""
+        self.hosted: dict[int, HostedRow] = {}
+        """Created groups."""
         self.flipped: set[int] = set()
         """Chunks of which a bit flipped, and that were not written anew since."""
         self.on_damage: Callable[[int], None] = lambda chunk: None
@@ -135,6 +138,15 @@ class SettledStore:
         for group, row in list(self.noted.items()):
             if row.removed or row.membership.instance <= settled.get(group, 0):
                 self.members[group] = self.noted.pop(group)
+
+    def host(self, group: int, row: HostedRow) -> None:
+        """As `phx.store_hosted.write`, in one transaction. Raises StoreFailed."""
+        self._begin()
+        self.hosted[group] = row
+
+    def as_store(self) -> HostedStore:
+        """For `phx.store_hosted`."""
+        return HostedStore(self)
 
     def merge(self) -> None:
         """Join small chunks into a larger one."""
@@ -299,3 +311,25 @@ class SettledStore:
         self.chunks[number] = kept, packed
         self.holes = self.holes.without(gone)
         return True
+
+
+class HostedStore:
+    """What `phx.store_hosted` needs of a Store."""
+
+    def __init__(self, store: SettledStore) -> None:
+        self._store = store
+        self.bounds = store.index.bounds
+
+    def members(self) -> Mapping[int, MembersRow]:
+        return self._store.members
+
+    def raise_floors(
+        self, floors: Mapping[int, Floor], told: Mapping[int, Membership] | None = None
+    ) -> None:
+        for group, one in (told or {}).items():
+            self._store.note_members(group, one)
+        self._store.raise_floors(floors)
+
+    def forget_members(self, group: int) -> None:
+        self._store.members.pop(group, None)
+        self._store.noted.pop(group, None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from phx.sim.hosted import hosts
+
 if TYPE_CHECKING:
     from phx.sim.host import Host
 
@@ -44,8 +46,8 @@ class Trimming:
 
     def _raise(self, group: int) -> None:
         host = self.host
-        if host.odd(group) or host.marked(group):
-            return  # nobody right might have what it gave up (`straying`)
+        if not hosts(host, group) or host.odd(group) or host.marked(group):
+            return  # dropped; or nobody right might have what it gave up (`straying`)
         facts = host.facts(group)
         cover = host.keeping.cover(group, facts["floor"])
         # (What is chosen is not known at once after a start: engine and machine begin apart.)
@@ -59,7 +61,8 @@ class Trimming:
         host.soon(1 + self._chance.randrange(STEP_US_MAX), lambda: self._told(group))
 
     def _told(self, group: int) -> None:
-        self.host.tell_floor(group)
+        if hosts(self.host, group):
+            self.host.tell_floor(group)
         if not self._trimming:
             self._trimming = True
             self._trim_soon()

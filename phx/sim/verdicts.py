@@ -13,6 +13,7 @@ from phx.sim.history import STEPS_MAX, Operation, check_history
 
 __all__ = [
     "Broken",
+    "Hosting",
     "Probe",
     "Replica",
     "Standing",
@@ -23,6 +24,7 @@ __all__ = [
     "equal_digests",
     "exactly_once",
     "given_back",
+    "hosted",
     "linearizable",
     "mended",
     "quiet",
@@ -175,6 +177,38 @@ def changed(standings: Iterable[Standing]) -> Broken | None:
             return "liveness", f"a member does not know that the newest members are active: {where}"
         if not one.member and one.believes and one.heard:
             return "liveness", f"who is no member any more was never told: {where}"
+    return None
+
+
+class Hosting(NamedTuple):
+    """A created group at a node that runs, at the end.
+
+    phase: as the directory has it.
+    member: the node is one.
+    hosts: the group runs there.
+    left: something of it is kept.
+    """
+
+    node: int
+    group: int
+    phase: str
+    member: bool
+    hosts: bool
+    left: bool
+
+
+def hosted(seen: Iterable[Hosting]) -> Broken | None:
+    """U12, U15: all nodes host what the directory says, and keep nothing of what is gone."""
+    for one in seen:
+        where = f"group {one.group}, {one.phase}, at node {one.node}"
+        if one.phase == "ending":
+            return "liveness", f"it never ended: {where}"
+        if one.phase == "live" and one.member and not one.hosts:
+            return "liveness", f"it never began: {where}"
+        if one.hosts and (not one.member or one.phase == "gone"):
+            return "liveness" if one.member else "U15", f"it is hosted: {where}"
+        if one.phase == "gone" and one.left:
+            return "liveness", f"something of it is left: {where}"
     return None
 
 

@@ -16,3 +16,6 @@ cdef class WatchDoor:
     cdef void options(self, u32 node, EngineOptions* out) noexcept
     cdef void drop(self, u32 node) noexcept
     cdef Engine* engine_of(self, u32 node) except NULL
+    # A created group, at its beginning; and its first members.
+    cdef int add_created(self, Engine* e, u32 group) except -1
+    cdef int know(self, Engine* e, u32 group, bytes roster) except -1

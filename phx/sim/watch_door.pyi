@@ -1,12 +1,13 @@
 from collections.abc import Callable, Iterable
 
 class WatchDoor:
-    """A watch over `nodes` nodes and `groups` groups, told what a test makes up.
+    """A watch over `nodes` nodes and `groups` groups, and `created` more that come and go, told
+    what a test makes up.
 
     Values carry the number that `propose` gave them in their first eight bytes.
     """
 
-    def __init__(self, nodes: int, groups: int) -> None: ...
+    def __init__(self, nodes: int, groups: int, created: int = 0) -> None: ...
     def failure(self) -> tuple[str, str] | None:
         """(invariant, text) of the first violation."""
     def time(self, now_us: int) -> None: ...
@@ -19,9 +20,11 @@ class WatchDoor:
         settled: dict[int, int] | None = None,
         floors: dict[int, int] | None = None,
         suspect: bool = False,
+        created: dict[int, bytes] | None = None,
     ) -> None:
         """A life begins: records (position, bytes) are replayed into a real engine. `floors`: what
-        it is told of its rows; default: what they say. `suspect`: its journal was lost."""
+        it is told of its rows; default: what they say. `suspect`: its journal was lost; `created`:
+        with which of the groups that come and go it begins, and with which members."""
     def die(self, node: int) -> None: ...
     def lose(self, node: int) -> None:
         """Its journal is gone; it is down."""
@@ -114,6 +117,17 @@ class WatchDoor:
         """A node is deleted."""
     def turn(self, node: int, number: int) -> None:
         """What the engine is seen to know from now on it learned in this turn."""
+    def created(self, group: int, roster: bytes) -> None:
+        """The directory says that there is the group, of these members."""
+    def over(self, node: int, group: int) -> None:
+        """A node tells the directory that it is over."""
+    def hosts(self, node: int, group: int, on: bool) -> None:
+        """Its store says that it hosts the group, or no more."""
+    def host(self, node: int, group: int, roster: bytes) -> None:
+        """Its engine does, and its store has prepared that."""
+    def unhost(self, node: int, group: int) -> None: ...
+    def begun(self, node: int, group: int) -> None:
+        """Its machine begins with nothing."""
     def announced(self, group: int, through: int) -> None:
         """Some node hands on what is chosen."""
     def read_began(self, group: int) -> int:

@@ -11,8 +11,8 @@ from phx._core.codec cimport (
     FRAME_ENGINE, RECORD_HEADER_BYTES, RecordHeader, frame_begin, frame_seal, record_stride,
 )
 from phx._core.engine cimport (
-    engine_add_group, engine_change_known, engine_floor, engine_free, engine_install, engine_new,
-    engine_replay, engine_start, engine_suspect,
+    engine_add_group, engine_change_known, engine_drop_group, engine_floor, engine_free,
+    engine_install, engine_new, engine_replay, engine_start, engine_suspect,
 )
 from phx._core.native cimport *
 from phx._core.published cimport (
@@ -22,9 +22,11 @@ from phx._core.state cimport (
     Engine, EngineOptions, Lead, ROLE_LEADING, Replica, find_group,
 )
 from phx._core.window cimport Slot, window_slot
+from phx.sim.configurations cimport CREATED_BASE, CREATED_FLOOR
 from phx.sim.invariants cimport *
 from phx.sim.watch_callers cimport *
 from phx.sim.watch_kept cimport *
+from phx.sim.watch_lives cimport *
 from phx.sim.watch_lost cimport watch_ceiling, watch_lost
 from phx.sim.watch_members cimport (
     watch_leads, watch_members, watch_members_row, watch_wiped,
@@ -39,6 +41,8 @@ from phx.sim.watch_relaxed cimport (
 from phx.sim.watch_reads cimport (
     known_through, watch_announced, watch_asked_point, watch_published, watch_read_point,
 )
+
+from phx._core import members as rosters
 
 
 cdef struct Meanwhile:
@@ -61,11 +65,12 @@ cdef u64 publish_meanwhile(void* context) noexcept nogil:
 cdef class WatchDoor:
     """See watch_door.pyi."""
 
-    def __cinit__(self, u32 nodes, u32 groups):
+    def __cinit__(self, u32 nodes, u32 groups, u32 created=0):
         cdef u32 i
         self.n_nodes = nodes
         self.n_groups = groups
-        self.watch = watch_new(nodes, groups)
+        self.watch = watch_new(nodes, groups + created)
+        self.watch.configured = groups
         for i in range(nodes):
             self.clocks[i].rate_ppm = 1000000
             self.watch.node[i].clock = &self.clocks[i]
@@ -134,7 +139,7 @@ cdef class WatchDoor:
 
     # --- lives
 
-    def start(self, u32 node, replayed=(), settled=None, floors=None, suspect=False):
+    def start(self, u32 node, replayed=(), settled=None, floors=None, suspect=False, created=None):
         cdef EngineOptions options
         cdef vector[u64] through
         cdef Engine* e
@@ -153,6 +158,11 @@ cdef class WatchDoor:
             if settled is not None:
                 watch_row(self.watch, node, group, floor, through.back())
             engine_floor(e, group, floor)
+        for group in range(self.n_groups, self.watch.groups):
+            through.push_back(CREATED_BASE if created and group in created else 0)
+            if through.back():
+                self.add_created(e, group)
+                self.know(e, group, created[group])
         for lsn, records in replayed:
             at = 0
             data = <const u8*>PyBytes_AS_STRING(records)
@@ -360,6 +370,44 @@ cdef class WatchDoor:
 
     def turn(self, u32 node, u64 number):
         self.watch.node[node - 1].turn = number
+
+    # --- groups that come and go
+
+    def created(self, u32 group, bytes roster):
+        watch_created(self.watch, group, <const u8*>PyBytes_AS_STRING(roster),
+                      PyBytes_GET_SIZE(roster))
+
+    def over(self, u32 node, u32 group):
+        watch_over(self.watch, node, group)
+
+    def hosts(self, u32 node, u32 group, bint on):
+        watch_hosts(self.watch, node, group, on)
+
+    cdef int add_created(self, Engine* e, u32 group) except -1:
+        if engine_add_group(e, group, 1, CREATED_BASE) != 0:
+            raise ValueError("the engine refuses the group")
+        engine_floor(e, group, CREATED_BASE + 1)
+        return 0
+
+    cdef int know(self, Engine* e, u32 group, bytes roster) except -1:
+        if engine_change_known(e, group, rosters.read(roster)[0],
+                               <const u8*>PyBytes_AS_STRING(roster), PyBytes_GET_SIZE(roster),
+                               CREATED_BASE, CREATED_FLOOR, True) != 0:
+            raise ValueError("the engine refuses its members")
+        return 0
+
+    def host(self, u32 node, u32 group, bytes roster):
+        watch_row(self.watch, node, group, CREATED_BASE + 1, CREATED_BASE)
+        self.add_created(self.engine_of(node), group)
+        self.know(self.engine_of(node), group, roster)
+        watch_hosted(self.watch, node, group, CREATED_BASE)
+
+    def unhost(self, u32 node, u32 group):
+        engine_drop_group(self.engine_of(node), group)
+        watch_unhosted(self.watch, node, group)
+
+    def begun(self, u32 node, u32 group):
+        watch_begun(self.watch, node, group, CREATED_BASE)
 
     # --- read points
 

@@ -7,7 +7,7 @@
 from phx._core.ballot cimport ballot_counter, ballot_node
 from phx._core.codec cimport RecordHeader
 from phx._core.native cimport *
-from phx._core.state cimport find_group
+from phx._core.state cimport Replica, find_group
 from phx._core.wire cimport MessageHeader
 from phx.sim.configurations cimport bits_in, configuration_of
 from phx.sim.invariants cimport NodeWatch, Seat, Watch, fail_at, of
@@ -47,11 +47,15 @@ cdef bint watch_losing(Watch* w, u32 node) noexcept nogil:
 
 cdef void lost_started(Watch* w, NodeWatch* n) noexcept nogil:
     cdef Seat* seat
+    cdef Replica* r
     cdef u32 group
     n.above = n.ceiling
     for group in range(w.groups):
         seat = &n.seats[group]
-        seat.suspect = find_group(n.engine, group).suspect
+        r = find_group(n.engine, group)
+        if r == NULL:
+            continue
+        seat.suspect = r.suspect
         if seat.lost and not seat.suspect:
             fail_at(w, b"U10r", n.node, group, 0, seat.before,
                     b"begins as if it had lost nothing, and never became whole durably")

@@ -167,7 +167,8 @@ cdef void members_emitted(Watch* w, NodeWatch* n, const RecordHeader* header, co
             out.ended = flags & (MEMBERS_ACTIVE | MEMBERS_LEFT) == MEMBERS_ACTIVE | MEMBERS_LEFT
         return
     r = find_group(n.engine, header.group)
-    if header.kind == RECORD_PROMISE and r.lead != NULL and r.lead.ballot == header.ballot:
+    if header.kind == RECORD_PROMISE and r != NULL and r.lead != NULL \
+            and r.lead.ballot == header.ballot:
         used_by(w, n.node, header.group, header.ballot, r.version)
 
 
@@ -210,6 +211,8 @@ cdef void members_started(Watch* w, NodeWatch* n) noexcept nogil:
     for group in range(w.groups):
         seat = &n.seats[group]
         r = find_group(n.engine, group)
+        if r == NULL:
+            continue
         ballots_gone(w, n.node, group, max(r.promised, max(seat.before, seat.exposed)))
         if r.version < seat.version:
             fail_at(w, b"U10", n.node, group, r.version, 0, b"members are forgotten over a restart")
@@ -260,6 +263,8 @@ cdef void is_active(Watch* w, u32 node, u32 group, Configuration* members) noexc
     cdef u32 left = members.who.voters, count = 0, i
     members.active = True
     w.members.active += 1
+    if left == 0:
+        return                        # the last value of a group that is deleted
     if w.ref.logs[group].end <= members.instance:
         fail_at(w, b"U10", node, group, members.instance, 0,
                 b"active, and nothing is decided above (M6)")

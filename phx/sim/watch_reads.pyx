@@ -22,7 +22,7 @@ cdef u64 known_through(Watch* w, u32 group) noexcept nogil:
     cdef u64 known = w.known[group]
     cdef u32 i
     for i in range(w.nodes):
-        if w.node[i].engine != NULL:
+        if w.node[i].engine != NULL and find_group(w.node[i].engine, group) != NULL:
             known = max(known, find_group(w.node[i].engine, group).chosen_through)
     return known
 
@@ -39,7 +39,7 @@ cdef void watch_asked_point(Watch* w, u32 node, u32 group, u64 known, u64 point,
 cdef void watch_published(Watch* w, u32 node, Published* published, u32 group) noexcept nogil:
     cdef Replica* r = find_group(of(w, node).engine, group)
     cdef u64 point = 0, until_us = 0
-    if published_look(published, group, &point, &until_us) == POINT_NOT_LED:
+    if r == NULL or published_look(published, r.index, &point, &until_us) == POINT_NOT_LED:
         return
     if w.changing and changing(r):
         fail_at(w, b"U14", node, group, point, r.lead.ballot,

@@ -280,7 +280,7 @@ cdef class Workload:
         self.clients = []
         kinds = list(client_kinds.CLIENTS.values())
         weights = [kind.weight for kind in kinds]
-        for group in range(plan.groups):
+        for group in range(plan.groups + dict(plan.limits).get("created", 0)):
             for _ in range(plan.clients):
                 kind = self.chance.choices(kinds, weights)[0]
                 self.clients.append(client(self, len(self.clients), group, kind))

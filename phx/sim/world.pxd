@@ -59,6 +59,7 @@ cdef class World:
     cdef dict power_next         # host index -> how it dies when its disk stops
     cdef object net              # pipes.Net
     cdef object oddness          # oddness.Oddness
+    cdef readonly object directory   # directory.Directory; None: no groups are created
 
     cdef int dispatch(self, Happening* what) except -1
     cdef int host_event(self, Host host, Happening* what) except -1

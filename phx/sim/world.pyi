@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from phx.machine import StateMachine
+from phx.sim.directory import Directory
+from phx.sim.host import Host
 from phx.store_mend import Hole
 
 VERDICTS: dict[int, str]
@@ -107,6 +109,8 @@ class World:
         """Take one of the group soon, if something was applied; nothing if it takes one already."""
     def crash_at_keep(self, node: int, effect: int, power: bool) -> None:
         """It dies in the middle of its n-th effect on the disk of checkpoints from now on."""
+    def crash_at_hosting(self, node: int, step: int, power: bool) -> None:
+        """It dies behind its n-th step of hosting, ending or dropping groups from now on."""
     def fill_keep(self, node: int, bytes_free: int) -> None:
         """As `fill_disk`, of the disk of checkpoints."""
     def flip_checkpoint(self, node: int, which: int, bit: int) -> bool:
@@ -131,6 +135,16 @@ class World:
         """Links from and to it, clock rate, pace, disk limits as they were at first."""
 
     # --- questions
+    @property
+    def directory(self) -> Directory | None:
+        """Which groups there are; None: none are created (the limit `created` is 0)."""
+    def group_created(self, group: int, roster: bytes) -> None:
+        """The directory says so; the watch hears it."""
+    def group_over(self, group: int, node: int) -> None:
+        """The same, as that node says."""
+    def host(self, node: int) -> Host: ...
+    def runs(self, node: int, group: int) -> bool:
+        """It runs, and the group there."""
     def alive(self, node: int) -> bool:
         """It runs, and is not poisoned."""
     def running(self, node: int) -> bool: ...

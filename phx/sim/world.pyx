@@ -34,9 +34,12 @@ from phx.sim.network cimport arrive, dial, dial_soon, hang_up, link_set, silence
 from phx.sim.saving cimport keep_ask, keep_event, restore
 from phx.sim.upkeep cimport commit, make_spare, settle_all, settled
 from phx.sim.watch_callers cimport watch_submitted, watch_submitting
+from phx.sim.watch_lives cimport watch_created, watch_over
 
 from phx.sim.comparing import Comparing
+from phx.sim.directory import Directory
 from phx.sim.fetching import Fetching
+from phx.sim.hosting import Hosting
 from phx.sim.mending import Mending
 from phx.sim.oddness import Oddness
 from phx.sim.pipes import Net
@@ -45,6 +48,7 @@ from phx.sim.settings import LIMITS, LINK, PACE
 from phx.sim.handing import UNKNOWN, VERDICTS
 from phx.sim.violation import Violation
 
+cdef int NOT_HOSTED = 4            # as "not leader": whoever asks tries elsewhere
 cdef u64 FULL_CHECK_STEPS = 400
 cdef u64 CLOCK_PPM_OFF = 50000       # two clocks so far off differ by less than an eighth
 cdef u64 LEASES_SETTLE_US = 5000000  # after a clock was out of bounds
@@ -74,7 +78,8 @@ cdef class World:
         self.n = nodes
         self.groups = list(range(groups))
         self.hosts = []
-        self.watch = watch_new(nodes, groups)
+        self.watch = watch_new(nodes, groups + all_limits["created"])
+        self.watch.configured = groups
         self.watch.value_bytes_max = all_limits["value_bytes_max"]
         self.links.resize(nodes * nodes)
         for i in range(nodes * nodes):
@@ -92,11 +97,13 @@ cdef class World:
             host.index = i
             host.agenda = self.agenda
             host.watch = self.watch
-            host.groups = self.groups
+            host.groups = host.configured = self.groups
             equip(host, seed, nodes, all_limits, machines)
             self.hosts.append(host)
         self.net = Net(self, seed)
         self.oddness = Oddness(nodes)
+        if all_limits["created"]:
+            self.directory = Directory(self, range(groups, groups + all_limits["created"]))
         peers = {host.node: host for host in self.hosts}
         for host in self.hosts:
             host.fetching = Fetching(host, self.net, peers, CLUSTER, host.machines,
@@ -107,6 +114,8 @@ cdef class World:
             if all_limits["compare_us"]:
                 host.keeping.oddness = self.oddness
             host.mending = Mending(host, self.net, peers, CLUSTER, seed + host.node)
+            if self.directory is not None:
+                host.hosting = Hosting(host, self.directory, seed + host.node)
             host.store.on_damage = host.mending.suspect
 
     def __dealloc__(self):
@@ -120,11 +129,11 @@ cdef class World:
             host.machines = None
             host.waiting = {}
             host.fetching = host.trimming = host.provider = host.mending = None
-            host.comparing = host.relaxing = None
+            host.comparing = host.relaxing = host.hosting = None
             host.store.on_damage = None
             host.tasks = {}
         self.calls = {}
-        self.net = None
+        self.net = self.directory = None
         self.agenda.clear()
 
     # --- time
@@ -316,8 +325,10 @@ cdef class World:
         cdef int verdict
         if host.engine == NULL:
             raise RuntimeError(f"node {node} is down")
-        if group >= len(self.groups) or not values or len(values) != len(calls):
+        if group >= host.slots or not values or len(values) != len(calls):
             raise ValueError("a group of this world, and one call for each value")
+        if find_flow(host, group) == NULL:
+            return NOT_HOSTED
         block = block_new(64)
         header.machine = 0
         header.flags = 0
@@ -493,6 +504,12 @@ cdef class World:
         self.power_next[host.index] = power
         host.keeping.crash_at(effect)
 
+    def crash_at_hosting(self, node, step, bint power):
+        cdef Host host = self.host_of(node)
+        if host.hosting is not None:
+            self.power_next[host.index] = power
+            host.hosting.dies_in = step
+
     def fill_keep(self, node, bytes_free):
         self.host_of(node).keeping.fill(bytes_free)
 
@@ -566,6 +583,20 @@ cdef class World:
 
     # --- questions
 
+    def group_created(self, u32 group, bytes roster):
+        watch_created(self.watch, group, <const u8*>PyBytes_AS_STRING(roster),
+                      PyBytes_GET_SIZE(roster))
+
+    def group_over(self, u32 group, u32 node):
+        watch_over(self.watch, node, group)
+
+    def host(self, node):
+        return self.host_of(node)
+
+    def runs(self, node, u32 group):
+        cdef Host host = self.host_of(node)
+        return host.engine != NULL and find_flow(host, group) != NULL
+
     def alive(self, node):
         cdef Host host = self.host_of(node)
         return host.engine != NULL and not host.poisoned
@@ -592,7 +623,8 @@ cdef class World:
     def stopped_groups(self, node):
         cdef Host host = self.host_of(node)
         cdef size_t i
-        return [host.flows[i].group for i in range(host.flows.size()) if host.flows[i].stopped]
+        return [host.flows[i].group for i in range(host.flows.size())
+                if host.flows[i].hosted and host.flows[i].stopped]
 
     def machine(self, node, group):
         return self.host_of(node).machine[group]
@@ -631,7 +663,8 @@ cdef class World:
                 host.uncount()
             kept = {"checkpoints_" + name: value for name, value in host.keeping.counts.items()}
             for part in (kept, host.fetching.counts, host.trimming.counts, host.mending.counts,
-                         host.comparing.counts):
+                         host.comparing.counts,
+                         host.hosting.counts if host.hosting else Hosting.NOTHING):
                 for name, value in part.items():
                     total[name] = total.get(name, 0) + value
         total.update(self.counts)
