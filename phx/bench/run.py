@@ -64,9 +64,11 @@ class Options:
 def run(options: Options, progress: Progress) -> dict[str, Any]:
     """Measure every row; the whole result as JSON can carry it.
 
+    Rows that were measured are not lost with one that fails: it is the last, and named in `failed`.
+
     Raises:
         DiskFull, LimitMissing: what was asked cannot be done here; nothing was left behind.
-        WorkerFailed: a process died or did not answer.
+        WorkerFailed: of the first row, a process died or did not answer.
     """
     folder = options.folder
     if folder is not None:
@@ -82,17 +84,25 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         "fdatasync_p50_us": round(sync_floor_us(folder), 1),
     }
     rows: list[dict[str, Any]] = []
+    failed = ""
     for number, case in enumerate(options.cases):
         case = replace(case, loop=_loop(case.loop))
         limit = limits.of(case) if limits is not None else {}
         place = folder / f"row{number + 1}" if folder is not None else None
-        row = asdict(asyncio.run(_Bench(case, place, progress).measure()))
+        try:
+            row = asdict(asyncio.run(_Bench(case, place, progress).measure()))
+        except WorkerFailed as error:
+            if not rows:
+                raise
+            failed = f"{case.label}: {error}"
+            break
         row["of_limit"] = shares(row, limit)
         rows.append(row)
     return {
         "environment": environment,
         "limits": limits.found if limits is not None else [],
         "rows": rows,
+        "failed": failed,
     }
 
 
@@ -207,12 +217,12 @@ class _Bench:
 
 
 def _options(case: Case) -> dict[str, Any]:
-    """Of the nodes' configuration, what is not as ever."""
+    """Of the nodes' configuration, what is not as ever: all of the log is read back in the end."""
     if not case.checkpoint_s:
-        return {}
+        return {"checkpoints": {"trim": False}}
     every_us = round(case.checkpoint_s * 1e6)
     by_time = {"interval_us": every_us, "interval_instances": 0, "interval_bytes": 0}
-    return {"checkpoints": by_time}
+    return {"checkpoints": {**by_time, "trim": False}}
 
 
 def _load(

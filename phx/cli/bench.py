@@ -288,8 +288,11 @@ def report(result: dict[str, Any], json_path: str | None, plot_path: Path | None
     else:
         for table in tables(result):
             print_table(*table)
-    if not all(row["verified"] for row in result["rows"]):
-        fail("; ".join(row["finding"] for row in result["rows"] if row["finding"]))
+    findings = [row["finding"] for row in result["rows"] if row["finding"]]
+    if result["failed"]:
+        findings.append(result["failed"])
+    if findings or not all(row["verified"] for row in result["rows"]):
+        fail("; ".join(findings))
 
 
 def print_cases(json_path: str | None) -> None:

@@ -1,6 +1,8 @@
 """A small real run: the limit is asked for just before, and the row is a share of it."""
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import pytest
 
 from phx.bench import run
-from phx.bench.case import Case
+from phx.bench.case import CASES, Case
 from phx.bench.table import tables
+from phx.cli.bench import report
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -77,3 +80,34 @@ def test_rows_of_reads_count_reads_and_sync_nothing(
     assert row["reads_per_s"] > 1000
     assert row["syncs"] == 0
     assert any("reads/s" in table.columns for table in tables(result))
+
+
+def test_rows_that_were_measured_are_not_lost_with_one_that_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    case = Case(groups=1, inflight=1, seconds=0.5, warmup=0.2, loop="asyncio")
+    whole, begun = run._Bench.measure, []
+
+    async def measure(self: Any) -> Any:
+        begun.append(self._case)
+        if len(begun) == 2:
+            raise run.WorkerFailed("it died")
+        return await whole(self)
+
+    monkeypatch.setattr(run._Bench, "measure", measure)
+    more = [replace(case, seconds=0.6), replace(case, seconds=0.7)]
+    result = run.run(run.Options([case, *more], tmp_path), Said())
+    assert [row["seconds"] for row in result["rows"]] == [0.5]
+    assert result["failed"].endswith("it died")
+    assert len(begun) == 2
+    with pytest.raises(SystemExit) as end:
+        report(result, str(tmp_path / "out.json"), None)
+    assert end.value.code == 1
+    assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["verified"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_log_is_kept_until_it_was_read_back(name: str) -> None:
+    """A node takes checkpoints by itself, and what they cover would be gone."""
+    for case in CASES[name].rows:
+        assert run._options(case)["checkpoints"]["trim"] is False
