@@ -5,6 +5,9 @@ GENERATION: int
 def row_says(host: Host, group: int, hosts: bool) -> None:
     """The watch hears what the store has, durably, of a created group."""
 
+def remember(host: Host, group: int) -> None:
+    """As `phx.node.lives.Lives.host`: the facts of its lives know the group. Raises StoreFailed."""
+
 def prepare(host: Host, group: int) -> None:
     """As `phx.store_hosted.prepare`. Raises StoreFailed."""
 

@@ -4,6 +4,8 @@
 # cython: initializedcheck=False, binding=False
 """Created groups at a host; see hosted.pxd and hosted.pyi."""
 
+from dataclasses import replace
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from phx._core.engine cimport (
@@ -76,6 +78,12 @@ cdef void flow_begin(LogFlow* flow, u32 group, bint hosted, bint paused, u64 las
 
 def row_says(Host h, u32 group, bint hosts):
     watch_hosts(h.watch, h.node, group, hosts)
+
+
+def remember(Host h, u32 group):
+    facts = h.store.facts
+    if facts is not None and group not in facts.groups:
+        h.store.remember(replace(facts, groups=tuple(sorted({*facts.groups, group}))))
 
 
 def prepare(Host h, u32 group):

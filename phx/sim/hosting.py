@@ -144,6 +144,7 @@ class Hosting:
             yield from self._store(lambda: host.store.host(group, row_of(nodes)))
             hosted.row_says(host, group, True)
             yield "row"
+        yield from self._store(lambda: hosted.remember(host, group))
         yield from self._store(lambda: hosted.prepare(host, group))
         yield "prepared"
         while host.poisoned:  # its engine takes no group any more; the next life does

@@ -241,8 +241,8 @@ cdef void emitted(Watch* w, NodeWatch* n, const RecordHeader* header, const u8* 
         fail_at(w, b"U2", n.node, header.group, 0, 0, b"a record of no group")
         return
     seat = &n.seats[header.group]
-    if not takes_part(w, n, header.group, n.turn):
-        return
+    if not takes_part(w, n, header.group, n.turn) or find_group(n.engine, header.group) == NULL:
+        return                        # (what was made in the turn in which it was dropped)
     if header.kind == RECORD_SUSPECT:
         lost_whole(w, n, header)
     elif header.kind == RECORD_SETTLED:

@@ -11,6 +11,7 @@ from phx.sim.lives cimport is_losing, lose
 from phx.sim.watch_kept cimport watch_store
 from phx.sim.world cimport World
 
+from phx.sim.directory import GONE
 from phx.sim.relaxing import COUNTED
 
 
@@ -23,12 +24,22 @@ cdef bint lacks_votes(Host h):
     return h.poisoned or h.disk.state.fail_after != 0 or len(doubtful(h)) != 0
 
 
-cdef bint spares_a_majority(World world, Host host):
+cdef bint spares_of(World world, Host host, nodes):
     cdef Host other
-    cdef u32 losing = 0
+    cdef int losing = 0
     for other in world.hosts:
-        losing += other is not host and lacks_votes(other)
-    return losing < world.n - (world.n // 2 + 1)
+        losing += other is not host and other.node in nodes and lacks_votes(other)
+    return losing < <int>len(nodes) - (<int>len(nodes) // 2 + 1)
+
+
+cdef bint spares_a_majority(World world, Host host):
+    if not spares_of(world, host, range(1, world.n + 1)):
+        return False
+    for fact in world.directory.newest() if world.directory is not None else ():
+        if fact.phase != GONE and host.node in fact.nodes \
+                and not spares_of(world, host, fact.nodes):
+            return False
+    return True
 
 
 cdef bint with_power(World world, Host host, bint power):

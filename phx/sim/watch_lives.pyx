@@ -108,7 +108,9 @@ cdef void watch_hosts(Watch* w, u32 node, u32 group, bint hosts) noexcept nogil:
     if not hosts and w.ref.logs[group].configurations.back().who.members:
         fail_at(w, b"U15", node, group, 0, 0, b"lets go of a group that is not over")
     seat.hosts = hosts
-    seat.gone = seat.gone or not hosts
+    if not hosts:
+        seat.gone = True
+        seat.lost = False             # its votes are not needed any more
 
 
 cdef void watch_hosted(Watch* w, u32 node, u32 group, u64 settled) noexcept nogil:

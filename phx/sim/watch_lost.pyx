@@ -28,6 +28,8 @@ cdef void watch_lost(Watch* w, u32 node) noexcept nogil:
     n.durable = 0
     for group in range(n.seats.size()):
         seat = &n.seats[group]
+        if group >= w.configured and not seat.hosts:
+            continue                  # there is nothing to lose
         # (It may have told of what was never known durable here, and of nothing higher.)
         seat.before = max(max(seat.before, seat.promised), max(seat.durable, seat.exposed))
         seat.durable = seat.exposed = 0
