@@ -11,7 +11,6 @@ from phx.sim.lives cimport is_losing, lose
 from phx.sim.watch_kept cimport watch_store
 from phx.sim.world cimport World
 
-from phx.sim.directory import GONE
 from phx.sim.relaxing import COUNTED
 
 
@@ -36,7 +35,7 @@ cdef bint spares_a_majority(World world, Host host):
     if not spares_of(world, host, range(1, world.n + 1)):
         return False
     for fact in world.directory.newest() if world.directory is not None else ():
-        if fact.phase != GONE and host.node in fact.nodes \
+        if fact.phase != "gone" and host.node in fact.nodes \
                 and not spares_of(world, host, fact.nodes):
             return False
     return True

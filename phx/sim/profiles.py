@@ -262,7 +262,8 @@ PROFILES: dict[str, Profile] = {
     "groups": Profile(
         "groups are created on some of the nodes, and deleted, while links, nodes and disks fail",
         {
-            "create-group": 9, "delete-group": 6, "cut-hosting": 6, "lose-journal": 2, "crash": 3, "power": 3,
+            "create-group": 9, "delete-group": 6, "cut-hosting": 6, "lose-journal": 2, "crash": 3,
+            "power": 3,
             "power-operation": 1.5, "crash-starting": 1, "power-starting": 1, "blackout": 0.6,
             "power-keep": 1, "last-words": 1.5, "late-votes": 1, "transfer": 1, "fail-store": 2,
             "full-disk": 0.7, "fail-sync": 0.7, "loss": 1.5, "reorder": 1.5, "duplicate": 1,
