@@ -68,12 +68,7 @@ class Clients:
     def __init__(self, nodes: list[phx.Node], options: argparse.Namespace):
         self.values = Values(options.size, int.from_bytes(os.urandom(7), "big"))
         self.options, self.count, self.stopping = options, 0, False
-        doors = [
-            node.group(group)
-            for node in nodes
-            for group in node.groups
-            if node.group(group).is_leader
-        ]
+        doors = [group for node in nodes for group in node.groups if group.is_leader]
         self.tasks = [asyncio.ensure_future(self.call(door)) for door in doors]
         self.led = len(doors)
 

@@ -36,7 +36,7 @@ __all__ = ["bench", "overload_command"]  # it has this command, too
     "--wait-us-max",
     type=click.IntRange(0, 600_000_000),
     default=0,
-    help="limits.wait_us_max of the nodes; 0: 1.5 times the p99 of the normal offer.",
+    help="limits.wait_us_max of the nodes; 0: three quarters of the p99 of the normal offer.",
 )
 @click.option(
     "--dir",
