@@ -400,7 +400,7 @@ RARE = {
     "change_not_leading": "changes asked of who does not lead",
     "change_killed": "leaders killed at some stage of a change",
     "groups_hosted": "created groups that a node began to host",
-    "groups_ends": "last values that were proposed",
+    "groups_ends": "times that whoever led was to propose a last value",
     "groups_dropped": "created groups that a node dropped",
     "groups_cut": "deaths behind a step of hosting or dropping",
     "groups_cleaned": "groups that a start swept away",
