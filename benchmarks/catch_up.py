@@ -5,7 +5,8 @@ Three nodes in processes of their own. The third goes away; the others go on, ta
 the time: at the third to `--others` more groups, which only need their log, and at the first to
 `--busy` of the groups that are being fetched. Said: how long the restoring took, the longest that
 the third's callers and its event loop waited before, during and after it, and the latencies of the
-first's callers.
+first's callers. With `--lost` the third comes back without its settled log and checkpoints: its
+journal, promises and store id are all that it has.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from contextlib import ExitStack
@@ -194,6 +196,10 @@ def run(stack: ExitStack, common: list[str], options: argparse.Namespace) -> Non
     together([one, two], "trim")
     together([one], "call")
     time.sleep(options.after)
+    if options.lost:
+        folder = Path(common[common.index("--folder") + 1]) / "node3"
+        for name in ("store", "checkpoints"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     began_s = time.monotonic()
     three = Child(stack, common, 3, "--again")
     three.hear()
@@ -230,6 +236,7 @@ def main() -> None:
     parser.add_argument("--fetches", type=int, default=4, help="at a time")
     parser.add_argument("--every", type=float, default=0.02, help="seconds between two calls")
     parser.add_argument("--after", type=float, default=5, help="seconds before and after it")
+    parser.add_argument("--lost", action="store_true", help="its store and its checkpoints, too")
     parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
     add_options(parser)
     options = parser.parse_args()
