@@ -1,11 +1,11 @@
 """What a node's callers notice while checkpoints are fetched and installed.
 
-Three nodes in processes of their own. The third goes away; the others go on, take checkpoints of
-`--groups` groups and let the log below them go. Then it comes back, while values are proposed all
-the time: at the third to `--others` more groups, which only need their log, and at the first to
-`--busy` of the groups that are being fetched. Said: how long the restoring took, the longest that
-the third's callers and its event loop waited before, during and after it, and the latencies of the
-first's callers. With `--lost` the third comes back without its settled log and checkpoints: its
+Three nodes in processes of their own, with callers: at the third in `--others` groups, and at the
+first in `--busy` of `--groups` more. The third goes away; the others take checkpoints of these and
+let the log below go. Then the third comes back, which has to fetch them, and so do its callers.
+Said: how long the restoring took, and what callers and the third's event loop waited before (all
+three there, the same callers), without the third, during the restoring, and after it. With `--lost`
+the third is not behind when it goes, but comes back without its settled log and checkpoints: its
 journal, promises and store id are all that it has.
 """
 
@@ -69,6 +69,10 @@ async def trim(node: phx.Node, group: int) -> None:
     node._room.driver.floored(group, frontier + 1, frontier)
 
 
+def others_of(options: argparse.Namespace) -> range:
+    return range(options.groups, options.groups + options.others)
+
+
 class Calls:
     """One caller after the other in each of some groups, for ever: (when, how long)."""
 
@@ -112,9 +116,10 @@ async def heard() -> str:
 
 
 async def first(node: phx.Node, options: argparse.Namespace) -> None:
-    """Nodes 1 and 2, while they are told what to do."""
+    """Nodes 1 and 2, and 3 in its first life, while they are told what to do."""
     calls = None
     groups = range(options.groups)
+    called = range(options.busy) if options.node == 1 else others_of(options)
     while word := await heard():
         if word.startswith("fill") and options.node == 1:
             share = float(word.split()[1])
@@ -126,10 +131,11 @@ async def first(node: phx.Node, options: argparse.Namespace) -> None:
         elif word == "trim":
             for group in groups:
                 await trim(node, group)
-        elif word == "call" and options.node == 1:
-            calls = Calls(node, range(options.busy), options.every)
+        elif word == "call":
+            calls = Calls(node, called, options.every)
         elif word == "stop":
-            say("calls", **(calls.stop() if calls else {}))
+            assert calls is not None
+            say("calls", **calls.stop())
             continue
         elif word == "quit":
             return
@@ -139,7 +145,7 @@ async def first(node: phx.Node, options: argparse.Namespace) -> None:
 async def third(node: phx.Node, options: argparse.Namespace) -> None:
     """Node 3 in its second life."""
     began_s = time.monotonic()
-    others = range(options.groups, options.groups + options.others)
+    others = others_of(options)
     await node.wait_ready(others, timeout=60)
     calls = Calls(node, others, options.every)
     for _ in iter(lambda: node.status().transfers["installed"] < options.groups, False):
@@ -184,29 +190,46 @@ def together(children: list[Child], word: str) -> None:
         one.hear()
 
 
-def run(stack: ExitStack, common: list[str], options: argparse.Namespace) -> None:
-    children = [Child(stack, common, node) for node in range(1, NODES + 1)]
-    for one in children:
-        one.hear()
+def prepare(children: list[Child], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What callers found while all three were there. The third is gone behind it, and what it
+    would have to have is trimmed at the others."""
     one, two, three = children
-    together([one], "fill 0.1")
+    together([one], f"fill {1.0 if options.lost else 0.1}")
+    together([one, three], "call")
+    time.sleep(options.after)
+    found = [asked(child, "stop") for child in (one, three)]
     three.tell("quit")
     three.process.wait(60)
-    together([one], "fill 1.0")
+    if not options.lost:
+        together([one], "fill 1.0")
     together([one, two], "trim")
+    return found
+
+
+def asked(child: Child, word: str) -> dict[str, Any]:
+    child.tell(word)
+    return dict(child.hear())
+
+
+def run(stack: ExitStack, common: list[str], options: argparse.Namespace) -> None:
+    children = [Child(stack, common, node) for node in range(1, NODES + 1)]
+    for child in children:
+        child.hear()
+    one = children[0]
+    whole, others = prepare(children, options)
+    left_s = time.monotonic()
     together([one], "call")
     time.sleep(options.after)
     if options.lost:
         folder = Path(common[common.index("--folder") + 1]) / "node3"
-        for name in ("store", "checkpoints"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.rmtree(folder / "store")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # it may have taken none
     began_s = time.monotonic()
     three = Child(stack, common, 3, "--again")
     three.hear()
     found = three.hear()
     ended_s = time.monotonic()
-    one.tell("stop")
-    callers = one.hear()
+    callers = asked(one, "stop")
     size = found["transfers"]["fetched_bytes"] / MIB
     took_s = found["installed"] - found["began"]
     print(
@@ -216,13 +239,14 @@ def run(stack: ExitStack, common: list[str], options: argparse.Namespace) -> Non
         f"swap {found['transfers']['swap_us_max'] / 1e3:.1f} ms"
     )
     spans = {
+        "before": (0.0, left_s),
         "during": (found["began"], found["installed"]),
         "after": (found["installed"], ended_s),
     }
-    report("node 3, other groups", found["calls"], spans)
-    report("node 3, event loop", found["gaps"], spans)
-    spans = {"before": (0.0, began_s), **spans}
-    report("node 1, those groups", callers["calls"], spans)
+    report("node 3, other groups", others["calls"] + found["calls"], spans)
+    report("node 3, event loop", others["gaps"] + found["gaps"], spans)
+    spans = {"before": (0.0, left_s), "without": (left_s, began_s), **spans}
+    report("node 1, those groups", whole["calls"] + callers["calls"], spans)
 
 
 def main() -> None:
