@@ -246,6 +246,7 @@ class Nemesis:
             await asyncio.to_thread(give_back, folder, taken)
             await self.start(node)
         await asyncio.to_thread(shutil.rmtree, taken)
+        self._doubt([node])  # the store alone knew in which run its groups were relaxed
         health = await self._complete("wipe", node, lasts_s)
         self.noticed["store made anew"] += health["damage"] > 0
 
