@@ -36,7 +36,10 @@ cdef u64 INSTANCE_MAX = <u64>1 << 62
 
 cdef u64 near(Engine* e, Replica* r) noexcept nogil:
     """Members that are there and have confirmed being within a quarter of a window (M5), this
-    leader too. (Of a young log that quarter is all: who never confirmed anything is not near.)"""
+    leader too. (Of a young log that quarter is all: who never confirmed anything is not near.)
+    Who may have forgotten votes is none of them: a majority of such voters votes never again, and
+    a learner stays so until it is a voter among others. Before it confirms something, that a voter
+    grants nothing is all that there is to see of it."""
     cdef u64 left = r.config.members, found = 0, confirmed
     cdef u32 i
     while left:
@@ -44,6 +47,7 @@ cdef u64 near(Engine* e, Replica* r) noexcept nogil:
         confirmed = r.lead.progress[i].confirmed
         if i == e.own_slot or (
                 e.peers[i].connected
+                and not (r.lead.lacking if confirmed else r.lead.refusing) >> i & 1
                 and (confirmed != 0 or r.chosen_through == 0 or has_vote(r, i))
                 and confirmed + e.options.window // 4 >= r.chosen_through):
             found |= <u64>1 << i

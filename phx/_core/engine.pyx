@@ -43,7 +43,7 @@ from phx._core.routing cimport route
 from phx._core.state cimport *
 from phx._core.votes cimport votes_durable, votes_written
 from phx._core.window cimport ring_at, ring_free, timer_pop
-from phx._core.wire cimport MSG_CONFIRM, ChosenBody, message_check
+from phx._core.wire cimport FLAG_LACKING, MSG_CONFIRM, ChosenBody, message_check
 
 cdef enum:
     MARK_IDLE_US = 20000         # a busy period has ended after this long without a record
@@ -568,8 +568,8 @@ cdef void flush(Engine* e, Replica* r) noexcept nogil:
         r.confirm_due = to < 0 and r.role < ROLE_PREPARING
         if to >= 0 and r.leader != e.options.node and r.claim:
             confirm.through = r.chosen_through
-            send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, 0, r.group, r.claim, &confirm,
-                 sizeof(confirm), NULL, 0)
+            send(e, &e.peers[to], LANE_NOW, MSG_CONFIRM, FLAG_LACKING if r.suspect else 0, r.group,
+                 r.claim, &confirm, sizeof(confirm), NULL, 0)
     if r.reads != NULL:
         reads_line(e, r)
     if r.announce_due and r.chosen_through > r.announced_through:

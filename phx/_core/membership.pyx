@@ -84,6 +84,7 @@ cdef void slot_free(Engine* e, u32 slot) noexcept nogil:
         r.votes &= others
         if r.lead != NULL:
             r.lead.refusing &= others
+            r.lead.lacking &= others
         if r.members != NULL:
             r.members.tellers &= others
             r.members.asked &= others
@@ -298,7 +299,9 @@ cdef void members_set(Engine* e, Replica* r, const Roster* roster, Block* value,
     m.before = 0 if flags & MEMBERS_ACTIVE else before
     last = window_cut(&r.window, instance, ~<u64>0)
     r.accepted_last = max(r.chosen_through, last)
+    # (Nor is an acceptance of theirs told that was only waiting to be written: M3.)
     r.ack_due = False
+    r.ack_ballot = 0
     if r.role == ROLE_PREVOTING:
         r.role = ROLE_FOLLOWER
     role_timer(e, r, 0)

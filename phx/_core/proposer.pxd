@@ -30,7 +30,8 @@ cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
                       const AcceptedBody* a) noexcept nogil
 cdef void on_refuse(Engine* e, Replica* r, Peer* p, u64 ballot,
                     const RefuseBody* refusal) noexcept nogil
-cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) noexcept nogil
+cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags,
+                     u64 through) noexcept nogil
 cdef void on_transfer(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags) noexcept nogil
 # One of this node's own records has become durable.
 cdef void vote_durable(Engine* e, const Vote* vote) noexcept nogil

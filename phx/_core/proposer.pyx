@@ -37,8 +37,8 @@ from phx._core.reports cimport (
 from phx._core.state cimport *
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
 from phx._core.wire cimport (
-    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_KEPT, FLAG_LAST, FLAG_LOW, FLAG_MORE, HOLDS_MAX,
-    MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_TRANSFER, PREVOTE_BEHIND,
+    ENTRY_CHOSEN, ENTRY_ELIDED, FLAG_AGAIN, FLAG_KEPT, FLAG_LACKING, FLAG_LAST, FLAG_LOW,
+    FLAG_MORE, HOLDS_MAX, MSG_PREPARE, MSG_PREVOTE, MSG_PREVOTE_REPLY, MSG_TRANSFER, PREVOTE_BEHIND,
     PREVOTE_HEARS_LEADER, PREVOTE_OK, REFUSE_BALLOT, REFUSE_LEASED, REFUSE_STOPPED,
     AcceptBody, AcceptedBody, HoldRange, PrepareBody, PrevoteBody, PrevoteReplyBody, PromiseBody,
     RefuseBody, ReportedEntry, entry_stride,
@@ -399,7 +399,7 @@ cdef void lead_begin(Engine* e, Replica* r) noexcept nogil:
         lead.progress[i].seen_us = e.now_us
     r.role = ROLE_LEADING
     r.failures = 0
-    lead.refusing = 0
+    lead.refusing = lead.lacking = 0
     if ends:
         # Its ballot may be above the floor. If its program heard of it the epoch would fall.
         lead.claim_version = NO_CLAIM
@@ -457,9 +457,12 @@ cdef void on_accepted(Engine* e, Replica* r, Peer* p, u64 ballot,
     compute_chosen(e, r)
 
 
-cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u64 through) noexcept nogil:
+cdef void on_confirm(Engine* e, Replica* r, Peer* p, u64 ballot, u8 flags,
+                     u64 through) noexcept nogil:
+    cdef u64 bit = <u64>1 << p.slot
     if r.role == ROLE_LEADING and ballot == r.lead.ballot:
         r.lead.progress[p.slot].confirmed = min(through, r.chosen_through)
+        r.lead.lacking = r.lead.lacking | bit if flags & FLAG_LACKING else r.lead.lacking & ~bit
 
 
 cdef void take_back(Engine* e, Replica* r) noexcept nogil:

@@ -83,7 +83,7 @@ cdef void route_vote(Engine* e, Replica* r, Peer* p, MessageHeader* h, Fixed* f,
     elif h.kind == MSG_REFUSE:
         on_refuse(e, r, p, h.ballot, &f.refuse)
     elif h.kind == MSG_CONFIRM:
-        on_confirm(e, r, p, h.ballot, f.chosen.through)
+        on_confirm(e, r, p, h.ballot, h.flags, f.chosen.through)
     elif h.kind == MSG_TRANSFER:
         on_transfer(e, r, p, h.ballot, h.flags)
     elif h.kind == MSG_REJOIN:

@@ -257,7 +257,7 @@ cdef struct Lead:            # exists from the start of phase 1 until stepping d
     u64 pending_bytes
     u64 since_us
     u64 claim_version        # of our led set, when this claim entered it; NO_CLAIM: it never does
-    u64 refusing             # members whose last acknowledgement did not grant this group, as bits
+    u64 refusing, lacking    # members as bits: that did not grant it last; that may lack votes
     bint kept                # somebody had it moved here: balance leaves it
     Phase1* phase1           # NULL once everything found by it has been proposed
     vector[Pending] pending  # from `pending_head` on

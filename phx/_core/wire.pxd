@@ -64,6 +64,7 @@ cdef enum MessageFlag:
     FLAG_WHOLE = 2           # Heartbeat: the whole led set, not changes
     FLAG_NEED_WHOLE = 4      # HeartbeatAck: the changes did not fit what is known here
     FLAG_LOW = 64            # PreVoteReply: above what the sender may promise now (rejoin.pxd)
+    FLAG_LACKING = 128       # Confirm: the sender may have forgotten votes (rejoin.pxd)
     FLAG_KEPT = 32           # Transfer: somebody asked for it; balance leaves it there
     FLAG_AGAIN = 16          # Accept: found by phase 1, or fills a gap below; not a new value
     FLAG_MORE = 8            # Promise: last page of this reply, but there is more to be asked for

@@ -18,6 +18,7 @@ from phx.sim.acts_members import MEMBER_ACTS
 from phx.sim.acts_odd import ODD_ACTS
 from phx.sim.acts_relaxed import RELAXED_ACTS
 from phx.sim.acts_store import STORE_ACTS
+from phx.sim.altering import can_change
 from phx.sim.plan import SECOND, Act
 from phx.types import PRIORITY_USUAL
 
@@ -333,6 +334,8 @@ def damage(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 def begin_flip_journal(stage: Stage, act: Act) -> None:
     """A bit that decays under a running process is seen at its next start."""
+    if can_change(stage.world):
+        return
     if stage.world.flip_journal(act.node, act.which, act.bit):
         stage.damaged.add(act.node)
     stage.down(act.node, act.until_us)
@@ -341,6 +344,8 @@ def begin_flip_journal(stage: Stage, act: Act) -> None:
 
 def begin_flip_store(stage: Stage, act: Act) -> None:
     """Whoever reads there finds it; else the scrubber does, when the act ends."""
+    if can_change(stage.world):
+        return
     stage.world.flip_store(act.node, act.which, act.bit)
 
 

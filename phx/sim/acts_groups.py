@@ -26,11 +26,12 @@ def drawing(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 def begin_create(stage: Stage, act: Act) -> None:
-    """A group of some nodes, whether they run or not."""
+    """A group of some nodes that exist, whether they run or not."""
     chance, directory = Random(act.order), stage.world.directory
     if directory is not None:
-        size = min(chance.choice(SIZES), len(stage.nodes))
-        directory.create(tuple(sorted(chance.sample(list(stage.nodes), size))))
+        there = [node for node in stage.nodes if node not in stage.asleep | stage.gone]
+        size = min(chance.choice(SIZES), len(there))
+        directory.create(tuple(sorted(chance.sample(there, size))))
 
 
 def begin_delete(stage: Stage, act: Act) -> None:

@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
+from phx.sim.altering import can_change
 from phx.sim.plan import Act
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ def flipped(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 def begin_flipped(stage: Stage, act: Act) -> None:
-    """It is seen at its next start, or by whoever fetches it."""
+    """It is seen at its next start, or by whoever fetches it. (Not where members change: see
+    `lose-store`.)"""
+    if can_change(stage.world):
+        return
     if stage.world.flip_checkpoint(act.node, act.which, act.bit):
         stage.down(act.node, act.until_us)
         stage.crash(act.node, False)
@@ -245,6 +249,8 @@ def begin_stopping(stage: Stage, act: Act) -> None:
     """One member alone has chosen values, has trimmed them, and its machine fails: it cannot lead.
     What the others need to lead is in its checkpoint, and it is needed for a majority."""
     world, group = stage.world, act.group
+    if can_change(world):  # a majority of all nodes is meant
+        return
     leader = next(
         (one for one in stage.nodes if world.alive(one) and world.status(one, group)["leading"]), 0
     )

@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from phx.sim.act_kind import ActKind, Args, Shape, between
+from phx.sim.altering import can_change
 from phx.sim.plan import Act
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ def losing(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 def begin_losing(stage: Stage, act: Act) -> None:
-    """A new one is made beside its journal when it starts again."""
+    """A new one is made beside its journal when it starts again. (Not where members change: what
+    is a minority now may be all that are left later.)"""
+    if can_change(stage.world):
+        return
     stage.down(act.node, act.until_us)
     stage.world.lose_store(act.node)
 
@@ -35,7 +39,8 @@ def ageing(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 def begin_ageing(stage: Stage, act: Act) -> None:
-    stage.world.copy_store(act.node)
+    if not can_change(stage.world):
+        stage.world.copy_store(act.node)
 
 
 def end_ageing(stage: Stage, act: Act) -> None:

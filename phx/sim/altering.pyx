@@ -29,6 +29,10 @@ def can_change(World world):
     return bool(world.watch.changing)
 
 
+cdef tuple voters_of(dict roles):
+    return tuple([node for node, role in roles.items() if role != LEARNER])
+
+
 def change(World world, node, u32 group, version, roles):
     cdef Host h = world.host_of(node)
     cdef int verdict
@@ -41,6 +45,10 @@ def change(World world, node, u32 group, version, roles):
     h.note(verdict)
     h.touch(group)
     h.poke()
+    if verdict == 0:
+        if world.asked_members is None:
+            world.asked_members = {}
+        world.asked_members.setdefault(group, []).append((version, voters_of(roles)))
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "is to change", h.node, f"g{group}", f"v{version}",
                           str(roles), VERDICTS[verdict]))

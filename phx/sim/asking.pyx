@@ -94,7 +94,7 @@ cdef void ask_again(Host h):
 # True: it is over.
 cdef bint answer_now(Host h, _Reading one):
     cdef LogFlow* flow = find_flow(h, one.group)
-    if flow.stopped:
+    if flow == NULL or flow.stopped:  # (a group that is deleted was dropped meanwhile)
         one.call.failed(h.agenda.now_us, VERDICT_STOPPED_REJECTED)
     elif flow.applied >= one.point and not flow.paused:
         if watch_answers(h.watch, h.node, one.group):

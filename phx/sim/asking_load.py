@@ -18,7 +18,7 @@ from phx.sim.world import World
 
 __all__ = ["READING", "AskingLoad"]
 
-READING: Final = frozenset({"reads", "far-reads", "divergence", "members"})
+READING: Final = frozenset({"reads", "far-reads", "divergence", "members", "everything"})
 SHARE = 0.85
 """Of gets; the others go through the log."""
 STRAYS = 0.1

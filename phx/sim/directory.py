@@ -75,6 +75,10 @@ class Directory:
         """Of each group."""
         return list(self._latest.values())
 
+    def needs(self, node: int) -> bool:
+        """It is a member of a group that is not gone."""
+        return any(f.phase != GONE and node in f.nodes for f in self._latest.values())
+
     def those(self, phase: str) -> list[int]:
         """Groups that have come so far, and no further."""
         return [group for group, fact in self._latest.items() if fact.phase == phase]

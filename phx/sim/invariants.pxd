@@ -81,6 +81,7 @@ cdef struct Seat:                # one node in one group
     u64 relaxed_until            # or might, in frames that were made up to this turn
     bint row_relaxed             # its store knows that
     u64 version                  # of members that it knows durably; 0: it knows the first
+    u64 row_version              # and that its store knows, without the journal
     bint ended_durably           # it is none of them, and says so
     u64 ended                    # since this turn it says so in this life; 0: not
     bint hosts                   # its store says so, of a created group

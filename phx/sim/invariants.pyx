@@ -13,7 +13,7 @@ from phx._core.codec cimport (
     RECORD_HEADER_BYTES, RECORD_MARK, RECORD_PROMISE, RECORD_SETTLED, RECORD_SUSPECT, RecordHeader,
 )
 from phx._core.leases cimport group_lease_until
-from phx._core.membership cimport changing
+from phx._core.membership cimport changing, floor_of
 from phx._core.native cimport *
 from phx._core.state cimport Engine, ROLE_LEADING, Replica, find_group
 from phx._core.window cimport SLOT_CHOSEN, Slot, window_find
@@ -362,6 +362,14 @@ cdef void exposes(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) no
     seat.exposed = max(seat.exposed, ballot)
 
 
+# Up to the floor of members that it knows durably nothing is followed, promised or not: where the
+# ceiling is in the way, it is not.
+cdef bint floor_says(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) noexcept nogil:
+    cdef Replica* r = find_group(n.engine, m.group)
+    return (w.changing and r != NULL and ballot > n.seats[m.group].durable
+            and ballot <= floor_of(r) and m.config <= n.seats[m.group].version)
+
+
 # The node uses this ballot for its own leadership.
 cdef void owns(Watch* w, NodeWatch* n, const MessageHeader* m) noexcept nogil:
     if ballot_node(m.ballot) != n.node:
@@ -503,7 +511,8 @@ cdef void sent(Watch* w, NodeWatch* n, const u8* data, u32 length) noexcept nogi
     elif m.kind == MSG_REFUSE:
         memcpy(&refuse, fixed, sizeof(refuse))
         # (A created group's first floor is no ballot of anybody's: its row stands for it.)
-        if refuse.promised != CREATED_FLOOR or m.group < w.configured:
+        if (refuse.promised != CREATED_FLOOR or m.group < w.configured) \
+                and not floor_says(w, n, &m, refuse.promised):
             exposes(w, n, &m, refuse.promised)
     elif m.kind == MSG_CHOSEN:
         memcpy(&chosen, fixed, sizeof(chosen))

@@ -2,6 +2,10 @@ from phx.sim.world import World
 
 COUNTED: tuple[str, ...]
 
+def lasting(world: World, voters: list[int]) -> bool:
+    """Whether a majority of these have journals that do not fail by an act that has begun: with
+    relaxed groups that takes votes along."""
+
 def switch(world: World, node: int, group: int, within_us: int) -> None:
     """Somebody calls `Group.set_durability` at the node, if it runs: 0: it syncs; else as
     engine_durability. Nothing happens where groups cannot be relaxed (the limit `relaxed` is 0)."""

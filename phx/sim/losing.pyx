@@ -8,10 +8,17 @@ from phx._core.native cimport *
 from phx.sim.durability cimport doubtful
 from phx.sim.host cimport Host
 from phx.sim.lives cimport is_losing, lose
+from phx.sim.reference cimport Log
 from phx.sim.watch_kept cimport watch_store
+from phx.sim.watch_lost cimport watch_losing_in
 from phx.sim.world cimport World
 
 from phx.sim.relaxing import COUNTED
+
+
+# Where groups are relaxed, a journal that fails makes their votes doubtful.
+cdef bint fails_soon(Host h):
+    return h.relaxing is not None and (h.poisoned or h.disk.state.fail_after != 0)
 
 
 # It has lost votes, or will when it starts, or a disk that is to fail may have it so at any moment.
@@ -20,23 +27,55 @@ cdef bint lacks_votes(Host h):
         return True
     if h.relaxing is None or h.store.facts is None:
         return False
-    return h.poisoned or h.disk.state.fail_after != 0 or len(doubtful(h)) != 0
+    return fails_soon(h) or len(doubtful(h)) != 0
 
 
-cdef bint spares_of(World world, Host host, nodes):
+# In one group; what has no vote there lacks none.
+cdef bint lacks_vote(Host h, u32 group):
+    if h.losing or watch_losing_in(h.watch, h.node, group):
+        return True
+    return h.relaxing is not None and (fails_soon(h) or group in doubtful(h))
+
+
+cdef list voters_in(World world, u32 bits):
+    return [node for node in range(1, world.n + 1) if bits >> (node - 1) & 1]
+
+
+# Whose votes the group needs, or may need by what was asked: as sets of voters.
+cdef list voters_of(World world, u32 group):
+    cdef Log* log = &world.watch.ref.logs[group]
+    cdef size_t i = log.configurations.size()
+    cdef u64 newest = log.configurations.back().who.version
+    found = [voters for version, voters in (world.asked_members or {}).get(group, ())
+             if version > newest]
+    while i:
+        i -= 1
+        found.append(voters_in(world, log.configurations[i].who.voters))
+        if log.configurations[i].active:
+            break
+    return found
+
+
+cdef bint spares_of(World world, Host host, u32 group, nodes):
     cdef Host other
     cdef int losing = 0
+    if host.node not in nodes:
+        return True
     for other in world.hosts:
-        losing += other is not host and other.node in nodes and lacks_votes(other)
+        if other is not host and other.node in nodes:
+            losing += lacks_vote(other, group) if world.watch.changing else lacks_votes(other)
     return losing < <int>len(nodes) - (<int>len(nodes) // 2 + 1)
 
 
 cdef bint spares_a_majority(World world, Host host):
-    if not spares_of(world, host, range(1, world.n + 1)):
-        return False
+    if not world.watch.changing:
+        return spares_of(world, host, 0, range(1, world.n + 1))
+    for group in range(world.watch.configured):
+        for voters in voters_of(world, group):
+            if not spares_of(world, host, group, voters):
+                return False
     for fact in world.directory.newest() if world.directory is not None else ():
-        if fact.phase != "gone" and host.node in fact.nodes \
-                and not spares_of(world, host, fact.nodes):
+        if fact.phase != "gone" and not spares_of(world, host, fact.group, fact.nodes):
             return False
     return True
 
@@ -84,6 +123,13 @@ cdef void change_store(World world, Host host, copy) except *:
 
 
 # --- what Python asks
+
+def lasting(World world, voters):
+    cdef int failing = 0
+    for node in voters:
+        failing += fails_soon(world.host_of(node))
+    return failing <= len(voters) - (len(voters) // 2 + 1)
+
 
 def switch(World world, node, u32 group, u64 within_us):
     cdef Host host = world.host_of(node)

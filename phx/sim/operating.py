@@ -26,6 +26,7 @@ from phx.sim.altering import (
     tell,
     wipe,
 )
+from phx.sim.losing import lasting
 from phx.sim.plan import Plan
 from phx.sim.verdicts import Standing
 from phx.sim.world import World
@@ -33,13 +34,23 @@ from phx.sim.world import World
 if TYPE_CHECKING:
     from phx.sim.stage import Stage
 
-__all__ = ["ASKED", "Killing", "Operation", "fresh", "leader_of", "retire", "standings"]
+__all__ = [
+    "ASKED",
+    "REFRAINED",
+    "Killing",
+    "Operation",
+    "fresh",
+    "leader_of",
+    "retire",
+    "standings",
+]
 
 LOOK_US = 1_000
 ASK_US = 30_000
 MEMBERS_MAX = 7
 ASKED = tuple("change " + verdict for verdict in VERDICTS)
 """Names in `Stage.asked`, which counts what was answered."""
+REFRAINED = "change refrained from"
 STAGES = ("asked", "proposed", "decided", "passed", "led", "active")
 """Of a change, in this order."""
 KILL_LOOK_US = 150
@@ -74,6 +85,9 @@ def retire(stage: Stage, node: int) -> bool:
         if node in now["roles"] or not now["active"]:
             return False
         was = was or node in now["ever"]
+    created = stage.world.directory
+    if created is not None and created.needs(node):
+        return False
     if was:
         stage.gone.add(node)
         wipe(stage.world, node)
@@ -92,7 +106,11 @@ def begin_node(stage: Stage, node: int, groups: range, chance: Random) -> None:
 
 
 def ask(stage: Stage, group: int, node: int, roles: Roles, version: int) -> str:
-    """What a node answers to a change; counted."""
+    """What a node answers to a change; counted. Nobody asks for members a majority of whom are about
+    to lose votes: then no group could go on. (Who has lost some, the leader has to know.)"""
+    if not lasting(stage.world, [node for node, role in roles.items() if role != LEARNER]):
+        stage.asked[REFRAINED] += 1
+        return REFRAINED
     said = "change " + VERDICTS[change(stage.world, node, group, version, roles)]
     stage.asked[said] += 1
     return said

@@ -100,6 +100,31 @@ READS: dict[str, float] = {
 }  # fmt: skip
 
 
+# Which of a cluster's faculties a run has: what is taken from one, another may need.
+FACULTIES: list[tuple[Settings, float]] = [
+    ({"members": 5, "created": 6, "rejoin": 1, "relaxed": 50}, 3),
+    ({"members": 3, "created": 6, "rejoin": 1, "relaxed": 70}, 2),
+    ({"members": 3, "rejoin": 1}, 1),
+    ({"members": 5, "created": 6}, 1),
+    ({"rejoin": 1, "relaxed": 50, "agreed_every": 16, "compare_us": SECOND}, 2),
+    ({"agreed_every": 8, "compare_us": SECOND}, 1),
+]
+ROOMS: list[tuple[Settings, float]] = [
+    (USUAL, 3),
+    ({**USUAL, "window": 8, "batch_bytes_max": 512}, 1),
+    ({**USUAL, "journal_bytes_max": 8 << 16}, 1),
+    ({**USUAL, "checkpoint_us": 600_000, "hold_instances": 0}, 1),
+    ({**USUAL, "cache_bytes_max": 4 * KIB, "frame_bytes_max": 4 * KIB}, 0.5),
+]
+
+EVERYTHING: dict[str, float] = {
+    **MIX, "transfer": 3, "prefer": 1, "lose-journal": 2.5, "switch-durability": 4,
+    "odd-machine": 4, "repair": 1, "create-group": 5, "delete-group": 3, "cut-hosting": 3,
+    "join": 3, "leave": 2.5, "replace": 4, "reshape": 2.5, "retire": 2, "rivals": 2.5,
+    "cut-change": 4, "long-away": 1.5,
+}  # fmt: skip
+
+
 def alone(says: str, *kinds: str, **settings: int) -> Profile:
     return Profile(says, dict.fromkeys(kinds, 1.0), damaging=settings.get("damaging", 0))
 
@@ -112,6 +137,15 @@ PROFILES: dict[str, Profile] = {
     "sizes": Profile(
         "everything at once in clusters of 1, 3, 4, 5 and 7",
         MIX, nodes=(1, 3, 4, 5, 7), groups=4, acts=(12, 24), seconds=40, damaging=25,
+    ),
+    "everything": Profile(
+        "all that any other profile has, but clocks beyond the bound: members, groups, reads, "
+        "losses, odd machines, while all else fails",
+        EVERYTHING, nodes=(7, 7, 8), groups=2, clients=4, acts=(30, 50), seconds=50, damaging=25,
+        limits=[
+            ({**room, **faculty}, share * weight)
+            for room, share in ROOMS for faculty, weight in FACULTIES
+        ],
     ),
     "calm": Profile("no fault at all", {}, acts=(0, 0)),
     "loss": alone("frames are lost", "loss"),

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from phx.machine import StateMachine
 from phx.sim import verdicts
-from phx.sim.altering import can_change, counts, members
+from phx.sim.altering import LEARNER, can_change, counts, members
 from phx.sim.asking_load import AskingLoad
 from phx.sim.directory import LIVE
 from phx.sim.history import Operation
@@ -356,6 +356,12 @@ class Run:
         """By what is decided now."""
         return list(members(self.world, group)["roles"]) if self.changing else list(self.nodes)
 
+    def voters(self, group: int) -> list[int]:
+        if not self.changing:
+            return list(self.nodes)
+        roles = members(self.world, group)["roles"]
+        return [node for node, role in roles.items() if role != LEARNER]
+
     def suspects(self) -> list[tuple[int, int]]:
         world = self.world
         return [
@@ -364,6 +370,7 @@ class Run:
             if world.running(node)
             for group in self.groups()
             if world.runs(node, group) and world.status(node, group)["suspect"]
+            and node in self.voters(group)
         ]
 
     def rounds(self) -> dict[int, int]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from phx.sim.act_kind import Bursting
 from phx.sim.acts import ACTS, RIGHT_PPM
-from phx.sim.operating import ASKED
+from phx.sim.operating import ASKED, REFRAINED
 from phx.sim.plan import Act, Plan
 from phx.sim.world import World
 
@@ -84,7 +84,7 @@ class Stage:
         """Nodes that are to join, and were never started."""
         self.gone: set[int] = set()
         """Nodes that were deleted: they never start again."""
-        self.asked = dict.fromkeys((*ASKED, "change killed"), 0)
+        self.asked = dict.fromkeys((*ASKED, REFRAINED, "change killed"), 0)
         """Changes of members that were asked for, by what was answered."""
         self.parted: dict[tuple[int, int], list[Act]] = {}
         self.begun = 0

@@ -16,6 +16,7 @@ cdef void watch_ceiling(Watch* w, u32 node, u64 counter) noexcept nogil
 cdef void watch_lost(Watch* w, u32 node) noexcept nogil
 # In some group it is not whole yet.
 cdef bint watch_losing(Watch* w, u32 node) noexcept nogil
+cdef bint watch_losing_in(Watch* w, u32 node, u32 group) noexcept nogil
 
 # A life begins, and the engine has started.
 cdef void lost_started(Watch* w, NodeWatch* n) noexcept nogil

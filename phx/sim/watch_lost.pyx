@@ -33,6 +33,8 @@ cdef void watch_lost(Watch* w, u32 node) noexcept nogil:
         # (It may have told of what was never known durable here, and of nothing higher.)
         seat.before = max(max(seat.before, seat.promised), max(seat.durable, seat.exposed))
         seat.durable = seat.exposed = 0
+        seat.version = seat.row_version
+        seat.ended_durably = False    # (It ends again when it hears of the newer members.)
         seat.lost = True
         seat.said = False
         seat.lost_in = 0
@@ -45,6 +47,10 @@ cdef bint watch_losing(Watch* w, u32 node) noexcept nogil:
         if of(w, node).seats[group].lost:
             return True
     return False
+
+
+cdef bint watch_losing_in(Watch* w, u32 node, u32 group) noexcept nogil:
+    return of(w, node).seats[group].lost
 
 
 cdef void lost_started(Watch* w, NodeWatch* n) noexcept nogil:

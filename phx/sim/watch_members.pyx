@@ -363,6 +363,7 @@ cdef void watch_members_row(Watch* w, u32 node, u32 group, u64 settled,
 
 cdef void watch_members_told(Watch* w, u32 node, u32 group, u64 version) noexcept nogil:
     cdef Seat* seat = &of(w, node).seats[group]
+    seat.row_version = max(seat.row_version, version)
     if version > seat.version:
         seat.version = version
         seat.ended_durably = False
@@ -372,6 +373,8 @@ cdef void watch_wiped(Watch* w, u32 node) noexcept nogil:
     cdef Configuration* members
     cdef u32 group
     for group in range(w.groups):
+        if group >= w.configured and w.ref.logs[group].base == 0:
+            continue                  # it was never created
         members = &w.ref.logs[group].configurations.back()
         if members.who.members & bit_of(node):
             fail_at(w, b"U10", node, group, 0, 0, b"wiped, and a member")

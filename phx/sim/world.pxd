@@ -59,6 +59,7 @@ cdef class World:
     cdef dict power_next         # host index -> how it dies when its disk stops
     cdef object net              # pipes.Net
     cdef object oddness          # oddness.Oddness
+    cdef dict asked_members          # by group: (version, voters), that a node has taken; or None
     cdef readonly object directory   # directory.Directory; None: no groups are created
 
     cdef int dispatch(self, Happening* what) except -1
