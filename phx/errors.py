@@ -19,7 +19,7 @@ An error says one of three things in its class, and in ``outcome``:
     TransferFailed      rejected   the leadership did not go where it should
     VersionConflict     rejected   the group's members are of another version than the caller knew
     ChangeUnderWay      rejected   the group's members are being changed already
-    NotCaughtUp         rejected   no quorum of the new members has what the old ones have
+    NotCaughtUp         rejected   no quorum of the new members has what is chosen, and its votes
     PrepareFailed       rejected   the machine's prepare raised: the value was not proposed
     GroupStopped        rejected   apply failed in this group on this node; other nodes go on
     GroupExists         rejected   there is a group of that id already

@@ -369,7 +369,8 @@ class Run:
             for node in self.nodes
             if world.running(node)
             for group in self.groups()
-            if world.runs(node, group) and world.status(node, group)["suspect"]
+            if world.runs(node, group)
+            and world.status(node, group)["suspect"]
             and node in self.voters(group)
         ]
 
