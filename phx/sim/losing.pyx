@@ -124,11 +124,14 @@ cdef void change_store(World world, Host host, copy) except *:
 
 # --- what Python asks
 
-def lasting(World world, voters):
-    cdef int failing = 0
+def lasting(World world, u32 group, voters):
+    cdef Host host
+    cdef int failing = 0, lacking = 0
     for node in voters:
-        failing += fails_soon(world.host_of(node))
-    return failing <= len(voters) - (len(voters) // 2 + 1)
+        host = world.host_of(node)
+        failing += fails_soon(host)
+        lacking += lacks_vote(host, group)
+    return failing == 0 or lacking <= len(voters) - (len(voters) // 2 + 1)
 
 
 def switch(World world, node, u32 group, u64 within_us):

@@ -25,6 +25,7 @@ SEEDS = {
     116: "a refusal tells the floor of members that is not promised, as the ceiling is in the way",
     244: "a read of a group that was dropped before its read point was applied",
     590: "a learner whose disk was about to fail became the only voter",
+    1664: "one of three voters had lost votes, and the disk of another was about to fail",
 }
 
 
