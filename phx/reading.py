@@ -40,7 +40,7 @@ from phx.types import CONSISTENCIES, Consistency, Read
 
 __all__ = ["QUERIES_NS", "READS_MAX", "Asking", "Reading", "Waiter", "Wanted", "span_us"]
 
-QUERIES_NS = 1_000_000
+QUERIES_NS = 500_000
 READS_MAX = 65_536
 """Reads that may wait at a node, for their turn or for their state."""
 CHUNK_MAX = 256

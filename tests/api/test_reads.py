@@ -214,9 +214,10 @@ def test_queries_hold_the_event_loop_for_no_longer_than_a_stretch(run_once, tmp_
             await asyncio.gather(single(), group.read_many([slow] * 1000))
             done.set()
             await watching
-            # 200 ms of queries, in pieces of a millisecond. (CPU time: the machine may be busy.)
-            assert len(gaps) >= 150
-            assert sorted(gaps)[len(gaps) * 9 // 10] < 0.004
+            # 200 ms of queries, in pieces of half a millisecond, and what comes with each. (CPU
+            # time: the machine may be busy.)
+            assert len(gaps) >= 300
+            assert sorted(gaps)[len(gaps) * 9 // 10] < 0.002
 
     run_once(main())
 
