@@ -59,6 +59,7 @@ EVENT_PEER_REFUSED = 4
 EVENT_BELOW = 5
 EVENT_CEILING = 6
 EVENT_POISONED = 64
+EVENT_PRESSED = 65
 
 _NOT_APPLIED: dict[int, Callable[[], NotApplied]] = {
     DUPLICATE: lambda: NotApplied("not applied again: a duplicate of a value that was applied"),
@@ -215,6 +216,9 @@ class Applier:
         self._backlog: deque[Batch] = deque()
         self.poisoned = False
         self.on_poisoned: Callable[[], None] = lambda: None
+        # Why the journal takes no new values: reason, errno, bytes.
+        self.on_pressed: Callable[[int, int, int], None] = lambda by, number, nbytes: None
+        self.note: Callable[[], str] = lambda: ""  # for whoever was not served in time
         self.stopped: list[int] = []  # groups
         self._calls: deque[Callable[[], None]] = deque()
         self.on_due: Callable[[GroupState], None] | None = None
@@ -412,8 +416,10 @@ class Applier:
         self, kind: int, verdict: int, group: int, first_seq: int, count: int, leader: int
     ) -> None:
         if kind == EVENT_FAILED:
-            stopped = self._groups[group].stopped
-            self._waiters.fail(group, first_seq, count, lambda: verdict_error(verdict, stopped))
+            stopped, note = self._groups[group].stopped, self.note()
+            self._waiters.fail(
+                group, first_seq, count, lambda: verdict_error(verdict, stopped, note)
+            )
         elif kind == EVENT_LEADER:
             # (Whoever claims less than somebody claimed before has lost the leadership, and does
             # not know it yet.)
@@ -437,6 +443,8 @@ class Applier:
             self.poisoned = True
             self.on_poisoned()
             log.critical("a write or sync of the journal failed: this node votes no more")
+        elif kind == EVENT_PRESSED:
+            self.on_pressed(verdict, group, first_seq)
 
     def led(self, state: GroupState, leader: Leader | None) -> None:
         """Who leads the group from now on, as this node was told."""

@@ -162,7 +162,7 @@ class Group(GroupView):
         wanted = door.wanted(self._state, cell, queries, consistency, timeout, machine)
         try:
             if not cell.within(timeout):
-                raise TimedOut(f"group {self.id}: the state was not there in time")
+                raise door.reading.late(self.id)
         finally:
             if not cell.done():
                 cell.set_exception(TimedOut("given up"))  # nobody waits for it

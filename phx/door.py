@@ -44,6 +44,7 @@ from phx.errors import (
     UnknownMachine,
     ValueTooLarge,
 )
+from phx.fullness import Fullness
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare
 from phx.reading import Reading, Waiter, Wanted, span_us
@@ -102,6 +103,8 @@ class Door:
 
     Attributes:
         refusal: makes the error that every call gets; None while the node is open.
+        turned_away: makes the error that every new value gets; None: they are taken.
+        fullness: says why the journal takes none.
     """
 
     def __init__(
@@ -126,24 +129,39 @@ class Door:
         self.rebuild: Callable[[int], Future[None]] | None = None
         self.restoring: Callable[[int], bool] = lambda _: False
         self.reading: Reading
+        self.turned_away: Callable[[], PhxError] | None = None
+        self.fullness: Fullness
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit
         self._now_us = driver.now_us
-        waiters.connect(
-            driver.submit,
-            driver.now_us,
-            limits.value_bytes_max,
-            driver.behind_us,
-            driver.turning_away,
+        self._connect(driver.submit)
+
+    def _connect(self, submit: Callable[..., int]) -> None:
+        driver = self.driver
+        self.waiters.connect(
+            submit, driver.now_us, self._value_bytes_max, driver.behind_us, driver.turning_away
         )
+
+    def turn_away(self, make: Callable[[], PhxError] | None) -> None:
+        """From now on every new value gets this error, at once; None: they are taken again. What
+        was taken before is not touched. On the thread that applies."""
+        with self.lock:
+            self.turned_away = make
+            self._connect(self.driver.submit if make is None else _refused)
+
+    def refuse_values(self) -> None:
+        """Raises what every call, or every new value, gets now."""
+        if self.refusal is not None:
+            raise self.refusal()
+        if (make := self.turned_away) is not None:
+            raise make()
 
     def submit(
         self, state: GroupState, waiter: object, value: bytes, timeout: float | None, machine: int
     ) -> None:
         """Propose one value for `waiter`; raises what is known at once, and then takes nothing."""
-        if self.refusal is not None:
-            raise self.refusal()
+        self.refuse_values()
         if type(value) is not bytes:
             value = _as_bytes(value)
         if machine not in state.taking:
@@ -175,8 +193,7 @@ class Door:
         machine: int,
     ) -> None:
         """The same for a run of values with one future, whose result is a list of Result."""
-        if self.refusal is not None:
-            raise self.refusal()
+        self.refuse_values()
         self._check(state, machine)
         for at, value in enumerate(values):
             if type(value) is not bytes:
@@ -446,6 +463,11 @@ def _as_bytes(value: object) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise TypeError(f"a value is bytes, not {type(value).__name__}")
+
+
+def _refused(*_: object) -> int:
+    """In the place of the driver's, for the short way in: the long one says why."""
+    raise Overloaded("new values are turned away")
 
 
 def _nowhere(call: Callable[[], None]) -> object:

@@ -14,6 +14,7 @@ An error says one of three things in its class, and in ``outcome``:
     NoQuorum            rejected   the deadline passed and no leader with a majority was to be found
     Overloaded          rejected   a limit on values or bytes in flight is reached, or it would wait
                                    for longer than limits.wait_us_max: back off, then retry
+      DiskFull          rejected     this node's disk is full: ask another node
     ValueTooLarge       rejected   above limits.value_bytes_max: it will never be taken
     NotLeader           rejected   this node does not lead the group, so it has nothing to give away
     TransferFailed      rejected   the leadership did not go where it should
@@ -99,6 +100,13 @@ class NoQuorum(Rejected, TimeoutError):
 class Overloaded(Rejected):
     """A limit on values or bytes in flight is reached, or what waits already takes as long as
     ``limits.wait_us_max``. Await something, or back off, then retry. The message says which.
+    """
+
+
+class DiskFull(Overloaded):
+    """This node's disk has no room for the journal: the value was not taken, and nothing was
+    written or sent. Other nodes go on: ask one of them. The node takes values again by itself, once
+    there is room.
     """
 
 

@@ -183,6 +183,7 @@ class Reading:
         self._current_us: dict[int, int] = {}  # groups read stale: when one was known to be current
         self.within: Callable[[], int] = lambda: -1  # the group of which an instance is half done
         self.restoring: Callable[[int], bool] = lambda _: False
+        self.note: Callable[[], str] = lambda: ""  # for whoever was not answered in time
         self.soon: Callable[[Callable[[], None]], object] | None = None  # of the event loop
         self.asking: Asking | None = None
         # Of the members of a group, as was heard here; it never lags behind what is applied.
@@ -352,10 +353,14 @@ class Reading:
             if future.done() and not future.cancelled():
                 return future.result()  # it ended just then, or the query raised one
             group = wanted.state.group
-            raise TimedOut(f"group {group}: the state was not there in time") from error
+            raise self.late(group) from error
         finally:
             if not future.done() or future.cancelled():
                 self.forget(wanted)
+
+    def late(self, group: int) -> TimedOut:
+        """For a read whose time is up."""
+        return TimedOut(f"group {group}: the state was not there in time{self.note()}")
 
     def turn(self) -> bool:
         """Take what was begun, and answer for QUERIES_NS; whether there is more to do at once."""

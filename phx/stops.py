@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 __all__ = ["Deleted", "Removed", "parked", "same_stop", "unknown_stop", "verdict_error"]
 
 
-def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
-    """The error for a verdict of the engine (engine.pxd, Verdict)."""
+def verdict_error(verdict: int, stopped: GroupStopped | None, note: str = "") -> PhxError:
+    """The error for a verdict of the engine (engine.pxd, Verdict); `note` is added where the
+    deadline passed."""
     match verdict:
         case 1:
-            return TimedOut("the deadline passed before the value was written or sent")
+            return TimedOut(f"the deadline passed before the value was written or sent{note}")
         case 2:
-            return TimedOutUnknown("the deadline passed; the value may still be chosen")
+            return TimedOutUnknown(f"the deadline passed; the value may still be chosen{note}")
         case 3:
             return Overloaded("the leader has too many values waiting")
         case 4:
-            return NoQuorum("the node asked is not the leader, and no leader was found in time")
+            return NoQuorum(
+                f"the node asked is not the leader, and no leader was found in time{note}"
+            )
         case 5:
             if stopped is not None:
                 return same_stop(stopped)
@@ -43,7 +46,7 @@ def verdict_error(verdict: int, stopped: GroupStopped | None) -> PhxError:
         case 6:
             return StoppedUnknown("the group stopped here; the value may still be chosen")
         case 7:
-            return NoQuorum("the deadline passed and no leader with a majority was found")
+            return NoQuorum(f"the deadline passed and no leader with a majority was found{note}")
         case 8:
             return NodeFailed("the journal failed; this node proposes nothing any more")
         case 9:

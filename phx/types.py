@@ -360,6 +360,10 @@ class NodeStatus:
         poisoned: a write or sync of the journal failed: the node votes no more, until it is opened
             again.
         store_error: why the store cannot settle at the moment; None: it can.
+        journal_error: why the journal takes no new values at the moment; None: it takes them. "the
+            disk is full: ", with the folder and what is free there: the node votes for no new
+            value, hands its leaderships over and turns callers away (`DiskFull`), until there is
+            room. Or the journal is at its own limit, or the disk is slow: new values wait.
         checkpoint_error: why the last checkpoint that was tried could not be taken; None: it was.
         peers: by node id.
         counters: of the engine since the start, by name.
@@ -393,6 +397,7 @@ class NodeStatus:
     flow: Mapping[str, int]
     poisoned: bool
     store_error: str | None
+    journal_error: str | None
     checkpoint_error: str | None
     peers: Mapping[int, PeerStatus]
     counters: Mapping[str, int]

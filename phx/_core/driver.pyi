@@ -38,6 +38,7 @@ EVENT_PEER_REFUSED: Final = 4
 EVENT_BELOW: Final = 5
 EVENT_CEILING: Final = 6
 EVENT_POISONED: Final = 64  # the journal failed: this node votes no more
+EVENT_PRESSED: Final = 65  # whether it takes new values, and why not (upkeep.pyx, PRESSED_*)
 
 GROUP_BYTES: dict[str, int]  # native structs of a group; for benchmarks/idle.py
 

@@ -62,6 +62,7 @@ EVENT_PEER_REFUSED = 4
 EVENT_BELOW = 5
 EVENT_CEILING = 6
 EVENT_POISONED = 64
+EVENT_PRESSED = 65
 
 # What a group takes in native structs, whether anybody uses it or not, and what it takes beyond
 # that while it is led here, and from its first value on.

@@ -216,6 +216,7 @@ cdef struct DriverState:
     vector[Settled] settling
     u64 settle_plans
     u64 settle_entries
+    int pressed_by               # PRESSED_*, as it was told last
 
 # The flow of a group, or NULL.
 cdef inline Flow* find_flow(DriverState* s, u32 group) noexcept nogil:

@@ -117,6 +117,7 @@ cdef struct Journal:
     i64 errno_seen
     JournalCounters counters
     char text[JOURNAL_TEXT_BYTES]  # what went wrong: segment, position, reason; "" if nothing did
+    i64 full_errno             # of a JOURNAL_FULL: why no segment could be made; 0: the budget
 
 # `api` and `options` are copied; the disk belongs to the journal from now on. Never fails.
 cdef Journal* journal_new(const DiskApi* api, const JournalOptions* options) noexcept nogil

@@ -20,7 +20,7 @@ cdef enum:
 # What every header of this journal has.
 cdef void shelf_header(Journal* j, SegmentHeader* header) noexcept nogil
 # Journal thread: one more segment at the end of j.taken, or JOURNAL_FULL (also: the disk is full or
-# there are no descriptors; see errno_seen), or JOURNAL_IO.
+# there are no descriptors; see full_errno), or JOURNAL_IO.
 cdef int shelf_take(Journal* j, bint urgent) noexcept nogil
 # One that was taken and is not needed.
 cdef void shelf_give(Journal* j, Segment* s) noexcept nogil

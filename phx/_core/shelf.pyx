@@ -128,6 +128,7 @@ cdef int shelf_take(Journal* j, bint urgent) noexcept nogil:
     used = j.live_bytes + j.taken.size() * step
     if used + (1 + reserve) * step > limit:
         pthread_mutex_unlock(&j.lock)
+        phx_store(&j.full_errno, 0)
         return JOURNAL_FULL
     if j.free.size() > reserve:
         s = pop_free(j)
@@ -142,6 +143,7 @@ cdef int shelf_take(Journal* j, bint urgent) noexcept nogil:
         if s == NULL:
             s = after_failure(j, reserve == 0)
     if s == NULL:
+        phx_store(&j.full_errno, -result)
         return JOURNAL_IO if result == -EIO else JOURNAL_FULL
     j.taken.push_back(s)
     return JOURNAL_OK

@@ -22,11 +22,17 @@ from phx._core.queues cimport (
 from phx._core.state cimport (
     Effects, EngineOptions, Event, PRESSURE_FULL, SettleItem,
 )
-from phx._core.transport cimport LOG_ERROR, LOG_WARNING, READ_BYTES
+from phx._core.transport cimport LOG_ERROR, READ_BYTES
 from phx._core.writer cimport writer_idle, writer_retry
 
 cdef enum:
     EVENT_POISONED = 64
+    EVENT_PRESSED = 65
+    # why the journal takes no new values: verdict of that event
+    PRESSED_BY_NOTHING = 0      # it does
+    PRESSED_BY_LIMIT = 1        # its own; first_seq: bytes in use or about to be
+    PRESSED_BY_QUEUE = 2        # the disk is slow; first_seq: bytes that wait for it
+    PRESSED_BY_DISK = 3         # no segment can be made; group: errno
     NO_INDEX = 0xFFFFFFFF
     RETRY_US = 1000000
     CARRY_US = 5000000
@@ -81,6 +87,36 @@ cdef JournalRoom room_of(DriverState* s) noexcept nogil:
     return room
 
 
+cdef void press(DriverState* s, int level) noexcept nogil:
+    if level > s.pressure:
+        s.settle_retry_us = min(s.settle_retry_us, s.now_us + CARRY_PRESSED_US)
+    s.pressure = level
+    input_pressure(s, level)
+    s.again = True
+
+
+# Why there is any, to whoever can say it in words. While the disk has no room nothing else counts.
+cdef void tell_pressed(DriverState* s, const JournalRoom* room, bint stuck) noexcept nogil:
+    cdef Event event
+    cdef int by = PRESSED_BY_NOTHING
+    memset(&event, 0, sizeof(Event))
+    if s.pressure:
+        event.group = <u32>phx_load(&s.journal.full_errno) if stuck else 0
+        event.first_seq = room.live_bytes + room.queued_bytes
+        by = PRESSED_BY_DISK if event.group else PRESSED_BY_LIMIT
+        if not stuck and room.queued_bytes > s.options.journal_queue_bytes_max // 2:
+            event.first_seq = room.queued_bytes
+            by = PRESSED_BY_QUEUE
+    if by == s.pressed_by:
+        return
+    if by and s.pressed_by and by != PRESSED_BY_DISK and s.pressed_by != PRESSED_BY_DISK:
+        return  # these two may come and go with every turn
+    s.pressed_by = by
+    event.kind = EVENT_PRESSED
+    event.verdict = <u8>by
+    outbox_event(&s.outbox, NO_INDEX, &event)
+
+
 # Besides, while the disk is so slow that records pile up in memory.
 cdef void watch_pressure(DriverState* s) noexcept nogil:
     cdef JournalRoom room
@@ -88,7 +124,6 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
     cdef u64 queue_max = s.options.journal_queue_bytes_max
     cdef int before = s.pressure, level
     cdef bint stuck = phx_load(&s.writer.full) != 0
-    cdef char line[160]
     if not stuck and before == 0 and queued <= queue_max and s.pressure_lsn != 0 \
             and s.lsn_end < s.pressure_lsn + s.options.journal.segment_bytes // 16:
         return
@@ -97,22 +132,9 @@ cdef void watch_pressure(DriverState* s) noexcept nogil:
     level = room_pressure(&room, turn_bytes(s), s.options.engine.pending_bytes_max, before)
     if stuck or queued > (queue_max // 2 if before else queue_max):
         level = PRESSURE_FULL
-    if level == before:
-        return
-    s.pressure = level
-    if level > before:
-        s.settle_retry_us = min(s.settle_retry_us, s.now_us + CARRY_PRESSED_US)
-    input_pressure(s, level)
-    s.again = True
-    if before and level:
-        return
-    if level:
-        snprintf(line, 160, "journal at its limit (%llu of %llu bytes, %llu queued): no new values",
-                 <unsigned long long>room.live_bytes, <unsigned long long>room.bytes_max,
-                 <unsigned long long>queued)
-        outbox_log(&s.outbox, LOG_WARNING, line)
-    else:
-        outbox_log(&s.outbox, LOG_WARNING, "journal below its limit again")
+    if level != before:
+        press(s, level)
+    tell_pressed(s, &room, stuck)
 
 
 cdef void upkeep_poison(DriverState* s, int error) noexcept nogil:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from phx._core.driver import (
@@ -33,6 +34,7 @@ from phx.errors import (
     SystemFailure,
     Unknown,
 )
+from phx.fullness import Fullness
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
@@ -147,6 +149,10 @@ def serve_lives(
     """The driver runs: the store is kept up to date with it; and the groups are as durable as the
     configuration says, from now on or a little later. Raises StoreError, as `Lives.serve`."""
     lives.serve(door.driver)
+    fullness = Fullness(Path(config.dir) / "journal", config.journal.journal_bytes_max)
+    fullness.turn_away, door.fullness = door.turn_away, fullness
+    applier.on_pressed = fullness.heard
+    applier.note = door.reading.note = fullness.note
     relaxing = door.relaxing = Relaxing(config, lives, keeper, door.error_of)
     applier.on_poisoned = relaxing.doubt
     relaxing.begin(door.driver, groups)

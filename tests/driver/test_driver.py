@@ -23,6 +23,7 @@ from phx._core.driver import (
     ERROR_UNKNOWN_GROUP,
     EVENT_FAILED,
     EVENT_POISONED,
+    EVENT_PRESSED,
     Driver,
     DriverError,
 )
@@ -342,7 +343,10 @@ def test_a_stuck_store_stops_new_values_and_nothing_else(lab):
     one.until(pressure)
     journal = member.driver.status()["journal"]
     assert journal["segments_live"] + journal["segments_free"] <= 8
-    one.until(lambda: any("journal at its limit" in line for line in member.lines))
+    one.until(lambda: any(event[0] == EVENT_PRESSED for event in member.events))
+    why = [event[1:4] for event in member.events if event[0] == EVENT_PRESSED]
+    assert why[0][:2] == (1, 0), "by its own limit, and no error"
+    assert why[0][2] >= 2 << 20
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         offer()
@@ -353,6 +357,7 @@ def test_a_stuck_store_stops_new_values_and_nothing_else(lab):
     one.until(lambda: offer() or len(member.values[0]) == 600, 30)
     assert member.values[0] == values
     one.until(lambda: not pressure())
+    one.until(lambda: [e[1] for e in member.events if e[0] == EVENT_PRESSED][-1] == 0)
 
 
 def test_a_floor_is_not_moved_over_more_than_there_is_room_to_write_again(lab):

@@ -38,7 +38,7 @@ from phx.testing.torture.clients import (
     UNKNOWN,
     Record,
 )
-from phx.testing.torture.disks import PowerDisk, SmallDisk
+from phx.testing.torture.disks import PowerDisk, SmallDisk, missing
 from phx.testing.torture.losses import allow_rejoin, flip_some, lose_journal
 from phx.testing.torture.machine import APPENDS, Appends, Damaged, encode_append, token_of, value_of
 from phx.testing.torture.nemesis import Nemesis
@@ -542,11 +542,15 @@ def test_ten_seconds_of_torture_find_nothing(phx_torture, tmp_path: Path) -> Non
         # Of those that were only stopped some go on from what stood in their sockets.
         ("lag", ("below the floors", "fetched a checkpoint"), 0.5),
         ("flip", ("flip found",), 0.7),  # some hit what nobody reads
+        ("wipe", ("store made anew",), 0.3),
+        ("full", ("journal full", "store error"), 0.5),
     ],
 )
 def test_a_fault_does_what_it_says(
     phx_torture, kind: str, noticed: tuple[str, ...], minutes: float
 ) -> None:
+    if why := missing(kind):
+        pytest.skip(why)
     words = ["--minutes", minutes, "--seed", 4, "--faults", kind, "--json"]
     out, err = phx_torture(*words).communicate(timeout=180)
     result = json.loads(out)

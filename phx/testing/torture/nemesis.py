@@ -513,7 +513,8 @@ class Nemesis:
         while time.monotonic() < until:
             health = await worker.call("health")
             hurt |= {"store error"} if health["store_error"] else set()
-            hurt |= {"journal full"} if health["pressure"] else set()
+            if (health["journal_error"] or "").startswith("the disk is full"):
+                hurt.add("journal full")
             for group in self._cluster.groups:  # or the journal would hardly need another segment
                 self._push(worker, group)
             await asyncio.sleep(POLL_S)

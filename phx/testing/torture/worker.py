@@ -278,6 +278,7 @@ class TorturedNode:
         return {
             "poisoned": status.poisoned,
             "store_error": status.store_error,
+            "journal_error": status.journal_error,
             "pressure": status.journal["pressure"],
             "syncs": status.journal["syncs"],
             "settled": status.settle["entries"],
