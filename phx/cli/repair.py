@@ -1,4 +1,4 @@
-"""``phx repair``: what a node that does not run is to make anew, or to do without, at its start."""
+"""``phx repair``: what a node is to make anew, now or at its next start, or to do without then."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from phx._version import __version__
 from phx.cli.checkpoint import AS_JSON, FOLDER, at_rest, failing
 from phx.cli.options import SETTINGS, fail, printable
+from phx.errors import Locked, SystemFailure
 from phx.types import GROUP_ID_MAX
 
 __all__ = ["repair"]
@@ -32,16 +33,18 @@ __all__ = ["repair"]
 @click.option("--yes", is_flag=True, help="With --rejoin: do it, and not only say what it means.")
 @AS_JSON
 def repair(folder: Path, groups: tuple[int, ...], rejoin: bool, yes: bool, as_json: bool) -> None:
-    """Prepare the folder of a node that is not running for its next start. One of:
+    """Have groups of a node made anew, or let it start without its journal. One of:
 
-    --group: these groups are made anew from checkpoints of other nodes. Nothing is fetched now, and
-    nothing is lost: what the node has of their state goes to quarantine once another state is in
-    its place.
+    --group: these groups are made anew from checkpoints of other nodes. Nothing is lost: what the
+    node has of their state goes to quarantine once another state is in its place. If a node runs in
+    DIR it does that now, and the command waits until it is done, however long another node takes to
+    be there that has the state; who stops waiting (Ctrl-C) stops nothing. If none runs, the next
+    start does it, and nothing is fetched now. Exits with 1 if one of them cannot be made anew.
 
-    --rejoin: the node's journal is damaged or gone. Says what that means; with --yes the journal is
-    put aside, and the next start goes on without it, whatever `journal_damage` of the configuration
-    says of other losses. Exits with 1, and changes nothing, if the journal is whole or the node
-    cannot rejoin.
+    --rejoin: the node does not run, and its journal is damaged or gone. Says what that means; with
+    --yes the journal is put aside, and the next start goes on without it, whatever `journal_damage`
+    of the configuration says of other losses. Exits with 1, and changes nothing, if the journal is
+    whole or the node cannot rejoin.
     """
     if rejoin == bool(groups):
         raise click.UsageError("give either --group or --rejoin")
@@ -60,17 +63,42 @@ def mark_groups(folder: Path, groups: tuple[int, ...], as_json: bool) -> None:
     from phx.cli.report import print_json
 
     files = OsFiles(folder)
-    with failing(folder), at_rest(folder) as (_, _, held):
-        if unknown := sorted(set(groups) - held.keys()):
-            fail(f"{folder} holds nothing of group {unknown[0]}")
-        for group in groups:
-            for _ in mark(files, ROOT, group):
-                pass
+    with failing(folder):
+        try:
+            with at_rest(folder) as (_, _, held):
+                if unknown := sorted(set(groups) - held.keys()):
+                    fail(f"{folder} holds nothing of group {unknown[0]}")
+                for group in groups:
+                    for _ in mark(files, ROOT, group):
+                        pass
+        except Locked as locked:
+            make_anew(folder, groups, locked, as_json)
+            return
     if as_json:
         print_json({"marked": list(groups)})
     else:
         for group in groups:
             click.echo(f"group {group} is made anew at the next start")
+
+
+def make_anew(folder: Path, groups: tuple[int, ...], locked: Locked, as_json: bool) -> None:
+    """By the node that runs there. Raises `locked`: none does, and yet somebody has the folder."""
+    from phx.cli.report import print_json
+    from phx.node.control import ask
+
+    try:
+        answer = ask(folder, {"do": "repair", "groups": list(groups)})
+    except SystemFailure as error:
+        raise Locked(f"{locked}; {error}") from None
+    if "error" in answer:
+        fail(f"{folder}: {answer['error']}")
+    if as_json:
+        print_json(answer)
+    else:
+        for group in answer["repaired"]:
+            click.echo(f"group {group} was made anew from a checkpoint of another node")
+    if answer["failed"]:
+        fail("\n".join(f"group {one['group']}: {one['why']}" for one in answer["failed"]))
 
 
 CONSEQUENCES = """\

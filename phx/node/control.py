@@ -20,7 +20,7 @@ A connection carries one request and one answer, each a line of JSON:
     {"do": "move", "node": 2, "address": "10.0.0.9:7000"}      as `Node.set_address`
     {"peers": …}
 
-and what concerns members: `phx.node.orders`.
+and what concerns members, and groups that are made anew: `phx.node.orders`.
 
 The file has mode 0600 before anybody can connect: so it is this user (or root) who does.
 """
@@ -273,6 +273,8 @@ class Control(threading.Thread):
                 return iter([])
             case {"do": "create" | "stop" | "resume" | "delete"} if self._orders:
                 return turning(caller, self._orders.turn_group(asked))
+            case {"do": "repair", "groups": groups, **more} if not more and self._orders:
+                return repairing(caller, self._orders.repair(groups))
             case {"do": "decommission", "timeout": timeout, **more} if not more and self._orders:
                 future = self._orders.decommission(timeout)
                 return changing(caller, future, lambda: {"priority": self._moves.priority})
@@ -281,7 +283,8 @@ class Control(threading.Thread):
             '{"do": "drain", "to": …, "timeout": …}, {"do": "undrain"}, {"do": "peers"}, '
             '{"do": "move", "node": …, "address": …}, {"do": "members", "group": …}, '
             '{"do": "change", "how": …}, {"do": "decommission", "timeout": …}, {"do": "groups"}, '
-            '{"do": "create", …}, {"do": "stop", …}, {"do": "resume", …}, {"do": "delete", …}'
+            '{"do": "create", …}, {"do": "stop", …}, {"do": "resume", …}, {"do": "delete", …}, '
+            '{"do": "repair", "groups": […]}'
         )
 
     def _checkpoints(self, caller: Caller, group: object) -> Iterator[Step]:
@@ -407,6 +410,26 @@ def turning(caller: Caller, future: Future[CreatedGroup]) -> Iterator[Step]:
     return iter([(lambda: future, noted)])
 
 
+def repairing(caller: Caller, begun: Mapping[int, Future[None]]) -> Iterator[Step]:
+    caller.answer = {"repaired": [], "failed": []}
+
+    def noted(group: int, done: Future[Any]) -> None:
+        if (error := done.exception()) is None:
+            caller.answer["repaired"].append(group)
+        else:
+            caller.answer["failed"].append(failed(group, error))
+
+    return ((partial(same, future), partial(noted, group)) for group, future in begun.items())
+
+
+def same(future: Future[Any]) -> Future[Any]:
+    return future
+
+
+def failed(group: int, error: BaseException) -> dict[str, Any]:
+    return {"group": group, "why": f"{type(error).__name__}: {error}"}
+
+
 def peers_of(peers: PeerList) -> dict[str, Any]:
     found = [asdict(peer) for _, peer in sorted(peers.statuses().items())]
     for peer in found:
@@ -419,7 +442,7 @@ def taken(answer: dict[str, Any], group: int, future: Future[CheckpointInfo]) ->
     if error is None:
         answer["taken"].append(asdict(future.result()))
     else:
-        answer["failed"].append({"group": group, "why": f"{type(error).__name__}: {error}"})
+        answer["failed"].append(failed(group, error))
 
 
 def moved(answer: dict[str, Any], future: Future[Moved]) -> None:

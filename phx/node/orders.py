@@ -18,6 +18,9 @@
 {"groups": [{"group": 7, "generation": 1, "phase": "live",
              "members": [{"node": 1, "address": …}], "why": ""}]}
 
+{"do": "repair", "groups": [7, 8]}
+{"repaired": [7], "failed": [{"group": 8, "why": …}]}, once all of them are, or cannot be
+
 {"do": "decommission", "timeout": 60.0}
 the same, and "priority": 0: this node leads nothing, and is removed from all its groups; where that
 fails it goes on to lead nothing, until {"do": "undrain"}
@@ -25,11 +28,14 @@ fails it goes on to lead nothing, until {"do": "undrain"}
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from phx.errors import PhxError
+from phx.applier import GroupState
+from phx.door import Door
+from phx.errors import NotInCluster, PhxError
 from phx.node.changes import Changes
 from phx.node.goals import Goal, adding, exactly, removing, replacing
 from phx.node.groups import Groups
@@ -53,6 +59,7 @@ KEYS = {
 class Orders:
     """Args:
     changes: of members; raises what a call on a node gets that is not open.
+    door: of this node.
     groups: the calls that create and delete them; raises that there is no directory, too.
     """
 
@@ -60,13 +67,13 @@ class Orders:
         self,
         changes: Callable[[], Changes],
         moves: Moves,
-        node: int,
+        door: Door,
         groups: Callable[[], Groups],
     ) -> None:
         self._changes = changes
         self._groups = groups
         self._moves = moves
-        self._node = node
+        self._door = door
 
     def members(self, group: object) -> dict[str, Any]:
         """The answer. Raises ValueError, PhxError."""
@@ -109,13 +116,46 @@ class Orders:
         nodes = None if members is None else numbers(members)
         return self._groups().create(group, nodes, within)
 
+    def repair(self, groups: object) -> dict[int, Future[None]]:
+        """Begin to make these anew, all at once; for each, when it goes on. Raises ValueError,
+        PhxError: nothing is begun."""
+        wanted = sorted(set(numbers(groups, "groups", "a group")))
+        if not wanted:
+            raise ValueError("which groups are to be made anew?")
+        self._door.open_driver()
+        if unknown := [group for group in wanted if group not in self._door.states]:
+            raise NotInCluster(f"group {unknown[0]} is not hosted by this node")
+        begun = [(self._door.states[group], Future[None]()) for group in wanted]
+
+        def begin() -> None:  # each is noted on the disk first, and paused
+            for state, future in begun:
+                self._make_anew(state, future)
+
+        threading.Thread(target=begin, name="phx-repair", daemon=True).start()
+        return {state.group: future for state, future in begun}
+
+    def _make_anew(self, state: GroupState, future: Future[None]) -> None:
+        try:
+            inner = self._door.make_anew(state)
+        except BaseException as error:
+            future.set_exception(error)
+            return
+
+        def done(of: Future[None]) -> None:
+            if (error := of.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        inner.add_done_callback(done)
+
     def decommission(self, timeout: object) -> Future[Changed]:
         """Begin it: who leads here goes on elsewhere, as far as that is so quickly; the rest is
         given away by the change. Raises ValueError, PhxError: all is as it was."""
         changes, within, before = self._changes(), seconds(timeout), self._moves.priority
         self._moves.drain(None, within)
         try:
-            return changes.all_to(removing(self._node), within)
+            return changes.all_to(removing(self._door.node), within)
         except PhxError:
             self._moves.set_priority(before)
             raise
@@ -164,10 +204,10 @@ def number(said: object, what: str) -> int:
     return said
 
 
-def numbers(said: object) -> list[int]:
+def numbers(said: object, whose: str = "nodes", one_of: str = "a node") -> list[int]:
     if type(said) is not list:
-        raise ValueError("nodes are a list of their ids")
-    return [number(one, "a node") for one in said]
+        raise ValueError(f"{whose} are a list of their ids")
+    return [number(one, one_of) for one in said]
 
 
 def seconds(said: object) -> float:

@@ -378,7 +378,7 @@ class Room:
         self._removal.begin(gone)
         snapshots.start()  # they are known to be paused before anybody can ask for one
         folder, take, moves = Path(self.config.dir), snapshots.ask, self.moves
-        orders = Orders(lambda: self.changes, moves, self.config.node, lambda: self.groups)
+        orders = Orders(lambda: self.changes, moves, self.door, lambda: self.groups)
         self._control = Control(folder, self.states, take, moves, lambda: self.peers, orders)
         self._control.listen()
 
