@@ -644,3 +644,27 @@ def test_a_forked_child_is_told_and_does_not_unlock(tmp_path):
         with pytest.raises(errors.Locked):
             Store.open(tmp_path / "s", cluster=CLUSTER, node=NODE)
         assert store.settled() == {}
+
+
+def test_the_highest_settled_instance_is_found_without_a_read(tmp_path, monkeypatch):
+    """However many entries there are: it stands in memory from the opening on."""
+
+    class Closed:
+        """An environment that nothing may be asked of."""
+
+        def __getattr__(self, name):
+            raise AssertionError(f"the lookup asks the files: {name}")
+
+    log = Log()
+    with opened(tmp_path / "s", create=True) as store:
+        log.add((group, at, body_of(group, at)) for group in (1, 7) for at in range(1, 2001))
+        store.settle(log.plan())
+    with opened(tmp_path / "s") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_env", Closed())
+            assert store.bounds(1) == store.bounds(7) == (1, 2000)
+            assert store.bounds(3) == (1, 0)
+            assert store.settled() == {1: 2000, 7: 2000}
+            with pytest.raises(AssertionError, match="asks the files"):
+                store.read(1, 1, 4096, 5)
+        assert read_all(store, 1)
