@@ -1,6 +1,7 @@
 """Nodes whose logs become shorter: which floor a group gets, and what goes on without the log."""
 
 import asyncio
+import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
@@ -409,6 +410,47 @@ def test_a_log_goes_and_a_start_does_without_it(run_once, tmp_path):
             await node.wait_ready()
             await node.group(0).propose(b"1")
             assert node.group(0).machine().total == total + 1
+
+    run_once(main())
+
+
+def test_while_a_checkpoint_is_written_its_log_stays(run_once, tmp_path):
+    """It is no checkpoint before it has its name: if the node dies, the log is all there is."""
+    config = config_of(tmp_path, 1, nodes=1, groups=1, checkpoints=TRIM | {"keep": 1})
+    gate, begun = threading.Event(), threading.Event()
+    gate.set()
+
+    class Slow(Counter):
+        def snapshot(self, writer):
+            begun.set()
+            assert gate.wait(30)
+            super().snapshot(writer)
+
+    async def looked_at(node):
+        node._room.floors.due(0)
+        for _ in range(2):  # whoever is due while others are looked at comes in the next turn
+            await asyncio.wrap_future(node._room._keeper.ask(lambda store: None))
+
+    async def main():
+        async with phx.Node(config, Slow, bootstrap=True) as node:
+            await grown(node, 0, 50)
+            first = await taken(node)
+            await grown(node, 0, 50)
+            gate.clear()
+            begun.clear()
+            asking = asyncio.ensure_future(node.group(0).checkpoint())
+            try:
+                assert await asyncio.to_thread(begun.wait, 20)
+                await looked_at(node)
+                await grown(node, 0, 50)
+                await looked_at(node)
+                assert node.group(0).status().floor == first.frontier + 1
+                assert await node.group(0).entry(first.frontier + 1)
+            finally:
+                gate.set()
+            second = await asking
+            assert second.frontier > first.frontier
+            await until(lambda: node.group(0).status().floor == second.frontier + 1)
 
     run_once(main())
 
