@@ -416,12 +416,17 @@ class Node:
         """Take no checkpoints but those that are asked for, until ``resume_checkpoints``.
 
         Returns at once; one that is being taken is finished: ``status().checkpoints["writing"]``.
-        Logs are trimmed no further than the checkpoints there are. A node opens without a pause.
+        Nor is any log trimmed meanwhile, by checkpoints that are asked for or because what is held
+        has become old: ``GroupStatus.floor`` stays (but for what is being trimmed as this is
+        called, and where a checkpoint of another node is installed). Whoever pauses wants the log
+        that there is: for a member that catches up from it, or to look into it. It grows, so does
+        the disk that it takes. A node opens without a pause.
         """
         self._room.hold_checkpoints(True)
 
     def resume_checkpoints(self) -> None:
-        """Take them by themselves again, at once for groups that came due meanwhile."""
+        """Take them by themselves again and trim logs, at once for groups that came due
+        meanwhile."""
         self._room.hold_checkpoints(False)
 
     def ready(self, groups: Iterable[int] | None = None) -> bool:

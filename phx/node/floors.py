@@ -7,6 +7,9 @@
               the members of their covers: what is passed without a copy may have changed them
     told      to the engine, which says it to peers and settles nothing below
 
+While checkpoints are paused, floors stay, whatever becomes old or is asked for: somebody wants the
+log that there is, for a member that catches up from it, or to look into it.
+
 A *pin* holds the log of one group from an instance on, as long as somebody reads it: a mirror. (Who
 sends a checkpoint pins that, in the catalog: it stays the cover, and so the log behind it stays.)
 
@@ -130,6 +133,7 @@ class Floors:
         self._wanted: dict[int, int] = {}  # floors that are about to be raised
         self._due: set[int] = set()
         self._asked = False  # the store thread is going to look at them
+        self._held = False  # all stay where they are
         self._next_s = 0.0  # when it may do so again
         self._untold: set[int] = set()  # whose floor the engine does not know
         self._rings: list[tuple[float, int]] = []
@@ -223,7 +227,7 @@ class Floors:
             return
         with self._lock:
             self._due.add(group)
-            if self._asked:
+            if self._asked or self._held:
                 return
             early = time.monotonic() < self._next_s
             self._asked = not early
@@ -231,6 +235,15 @@ class Floors:
             self._ring_at(self._next_s, group)
         else:
             self._keeper.ask(self._turn)
+
+    def hold(self, held: bool) -> None:
+        """Let all floors stay where they are; what the store thread is about already, it finishes.
+        False: go on, at once with whoever came due meanwhile."""
+        with self._lock:
+            self._held = held
+            group = None if held else next(iter(self._due), None)
+        if group is not None:
+            self.due(group)
 
     def next_s(self) -> float:
         """When `ring` should be called, by time.monotonic; infinity: not at all."""
@@ -262,7 +275,8 @@ class Floors:
     def _turn(self, store: Store) -> None:
         """Look at the groups that are due, raise their floors, tell the engine."""
         with self._lock:
-            groups = [self._due.pop() for _ in range(min(len(self._due), GROUPS_MAX))]
+            count = 0 if self._held else min(len(self._due), GROUPS_MAX)
+            groups = [self._due.pop() for _ in range(count)]
         try:
             self._tell(store, self._raise(store, groups))
         except DriverError as error:

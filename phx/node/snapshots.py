@@ -245,11 +245,13 @@ class Snapshots(threading.Thread):
         return future
 
     def hold(self, held: bool) -> None:
-        """Take none but those that somebody asks for; the one that is being taken is finished.
-        False: as ever again, beginning with what came due meanwhile. Any thread."""
+        """Take none but those that somebody asks for, and let the floors stay; the one that is
+        being taken is finished. False: as ever again, beginning with what came due meanwhile. Any
+        thread."""
         with self._change:
             self._held = held
             self._change.notify_all()
+        self._floors.hold(held)
 
     def error_of(self, group: int) -> str | None:
         """Why the group's last checkpoint failed, or it has none. Any thread."""

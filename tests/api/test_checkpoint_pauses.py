@@ -62,6 +62,29 @@ def test_the_clock_does_not_get_round_it(run_once, tmp_path):
     run_once(main())
 
 
+def test_no_log_is_trimmed_meanwhile(run_once, tmp_path):
+    """Not below a checkpoint that was asked for, nor because what is held becomes old."""
+    much = 1 << 40
+    trims = {"trim": True, "keep": 1, "hold_instances": much, "hold_bytes": much}
+    config = alone(tmp_path, hold_us=200_000, **trims)
+
+    async def main():
+        async with phx.Node(config, Counter, bootstrap=True) as node:
+            await grown(node, 0, 50)
+            node.pause_checkpoints()
+            asked = await node.group(0).checkpoint()
+            assert asked.frontier >= 50
+            for _ in range(25):  # a second between two looks, and whoever is due in between waits
+                await grown(node, 0, 1)
+                await asyncio.sleep(0.1)
+                assert node.group(0).status().floor == 1
+            assert await node.group(0).entry(1)
+            node.resume_checkpoints()
+            await until(lambda: node.group(0).status().floor == asked.frontier + 1)
+
+    run_once(main())
+
+
 def test_the_one_that_is_being_taken_is_finished(run_once, tmp_path):
     config = alone(tmp_path)
     gate, begun = threading.Event(), threading.Event()

@@ -233,6 +233,34 @@ def test_the_lowest_pin_holds(lab):
         one.floors.pin(7, 0)
 
 
+def test_while_they_are_held_all_floors_stay(lab):
+    one = lab(hold_us=100_000, hold_instances=MUCH, hold_bytes=MUCH)
+    one.floors.hold(True)
+    one.floors.hold(True)
+    assert one.takes(100) == 1
+    time.sleep(0.2)
+    one.floors.ring(time.monotonic())  # what is held is old
+    with one.floors.pin(7, 50) as pin:
+        assert pin.first == 50
+    one.work()
+    assert one.takes(200) == 1
+    assert one.floors.next_s() == float("inf")
+    one.floors.hold(False)
+    one.work()
+    assert one.floor == 101
+    # Whoever is asked for before it is held, and comes to be looked at after that, stays, too.
+    one.kept = [manifest(300)]
+    one.state.applied = 300
+    time.sleep(0.2)
+    one.floors.due(7)
+    one.floors.hold(True)
+    one.work()
+    assert one.floor == 101
+    one.floors.hold(False)
+    one.work()
+    assert one.floor == 201
+
+
 def test_what_is_about_to_go_is_not_promised(lab):
     one = lab()
     raise_floors, pins = one.store.raise_floors, []
