@@ -1,0 +1,93 @@
+"""What goes on while a checkpoint is restored: other groups."""
+
+import asyncio
+import threading
+
+import pytest
+
+import phx
+from tests.api.cluster import config_of
+from tests.api.test_checkpoints import QUIET, Seen, grown
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+def alone(folder, groups=2, **checkpoints):
+    return config_of(folder, 1, nodes=1, groups=groups, checkpoints=QUIET | checkpoints)
+
+
+async def all_have_one(config):
+    """Each group has a checkpoint of five values, and two more behind it; their frontiers."""
+    async with phx.Node(config, Seen, bootstrap=True) as node:
+        await node.wait_ready()
+        frontiers = []
+        for group in range(len(node.groups)):
+            await grown(node, group, 5)
+            frontiers.append((await node.group(group).checkpoint()).frontier)
+            await grown(node, group, 2)
+        return frontiers
+
+
+# --- restored
+
+
+def test_a_group_serves_as_soon_as_it_is_there_whoever_is_being_restored_still(run_once, tmp_path):
+    config = alone(tmp_path, restore_threads=2)
+    gate, held = threading.Event(), threading.Event()
+
+    class Held(Seen):
+        def restore(self, reader):
+            held.set()
+            assert gate.wait(60)
+            super().restore(reader)
+
+    async def main():
+        frontiers = await all_have_one(config)
+        async with phx.Node(config, lambda group: Seen() if group else Held()) as node:
+            try:
+                assert await asyncio.to_thread(held.wait, 20)
+                await node.wait_ready([1], timeout=20)
+                await grown(node, 1, 1)
+                assert node.group(1).machine().total == 8
+                assert min(node.group(1).machine().instances) > frontiers[1]
+                assert node.status().checkpoints["restored"] == 1
+                assert not node.ready([0])
+                assert node.group(0).status().restoring
+            finally:
+                gate.set()
+            await node.wait_ready([0], timeout=20)
+            assert node.group(0).machine().total == 7
+            assert min(node.group(0).machine().instances) > frontiers[0]
+            assert node.status().checkpoints["restored"] == 2
+
+    run_once(main())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_so_many_groups_are_restored_at_a_time_as_there_are_threads(run_once, tmp_path, threads):
+    config = alone(tmp_path, groups=5, restore_threads=threads)
+    change = threading.Condition()
+    inside, most = [], [0]
+
+    class Counted(Seen):
+        def restore(self, reader):
+            with change:
+                inside.append(self)
+                most.append(len(inside))
+                change.notify_all()
+                change.wait_for(lambda: max(most) >= threads, 20)
+                change.wait_for(lambda: max(most) > threads, 0.2)  # who is one too many
+            super().restore(reader)
+            with change:
+                inside.remove(self)
+
+    async def main():
+        await all_have_one(config)
+        async with phx.Node(config, Counted) as node:
+            await node.wait_ready(timeout=60)
+            assert node.status().checkpoints["restored"] == 5
+            assert [node.group(group).machine().total for group in range(5)] == [7] * 5
+        assert max(most) == threads
+
+    run_once(main())
+
