@@ -1,4 +1,4 @@
-"""What goes on while a checkpoint is restored: other groups."""
+"""What goes on while a checkpoint is written or restored: other groups, and the group itself."""
 
 import asyncio
 import threading
@@ -91,3 +91,41 @@ def test_so_many_groups_are_restored_at_a_time_as_there_are_threads(run_once, tm
 
     run_once(main())
 
+
+# --- written
+
+
+def test_a_group_goes_on_while_its_state_is_written(run_once, tmp_path):
+    """What is written is the state at the frontier, not the one that there is by then."""
+    config = alone(tmp_path)
+    gate, begun = threading.Event(), threading.Event()
+
+    class Slow(Seen):
+        def snapshot(self, writer):
+            begun.set()
+            assert gate.wait(60)
+            super().snapshot(writer)
+
+    async def main():
+        async with phx.Node(config, Slow, bootstrap=True) as node:
+            await grown(node, 0, 5)
+            asking = asyncio.ensure_future(node.group(0).checkpoint())
+            try:
+                assert await asyncio.to_thread(begun.wait, 20)
+                for total in range(6, 26):
+                    assert (await node.group(0).propose(b"1", timeout=20)).value == total
+                assert node.group(0).machine().total == 25
+                assert not asking.done()
+            finally:
+                gate.set()
+            frontier = (await asking).frontier
+            seen = node.group(0).machine().instances
+            assert seen[4] <= frontier < seen[5]
+        async with phx.Node(config, Seen) as node:
+            await node.wait_ready()
+            assert node.status().checkpoints["restored"] == 1
+            # Beginning with five, for what it applied itself are the other twenty.
+            assert node.group(0).machine().instances == seen[5:]
+            assert node.group(0).machine().total == 25
+
+    run_once(main())
