@@ -78,3 +78,42 @@ def test_several_are_fetched_at_once_and_no_more_than_allowed(run_once, tmp_path
                 await all_applied(nodes, group)
 
     run_once(main())
+
+
+def test_a_hundred_groups_come_back_in_a_node_that_runs(run_once, tmp_path):
+    """None is stopped for it, and whoever calls another group there notices nothing."""
+    groups, busy = range(100), 100
+    settings = {"groups": len(groups) + 1, "checkpoints": QUIET}
+
+    async def main():
+        async with cluster(tmp_path, Counter, **settings) as nodes:
+            await leave_behind(nodes, groups)
+            over, calls, during = asyncio.Event(), [], set()
+
+            async def called(node):
+                while not over.is_set():
+                    await node.group(busy).propose(b"1", timeout=60)
+                    calls.append(node)
+                    if node is not nodes[0] and 0 < transfers(node)["installed"] < len(groups):
+                        during.add(len(calls))
+
+            calling = [asyncio.ensure_future(called(nodes[0]))]
+            three = await reopen(tmp_path, nodes, 3, Counter, **settings)
+            incarnation = three.status().incarnation
+            calling.append(asyncio.ensure_future(called(three)))
+            try:
+                await until(lambda: transfers(three)["installed"] >= len(groups), seconds=240)
+            finally:
+                over.set()
+                ends = await asyncio.gather(*calling, return_exceptions=True)
+            assert ends == [None, None]
+            assert during, "nobody called while they came"
+            assert three.status().incarnation == incarnation
+            assert transfers(three)["fetched"] >= len(groups)
+            assert not any(three.group(group).status().stopped for group in groups)
+            await all_have(nodes, groups, 60)
+            await all_have(nodes, [busy], len(calls))
+            await asyncio.gather(*(three.group(g).propose(b"1", timeout=60) for g in groups))
+            await all_have(nodes, groups, 61)
+
+    run_once(main())
