@@ -235,6 +235,25 @@ def test_a_follower_that_lags_learns() -> None:
     }
 
 
+def test_a_restarted_node_learns_before_any_time_has_passed() -> None:
+    """It waits for no timer: peers say at once how far they are."""
+    s = Script()
+    s.elect(1)
+    s.submit(1, b"before")
+    s.pass_time(1_000_000)
+    s.crash(3)
+    for i in range(12):
+        s.submit(1, b"%d" % i)
+        s.flow()
+    s.lines.clear()
+    now = s.now
+    s.restart(3)
+    s.flow()
+    assert s.now == now
+    assert s.values(3) == [[b"before"], *([b"%d" % i] for i in range(12))]
+    assert len(s.said("LearnAsk")) == 1
+
+
 def test_an_answer_from_somebody_else_does_not_end_the_asking() -> None:
     """3 asks 1, then 2; 1 answers late, 2 never. It must still ask for what comes later."""
     s = Script()
