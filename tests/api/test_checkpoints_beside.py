@@ -1,4 +1,4 @@
-"""What goes on while a checkpoint is written or restored: other groups, and the group itself."""
+"""What goes on while a checkpoint is written or restored, and when there is none to be taken."""
 
 import asyncio
 import threading
@@ -6,8 +6,8 @@ import threading
 import pytest
 
 import phx
-from tests.api.cluster import config_of
-from tests.api.test_checkpoints import QUIET, Seen, grown
+from tests.api.cluster import config_of, until
+from tests.api.test_checkpoints import QUIET, Seen, grown, of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -127,5 +127,37 @@ def test_a_group_goes_on_while_its_state_is_written(run_once, tmp_path):
             # Beginning with five, for what it applied itself are the other twenty.
             assert node.group(0).machine().instances == seen[5:]
             assert node.group(0).machine().total == 25
+
+    run_once(main())
+
+
+# --- none too many
+
+
+def test_there_is_one_every_so_many_instances_and_not_one_more(run_once, tmp_path):
+    every = 30
+    config = alone(tmp_path, interval_instances=every, keep=50)
+
+    async def main():
+        async with phx.Node(config, Seen, bootstrap=True) as node:
+            group = node.group(0)
+            taken = lambda: node.status().checkpoints["taken"]  # noqa: E731
+            for _ in range(every):  # the first one comes earlier
+                await grown(node, 0, 1)
+                await asyncio.sleep(0.01)
+                if taken():
+                    break
+            await until(taken, seconds=30)
+            for count in range(1, 5):
+                last = group.status().frontier
+                while group.status().applied_through < last + every - 1:
+                    await grown(node, 0, 1)
+                await asyncio.sleep(0.1)
+                assert (taken(), group.status().frontier) == (count, last)
+                await grown(node, 0, 1)
+                await until(lambda count=count: taken() == count + 1, seconds=30)
+                assert group.status().frontier == last + every
+            await asyncio.sleep(0.1)
+            assert taken() == len(of(config)) == 5
 
     run_once(main())
