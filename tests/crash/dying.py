@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from phx.verify import examine
+
 Place = tuple[int, int]  # group, machine
 
 
@@ -163,6 +165,25 @@ class Lives:
             self._process.kill()
             self._wait()
         self._errors.close()
+
+
+class Promises:
+    """What a node has promised by group, as its journal says between two lives: it only grows."""
+
+    def __init__(self) -> None:
+        self._highest: dict[int, int] = {}
+
+    def look(self, folder: Path) -> None:
+        """Of a node that does not run."""
+        journal = examine(folder, whole=False).journal
+        assert journal is not None
+        found = {group: ballot for group, ballot, *_ in journal.groups}
+        for group, ballot in self._highest.items():
+            assert found.get(group, 0) >= ballot, (group, ballot, found)
+        self._highest = found
+
+    def of(self, group: int) -> int:
+        return self._highest.get(group, 0)
 
 
 def killed(lives: Lives, places: Iterable[Place], *arguments: object) -> dict[Place, int]:

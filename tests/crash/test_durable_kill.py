@@ -50,10 +50,13 @@ async def found(folder, kind):
     return digests, counts
 
 
-def check(folder, kind, before, told):
-    """Durable machines, and the same node with all of them in memory, which applies the log."""
+def check(folder, kind, before, told, promised):
+    """Durable machines, and the same node with all of them in memory, which applies the log. No
+    promise is lost, either."""
+    promised.look(folder)
     digests, counts = asyncio.run(found(folder, kind))
     assert digests == asyncio.run(found(folder, "memory"))[0]
+    promised.look(folder)
     assert all(counts[place] - before[place] >= told[place] for place in PLACES)
     return counts
 
@@ -62,12 +65,12 @@ def check(folder, kind, before, told):
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
 def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, lives, kind):
-    counts = dict.fromkeys(PLACES, 0)
+    counts, promised = dict.fromkeys(PLACES, 0), dying.Promises()
     for step, times in RUNNING:
         if step.endswith(("begin", "switch")):  # these are steps of a machine that begins
             shutil.rmtree(tmp_path / "machines", ignore_errors=True)
         told = dying.killed(lives, PLACES, tmp_path, kind, step, times)
-        counts = check(tmp_path, kind, counts, told)
+        counts = check(tmp_path, kind, counts, told, promised)
     assert min(counts.values()) > 100
 
 
@@ -75,13 +78,13 @@ def test_killed_at_any_step_it_has_what_a_node_in_memory_has(tmp_path, lives, ki
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["lmdb", "sqlite"])
 def test_killed_at_any_step_of_a_restore_it_is_done_again(tmp_path, lives, kind):
-    counts = dict.fromkeys(PLACES, 0)
+    counts, promised = dict.fromkeys(PLACES, 0), dying.Promises()
     told = dying.killed(lives, PLACES, tmp_path, kind, "before-close", 1)
-    counts = check(tmp_path, kind, counts, told)
+    counts = check(tmp_path, kind, counts, told, promised)
     for step, times in RESTORING:
         shutil.rmtree(tmp_path / "machines")
         told = dying.killed(lives, PLACES, tmp_path, kind, step, times)
-        counts = check(tmp_path, kind, counts, told)
+        counts = check(tmp_path, kind, counts, told, promised)
     assert min(counts.values()) > 20
 
 
@@ -90,4 +93,4 @@ def test_killed_at_any_step_of_a_restore_it_is_done_again(tmp_path, lives, kind)
 @pytest.mark.parametrize("step", ["before-commit", "after-commit"])
 def test_killed_at_a_commit_it_counts_every_value_once(tmp_path, lives, kind, step):
     told = dying.killed(lives, PLACES, tmp_path, kind, step, 5)
-    check(tmp_path, kind, dict.fromkeys(PLACES, 0), told)
+    check(tmp_path, kind, dict.fromkeys(PLACES, 0), told, dying.Promises())

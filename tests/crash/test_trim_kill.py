@@ -83,12 +83,14 @@ async def look(folder, floors):
         return counts
 
 
-def check(folder, told, before):
-    """Nothing that was acknowledged is lost; floors never fall."""
+def check(folder, told, before, promised):
+    """Nothing that was acknowledged is lost; floors and promises never fall."""
+    promised.look(folder)
     floors = floors_of(folder)
     counts = asyncio.run(look(folder, floors))
     assert all(counts[place] >= told[place] for place in PLACES)
     after = floors_of(folder)
+    promised.look(folder)
     assert all(after[group] >= floors[group] >= before.get(group, 1) for group in floors)
     return after
 
@@ -96,10 +98,10 @@ def check(folder, told, before):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_at_any_step_of_trimming_it_has_all_that_is_needed(tmp_path, lives):
-    floors = {}
+    floors, promised = {}, dying.Promises()
     for step, times in STEPS:
         told = dying.killed(lives, PLACES, tmp_path, step, times)
-        floors = check(tmp_path, told, floors)
+        floors = check(tmp_path, told, floors, promised)
     assert min(floors.values()) > 50
 
 
@@ -108,7 +110,7 @@ def test_killed_at_any_step_of_trimming_it_has_all_that_is_needed(tmp_path, live
 def test_killed_at_any_time_while_it_trims(tmp_path, lives):
     seed = random.randrange(1 << 32)
     print("seed", seed)
-    chance, floors = random.Random(seed), {}
+    chance, floors, promised = random.Random(seed), {}, dying.Promises()
     for _ in range(25):
         lives.begin(tmp_path, "after-trim", 1000000)
         first = lives.line()
@@ -116,11 +118,12 @@ def test_killed_at_any_time_while_it_trims(tmp_path, lives):
         lives.kill()
         code, rest = lives.end()
         assert code in (-9, 0), lives.errors()
-        floors = check(tmp_path, dying.told_of(first + rest, PLACES), floors)
+        floors = check(tmp_path, dying.told_of(first + rest, PLACES), floors, promised)
     assert min(floors.values()) > 50
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("step", ["after-_put_floors", "before-_put_floors"])
 def test_killed_around_the_raising_of_a_floor(tmp_path, lives, step):
-    check(tmp_path, dying.killed(lives, PLACES, tmp_path, step, 3), {})
+    told = dying.killed(lives, PLACES, tmp_path, step, 3)
+    check(tmp_path, told, {}, dying.Promises())
