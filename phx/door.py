@@ -46,7 +46,7 @@ from phx.errors import (
 )
 from phx.fullness import Fullness
 from phx.leaders import LeaderCallback, Soon, Watcher
-from phx.machine import StateMachine, has_prepare
+from phx.machine import StateMachine, has_prepare, is_compared
 from phx.reading import Reading, Waiter, Wanted, span_us
 from phx.stops import parked, same_stop
 from phx.types import (
@@ -320,6 +320,7 @@ class Door:
             wait_window=window,
             digest=state.digest,
             digest_at=state.digest_at,
+            state_compared=all(is_compared(one) for one in state.machines.values()),
         )
 
     def members_now(self, state: GroupState) -> Members:

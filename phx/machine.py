@@ -21,6 +21,7 @@ machine's and with one another's.
     commit                             the applying one           all groups: one transaction's sync
     retire, DurableMachine.close       the applying one           all groups
     View.snapshot, View.close          any, not the applying one  nobody, while the GIL is let go
+    CopyView.digest, digest_slowly     any, not the applying one  nobody, while the GIL is let go
     StateMachine.snapshot              any; nobody applies then   whoever wants the object
     the factory, open, restore         any; on a new object       nobody, while the GIL is let go
 
@@ -35,7 +36,8 @@ One view is used by one thread at a time, while the machine that gave it goes on
 retired or is closed. "While the GIL is let go": a loop of Python gives it away every few
 milliseconds by itself; one long call into C (sorting a million keys) may not.
 
-``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints. A machine in use is replaced, and
+``freeze``, ``View.snapshot`` and ``restore`` are for checkpoints; with ``digest_of_views`` machines
+are frozen to be compared with those of other nodes, too. A machine in use is replaced, and
 ``retire`` called, when a checkpoint of another node is installed: whoever keeps what
 ``group.machine()`` gave has to ask again.
 """
@@ -61,7 +63,9 @@ __all__ = [
     "has_prepare",
     "has_snapshots",
     "has_views",
+    "is_compared",
     "machines_of",
+    "no_rest",
 ]
 
 
@@ -127,13 +131,24 @@ class CopyView:
     def __init__(self, machine: StateMachine) -> None:
         self._machine: StateMachine | None = machine
 
-    def snapshot(self, writer: Writer, /) -> None:
+    def _open(self) -> StateMachine:
         if self._machine is None:
             raise ValueError("the view is closed")
-        self._machine.snapshot(writer)
+        return self._machine
+
+    def snapshot(self, writer: Writer, /) -> None:
+        self._open().snapshot(writer)
+
+    def digest(self, rest: Callable[[], None]) -> bytes:
+        """What ``digest`` of the machine was when it was frozen: see ``digest_slowly``."""
+        return self._open().digest_slowly(rest)
 
     def close(self) -> None:
         self._machine = None
+
+
+def no_rest() -> None:
+    """For ``digest_slowly``, where nobody minds how long it takes."""
 
 
 class StateMachine(ABC):
@@ -148,9 +163,16 @@ class StateMachine(ABC):
     Attributes:
         digest_cheap: ``digest`` costs less than a millisecond, whatever the state: it may be
             called every few thousand instances.
+        digest_of_views: it is not cheap, and what ``freeze`` gives has a ``digest``, as CopyView
+            does: it is worked out of a view, on another thread, a little at a time. Not for a
+            DurableMachine.
+
+    A machine with neither is not compared with those of other nodes (``state_compared`` in the
+    status of its group). Which of them is set has to be the same on all nodes of a cluster.
     """
 
     digest_cheap: ClassVar[bool] = False
+    digest_of_views: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, entry: Entry) -> Any:
@@ -222,6 +244,15 @@ class StateMachine(ABC):
     def digest(self) -> bytes:
         """A fingerprint of the state, equal on replicas that applied the same; b"": not offered."""
         return b""
+
+    def digest_slowly(self, rest: Callable[[], None]) -> bytes:
+        """The same as ``digest``; nothing changes the machine meanwhile, for it belongs to a view.
+
+        Args:
+            rest: to be called after each 0.2 ms of work or so: it sleeps, and lets others have the
+                GIL. Raises where the digest is not wanted any more: let it pass.
+        """
+        return self.digest()
 
     def freeze(self) -> View | None:
         """The state as it is now, for somebody to write while this machine goes on; None: no view
@@ -344,6 +375,15 @@ def has_snapshots(machine: StateMachine) -> bool:
 def has_views(machine: StateMachine) -> bool:
     """Whether a checkpoint of it is written from a view (``freeze``), while it goes on."""
     return type(machine).freeze is not StateMachine.freeze and has_snapshots(machine)
+
+
+def is_compared(machine: StateMachine) -> bool:
+    """Whether nodes compare its state at agreed instances."""
+    return machine.digest_cheap or (
+        machine.digest_of_views
+        and not isinstance(machine, DurableMachine)  # a view of it is of the last commit
+        and type(machine).freeze is not StateMachine.freeze
+    )
 
 
 Made = StateMachine | Mapping[int, StateMachine]

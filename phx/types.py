@@ -288,6 +288,9 @@ class GroupStatus:
         digest: chained checksum over everything that was applied, as of ``digest_at``; equal on
             every replica for an equal ``digest_at``.
         digest_at: the instance up to which ``digest`` reaches.
+        state_compared: nodes compare what their machines made of it, too: every machine of the
+            group says ``digest_cheap`` or ``digest_of_views``. False: one that is not
+            deterministic is not found.
     """
 
     group: int
@@ -314,6 +317,7 @@ class GroupStatus:
     wait_window: int
     digest: int
     digest_at: int
+    state_compared: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

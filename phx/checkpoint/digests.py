@@ -1,10 +1,14 @@
 """Whether replicas of a group are what their log says: digests at agreed instances, compared.
 
-At every agreed instance (a multiple of `phx.types.AGREED_EVERY`) each node notes the chained
-checksum of what was applied (the *log*), and a hash of its machines' digests (the *state*). The two
-are equal on all members of the cluster; where one differs, that replica has applied something else,
-or its machine made something else of the same. Who is right, the majority of all members says, and
-nobody else.
+At agreed instances (multiples of `phx.types.AGREED_EVERY`) each node notes the chained checksum of
+what was applied (the *log*), and a hash of its machines' digests (the *state*). The two are equal
+on all members of the cluster; where one differs, that replica has applied something else, or its
+machine made something else of the same, or it was changed behind the machine's back. Who is right,
+the majority of all members says, and nobody else.
+
+If the digest of a machine is that of its views, the state of its group is worked out more rarely
+and is known later (`phx.node.walks`); where it is not, only the log is noted. Never of a part of
+the machines: what nodes note of one instance must be made of the same.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
-from phx.machine import StateMachine
+from phx.machine import StateMachine, is_compared
 from phx.types import AGREED_EVERY
 
 __all__ = [
@@ -24,8 +28,10 @@ __all__ = [
     "Ring",
     "Rings",
     "Verdict",
+    "by_views",
     "compare",
     "doubtful",
+    "hash_of",
     "state_of",
 ]
 
@@ -73,12 +79,20 @@ def state_of(machines: Mapping[int, StateMachine]) -> bytes:
 
     Raises whatever a machine's `digest` raises.
     """
-    hasher, cheap = blake2b(digest_size=STATE_BYTES), False
-    for machine, one in sorted(machines.items()):
-        if one.digest_cheap:
-            digest, cheap = one.digest(), True
-            hasher.update(b"%d %d " % (machine, len(digest)) + digest)
-    return hasher.digest() if cheap else b""
+    return hash_of({machine: one.digest() for machine, one in machines.items() if one.digest_cheap})
+
+
+def hash_of(digests: Mapping[int, bytes]) -> bytes:
+    """The state of a group, of what its machines' digests are; b"": of none."""
+    hasher = blake2b(digest_size=STATE_BYTES)
+    for machine, digest in sorted(digests.items()):
+        hasher.update(b"%d %d " % (machine, len(digest)) + digest)
+    return hasher.digest() if digests else b""
+
+
+def by_views(machines: Mapping[int, StateMachine]) -> bool:
+    """Whether views are needed for the state of a group: then it is never made of the others."""
+    return any(is_compared(one) and not one.digest_cheap for one in machines.values())
 
 
 class Verdict(NamedTuple):
@@ -168,7 +182,7 @@ def _since(
     members: int,
 ) -> Verdict:
     """The verdict, with the interval."""
-    equal, differs = _interval(own, rings, nodes, instance, members)
+    equal, differs = _interval(own, rings, nodes, instance, what, members)
     if kind == "odd":
         first = [rings[node][differs] for node in nodes if differs in rings[node]]
         what = "state" if all(_alike(one, own[differs], "log") for one in first) else "log"
@@ -180,10 +194,12 @@ def _interval(
     rings: Mapping[int, Mapping[int, Agreed]],
     nodes: list[int],
     instance: int,
+    what: What,
     members: int,
 ) -> tuple[int, int]:
     """(last equal instance, first that differs) of this node against these. One of them may have
-    been odd itself, before it was made anew: where a majority says so, it does not count."""
+    been odd itself, before it was made anew: where a majority says so, it does not count. Nor is a
+    state known to be equal where it is not known."""
     equal, differs = 0, instance
     for at in sorted(own):
         here = [own[at], *(ring[at] for ring in rings.values() if at in ring)]
@@ -195,6 +211,8 @@ def _interval(
         if any(not _same(one, own[at]) for one in there):
             differs = at
             break
+        if what == "state":
+            there = [one for one in there if one.state and own[at].state]
         if there:
             equal = at
         if at == instance:

@@ -41,12 +41,14 @@
     mender         fetches what is damaged of the settled log, while the node runs
     scrubber       reads again what lies on the disk, so that damage is found
     divergence     compares the state of groups with that of other nodes
+    walks          works out what takes long of that, a little at a time
 
     threads        waits for threads that were told to end
 
 A node has six threads, however many groups: two native ones (poll, journal), the keeper, the one
 that writes checkpoints, the one that listens in the folder, and the one that applies (here: the
-event loop's). With peers there is one more from where a group comes to its first agreed instance.
+event loop's). With peers there is one more from where a group comes to its first agreed instance,
+and another one if its machines have to be walked for that.
 While groups are restored, or checkpoints are fetched or provided, there are some more, by what the
 configuration allows, and one while something damaged of the settled log is fetched. Changes of
 members have one each, and from the first on there is one that connects with who came by them. With

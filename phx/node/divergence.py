@@ -4,13 +4,14 @@ Who is asked what, and what follows, is `phx.checkpoint.digests.Comparison`; her
 and what is done about it:
 
 noted      on the applying thread, at each agreed instance: chained checksum, state of the machines
-           whose digest is cheap
+           whose digest is cheap; where views are needed (`phx.node.walks`), a little later, on
+           that thread, and of no other instance meanwhile
 asked      each peer, every EVERY_S, about the groups that have something new
 compared   `phx.checkpoint.digests`; a majority of all members says who is odd
 stopped    the group, here, if it is this node; its checkpoints that are newer than the last known
            equality go to quarantine
 
-Machines whose digest is not cheap are not compared: of their groups only what was applied is.
+A machine with neither a cheap digest nor one of its views is not compared: only what was applied.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from types import MappingProxyType
 
 from phx.applier import GroupState
 from phx.checkpoint.catalog import Catalog, path_of
-from phx.checkpoint.digests import Agreed, Comparison, Rings, Verdict, state_of
+from phx.checkpoint.digests import Agreed, Comparison, Rings, Verdict, by_views, state_of
 from phx.checkpoint.files import exists
 from phx.checkpoint.manifest import Manifest
 from phx.errors import GroupStopped
+from phx.node.walks import Walks
 
 __all__ = ["Divergence", "set_aside", "stopped_by"]
 
@@ -47,9 +49,6 @@ class Divergence(threading.Thread):
         peers: those that can be asked now.
         ask: (node, group, above) -> what that node noted beyond an instance; None: no answer.
         odd: told of a group whose replica here is odd. On the thread.
-
-    Attributes:
-        counters: since the start.
     """
 
     def __init__(
@@ -68,27 +67,70 @@ class Divergence(threading.Thread):
         self._change = threading.Condition()  # of all that follows
         self._ending = False
         self._known = Comparison(members())
-        self.counters = {"digests_noted": 0, "digests_compared": 0, "diverged": 0}
+        self._walks = Walks()
+        self._walking: dict[int, Agreed] = {}  # what is to be noted when its state is known
+        self._counters = {"digests_noted": 0, "digests_compared": 0, "diverged": 0}
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Since the start."""
+        return {**self._counters, **self._walks.counters}
 
     def note(self, state: GroupState) -> None:
         """The group is at an agreed instance, all of it applied. On the applying thread."""
-        found = b""
+        if state.group in self._walking:
+            self._walks.missed(state.group, state.applied)
+            return  # what is noted comes in order
+        one = Agreed(state.applied, state.digest, b"")
         if not state.skip:  # else a machine holds the state of a later one
             try:
-                found = state_of(state.machines)
+                if by_views(state.machines):
+                    if self._walk(state, one):
+                        return
+                else:
+                    one = one._replace(state=state_of(state.machines))
             except Exception:
                 log.exception("group %d: no digest at %d", state.group, state.applied)
         with self._change:
-            self._known.note(state.group, Agreed(state.applied, state.digest, found))
-            self.counters["digests_noted"] += 1
-            if not self._ending and self.ident is None and self._members() > 1:
-                self.start()
+            self._note(state.group, one)
+
+    def _note(self, group: int, one: Agreed) -> None:
+        self._known.note(group, one)
+        self._counters["digests_noted"] += 1
+        if not self._ending and self.ident is None and self._members() > 1:
+            self.start()
+
+    def _walk(self, state: GroupState, one: Agreed) -> bool:
+        """Begin to work out the state, if it is time for that and there is a peer; whether it was.
+        Raises whatever a machine raises."""
+        group = state.group
+
+        def told(found: bytes) -> None:
+            with self._change:
+                if self._walking.get(group) is one:  # else the group has another state by now
+                    del self._walking[group]
+                    self._note(group, one._replace(state=found))
+
+        if self._members() < 2:
+            return False
+        with self._change:
+            self._walking[group] = one
+        begun = False
+        try:
+            begun = self._walks.begin(group, one.instance, state.machines, told)
+        finally:
+            if not begun:
+                with self._change:
+                    del self._walking[group]
+        return begun
 
     def forget(self, group: int) -> None:
         """The group goes on from another state: what was noted is not of that. On the applying
         thread."""
         with self._change:
             self._known.forget(group)
+            self._walking.pop(group, None)
+        self._walks.forget(group)
 
     def stands(self, group: int, verdict: Verdict) -> bool:
         """Whether a verdict that was told is the last one, and of the state that the group has. On
@@ -139,7 +181,7 @@ class Divergence(threading.Thread):
             self._known.members = self._members()
             verdict = self._known.judge(known)  # while values are applied
             with self._change:
-                self.counters["digests_compared"] += 1
+                self._counters["digests_compared"] += 1
                 new = self._known.news_is(group, known, verdict)
             if new:
                 self._say(group, verdict)
@@ -147,7 +189,7 @@ class Divergence(threading.Thread):
     def _say(self, group: int, verdict: Verdict) -> None:
         nodes = ", ".join(map(str, verdict.nodes))
         if verdict.kind == "odd":
-            self.counters["diverged"] += 1
+            self._counters["diverged"] += 1
             log.critical(
                 "group %d: this node has %s; a majority is equal: nodes %s", group, verdict, nodes
             )
@@ -170,6 +212,7 @@ class Divergence(threading.Thread):
         with self._change:
             self._ending = True
             self._change.notify_all()
+        self._walks.end(wait_s)
         if self.ident is not None and self is not threading.current_thread():
             self.join(wait_s)
 

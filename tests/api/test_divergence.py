@@ -17,7 +17,7 @@ from phx.checkpoint.digests import Agreed, Ring, Verdict
 from phx.cli.repair import repair
 from phx.durable.lmdb import LmdbMachine
 from phx.errors import CheckpointFailed, GroupStopped
-from phx.machines import Counter
+from phx.machines import Counter, KeyValue
 from phx.node import divergence
 from phx.node.divergence import Divergence
 from phx.node.fetcher import Want
@@ -178,13 +178,15 @@ def test_a_state_that_is_not_of_the_instance_is_not_told():
     assert one.noted(8, 0)[0].state == b""
 
 
-def test_a_node_of_a_cluster_of_one_has_no_thread_for_it(run_once, tmp_path):
+@pytest.mark.parametrize("machine", [Counter, KeyValue])
+def test_a_node_of_a_cluster_of_one_has_no_thread_for_it(run_once, tmp_path, machine):
     async def main():
         options = {"nodes": 1, "limits": {"batch_bytes_max": 256}}
-        async with cluster(tmp_path, Counter, **options) as (node,):
+        async with cluster(tmp_path, machine, **options) as (node,):
             await instances(node, AGREED_EVERY)
             assert node.status().transfers["digests_noted"] == 1
-            assert "phx-digests" not in {one.name for one in threading.enumerate()}
+            threads = {one.name for one in threading.enumerate()}
+            assert not threads & {"phx-digests", "phx-states"}
 
     run_once(main())
 

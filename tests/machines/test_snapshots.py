@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from hashlib import blake2b
 from zlib import crc32
 
 import msgpack
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phx.durable.lmdb import LmdbMachine
 from phx.errors import Damaged
-from phx.machine import CopyView, StateMachine, has_snapshots
-from phx.machines import Counter, KeyValue, kv
+from phx.machine import CopyView, StateMachine, has_snapshots, is_compared, no_rest
+from phx.machines import Counter, KeyValue, Leases, kv
 from phx.machines.counter import encode_add
-from phx.machines.kv import encode_cas, encode_delete, encode_get, encode_set
+from phx.machines.kv import encode_cas, encode_delete, encode_get, encode_multi, encode_set
+from phx.machines.lease import encode_acquire, encode_release
 from phx.machines.objects import PIECE_BYTES
 from phx.types import Entry
 
@@ -62,6 +65,58 @@ def test_a_restored_dictionary_goes_on_as_if_it_had_applied_everything(before, a
     assert made.digest() == source.digest()
     assert sorted(map(repr, made.items())) == sorted(map(repr, source.items()))
     assert snapshot_of(made) == snapshot_of(source)
+
+
+def by_the_book(machine):
+    """The digest, worked out of what the machine says."""
+    total = 0
+    for key, value in machine.items():
+        raw = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+        head = f"{'s' if isinstance(key, str) else 'b'}{len(raw)}:{machine.version(key)}:"
+        made = blake2b(head.encode() + raw + value, digest_size=8).digest()
+        total += int.from_bytes(made, "little")
+    return f"{machine._version:016x}{total % (1 << 64):016x}".encode()
+
+
+@given(COMMANDS, COMMANDS)
+def test_the_digest_of_a_view_is_that_of_the_machine_when_it_was_frozen(before, after):
+    machine = KeyValue()
+    apply(machine, before)
+    assert machine.digest() == by_the_book(machine)
+    view, frozen = machine.freeze(), machine.digest()
+    guard = encode_multi([("a", True)], [encode_delete("a")], [encode_set("b", b"multi")])
+    apply(machine, [*after, guard])
+    made = restored(KeyValue, snapshot_of(view))
+    apply(made, [*after, guard])
+    assert view.digest(no_rest) == frozen
+    assert made.digest() == machine.digest() == by_the_book(machine) == by_the_book(made)
+
+
+@pytest.mark.parametrize("keys", [0, 1, 127, 128, 129, 1000])
+def test_a_digest_rests_after_a_while_and_what_rest_raises_passes(keys):
+    rests = []
+    machine = large(keys)
+    view = machine.freeze()
+    assert view.digest(lambda: rests.append(1)) == machine.digest() == by_the_book(machine)
+    assert len(rests) == -(-keys // 128)
+
+    def wanted_no_more():
+        raise InterruptedError
+
+    if keys:
+        with pytest.raises(InterruptedError):
+            view.digest(wanted_no_more)
+
+
+def test_the_digest_of_a_view_of_leases_is_that_of_when_it_was_frozen():
+    machine = Leases(clock=lambda: 5)
+    for number in range(300):
+        command = encode_acquire(f"n{number}", "x", 1_000_000)
+        machine.apply(Entry(value=machine.prepare(command)))
+    view, frozen, rests = machine.freeze(), machine.digest(), []
+    machine.apply(Entry(value=encode_release("n7", 8)))
+    assert view.digest(lambda: rests.append(1)) == frozen != machine.digest()
+    assert len(rests) == 3
 
 
 @given(st.permutations([("a", b"1", 4), ("b", b"2", 2), (b"a", b"", 9), ("c", b"3", 1)]))
@@ -296,8 +351,33 @@ def test_which_machines_have_snapshots():
     assert Counter.digest_cheap
 
 
+def test_which_machines_are_compared():
+    class Bare(StateMachine):
+        def apply(self, entry):
+            return None
+
+        def digest(self):
+            return b"one"
+
+    class Blind(Bare):
+        digest_of_views = True  # and gives no view
+
+    class Viewed(Blind):
+        def freeze(self):
+            return CopyView(Bare())
+
+    class InFiles(Viewed, LmdbMachine):
+        pass
+
+    assert [is_compared(kind()) for kind in (Counter, KeyValue, Leases, Viewed)] == [True] * 4
+    assert [is_compared(kind()) for kind in (Bare, Blind, InFiles)] == [False] * 3
+    assert Viewed().freeze().digest(no_rest) == b"one"
+
+
 def test_a_closed_copy_is_written_no_more():
     view = CopyView(Counter())
     view.close()
     with pytest.raises(ValueError, match="closed"):
         view.snapshot(io.BytesIO())
+    with pytest.raises(ValueError, match="closed"):
+        view.digest(no_rest)
