@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import asynccontextmanager
+from itertools import combinations, permutations
 
 import phx
 from phx.machine import StateMachine
+from phx.testing.proxy import Mesh
 
 TIMING = {"heartbeat_us": 50_000, "lease_us": 400_000, "election_us": 50_000}
 
@@ -51,6 +53,30 @@ def introduce(nodes: Iterable) -> None:
         for other, port in ports.items():
             if other != node.config.node:
                 node.set_address(other, f"127.0.0.1:{port}")
+
+
+@asynccontextmanager
+async def meshed(nodes: Iterable):
+    """From now on these talk with each other through a Mesh only, which a test can hold.
+
+    Not for uvloop and no_leaks at once: it keeps its threads that look names up.
+    """
+    at = {node.config.node: node for node in nodes}
+    pairs = list(combinations(at, 2))
+    mesh = Mesh({number: node.port for number, node in at.items()})
+    await mesh.start()
+    try:
+        for one, other in permutations(at, 2):
+            at[one].set_address(other, f"127.0.0.1:{mesh.port(other)}")
+        await until(lambda: all(talked(mesh, *pair) for pair in pairs), seconds=30)
+        yield mesh
+    finally:
+        await mesh.close()
+
+
+def talked(mesh: Mesh, one: int, other: int) -> int:
+    """How much these two have told each other, in bytes."""
+    return sum(link.bytes_forwarded for pair in mesh.between(one, other) for link in pair)
 
 
 @asynccontextmanager
