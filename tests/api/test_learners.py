@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from itertools import chain
 
 import pytest
 
@@ -9,16 +10,16 @@ import phx
 from phx import errors
 from phx.types import Role
 
-from .cluster import all_applied, cluster, until
+from .cluster import all_applied, cluster, meshed, until
 from .members_lab import counters, joining, kill, leader_of
 
 
 @asynccontextmanager
-async def with_learner(folder):
+async def with_learner(folder, **changes):
     """Three voters, and node 4 beside them, which has caught up."""
     async with (
-        cluster(folder, counters, groups=2) as nodes,
-        joining(folder, [4], nodes, groups=2) as (four,),
+        cluster(folder, counters, groups=2, **changes) as nodes,
+        joining(folder, [4], nodes, groups=2, **changes) as (four,),
     ):
         added = await nodes[0].add_member(4, four.at, role=Role.LEARNER)
         assert added.failed == {}
@@ -72,3 +73,41 @@ def test_a_learner_that_was_away_catches_up_from_whoever_is_there(run, tmp_path)
                 await until(lambda: again.group(0).machine().total == 200, seconds=30)
 
     run(main())
+
+
+def test_a_learner_that_one_voter_is_silent_to_reads_all_through_the_others(run_once, tmp_path):
+    """Each of the three in turn, the leader first: nothing passes between it and the learner, and
+    nobody is told. (That there is something new is heard from the leader, or by asking.)"""
+
+    async def main():
+        async with (
+            with_learner(tmp_path, balance=False) as (nodes, learner),
+            meshed([*nodes, learner]) as mesh,
+        ):
+            await until(lambda: any(node.group(0).is_leader for node in nodes))
+            lead = leader_of(nodes)
+
+            def silent(*those):
+                for node in nodes:
+                    for link in chain(*mesh.between(node.config.node, 4)):
+                        link.hold() if node in those else link.release()
+
+            async def more():
+                for _ in range(50):
+                    result = await lead.group(0).propose(b"1", timeout=30)
+                return result.value
+
+            silent(*nodes)
+            total = await more()
+            with pytest.raises((errors.NoQuorum, errors.TimedOut)):
+                await learner.group(0).read(None, consistency="quorum", timeout=1)
+            assert learner.group(0).machine().total == 0
+            for one in (lead, *(node for node in nodes if node is not lead), lead):
+                silent(one)
+                total = await more()
+                read = await learner.group(0).read(None, consistency="quorum", timeout=40)
+                assert read.value == total
+                assert learner.group(0).machine().total == total
+            assert lead.group(0).is_leader
+
+    run_once(main())

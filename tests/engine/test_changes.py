@@ -15,6 +15,8 @@ from member_lab import (
     roster,
 )  # fmt: skip
 
+from phx.sim.wire_text import Message
+
 
 def test_a_learner_is_added_and_learns() -> None:
     s = Changing()
@@ -187,3 +189,31 @@ def test_a_message_of_no_version_is_none() -> None:
     assert s.engines[4].change_known(0, 2, value[:-1], 5, 1, True) == -1
     assert s.engines[4].change_known(0, 2, value, 5, 0, True) == -1, "below its packer's ballot"
     assert s.engines[4].change_known(9, 2, value, 5, 1, True) == -1, "no such group"
+
+
+def test_a_learner_that_lost_the_leader_asks_one_member_after_the_other() -> None:
+    """It has heard how far the others are, and no more, when it is cut off from the leader alone.
+    Whom it asks then does not answer: it turns to the one that is left."""
+    s = Changing(4)
+    s.elect(1)
+    s.learners(1, 4)
+    for k in range(5):
+        s.submit(1, b"%d" % k)
+    s.flow(lambda m: m.name == "LearnAsk" or (m.dest == 4 and m.name != "Chosen"))
+    through = s.status(1)["chosen_through"]
+    assert s.status(4)["chosen_through"] == through - 5
+    s.disconnect(1, 4)
+    s.lines.clear()
+    silent: list[int] = []
+
+    def lost(m: Message) -> bool:
+        if m.name == "LearnAsk" and not silent:
+            silent.append(m.dest)
+        return m.name == "LearnAsk" and m.dest in silent
+
+    s.pass_time(5_000_000, lost)
+    (answered,) = {2, 3} - set(silent)
+    assert s.status(4)["chosen_through"] == through
+    assert [values for values in s.values(4) if values in s.values(1)[-5:]] == s.values(1)[-5:]
+    assert {line.split()[0] for line in s.said("Learn")} == {f"{answered}→4"}
+    assert s.leader() == 1
