@@ -8,6 +8,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
+import phx
 from phx import Leader, Moved, errors
 from phx.applier import GroupState
 from phx.cli.commands import phx as command
@@ -17,7 +18,8 @@ from phx.node.moves import Mover
 from phx.testing.trace import check
 from phx.testing.trace_file import Kind, read
 
-from .cluster import all_applied, cluster, until
+from .cluster import Journal, all_applied, cluster, introduce, until
+from .members_lab import kill
 from .test_leaders import blocking_cluster, wait
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -25,9 +27,10 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 GROUPS = 12
 
 
-def by_node(nodes, groups=GROUPS):
-    """Node id to the groups that it leads, once all nodes agree about all groups."""
-    found = {node.config.node: [] for node in nodes}
+def by_node(nodes, groups=GROUPS, away=()):
+    """Node id to the groups that it leads, once all nodes agree about all groups. Those that are
+    `away` are not asked, but others may still believe in them."""
+    found = {number: [] for number in (*away, *(node.config.node for node in nodes))}
     for group in range(groups):
         told = {node.group(group).leader() for node in nodes}
         if len(told) != 1 or (leader := told.pop()) is None:
@@ -87,6 +90,33 @@ def test_all_leaderships_leave_a_node_under_load_and_nothing_fails(run, tmp_path
             await all_applied(nodes)
 
     run(main())
+
+
+@pytest.mark.parametrize("goes", ["closed", "killed"])
+def test_who_is_left_leads_as_much_as_the_other_until_the_third_is_back(run_once, tmp_path, goes):
+    """Nobody asks for it: 4, 4 and 4 groups, then 6 and 6, then as it was."""
+
+    async def main():
+        async with cluster(tmp_path, groups=GROUPS) as nodes:
+            await spread(nodes)
+            gone, *left = nodes
+            if goes == "closed":
+                await gone.close()
+            else:
+                kill(gone)
+
+            def halves():
+                found = by_node(left, away=[1])
+                return found is not None and {n: len(led) for n, led in found.items()}
+
+            await until(lambda: halves() == {1: 0, 2: 6, 3: 6}, seconds=40)
+            for group in range(GROUPS):
+                await left[group % 2].group(group).propose(b"x")
+            async with phx.Node(gone.config, Journal) as again:
+                introduce([again, *left])
+                await until(lambda: at_home([again, *left]), seconds=40)
+
+    run_once(main())
 
 
 def test_they_go_to_the_node_that_was_named_and_stay_there(run_once, tmp_path):
