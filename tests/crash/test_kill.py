@@ -118,3 +118,36 @@ def test_one_node_that_was_away_while_others_went_on_catches_up(crew):
     cluster.ready()
     cluster.converged()
     assert cluster.nothing_lost() > 500, settled
+
+
+@pytest.mark.timeout(180)
+def test_three_of_five_go_on_without_the_two_that_are_killed(crew):
+    """Both at once, under load, each the leader of some groups: every group is led again by one
+    that is left, and all that was acknowledged before is there, at the two as well in the end."""
+    cluster = crew(5, groups=10, checkpoints=OFTEN)
+    cluster.start(bootstrap=True)
+    cluster.ready()
+    led = cluster.led()
+    cluster.each("load", writers=4)
+    written(cluster, 1.0)
+    gone, left = (1, 3), (2, 4, 5)
+    assert set(led.values()) == {*gone, *left}
+    cluster.each("mark", nodes=left)
+    cluster.kill(*gone)
+    before = cluster.acknowledged()
+    places = cluster[2].call("positions")
+    assert set(cluster.led(left, 60).values()) == set(left)
+    cluster.ready()
+    written(cluster, 1.0)
+    after = cluster[2].call("positions")
+    assert all(after[group][0] > places[group][0] for group in after)
+    gaps = [max(one["longest_s"].values()) for one in cluster.each("report").values()]
+    print(f"longest that a group of one node had nothing acknowledged: {max(gaps):.3f} s")
+    assert max(gaps) < 20
+    cluster.each("stop_load")
+    cluster.converged()
+    assert cluster.nothing_lost() > before > 500
+    cluster.start(*gone)
+    cluster.ready()
+    cluster.converged()
+    assert cluster.nothing_lost() > before
