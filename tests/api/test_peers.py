@@ -22,10 +22,10 @@ from phx.node.addresses import Addresses, is_name, pick
 from phx.node.changes import CHANGE_UNMET
 from phx.node.room import Room
 from phx.store_peers import Learned, pack, unpack
-from phx.types import learner
+from phx.types import learner, voter
 from tests.ports import at_ports, free_address, free_ports
 
-from .cluster import Journal, cluster, config_of, introduce, until
+from .cluster import Journal, all_applied, cluster, config_of, introduce, until
 
 
 class Names:
@@ -214,6 +214,37 @@ def test_a_member_that_moved_is_found_after_a_restart_of_the_other(run_once, tmp
                 await until(met(two, 1))
             async with phx.Node(one, Journal) as node:
                 await until(lambda: met(two, 1)() and met(node, 2)())
+
+    run_once(main())
+
+
+def test_a_member_that_moved_is_dialled_where_a_change_of_members_says(run_once, tmp_path):
+    """Of two nodes the one with the lower id dials: nobody finds node 3 by being dialled by it."""
+
+    async def main():
+        at = at_ports(1, 2, 3)
+        async with cluster(tmp_path, members=at, groups=2) as (one, two, three):
+            await one.group(0).propose(b"before")
+            await three.close()
+            elsewhere = free_address()
+            members = {n: voter(told) for n, told in (at | {3: elsewhere}).items()}
+            for group in (0, 1):
+                changed = await one.group(group).set_members(members, 1, timeout=30)
+                assert changed.by_id[3].address == elsewhere
+            for node in (one, two):
+                await until(lambda node=node: node.status().peers[3].address == elsewhere)
+            await two.group(0).propose(b"while it was away")
+            moved = config_of(tmp_path, 3, members=at, bind=elsewhere)
+            async with phx.Node(moved, Journal) as again:
+                assert f"127.0.0.1:{again.port}" == elsewhere != at[3]
+                await until(lambda: met(one, 3)() and met(two, 3)(), seconds=30)
+                await all_applied([one, two, again])
+                assert again.group(0).members().by_id[3].address == elsewhere
+                await two.close()
+                # And after a start with a configuration that says where it was.
+                async with phx.Node(two.config, Journal) as later:
+                    assert later.status().peers[3].address == elsewhere
+                    await until(met(later, 3), seconds=30)
 
     run_once(main())
 
