@@ -6,8 +6,10 @@ somebody else: while it does, it refuses ("leased"); otherwise it promises.
 
 import struct
 
-from script import Script
+import pytest
+from script import BEATS, Script
 
+from phx._core.batch import unpack_body
 from phx.sim.wire_text import ballot, encode
 
 LEASE_US = 800_000
@@ -40,8 +42,13 @@ def last_beat(s: Script) -> tuple[int, int]:
 
 def holds(s: Script) -> bool:
     """Does 1 refuse a promise because of its lease?"""
+    return keeps(s, 1, 3)
+
+
+def keeps(s: Script, n: int, other: int) -> bool:
+    """Does n refuse a promise to this other node because of a lease, its own or one it granted?"""
     s.lines.clear()
-    s.put(3, 1, encode("Prepare", 0, ballot(40, 3), first=1))
+    s.put(other, n, encode("Prepare", 0, ballot(40, other), first=1))
     said = s.said("Refuse")
     assert len(said) + len(s.said("Promise")) == 1
     return bool(said) and said[0].endswith("reason=leased")
@@ -155,3 +162,37 @@ def test_a_lease_counts_from_the_sending_of_the_heartbeat() -> None:
     assert holds(s)
     s.advance(1_000, 1)
     assert not holds(s)
+
+
+@pytest.mark.parametrize("beats", [False, True])
+def test_a_value_that_another_leader_proposes_again_carries_no_lease(beats: bool) -> None:
+    """A leader's value is found and chosen by the next one, and says still whose it was. Who holds
+    the lease, and who grants it, heartbeats alone say."""
+    s = Script()
+    first = s.elect(1)
+    s.pass_time(100_000)
+    assert holds(s)
+    s.submit(1, b"mine")
+    s.deliver("1→2", "Accept")
+    s.disconnect(1, 2)
+    s.disconnect(1, 3)
+    for _ in range(400):
+        s.advance(10_000, 2, 3)
+        s.flow(lambda m: m.name == "Promise")
+        if s.pick("3→2", "Promise"):
+            break
+    for name in BEATS:
+        s.drop(name)
+    s.deliver("3→2", "Promise")
+    second = s.status(2)["ballot"]
+    assert s.status(2)["leading"]
+    s.flow(None if beats else lambda m: m.name in BEATS)
+    if beats:
+        s.pass_time(100_000)
+    assert [s.status(n)["chosen_through"] > 0 for n in (2, 3)] == [True, True]
+    for n in (2, 3):
+        at = s.values(n).index([b"mine"]) + 1
+        assert unpack_body(s.body(n, at) or b"")[1] == first < second
+    s.connect(1, 3)  # (what it says has a way, and nothing else is delivered)
+    assert keeps(s, 2, 3) == beats, "of who has proposed it again"
+    assert keeps(s, 3, 1) == beats, "of who has accepted it"
