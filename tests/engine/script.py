@@ -30,6 +30,7 @@ class Script:
         self.groups = list(range(groups))
         self.options = {"balance": 0, **options}
         self.now = START_US
+        self.wall_ahead_us: int | None = None  # by so much; None: it stands at 0
         self.engines: dict[int, Engine] = {}
         self.journal: dict[int, list[Record]] = {n: [] for n in self.nodes}
         self.end = dict.fromkeys(self.nodes, 0)
@@ -72,7 +73,7 @@ class Script:
         self.seq[n] = dict.fromkeys(self.groups, 1)
         top = (self.end[n] + 511) & ~511
         self.durable[n] = self.end[n] = top
-        incarnation = engine.start(top, self.now)
+        incarnation = engine.start(top, self.now, self.wall())
         self.turn(n)
         return incarnation
 
@@ -145,10 +146,13 @@ class Script:
         self.engines[n].durable(self.end[n])
         self.turn(n)
 
+    def wall(self) -> int:
+        return 0 if self.wall_ahead_us is None else self.now + self.wall_ahead_us
+
     def advance(self, by_us: int, *only: int) -> None:
         self.now += by_us
         for n in only or list(self.engines):
-            self.engines[n].advance(self.now)
+            self.engines[n].advance(self.now, self.wall())
             self.turn(n)
 
     # --- the network, by hand

@@ -13,6 +13,9 @@ from phx._core.batch import unpack_body
 from phx.sim.wire_text import ballot, encode
 
 LEASE_US = 800_000
+GRANT_US = 900_000  # an eighth more, by the clock of who gave it
+WALL_US = 1_700_000_000_000_000
+HOUR_US = 3_600_000_000
 
 
 def heartbeat(s: Script, source: int, dest: int, seq: int, *claims: tuple[int, int]) -> None:
@@ -52,6 +55,27 @@ def keeps(s: Script, n: int, other: int) -> bool:
     said = s.said("Refuse")
     assert len(said) + len(s.said("Promise")) == 1
     return bool(said) and said[0].endswith("reason=leased")
+
+
+def keeps_its_word(s: Script, number: int) -> bool:
+    """Does 2 refuse 3 a promise of ballot `number` because of what it granted 1?"""
+    s.lines.clear()
+    s.put(3, 2, encode("Prepare", 0, ballot(number, 3), first=1))
+    said = s.said("Refuse")
+    assert bool(said) == (s.status(2)["promised"] != ballot(number, 3))
+    return bool(said) and said[0].endswith("reason=leased")
+
+
+def granted_at_once(s: Script) -> None:
+    """1 leads, and its last heartbeat was heard and answered in the instant in which it left."""
+    s.elect(1)
+    s.pass_time(100_000)
+    s.drop()
+    s.advance(200_000)
+    for peer in ("2", "3"):
+        assert s.deliver(f"1→{peer}", "Heartbeat")
+        assert s.deliver(f"{peer}→1", "HeartbeatAck")
+    s.drop()
 
 
 def test_a_grant_binds_the_member_that_gave_it() -> None:
@@ -196,3 +220,37 @@ def test_a_value_that_another_leader_proposes_again_carries_no_lease(beats: bool
     s.connect(1, 3)  # (what it says has a way, and nothing else is delivered)
     assert keeps(s, 2, 3) == beats, "of who has proposed it again"
     assert keeps(s, 3, 1) == beats, "of who has accepted it"
+
+
+def test_a_grant_outlasts_the_lease_by_an_eighth() -> None:
+    """Asked for, given and told in the same instant: the eighth is for clocks that differ."""
+    s = Script()
+    granted_at_once(s)
+    s.advance(LEASE_US - 1_000)
+    assert holds(s)
+    assert keeps_its_word(s, 41)
+    s.advance(1_000)
+    assert not holds(s)
+    assert keeps_its_word(s, 42)
+    s.advance(GRANT_US - LEASE_US - 1_000)
+    assert keeps_its_word(s, 43)
+    s.advance(1_000)
+    assert not keeps_its_word(s, 44)
+
+
+@pytest.mark.parametrize("jump_us", [HOUR_US, -HOUR_US])
+def test_a_lease_is_as_long_whatever_the_wall_clock_does(jump_us: int) -> None:
+    """It jumps at all of them when the lease has just been given; each end is looked at."""
+    s = Script()
+    s.wall_ahead_us = WALL_US
+    granted_at_once(s)
+    s.wall_ahead_us += jump_us
+    s.advance(LEASE_US - 1_000)
+    assert holds(s)
+    assert keeps_its_word(s, 41)
+    s.advance(1_000)
+    assert not holds(s)
+    s.advance(GRANT_US - LEASE_US - 1_000)
+    assert keeps_its_word(s, 42)
+    s.advance(1_000)
+    assert not keeps_its_word(s, 43)

@@ -63,6 +63,21 @@ KNOWN = {
     "ballot of the record passed to apply": "adopted_value_stamped_anew",
     "highest-sequence-only de-duplication": "highest_sequence_only",
     "grant counted for a group promised to somebody else": "grant_of_a_group_promised_elsewhere",
+    "old members freed before the new ones are active": "returned_before_active",
+    "adopted membership, later instances under old members": "adopted_membership_goes_on",
+    "restart ignores the grants it gave": "quiet_time_skipped",
+    "lease from wall clock": "grant_counted_by_the_wall_clock",
+    "holder longer than granter": "grant_no_longer_than_the_lease",
+    "lease kept after resigning": "lease_read_after_resigning",
+    "read without a check": "read_without_a_check",
+    "read of a new leader before its first own value is chosen": "read_before_recovered",
+    "follower read before applied": "read_before_applied",
+    "configuration effective too early": "configuration_effective_too_early",
+    "old quorum used after the barrier": "old_quorum_after_the_barrier",
+    "removed node's vote counted": "removed_vote_counted",
+    "id reused": "id_of_who_left_taken_again",
+    "learner counted as voter": "learner_counted",
+    "stale fencing token accepted": "renewed_under_an_old_token",
 }
 
 
