@@ -24,7 +24,9 @@ def traced(lab: Lab, folder: Path) -> list[Path]:
 def work(lab: Lab, group: int, count: int) -> None:
     """One value after the other, at the leader."""
     for number in range(count):
-        member = lab.members[lab.led(group)]
+        while (leader := lab.led(group)) not in lab.members:  # on a busy machine it may be lost
+            lab.wait_led((group,))
+        member = lab.members[leader]
         before = len(member.values[group])
         member.submit([b"%d" % number], group)
         lab.until(lambda m=member, n=before: len(m.values[group]) > n)  # type: ignore[misc]
