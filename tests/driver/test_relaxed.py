@@ -21,12 +21,17 @@ def traced(lab: Lab, folder: Path) -> list[Path]:
     return paths
 
 
+def leading(lab: Lab, group: int) -> Any:
+    """Who leads; a leadership may be lost for a moment on a busy machine."""
+    while (leader := lab.led(group)) not in lab.members:
+        lab.wait_led((group,))
+    return lab.members[leader]
+
+
 def work(lab: Lab, group: int, count: int) -> None:
     """One value after the other, at the leader."""
     for number in range(count):
-        while (leader := lab.led(group)) not in lab.members:  # on a busy machine it may be lost
-            lab.wait_led((group,))
-        member = lab.members[leader]
+        member = leading(lab, group)
         before = len(member.values[group])
         member.submit([b"%d" % number], group)
         lab.until(lambda m=member, n=before: len(m.values[group]) > n)  # type: ignore[misc]
@@ -53,7 +58,7 @@ def test_frames_of_relaxed_groups_leave_written_and_all_others_durable(lab, tmp_
     for group in (0, 1, 2):
         work(nodes, group, 30)
     for group in (0, 1):
-        leader = nodes.members[nodes.led(group)]
+        leader = leading(nodes, group)
         leader.driver.transfer(group, leader.node % 3 + 1)
         nodes.until(lambda g=group, n=leader.node: nodes.led(g) not in (0, n))  # type: ignore[misc]
         work(nodes, group, 10)
