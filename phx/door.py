@@ -44,9 +44,9 @@ from phx.errors import (
     UnknownMachine,
     ValueTooLarge,
 )
-from phx.fullness import Fullness
 from phx.leaders import LeaderCallback, Soon, Watcher
 from phx.machine import StateMachine, has_prepare, is_compared
+from phx.pressure import Pressure
 from phx.reading import Reading, Waiter, Wanted, span_us
 from phx.stops import parked, same_stop
 from phx.types import (
@@ -104,7 +104,7 @@ class Door:
     Attributes:
         refusal: makes the error that every call gets; None while the node is open.
         turned_away: makes the error that every new value gets; None: they are taken.
-        fullness: says why the journal takes none.
+        pressure: says why the journal takes none.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Door:
         self.restoring: Callable[[int], bool] = lambda _: False
         self.reading: Reading
         self.turned_away: Callable[[], PhxError] | None = None
-        self.fullness: Fullness
+        self.pressure: Pressure
         self._value_bytes_max = limits.value_bytes_max
         self._add = waiters.add
         self._submit = driver.submit

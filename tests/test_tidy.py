@@ -185,7 +185,7 @@ VALUES = {f"phx._core.{name}" for name in ("delivery", "entries", "session_codec
 GROUND = {"phx.types", "phx.errors", "phx.config", "phx._version"} | VALUES
 STORE = {f"phx._core.{name}" for name in ("codec", "chunk", "chunk_index", "plan", "settler")}
 NODE = GROUND | {"phx.machine", "phx.machines", "phx.applier", "phx.node", "phx.group"}
-NODE |= {"phx.asking", "phx.door", "phx.fullness", "phx.leaders", "phx.reading", "phx.stops"}
+NODE |= {"phx.asking", "phx.door", "phx.pressure", "phx.leaders", "phx.reading", "phx.stops"}
 MAY_IMPORT = {
     "phx": {"phx"},
     "phx.types": GROUND,
@@ -220,7 +220,7 @@ MAY_IMPORT = {
     | {"phx.store_hosted", "phx.store_mend", "phx.store_members", "phx.store_peers"},
     "phx.transfer": GROUND | {"phx._core.codec", "phx.checkpoint", "phx.membership"},
     "phx.durable": GROUND | {"phx.machine", "phx.lmdb_files"},
-    "phx.fullness": GROUND,
+    "phx.pressure": GROUND,
     "phx.keys": GROUND,
     "phx.leaders": GROUND,
     "phx.machine": GROUND,

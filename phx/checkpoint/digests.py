@@ -7,8 +7,8 @@ machine made something else of the same, or it was changed behind the machine's 
 the majority of all members says, and nobody else.
 
 If the digest of a machine is that of its views, the state of its group is worked out more rarely
-and is known later (`phx.node.walks`); where it is not, only the log is noted. Never of a part of
-the machines: what nodes note of one instance must be made of the same.
+and is known later (`phx.node.view_digests`); where it is not, only the log is noted. Never of a
+part of the machines: what nodes note of one instance must be made of the same.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@
     mender         fetches what is damaged of the settled log, while the node runs
     scrubber       reads again what lies on the disk, so that damage is found
     divergence     compares the state of groups with that of other nodes
-    walks          works out what takes long of that, a little at a time
+    view_digests   works out what takes long of that, a little at a time
 
     threads        waits for threads that were told to end
 

@@ -4,8 +4,8 @@ Who is asked what, and what follows, is `phx.checkpoint.digests.Comparison`; her
 and what is done about it:
 
 noted      on the applying thread, at each agreed instance: chained checksum, state of the machines
-           whose digest is cheap; where views are needed (`phx.node.walks`), a little later, on
-           that thread, and of no other instance meanwhile
+           whose digest is cheap; where views are needed (`phx.node.view_digests`), a little later,
+           on that thread, and of no other instance meanwhile
 asked      each peer, every EVERY_S, about the groups that have something new
 compared   `phx.checkpoint.digests`; a majority of all members says who is odd
 stopped    the group, here, if it is this node; its checkpoints that are newer than the last known
@@ -28,7 +28,7 @@ from phx.checkpoint.digests import Agreed, Comparison, Rings, Verdict, by_views,
 from phx.checkpoint.files import exists
 from phx.checkpoint.manifest import Manifest
 from phx.errors import GroupStopped
-from phx.node.walks import Walks
+from phx.node.view_digests import ViewDigests
 
 __all__ = ["Divergence", "set_aside", "stopped_by"]
 
@@ -67,19 +67,19 @@ class Divergence(threading.Thread):
         self._change = threading.Condition()  # of all that follows
         self._ending = False
         self._known = Comparison(members())
-        self._walks = Walks()
+        self._of_views = ViewDigests()
         self._walking: dict[int, Agreed] = {}  # what is to be noted when its state is known
         self._counters = {"digests_noted": 0, "digests_compared": 0, "diverged": 0}
 
     @property
     def counters(self) -> dict[str, int]:
         """Since the start."""
-        return {**self._counters, **self._walks.counters}
+        return {**self._counters, **self._of_views.counters}
 
     def note(self, state: GroupState) -> None:
         """The group is at an agreed instance, all of it applied. On the applying thread."""
         if state.group in self._walking:
-            self._walks.missed(state.group, state.applied)
+            self._of_views.missed(state.group, state.applied)
             return  # what is noted comes in order
         one = Agreed(state.applied, state.digest, b"")
         if not state.skip:  # else a machine holds the state of a later one
@@ -117,7 +117,7 @@ class Divergence(threading.Thread):
             self._walking[group] = one
         begun = False
         try:
-            begun = self._walks.begin(group, one.instance, state.machines, told)
+            begun = self._of_views.begin(group, one.instance, state.machines, told)
         finally:
             if not begun:
                 with self._change:
@@ -130,7 +130,7 @@ class Divergence(threading.Thread):
         with self._change:
             self._known.forget(group)
             self._walking.pop(group, None)
-        self._walks.forget(group)
+        self._of_views.forget(group)
 
     def stands(self, group: int, verdict: Verdict) -> bool:
         """Whether a verdict that was told is the last one, and of the state that the group has. On
@@ -212,7 +212,7 @@ class Divergence(threading.Thread):
         with self._change:
             self._ending = True
             self._change.notify_all()
-        self._walks.end(wait_s)
+        self._of_views.end(wait_s)
         if self.ident is not None and self is not threading.current_thread():
             self.join(wait_s)
 

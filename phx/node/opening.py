@@ -34,11 +34,11 @@ from phx.errors import (
     SystemFailure,
     Unknown,
 )
-from phx.fullness import Fullness
 from phx.node.keeper import Keeper
 from phx.node.lives import Lives
 from phx.node.machine_files import durable_in
 from phx.node.relaxing import Relaxing
+from phx.pressure import Pressure
 from phx.reading import Reading
 from phx.store import Store
 
@@ -149,10 +149,10 @@ def serve_lives(
     """The driver runs: the store is kept up to date with it; and the groups are as durable as the
     configuration says, from now on or a little later. Raises StoreError, as `Lives.serve`."""
     lives.serve(door.driver)
-    fullness = Fullness(Path(config.dir) / "journal", config.journal.journal_bytes_max)
-    fullness.turn_away, door.fullness = door.turn_away, fullness
-    applier.on_pressed = fullness.heard
-    applier.note = door.reading.note = fullness.note
+    pressure = Pressure(Path(config.dir) / "journal", config.journal.journal_bytes_max)
+    pressure.turn_away, door.pressure = door.turn_away, pressure
+    applier.on_pressed = pressure.heard
+    applier.note = door.reading.note = pressure.note
     relaxing = door.relaxing = Relaxing(config, lives, keeper, door.error_of)
     applier.on_poisoned = relaxing.doubt
     relaxing.begin(door.driver, groups)

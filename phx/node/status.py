@@ -71,7 +71,7 @@ def status_of(room: Room) -> NodeStatus:
         flow=room.waiters.gates_now(),
         poisoned=bool(found["journal"]["poisoned"]),
         store_error=room._keeper.error,
-        journal_error=room.door.fullness.error,
+        journal_error=room.door.pressure.error,
         peers=room.peers.statuses(found),
         counters=found["engine"],
         journal=found["journal"],

@@ -6,12 +6,22 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from phx.sim.altering import can_change
 from phx.sim.plan import SECOND, Act
 
 if TYPE_CHECKING:
     from phx.sim.stage import Stage
 
-__all__ = ["ActKind", "Args", "Bursting", "Shape", "between", "nothing", "one"]
+__all__ = [
+    "ActKind",
+    "Args",
+    "Bursting",
+    "Shape",
+    "between",
+    "nothing",
+    "one",
+    "where_members_stay",
+]
 
 Args = dict[str, int]
 
@@ -44,6 +54,17 @@ class ActKind(NamedTuple):
     make: Callable[[Random, Shape], tuple[Args, int] | None]
     begin: Callable[[Stage, Act], None]
     end: Callable[[Stage, Act], None]
+
+
+def where_members_stay(kind: ActKind) -> ActKind:
+    """Where members of groups may change it does nothing: it takes what a minority of the nodes
+    can spare, and they may be all members later."""
+
+    def begin(stage: Stage, act: Act) -> None:
+        if not can_change(stage.world):
+            kind.begin(stage, act)
+
+    return kind._replace(begin=begin)
 
 
 def between(chance: Random, low: float, high: float) -> int:

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
-from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
+from phx.sim.act_kind import (
+    ActKind,
+    Args,
+    Shape,
+    between,
+    nothing,
+    one,
+    where_members_stay,
+)
 from phx.sim.acts_groups import GROUP_ACTS
 from phx.sim.acts_keep import KEEP_ACTS
 from phx.sim.acts_lost import LOST_ACTS
@@ -18,7 +26,6 @@ from phx.sim.acts_members import MEMBER_ACTS
 from phx.sim.acts_odd import ODD_ACTS
 from phx.sim.acts_relaxed import RELAXED_ACTS
 from phx.sim.acts_store import STORE_ACTS
-from phx.sim.altering import can_change
 from phx.sim.plan import SECOND, Act
 from phx.types import PRIORITY_USUAL
 
@@ -334,8 +341,6 @@ def damage(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 def begin_flip_journal(stage: Stage, act: Act) -> None:
     """A bit that decays under a running process is seen at its next start."""
-    if can_change(stage.world):
-        return
     if stage.world.flip_journal(act.node, act.which, act.bit):
         stage.damaged.add(act.node)
     stage.down(act.node, act.until_us)
@@ -344,8 +349,6 @@ def begin_flip_journal(stage: Stage, act: Act) -> None:
 
 def begin_flip_store(stage: Stage, act: Act) -> None:
     """Whoever reads there finds it; else the scrubber does, when the act ends."""
-    if can_change(stage.world):
-        return
     stage.world.flip_store(act.node, act.which, act.bit)
 
 
@@ -609,8 +612,8 @@ ACTS: dict[str, ActKind] = {
     "fail-store": ActKind(
         fail_store, lambda stage, act: stage.world.fail_store(act.node, act.times), nothing
     ),
-    "flip-journal": ActKind(damage, begin_flip_journal, end_keep),
-    "flip-store": ActKind(damage, begin_flip_store, end_flip_store),
+    "flip-journal": where_members_stay(ActKind(damage, begin_flip_journal, end_keep)),
+    "flip-store": where_members_stay(ActKind(damage, begin_flip_store, end_flip_store)),
     "slow-disk": ActKind(slow_disk, begin_slow_disk, lambda stage, act: stage.paces.take(act)),
     "drift": ActKind(drift, begin_rate, lambda stage, act: stage.clocks.take(act)),
     "race": ActKind(race, begin_rate, lambda stage, act: stage.clocks.take(act)),

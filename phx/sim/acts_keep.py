@@ -6,8 +6,15 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING
 
-from phx.sim.act_kind import ActKind, Args, Shape, between, nothing, one
-from phx.sim.altering import can_change
+from phx.sim.act_kind import (
+    ActKind,
+    Args,
+    Shape,
+    between,
+    nothing,
+    one,
+    where_members_stay,
+)
 from phx.sim.plan import Act
 
 if TYPE_CHECKING:
@@ -96,10 +103,7 @@ def flipped(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 def begin_flipped(stage: Stage, act: Act) -> None:
-    """It is seen at its next start, or by whoever fetches it. (Not where members change: see
-    `lose-store`.)"""
-    if can_change(stage.world):
-        return
+    """It is seen at its next start, or by whoever fetches it."""
     if stage.world.flip_checkpoint(act.node, act.which, act.bit):
         stage.down(act.node, act.until_us)
         stage.crash(act.node, False)
@@ -249,8 +253,6 @@ def begin_stopping(stage: Stage, act: Act) -> None:
     """One member alone has chosen values, has trimmed them, and its machine fails: it cannot lead.
     What the others need to lead is in its checkpoint, and it is needed for a majority."""
     world, group = stage.world, act.group
-    if can_change(world):  # a majority of all nodes is meant
-        return
     leader = next(
         (one for one in stage.nodes if world.alive(one) and world.status(one, group)["leading"]), 0
     )
@@ -301,10 +303,10 @@ KEEP_ACTS: dict[str, ActKind] = {
     "crash-keep": crash_keep(0),
     "power-keep": crash_keep(1),
     "full-keep": ActKind(full_keep, begin_full_keep, end_full_keep),
-    "flip-checkpoint": ActKind(flipped, begin_flipped, end_keep),
+    "flip-checkpoint": where_members_stay(ActKind(flipped, begin_flipped, end_keep)),
     "two-behind": ActKind(behind, begin_behind, end_behind),
     "cut-transfer": ActKind(cutting, begin_cutting, nothing),
     "provider-gone": ActKind(gone, begin_gone, end_keep),
     "flip-staging": ActKind(flipping, begin_flip_staging, nothing),
-    "trimmed-and-stopped": ActKind(stopping, begin_stopping, end_stopping),
+    "trimmed-and-stopped": where_members_stay(ActKind(stopping, begin_stopping, end_stopping)),
 }

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from phx.sim.act_kind import ActKind, Args, Shape, between, nothing
-from phx.sim.altering import LEARNER, VOTER, WITNESS, can_change, members
+from phx.sim.altering import LEARNER, VOTER, WITNESS, can_change, members, voters
 from phx.sim.operating import MEMBERS_MAX, Killing, Operation, Roles, ask, fresh, leader_of
 from phx.sim.plan import Act
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["MEMBER_ACTS"]
 
 Goal = Callable[[Roles], Roles | None]
-
-
-def voters(roles: Roles) -> list[int]:
-    return [node for node, role in roles.items() if role != LEARNER]
 
 
 # --- what is wanted

@@ -6,8 +6,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from phx.sim.act_kind import ActKind, Args, Shape, between
-from phx.sim.altering import can_change
+from phx.sim.act_kind import ActKind, Args, Shape, between, where_members_stay
 from phx.sim.plan import Act
 
 if TYPE_CHECKING:
@@ -25,10 +24,7 @@ def losing(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 def begin_losing(stage: Stage, act: Act) -> None:
-    """A new one is made beside its journal when it starts again. (Not where members change: what
-    is a minority now may be all that are left later.)"""
-    if can_change(stage.world):
-        return
+    """A new one is made beside its journal when it starts again."""
     stage.down(act.node, act.until_us)
     stage.world.lose_store(act.node)
 
@@ -39,8 +35,7 @@ def ageing(chance: Random, shape: Shape) -> tuple[Args, int] | None:
 
 
 def begin_ageing(stage: Stage, act: Act) -> None:
-    if not can_change(stage.world):
-        stage.world.copy_store(act.node)
+    stage.world.copy_store(act.node)
 
 
 def end_ageing(stage: Stage, act: Act) -> None:
@@ -55,6 +50,6 @@ def end_losing(stage: Stage, act: Act) -> None:
 
 
 STORE_ACTS: dict[str, ActKind] = {
-    "lose-store": ActKind(losing, begin_losing, end_losing),
-    "old-store": ActKind(ageing, begin_ageing, end_ageing),
+    "lose-store": where_members_stay(ActKind(losing, begin_losing, end_losing)),
+    "old-store": where_members_stay(ActKind(ageing, begin_ageing, end_ageing)),
 }

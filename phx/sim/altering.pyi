@@ -19,6 +19,9 @@ def members(world: World, group: int) -> dict[str, Any]:
     """By what is decided, whether anybody knows it or not: version, instance, roles (by node),
     active (somebody has found that they are), ever (all that were one, of any version)."""
 
+def voters(roles: dict[int, int]) -> list[int]:
+    """Those of them that vote, a witness, too."""
+
 def known(world: World, node: int, group: int) -> dict[str, Any]:
     """As far as a node that runs knows: version, instance, active, left, roles (None: the first
     ones), proposed (it leads, and has proposed others: the instance, else 0)."""

@@ -29,8 +29,8 @@ def can_change(World world):
     return bool(world.watch.changing)
 
 
-cdef tuple voters_of(dict roles):
-    return tuple([node for node, role in roles.items() if role != LEARNER])
+def voters(roles):
+    return [node for node, role in roles.items() if role != LEARNER]
 
 
 def change(World world, node, u32 group, version, roles):
@@ -48,7 +48,7 @@ def change(World world, node, u32 group, version, roles):
     if verdict == 0:
         if world.asked_members is None:
             world.asked_members = {}
-        world.asked_members.setdefault(group, []).append((version, voters_of(roles)))
+        world.asked_members.setdefault(group, []).append((version, voters(roles)))
     if h.tracing is not None:
         h.tracing.append((h.agenda.now_us, "is to change", h.node, f"g{group}", f"v{version}",
                           str(roles), VERDICTS[verdict]))

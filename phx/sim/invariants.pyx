@@ -362,12 +362,15 @@ cdef void exposes(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) no
     seat.exposed = max(seat.exposed, ballot)
 
 
-# Up to the floor of members that it knows durably nothing is followed, promised or not: where the
-# ceiling is in the way, it is not.
+# It is no promise but the floor of members that it knows durably: up to there nothing is followed,
+# promised or not. (Where the ceiling is in the way, it is not.)
 cdef bint floor_says(Watch* w, NodeWatch* n, const MessageHeader* m, u64 ballot) noexcept nogil:
     cdef Replica* r = find_group(n.engine, m.group)
-    return (w.changing and r != NULL and ballot > n.seats[m.group].durable
-            and ballot <= floor_of(r) and m.config <= n.seats[m.group].version)
+    cdef Seat* seat = &n.seats[m.group]
+    if not w.changing or r == NULL or ballot <= seat.durable or m.config > seat.version:
+        return False
+    # (It may have come to other members since, whose floor is above.)
+    return ballot == floor_of(r) if m.config == r.version else ballot < floor_of(r)
 
 
 # The node uses this ballot for its own leadership.

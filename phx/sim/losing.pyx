@@ -21,8 +21,8 @@ cdef bint fails_soon(Host h):
     return h.relaxing is not None and (h.poisoned or h.disk.state.fail_after != 0)
 
 
-# It has lost votes, or will when it starts, or a disk that is to fail may have it so at any moment.
-cdef bint lacks_votes(Host h):
+# In some group it has lost its vote, or will when it starts, or by a disk that is about to fail.
+cdef bint lacks_any(Host h):
     if is_losing(h):
         return True
     if h.relaxing is None or h.store.facts is None:
@@ -30,8 +30,8 @@ cdef bint lacks_votes(Host h):
     return fails_soon(h) or len(doubtful(h)) != 0
 
 
-# In one group; what has no vote there lacks none.
-cdef bint lacks_vote(Host h, u32 group):
+# In that group; whether it has a vote there is not asked.
+cdef bint lacks_in(Host h, u32 group):
     if h.losing or watch_losing_in(h.watch, h.node, group):
         return True
     return h.relaxing is not None and (fails_soon(h) or group in doubtful(h))
@@ -63,7 +63,7 @@ cdef bint spares_of(World world, Host host, u32 group, nodes):
         return True
     for other in world.hosts:
         if other is not host and other.node in nodes:
-            losing += lacks_vote(other, group) if world.watch.changing else lacks_votes(other)
+            losing += lacks_in(other, group) if world.watch.changing else lacks_any(other)
     return losing < <int>len(nodes) - (<int>len(nodes) // 2 + 1)
 
 
@@ -130,7 +130,7 @@ def lasting(World world, u32 group, voters):
     for node in voters:
         host = world.host_of(node)
         failing += fails_soon(host)
-        lacking += lacks_vote(host, group)
+        lacking += lacks_in(host, group)
     return failing == 0 or lacking <= len(voters) - (len(voters) // 2 + 1)
 
 

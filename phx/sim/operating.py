@@ -24,6 +24,7 @@ from phx.sim.altering import (
     known,
     members,
     tell,
+    voters,
     wipe,
 )
 from phx.sim.losing import lasting
@@ -108,7 +109,7 @@ def begin_node(stage: Stage, node: int, groups: range, chance: Random) -> None:
 def ask(stage: Stage, group: int, node: int, roles: Roles, version: int) -> str:
     """What a node answers to a change; counted. Nobody asks for members whose majority is about
     to lose votes: no group could go on then. (Who has lost some, the leader has to know.)"""
-    if not lasting(stage.world, group, [node for node, role in roles.items() if role != LEARNER]):
+    if not lasting(stage.world, group, voters(roles)):
         stage.asked[REFRAINED] += 1
         return REFRAINED
     said = "change " + VERDICTS[change(stage.world, node, group, version, roles)]

@@ -109,6 +109,7 @@ FACULTIES: list[tuple[Settings, float]] = [
     ({"rejoin": 1, "relaxed": 50, "agreed_every": 16, "compare_us": SECOND}, 2),
     ({"agreed_every": 8, "compare_us": SECOND}, 1),
 ]
+# And how much room its windows, journals and caches have.
 ROOMS: list[tuple[Settings, float]] = [
     (USUAL, 3),
     ({**USUAL, "window": 8, "batch_bytes_max": 512}, 1),

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from phx.machine import StateMachine
 from phx.sim import verdicts
-from phx.sim.altering import LEARNER, can_change, counts, members
+from phx.sim.altering import can_change, counts, members, voters
 from phx.sim.asking_load import AskingLoad
 from phx.sim.directory import LIVE
 from phx.sim.history import Operation
@@ -359,8 +359,7 @@ class Run:
     def voters(self, group: int) -> list[int]:
         if not self.changing:
             return list(self.nodes)
-        roles = members(self.world, group)["roles"]
-        return [node for node, role in roles.items() if role != LEARNER]
+        return voters(members(self.world, group)["roles"])
 
     def suspects(self) -> list[tuple[int, int]]:
         world = self.world

@@ -11,7 +11,7 @@ from phx.errors import GroupStopped
 from phx.machines import Counter, KeyValue, Leases
 from phx.machines.kv import encode_set
 from phx.machines.lease import encode_acquire
-from phx.node import divergence, walks
+from phx.node import divergence, view_digests
 from phx.types import AGREED_EVERY
 from tests.api.catch_up import QUIET
 from tests.api.cluster import Journal, all_applied, cluster, until
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 class Later:
-    """In the place of Walks: a test says when a walk is over, and what came of it."""
+    """In the place of ViewDigests: a test says when a walk is over, and what came of it."""
 
     counters: dict[str, int] = {}  # noqa: RUF012
 
@@ -45,14 +45,14 @@ class Later:
 
 def walking():
     one, _ = noting()
-    one._walks = Later()
+    one._of_views = Later()
     state = GroupState(7, {0: KeyValue(), 1: Counter()})
 
     def reach(number):
         state.applied, state.digest = number * AGREED_EVERY, 100 + number
         one.note(state)
 
-    return one, one._walks, reach
+    return one, one._of_views, reach
 
 
 def heard(number, state=b""):
@@ -141,8 +141,8 @@ def test_the_odd_one_of_machines_that_are_walked_stops(
     run_once, tmp_path, monkeypatch, kind, command, spoil
 ):
     monkeypatch.setattr(divergence, "EVERY_S", 0.3)
-    monkeypatch.setattr(walks, "FROZEN_PART", 1.0)
-    monkeypatch.setattr(walks, "FROZEN_PART_ALL", 1.0)
+    monkeypatch.setattr(view_digests, "FROZEN_PART", 1.0)
+    monkeypatch.setattr(view_digests, "FROZEN_PART_ALL", 1.0)
     options = {"groups": 1, "limits": {"batch_bytes_max": 256}, "checkpoints": QUIET}
 
     async def main():

@@ -9,9 +9,9 @@ import pytest
 
 import phx
 from phx.errors import DiskFull, Overloaded, Rejected, TimedOut, TimedOutUnknown
-from phx.fullness import BY_DISK, BY_LIMIT, BY_NOTHING, BY_QUEUE, Fullness
 from phx.machines import KeyValue
 from phx.machines.kv import encode_set
+from phx.pressure import BY_DISK, BY_LIMIT, BY_NOTHING, BY_QUEUE, Pressure
 from phx.stops import verdict_error
 from phx.testing.torture.disks import SmallDisk
 from tests.api.cluster import all_applied, cluster, config_of, introduce, until
@@ -137,17 +137,17 @@ def test_new_values_are_turned_away_while_the_disk_is_full_and_taken_behind_that
 ):
     async def main():
         async with cluster(tmp_path, KeyValue, nodes=1, groups=1) as (node,):
-            group, fullness = node.group(0), node._room.door.fullness
+            group, pressure = node.group(0), node._room.door.pressure
             await group.propose(encode_set(b"a", b"1"))
-            fullness.heard(BY_DISK, errno.ENOSPC, 0)
+            pressure.heard(BY_DISK, errno.ENOSPC, 0)
             for _ in range(3):
                 for call in (group.propose, lambda value: group.propose_many([value])):
                     with pytest.raises(DiskFull, match="No space left on device"):
                         call(encode_set(b"a", b"2"))
             assert node.status().waiting_values == 0
-            fullness.heard(BY_LIMIT, 0, 1 << 20)  # that passes: values wait
+            pressure.heard(BY_LIMIT, 0, 1 << 20)  # that passes: values wait
             assert await group.propose(encode_set(b"a", b"3"))
-            fullness.heard(BY_NOTHING, 0, 0)
+            pressure.heard(BY_NOTHING, 0, 0)
             assert (await group.propose_many([encode_set(b"b", b"4")]))[0]
             assert (group.machine().get(b"a"), group.machine().get(b"b")) == (b"3", b"4")
 
@@ -162,26 +162,26 @@ def test_callers_that_hear_of_a_limit_hear_of_a_full_disk():
 def test_what_reached_its_limit_is_called_by_its_name(tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger="phx")
     told = []
-    fullness = Fullness(tmp_path, 8 << 20)
-    fullness.turn_away = told.append
-    assert fullness.error is None
-    assert fullness.note() == ""
-    fullness.heard(BY_LIMIT, 0, 5 << 20)
-    assert "at its limit (5242880 of 8388608 bytes" in fullness.error
-    fullness.heard(BY_NOTHING, 0, 0)
-    fullness.heard(BY_QUEUE, 0, 77)
-    assert fullness.error == "the disk is slow: 77 bytes of the journal wait for it"
+    pressure = Pressure(tmp_path, 8 << 20)
+    pressure.turn_away = told.append
+    assert pressure.error is None
+    assert pressure.note() == ""
+    pressure.heard(BY_LIMIT, 0, 5 << 20)
+    assert "at its limit (5242880 of 8388608 bytes" in pressure.error
+    pressure.heard(BY_NOTHING, 0, 0)
+    pressure.heard(BY_QUEUE, 0, 77)
+    assert pressure.error == "the disk is slow: 77 bytes of the journal wait for it"
     assert told == []
-    fullness.heard(BY_DISK, errno.EDQUOT, 0)
-    assert fullness.error.startswith(f"the disk is full: {tmp_path}: Disk quota exceeded, ")
-    assert fullness.error.endswith(" bytes free")
+    pressure.heard(BY_DISK, errno.EDQUOT, 0)
+    assert pressure.error.startswith(f"the disk is full: {tmp_path}: Disk quota exceeded, ")
+    assert pressure.error.endswith(" bytes free")
     assert isinstance(told[-1](), DiskFull)
-    assert "the disk is full" in fullness.note()
-    fullness.heard(BY_DISK, errno.EMFILE, 0)
-    assert "disk is full" not in fullness.error
-    assert "Too many open files" in fullness.error
-    fullness.heard(BY_NOTHING, 0, 0)
-    assert fullness.error is None
+    assert "the disk is full" in pressure.note()
+    pressure.heard(BY_DISK, errno.EMFILE, 0)
+    assert "disk is full" not in pressure.error
+    assert "Too many open files" in pressure.error
+    pressure.heard(BY_NOTHING, 0, 0)
+    assert pressure.error is None
     assert told[1:] == [None]
     assert len(caplog.records) == 6
 

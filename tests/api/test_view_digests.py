@@ -10,8 +10,8 @@ from phx.checkpoint.digests import state_of
 from phx.machine import CopyView, StateMachine
 from phx.machines import Counter, KeyValue
 from phx.machines.kv import encode_set
-from phx.node import walks
-from phx.node.walks import Pace, Walks
+from phx.node import view_digests
+from phx.node.view_digests import Pace, ViewDigests
 from phx.types import AGREED_EVERY, Entry
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -56,13 +56,13 @@ class Held:
 @pytest.fixture
 def often(monkeypatch):
     """Nothing that a freeze took is waited for."""
-    monkeypatch.setattr(walks, "FROZEN_PART", 1e9)
-    monkeypatch.setattr(walks, "FROZEN_PART_ALL", 1e9)
+    monkeypatch.setattr(view_digests, "FROZEN_PART", 1e9)
+    monkeypatch.setattr(view_digests, "FROZEN_PART_ALL", 1e9)
 
 
 @contextmanager
 def walking():
-    made, told = Walks(), []
+    made, told = ViewDigests(), []
 
     def begin(machine, number=1, group=7):
         machines = machine if isinstance(machine, dict) else {0: machine}
@@ -111,23 +111,23 @@ def test_no_more_than_its_part_of_the_time_is_spent(often):
         begin(filled(4000))
         until(lambda: told)
         took_s = time.monotonic() - before_s
-        assert took_s > made._worked_s / walks.BUSY_PART / 2
+        assert took_s > made._worked_s / view_digests.BUSY_PART / 2
         assert made._worked_s < 0.25 * took_s
 
 
 def test_views_that_wait_are_not_many_and_all_are_closed(often):
-    machines = [Slow() for _ in range(walks.WAITING_MAX + 2)]
+    machines = [Slow() for _ in range(view_digests.WAITING_MAX + 2)]
     with walking() as (_, told, begin):
         begun = [begin(machine, group=group) for group, machine in enumerate(machines)]
-        assert begun == [True] * walks.WAITING_MAX + [False] * 2
+        assert begun == [True] * view_digests.WAITING_MAX + [False] * 2
         until(machines[0].reached.is_set)
         for machine in machines[:-1]:
             machine.go.set()
-        until(lambda: len(told) == walks.WAITING_MAX)
+        until(lambda: len(told) == view_digests.WAITING_MAX)
         assert begin(machines[-1], group=99)  # there is room again
         until(machines[-1].reached.is_set)
     assert [machine.open for machine in machines] == [0] * len(machines)
-    assert len(told) == walks.WAITING_MAX
+    assert len(told) == view_digests.WAITING_MAX
 
 
 def test_nobody_is_told_of_a_group_that_is_forgotten(often):
@@ -185,14 +185,14 @@ def test_a_machine_that_cannot_be_frozen_leaves_no_view_behind(often):
 
 def test_a_large_state_is_frozen_for_a_thousandth_of_the_time(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(walks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(view_digests.time, "monotonic", lambda: now[0])
 
     class Large(KeyValue):
         def freeze(self):
             now[0] += 0.02
             return super().freeze()
 
-    made = Walks()
+    made = ViewDigests()
     monkeypatch.setattr(made, "start", lambda: None)
     walked = []
     for number in range(1, 200):  # one each 3 seconds
@@ -214,14 +214,14 @@ def test_a_large_state_is_frozen_for_a_thousandth_of_the_time(monkeypatch):
 
 def test_groups_share_what_freezing_may_take(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(walks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(view_digests.time, "monotonic", lambda: now[0])
 
     class Large(KeyValue):
         def freeze(self):
             now[0] += 0.02
             return super().freeze()
 
-    made = Walks()
+    made = ViewDigests()
     monkeypatch.setattr(made, "start", lambda: None)
 
     def begin(group):
@@ -259,7 +259,7 @@ def test_a_walk_that_takes_longer_than_to_the_next_is_rarer(often):
 
 
 def test_a_closed_one_begins_nothing(often):
-    made = Walks()
+    made = ViewDigests()
     made.end(1)
     assert not made.begin(7, AGREED_EVERY, {0: KeyValue()}, lambda found: None)
     assert made.ident is None

@@ -29,7 +29,7 @@ from phx.machine import StateMachine, View, is_compared
 from phx.node.line import Ending
 from phx.types import AGREED_EVERY
 
-__all__ = ["Walk", "Walks"]
+__all__ = ["ViewDigests", "Walk"]
 
 log = logging.getLogger("phx")
 
@@ -89,7 +89,7 @@ class Pace:
         self.level = min(self.level + 1, LEVEL_MAX)
 
 
-class Walks(threading.Thread):
+class ViewDigests(threading.Thread):
     """The thread ``phx-states``; it is there once anything is to be walked.
 
     Guarantee: a walk that was begun is told of once, unless the node closes or its group is

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from phx.errors import DiskFull
 
-__all__ = ["Fullness"]
+__all__ = ["Pressure"]
 
 log = logging.getLogger("phx")
 
@@ -22,7 +22,7 @@ BY_QUEUE = 2
 BY_DISK = 3
 
 
-class Fullness:
+class Pressure:
     """What a node says of a journal that takes no new values.
 
     Guarantee: "the disk is full" is said where a segment could not be made for want of room, and
@@ -62,15 +62,12 @@ class Fullness:
     @property
     def error(self) -> str | None:
         """As `NodeStatus.journal_error`."""
-        match self._by:
-            case 1:
-                used = f"{self._bytes} of {self._bytes_max} bytes"
-                return f"the journal is at its limit ({used}, the rest is for what is open)"
-            case 2:
-                return f"the disk is slow: {self._bytes} bytes of the journal wait for it"
-            case 3:
-                return self._no_room()
-        return None
+        if self._by == BY_LIMIT:
+            used = f"{self._bytes} of {self._bytes_max} bytes"
+            return f"the journal is at its limit ({used}, the rest is for what is open)"
+        if self._by == BY_QUEUE:
+            return f"the disk is slow: {self._bytes} bytes of the journal wait for it"
+        return self._no_room() if self._by == BY_DISK else None
 
     def refusal(self) -> DiskFull:
         return DiskFull(f"{self.error or 'the disk was full'}; other nodes go on")
