@@ -183,7 +183,8 @@ def test_a_machine_that_cannot_be_frozen_leaves_no_view_behind(often):
         assert told == []
 
 
-def test_a_large_state_is_frozen_for_a_thousandth_of_the_time(monkeypatch):
+def frozen_slowly(monkeypatch):
+    """A clock that stands, a machine whose freeze moves it by 20 ms, and what would freeze it."""
     now = [1000.0]
     monkeypatch.setattr(view_digests.time, "monotonic", lambda: now[0])
 
@@ -194,6 +195,11 @@ def test_a_large_state_is_frozen_for_a_thousandth_of_the_time(monkeypatch):
 
     made = ViewDigests()
     monkeypatch.setattr(made, "start", lambda: None)
+    return now, Large, made
+
+
+def test_a_large_state_is_frozen_for_a_thousandth_of_the_time(monkeypatch):
+    now, Large, made = frozen_slowly(monkeypatch)
     walked = []
     for number in range(1, 200):  # one each 3 seconds
         if made.begin(7, number * AGREED_EVERY, {0: Large()}, lambda found: None):
@@ -213,16 +219,7 @@ def test_a_large_state_is_frozen_for_a_thousandth_of_the_time(monkeypatch):
 
 
 def test_groups_share_what_freezing_may_take(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(view_digests.time, "monotonic", lambda: now[0])
-
-    class Large(KeyValue):
-        def freeze(self):
-            now[0] += 0.02
-            return super().freeze()
-
-    made = ViewDigests()
-    monkeypatch.setattr(made, "start", lambda: None)
+    now, Large, made = frozen_slowly(monkeypatch)
 
     def begin(group):
         return made.begin(group, AGREED_EVERY, {0: Large()}, lambda found: None)

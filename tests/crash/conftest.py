@@ -10,6 +10,15 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent))
 
 from crew import Crew
+from dying import Lives
+
+
+@pytest.fixture(scope="module")
+def lives(request: pytest.FixtureRequest) -> Iterator[Lives]:
+    """Of the test module's WORKER."""
+    made = Lives(request.module.WORKER)
+    yield made
+    made.close()
 
 
 @pytest.fixture

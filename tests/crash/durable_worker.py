@@ -27,12 +27,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "durable"))
 sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself under -P
 
 from durable_lab import LmdbSums, SqliteSums, digest_of
-from dying import arm
+from dying import ALONE, arm
 
 TURNS, FULL_TURNS = 160, 20
 """Of load; and between two full checkpoints."""
-TIMING = {"heartbeat_us": 20_000, "lease_us": 100_000, "election_us": 20_000}
-"""There is nobody else to be waited for: these waits would be most of every start."""
 
 
 class Memory(StateMachine):
@@ -87,7 +85,7 @@ def config_of(folder: Path, **checkpoints: int) -> phx.Config:
         members={1: "127.0.0.1:0"},
         dir=folder,
         groups=2,
-        timing=phx.config.Timing(**TIMING),
+        timing=ALONE,
         checkpoints=phx.config.Checkpoints(**(quiet | checkpoints)),
     )
 

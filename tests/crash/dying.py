@@ -19,9 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from phx.config import Timing
 from phx.verify import examine
 
 Place = tuple[int, int]  # group, machine
+
+ALONE = Timing(heartbeat_us=20_000, lease_us=100_000, election_us=20_000)
+"""Of a node that has nobody else to wait for: these waits would be most of every start."""
 
 
 def arm(owner: Any, step: str, times: int) -> None:

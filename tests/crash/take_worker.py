@@ -28,7 +28,7 @@ from phx.store import Store
 
 sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself under -P
 
-from dying import recovered
+from dying import ALONE, recovered
 from install_worker import Steps
 from trim_worker import Durable, Memory
 
@@ -56,8 +56,7 @@ def config_of(folder: Path) -> phx.Config:
         node=1,
         members={1: "127.0.0.1:0"},
         dir=folder,
-        # There is nobody else to be waited for: it would be most of every start.
-        timing=phx.config.Timing(heartbeat_us=20_000, lease_us=100_000, election_us=20_000),
+        timing=ALONE,
         checkpoints=phx.config.Checkpoints(
             interval_instances=0,
             interval_bytes=0,

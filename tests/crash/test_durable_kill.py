@@ -30,13 +30,6 @@ RESTORING = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def lives():
-    lives = dying.Lives(WORKER)
-    yield lives
-    lives.close()
-
-
 async def found(folder, kind):
     """By place: the digest; how many values are in the log."""
     async with phx.Node(config_of(folder), machines(kind), bootstrap=True) as node:

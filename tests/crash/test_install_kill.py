@@ -7,7 +7,6 @@ import asyncio
 import os
 from pathlib import Path
 
-import dying
 import pytest
 from install_worker import config_of, machines
 
@@ -21,13 +20,6 @@ from tests.ports import free_ports
 
 WORKER = Path(__file__).with_name("install_worker.py")
 pytestmark = pytest.mark.processes
-
-
-@pytest.fixture
-def lives():
-    lives = dying.Lives(WORKER)
-    yield lives
-    lives.close()
 
 
 async def worker(lives, folder, ports, target, step, when="before"):

@@ -18,13 +18,6 @@ WORKER = Path(__file__).with_name("take_worker.py")
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture
-def lives():
-    lives = dying.Lives(WORKER)
-    yield lives
-    lives.close()
-
-
 class Alone:
     """A node's folder, over its lives."""
 

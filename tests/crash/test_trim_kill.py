@@ -31,13 +31,6 @@ STEPS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def lives():
-    lives = dying.Lives(WORKER)
-    yield lives
-    lives.close()
-
-
 def floors_of(folder):
     """The floors of what lies in the folder; C1 and C2 hold there."""
     assert examine(folder, whole=True).findings == []

@@ -30,7 +30,7 @@ from phx.store import Store
 
 sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself under -P
 
-from dying import arm
+from dying import ALONE, arm
 
 PLACES = ((0, 0), (1, 0), (2, 0), (2, 1))  # group, machine
 HELD = 5
@@ -93,8 +93,7 @@ def config_of(folder: Path) -> phx.Config:
         members={1: "127.0.0.1:0"},
         dir=folder,
         groups=3,
-        # There is nobody else to be waited for: it would be most of every start.
-        timing=phx.config.Timing(heartbeat_us=20_000, lease_us=100_000, election_us=20_000),
+        timing=ALONE,
         limits=phx.config.Limits(value_bytes_max=64 << 10),
         journal=phx.config.Journal(
             segment_bytes=1 << 20, journal_bytes_max=32 << 20, settle_bytes=1 << 20
